@@ -1,0 +1,1 @@
+"""bdlbench: a benchmark and reproducibility suite for Bayesian deep learning."""

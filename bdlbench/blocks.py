@@ -1,0 +1,78 @@
+"""What models are built of, written against a `Layer` rule."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from bdlbench.kernels.linear import Conv2d, dense
+from bdlbench.protocols import Layer
+from bdlbench.types import Leaf
+
+
+def dense_leaves(name: str, inputs: int, outputs: int, first: bool = False) -> dict[str, Leaf]:
+    """Weight and bias of a dense layer; `first` where it reads the data."""
+    return {
+        f"{name}.weight": Leaf((outputs, inputs), "input" if first else "weight", inputs),
+        f"{name}.bias": Leaf((outputs,), "bias", inputs),
+    }
+
+
+def conv_leaves(name: str, inputs: int, outputs: int, kernel: int, first: bool = False) -> dict[str, Leaf]:
+    """Weight and bias of a convolution with a square kernel."""
+    fan_in = inputs * kernel * kernel
+    return {
+        f"{name}.weight": Leaf((outputs, inputs, kernel, kernel), "input" if first else "weight", fan_in),
+        f"{name}.bias": Leaf((outputs,), "bias", fan_in),
+    }
+
+
+def norm_leaves(name: str, channels: int) -> dict[str, Leaf]:
+    """Scale (stored minus one) and bias of a group normalisation."""
+    return {
+        f"{name}.scale": Leaf((channels,), "scale", 1),
+        f"{name}.bias": Leaf((channels,), "bias", 1),
+    }
+
+
+def affine(layer: Layer, name: str, x: Tensor) -> Tensor:
+    """Dense layer with bias: x ([M,] R, B, I) -> ([M,] R, B, O)."""
+    return layer(f"{name}.weight", dense, x) + layer.leaf(f"{name}.bias").unsqueeze(-2)
+
+
+def convolution(layer: Layer, name: str, op: Conv2d, x: Tensor) -> Tensor:
+    """Convolution with bias: x ([M,] R, B, C, H, W) -> ([M,] R, B, O, H', W')."""
+    return layer(f"{name}.weight", op, x) + _by_channel(layer.leaf(f"{name}.bias"))
+
+
+def group_norm(layer: Layer, name: str, x: Tensor, groups: int) -> Tensor:
+    """Group normalisation of each example by itself, so that no statistics mix rows. Wu & He 2018."""
+    normal = functional.group_norm(x.reshape(-1, *x.shape[-3:]), groups).view_as(x)
+    return normal * (1 + _by_channel(layer.leaf(f"{name}.scale"))) + _by_channel(layer.leaf(f"{name}.bias"))
+
+
+def max_pool(x: Tensor, size: int) -> Tensor:
+    """Non-overlapping maxima over squares: ([M,] R, B, C, H, W) -> ([M,] R, B, C, H/size, W/size)."""
+    pooled = functional.max_pool2d(x.reshape(-1, *x.shape[-3:]), size)
+    return pooled.view(*x.shape[:-2], *pooled.shape[-2:])
+
+
+def flatten(x: Tensor, axes: int) -> Tensor:
+    """The last `axes` axes as one."""
+    return x.flatten(-axes) if axes > 1 else x
+
+
+def global_mean(x: Tensor) -> Tensor:
+    """Mean over the image: (…, C, H, W) -> (…, C)."""
+    return x.mean((-2, -1))
+
+
+def relu(x: Tensor) -> Tensor:
+    """max(x, 0)."""
+    return torch.relu(x)
+
+
+def _by_channel(leaf: Tensor) -> Tensor:
+    """([M,] R, C) -> ([M,] R, 1, C, 1, 1)."""
+    return leaf[..., None, :, None, None]

@@ -1,0 +1,142 @@
+"""What a data set is: a `Task` is one split of it as it was loaded; a `Problem` is R of them side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Likelihood = Literal["categorical", "gaussian", "bernoulli"]
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What a model must fit: the shape of one input, the number of outputs, and the likelihood of the target."""
+
+    input_shape: tuple[int, ...]
+    outputs: int
+    likelihood: Likelihood
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Inputs (N, *S) float32 and targets (N,): int64 classes, or float32 on the scale the model sees.
+
+    With the replicate axis in front of both once rows are stacked: (R, N, *S) and (R, N).
+    """
+
+    x: Tensor
+    y: Tensor
+
+
+@dataclass(frozen=True)
+class Task:
+    """One split of a data set, unbatched.
+
+    ood: inputs (N, *S) of each out-of-distribution set, in the training set's preprocessing.
+    sources: SHA-256 of each file or array that the data were made from.
+    y_mean, y_sd: the transform from original units to the scale the model sees, y = (original − y_mean) / y_sd.
+    statistics: what preprocessing took from the TRAINING data, by name (recorded, and linted against test statistics).
+    """
+
+    signature: Signature
+    train: Examples
+    test: Examples
+    ood: dict[str, Tensor] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)
+    y_mean: float = 0.0
+    y_sd: float = 1.0
+    statistics: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Data:
+    """The training data of R replicates: all that a method's `fit` may see.
+
+    x: (R, N, *S), y: (R, N). Where all rows share a split these are stride-0 views.
+    """
+
+    x: Tensor
+    y: Tensor
+
+    @property
+    def rows(self) -> int:
+        """R."""
+        return self.x.shape[0]
+
+    @property
+    def num_data(self) -> int:
+        """N, the number of training examples of one replicate."""
+        return self.x.shape[1]
+
+    def batch(self, index: Tensor) -> Examples:
+        """The examples `index` (R, B) of each row: x (R, B, *S), y (R, B)."""
+        return Examples(_gather(self.x, index), _gather(self.y, index))
+
+    def repeat(self, times: int) -> Data:
+        """Each row `times` times in a row, (R·times, N, …): r0 r0 … r1 r1 …; shared data stay shared."""
+        return Data(_repeat(self.x, times), _repeat(self.y, times))
+
+
+@dataclass(frozen=True)
+class Problem:
+    """R tasks side by side. The problem owns evaluation: methods see `train` only."""
+
+    signature: Signature
+    train: Data
+    test: Data
+    ood: dict[str, Tensor]  # (R, N, *S)
+    y_mean: Tensor  # (R,)
+    y_sd: Tensor  # (R,)
+
+
+def stack(tasks: Sequence[Task], rows: Sequence[int]) -> Problem:
+    """The problem whose row r is `tasks[rows[r]]`. One task shared by all rows costs no copy."""
+    return Problem(
+        signature=tasks[0].signature,
+        train=Data(_rows([t.train.x for t in tasks], rows), _rows([t.train.y for t in tasks], rows)),
+        test=Data(_rows([t.test.x for t in tasks], rows), _rows([t.test.y for t in tasks], rows)),
+        ood={name: _rows([t.ood[name] for t in tasks], rows) for name in tasks[0].ood},
+        y_mean=torch.tensor([tasks[i].y_mean for i in rows]),
+        y_sd=torch.tensor([tasks[i].y_sd for i in rows]),
+    )
+
+
+def to_device(problem: Problem, device: torch.device) -> Problem:
+    """The same problem on `device`; shared rows are copied once and stay shared."""
+    if device.type == "cpu":
+        return problem
+    train, test = (Data(_move(d.x, device), _move(d.y, device)) for d in (problem.train, problem.test))
+    ood = {name: _move(x, device) for name, x in problem.ood.items()}
+    return Problem(problem.signature, train, test, ood, problem.y_mean.to(device), problem.y_sd.to(device))
+
+
+def shared(x: Tensor) -> bool:
+    """Whether all rows of (R, …) are the same memory."""
+    return x.shape[0] == 1 or x.stride(0) == 0
+
+
+def _rows(tensors: Sequence[Tensor], rows: Sequence[int]) -> Tensor:
+    if len(set(rows)) == 1:
+        return tensors[rows[0]].expand(len(rows), *tensors[rows[0]].shape)
+    return torch.stack([tensors[i] for i in rows])
+
+
+def _move(x: Tensor, device: torch.device) -> Tensor:
+    return x[0].to(device).expand_as(x) if shared(x) else x.to(device)
+
+
+def _repeat(x: Tensor, times: int) -> Tensor:
+    if shared(x):
+        return x[0].expand(x.shape[0] * times, *x.shape[1:])
+    return x.repeat_interleave(times, dim=0)
+
+
+def _gather(x: Tensor, index: Tensor) -> Tensor:
+    if shared(x):
+        return x[0].index_select(0, index.reshape(-1)).unflatten(0, index.shape)
+    rows = torch.arange(x.shape[0], device=x.device)
+    return x[rows[:, None], index]

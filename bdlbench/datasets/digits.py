@@ -1,0 +1,108 @@
+"""The scans of handwritten digits that come with scikit-learn: no download."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bdlbench.data import Examples, Signature, Task
+from bdlbench.options import option
+from bdlbench.splits import chosen, class_labels, permutation, stratified_split
+from bdlbench.store import RemoteFile, array_checksum
+
+NUM_PHOTOS = 1000
+NEAR_FROM = 8  # digits_near holds back this class and those above it
+
+
+@dataclass(frozen=True)
+class Digits:
+    """8×8 scans of the digits 0–9, scikit-learn's 1,797; far OOD: patches of photographs.
+
+    Split: stratified, 1,347 for training and 450 for testing, fixed by the split's number.
+    Preprocessing: grey/16, so that a pixel is 0 … 1; nothing is standardised. Input (1, 8, 8).
+    num_train: that many from the beginning of the split's own class-balanced order, so smaller sets lie in larger ones.
+    OOD: "photos", 1,000 of the 8,480 non-overlapping 8×8 patches of scikit-learn's two photographs (china.jpg,
+    flower.jpg), grey as the mean of the three channels over 255; the same patches for every split. They are JPEG
+    files, so another decoder may differ in the last bit: their checksum in the sources would show it.
+    """
+
+    num_train: int = option(0, "training examples, class-balanced as far as possible; 0 takes all 1,347", low=0)
+    files: ClassVar[tuple[RemoteFile, ...]] = ()
+
+    def load(self, split: int) -> Task:
+        """Split `split`, any number from 0. Raises BadInput where num_train is more than there are."""
+        images, labels = _scans()
+        train, test = stratified_split(labels, "digits", split)
+        train = chosen(train, self.num_train, "digits")
+        return _task(images, labels, train, test, ood={"photos": _photos()})
+
+
+@dataclass(frozen=True)
+class DigitsNear:
+    """8×8 scans of the digits 0–7; near OOD: the digits 8 and 9, far OOD: patches of photographs.
+
+    Split: that of `digits`, less the digits 8 and 9 in both parts. Preprocessing and num_train as there. 8 classes.
+    OOD: "near", all 354 eights and nines of the whole set (none is ever trained on, so both parts of the split serve;
+    the same for every split); "photos" as for `digits`.
+    """
+
+    num_train: int = option(0, "training examples, class-balanced as far as possible; 0 takes all", low=0)
+    files: ClassVar[tuple[RemoteFile, ...]] = ()
+
+    def load(self, split: int) -> Task:
+        """Split `split`, any number from 0. Raises BadInput where num_train is more than there are."""
+        images, labels = _scans()
+        train, test = (part[labels[part] < NEAR_FROM] for part in stratified_split(labels, "digits", split))
+        train = chosen(train, self.num_train, "digits_near")
+        ood = {"near": _inputs(images[labels >= NEAR_FROM]), "photos": _photos()}
+        return _task(images, labels, train, test, ood)
+
+
+def _scans() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Scans (1797, 8, 8), grey/16, and their digits (1797,)."""
+    from sklearn.datasets import load_digits  # slow to import, and not needed to list this entry
+
+    bunch = load_digits()
+    return bunch.images / 16, bunch.target
+
+
+def _photos() -> Tensor:
+    """(1000, 1, 8, 8) grey patches of photographs, 0 … 1."""
+    from sklearn.datasets import load_sample_images
+
+    photos = np.stack(load_sample_images().images)  # (2, H, W, 3) bytes
+    count, height, width = photos.shape[0], photos.shape[1] // 8, photos.shape[2] // 8
+    grey = photos[:, : 8 * height, : 8 * width].sum(axis=-1) / (3 * 255)
+    patches = grey.reshape(count, height, 8, width, 8).swapaxes(2, 3).reshape(-1, 8, 8)
+    return _inputs(patches[permutation(len(patches), "photos")[:NUM_PHOTOS]])
+
+
+def _inputs(images: NDArray[np.float64]) -> Tensor:
+    return torch.from_numpy(images.astype(np.float32)).unsqueeze(1)
+
+
+def _task(
+    images: NDArray[np.float64],
+    labels: NDArray[np.int64],
+    train: NDArray[np.int64],
+    test: NDArray[np.int64],
+    ood: dict[str, Tensor],
+) -> Task:
+    return Task(
+        signature=Signature((1, 8, 8), int(labels[test].max()) + 1, "categorical"),
+        train=Examples(_inputs(images[train]), class_labels(labels[train])),
+        test=Examples(_inputs(images[test]), class_labels(labels[test])),
+        ood=ood,
+        sources={
+            "scikit-learn digits": array_checksum(images, labels),
+            "scikit-learn photos": array_checksum(ood["photos"].numpy()),
+        },
+    )
+
+
+datasets = {"digits": Digits, "digits_near": DigitsNear}

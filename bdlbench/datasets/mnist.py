@@ -1,0 +1,155 @@
+"""MNIST and the two sets made in its likeness; each has the other two for out-of-distribution inputs.
+
+SHA-256 of the unpacked files were computed from downloads whose MD5 are torchvision's. That of KMNIST's training images
+is not known to us: there, the downloaded .gz is checked against a SHA-256 (TensorFlow Datasets lists the same) and
+`status` says that the unpacked file has none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from bdlbench.data import Examples, Signature, Task
+from bdlbench.options import option
+from bdlbench.splits import chosen_of_official, class_labels, pixel_statistics, standardised_pixels
+from bdlbench.store import Bytes, Origin, RemoteFile, fetch, read_idx, sources
+
+_MNIST_MIRRORS = ("https://ossci-datasets.s3.amazonaws.com/mnist/", "http://yann.lecun.com/exdb/mnist/")
+_FASHION_MIRRORS = ("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",)
+_KMNIST_MIRRORS = ("http://codh.rois.ac.jp/kmnist/dataset/kmnist/",)
+
+_PARTS = {  # file name: (words, bytes)
+    "train-images-idx3-ubyte": ("training images", 16 + 60_000 * 784),
+    "train-labels-idx1-ubyte": ("training labels", 8 + 60_000),
+    "t10k-images-idx3-ubyte": ("test images", 16 + 10_000 * 784),
+    "t10k-labels-idx1-ubyte": ("test labels", 8 + 10_000),
+}
+
+
+def _declared(
+    folder: str, mirrors: tuple[str, ...], checksums: tuple[tuple[str | None, str, str | None], ...]
+) -> tuple[RemoteFile, ...]:
+    """The four files of a set, in the order of _PARTS; checksums: SHA-256 unpacked, MD5 and SHA-256 of the .gz."""
+    return tuple(
+        RemoteFile(
+            path=f"{folder}/raw/{part}",
+            role=f"{folder} {words}",
+            size=size,
+            sha256=unpacked,
+            origin=Origin(tuple(f"{mirror}{part}.gz" for mirror in mirrors), md5, packed),
+        )
+        for (part, (words, size)), (unpacked, md5, packed) in zip(_PARTS.items(), checksums, strict=True)
+    )
+
+
+_MNIST = _declared(
+    "MNIST",
+    _MNIST_MIRRORS,
+    (
+        ("ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db", "f68b3c2dcbeaaa9fbdd348bbdeb94873", None),
+        ("65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5", "d53e105ee54ea40749a09fcbcd1e9432", None),
+        ("0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7", "9fb629c4189551a2d022fa330f9573f3", None),
+        ("ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2", "ec29112dd5afa0611ce80d1b7f02629c", None),
+    ),
+)
+_FASHION = _declared(
+    "FashionMNIST",
+    _FASHION_MIRRORS,
+    (
+        ("c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888", "8d4fb7e6c68d591d4c3dfef9ec88bf0d", None),
+        ("bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9", "25c81989df183df01b3e8a0aad5dffbe", None),
+        ("5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b", "bef4ecab320f06d8554ea6380940ec79", None),
+        ("0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34", "bb300cfdad3c16e7a12a480ee83cd310", None),
+    ),
+)
+_KMNIST = _declared(
+    "KMNIST",
+    _KMNIST_MIRRORS,
+    (
+        (
+            None,
+            "bdb82020997e1d708af4cf47b453dcf7",
+            "51467d22d8cc72929e2a028a0428f2086b092bb31cfb79c69cc0a90ce135fde4",
+        ),
+        ("2a16eeae62da984b8bd24fa32e31d47291f01dac3fe84d5594f304f71e7d374b", "e144d726b3acfaa3e44228e80efcd344", None),
+        ("76fbd229ce87db80dd281af5e6670de4ad0e42fb30a7bd643972994c47c1f42e", "5c965bf0a639b31b8f53240b1b52f4d7", None),
+        ("a11dc742be8e781a40a92f53d6a4957e7b7d36df2faa097659131ebfd8fd60c6", "7320c461ea6c1c855c0b718fb2a4b134", None),
+    ),
+)
+_TEST_IMAGES = 2  # their place among the four
+
+
+@dataclass(frozen=True)
+class Mnist:
+    """28×28 handwritten digits, MNIST: 60,000 and 10,000; far OOD: fashion and Japanese characters.
+
+    Split: the official test set is always the test set; the split's number only changes which training examples
+    num_train picks: the beginning of that split's class-balanced order, so smaller sets lie in larger ones.
+    Preprocessing: (pixel/255 − mean)/sd with the two numbers taken from the training images used. Input (1, 28, 28).
+    OOD: "fashion_mnist" and "kmnist", all 10,000 test images of each, under the same transform.
+    """
+
+    num_train: int = option(0, "training examples, class-balanced as far as possible; 0 takes all 60,000", low=0)
+    files: ClassVar[tuple[RemoteFile, ...]] = (*_MNIST, _FASHION[_TEST_IMAGES], _KMNIST[_TEST_IMAGES])
+
+    def load(self, split: int) -> Task:
+        """Raises DataUnavailable where a file, also of an OOD set, is not to be had; BadInput for too many examples."""
+        return _task("mnist", self.files, ("fashion_mnist", "kmnist"), self.num_train, split)
+
+
+@dataclass(frozen=True)
+class FashionMnist:
+    """28×28 articles of clothing, FashionMNIST: 60,000 and 10,000; far OOD: digits and Japanese characters.
+
+    Split, preprocessing and num_train as for `mnist`.
+    OOD: "mnist" and "kmnist", all 10,000 test images of each, under the same transform.
+    """
+
+    num_train: int = option(0, "training examples, class-balanced as far as possible; 0 takes all 60,000", low=0)
+    files: ClassVar[tuple[RemoteFile, ...]] = (*_FASHION, _MNIST[_TEST_IMAGES], _KMNIST[_TEST_IMAGES])
+
+    def load(self, split: int) -> Task:
+        """Raises DataUnavailable where a file, also of an OOD set, is not to be had; BadInput for too many examples."""
+        return _task("fashion_mnist", self.files, ("mnist", "kmnist"), self.num_train, split)
+
+
+@dataclass(frozen=True)
+class Kmnist:
+    """28×28 cursive Japanese characters, KMNIST: 60,000 and 10,000; far OOD: digits and fashion.
+
+    Split, preprocessing and num_train as for `mnist`.
+    OOD: "mnist" and "fashion_mnist", all 10,000 test images of each, under the same transform.
+    """
+
+    num_train: int = option(0, "training examples, class-balanced as far as possible; 0 takes all 60,000", low=0)
+    files: ClassVar[tuple[RemoteFile, ...]] = (*_KMNIST, _MNIST[_TEST_IMAGES], _FASHION[_TEST_IMAGES])
+
+    def load(self, split: int) -> Task:
+        """Raises DataUnavailable where a file, also of an OOD set, is not to be had; BadInput for too many examples."""
+        return _task("kmnist", self.files, ("mnist", "fashion_mnist"), self.num_train, split)
+
+
+def _task(name: str, files: tuple[RemoteFile, ...], ood_names: tuple[str, ...], num_train: int, split: int) -> Task:
+    """The task of a set whose `files` are its own four, then the test images of each OOD set."""
+    train_x, train_y, test_x, test_y, *ood = fetch(files, name)
+    labels = read_idx(train_y)
+    picked = chosen_of_official(labels, num_train, name, split)
+    images = _images(train_x)[picked]
+    mean, sd = pixel_statistics(images)
+    return Task(
+        signature=Signature((1, 28, 28), 10, "categorical"),
+        train=Examples(standardised_pixels(images, mean, sd), class_labels(labels[picked])),
+        test=Examples(standardised_pixels(_images(test_x), mean, sd), class_labels(read_idx(test_y))),
+        ood={n: standardised_pixels(_images(path), mean, sd) for n, path in zip(ood_names, ood, strict=True)},
+        sources=sources(files),
+        statistics={"pixel_mean": float(mean[0]), "pixel_sd": float(sd[0])},
+    )
+
+
+def _images(path: Path) -> Bytes:
+    return read_idx(path, (28, 28))[:, None]  # (N, 1, 28, 28)
+
+
+datasets = {"mnist": Mnist, "fashion_mnist": FashionMnist, "kmnist": Kmnist}

@@ -1,0 +1,66 @@
+"""The small classification tables that come with scikit-learn: no download."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+
+from bdlbench.data import Examples, Signature, Task
+from bdlbench.splits import class_labels, column_statistics, stratified_split
+from bdlbench.store import RemoteFile, array_checksum
+
+
+@dataclass(frozen=True)
+class BreastCancer:
+    """Benign or malignant from 30 features of cell nuclei: Wisconsin diagnostic, 569 rows, from scikit-learn.
+
+    Split: stratified, 426 for training and 143 for testing, fixed by the split's number. Class 0 is malignant.
+    Preprocessing: each feature standardised by the mean and standard deviation of the split's TRAINING rows; the
+    record keeps their averages over features. Input (30,), 2 classes, no OOD set.
+    """
+
+    files: ClassVar[tuple[RemoteFile, ...]] = ()
+
+    def load(self, split: int) -> Task:
+        """Split `split`, any number from 0. Raises BadInput below that."""
+        from sklearn.datasets import load_breast_cancer  # slow to import, and not needed to list this entry
+
+        return _task(load_breast_cancer(), "breast_cancer", split)
+
+
+@dataclass(frozen=True)
+class Wine:
+    """Which of three cultivars from 13 chemical measurements: UCI wine, 178 rows, from scikit-learn.
+
+    Split: stratified, 133 for training and 45 for testing, fixed by the split's number.
+    Preprocessing: each feature standardised by the mean and standard deviation of the split's TRAINING rows; the
+    record keeps their averages over features. Input (13,), 3 classes, no OOD set.
+    """
+
+    files: ClassVar[tuple[RemoteFile, ...]] = ()
+
+    def load(self, split: int) -> Task:
+        """Split `split`, any number from 0. Raises BadInput below that."""
+        from sklearn.datasets import load_wine  # slow to import, and not needed to list this entry
+
+        return _task(load_wine(), "wine", split)
+
+
+def _task(bunch: Any, name: str, split: int) -> Task:
+    table, labels = bunch.data, bunch.target  # (N, D) float64, (N,) int
+    parts = stratified_split(labels, name, split)
+    mean, sd = column_statistics(table[parts[0]])
+    x = torch.from_numpy((table - mean) / sd).to(torch.float32)  # (N, D)
+    train, test = (Examples(x[torch.from_numpy(part)], class_labels(labels[part])) for part in parts)
+    return Task(
+        signature=Signature((table.shape[1],), int(labels.max()) + 1, "categorical"),
+        train=train,
+        test=test,
+        sources={f"scikit-learn {name}": array_checksum(table, labels)},
+        statistics={"average_mean": float(mean.mean()), "average_sd": float(sd.mean())},
+    )
+
+
+datasets = {"breast_cancer": BreastCancer, "wine": Wine}

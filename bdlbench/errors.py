@@ -1,0 +1,40 @@
+"""What can go wrong, in words for people; `__main__` turns each into one line and an exit code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class BenchError(Exception):
+    """A failure that a person can act on. Its text is the one line that is printed."""
+
+    exit_code = 70
+
+
+class BadInput(BenchError):
+    """Something the user gave is wrong: what, where, and what would be right."""
+
+    exit_code = 2
+
+
+class DataUnavailable(BadInput):
+    """A data set is absent, incomplete or fails its checksum."""
+
+
+class NotComparable(BenchError):
+    """Two results follow different protocols."""
+
+    exit_code = 3
+
+
+class Diverged(BenchError):
+    """Training left the finite numbers in every replicate."""
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> BadInput:
+    """The error for a name that does not exist, with the nearest one that does."""
+    names = sorted(known)
+    near = get_close_matches(name, names, n=1, cutoff=0.4)
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names) or 'none'}"
+    return BadInput(f"unknown {kind} {name!r}: {hint}")

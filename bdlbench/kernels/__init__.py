@@ -1,0 +1,1 @@
+"""Pure functions: linear maps, sampling, Kullback-Leibler divergences, objectives."""

@@ -1,0 +1,100 @@
+"""Linear maps over the replicate axis, whose bits for one row do not depend on how many rows there are.
+
+Which path is taken depends on the sizes of ONE row: small matrices go through one batched product (a lone row padded
+to two, since a batch of one takes another routine), large ones through a loop of plain products.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+SMALL = 1 << 20
+"""Multiply-adds of one row up to which one batched product is faster than a loop of plain ones, on a CPU."""
+
+
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """Matrix products along the leading axes: a (*lead, n, k), b (*lead, k, m), broadcast -> (*lead, n, m).
+
+    Differentiable; each row's result and gradient carry the same bits alone and among others.
+    """
+    lead = torch.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    if a.requires_grad or b.requires_grad:
+        flat_a, flat_b = (t.expand(*lead, *t.shape[-2:]).reshape(-1, *t.shape[-2:]) for t in (a, b))
+        result: Tensor = _Product.apply(flat_a, flat_b)
+        return result.unflatten(0, lead)
+    return _product(a, b, lead)
+
+
+def _product(a: Tensor, b: Tensor, lead: torch.Size) -> Tensor:
+    n, k, m = a.shape[-2], a.shape[-1], b.shape[-1]
+    a, b = a.expand(*lead, n, k), b.expand(*lead, k, m)
+    if a.device.type == "cpu" and n * k * m > SMALL:
+        rows = [a[i] @ b[i] for i in itertools.product(*map(range, lead))]
+        return torch.stack(rows).view(*lead, n, m)
+    flat_a, flat_b = a.reshape(-1, n, k), b.reshape(-1, k, m)
+    if len(flat_a) == 1:
+        return torch.bmm(flat_a.expand(2, n, k), flat_b.expand(2, k, m))[:1].view(*lead, n, m)
+    return torch.bmm(flat_a, flat_b).view(*lead, n, m)
+
+
+class _Product(torch.autograd.Function):
+    """`_product` whose gradient takes the same paths: grad_a = g bᵀ, grad_b = aᵀ g."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(a: Tensor, b: Tensor) -> Tensor:
+        return _product(a, b, a.shape[:-2])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        a, b = ctx.saved_tensors
+        grad_a = product(grad, b.mT) if ctx.needs_input_grad[0] else None
+        grad_b = product(a.mT, grad) if ctx.needs_input_grad[1] else None
+        return grad_a, grad_b
+
+
+@dataclass(frozen=True)
+class Dense:
+    """y = x Wᵀ. x (*lead, B, I), W (*lead, O, I) -> (*lead, B, O), lead broadcast."""
+
+    trailing: int = 2
+
+    def __call__(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Apply the map."""
+        return product(x, weight.mT)
+
+
+@dataclass(frozen=True)
+class Conv2d:
+    """Cross-correlation. x (*lead, B, C, H, W), weight (*lead, O, C, k, k) -> (*lead, B, O, H', W'), lead broadcast.
+
+    A loop over rows: on CPUs grouped convolution is no faster, and a loop gives a row the same bits alone.
+    """
+
+    stride: int = 1
+    padding: int = 0
+    trailing: int = 4
+
+    def __call__(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Apply the map."""
+        lead = torch.broadcast_shapes(x.shape[:-4], weight.shape[:-4])
+        x, weight = x.expand(*lead, *x.shape[-4:]), weight.expand(*lead, *weight.shape[-4:])
+        rows = [
+            functional.conv2d(x[i], weight[i], stride=self.stride, padding=self.padding)
+            for i in itertools.product(*map(range, lead))
+        ]
+        return torch.stack(rows).unflatten(0, lead)
+
+
+dense = Dense()

@@ -1,0 +1,165 @@
+"""Layer rules: how each linear map of a model acts under one inference method.
+
+Each rule is a `Layer`. Its `noise` streams have lead (R,) in training and (M, R) when posterior samples are drawn, so
+the same rule serves both; a map that needs no noise stays free of the M axis and is computed once for all samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from bdlbench.kernels import sampling
+from bdlbench.rng import Streams
+from bdlbench.types import LinearOp, PerRow, per_row
+
+Leaves = Mapping[str, Tensor]
+
+
+def _shape(x: Tensor, trailing: int, joint: bool) -> tuple[int, ...]:
+    """The shape of x after R; with `joint`, one draw serves the whole batch."""
+    shape = tuple(x.shape[x.ndim - trailing :])
+    return (1, *shape[1:]) if joint else shape
+
+
+@dataclass(frozen=True)
+class Point:
+    """op(x, w)."""
+
+    leaves: Leaves
+
+    def __call__(self, name: str, op: LinearOp, x: Tensor) -> Tensor:
+        """Apply `op` with the leaf."""
+        return op(x, self.leaves[name])
+
+    def leaf(self, name: str) -> Tensor:
+        """The leaf itself."""
+        return self.leaves[name]
+
+
+@dataclass(frozen=True)
+class Dropout:
+    """op(x · mask, w) / (1 − p), one mask for each example (for the batch where `joint`). Srivastava et al. 2014.
+
+    rates: p of each leaf that is dropped out; a leaf without one acts as a point.
+    """
+
+    leaves: Leaves
+    rates: Mapping[str, PerRow]
+    noise: Streams
+    joint: bool = False
+
+    def __call__(self, name: str, op: LinearOp, x: Tensor) -> Tensor:
+        """Apply `op` to the masked input."""
+        if name not in self.rates:
+            return op(x, self.leaves[name])
+        rate = self.rates[name]
+        bits = self.noise.bits(_shape(x, op.trailing, self.joint), x)
+        mask = sampling.keep_mask(bits, rate, op.trailing, x)
+        out = op(x * mask, self.leaves[name])
+        return out / per_row(1 - rate, out, 1 + op.trailing)
+
+    def leaf(self, name: str) -> Tensor:
+        """The leaf itself: biases and scales are not dropped."""
+        return self.leaves[name]
+
+
+@dataclass(frozen=True)
+class DropConnect:
+    """op(x, w · mask), one mask of the weights for each batch or posterior sample; the mean weight is (1 − p) w.
+
+    Wan et al. 2013. rates: p of each leaf that is masked.
+    """
+
+    leaves: Leaves
+    rates: Mapping[str, PerRow]
+    noise: Streams
+
+    def __call__(self, name: str, op: LinearOp, x: Tensor) -> Tensor:
+        """Apply `op` with masked weights."""
+        weight = self.leaves[name]
+        if name not in self.rates:
+            return op(x, weight)
+        bits = self.noise.bits(weight.shape[1:], weight)
+        return op(x, weight * sampling.keep_mask(bits, self.rates[name], weight.ndim - 1, weight))
+
+    def leaf(self, name: str) -> Tensor:
+        """The leaf itself: biases and scales are not dropped."""
+        return self.leaves[name]
+
+
+@dataclass(frozen=True)
+class LocalNoise:
+    """op(x, mean) + sqrt(op(x², variance)) · noise: Kingma, Salimans & Welling 2015. Biases are sampled as such.
+
+    mean, variance: leaves. A leaf without a variance acts as a point.
+    """
+
+    mean: Leaves
+    variance: Leaves
+    noise: Streams
+
+    def __call__(self, name: str, op: LinearOp, x: Tensor) -> Tensor:
+        """Apply `op` and add the pre-activation's own noise."""
+        if name not in self.variance:
+            return op(x, self.mean[name])
+        mean, variance = op(x, self.mean[name]), op(x.square(), self.variance[name])
+        return sampling.perturbed(mean, variance, self.noise.normal(_shape(mean, op.trailing, False), mean))
+
+    def leaf(self, name: str) -> Tensor:
+        """One sample of the leaf for the batch."""
+        return _sampled_leaf(self.mean, self.variance, name, self.noise)
+
+
+@dataclass(frozen=True)
+class WeightNoise:
+    """op(x, mean + sd · noise), one sample of the weights for the batch. Blundell et al. 2015."""
+
+    mean: Leaves
+    variance: Leaves
+    noise: Streams
+
+    def __call__(self, name: str, op: LinearOp, x: Tensor) -> Tensor:
+        """Apply `op` with sampled weights."""
+        return op(x, self.leaf(name))
+
+    def leaf(self, name: str) -> Tensor:
+        """One sample of the leaf."""
+        return _sampled_leaf(self.mean, self.variance, name, self.noise)
+
+
+@dataclass(frozen=True)
+class Flipout:
+    """One weight sample whose sign differs between examples and units. Wen et al. 2018."""
+
+    mean: Leaves
+    variance: Leaves
+    noise: Streams
+
+    def __call__(self, name: str, op: LinearOp, x: Tensor) -> Tensor:
+        """Apply `op` to x with the mean, and to sign-flipped x with the perturbation."""
+        if name not in self.variance:
+            return op(x, self.mean[name])
+        mean = self.mean[name]
+        perturbation = self.variance[name].sqrt() * self.noise.normal(mean.shape[1:], mean)
+        out = op(x, mean)
+        return out + self._signs(out, op) * op(self._signs(x, op) * x, perturbation)
+
+    def leaf(self, name: str) -> Tensor:
+        """One sample of the leaf for the batch."""
+        return _sampled_leaf(self.mean, self.variance, name, self.noise)
+
+    def _signs(self, like: Tensor, op: LinearOp) -> Tensor:
+        """±1 for each example and unit, or channel."""
+        examples, units = like.shape[like.ndim - op.trailing :][:2]
+        bits = self.noise.bits((examples, units), like)
+        return sampling.signs(bits, like).reshape(*bits.shape, *(1,) * (op.trailing - 2))
+
+
+def _sampled_leaf(mean: Leaves, variance: Leaves, name: str, noise: Streams) -> Tensor:
+    if name not in variance:
+        return mean[name]
+    value = mean[name]
+    return sampling.perturbed(value, variance[name], noise.normal(value.shape[1:], value))

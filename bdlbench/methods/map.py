@@ -1,0 +1,45 @@
+"""Maximum a posteriori."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bdlbench.data import Data
+from bdlbench.layers import Point
+from bdlbench.options import option
+from bdlbench.posteriors.fitting import PriorScaling, fit_network, gaussian_prior
+from bdlbench.posteriors.weights import WeightPosterior
+from bdlbench.protocols import Model, Posterior
+from bdlbench.rng import Streams
+from bdlbench.training import Plan, last
+from bdlbench.types import Layout, PerRow
+
+
+@dataclass(frozen=True)
+class MAP:
+    """Maximum a posteriori: one network, with a Gaussian prior on its weights.
+
+    Minimises −(1/N) [Σ_n log p(y_n | x_n, w) + log N(w; 0, prior_sd²)]. MacKay 1992, eq. 2.
+    """
+
+    epochs: int = option(60, "passes over the training data", low=1)
+    batch_size: int = option(64, "examples in a batch", low=1)
+    learning_rate: PerRow = option(1e-3, "Adam's step size", low=0, open_ends=True)
+    prior_sd: PerRow = option(1.0, "standard deviation of the Gaussian prior", low=0, open_ends=True)
+    prior_scaling: PriorScaling = option("none", "divide the prior's sd by √fan_in?", choices=("none", "fan_in"))
+
+    def unsupported(self, model: Model) -> str | None:
+        """Every model has a likelihood."""
+        return None
+
+    def fit(self, model: Model, data: Data, rng: Streams) -> Posterior:
+        """Train each row's network."""
+        layout = Layout(model.leaves())
+        plan = Plan(self.epochs, self.batch_size, self.learning_rate)
+        prior = gaussian_prior(layout, self.prior_sd, self.prior_scaling, data.x)
+        flat = last(fit_network(model, data, rng, plan, lambda flat, noise: Point(layout.views(flat)), prior)).flat
+        state = layout.views(flat)
+        return WeightPosterior(model, state, lambda noise, joint: Point(state), deterministic=True)
+
+
+methods = {"map": MAP}

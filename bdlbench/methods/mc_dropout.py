@@ -1,0 +1,62 @@
+"""Monte Carlo dropout."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from bdlbench.data import Data
+from bdlbench.layers import Dropout, Leaves
+from bdlbench.options import option
+from bdlbench.posteriors.fitting import PriorScaling, fit_network, gaussian_prior
+from bdlbench.posteriors.weights import WeightPosterior
+from bdlbench.protocols import Model, Posterior
+from bdlbench.rng import Streams
+from bdlbench.training import Plan, last
+from bdlbench.types import Layout, PerRow
+
+
+@dataclass(frozen=True)
+class MCDropout:
+    """MC dropout: units dropped in training and in prediction, averaged over masks (Gal & Ghahramani 2016).
+
+    Minimises −(1/N) [Σ_n log p(y_n | x_n, w, mask) + log N(w; 0, prior_sd²)], eq. 5 of the paper up to a factor; the
+    prior stands for its weight decay. Rates as in Srivastava et al. 2014: one half of hidden units, a fifth of inputs.
+    """
+
+    epochs: int = option(60, "passes over the training data", low=1)
+    batch_size: int = option(64, "examples in a batch", low=1)
+    learning_rate: PerRow = option(1e-3, "Adam's step size", low=0, open_ends=True)
+    rate: PerRow = option(0.5, "probability that a hidden unit is dropped", low=0, high=0.99)
+    input_rate: PerRow = option(0.2, "probability that an input is dropped", low=0, high=0.99)
+    prior_sd: PerRow = option(1.0, "standard deviation of the Gaussian prior", low=0, open_ends=True)
+    prior_scaling: PriorScaling = option("none", "divide the prior's sd by √fan_in?", choices=("none", "fan_in"))
+
+    def unsupported(self, model: Model) -> str | None:
+        """Every model has linear maps."""
+        return None
+
+    def fit(self, model: Model, data: Data, rng: Streams) -> Posterior:
+        """Train each row's network under its own masks."""
+        layout = Layout(model.leaves())
+        plan = Plan(self.epochs, self.batch_size, self.learning_rate)
+        prior = gaussian_prior(layout, self.prior_sd, self.prior_scaling, data.x)
+        rates = self.rates(layout)
+
+        def rule(leaves: Leaves, noise: Streams, joint: bool = False) -> Dropout:
+            return Dropout(leaves, rates, noise, joint)
+
+        states = fit_network(model, data, rng, plan, lambda flat, noise: rule(layout.views(flat), noise), prior)
+        state = layout.views(last(states).flat)
+        return WeightPosterior(model, state, lambda noise, joint: rule(state, noise, joint))
+
+    def rates(self, layout: Layout) -> dict[str, PerRow]:
+        """The rate at the input of each linear map; maps whose rate is the number 0 are left out."""
+        by_role = {"input": self.input_rate, "weight": self.rate}
+        roles = {name: leaf.role for name, leaf in layout.leaves.items() if leaf.role in by_role}
+        rates = {name: by_role[role] for name, role in roles.items()}
+        return {name: rate for name, rate in rates.items() if isinstance(rate, Tensor) or rate > 0}
+
+
+methods = {"mc_dropout": MCDropout}

@@ -1,0 +1,106 @@
+"""Mean-field variational inference."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from bdlbench.data import Data, Examples
+from bdlbench.kernels.elbo import negative_elbo
+from bdlbench.kernels.kl import normal_kl, row_sum
+from bdlbench.layers import Flipout, LocalNoise, WeightNoise
+from bdlbench.options import option
+from bdlbench.posteriors.fitting import (
+    GaussianPrior,
+    PriorScaling,
+    expected_log_likelihood,
+    gaussian_prior,
+    initial_rows,
+)
+from bdlbench.posteriors.weights import WeightPosterior
+from bdlbench.protocols import Layer, Model, Posterior
+from bdlbench.rng import Streams
+from bdlbench.training import Moment, Plan, last, minimise
+from bdlbench.types import Layout, PerRow
+
+Estimator = Literal["local", "weight", "flipout"]
+RULES: dict[Estimator, type[LocalNoise | WeightNoise | Flipout]] = {
+    "local": LocalNoise,
+    "weight": WeightNoise,
+    "flipout": Flipout,
+}
+
+
+@dataclass(frozen=True)
+class MeanFieldVI:
+    """Mean-field VI: an independent Gaussian for every weight, by the reparameterised ELBO (Blundell et al. 2015).
+
+    q(w) = Π_i N(w_i; mean_i, sd_i²). Minimises −(1/N) [Σ_n E_q log p(y_n | x_n, w) − KL(q ‖ N(0, prior_sd²))], never
+    tempered. Noise by local reparameterisation (Kingma, Salimans & Welling 2015), weight samples, or Flipout.
+    """
+
+    epochs: int = option(60, "passes over the training data", low=1)
+    batch_size: int = option(64, "examples in a batch", low=1)
+    learning_rate: PerRow = option(1e-3, "Adam's step size", low=0, open_ends=True)
+    prior_sd: PerRow = option(1.0, "standard deviation of the Gaussian prior", low=0, open_ends=True)
+    prior_scaling: PriorScaling = option("none", "divide the prior's sd by √fan_in?", choices=("none", "fan_in"))
+    initial_log_sd: PerRow = option(-5.0, "log standard deviation of q at the start", low=-30, high=5)
+    estimator: Estimator = option("local", "how noise enters a linear map", choices=tuple(RULES))
+    bound_samples: int = option(10, "draws for the reported ELBO", low=1)
+
+    def unsupported(self, model: Model) -> str | None:
+        """Every model has weights."""
+        return None
+
+    def fit(self, model: Model, data: Data, rng: Streams) -> Posterior:
+        """Train each row's Gaussian."""
+        layout = Layout(model.leaves())
+        prior = gaussian_prior(layout, self.prior_sd, self.prior_scaling, data.x)
+
+        def objective(flat: Tensor, batch: Examples, noise: Streams, moment: Moment) -> Tensor:
+            elbo = model(self.layer(layout, flat, noise), batch.x, noise).elbo(batch.y)
+            return negative_elbo(elbo, self.kl(flat, prior).sum(-1), data.num_data)
+
+        plan = Plan(self.epochs, self.batch_size, self.learning_rate)
+        flat = last(minimise(objective, self.initial(layout, rng, data.x), data, rng, plan)).flat
+        return self.posterior(model, layout, flat, self.bound(model, layout, flat, prior, data, rng.child("bound")))
+
+    def layer(self, layout: Layout, flat: Tensor, noise: Streams, joint: bool = False) -> Layer:
+        """The layer rule of rows (R, 2P)."""
+        mean, log_sd = flat.chunk(2, dim=-1)
+        rule = WeightNoise if joint else RULES[self.estimator]
+        return rule(layout.views(mean), layout.views((2 * log_sd).exp()), noise)
+
+    def kl(self, flat: Tensor, prior: GaussianPrior) -> Tensor:
+        """KL(q ‖ prior) of each weight in nats, (R, P)."""
+        mean, log_sd = flat.chunk(2, dim=-1)
+        return normal_kl(mean, log_sd, prior.sd) * prior.counted
+
+    def bound(
+        self, model: Model, layout: Layout, flat: Tensor, prior: GaussianPrior, data: Data, rng: Streams
+    ) -> Tensor:
+        """The ELBO of all training data in nats, (R,) float64, by `bound_samples` draws."""
+        draw = partial(self.layer, layout, flat)
+        expected = expected_log_likelihood(model, draw, data, rng, self.bound_samples)
+        return expected - row_sum(self.kl(flat, prior).double())
+
+    def posterior(self, model: Model, layout: Layout, flat: Tensor, bound: Tensor) -> WeightPosterior:
+        """Rows (R, 2P) as a posterior."""
+        mean, log_sd = flat.chunk(2, dim=-1)
+        means, log_sds = layout.views(mean), layout.views(log_sd)
+        state = {f"{k}.mean": v for k, v in means.items()} | {f"{k}.log_sd": v for k, v in log_sds.items()}
+        return WeightPosterior(model, state, partial(self.layer, layout, flat), bound=bound)
+
+    def initial(self, layout: Layout, rng: Streams, like: Tensor) -> Tensor:
+        """(R, 2P): means as a network's weights, log standard deviations all the same."""
+        mean = initial_rows(layout, rng.child("init"), like)
+        value = self.initial_log_sd
+        log_sd = torch.as_tensor(value, dtype=mean.dtype, device=mean.device).reshape(-1, 1).expand_as(mean)
+        return torch.cat([mean, log_sd], dim=-1)
+
+
+methods = {"mean_field_vi": MeanFieldVI}

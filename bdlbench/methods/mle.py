@@ -1,0 +1,42 @@
+"""Maximum likelihood."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bdlbench.data import Data
+from bdlbench.layers import Point
+from bdlbench.options import option
+from bdlbench.posteriors.fitting import fit_network
+from bdlbench.posteriors.weights import WeightPosterior
+from bdlbench.protocols import Model, Posterior
+from bdlbench.rng import Streams
+from bdlbench.training import Plan, last
+from bdlbench.types import Layout, PerRow
+
+
+@dataclass(frozen=True)
+class MLE:
+    """Maximum likelihood: one network, by Adam on the mean negative log-likelihood.
+
+    Minimises −(1/N) Σ_n log p(y_n | x_n, w). Defaults of Adam: Kingma & Ba 2015, algorithm 1.
+    """
+
+    epochs: int = option(60, "passes over the training data", low=1)
+    batch_size: int = option(64, "examples in a batch", low=1)
+    learning_rate: PerRow = option(1e-3, "Adam's step size", low=0, open_ends=True)
+
+    def unsupported(self, model: Model) -> str | None:
+        """Every model has a likelihood."""
+        return None
+
+    def fit(self, model: Model, data: Data, rng: Streams) -> Posterior:
+        """Train each row's network."""
+        layout = Layout(model.leaves())
+        plan = Plan(self.epochs, self.batch_size, self.learning_rate)
+        flat = last(fit_network(model, data, rng, plan, lambda flat, noise: Point(layout.views(flat)))).flat
+        state = layout.views(flat)
+        return WeightPosterior(model, state, lambda noise, joint: Point(state), deterministic=True)
+
+
+methods = {"mle": MLE}

@@ -1,0 +1,109 @@
+"""Sparse variational dropout."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bdlbench.data import Data, Examples
+from bdlbench.kernels.elbo import negative_elbo
+from bdlbench.kernels.kl import log_uniform_kl
+from bdlbench.layers import LocalNoise, WeightNoise
+from bdlbench.options import option
+from bdlbench.posteriors.fitting import initial_rows, is_linear
+from bdlbench.posteriors.sparsity import sparsity_facts
+from bdlbench.posteriors.weights import WeightPosterior
+from bdlbench.protocols import Layer, Model, Posterior
+from bdlbench.rng import Streams
+from bdlbench.training import Decay, Moment, Plan, last, minimise
+from bdlbench.types import Layout, PerRow, per_row
+
+LOG_ALPHA_RANGE = 8.0
+"""log α is clipped to ± this in the KL."""
+
+
+@dataclass(frozen=True)
+class SparseVD:
+    """Sparse variational dropout: a log-uniform prior drives most weights to zero (Molchanov et al. 2017).
+
+    q(w) = Π_i N(w_i; mean_i, α_i mean_i²), learnt as (mean, log variance). Minimises −(1/N) [Σ_n E_q log p − ramp · KL]
+    with local reparameterisation; the ramp goes from 0 to 1, so that the final weight of the KL is 1/N. Weights with
+    log α above the threshold are zero, in training and for good; biases and scales are points. Published schedule:
+    batches of 100, 200 epochs, KL weight 0 for 5 epochs and 1 from epoch 20.
+    """
+
+    epochs: int = option(60, "passes over the training data", low=1)
+    batch_size: int = option(64, "examples in a batch", low=1)
+    learning_rate: PerRow = option(1e-3, "Adam's step size", low=0, open_ends=True)
+    decay: Decay = option("linear", "learning rate over time", choices=("constant", "linear", "second_half"))
+    initial_log_variance: PerRow = option(-10.0, "log variance of q at the start", low=-60, high=5)
+    ramp_start: PerRow = option(0.025, "fraction of training after which the KL comes in", low=0, high=1)
+    ramp_end: PerRow = option(0.1, "fraction of training from which the KL has its full weight", low=0, high=1)
+    threshold: PerRow = option(3.0, "log α above which a weight is zero", low=-8, high=8)
+
+    def unsupported(self, model: Model) -> str | None:
+        """Every model has linear maps."""
+        return None
+
+    def fit(self, model: Model, data: Data, rng: Streams) -> Posterior:
+        """Train each row's Gaussian."""
+        layout = Layout(model.leaves())
+        sparse = layout.fill(lambda leaf: float(is_linear(leaf))).to(data.x.device)
+
+        def objective(flat: Tensor, batch: Examples, noise: Streams, moment: Moment) -> Tensor:
+            mean, log_variance = flat.chunk(2, dim=-1)
+            kept = mean * self.kept(mean, log_variance)
+            layer = LocalNoise(layout.views(kept), _linear(layout, log_variance.exp()), noise)
+            elbo = model(layer, batch.x, noise).elbo(batch.y)
+            kl = (log_uniform_kl(log_alpha(mean, log_variance)) * sparse).sum(-1)
+            return negative_elbo(elbo, self.ramp(moment.progress) * kl, data.num_data)
+
+        plan = Plan(self.epochs, self.batch_size, self.learning_rate, self.decay)
+        flat = last(minimise(objective, self.initial(layout, rng.child("init"), data.x), data, rng, plan)).flat
+        return self.posterior(model, layout, flat)
+
+    def kept(self, mean: Tensor, log_variance: Tensor) -> Tensor:
+        """Which weights are not dropped, (R, P): log α below the threshold."""
+        return log_alpha(mean, log_variance) < per_row(self.threshold, mean, 2)
+
+    def ramp(self, progress: float) -> Tensor:
+        """The factor of the KL at a fraction of training, () or (R,): 0 until ramp_start, 1 from ramp_end."""
+        start, end = torch.as_tensor(self.ramp_start), torch.as_tensor(self.ramp_end)
+        return ((progress - start) / (end - start).clamp_min(1e-9)).clamp(0, 1)
+
+    def initial(self, layout: Layout, rng: Streams, like: Tensor) -> Tensor:
+        """(R, 2P): means as a network's weights, log variances all the same."""
+        mean = initial_rows(layout, rng, like)
+        value = torch.as_tensor(self.initial_log_variance, dtype=mean.dtype, device=mean.device)
+        return torch.cat([mean, value.reshape(-1, 1).expand_as(mean)], dim=-1)
+
+    def posterior(self, model: Model, layout: Layout, flat: Tensor) -> WeightPosterior:
+        """Rows (R, 2P) as a posterior whose dropped weights, and their noise, are zero."""
+        mean, log_variance = flat.chunk(2, dim=-1)
+        kept = self.kept(mean, log_variance)
+        means = {
+            name: value * (layout.views(kept)[name] if is_linear(layout.leaves[name]) else 1)
+            for name, value in layout.views(mean).items()
+        }
+        variances = _linear(layout, log_variance.exp() * kept)
+        state = {f"{k}.mean": v for k, v in means.items()} | {f"{k}.variance": v for k, v in variances.items()}
+
+        def draw(noise: Streams, joint: bool) -> Layer:
+            return (WeightNoise if joint else LocalNoise)(means, variances, noise)
+
+        return WeightPosterior(model, state, draw, facts=sparsity_facts(_linear(layout, kept), layout))
+
+
+def log_alpha(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """log α = log variance − log mean², clipped to ±8. (R, P)."""
+    return (log_variance - (mean.square() + 1e-16).log()).clamp(-LOG_ALPHA_RANGE, LOG_ALPHA_RANGE)
+
+
+def _linear(layout: Layout, flat: Tensor) -> dict[str, Tensor]:
+    """The views of linear maps alone."""
+    return {name: view for name, view in layout.views(flat).items() if is_linear(layout.leaves[name])}
+
+
+methods = {"sparse_vd": SparseVD}

@@ -1,0 +1,1 @@
+"""One file per entry, or per family of entries; the folder is the registry."""

@@ -1,0 +1,42 @@
+"""Expected calibration error."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar, Literal
+
+from torch import Tensor
+
+from bdlbench.protocols import Evaluation, Metric
+from bdlbench.stats.calibration import expected_calibration_error, top_class
+from bdlbench.stats.rows import each_row
+
+
+@dataclass(frozen=True)
+class ExpectedCalibrationError:
+    """Gap between confidence and accuracy over `bins` equal-width bins of the top-1 probability.
+
+    Bins are (lo, hi]. Guo et al. 2017, eq. 3. Undefined for regression.
+    """
+
+    bins: int = 15
+
+    unit: ClassVar[str] = "fraction"
+    better: ClassVar[Literal["lower"]] = "lower"
+
+    @property
+    def summary(self) -> str:
+        """One line, with the number of bins."""
+        return f"gap between top-1 confidence and accuracy, over {self.bins} equal-width bins (lo, hi]"
+
+    def __call__(self, evaluation: Evaluation) -> dict[str, Tensor]:
+        """{"": (R,)}."""
+        probs = evaluation.test.arrays().get("probs")  # (R, N, C)
+        if probs is None:
+            return {}
+        confidence, correct = top_class(probs, evaluation.y)  # (R, N) each
+        return {"": each_row(partial(expected_calibration_error, bins=self.bins), confidence, correct)}
+
+
+metrics: dict[str, Metric] = {"ece": ExpectedCalibrationError()}

@@ -1,0 +1,196 @@
+"""From a suite or a command line to a spec: names are looked up, options resolved, sweeps unfolded."""
+
+from __future__ import annotations
+
+import itertools
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from bdlbench import catalog
+from bdlbench.errors import BadInput, unknown
+from bdlbench.spec import Cell, Choice, Replicate, Spec, parse_seeds
+
+Settings = Mapping[str, Mapping[str, Sequence[Any]]]
+"""{entry: {option: values}}: more than one value sweeps."""
+
+TOP_KEYS = {"version", "title", "seeds", "samples", "grid", "options"}
+GRID_KEYS = {"methods", "models", "datasets"}
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Every method on every model on every data set."""
+
+    methods: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+    datasets: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A named list of grids with their options, as a TOML file holds it."""
+
+    title: str
+    version: int
+    seeds: str
+    samples: int
+    grids: tuple[Grid, ...]
+    options: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """What a command line lays over a suite; empty means as the suite says."""
+
+    methods: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+    datasets: tuple[str, ...] = ()
+    seeds: str = ""
+    samples: int | None = None
+    settings: tuple[str, ...] = ()
+    device: str = "auto"
+    threads: int = 1
+
+
+def suite_names() -> list[str]:
+    """The suites that come with the package, sorted."""
+    folder = resources.files("bdlbench") / "suites"
+    return sorted(p.name.removesuffix(".toml") for p in folder.iterdir() if p.name.endswith(".toml"))
+
+
+def read_suite(name: str) -> Suite:
+    """A suite of the package. Raises BadInput for an unknown name, with the nearest."""
+    if name not in suite_names():
+        raise unknown("suite", name, suite_names())
+    text = (resources.files("bdlbench") / "suites" / f"{name}.toml").read_text()
+    return parse_suite(text, f"{name}.toml")
+
+
+def read_suite_file(path: Path) -> Suite:
+    """A suite of one's own. Raises BadInput with file and line for broken TOML."""
+    if not path.is_file():
+        raise BadInput(f"suite file {path} does not exist")
+    return parse_suite(path.read_text(), str(path))
+
+
+def parse_suite(text: str, where: str) -> Suite:
+    """Raises BadInput for broken TOML (file, line), an unknown key (with the nearest), or a missing one."""
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise BadInput(f"{where} is not valid TOML: {error}") from None
+    _known(raw, TOP_KEYS, where)
+    grids = raw.get("grid", [])
+    if not isinstance(grids, list) or not grids:
+        raise BadInput(f"{where} has no [[grid]]: add one with methods, models and datasets")
+    return Suite(
+        title=str(raw.get("title", where)),
+        version=int(raw.get("version", 1)),
+        seeds=str(raw.get("seeds", "5")),
+        samples=raw.get("samples", 100),
+        grids=tuple(_grid(grid, where) for grid in grids),
+        options={entry: {k: _as_list(v) for k, v in table.items()} for entry, table in raw.get("options", {}).items()},
+    )
+
+
+def build_spec(suite: Suite, overrides: Overrides) -> Spec:
+    """The cells and replicates of a suite under overrides.
+
+    Raises BadInput for unknown names and options, values out of range, seeds that cannot be read, samples below 1, a
+    device that is absent.
+    """
+    settings = merge(suite.options, parse_settings(overrides.settings))
+    _refuse_stray(settings)
+    samples = suite.samples if overrides.samples is None else overrides.samples
+    if not isinstance(samples, int) or samples < 1:
+        raise BadInput(f"--samples {samples} is out of range: at least 1")
+    if overrides.threads < 1:
+        raise BadInput(f"--threads {overrides.threads} is out of range: at least 1")
+    device = resolve_device(overrides.device)
+    cells = [
+        Cell(method, model, dataset, samples, device, overrides.threads)
+        for grid in suite.grids
+        for dataset in _choices("datasets", overrides.datasets or grid.datasets, settings)
+        for model in _choices("models", overrides.models or grid.models, settings)
+        for method in _choices("methods", overrides.methods or grid.methods, settings)
+    ]
+    replicates = tuple(Replicate(seed) for seed in parse_seeds(overrides.seeds or suite.seeds))
+    return Spec(tuple(dict.fromkeys(cells)), replicates)
+
+
+def parse_settings(texts: Sequence[str]) -> dict[str, dict[str, list[Any]]]:
+    """{entry: {option: [values]}} from "NAME.OPTION=V1,V2". Raises BadInput for another form."""
+    settings: dict[str, dict[str, list[Any]]] = {}
+    for text in texts:
+        target, equals, values = text.partition("=")
+        entry, dot, option = target.strip().partition(".")
+        if not (equals and dot and entry and option and values):
+            raise BadInput(f"--set {text!r} cannot be read: write NAME.OPTION=VALUE or NAME.OPTION=V1,V2")
+        settings.setdefault(entry, {})[option] = [value.strip() for value in values.split(",")]
+    return settings
+
+
+def merge(under: Settings, over: Settings) -> dict[str, dict[str, Sequence[Any]]]:
+    """Options of both; where both name one, `over` wins."""
+    return {entry: {**under.get(entry, {}), **over.get(entry, {})} for entry in {**under, **over}}
+
+
+def resolve_device(name: str) -> str:
+    """"cpu" or "cuda", from "auto" too. Raises BadInput where CUDA is asked for and absent."""
+    import torch  # noqa: PLC0415 - a look at the device, not at import
+
+    if name not in ("auto", "cpu", "cuda"):
+        raise unknown("device", name, ("auto", "cpu", "cuda"))
+    present = torch.cuda.is_available()
+    if name == "cuda" and not present:
+        raise BadInput("--device cuda: no CUDA device is at hand here; use --device cpu or auto")
+    return "cuda" if present and name != "cpu" else "cpu"
+
+
+def _choices(kind: catalog.Kind, names: Sequence[str], settings: Settings) -> list[Choice]:
+    """Each entry once for every combination of the values swept over."""
+    if not names:
+        raise BadInput(f"no {kind} given: name one with --{kind.removesuffix('s')}")
+    return [choice for name in names for choice in _unfold(kind, name, settings)]
+
+
+def _unfold(kind: catalog.Kind, name: str, settings: Settings) -> list[Choice]:
+    catalog.load(kind, name)
+    swept = [(entry, option, values) for entry, table in settings.items() for option, values in table.items()]
+    combinations = itertools.product(*(values for _, _, values in swept))
+    found: dict[Choice, None] = {}
+    for combination in combinations:
+        chosen: dict[str, dict[str, Any]] = {}
+        for (entry, option, _), value in zip(swept, combination, strict=True):
+            chosen.setdefault(entry, {})[option] = value
+        found[catalog.choice(kind, name, chosen)] = None
+    return list(found)
+
+
+def _refuse_stray(settings: Settings) -> None:
+    """Options of an entry that does not exist."""
+    known = {name for kind in ("methods", "models", "datasets") for name in catalog.names(kind)}
+    for entry in settings:
+        if entry not in known:
+            raise unknown("entry", entry, known)
+
+
+def _grid(raw: Any, where: str) -> Grid:
+    if not isinstance(raw, dict):
+        raise BadInput(f"{where}: each [[grid]] is a table with methods, models and datasets")
+    _known(raw, GRID_KEYS, where)
+    return Grid(*(tuple(_as_list(raw.get(key, []))) for key in ("methods", "models", "datasets")))
+
+
+def _known(table: Mapping[str, Any], keys: set[str], where: str) -> None:
+    for key in table:
+        if key not in keys:
+            raise unknown(f"key in {where}", key, keys)
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]

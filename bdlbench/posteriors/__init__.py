@@ -1,0 +1,1 @@
+"""What methods have learnt: sampling, chunking and reduction, shared by methods."""

@@ -1,0 +1,88 @@
+"""What weight-space methods share when they fit: initial rows, Gaussian priors, and the objective of a single network."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from bdlbench.data import Data, Examples
+from bdlbench.kernels.elbo import negative_elbo
+from bdlbench.kernels.kl import normal_log_density
+from bdlbench.protocols import Layer, Model
+from bdlbench.rng import Streams
+from bdlbench.training import Moment, Plan, State, minimise
+from bdlbench.types import Layout, Leaf, PerRow, per_row
+
+PriorScaling = Literal["none", "fan_in"]
+
+
+def initial_rows(layout: Layout, rng: Streams, like: Tensor) -> Tensor:
+    """(R, P): linear maps from N(0, 2 / fan_in) (He et al. 2015), biases and scales zero; on the device of `like`."""
+    noise = rng.normal((layout.width,), like)
+    sd = layout.fill(lambda leaf: math.sqrt(2 / leaf.fan_in) if is_linear(leaf) else 0.0)
+    return noise * sd.to(like.device)
+
+
+def is_linear(leaf: Leaf) -> bool:
+    """Whether the leaf is a linear map, not a bias or a scale."""
+    return leaf.role in ("input", "weight")
+
+
+@dataclass(frozen=True)
+class GaussianPrior:
+    """N(0, sd²) on every parameter. sd (1 or R, P), one between leaves; counted (P,): 1 on parameters, 0 between."""
+
+    sd: Tensor
+    counted: Tensor
+
+    def log_density(self, flat: Tensor) -> Tensor:
+        """log p of rows (R, P), in nats: (R,)."""
+        return (normal_log_density(flat, self.sd) * self.counted).sum(-1)
+
+
+def gaussian_prior(layout: Layout, sd: PerRow, scaling: PriorScaling, like: Tensor) -> GaussianPrior:
+    """The prior whose scale is `sd`, or sd / √fan_in on linear maps where scaling is "fan_in" (Neal 1996, §2.1)."""
+    by_fan_in = scaling == "fan_in"
+    factor = layout.fill(lambda leaf: leaf.fan_in**-0.5 if by_fan_in and is_linear(leaf) else 1.0, padding=1.0)
+    counted = layout.fill(lambda leaf: 1.0).to(like.device)
+    scaled = factor.to(like.device) * per_row(sd, like, 2)
+    return GaussianPrior(scaled if scaled.ndim == 2 else scaled.unsqueeze(0), counted)
+
+
+def fit_network(
+    model: Model,
+    data: Data,
+    rng: Streams,
+    plan: Plan,
+    rule: Callable[[Tensor, Streams], Layer],
+    prior: GaussianPrior | None = None,
+) -> Iterator[State]:
+    """Minimise −[mean_b elbo_b + log p(w) / N] over one network (R, P) for each row, acting through `rule(flat, noise)`."""
+
+    def objective(flat: Tensor, batch: Examples, noise: Streams, moment: Moment) -> Tensor:
+        elbo = model(rule(flat, noise), batch.x, noise).elbo(batch.y)
+        penalty = -prior.log_density(flat) if prior else 0.0
+        return negative_elbo(elbo, penalty, data.num_data)
+
+    initial = initial_rows(Layout(model.leaves()), rng.child("init"), data.x)
+    return minimise(objective, initial, data, rng, plan)
+
+
+def expected_log_likelihood(
+    model: Model, rule: Callable[[Streams], Layer], data: Data, rng: Streams, samples: int
+) -> Tensor:
+    """Σ_n E_q elbo_n of all training data in nats, (R,) float64, by `samples` draws in blocks of examples."""
+    total = torch.zeros(data.rows, dtype=torch.float64, device=data.x.device)
+    with torch.inference_mode():
+        for i, start in enumerate(range(0, data.num_data, 1000)):
+            x, y = data.x[:, start : start + 1000], data.y[:, start : start + 1000]
+            for m in range(samples):
+                noise = rng.child(f"block {i}").samples(m, 1)
+                elbo = model(rule(noise), x, noise).elbo(y)
+                total += torch.stack([row.double().sum() for row in elbo.reshape(data.rows, -1)])
+    return total / samples

@@ -1,0 +1,154 @@
+"""The seams: what a model, a method, a posterior, a data set and a metric are.
+
+A model is written once against a `Layer` rule and says where its linear maps sit; a method says how each one acts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from torch import Tensor
+
+from bdlbench.data import Data, Signature, Task
+from bdlbench.predictive import Predictive
+from bdlbench.rng import Streams
+from bdlbench.types import Leaf, LinearOp
+
+
+class Layer(Protocol):
+    """How the linear maps of a model act under one inference method."""
+
+    def __call__(self, name: str, op: LinearOp, x: Tensor) -> Tensor:
+        """Apply `op` with leaf `name` to x ([M,] R, B, …)."""
+        ...
+
+    def leaf(self, name: str) -> Tensor:
+        """A bias or a scale: ([M,] R, *S)."""
+        ...
+
+
+class Accumulator(Protocol):
+    """Reduces outputs over posterior samples, in order, into a predictive."""
+
+    def add(self, output: Output) -> None:
+        """The next m samples."""
+        ...
+
+    def finish(self) -> Predictive:
+        """The predictive of all samples added."""
+        ...
+
+
+class Output(Protocol):
+    """What a model returns: it owns the likelihood, and any latent of its own."""
+
+    def elbo(self, y: Tensor) -> Tensor:
+        """([M,] R, B) nats: log p(y | x); with a latent, E_q(z|x) log p(y | x, z) − KL(q(z | x) ‖ p(z))."""
+        ...
+
+    def accumulator(self, samples: int) -> Accumulator:
+        """An empty sum over `samples` outputs such as this one."""
+        ...
+
+
+class Model(Protocol):
+    """A frozen dataclass: `signature` first, then its options."""
+
+    @property
+    def signature(self) -> Signature:
+        """What the model was built to fit."""
+        ...
+
+    def unsupported(self) -> str | None:
+        """Why the model cannot fit its signature, or None."""
+        ...
+
+    def leaves(self) -> dict[str, Leaf]:
+        """The parameter arrays of ONE replicate, by name."""
+        ...
+
+    def __call__(self, layer: Layer, x: Tensor, rng: Streams) -> Output:
+        """x: ([M,] R, B, *input_shape)."""
+        ...
+
+
+class Posterior(Protocol):
+    """What a method has learnt of R replicates."""
+
+    @property
+    def state(self) -> Mapping[str, Tensor]:
+        """All that defines the posterior, {name: (R, …)}: hashed, stored, compared bit for bit."""
+        ...
+
+    @property
+    def bound(self) -> Tensor | None:
+        """(R,) the ELBO of the training data in nats; None where a prior is improper or absent."""
+        ...
+
+    @property
+    def facts(self) -> Mapping[str, Tensor]:
+        """(R,) each: what the method knows of itself, such as `sparsity[fc1.weight]`."""
+        ...
+
+    def predict(self, x: Tensor, samples: int, rng: Streams, joint: bool = False) -> Predictive:
+        """The predictive of x (R, N, …) from `samples` draws; fewer where the posterior has fewer to give.
+
+        joint: draw functions, each sample one set of weights for all examples.
+        """
+        ...
+
+
+class Method(Protocol):
+    """A frozen dataclass: its fields are the hyper-parameters, its defaults the paper's."""
+
+    def unsupported(self, model: Model) -> str | None:
+        """Why the method cannot train this model, or None."""
+        ...
+
+    def fit(self, model: Model, data: Data, rng: Streams) -> Posterior:
+        """Minimises −[Σ_n elbo_n − KL(weights)] / N of each row."""
+        ...
+
+
+class Dataset(Protocol):
+    """A frozen dataclass: its fields are the options of the data set."""
+
+    def load(self, split: int) -> Task:
+        """Split `split`, the same on every call. Raises DataUnavailable where the files are not to be had."""
+        ...
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a metric sees: predictives on the test set and on each out-of-distribution set, and the posterior's facts."""
+
+    test: Predictive
+    y: Tensor  # (R, N)
+    ood: Mapping[str, Predictive]
+    facts: Mapping[str, Tensor]  # (R,) each
+    num_parameters: int
+
+
+class Metric(Protocol):
+    """A number with a unit and a direction."""
+
+    @property
+    def summary(self) -> str:
+        """One line: what is measured."""
+        ...
+
+    @property
+    def unit(self) -> str:
+        """nats, a fraction, a count, …"""
+        ...
+
+    @property
+    def better(self) -> Literal["higher", "lower"]:
+        """Which direction is an improvement."""
+        ...
+
+    def __call__(self, evaluation: Evaluation) -> dict[str, Tensor]:
+        """(R,) float64 each, keyed by out-of-distribution set or layer ("" where there is one value); {} where undefined."""
+        ...

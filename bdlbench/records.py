@@ -1,0 +1,187 @@
+"""What a run leaves behind: one JSON file for each cell and list of replicates, predictions beside it.
+
+The predictions are written first; the JSON, which names their checksum, makes the record exist.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from torch import Tensor
+
+from bdlbench import files
+from bdlbench.errors import BadInput
+from bdlbench.spec import Replicate
+
+SCHEMA = 1
+"""Version of the layout below. Readers refuse a newer one."""
+
+Metrics = dict[str, dict[str, Any]]
+"""{name: {"unit", "better", "definition", "values": one for each replicate, None for NaN}}."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One cell and some of its replicates.
+
+    cell: as `Cell.as_dict`; values: `metrics` (each with unit, direction, definition, and a value for each replicate)
+    and what else is deterministic; cost: of the batch that trained the cell, never for each seed; environment: where;
+    failed: replicates without values, with reasons; predictions: SHA-256 of the file beside, "" where there is none.
+    """
+
+    cell: dict[str, Any]
+    replicates: tuple[Replicate, ...]
+    values: dict[str, Any]
+    cost: dict[str, float]
+    environment: dict[str, Any]
+    failed: dict[Replicate, str] = field(default_factory=dict)
+    predictions: str = ""
+
+    @property
+    def key(self) -> str:
+        """The cell's hash."""
+        return files.digest(self.cell)
+
+    @property
+    def name(self) -> str:
+        """File name without ending: readable, then the hashes of the cell and of the replicates asked for."""
+        cell = self.cell
+        words = (cell["protocol"]["dataset"]["name"], cell["protocol"]["model"]["name"], cell["treatment"]["name"])
+        asked = sorted([*self.replicates, *self.failed])
+        return f"{'-'.join(words)}-{self.key[:12]}-{files.digest([asdict(r) for r in asked])[:8]}"
+
+
+def write(folder: Path, record: Record, arrays: Mapping[str, Tensor]) -> Path:
+    """Write predictions, then the record that names their checksum. Returns the path of the JSON."""
+    if arrays:
+        content = safetensors.torch.save({name: value.contiguous() for name, value in arrays.items()})
+        record = replace(record, predictions=files.sha256(content))
+        files.write_atomic(folder / f"{record.name}.safetensors", content)
+    path = folder / f"{record.name}.json"
+    body = _to_json(record)
+    text = json.dumps({**body, "checksum": files.digest(body)}, indent=1, sort_keys=True, allow_nan=False)
+    files.write_atomic(path, text.encode() + b"\n")
+    return path
+
+
+def read(path: Path) -> list[Record]:
+    """All records in a folder, or in one file, sorted by name.
+
+    Raises BadInput for a missing folder, a newer schema, a truncated or altered record, or two records that give one
+    replicate differing values.
+    """
+    if not path.exists():
+        raise BadInput(f"{path} does not exist: give a folder that `run` wrote")
+    records = [read_one(p) for p in sorted(path.glob("*.json") if path.is_dir() else [path])]
+    _refuse_conflicts(records)
+    return records
+
+
+def predictions(folder: Path, record: Record) -> dict[str, Tensor]:
+    """The per-example arrays beside a record, float32. Raises BadInput where they are absent or altered."""
+    path = folder / f"{record.name}.safetensors"
+    if not record.predictions:
+        return {}
+    if not path.exists():
+        raise BadInput(f"{path} is missing: the record beside it names it")
+    content = path.read_bytes()
+    if files.sha256(content) != record.predictions:
+        raise BadInput(f"{path} is not the file that its record names: the checksum differs")
+    return safetensors.torch.load(content)
+
+
+def done(records: Iterable[Record], key: str) -> set[Replicate]:
+    """Replicates of a cell that have values."""
+    return {replicate for record in records if record.key == key for replicate in record.replicates}
+
+
+def without(folder: Path, record: Record, gone: set[Replicate]) -> None:
+    """Take replicates out of a record on disk: what is left is written, then the old files are removed."""
+    kept = [i for i, replicate in enumerate(record.replicates) if replicate not in gone]
+    if kept:
+        arrays = {name: _rows(name, value, kept) for name, value in predictions(folder, record).items()}
+        write(folder, replace(_take(record, kept), failed={}), arrays)
+    for ending in (".json", ".safetensors"):
+        (folder / f"{record.name}{ending}").unlink(missing_ok=True)
+
+
+def row_axis(name: str) -> int:
+    """Where the replicate axis of a stored array lies: behind the group axis of `….group_log_prob`, else in front."""
+    return 1 if name.endswith("group_log_prob") else 0
+
+
+def _rows(name: str, value: Tensor, kept: Sequence[int]) -> Tensor:
+    return value[:, kept] if row_axis(name) else value[kept]
+
+
+def _take(record: Record, kept: Sequence[int]) -> Record:
+    values = {
+        name: {**entry, "values": [entry["values"][i] for i in kept]} for name, entry in record.values["metrics"].items()
+    }
+    per_row = {k: [v[i] for i in kept] for k, v in record.values.items() if k != "metrics"}
+    return replace(
+        record, replicates=tuple(record.replicates[i] for i in kept), values={"metrics": values, **per_row}
+    )
+
+
+def _to_json(record: Record) -> dict[str, Any]:
+    return {
+        "schema": SCHEMA,
+        "cell": record.cell,
+        "replicates": [asdict(r) for r in record.replicates],
+        "failed": [{**asdict(r), "reason": reason} for r, reason in sorted(record.failed.items())],
+        "values": _finite(record.values),
+        "cost": _finite(record.cost),
+        "environment": record.environment,
+        "predictions": record.predictions,
+    }
+
+
+def read_one(path: Path) -> Record:
+    """One record. Raises BadInput where it is truncated, altered or of a newer schema."""
+    try:
+        body = json.loads(path.read_text())
+        checksum, schema = body.pop("checksum"), body["schema"]
+    except (OSError, ValueError, KeyError, AttributeError):
+        raise BadInput(f"{path} is not a whole record: remove it and run again") from None
+    if schema > SCHEMA:
+        raise BadInput(f"{path} was written by a newer bdlbench (schema {schema}, this one reads {SCHEMA}): upgrade")
+    if checksum != files.digest(body):
+        raise BadInput(f"{path} was altered: its checksum does not match its content")
+    return Record(
+        cell=body["cell"],
+        replicates=tuple(Replicate(**r) for r in body["replicates"]),
+        values=body["values"],
+        cost=body["cost"],
+        environment=body["environment"],
+        failed={Replicate(f["seed"], f["split"]): f["reason"] for f in body["failed"]},
+        predictions=body["predictions"],
+    )
+
+
+def _refuse_conflicts(records: Sequence[Record]) -> None:
+    seen: dict[tuple[str, Replicate], tuple[Record, Any]] = {}
+    for record in records:
+        for i, replicate in enumerate(record.replicates):
+            values = _take(record, [i]).values
+            other, known = seen.setdefault((record.key, replicate), (record, values))
+            if known != values:
+                raise BadInput(
+                    f"{other.name} and {record.name} give seed {replicate.seed}, split {replicate.split} differing "
+                    "values: remove one of them"
+                )
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN: None stands for it, and for infinities."""
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

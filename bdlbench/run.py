@@ -1,0 +1,285 @@
+"""From a spec to records: the whole road, once.
+
+    spec → data → fit → posterior → predictive → metrics → record
+
+Cells that differ only in per-replicate options are rows of one batch, and so are all replicates of a cell.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from bdlbench import catalog, data, environment, files, records
+from bdlbench.clock import Stopwatch, peak_memory_bytes
+from bdlbench.data import Problem, Task
+from bdlbench.errors import BadInput, BenchError
+from bdlbench.predictive import Predictive
+from bdlbench.protocols import Evaluation, Model, Posterior
+from bdlbench.records import Record
+from bdlbench.rng import Streams
+from bdlbench.spec import Cell, Choice, Replicate, Spec
+from bdlbench.training import Session, session
+
+
+class Row(NamedTuple):
+    """One row of a batch: which cell, which replicate."""
+
+    cell: Cell
+    replicate: Replicate
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows that are trained together."""
+
+    rows: tuple[Row, ...]
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        """The cells, each once, in order."""
+        return tuple(dict.fromkeys(row.cell for row in self.rows))
+
+    @property
+    def key(self) -> str:
+        """Names the checkpoint: the rows, in order."""
+        return files.digest([[row.cell.key, row.replicate.seed, row.replicate.split] for row in self.rows])
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where records go and how often a fit is checkpointed (seconds)."""
+
+    results: Path
+    checkpoint_every: float = 60.0
+
+
+class Outcome(NamedTuple):
+    """What became of a batch: one record for each cell, written; or a reason why the cells were skipped."""
+
+    records: list[Record]
+    skipped: str = ""
+
+
+def batches(spec: Spec, existing: Sequence[Record]) -> list[Batch]:
+    """What is missing from `existing`, as rows that can be trained together."""
+    groups: dict[Any, list[Row]] = {}
+    for cell in spec.cells:
+        have = records.done(existing, cell.key)
+        shared = _batch_key(cell)
+        for replicate in spec.replicates:
+            if replicate not in have:
+                groups.setdefault(shared, []).append(Row(cell, replicate))
+    return [Batch(tuple(rows)) for rows in groups.values()]
+
+
+def run_batch(batch: Batch, settings: Settings, listen: Callable[[int, int], None] = lambda done, total: None) -> Outcome:
+    """Train, predict, score and write one batch. A failure becomes a record with its reason; bad input is raised."""
+    cell = batch.rows[0].cell
+    torch.set_num_threads(cell.threads)
+    device = torch.device(cell.device)
+    problem = data.to_device(_problem(batch), device)
+    model = catalog.build_model([row.cell.model for row in batch.rows], problem.signature)
+    method = catalog.build_method([row.cell.method for row in batch.rows])
+    reason = model.unsupported() or method.unsupported(model)
+    if reason:
+        return Outcome([], f"{cell.title}: {reason}")
+    spent = Session(settings.results / ".checkpoints" / batch.key, settings.checkpoint_every, listen)
+    try:
+        result = _fit_and_score(batch, problem, model, method.fit, spent, device)
+    except BadInput:
+        raise
+    except Exception as error:  # the rest of the run goes on; the record says what happened
+        return Outcome(_write_failures(batch, settings, _reason(error)))
+    written = [_write_cell(batch, cell, result, settings) for cell in batch.cells]
+    for file in spent.files():
+        file.unlink(missing_ok=True)
+    return Outcome(written)
+
+
+@dataclass(frozen=True)
+class _Result:
+    """All rows of a batch, scored."""
+
+    metrics: dict[str, dict[str, Any]]
+    values: dict[str, list[Any]]
+    arrays: dict[str, Tensor]
+    finite: list[bool]
+    cost: dict[str, float]
+
+
+def _fit_and_score(
+    batch: Batch, problem: Problem, model: Model, fit: Callable[..., Posterior], spent: Session, device: torch.device
+) -> _Result:
+    rng = Streams.of_seeds([row.replicate.seed for row in batch.rows])
+    with session(spent):
+        posterior = fit(model, problem.train, rng)
+    train_seconds = spent.seconds
+    watch = Stopwatch(device)
+    samples = batch.rows[0].cell.samples
+    evaluation = _evaluate(posterior, problem, model, samples, rng)
+    predict_seconds = watch.seconds()
+    scored = {name: (metric, metric(evaluation)) for name, metric in catalog.metrics().items()}
+    return _Result(
+        metrics={
+            f"{name}[{key}]" if key else name: _entry(metric, value)
+            for name, (metric, found) in scored.items()
+            for key, value in found.items()
+        },
+        values=_values(posterior),
+        arrays=_arrays(evaluation),
+        finite=_finite_rows(posterior.state),
+        cost=_cost(batch, problem, evaluation, spent, train_seconds, predict_seconds, device),
+    )
+
+
+def _evaluate(posterior: Posterior, problem: Problem, model: Model, samples: int, rng: Streams) -> Evaluation:
+    """Predict the test set and each out-of-distribution set, every set by streams of its own."""
+
+    def predict(name: str, x: Tensor) -> Predictive:
+        predictive = posterior.predict(x, samples, rng.child(f"predict {name}"))
+        return predictive.in_units(problem.y_mean, problem.y_sd)
+
+    test = predict("test", problem.test.x)
+    y = problem.test.y
+    if y.is_floating_point():
+        y = y * problem.y_sd[:, None] + problem.y_mean[:, None]
+    ood = {name: predict(name, x) for name, x in problem.ood.items()}
+    parameters = sum(leaf.size for leaf in model.leaves().values())
+    return Evaluation(test, y, ood, posterior.facts, parameters)
+
+
+def _entry(metric: Any, value: Tensor) -> dict[str, Any]:
+    return {"unit": metric.unit, "better": metric.better, "definition": repr(metric), "values": value.tolist()}
+
+
+def _values(posterior: Posterior) -> dict[str, list[Any]]:
+    """What is deterministic beside the metrics, a list over rows each."""
+    values: dict[str, list[Any]] = {"parameters_sha256": _hashes(posterior.state)}
+    if posterior.bound is not None:
+        values["elbo_nats"] = posterior.bound.double().tolist()
+    for name, value in posterior.facts.items():
+        values[f"fact.{name}"] = value.double().tolist()
+    return values
+
+
+def _hashes(state: Mapping[str, Tensor]) -> list[str]:
+    """SHA-256 of each row of the posterior's state."""
+    columns = [(name, value.detach().cpu().contiguous()) for name, value in sorted(state.items())]
+    return [
+        hashlib.sha256(b"".join(name.encode() + value[r].numpy().tobytes() for name, value in columns)).hexdigest()
+        for r in range(len(columns[0][1]))
+    ]
+
+
+def _finite_rows(state: Mapping[str, Tensor]) -> list[bool]:
+    rows = [torch.isfinite(value).flatten(1).all(1) for value in state.values()]
+    return [bool(ok) for ok in torch.stack(rows).all(0)]
+
+
+def _arrays(evaluation: Evaluation) -> dict[str, Tensor]:
+    """Per-example predictions to be stored beside the record, float32."""
+    test = evaluation.test
+    arrays = {f"test.{name}": value for name, value in (test.arrays() | test.scores).items()}
+    arrays["test.y"] = evaluation.y
+    if test.samples > 1:
+        arrays["test.group_log_prob"] = test.group_log_prob(evaluation.y)
+    for name, predictive in evaluation.ood.items():
+        arrays |= {f"ood.{name}.{score}": value for score, value in predictive.scores.items()}
+    return {name: value.cpu().to(_compact(value)) for name, value in arrays.items()}
+
+
+def _compact(value: Tensor) -> torch.dtype:
+    return torch.float32 if value.is_floating_point() else torch.int16
+
+
+def _cost(
+    batch: Batch,
+    problem: Problem,
+    evaluation: Evaluation,
+    spent: Session,
+    train_seconds: float,
+    predict_seconds: float,
+    device: torch.device,
+) -> dict[str, float]:
+    """Of the whole batch: seconds, throughputs, memory. Never divided by seeds."""
+    rows = len(batch.rows)
+    predicted = problem.test.num_data + sum(x.shape[1] for x in problem.ood.values())
+    return {
+        "rows": float(rows),
+        "train_seconds": train_seconds,
+        "predict_seconds": predict_seconds,
+        "train_examples_per_second": spent.examples / train_seconds,
+        "train_replicate_examples_per_second": spent.examples * rows / train_seconds,
+        "predict_sample_examples_per_second": evaluation.test.samples * predicted * rows / predict_seconds,
+        "peak_memory_bytes": float(peak_memory_bytes(device)),
+    }
+
+
+def _write_cell(batch: Batch, cell: Cell, result: _Result, settings: Settings) -> Record:
+    """The record of one cell: its rows of the batch, those that diverged apart."""
+    mine = [i for i, row in enumerate(batch.rows) if row.cell == cell]
+    good = [i for i in mine if result.finite[i]]
+    values = {name: [column[i] for i in good] for name, column in result.values.items()}
+    scored = {n: {**entry, "values": [entry["values"][i] for i in good]} for n, entry in result.metrics.items()}
+    record = Record(
+        cell=cell.as_dict(),
+        replicates=tuple(batch.rows[i].replicate for i in good),
+        values={"metrics": scored, **values},
+        cost=result.cost,
+        environment=environment.describe(cell.device, cell.threads) | {"sources": _sources(cell)},
+        failed={batch.rows[i].replicate: "parameters are not finite" for i in mine if i not in good},
+    )
+    arrays = {
+        name: value.index_select(records.row_axis(name), torch.tensor(good)) for name, value in result.arrays.items()
+    }
+    path = records.write(settings.results, record, arrays if good else {})
+    return records.read_one(path)
+
+
+def _write_failures(batch: Batch, settings: Settings, reason: str) -> list[Record]:
+    """A record without values for each cell of a batch that failed."""
+    failures = []
+    for cell in batch.cells:
+        failed = {row.replicate: reason for row in batch.rows if row.cell == cell}
+        where = environment.describe(cell.device, cell.threads)
+        record = Record(cell.as_dict(), (), {"metrics": {}}, {}, where, failed)
+        records.write(settings.results, record, {})
+        failures.append(record)
+    return failures
+
+
+def _reason(error: Exception) -> str:
+    """One line for people; what is not ours also says where it happened."""
+    if isinstance(error, BenchError):
+        return str(error)
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({Path(frame.filename).name}:{frame.lineno})".replace("\n", " ")
+
+
+def _batch_key(cell: Cell) -> tuple[Any, ...]:
+    shared = (catalog.batch_key("methods", cell.method), catalog.batch_key("models", cell.model), cell.dataset)
+    return (*shared, cell.samples, cell.device, cell.threads)
+
+
+def _problem(batch: Batch) -> Problem:
+    splits = sorted({row.replicate.split for row in batch.rows})
+    tasks = [_task(batch.rows[0].cell.dataset, split) for split in splits]
+    return data.stack(tasks, [splits.index(row.replicate.split) for row in batch.rows])
+
+
+def _sources(cell: Cell) -> dict[str, str]:
+    return dict(_task(cell.dataset, 0).sources)
+
+
+@lru_cache(maxsize=2)
+def _task(dataset: Choice, split: int) -> Task:
+    return catalog.build_dataset(dataset).load(split)

@@ -1,0 +1,96 @@
+"""What is asked for: frozen, hashable, and the same text for the same thing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Union
+
+from bdlbench import files
+from bdlbench.errors import BadInput
+from bdlbench.options import Value
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An entry of the catalog and ALL its options, defaults included, sorted by name."""
+
+    name: str
+    options: tuple[tuple[str, Union[Value, Choice]], ...] = ()
+
+    @classmethod
+    def of(cls, name: str, options: Mapping[str, Any]) -> Choice:
+        """From a mapping."""
+        return cls(name, tuple(sorted(options.items())))
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: {"name": …, option: value, …}, nested choices alike."""
+        plain = {k: v.as_dict() if isinstance(v, Choice) else v for k, v in self.options}
+        return {"name": self.name, **{k: list(v) if isinstance(v, tuple) else v for k, v in plain.items()}}
+
+
+@dataclass(frozen=True, order=True)
+class Replicate:
+    """One repetition: the seed governs initialisation, batches and noise; the split, which examples are tested."""
+
+    seed: int
+    split: int = 0
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Protocol × treatment × device × threads: all that decides the bits, but for the replicate."""
+
+    method: Choice
+    model: Choice
+    dataset: Choice
+    samples: int
+    device: str = "cpu"
+    threads: int = 1
+
+    def protocol(self) -> dict[str, Any]:
+        """What must agree for two cells to be comparable."""
+        return {"dataset": self.dataset.as_dict(), "model": self.model.as_dict(), "samples": self.samples}
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        machine = {"device": self.device, "threads": self.threads}
+        return {"protocol": self.protocol(), "treatment": self.method.as_dict(), **machine}
+
+    @property
+    def key(self) -> str:
+        """SHA-256 of all of it, in hex."""
+        return files.digest(self.as_dict())
+
+    @property
+    def title(self) -> str:
+        """For people: mle · mlp · digits."""
+        return f"{self.method.name} · {self.model.name} · {self.dataset.name}"
+
+
+@dataclass(frozen=True)
+class Spec:
+    """The cells and the replicates of each."""
+
+    cells: tuple[Cell, ...]
+    replicates: tuple[Replicate, ...]
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """Seeds from "5" (0 to 4), "0-9" or "1,4,7". Raises BadInput for anything else, and for repeats."""
+    allowed = "give a number of seeds (5), a range (0-9) or a list (1,4,7)"
+    try:
+        if "," in text:
+            seeds = [int(part) for part in text.split(",")]
+        elif "-" in text:
+            first, last = (int(part) for part in text.split("-"))
+            seeds = list(range(first, last + 1))
+        else:
+            seeds = list(range(int(text)))
+    except ValueError:
+        raise BadInput(f"--seeds {text!r} cannot be read: {allowed}") from None
+    if not seeds or min(seeds) < 0:
+        raise BadInput(f"--seeds {text!r} names no seed: {allowed}")
+    if len(set(seeds)) < len(seeds):
+        raise BadInput(f"--seeds {text!r} names a seed twice: {allowed}")
+    return tuple(sorted(seeds))

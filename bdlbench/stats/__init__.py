@@ -1,0 +1,1 @@
+"""Pure functions of numbers: calibration, ranking, intervals, tests."""

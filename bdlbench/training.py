@@ -1,0 +1,219 @@
+"""The only optimisation loop. It trains all rows at once, yields its states, and resumes inside a fit to the same bits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+import safetensors.torch
+import torch
+from torch import Tensor
+from torch.optim.adam import adam
+
+from bdlbench import files
+from bdlbench.clock import now
+from bdlbench.data import Data, Examples
+from bdlbench.errors import Diverged
+from bdlbench.rng import Streams
+from bdlbench.types import PerRow
+
+Decay = Literal["constant", "linear", "second_half"]
+DECAYS: dict[Decay, Callable[[float], float]] = {
+    "constant": lambda progress: 1.0,
+    "linear": lambda progress: 1.0 - progress,
+    "second_half": lambda progress: min(1.0, 2.0 - 2.0 * progress),
+}
+"""Factor of the learning rate at a fraction `progress` of the steps."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to optimise: Adam (Kingma & Ba 2015) over shuffled batches; the last incomplete batch of an epoch is left out."""
+
+    epochs: int
+    batch_size: int
+    learning_rate: PerRow
+    decay: Decay = "constant"
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where training stands: steps done, of how many."""
+
+    step: int
+    steps: int
+
+    @property
+    def progress(self) -> float:
+        """The fraction of training that is done."""
+        return self.step / self.steps
+
+
+class Objective(Protocol):
+    """What is minimised."""
+
+    def __call__(self, flat: Tensor, batch: Examples, noise: Streams, moment: Moment) -> Tensor:
+        """flat (R, Q), batch (R, B, …) -> nats per example (R,). No operation may mix rows."""
+        ...
+
+
+@dataclass(frozen=True)
+class State:
+    """Rows after some steps: parameters and Adam's moments (R, Q), and the last loss (R,) in nats per example."""
+
+    flat: Tensor
+    mean: Tensor
+    square: Tensor
+    step: int
+    loss: Tensor
+
+
+@dataclass
+class Session:
+    """What one fit shares with its surroundings: a checkpoint to resume from, a listener, and what was spent.
+
+    checkpoint: a path without ending, or None; every: seconds between checkpoints; listen(done, total) hears of steps.
+    """
+
+    checkpoint: Path | None = None
+    every: float = 60.0
+    listen: Callable[[int, int], None] = lambda done, total: None
+    calls: int = field(default=0, init=False)
+    examples: int = field(default=0, init=False)
+    seconds_before: float = field(default=0.0, init=False)
+    started: float = field(default_factory=now, init=False)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the start, those before the last checkpoint of an interrupted run included."""
+        return self.seconds_before + now() - self.started
+
+    def files(self) -> list[Path]:
+        """Where the checkpoints of this fit lie, if they were written."""
+        first = self.checkpoint
+        return [first.with_name(f"{first.name}.{k + 1}.safetensors") for k in range(self.calls)] if first else []
+
+    def next_file(self) -> Path | None:
+        """The checkpoint of the next call of `minimise` in this fit."""
+        self.calls += 1
+        return self.files()[-1] if self.checkpoint else None
+
+
+_session: ContextVar[Session | None] = ContextVar("session", default=None)
+
+
+@contextmanager
+def session(current: Session) -> Iterator[Session]:
+    """Within the block, `minimise` checkpoints and reports to `current`."""
+    token = _session.set(current)
+    try:
+        yield current
+    finally:
+        _session.reset(token)
+
+
+def minimise(objective: Objective, initial: Tensor, data: Data, rng: Streams, plan: Plan) -> Iterator[State]:
+    """Minimise each row's objective from `initial` (R, Q) by Adam, yielding the state after every epoch.
+
+    Resumes from the session's checkpoint where there is one; states of epochs before it are not yielded again.
+    Raises Diverged when the loss of every row has left the finite numbers.
+    """
+    current = _session.get() or Session()
+    saver = _Saver(current)
+    noise = rng.child("noise")
+    state = saver.load(_start(initial), noise)
+    batch_size = min(plan.batch_size, data.num_data)
+    steps = data.num_data // batch_size
+    total = plan.epochs * steps
+    if state.step == total:
+        yield state
+    for epoch in range(state.step // steps, plan.epochs):
+        order = _order(data, rng.child(f"batches {epoch}"), steps, batch_size)
+        for index in order[state.step - epoch * steps :]:
+            state = _step(objective, state, data.batch(index), noise, plan, total)
+            current.examples += batch_size
+            current.listen(state.step, total)
+            saver.save_when_due(state, noise)
+        if not torch.isfinite(state.loss).any():
+            raise Diverged(f"the loss is not finite in any replicate after {epoch + 1} epochs")
+        yield state
+
+
+def last(states: Iterator[State]) -> State:
+    """The final state."""
+    *_, final = states
+    return final
+
+
+def _start(initial: Tensor) -> State:
+    zeros = torch.zeros_like(initial)
+    return State(initial.clone(), zeros, zeros.clone(), 0, initial.new_zeros(len(initial)))
+
+
+def _order(data: Data, rng: Streams, steps: int, batch_size: int) -> Tensor:
+    """Indices of each batch of an epoch, (steps, R, B): each row's own shuffle."""
+    shuffled = rng.permutation(data.num_data)[:, : steps * batch_size]
+    return shuffled.unflatten(1, (steps, batch_size)).transpose(0, 1).contiguous().to(data.x.device)
+
+
+def _step(objective: Objective, state: State, batch: Examples, noise: Streams, plan: Plan, steps: int) -> State:
+    moment = Moment(state.step, steps)
+    flat = state.flat.requires_grad_()
+    loss = objective(flat, batch, noise, moment)
+    (gradient,) = torch.autograd.grad(loss.sum(), flat)
+    flat = flat.detach()
+    factor = DECAYS[plan.decay](moment.progress)
+    adam_step(flat, gradient, state.mean, state.square, state.step + 1, plan.learning_rate, factor)
+    return State(flat, state.mean, state.square, state.step + 1, loss.detach())
+
+
+def adam_step(
+    flat: Tensor, gradient: Tensor, mean: Tensor, square: Tensor, step: int, rate: PerRow, factor: float = 1.0
+) -> None:
+    """One step of Adam in place on rows (R, Q), β = (0.9, 0.999), ε = 1e-8. rate: a number or (R,). step: from 1.
+
+    The fused kernel rounds its vector body and its tail differently: rows are padded to the vector's width, so a row's
+    bits do not depend on where it lies.
+    """
+    rows = [flat], [gradient], [mean], [square]
+    rates = [rate]
+    if isinstance(rate, Tensor):
+        rows, rates = (list(flat), list(gradient), list(mean), list(square)), rate.tolist()
+    for p, g, m, v, value in zip(*rows, rates, strict=True):
+        adam(
+            *([p], [g], [m], [v], [], [torch.tensor(float(step - 1), device=p.device)]),
+            **{"fused": True, "amsgrad": False, "maximize": False, "weight_decay": 0.0, "eps": 1e-8},
+            **{"beta1": 0.9, "beta2": 0.999, "lr": value * factor},
+        )
+
+
+class _Saver:
+    """Writes and reads the checkpoint of one call of `minimise`."""
+
+    def __init__(self, current: Session) -> None:
+        self.current, self.path, self.due = current, current.next_file(), now() + current.every
+
+    def load(self, fresh: State, noise: Streams) -> State:
+        """The state of the checkpoint, with `noise` put where it stood; `fresh` where there is none."""
+        if self.path is None or not self.path.exists():
+            return fresh
+        saved = safetensors.torch.load_file(self.path, device=str(fresh.flat.device))
+        position = {k.removeprefix("noise."): v.cpu() for k, v in saved.items() if k.startswith("noise.")}
+        noise.resume(position, fresh.flat.device)
+        seconds, examples, step = saved["spent"].tolist()
+        self.current.seconds_before, self.current.examples = seconds, int(examples)
+        return State(saved["flat"], saved["mean"], saved["square"], int(step), saved["loss"])
+
+    def save_when_due(self, state: State, noise: Streams) -> None:
+        """Write the checkpoint if `every` seconds have passed since the last."""
+        if self.path is None or now() < self.due:
+            return
+        spent = torch.tensor([self.current.seconds, self.current.examples, state.step], dtype=torch.float64)
+        tensors = {"flat": state.flat, "mean": state.mean, "square": state.square, "loss": state.loss, "spent": spent}
+        tensors |= {f"noise.{name}": value for name, value in noise.position().items()}
+        files.write_atomic(self.path, safetensors.torch.save({k: v.contiguous() for k, v in tensors.items()}))
+        self.due = now() + self.current.every

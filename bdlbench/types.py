@@ -1,0 +1,95 @@
+"""Shapes and small types that every floor shares.
+
+Axes, always in this order and by these letters: M posterior samples, R replicates, B batch, N data set, C classes,
+D features, L depth. `*S` is the shape of a leaf in ONE replicate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+PerRow = float | Tensor
+"""A hyper-parameter that may differ between replicates: a number, or one for each row (R,)."""
+
+Role = Literal["input", "weight", "bias", "scale"]
+"""What a leaf does: a linear map that reads the data, any other linear map, an offset, or a gain (stored minus one)."""
+
+ALIGNMENT = 16
+"""Every leaf starts at a multiple of this many float32 (64 bytes), so that a vectorised loop treats every row alike."""
+
+
+class LinearOp(Protocol):
+    """A map linear in both arguments, with the replicate axis in front."""
+
+    @property
+    def trailing(self) -> int:
+        """How many axes of the output follow R: 2 for a dense map (B, D), 4 for a convolution (B, C, H, W)."""
+        ...
+
+    def __call__(self, x: Tensor, weight: Tensor) -> Tensor:
+        """x: ([M,] R, B, …), weight: ([M,] R, *S). Returns ([M,] R, B, …)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """A parameter array of one replicate: its shape, its role, and how many inputs feed one output unit."""
+
+    shape: tuple[int, ...]
+    role: Role
+    fan_in: int
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return int(torch.Size(self.shape).numel())
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where each leaf lies in the flat row of a replicate. Rows are (R, P), padded so that leaves stay aligned."""
+
+    leaves: dict[str, Leaf]
+
+    def pieces(self) -> list[int]:
+        """Sizes along P of each leaf and of the padding behind it, in turn."""
+        return [n for leaf in self.leaves.values() for n in (leaf.size, -leaf.size % ALIGNMENT)]
+
+    @property
+    def width(self) -> int:
+        """P: the length of a row, padding included."""
+        return sum(self.pieces())
+
+    @property
+    def num_parameters(self) -> int:
+        """The number of parameters of one replicate, padding not counted."""
+        return sum(leaf.size for leaf in self.leaves.values())
+
+    def views(self, flat: Tensor) -> dict[str, Tensor]:
+        """flat: (*lead, P) -> {name: (*lead, *S)}, sharing memory; gradients come back as one concatenation."""
+        parts = flat.split(self.pieces(), dim=-1)[::2]
+        return {
+            name: part.unflatten(-1, leaf.shape) for (name, leaf), part in zip(self.leaves.items(), parts, strict=True)
+        }
+
+    def fill(self, value: Callable[[Leaf], float], padding: float = 0.0) -> Tensor:
+        """(P,) float32 with `value(leaf)` at each leaf's elements and `padding` between them."""
+        row = torch.full((self.width,), padding)
+        for name, view in self.views(row).items():
+            view.fill_(value(self.leaves[name]))
+        return row
+
+
+def per_row(value: PerRow, like: Tensor, ndim: int) -> Tensor | float:
+    """`value` ready to multiply a tensor (R, …) of `ndim` axes: a number stays one, (R,) becomes (R, 1, …).
+
+    The result follows the device and dtype of `like`.
+    """
+    if not isinstance(value, Tensor):
+        return value
+    return value.to(like).reshape(-1, *(1,) * (ndim - 1))

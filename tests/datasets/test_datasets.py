@@ -1,0 +1,320 @@
+"""The registered data sets: splits, preprocessing, out-of-distribution sets; the real files where they are at hand."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from bdlbench import splits, store
+from bdlbench.data import Task
+from bdlbench.datasets import cifar10, digits, mnist, tables
+from bdlbench.errors import BadInput, DataUnavailable
+from bdlbench.options import fields, resolve
+from bdlbench.store import RemoteFile
+
+BUNDLED: dict[str, Any] = {**digits.datasets, **tables.datasets}
+FILED: dict[str, Any] = {**mnist.datasets, **cifar10.datasets}
+ENTRIES = {**BUNDLED, **FILED}
+WITH_NUM_TRAIN = [name for name, entry in ENTRIES.items() if "num_train" in fields(entry)]
+
+
+def small(file: RemoteFile, folder: Path) -> RemoteFile:
+    """A made-up file of 50 examples, five of each class, in the place and format of `file`; its declaration."""
+    noise = np.random.default_rng(len(file.path) + sum(file.path.encode()))
+    labels = (np.arange(50) % 10).astype(np.uint8)
+    if file.path.endswith(".bin"):
+        pixels = noise.integers(0, 200, (50, 3072), dtype=np.uint8)
+        content = np.concatenate([labels[:, None], pixels], axis=1).tobytes()
+    else:
+        array = labels if "labels" in file.path else noise.integers(0, 200, (50, 28, 28), dtype=np.uint8)
+        content = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, dtype=">i4").tobytes() + array.tobytes()
+    path = folder / file.path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return replace(file, size=len(content), sha256=hashlib.sha256(content).hexdigest())
+
+
+@pytest.fixture
+def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Task]:
+    """load(name, split, **options), from made-up files where the set needs any."""
+
+    def loader(name: str, split: int = 0, **options: int) -> Task:
+        entry = ENTRIES[name]
+        if entry.files and store.root() != tmp_path:
+            monkeypatch.setenv("BDLBENCH_DATA", str(tmp_path))
+            for other in FILED.values():
+                monkeypatch.setattr(other, "files", tuple(small(file, tmp_path) for file in other.files))
+        task: Task = entry(**resolve(entry, name, options)).load(split)
+        return task
+
+    return loader
+
+
+def same(a: Task, b: Task) -> bool:
+    tensors = [(t.train.x, t.train.y, t.test.x, t.test.y, *t.ood.values()) for t in (a, b)]
+    return all(torch.equal(u, v) for u, v in zip(*tensors, strict=True)) and a.sources == b.sources
+
+
+def rows(x: torch.Tensor) -> list[bytes]:
+    return [row.numpy().tobytes() for row in x]
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_a_task_keeps_its_promises(load: Callable[..., Task], name: str) -> None:
+    task = load(name)
+    shape = task.signature.input_shape
+    for x in (task.train.x, task.test.x, *task.ood.values()):
+        assert x.shape[1:] == shape
+        assert x.dtype == torch.float32
+        assert x.is_contiguous()
+        assert torch.isfinite(x).all()
+    for part in (task.train, task.test):
+        assert part.y.dtype == torch.int64
+        assert part.y.shape == part.x.shape[:1]
+        assert part.y.unique().tolist() == list(range(task.signature.outputs))
+    assert task.signature.likelihood == "categorical"
+    assert task.sources
+    assert all(len(value) == 64 for value in task.sources.values())
+    assert {f.path for f in ENTRIES[name].files} <= task.sources.keys()
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_an_entry_describes_itself_in_one_line(name: str) -> None:
+    summary = ENTRIES[name].__doc__.splitlines()[0]
+    assert summary.endswith(".")
+    assert len(summary) < 110
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_a_split_is_the_same_on_every_call(load: Callable[..., Task], name: str) -> None:
+    assert same(load(name, 3), load(name, 3))
+
+
+@pytest.mark.parametrize("name", BUNDLED)
+def test_another_split_is_another_division(load: Callable[..., Task], name: str) -> None:
+    assert set(rows(load(name, 0).test.x)) != set(rows(load(name, 1).test.x))
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_splits_are_numbered_from_zero(load: Callable[..., Task], name: str) -> None:
+    with pytest.raises(BadInput, match="split -1 does not exist"):
+        load(name, -1)
+
+
+@pytest.mark.parametrize("name", WITH_NUM_TRAIN)
+def test_smaller_training_sets_lie_in_larger_ones(load: Callable[..., Task], name: str) -> None:
+    smaller, larger = (load(name, 1, num_train=n) for n in (17, 40))
+    assert torch.equal(larger.train.y[:17], smaller.train.y)
+    assert smaller.train.x.shape[0] == 17
+    counts = smaller.train.y.bincount(minlength=smaller.signature.outputs)
+    assert counts.max() - counts.min() <= 1
+    other = load(name, 2, num_train=17)
+    assert not torch.equal(other.train.x, smaller.train.x)
+    assert torch.equal(other.test.y, smaller.test.y) == (name in FILED)  # the official test set, or a split of its own
+
+
+@pytest.mark.parametrize("name", WITH_NUM_TRAIN)
+def test_no_more_training_examples_than_there_are(load: Callable[..., Task], name: str) -> None:
+    with pytest.raises(BadInput, match=f"{name}.num_train=60001 is more than"):
+        load(name, num_train=60_001)
+
+
+def test_smaller_training_sets_of_digits_are_its_beginning(load: Callable[..., Task]) -> None:
+    assert torch.equal(load("digits", 4, num_train=100).train.x, load("digits", 4).train.x[:100])
+
+
+@pytest.mark.parametrize("split", range(5))
+def test_stratified_splits_are_disjoint_complete_and_in_proportion(split: int) -> None:
+    labels = np.random.default_rng(split).choice(4, size=203, p=[0.6, 0.25, 0.1, 0.05])
+    train, test = splits.stratified_split(labels, "made_up", split)
+    assert sorted([*train, *test]) == list(range(203))
+    assert len(test) == 51
+    expected = 51 / 203 * np.bincount(labels)
+    assert (np.abs(np.bincount(labels[test], minlength=4) - expected) <= 1).all()
+
+
+def test_splits_are_the_same_on_every_machine() -> None:
+    """Pinned: a change of these numbers is a change of every protocol."""
+    assert splits.random_words(2, "digits", 0).tolist() == [13332240122543524782, 7948414030245870709]
+    assert splits.permutation(8, "digits", 0).tolist() == [4, 2, 6, 1, 3, 7, 0, 5]
+
+
+@pytest.mark.parametrize("name", tables.datasets)
+def test_tables_are_standardised_by_their_training_part_alone(load: Callable[..., Task], name: str) -> None:
+    task = load(name, 2)
+    torch.testing.assert_close(task.train.x.mean(dim=0), torch.zeros(task.signature.input_shape), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        task.train.x.std(dim=0, correction=0), torch.ones(task.signature.input_shape), atol=1e-5, rtol=0
+    )
+    assert (task.test.x.mean(dim=0).abs() > 1e-4).all()
+    assert task.statistics["average_sd"] > 0
+
+
+@pytest.mark.parametrize("name", FILED)
+def test_pixels_are_standardised_by_the_training_images_used(load: Callable[..., Task], name: str) -> None:
+    task = load(name, num_train=20)
+    dims = (0, 2, 3)
+    channels = task.signature.input_shape[0]
+    torch.testing.assert_close(task.train.x.mean(dim=dims), torch.zeros(channels), atol=1e-5, rtol=0)
+    torch.testing.assert_close(task.train.x.std(dim=dims, correction=0), torch.ones(channels), atol=1e-5, rtol=0)
+    assert (task.test.x.mean(dim=dims).abs() > 1e-5).all()
+    assert task.statistics != load(name).statistics
+
+
+def test_pixel_statistics_are_those_of_the_pixels() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (1003, 3, 2, 2), dtype=np.uint8)
+    mean, sd = splits.pixel_statistics(images)
+    np.testing.assert_allclose(mean, (images / 255).mean(axis=(0, 2, 3)), rtol=1e-12)
+    np.testing.assert_allclose(sd, (images / 255).std(axis=(0, 2, 3)), rtol=1e-12)
+    expected = (images / 255 - mean[:, None, None]) / sd[:, None, None]
+    np.testing.assert_allclose(splits.standardised_pixels(images, mean, sd).numpy(), expected, atol=1e-5)
+
+
+def test_constant_images_are_refused() -> None:
+    with pytest.raises(BadInput, match="do not vary"):
+        splits.pixel_statistics(np.full((2, 1, 3, 3), 7, dtype=np.uint8))
+
+
+def test_a_constant_column_is_only_centred() -> None:
+    mean, sd = splits.column_statistics(np.array([[1.0, 5.0], [3.0, 5.0]]))
+    assert (mean.tolist(), sd.tolist()) == ([2.0, 5.0], [1.0, 1.0])
+
+
+def test_digits(load: Callable[..., Task]) -> None:
+    task = load("digits")
+    assert (len(task.train.y), len(task.test.y), task.signature.input_shape) == (1347, 450, (1, 8, 8))
+    assert (task.train.y.bincount() + task.test.y.bincount()).tolist() == [
+        178,
+        182,
+        177,
+        183,
+        181,
+        182,
+        181,
+        179,
+        174,
+        180,
+    ]
+    assert (task.train.x.min(), task.train.x.max()) == (0, 1)
+    photos = task.ood["photos"]
+    assert photos.shape == (1000, 1, 8, 8)
+    assert (photos.min() >= 0) & (photos.max() <= 1)
+    assert torch.equal(photos, load("digits", 5).ood["photos"])
+
+
+def test_a_patch_is_a_piece_of_a_photograph(load: Callable[..., Task]) -> None:
+    from sklearn.datasets import load_sample_images
+
+    grey = [photo.mean(axis=-1) / 255 for photo in load_sample_images().images]
+    tiles = {
+        g[i : i + 8, j : j + 8].astype(np.float32).round(5).tobytes()
+        for g in grey
+        for i in range(0, 424, 8)
+        for j in range(0, 640, 8)
+    }
+    patches = [patch.round(5).tobytes() for patch in load("digits").ood["photos"].numpy()[:, 0]]
+    assert sum(patch in tiles for patch in patches) == 1000
+
+
+def test_near_digits_hold_back_eight_and_nine(load: Callable[..., Task]) -> None:
+    near, full = load("digits_near", 1), load("digits", 1)
+    assert near.signature.outputs == 8
+    assert near.ood["near"].shape == (354, 1, 8, 8)
+    assert torch.equal(near.test.x, full.test.x[full.test.y < 8])
+    held_back = torch.cat([part.x[part.y >= 8] for part in (full.train, full.test)])
+    assert sorted(rows(near.ood["near"])) == sorted(rows(held_back))
+
+
+@pytest.mark.parametrize(("name", "sizes"), [("breast_cancer", (426, 143, 30, 2)), ("wine", (133, 45, 13, 3))])
+def test_tables(load: Callable[..., Task], name: str, sizes: Sequence[int]) -> None:
+    task = load(name)
+    assert (len(task.train.y), len(task.test.y), *task.signature.input_shape, task.signature.outputs) == sizes
+    assert not task.ood
+
+
+def test_an_ood_set_gets_the_training_sets_transform(load: Callable[..., Task]) -> None:
+    fashion, digit = load("fashion_mnist"), load("mnist")
+    assert list(fashion.ood) == ["mnist", "kmnist"]
+    mean, sd = (fashion.statistics[k] - digit.statistics[k] for k in ("pixel_mean", "pixel_sd"))
+    assert mean != 0 or sd != 0
+    pixels = [
+        t * s.statistics["pixel_sd"] + s.statistics["pixel_mean"]
+        for t, s in ((digit.test.x, digit), (fashion.ood["mnist"], fashion))
+    ]
+    torch.testing.assert_close(*pixels)
+
+
+def test_an_absent_ood_set_is_named(load: Callable[..., Task], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load("mnist")
+    (tmp_path / "KMNIST/raw/t10k-images-idx3-ubyte").unlink()
+    monkeypatch.setattr(store, "_writable", lambda _: False)
+    with pytest.raises(DataUnavailable, match=r"mnist needs the KMNIST test images, but .* is absent"):
+        load("mnist")
+
+
+def test_kmnist_is_not_trained_on_an_empty_file(load: Callable[..., Task], tmp_path: Path) -> None:
+    load("kmnist")
+    (tmp_path / "KMNIST/raw/train-images-idx3-ubyte").write_bytes(b"")
+    with pytest.raises(DataUnavailable, match=r"kmnist needs the KMNIST training images, but .* is an empty file"):
+        load("kmnist")
+    assert load("mnist").ood["kmnist"].shape[0] == 50
+
+
+def test_uniform_noise_covers_every_pixel_value(load: Callable[..., Task]) -> None:
+    task = load("cifar10_part")
+    uniform = task.ood["uniform"]
+    assert uniform.shape == (2000, 3, 32, 32)
+    mean, sd = (np.array([task.statistics[f"pixel_{k}[{c}]"] for c in range(3)]) for k in ("mean", "sd"))
+    pixels = uniform.numpy() * sd[:, None, None] + mean[:, None, None]
+    np.testing.assert_allclose(pixels.mean(), 0.5, atol=0.001)  # ± 8 standard errors
+    np.testing.assert_allclose([pixels.min(), pixels.max()], [0, 1], atol=1e-5)
+    assert len(load("cifar10").train.y) == 250
+
+
+def real(name: str) -> Task:
+    """The set itself; skips where it is not at hand. Nothing is downloaded."""
+    wanting = [path for path, state in store.status(ENTRIES[name].files) if state != "verified"]
+    if wanting:
+        pytest.skip(f"{name} is not in the store: {wanting[0]} is wanting; set BDLBENCH_DATA")
+    task: Task = ENTRIES[name]().load(0)
+    return task
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(("name", "mean", "sd"), [("mnist", 0.1307, 0.3081), ("fashion_mnist", 0.2860, 0.3530)])
+def test_real_idx_sets(name: str, mean: float, sd: float) -> None:
+    task = real(name)
+    assert task.statistics == pytest.approx({"pixel_mean": mean, "pixel_sd": sd}, abs=5e-5)
+    assert task.train.x.shape == (60_000, 1, 28, 28)
+    assert task.test.x.shape == (10_000, 1, 28, 28)
+    assert [x.shape[0] for x in task.ood.values()] == [10_000, 10_000]
+    counts = {
+        "mnist": [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949],
+        "fashion_mnist": [6000] * 10,
+    }
+    assert task.train.y.bincount().tolist() == counts[name]
+
+
+@pytest.mark.data
+def test_real_cifar10_part() -> None:
+    task = real("cifar10_part")
+    assert task.train.x.shape == (20_000, 3, 32, 32)
+    assert task.test.x.shape == (10_000, 3, 32, 32)
+    full = {"pixel_mean[0]": 0.4914, "pixel_mean[1]": 0.4822, "pixel_mean[2]": 0.4465}  # of all 50,000
+    assert {k: task.statistics[k] for k in full} == pytest.approx(full, abs=0.005)
+
+
+@pytest.mark.data
+def test_real_kmnist_is_whole_or_refused() -> None:
+    states = dict(store.status(mnist.Kmnist.files))
+    if states["KMNIST/raw/train-images-idx3-ubyte"] != "wrong size":
+        pytest.skip("the store holds no stand-in for KMNIST's training images")
+    with pytest.raises(DataUnavailable, match="KMNIST training images"):
+        mnist.Kmnist().load(0)

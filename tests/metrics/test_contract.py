@@ -1,0 +1,93 @@
+import dataclasses
+import importlib
+import math
+import pkgutil
+
+import pytest
+import torch
+
+import bdlbench.metrics
+
+FAMILIES = {
+    m.name: importlib.import_module(f"bdlbench.metrics.{m.name}")
+    for m in pkgutil.iter_modules(bdlbench.metrics.__path__)
+}
+METRICS = {name: metric for family in FAMILIES.values() for name, metric in family.metrics.items()}
+OF_CLASSES = {name for name in METRICS if name.startswith("ood_")} | {"accuracy", "ece", "brier"}
+
+every_metric = pytest.mark.parametrize("name", METRICS)
+
+
+def test_names_are_unique():
+    assert len(METRICS) == sum(len(family.metrics) for family in FAMILIES.values())
+
+
+@every_metric
+def test_a_metric_says_what_it_is(name):
+    metric = METRICS[name]
+    assert metric.summary
+    assert "\n" not in metric.summary
+    assert metric.unit
+    assert metric.better in ("higher", "lower")
+
+
+@every_metric
+def test_a_definition_is_frozen_and_reads_the_same_in_every_process(name):
+    metric = METRICS[name]
+    assert dataclasses.is_dataclass(metric)
+    assert hash(metric) == hash(dataclasses.replace(metric))
+    assert " at 0x" not in repr(metric)
+
+
+@every_metric
+@pytest.mark.parametrize("kind", ["classification", "regression"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_values_are_one_float64_for_each_row(name, kind, dtype, rows, make):
+    for value in METRICS[name](getattr(make(rows, dtype), kind)()).values():
+        assert value.shape == (rows,)
+        assert value.dtype == torch.float64
+        assert value.isfinite().all()
+
+
+@every_metric
+@pytest.mark.parametrize("kind", ["classification", "regression"])
+@pytest.mark.parametrize("num", [1, 37, 101])
+def test_a_row_alone_has_the_same_bits(name, kind, num, make, alone):
+    evaluation = getattr(make(rows=5), kind)(num)
+    together = METRICS[name](evaluation)
+    for r in range(5):
+        apart = METRICS[name](alone(evaluation, r))
+        assert apart.keys() == together.keys()
+        assert all(torch.equal(apart[key], together[key][r : r + 1]) for key in together)
+
+
+@pytest.mark.parametrize("name", sorted(OF_CLASSES))
+def test_what_needs_classes_is_undefined_for_regression(name, make):
+    assert METRICS[name](make().regression()) == {}
+
+
+@pytest.mark.parametrize("name", sorted(OF_CLASSES | {"nll"}))
+def test_a_row_with_a_nan_is_nan_and_no_other(name, make):
+    evaluation = make(rows=3).classification()
+    for predictive in (evaluation.test, *evaluation.ood.values()):
+        predictive.probs[1, 5] = math.nan
+    values = METRICS[name](evaluation)
+    assert values
+    for value in values.values():
+        assert value.isnan().tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("name", ["nll", "rmse"])
+def test_a_regression_row_with_a_nan_is_nan_and_no_other(name, make):
+    evaluation = make(rows=3).regression()
+    evaluation.test.means[2, 1, 5] = math.nan
+    assert METRICS[name](evaluation)[""].isnan().tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("name", ["accuracy", "ece", "brier"])
+def test_float32_probabilities_are_summed_in_float64(name, make):
+    evaluation = make(rows=2).classification()
+    test = dataclasses.replace(evaluation.test, probs=evaluation.test.probs.double())
+    wide = METRICS[name](dataclasses.replace(evaluation, test=test))
+    assert torch.equal(METRICS[name](evaluation)[""], wide[""])

@@ -1,0 +1,244 @@
+"""What the package never does: ambient randomness, a hard-wired device, long functions, silence, a slow front door."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "bdlbench"
+LONGEST = 50
+HEAVY = ("torch", "torchvision", "numpy", "pandas", "scipy", "sklearn", "seaborn", "matplotlib")
+
+AMBIENT = {
+    "torch.manual_seed",
+    "torch.seed",
+    "torch.set_rng_state",
+    "torch.set_default_dtype",
+    "torch.set_default_device",
+    "torch.set_default_tensor_type",
+    "torch.random.manual_seed",
+    "torch.cuda.manual_seed",
+    "torch.cuda.manual_seed_all",
+    "random.seed",
+    "random.random",
+    "random.shuffle",
+    "random.choice",
+    "random.randint",
+}
+NUMPY_OBJECTS = {
+    "default_rng",
+    "Generator",
+    "BitGenerator",
+    "SeedSequence",
+    "RandomState",
+    "PCG64",
+    "Philox",
+    "MT19937",
+}
+DRAWS = {"torch." + name for name in ("rand", "randn", "randint", "randperm", "bernoulli", "normal", "multinomial")}
+DRAWS_OF_METHODS = {
+    "normal_",
+    "uniform_",
+    "bernoulli_",
+    "exponential_",
+    "random_",
+    "log_normal_",
+    "cauchy_",
+    "geometric_",
+}
+DRAWS_WITHOUT_GENERATOR = {"torch.rand_like", "torch.randn_like", "torch.randint_like", "torch.poisson"}
+DROPOUTS = {
+    "dropout",
+    "dropout1d",
+    "dropout2d",
+    "dropout3d",
+    "alpha_dropout",
+    "feature_alpha_dropout",
+    "feature_dropout",
+}
+EFFECTFUL = {"torch", "np", "numpy", "random", "logging", "warnings", "os", "sys"}
+
+Guard = Callable[[str], list[str]]
+
+
+def dotted(node: ast.AST) -> str:
+    """`a.b.c` as it is written; what is not a plain name is left out, so that `f(x).cuda` gives `.cuda`."""
+    if isinstance(node, ast.Name):
+        return node.id
+    return f"{dotted(node.value)}.{node.attr}" if isinstance(node, ast.Attribute) else ""
+
+
+def _full(name: str) -> str:
+    return "numpy" + name[2:] if name.startswith("np.") else name
+
+
+def _is_cuda(node: ast.AST) -> bool:
+    return (
+        isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.split(":")[0] in ("cuda", "mps")
+    )
+
+
+def _call_faults(node: ast.Call) -> Iterator[str]:
+    """What is wrong with one call: draws without a generator, and devices."""
+    name, keywords = _full(dotted(node.func)), {keyword.arg for keyword in node.keywords}
+    method = name.rpartition(".")[2]
+    from_ambient = "generator" not in keywords and (name in DRAWS or ("." in name and method in DRAWS_OF_METHODS))
+    if from_ambient or name in DRAWS_WITHOUT_GENERATOR:
+        yield f"{name} draws from the ambient generator"
+    if name.endswith(".cuda") and name != "torch.cuda":
+        yield ".cuda() names a device"
+    if any(keyword.arg == "device" and _is_cuda(keyword.value) for keyword in node.keywords):
+        yield "device= names a device"
+    if (name == "torch.device" or name.endswith(".to")) and any(_is_cuda(arg) for arg in node.args):
+        yield f"{name} names a device"
+
+
+def _name_faults(name: str) -> Iterator[str]:
+    """What is wrong with a name that is read, called or not, or imported."""
+    head, _, last = name.rpartition(".")
+    if name in AMBIENT or (head == "numpy.random" and last not in NUMPY_OBJECTS):
+        yield f"{name} is ambient state"
+    if last in DROPOUTS and head.rpartition(".")[2] in ("F", "functional", "torch"):
+        yield f"{name} draws from the ambient generator"
+
+
+def ambient(source: str) -> list[str]:
+    """Uses of ambient randomness or of a device by name."""
+    faults = []
+    for node in ast.walk(ast.parse(source)):
+        found: list[str] = []
+        if isinstance(node, ast.Call):
+            found += _call_faults(node)
+        if isinstance(node, ast.Attribute):
+            found += _name_faults(_full(dotted(node)))
+        if isinstance(node, ast.ImportFrom):
+            found += [fault for alias in node.names for fault in _name_faults(f"{node.module}.{alias.name}")]
+        faults += [f"line {node.lineno}: {fault}" for fault in found]
+    return faults
+
+
+def long_functions(source: str) -> list[str]:
+    """Functions whose body, without its docstring, has more than fifty lines."""
+    faults = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            body = node.body[1:] if ast.get_docstring(node) is not None else node.body
+            lines = (node.end_lineno or 0) - body[0].lineno + 1 if body else 0
+            faults += [f"line {node.lineno}: {node.name} has {lines} lines"] if lines > LONGEST else []
+    return faults
+
+
+def undocumented(source: str) -> list[str]:
+    """The module, and its public functions, classes and their public methods, where they have no docstring."""
+    tree = ast.parse(source)
+    faults = ["line 1: the module"] if tree.body and ast.get_docstring(tree) is None else []
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef) and not node.name.startswith("_")]
+    for node in [node for scope in (tree, *classes) for node in scope.body]:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            public = not node.name.startswith("_") and "overload" not in map(dotted, node.decorator_list)
+            faults += [f"line {node.lineno}: {node.name}"] if public and ast.get_docstring(node) is None else []
+    return faults
+
+
+def effects(source: str) -> list[str]:
+    """Statements that act on the outside when the module is imported."""
+    calls = [n.value for n in ast.parse(source).body if isinstance(n, ast.Expr) and isinstance(n.value, ast.Call)]
+    names = [(call.lineno, dotted(call.func)) for call in calls]
+    return [f"line {line}: {name}()" for line, name in names if name.split(".")[0] in EFFECTFUL]
+
+
+def loaded_by(statement: str, modules: tuple[str, ...] = HEAVY) -> list[str]:
+    """Which of `modules` a fresh interpreter has loaded after `statement`."""
+    code = f"import sys\n{statement}\nprint(*(m for m in {modules!r} if m in sys.modules))"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+@pytest.mark.parametrize("guard", [ambient, long_functions, undocumented, effects])
+def test_package_is_clean(guard: Guard) -> None:
+    paths = sorted(PACKAGE.rglob("*.py"))
+    assert paths
+    found = [f"{path.relative_to(ROOT)} {fault}" for path in paths for fault in guard(path.read_text("utf-8"))]
+    assert found == []
+
+
+def test_front_door_is_light() -> None:
+    assert loaded_by("import bdlbench.__main__") == []
+
+
+# Every guard is tripped once.
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "torch.manual_seed(0)",
+        "seed = torch.manual_seed",
+        "from torch import manual_seed",
+        "torch.cuda.manual_seed_all(0)",
+        "np.random.seed(0)",
+        "numpy.random.normal(size=3)",
+        "from numpy.random import rand",
+        "random.seed(0)",
+        "F.dropout(x, 0.5)",
+        "torch.nn.functional.dropout2d(x)",
+        "from torch.nn.functional import dropout",
+        "torch.randn(3)",
+        "torch.randn_like(x)",
+        "x.normal_()",
+        "f(x).bernoulli_(0.5)",
+        "x.cuda()",
+        "f(x).cuda()",
+        'torch.zeros(3, device="cuda")',
+        'torch.zeros(3, device="cuda:1")',
+        'torch.device("cuda")',
+        'x.to("cuda")',
+        "torch.set_default_dtype(d)",
+    ],
+)
+def test_ambient_is_seen(bad: str) -> None:
+    assert len(ambient(f"def f(x):\n    {bad}\n")) == 1
+
+
+@pytest.mark.parametrize(
+    "good",
+    [
+        "torch.randn(3, generator=g)",
+        "x.normal_(generator=g)",
+        "np.random.default_rng(0).normal()",
+        "np.random.RandomState(1)",
+        "torch.cuda.synchronize()",
+        'x.device.type == "cuda"',
+        "x.to(y.device)",
+        "self.dropout(x)",
+        "kernels.dropout(x, mask)",
+    ],
+)
+def test_explicit_is_fine(good: str) -> None:
+    assert ambient(good) == []
+
+
+def _function(lines: int) -> str:
+    return 'def f():\n    """Words.\n\n    More words.\n    """\n' + "    x = 1\n" * lines
+
+
+def test_other_guards_are_tripped() -> None:
+    assert long_functions(_function(LONGEST)) == []
+    assert long_functions(_function(LONGEST + 1)) == ["line 1: f has 51 lines"]
+    silent = "def f(): ...\ndef _g(): ...\nclass C:\n    def h(self): ...\n    def __len__(self): ...\n"
+    assert undocumented(silent) == ["line 1: the module", "line 1: f", "line 3: C", "line 4: h"]
+    assert undocumented("") == []
+    assert effects('"""Words."""\nimport torch\ntorch.set_num_threads(1)\napp.add_typer(x)\n') == [
+        "line 3: torch.set_num_threads()"
+    ]
+    assert loaded_by("import json", ("json", "torch")) == ["json"]
+    with pytest.raises(AssertionError, match="ZeroDivisionError"):
+        loaded_by("1 / 0")
