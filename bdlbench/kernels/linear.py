@@ -1,7 +1,8 @@
 """Linear maps over the replicate axis, whose bits for one row do not depend on how many rows there are.
 
 Which path is taken depends on the sizes of ONE row: small matrices go through one batched product (a lone row padded
-to two, since a batch of one takes another routine), large ones through a loop of plain products.
+to two, since a batch of one takes another routine), large ones through a loop of plain products. The bits of a product
+on a CPU also depend on where its matrices lie in memory, so each is padded to end on a boundary.
 """
 
 from __future__ import annotations
@@ -16,6 +17,10 @@ from torch.nn import functional
 
 SMALL = 1 << 20
 """Multiply-adds of one row up to which one batched product is faster than a loop of plain ones, on a CPU."""
+
+
+BOUNDARY = 16
+"""Bytes. MKL rounds differently where a factor or the result starts off a multiple of this; more makes no difference."""
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
@@ -33,6 +38,10 @@ def product(a: Tensor, b: Tensor) -> Tensor:
 
 def _product(a: Tensor, b: Tensor, lead: torch.Size) -> Tensor:
     n, k, m = a.shape[-2], a.shape[-1], b.shape[-1]
+    more_rows, more_columns = _padding(n, k, m, a) if a.device.type == "cpu" else (0, 0)
+    if more_rows or more_columns:
+        a, b = functional.pad(a, (0, 0, 0, more_rows)), functional.pad(b, (0, more_columns))
+        return _product(a, b, lead)[..., :n, :m]
     a, b = a.expand(*lead, n, k), b.expand(*lead, k, m)
     if a.device.type == "cpu" and n * k * m > SMALL:
         rows = [a[i] @ b[i] for i in itertools.product(*map(range, lead))]
@@ -41,6 +50,12 @@ def _product(a: Tensor, b: Tensor, lead: torch.Size) -> Tensor:
     if len(flat_a) == 1:
         return torch.bmm(flat_a.expand(2, n, k), flat_b.expand(2, k, m))[:1].view(*lead, n, m)
     return torch.bmm(flat_a, flat_b).view(*lead, n, m)
+
+
+def _padding(n: int, k: int, m: int, like: Tensor) -> tuple[int, int]:
+    """Rows for the first factor and columns for the second with which both, and the result, end on a boundary."""
+    unit = BOUNDARY // like.element_size()
+    return (-n % unit if n * k % unit or n * m % unit else 0), (-m % unit if k * m % unit else 0)
 
 
 class _Product(torch.autograd.Function):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bdlbench.data import Data, Examples
 from bdlbench.kernels.elbo import negative_elbo
-from bdlbench.kernels.kl import log_uniform_kl
+from bdlbench.kernels.kl import log_alpha, log_uniform_kl_sum
 from bdlbench.layers import LocalNoise, WeightNoise
 from bdlbench.options import option
 from bdlbench.posteriors.fitting import initial_rows, is_linear
@@ -19,10 +19,6 @@ from bdlbench.protocols import Layer, Model, Posterior
 from bdlbench.rng import Streams
 from bdlbench.training import Decay, Moment, Plan, last, minimise
 from bdlbench.types import Layout, PerRow, per_row
-
-LOG_ALPHA_RANGE = 8.0
-"""log α is clipped to ± this in the KL."""
-
 
 @dataclass(frozen=True)
 class SparseVD:
@@ -50,23 +46,24 @@ class SparseVD:
     def fit(self, model: Model, data: Data, rng: Streams) -> Posterior:
         """Train each row's Gaussian."""
         layout = Layout(model.leaves())
-        sparse = layout.fill(lambda leaf: float(is_linear(leaf))).to(data.x.device)
+        sparse = layout.fill(lambda leaf: float(is_linear(leaf))).to(data.x.device)  # (P,)
 
         def objective(flat: Tensor, batch: Examples, noise: Streams, moment: Moment) -> Tensor:
             mean, log_variance = flat.chunk(2, dim=-1)
-            kept = mean * self.kept(mean, log_variance)
+            alpha = log_alpha(mean.detach(), log_variance.detach())
+            kept = mean.masked_fill(self.dropped(alpha).logical_and_(sparse > 0), 0.0)
             layer = LocalNoise(layout.views(kept), _linear(layout, log_variance.exp()), noise)
             elbo = model(layer, batch.x, noise).elbo(batch.y)
-            kl = (log_uniform_kl(log_alpha(mean, log_variance)) * sparse).sum(-1)
+            kl = log_uniform_kl_sum(mean, log_variance, alpha, sparse)
             return negative_elbo(elbo, self.ramp(moment.progress) * kl, data.num_data)
 
         plan = Plan(self.epochs, self.batch_size, self.learning_rate, self.decay)
         flat = last(minimise(objective, self.initial(layout, rng.child("init"), data.x), data, rng, plan)).flat
         return self.posterior(model, layout, flat)
 
-    def kept(self, mean: Tensor, log_variance: Tensor) -> Tensor:
-        """Which weights are not dropped, (R, P): log α below the threshold."""
-        return log_alpha(mean, log_variance) < per_row(self.threshold, mean, 2)
+    def dropped(self, alpha: Tensor) -> Tensor:
+        """Which weights are zero, (R, P): log α at or above the threshold."""
+        return alpha >= per_row(self.threshold, alpha, 2)
 
     def ramp(self, progress: float) -> Tensor:
         """The factor of the KL at a fraction of training, () or (R,): 0 until ramp_start, 1 from ramp_end."""
@@ -82,7 +79,7 @@ class SparseVD:
     def posterior(self, model: Model, layout: Layout, flat: Tensor) -> WeightPosterior:
         """Rows (R, 2P) as a posterior whose dropped weights, and their noise, are zero."""
         mean, log_variance = flat.chunk(2, dim=-1)
-        kept = self.kept(mean, log_variance)
+        kept = ~self.dropped(log_alpha(mean, log_variance))
         means = {
             name: value * (layout.views(kept)[name] if is_linear(layout.leaves[name]) else 1)
             for name, value in layout.views(mean).items()
@@ -94,11 +91,6 @@ class SparseVD:
             return (WeightNoise if joint else LocalNoise)(means, variances, noise)
 
         return WeightPosterior(model, state, draw, facts=sparsity_facts(_linear(layout, kept), layout))
-
-
-def log_alpha(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """log α = log variance − log mean², clipped to ±8. (R, P)."""
-    return (log_variance - (mean.square() + 1e-16).log()).clamp(-LOG_ALPHA_RANGE, LOG_ALPHA_RANGE)
 
 
 def _linear(layout: Layout, flat: Tensor) -> dict[str, Tensor]:

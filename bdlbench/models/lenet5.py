@@ -1,0 +1,65 @@
+"""LeNet-5 in its Caffe variant."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, relu
+
+from bdlbench.blocks import affine, conv_leaves, convolution, dense_leaves, flatten, max_pool
+from bdlbench.data import Signature
+from bdlbench.kernels.linear import Conv2d
+from bdlbench.likelihoods import output, unsupported
+from bdlbench.options import option
+from bdlbench.protocols import Layer, Output
+from bdlbench.rng import Streams
+from bdlbench.types import Leaf
+
+CONV = Conv2d()
+
+
+@dataclass(frozen=True)
+class LeNet5:
+    """LeNet-5-Caffe: two 5×5 convolutions (20, 50 channels) with max-pooling, then 500 hidden units.
+
+    As in the sparse variational dropout paper (Molchanov et al. 2017, §5.3); 431,080 parameters on 28×28 grey images.
+    """
+
+    signature: Signature
+    channels: tuple[int, ...] = option((20, 50), "channels of the two convolutions", low=1)
+    hidden: int = option(500, "units of the dense layer", low=1)
+
+    def unsupported(self) -> str | None:
+        """Why the signature cannot be fitted, or None."""
+        if len(self.channels) != 2:
+            return "it has two convolutions: give two channel numbers, as channels=20-50"
+        if len(self.signature.input_shape) != 3 or min(self.signature.input_shape[1:]) < 16:
+            return f"its two 5×5 convolutions need images of at least 16×16, not {self.signature.input_shape}"
+        return unsupported(self.signature)
+
+    def leaves(self) -> dict[str, Leaf]:
+        """conv1, conv2, fc1, fc2, each weight and bias."""
+        depth, height, width = self.signature.input_shape
+        first, second = self.channels
+        flat = second * _pooled_twice(height) * _pooled_twice(width)
+        return {
+            **conv_leaves("conv1", depth, first, 5, first=True),
+            **conv_leaves("conv2", first, second, 5),
+            **dense_leaves("fc1", flat, self.hidden),
+            **dense_leaves("fc2", self.hidden, self.signature.outputs),
+        }
+
+    def __call__(self, layer: Layer, x: Tensor, rng: Streams) -> Output:
+        """x: ([M,] R, B, C, H, W)."""
+        x = max_pool(convolution(layer, "conv1", CONV, x), 2)
+        x = max_pool(convolution(layer, "conv2", CONV, x), 2)
+        x = relu(affine(layer, "fc1", flatten(x, 3)))
+        return output(self.signature, affine(layer, "fc2", x), noise_sd=1.0)
+
+
+def _pooled_twice(size: int) -> int:
+    """A side after each 5×5 convolution and 2×2 pooling."""
+    return ((size - 4) // 2 - 4) // 2
+
+
+models = {"lenet5": LeNet5}
