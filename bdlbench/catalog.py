@@ -10,6 +10,7 @@ import importlib.metadata
 import importlib.util
 import inspect
 import pkgutil
+import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -61,6 +62,7 @@ def add_plugin(path: Path) -> None:
             known = _entries(kind).get(name)
             if known is not None and inspect.getmodule(known) is not inspect.getmodule(entry):
                 raise BadInput(f"plugin {path} redefines the {kind.removesuffix('s')} {name!r}: choose another name")
+    for kind, entries in found.items():
         _plugins[kind].update(entries)
 
 
@@ -159,8 +161,10 @@ def _import_file(path: Path) -> Any:
     if spec is None or spec.loader is None:
         raise BadInput(f"plugin {path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look there for the annotations of their fields
     try:
         spec.loader.exec_module(module)
     except Exception as error:
+        del sys.modules[spec.name]
         raise BadInput(f"plugin {path} does not import: {type(error).__name__}: {error}") from error
     return module

@@ -29,7 +29,14 @@ def option(
 
     entry: a kind of the catalog; the option then names an entry of that kind, and the field holds the built entry.
     """
-    metadata = {"help": help, "low": low, "high": high, "open_ends": open_ends, "choices": tuple(choices), "entry": entry}
+    metadata = {
+        "help": help,
+        "low": low,
+        "high": high,
+        "open_ends": open_ends,
+        "choices": tuple(choices),
+        "entry": entry,
+    }
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -40,7 +47,8 @@ def fields(entry: type) -> dict[str, dataclasses.Field[Any]]:
 
 def per_row_names(entry: type) -> set[str]:
     """Names of the options that may differ between replicates of one batch."""
-    return {name for name, f in fields(entry).items() if "PerRow" in str(f.type)}
+    marks = ("PerRow", "Tensor")  # as it is written, or evaluated where annotations are not postponed
+    return {name for name, f in fields(entry).items() if any(mark in str(f.type) for mark in marks)}
 
 
 def resolve(entry: type, name: str, given: Mapping[str, Any]) -> dict[str, Value]:
@@ -59,16 +67,28 @@ def _checked(field: dataclasses.Field[Any], where: str, raw: Any) -> Value:
     value = _parsed(field.default, where, raw)
     low, high, open_ends = (field.metadata[k] for k in ("low", "high", "open_ends"))
     for number in value if isinstance(value, tuple) else (value,):
-        if isinstance(number, str) or isinstance(number, bool):
+        if isinstance(number, (str, bool)):
             continue
         inside = low < number < high if open_ends else low <= number <= high
         if not inside:
-            left, right = "()" if open_ends else "[]"
-            raise BadInput(f"{where}={_spell(value)} is out of range: allowed {left}{low:g}, {high:g}{right}")
+            raise BadInput(f"{where}={spell(value)} is out of range: allowed {allowed(field)}")
     choices = field.metadata["choices"]
     if choices and value not in choices:
         raise unknown(f"value of {where}", str(value), choices)
     return value
+
+
+def allowed(field: dataclasses.Field[Any]) -> str:
+    """What an option takes, for people: a range, the choices, or the kind of value."""
+    low, high, open_ends = (field.metadata[k] for k in ("low", "high", "open_ends"))
+    if field.metadata["choices"]:
+        return " or ".join(field.metadata["choices"])
+    if field.metadata["entry"]:
+        return f"one of the {field.metadata['entry']}"
+    if isinstance(field.default, str | bool) or (low, high) == (-math.inf, math.inf):
+        return _kind(field.default)
+    left, right = "()" if open_ends else "[]"
+    return f"{left}{low:g}, {high:g}{right}"
 
 
 def _parsed(default: Any, where: str, raw: Any) -> Value:
@@ -76,6 +96,8 @@ def _parsed(default: Any, where: str, raw: Any) -> Value:
     try:
         if isinstance(default, bool):
             return _boolean(raw)
+        if isinstance(raw, bool):
+            raise TypeError
         if isinstance(default, int):
             if isinstance(raw, float) and raw != int(raw):
                 raise ValueError
@@ -85,8 +107,8 @@ def _parsed(default: Any, where: str, raw: Any) -> Value:
         if isinstance(default, tuple):
             parts = raw.split("-") if isinstance(raw, str) else raw
             return tuple(int(part) for part in parts if part != "")
-    except (TypeError, ValueError):
-        raise BadInput(f"{where}={_spell(raw)} is not {_kind(default)}") from None
+    except (TypeError, ValueError, OverflowError):
+        raise BadInput(f"{where}={spell(raw)} is not {_kind(default)}") from None
     return str(raw)
 
 
@@ -98,11 +120,20 @@ def _boolean(raw: Any) -> bool:
 
 
 def _kind(default: Any) -> str:
-    kinds = {bool: "true or false", int: "a whole number", float: "a number", tuple: "whole numbers joined by '-'"}
+    kinds: dict[type, str] = {
+        bool: "true or false",
+        int: "a whole number",
+        float: "a number",
+        tuple: "whole numbers joined by '-'",
+    }
+    kinds[str] = "text"
     return kinds[type(default)]
 
 
-def _spell(value: Any) -> str:
+def spell(value: Any) -> str:
+    """A value as the command line takes it."""
+    if isinstance(value, bool):
+        return str(value).lower()
     return "-".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
 
 
@@ -112,5 +143,7 @@ Entry = TypeVar("Entry")
 def repeat_rows(entry: Entry, times: int) -> Entry:
     """`entry` with each per-replicate option (R,) repeated to (R·times,): r0 r0 … r1 r1 …"""
     values = {f.name: getattr(entry, f.name) for f in dataclasses.fields(entry)}  # type: ignore[arg-type]
-    rows = {name: value.repeat_interleave(times) for name, value in values.items() if hasattr(value, "repeat_interleave")}
+    rows = {
+        name: value.repeat_interleave(times) for name, value in values.items() if hasattr(value, "repeat_interleave")
+    }
     return dataclasses.replace(entry, **rows)  # type: ignore[type-var]

@@ -12,12 +12,14 @@ from typing import Any
 
 from bdlbench import catalog
 from bdlbench.errors import BadInput, unknown
+from bdlbench.options import resolve
 from bdlbench.spec import Cell, Choice, Replicate, Spec, parse_seeds
 
 Settings = Mapping[str, Mapping[str, Sequence[Any]]]
 """{entry: {option: values}}: more than one value sweeps."""
 
 TOP_KEYS = {"version", "title", "seeds", "samples", "grid", "options"}
+CHOSEN: tuple[catalog.Kind, ...] = ("methods", "models", "datasets")
 GRID_KEYS = {"methods", "models", "datasets"}
 
 
@@ -74,7 +76,10 @@ def read_suite_file(path: Path) -> Suite:
     """A suite of one's own. Raises BadInput with file and line for broken TOML."""
     if not path.is_file():
         raise BadInput(f"suite file {path} does not exist")
-    return parse_suite(path.read_text(), str(path))
+    try:
+        return parse_suite(path.read_text("utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"suite file {path} cannot be read: {error}") from None
 
 
 def parse_suite(text: str, where: str) -> Suite:
@@ -82,18 +87,25 @@ def parse_suite(text: str, where: str) -> Suite:
     try:
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise BadInput(f"{where} is not valid TOML: {error}") from None
+        reason = str(error).replace("end of document", f"line {len(text.splitlines())}, the end")
+        raise BadInput(f"{where} is not valid TOML: {reason}") from None
     _known(raw, TOP_KEYS, where)
+    options, version, samples = raw.get("options", {}), raw.get("version", 1), raw.get("samples", 100)
+    if not isinstance(options, dict) or not all(isinstance(table, dict) for table in options.values()):
+        raise BadInput(f"{where}: options are tables, one for each entry: [options.mlp]")
+    for key, value in {"version": version, "samples": samples}.items():
+        if not isinstance(value, int):
+            raise BadInput(f"{where}: {key}={value!r} is not a whole number")
     grids = raw.get("grid", [])
     if not isinstance(grids, list) or not grids:
         raise BadInput(f"{where} has no [[grid]]: add one with methods, models and datasets")
     return Suite(
         title=str(raw.get("title", where)),
-        version=int(raw.get("version", 1)),
+        version=version,
         seeds=str(raw.get("seeds", "5")),
-        samples=raw.get("samples", 100),
+        samples=samples,
         grids=tuple(_grid(grid, where) for grid in grids),
-        options={entry: {k: _as_list(v) for k, v in table.items()} for entry, table in raw.get("options", {}).items()},
+        options={entry: {k: _as_list(v) for k, v in table.items()} for entry, table in options.items()},
     )
 
 
@@ -103,10 +115,11 @@ def build_spec(suite: Suite, overrides: Overrides) -> Spec:
     Raises BadInput for unknown names and options, values out of range, seeds that cannot be read, samples below 1, a
     device that is absent.
     """
-    settings = merge(suite.options, parse_settings(overrides.settings))
+    given = parse_settings(overrides.settings)
+    settings = merge(suite.options, given)
     _refuse_stray(settings)
     samples = suite.samples if overrides.samples is None else overrides.samples
-    if not isinstance(samples, int) or samples < 1:
+    if samples < 1:
         raise BadInput(f"--samples {samples} is out of range: at least 1")
     if overrides.threads < 1:
         raise BadInput(f"--threads {overrides.threads} is out of range: at least 1")
@@ -118,6 +131,7 @@ def build_spec(suite: Suite, overrides: Overrides) -> Spec:
         for model in _choices("models", overrides.models or grid.models, settings)
         for method in _choices("methods", overrides.methods or grid.methods, settings)
     ]
+    _refuse_idle(given, cells)
     replicates = tuple(Replicate(seed) for seed in parse_seeds(overrides.seeds or suite.seeds))
     return Spec(tuple(dict.fromkeys(cells)), replicates)
 
@@ -140,8 +154,8 @@ def merge(under: Settings, over: Settings) -> dict[str, dict[str, Sequence[Any]]
 
 
 def resolve_device(name: str) -> str:
-    """"cpu" or "cuda", from "auto" too. Raises BadInput where CUDA is asked for and absent."""
-    import torch  # noqa: PLC0415 - a look at the device, not at import
+    """ "cpu" or "cuda", from "auto" too. Raises BadInput where CUDA is asked for and absent."""
+    import torch
 
     if name not in ("auto", "cpu", "cuda"):
         raise unknown("device", name, ("auto", "cpu", "cuda"))
@@ -172,18 +186,34 @@ def _unfold(kind: catalog.Kind, name: str, settings: Settings) -> list[Choice]:
 
 
 def _refuse_stray(settings: Settings) -> None:
-    """Options of an entry that does not exist."""
-    known = {name for kind in ("methods", "models", "datasets") for name in catalog.names(kind)}
+    """Options of an entry that does not exist, options that it lacks, and values it does not take; used or not."""
+    kinds: dict[str, catalog.Kind] = {name: kind for kind in CHOSEN for name in catalog.names(kind)}
+    for entry, table in settings.items():
+        if entry not in kinds:
+            raise unknown("entry", entry, kinds)
+        for option, values in table.items():
+            for value in values:
+                resolve(catalog.load(kinds[entry], entry), entry, {option: value})
+
+
+def _refuse_idle(settings: Settings, cells: Sequence[Cell]) -> None:
+    """Options that the command line gives to an entry that no cell uses: a typo, or a wrong idea of the suite."""
+    used = {name for cell in cells for choice in (cell.method, cell.model, cell.dataset) for name in _names(choice)}
     for entry in settings:
-        if entry not in known:
-            raise unknown("entry", entry, known)
+        if entry not in used:
+            raise BadInput(f"--set {entry}.…: {entry} is not part of this run, which has {', '.join(sorted(used))}")
+
+
+def _names(choice: Choice) -> list[str]:
+    nested = [name for _, value in choice.options if isinstance(value, Choice) for name in _names(value)]
+    return [choice.name, *nested]
 
 
 def _grid(raw: Any, where: str) -> Grid:
     if not isinstance(raw, dict):
         raise BadInput(f"{where}: each [[grid]] is a table with methods, models and datasets")
     _known(raw, GRID_KEYS, where)
-    return Grid(*(tuple(_as_list(raw.get(key, []))) for key in ("methods", "models", "datasets")))
+    return Grid(*(tuple(map(str, _as_list(raw.get(key, [])))) for key in ("methods", "models", "datasets")))
 
 
 def _known(table: Mapping[str, Any], keys: set[str], where: str) -> None:

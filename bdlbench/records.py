@@ -51,10 +51,14 @@ class Record:
     @property
     def name(self) -> str:
         """File name without ending: readable, then the hashes of the cell and of the replicates asked for."""
-        cell = self.cell
-        words = (cell["protocol"]["dataset"]["name"], cell["protocol"]["model"]["name"], cell["treatment"]["name"])
-        asked = sorted([*self.replicates, *self.failed])
-        return f"{'-'.join(words)}-{self.key[:12]}-{files.digest([asdict(r) for r in asked])[:8]}"
+        return name_of(self.cell, [*self.replicates, *self.failed])
+
+
+def name_of(cell: Mapping[str, Any], asked: Iterable[Replicate]) -> str:
+    """The name that a record of these replicates, good or failed, has."""
+    words = (cell["protocol"]["dataset"]["name"], cell["protocol"]["model"]["name"], cell["treatment"]["name"])
+    listed = files.digest([asdict(replicate) for replicate in sorted(asked)])
+    return f"{'-'.join(words)}-{files.digest(cell)[:12]}-{listed[:8]}"
 
 
 def write(folder: Path, record: Record, arrays: Mapping[str, Tensor]) -> Path:
@@ -102,11 +106,14 @@ def done(records: Iterable[Record], key: str) -> set[Replicate]:
 
 
 def without(folder: Path, record: Record, gone: set[Replicate]) -> None:
-    """Take replicates out of a record on disk: what is left is written, then the old files are removed."""
+    """Take replicates out of a record on disk: what is left, failures too, is written, then the old files go."""
+    if gone.isdisjoint([*record.replicates, *record.failed]):
+        return
     kept = [i for i, replicate in enumerate(record.replicates) if replicate not in gone]
-    if kept:
-        arrays = {name: _rows(name, value, kept) for name, value in predictions(folder, record).items()}
-        write(folder, replace(_take(record, kept), failed={}), arrays)
+    failed = {replicate: reason for replicate, reason in record.failed.items() if replicate not in gone}
+    if kept or failed:
+        arrays = {name: _rows(name, value, kept) for name, value in predictions(folder, record).items()} if kept else {}
+        write(folder, replace(_take(record, kept), failed=failed, predictions=""), arrays)
     for ending in (".json", ".safetensors"):
         (folder / f"{record.name}{ending}").unlink(missing_ok=True)
 
@@ -122,12 +129,11 @@ def _rows(name: str, value: Tensor, kept: Sequence[int]) -> Tensor:
 
 def _take(record: Record, kept: Sequence[int]) -> Record:
     values = {
-        name: {**entry, "values": [entry["values"][i] for i in kept]} for name, entry in record.values["metrics"].items()
+        name: {**entry, "values": [entry["values"][i] for i in kept]}
+        for name, entry in record.values["metrics"].items()
     }
     per_row = {k: [v[i] for i in kept] for k, v in record.values.items() if k != "metrics"}
-    return replace(
-        record, replicates=tuple(record.replicates[i] for i in kept), values={"metrics": values, **per_row}
-    )
+    return replace(record, replicates=tuple(record.replicates[i] for i in kept), values={"metrics": values, **per_row})
 
 
 def _to_json(record: Record) -> dict[str, Any]:
@@ -147,12 +153,14 @@ def read_one(path: Path) -> Record:
     """One record. Raises BadInput where it is truncated, altered or of a newer schema."""
     try:
         body = json.loads(path.read_text())
-        checksum, schema = body.pop("checksum"), body["schema"]
-    except (OSError, ValueError, KeyError, AttributeError):
+        schema = int(body["schema"])
+        if schema > SCHEMA:
+            newer = f"was written by a newer bdlbench (schema {schema}, this one reads {SCHEMA}): upgrade"
+            raise BadInput(f"{path} {newer}")
+        altered = body.pop("checksum") != files.digest(body)
+    except (OSError, ValueError, KeyError, TypeError):
         raise BadInput(f"{path} is not a whole record: remove it and run again") from None
-    if schema > SCHEMA:
-        raise BadInput(f"{path} was written by a newer bdlbench (schema {schema}, this one reads {SCHEMA}): upgrade")
-    if checksum != files.digest(body):
+    if altered:
         raise BadInput(f"{path} was altered: its checksum does not match its content")
     return Record(
         cell=body["cell"],

@@ -81,7 +81,9 @@ def batches(spec: Spec, existing: Sequence[Record]) -> list[Batch]:
     return [Batch(tuple(rows)) for rows in groups.values()]
 
 
-def run_batch(batch: Batch, settings: Settings, listen: Callable[[int, int], None] = lambda done, total: None) -> Outcome:
+def run_batch(
+    batch: Batch, settings: Settings, listen: Callable[[int, int], None] = lambda done, total: None
+) -> Outcome:
     """Train, predict, score and write one batch. A failure becomes a record with its reason; bad input is raised."""
     cell = batch.rows[0].cell
     torch.set_num_threads(cell.threads)

@@ -202,6 +202,7 @@ class _Saver:
         if self.path is None or not self.path.exists():
             return fresh
         saved = safetensors.torch.load_file(self.path, device=str(fresh.flat.device))
+        saved = {name: value.clone() for name, value in saved.items()}  # aligned: a product's bits depend on it
         position = {k.removeprefix("noise."): v.cpu() for k, v in saved.items() if k.startswith("noise.")}
         noise.resume(position, fresh.flat.device)
         seconds, examples, step = saved["spent"].tolist()

@@ -18,17 +18,17 @@ PACKAGE = ROOT / "bdlbench"
 FLOORS = (
     "types rng clock files spec errors options",  # shapes, streams, timer, writer, spec; what can be wrong
     "kernels/ stats/",  # pure functions
-    "predictive data records",  # what a posterior predicts, what a data set is, what a run leaves behind
+    "predictive data records environment",  # what a posterior predicts, what a data set is, what a run leaves behind
     "protocols",  # the seams
     "layers blocks likelihoods store splits training",  # rules, blocks, outputs, files of data, the optimisation loop
     "posteriors",  # sampling and chunking, shared by methods
     "models/ datasets/ methods/ metrics/",  # one file per entry
     "catalog",  # the folder is the registry
-    "run executors suites/",  # spec -> records
+    "plan run executors suites/",  # spec -> records
     "compare rank verify reproduce score",  # verdicts over records
-    "report tables claims/",  # what people read
+    "report tables figures progress claims/",  # what people read
     "gate peers",
-    "__main__",
+    "__main__ api",  # the command line, and the same verbs in Python
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names.split()}
 ENTRIES = FLOOR["models/"]

@@ -76,6 +76,11 @@ def log_uniform_kl_sum(mean: Tensor, log_variance: Tensor, alpha: Tensor, counte
 _TINY = 1e-16
 
 
+def _logistic(x: Tensor) -> Tensor:
+    """1 / (1 + exp(−x)): torch.sigmoid rounds the tail of its memory differently, so bits would depend on R."""
+    return (-x).exp_().add_(1).reciprocal_()
+
+
 class _NormalKLSum(torch.autograd.Function):
     generate_vmap_rule = True
 
@@ -110,7 +115,8 @@ class _LogUniformKLSum(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         mean, alpha, counted = ctx.saved_tensors
-        rise = torch.sigmoid(K2 + K3 * alpha)
-        slope = (rise.square() - rise) * (K1 * K3) - 0.5 * torch.sigmoid(-alpha)
-        slope = (slope * (grad.unsqueeze(-1) * counted)).masked_fill(alpha.abs() >= LOG_ALPHA_LIMIT, 0.0)
+        rise = _logistic(K2 + K3 * alpha)
+        slope = (rise.square() - rise) * (K1 * K3) - 0.5 * _logistic(-alpha)
+        inside = (alpha.abs() < LOG_ALPHA_LIMIT).to(slope)  # masked_fill is ten times slower
+        slope = slope * inside * (grad.unsqueeze(-1) * counted)
         return -2 * slope * mean / (mean.square() + _TINY), slope, None, None

@@ -18,9 +18,8 @@ from torch.nn import functional
 SMALL = 1 << 20
 """Multiply-adds of one row up to which one batched product is faster than a loop of plain ones, on a CPU."""
 
-
 BOUNDARY = 16
-"""Bytes. MKL rounds differently where a factor or the result starts off a multiple of this; more makes no difference."""
+"""Bytes. MKL rounds differently where a factor or the result starts off a multiple of this; more changes nothing."""
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
@@ -30,8 +29,7 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     """
     lead = torch.broadcast_shapes(a.shape[:-2], b.shape[:-2])
     if a.requires_grad or b.requires_grad:
-        flat_a, flat_b = (t.expand(*lead, *t.shape[-2:]).reshape(-1, *t.shape[-2:]) for t in (a, b))
-        result: Tensor = _Product.apply(flat_a, flat_b)
+        result: Tensor = _Product.apply(_stacked(a, lead), _stacked(b, lead))
         return result.unflatten(0, lead)
     return _product(a, b, lead)
 
@@ -41,15 +39,22 @@ def _product(a: Tensor, b: Tensor, lead: torch.Size) -> Tensor:
     more_rows, more_columns = _padding(n, k, m, a) if a.device.type == "cpu" else (0, 0)
     if more_rows or more_columns:
         a, b = functional.pad(a, (0, 0, 0, more_rows)), functional.pad(b, (0, more_columns))
-        return _product(a, b, lead)[..., :n, :m]
-    a, b = a.expand(*lead, n, k), b.expand(*lead, k, m)
+        return _product(a, b, lead)[..., :n, :m].contiguous()
     if a.device.type == "cpu" and n * k * m > SMALL:
+        a, b = a.expand(*lead, n, k), b.expand(*lead, k, m)
         rows = [a[i] @ b[i] for i in itertools.product(*map(range, lead))]
         return torch.stack(rows).view(*lead, n, m)
-    flat_a, flat_b = a.reshape(-1, n, k), b.reshape(-1, k, m)
+    flat_a, flat_b = _stacked(a, lead), _stacked(b, lead)
     if len(flat_a) == 1:
         return torch.bmm(flat_a.expand(2, n, k), flat_b.expand(2, k, m))[:1].view(*lead, n, m)
     return torch.bmm(flat_a, flat_b).view(*lead, n, m)
+
+
+def _stacked(t: Tensor, lead: torch.Size) -> Tensor:
+    """(…, n, k) as (prod(lead), n, k), copied only where it must be; what lies transposed stays so, for its bits."""
+    if t.stride(-2) < t.stride(-1):
+        return _stacked(t.mT, lead).mT
+    return t.expand(*lead, *t.shape[-2:]).reshape(-1, *t.shape[-2:])
 
 
 def _padding(n: int, k: int, m: int, like: Tensor) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from bdlbench.posteriors.fitting import PriorScaling, fit_network, gaussian_prio
 from bdlbench.posteriors.weights import WeightPosterior
 from bdlbench.protocols import Model, Posterior
 from bdlbench.rng import Streams
-from bdlbench.training import Plan, last
+from bdlbench.training import DECAYS, Decay, Plan, last
 from bdlbench.types import Layout, PerRow
 
 
@@ -26,6 +26,7 @@ class DropConnectVI:
     epochs: int = option(60, "passes over the training data", low=1)
     batch_size: int = option(64, "examples in a batch", low=1)
     learning_rate: PerRow = option(1e-3, "Adam's step size", low=0, open_ends=True)
+    decay: Decay = option("constant", "learning rate over time", choices=tuple(DECAYS))
     rate: PerRow = option(0.5, "probability that a weight is dropped", low=0, high=0.99)
     prior_sd: PerRow = option(1.0, "standard deviation of the Gaussian prior", low=0, open_ends=True)
     prior_scaling: PriorScaling = option("none", "divide the prior's sd by √fan_in?", choices=("none", "fan_in"))
@@ -37,7 +38,7 @@ class DropConnectVI:
     def fit(self, model: Model, data: Data, rng: Streams) -> Posterior:
         """Train each row's network under its own masks."""
         layout = Layout(model.leaves())
-        plan = Plan(self.epochs, self.batch_size, self.learning_rate)
+        plan = Plan(self.epochs, self.batch_size, self.learning_rate, self.decay)
         prior = gaussian_prior(layout, self.prior_sd, self.prior_scaling, data.x)
         rates = {name: self.rate for name, leaf in layout.leaves.items() if is_linear(leaf)}
 

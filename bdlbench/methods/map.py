@@ -11,7 +11,7 @@ from bdlbench.posteriors.fitting import PriorScaling, fit_network, gaussian_prio
 from bdlbench.posteriors.weights import WeightPosterior
 from bdlbench.protocols import Model, Posterior
 from bdlbench.rng import Streams
-from bdlbench.training import Plan, last
+from bdlbench.training import DECAYS, Decay, Plan, last
 from bdlbench.types import Layout, PerRow
 
 
@@ -25,6 +25,7 @@ class MAP:
     epochs: int = option(60, "passes over the training data", low=1)
     batch_size: int = option(64, "examples in a batch", low=1)
     learning_rate: PerRow = option(1e-3, "Adam's step size", low=0, open_ends=True)
+    decay: Decay = option("constant", "learning rate over time", choices=tuple(DECAYS))
     prior_sd: PerRow = option(1.0, "standard deviation of the Gaussian prior", low=0, open_ends=True)
     prior_scaling: PriorScaling = option("none", "divide the prior's sd by √fan_in?", choices=("none", "fan_in"))
 
@@ -35,7 +36,7 @@ class MAP:
     def fit(self, model: Model, data: Data, rng: Streams) -> Posterior:
         """Train each row's network."""
         layout = Layout(model.leaves())
-        plan = Plan(self.epochs, self.batch_size, self.learning_rate)
+        plan = Plan(self.epochs, self.batch_size, self.learning_rate, self.decay)
         prior = gaussian_prior(layout, self.prior_sd, self.prior_scaling, data.x)
         flat = last(fit_network(model, data, rng, plan, lambda flat, noise: Point(layout.views(flat)), prior)).flat
         state = layout.views(flat)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from bdlbench.data import Data
 from bdlbench.layers import Dropout, Leaves
 from bdlbench.options import option
@@ -13,7 +11,7 @@ from bdlbench.posteriors.fitting import PriorScaling, fit_network, gaussian_prio
 from bdlbench.posteriors.weights import WeightPosterior
 from bdlbench.protocols import Model, Posterior
 from bdlbench.rng import Streams
-from bdlbench.training import Plan, last
+from bdlbench.training import DECAYS, Decay, Plan, last
 from bdlbench.types import Layout, PerRow
 
 
@@ -28,6 +26,7 @@ class MCDropout:
     epochs: int = option(60, "passes over the training data", low=1)
     batch_size: int = option(64, "examples in a batch", low=1)
     learning_rate: PerRow = option(1e-3, "Adam's step size", low=0, open_ends=True)
+    decay: Decay = option("constant", "learning rate over time", choices=tuple(DECAYS))
     rate: PerRow = option(0.5, "probability that a hidden unit is dropped", low=0, high=0.99)
     input_rate: PerRow = option(0.2, "probability that an input is dropped", low=0, high=0.99)
     prior_sd: PerRow = option(1.0, "standard deviation of the Gaussian prior", low=0, open_ends=True)
@@ -40,7 +39,7 @@ class MCDropout:
     def fit(self, model: Model, data: Data, rng: Streams) -> Posterior:
         """Train each row's network under its own masks."""
         layout = Layout(model.leaves())
-        plan = Plan(self.epochs, self.batch_size, self.learning_rate)
+        plan = Plan(self.epochs, self.batch_size, self.learning_rate, self.decay)
         prior = gaussian_prior(layout, self.prior_sd, self.prior_scaling, data.x)
         rates = self.rates(layout)
 
@@ -52,11 +51,9 @@ class MCDropout:
         return WeightPosterior(model, state, lambda noise, joint: rule(state, noise, joint))
 
     def rates(self, layout: Layout) -> dict[str, PerRow]:
-        """The rate at the input of each linear map; maps whose rate is the number 0 are left out."""
+        """The rate at the input of each linear map. Maps of rate 0 draw too: another row's rate must not move noise."""
         by_role = {"input": self.input_rate, "weight": self.rate}
-        roles = {name: leaf.role for name, leaf in layout.leaves.items() if leaf.role in by_role}
-        rates = {name: by_role[role] for name, role in roles.items()}
-        return {name: rate for name, rate in rates.items() if isinstance(rate, Tensor) or rate > 0}
+        return {name: by_role[leaf.role] for name, leaf in layout.leaves.items() if leaf.role in by_role}
 
 
 methods = {"mc_dropout": MCDropout}

@@ -24,7 +24,7 @@ from bdlbench.posteriors.fitting import (
 from bdlbench.posteriors.weights import WeightPosterior
 from bdlbench.protocols import Layer, Model, Posterior
 from bdlbench.rng import Streams
-from bdlbench.training import Moment, Plan, last, minimise
+from bdlbench.training import DECAYS, Decay, Moment, Plan, last, minimise
 from bdlbench.types import Layout, PerRow
 
 Estimator = Literal["local", "weight", "flipout"]
@@ -46,6 +46,7 @@ class MeanFieldVI:
     epochs: int = option(60, "passes over the training data", low=1)
     batch_size: int = option(64, "examples in a batch", low=1)
     learning_rate: PerRow = option(1e-3, "Adam's step size", low=0, open_ends=True)
+    decay: Decay = option("constant", "learning rate over time", choices=tuple(DECAYS))
     prior_sd: PerRow = option(1.0, "standard deviation of the Gaussian prior", low=0, open_ends=True)
     prior_scaling: PriorScaling = option("none", "divide the prior's sd by √fan_in?", choices=("none", "fan_in"))
     initial_log_sd: PerRow = option(-5.0, "log standard deviation of q at the start", low=-30, high=5)
@@ -65,7 +66,7 @@ class MeanFieldVI:
             elbo = model(self.layer(layout, flat, noise), batch.x, noise).elbo(batch.y)
             return negative_elbo(elbo, normal_kl_sum(*flat.chunk(2, dim=-1), prior.sd, prior.counted), data.num_data)
 
-        plan = Plan(self.epochs, self.batch_size, self.learning_rate)
+        plan = Plan(self.epochs, self.batch_size, self.learning_rate, self.decay)
         flat = last(minimise(objective, self.initial(layout, rng, data.x), data, rng, plan)).flat
         return self.posterior(model, layout, flat, self.bound(model, layout, flat, prior, data, rng.child("bound")))
 

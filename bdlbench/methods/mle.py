@@ -11,7 +11,7 @@ from bdlbench.posteriors.fitting import fit_network
 from bdlbench.posteriors.weights import WeightPosterior
 from bdlbench.protocols import Model, Posterior
 from bdlbench.rng import Streams
-from bdlbench.training import Plan, last
+from bdlbench.training import DECAYS, Decay, Plan, last
 from bdlbench.types import Layout, PerRow
 
 
@@ -25,6 +25,7 @@ class MLE:
     epochs: int = option(60, "passes over the training data", low=1)
     batch_size: int = option(64, "examples in a batch", low=1)
     learning_rate: PerRow = option(1e-3, "Adam's step size", low=0, open_ends=True)
+    decay: Decay = option("constant", "learning rate over time", choices=tuple(DECAYS))
 
     def unsupported(self, model: Model) -> str | None:
         """Every model has a likelihood."""
@@ -33,7 +34,7 @@ class MLE:
     def fit(self, model: Model, data: Data, rng: Streams) -> Posterior:
         """Train each row's network."""
         layout = Layout(model.leaves())
-        plan = Plan(self.epochs, self.batch_size, self.learning_rate)
+        plan = Plan(self.epochs, self.batch_size, self.learning_rate, self.decay)
         flat = last(fit_network(model, data, rng, plan, lambda flat, noise: Point(layout.views(flat)))).flat
         state = layout.views(flat)
         return WeightPosterior(model, state, lambda noise, joint: Point(state), deterministic=True)

@@ -17,8 +17,9 @@ from bdlbench.posteriors.sparsity import sparsity_facts
 from bdlbench.posteriors.weights import WeightPosterior
 from bdlbench.protocols import Layer, Model, Posterior
 from bdlbench.rng import Streams
-from bdlbench.training import Decay, Moment, Plan, last, minimise
+from bdlbench.training import DECAYS, Decay, Moment, Plan, last, minimise
 from bdlbench.types import Layout, PerRow, per_row
+
 
 @dataclass(frozen=True)
 class SparseVD:
@@ -33,7 +34,7 @@ class SparseVD:
     epochs: int = option(60, "passes over the training data", low=1)
     batch_size: int = option(64, "examples in a batch", low=1)
     learning_rate: PerRow = option(1e-3, "Adam's step size", low=0, open_ends=True)
-    decay: Decay = option("linear", "learning rate over time", choices=("constant", "linear", "second_half"))
+    decay: Decay = option("linear", "learning rate over time", choices=tuple(DECAYS))
     initial_log_variance: PerRow = option(-10.0, "log variance of q at the start", low=-60, high=5)
     ramp_start: PerRow = option(0.025, "fraction of training after which the KL comes in", low=0, high=1)
     ramp_end: PerRow = option(0.1, "fraction of training from which the KL has its full weight", low=0, high=1)
@@ -51,7 +52,7 @@ class SparseVD:
         def objective(flat: Tensor, batch: Examples, noise: Streams, moment: Moment) -> Tensor:
             mean, log_variance = flat.chunk(2, dim=-1)
             alpha = log_alpha(mean.detach(), log_variance.detach())
-            kept = mean.masked_fill(self.dropped(alpha).logical_and_(sparse > 0), 0.0)
+            kept = mean * (1 - sparse * self.dropped(alpha).to(mean))  # masked_fill is ten times slower
             layer = LocalNoise(layout.views(kept), _linear(layout, log_variance.exp()), noise)
             elbo = model(layer, batch.x, noise).elbo(batch.y)
             kl = log_uniform_kl_sum(mean, log_variance, alpha, sparse)

@@ -26,7 +26,9 @@ class MLP:
 
     signature: Signature
     widths: tuple[int, ...] = option((50,), "units of each hidden layer, as 300-100", low=1)
-    noise_sd: PerRow = option(1.0, "standard deviation of a Gaussian target, on the model's scale", low=0, open_ends=True)
+    noise_sd: PerRow = option(
+        1.0, "standard deviation of a Gaussian target, on the model's scale", low=0, open_ends=True
+    )
 
     def unsupported(self) -> str | None:
         """Why the signature cannot be fitted, or None."""
@@ -56,7 +58,9 @@ class Logistic:
     """
 
     signature: Signature
-    noise_sd: PerRow = option(1.0, "standard deviation of a Gaussian target, on the model's scale", low=0, open_ends=True)
+    noise_sd: PerRow = option(
+        1.0, "standard deviation of a Gaussian target, on the model's scale", low=0, open_ends=True
+    )
 
     def unsupported(self) -> str | None:
         """Why the signature cannot be fitted, or None."""

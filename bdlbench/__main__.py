@@ -1,0 +1,384 @@
+"""The command line. Nothing heavy is imported before a command needs it; every error is one line and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bdlbench.errors import BadInput, BenchError, unknown
+
+if TYPE_CHECKING:
+    from bdlbench.api import Job
+    from bdlbench.catalog import Kind
+    from bdlbench.compare import Result
+    from bdlbench.run import Outcome
+    from bdlbench.spec import Cell
+
+LISTED = ("methods", "models", "datasets", "metrics", "suites")
+INCOMPLETE, INTERNAL, INTERRUPTED = 4, 70, 130
+
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="A benchmark and reproducibility suite for Bayesian deep learning.",
+    epilog="Exit codes: 0 done, 1 negative verdict, 2 bad input, 3 not comparable, 4 incomplete, 70 internal error, "
+    "130 interrupted.",
+)
+
+Plugins = Annotated[list[Path], typer.Option("--plugin", metavar="FILE.py", help="a file with entries of your own")]
+Metrics = Annotated[str, typer.Option("--metrics", metavar="A,B", help="columns; default: the main ones")]
+
+
+class Interrupted(BenchError):
+    """Ctrl-C."""
+
+    exit_code = INTERRUPTED
+
+
+@app.command()
+def run(  # noqa: PLR0913 - one parameter for each option of the command
+    suite: Annotated[str, typer.Argument(help="a suite of the package, see: list suites  [default: quick]")] = "",
+    method: Annotated[list[str], typer.Option(metavar="NAME", help="instead of the suite's; repeatable")] = [],  # noqa: B006
+    model: Annotated[list[str], typer.Option(metavar="NAME", help="instead of the suite's; repeatable")] = [],  # noqa: B006
+    dataset: Annotated[list[str], typer.Option(metavar="NAME", help="instead of the suite's; repeatable")] = [],  # noqa: B006
+    seeds: Annotated[str, typer.Option(metavar="SEEDS", help="5 (0 to 4), 0-9 or 1,4,7")] = "",
+    samples: Annotated[int | None, typer.Option(metavar="M", help="posterior samples of a predictive")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    threads: Annotated[int, typer.Option(help="of each batch; part of what decides the bits")] = 1,
+    jobs: Annotated[int, typer.Option(help="worker processes; 0: as many as cores allow, one on a GPU")] = 0,
+    results: Annotated[Path, typer.Option(metavar="DIR", help="where records go")] = Path("results/local"),
+    fresh: Annotated[bool, typer.Option("--fresh", help="train again what is done already")] = False,
+    set_: Annotated[
+        list[str], typer.Option("--set", metavar="NAME.OPTION=V1,V2", help="an option; a list sweeps; repeatable")
+    ] = [],  # noqa: B006
+    config: Annotated[Path | None, typer.Option(metavar="SUITE.toml", help="a suite of your own")] = None,
+    plugin: Plugins = [],  # noqa: B006
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be trained, and write nothing")] = False,
+    checkpoint_every: Annotated[float, typer.Option(metavar="SECONDS", help="between checkpoints in a fit")] = 60.0,
+) -> None:
+    """Train what is missing of a suite, and print its table. Stopped at any time, it resumes where it was."""
+    if jobs < 0:
+        raise BadInput(f"--jobs {jobs} is out of range: at least 1, or 0 for as many as cores allow")
+    if not checkpoint_every > 0:
+        raise BadInput(f"--checkpoint-every {checkpoint_every:g} is out of range: more than 0 seconds")
+    if suite and config:
+        raise BadInput(f"a suite ({suite}) and --config {config} are both given: choose one")
+    from bdlbench import api, plan
+
+    _add_plugins(plugin)
+    source = plan.read_suite_file(config) if config else plan.read_suite(suite or "quick")
+    asked = plan.Overrides(tuple(method), tuple(model), tuple(dataset), seeds, samples, tuple(set_), device, threads)
+    job = api.prepare(plan.build_spec(source, asked), results, fresh)
+    workers = _workers(jobs, job)
+    if dry_run:
+        _print_plan(job, workers)
+        return
+    outcomes = _perform(job, workers, plugin, checkpoint_every)
+    if _report(job, outcomes):
+        raise typer.Exit(INCOMPLETE)
+
+
+@app.command("list")
+def list_(
+    kind: Annotated[str, typer.Argument(help="methods, models, datasets, metrics or suites  [default: all]")] = "",
+    name: Annotated[str, typer.Argument(help="one entry: its whole description and its options")] = "",
+    options: Annotated[bool, typer.Option("--options", help="with defaults, ranges and help")] = False,
+    plugin: Plugins = [],  # noqa: B006
+) -> None:
+    """Name what there is, one line each."""
+    if kind and kind not in LISTED:
+        raise unknown("kind", kind, LISTED)
+    _add_plugins(plugin)
+    if name:
+        _print_entry(kind, name)
+        return
+    for shown in [kind] if kind else LISTED:
+        if not kind:
+            print(shown)
+        _print_kind(shown, options, "" if kind else "  ")
+
+
+@app.command()
+def table(
+    results: Annotated[Path, typer.Argument(metavar="RESULTS", help="a folder of records, or one record")],
+    format_: Annotated[str, typer.Option("--format", help="terminal, markdown, csv, latex or json")] = "terminal",
+    metrics: Metrics = "",
+    sort: Annotated[str, typer.Option(metavar="METRIC", help="best first by this metric")] = "",
+) -> None:
+    """Print the records of a folder: mean and standard error over replicates, the best and its equals in bold."""
+    from bdlbench import api, tables
+
+    style = next((known for known in tables.FORMATS if known == format_), None)
+    if style is None:
+        raise unknown("format", format_, tables.FORMATS)
+    found = api.results_of(results)
+    _write(tables.render(found, style, _names(metrics), sort, *_screen()))
+    if style == "terminal":
+        _print_failures(found)
+
+
+@app.command()
+def compare(
+    a: Annotated[Path, typer.Argument(metavar="A", help="a folder of records")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="another")],
+    metrics: Metrics = "",
+) -> None:
+    """Put two folders of records side by side, with paired differences."""
+    from bdlbench import api, tables
+
+    _write(tables.render_comparison(api.compare(a, b), _names(metrics), *_screen()))
+
+
+@app.command()
+def data(
+    name: Annotated[str, typer.Argument(help="fetch and verify this data set  [default: say how all stand]")] = "",
+    plugin: Plugins = [],  # noqa: B006
+) -> None:
+    """Say which data sets are present and verified, or fetch one."""
+    from bdlbench import catalog, store
+
+    _add_plugins(plugin)
+    if name:
+        files = getattr(catalog.load("datasets", name), "files", ())
+        store.fetch(files, name)
+        for path, state in store.status(files):
+            print(f"{name}: {path}: {state}")
+        return
+    names = catalog.names("datasets")
+    print(f"store: {store.root()} (BDLBENCH_DATA)")
+    for entry in names:
+        print(f"{entry:{max(map(len, names))}}  {_standing(getattr(catalog.load('datasets', entry), 'files', ()))}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = app(arguments or ["--help"], prog_name="bdlbench", standalone_mode=False)
+        if code == INTERRUPTED:
+            raise Interrupted("interrupted")
+        return code if isinstance(code, int) else 0
+    except BenchError as error:
+        return _fail(str(error), error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("interrupted", INTERRUPTED)
+    except Exception as error:
+        if hasattr(error, "format_message"):  # the command line itself is wrong
+            return _fail(error.format_message(), BadInput.exit_code)
+        if os.environ.get("BDLBENCH_DEBUG") == "1":
+            raise
+        return _fail(f"internal error: {type(error).__name__}: {error} (BDLBENCH_DEBUG=1 shows where)", INTERNAL)
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"bdlbench: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+# run
+
+
+def _workers(jobs: int, job: Job) -> int:
+    """As many as asked for, else as cores allow; never more than there are batches."""
+    cell = job.spec.cells[0]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    most = 1 if cell.device.startswith("cuda") else max(1, cores // cell.threads)
+    return max(1, min(jobs or most, len(job.batches)))
+
+
+def _perform(job: Job, workers: int, plugins: Sequence[Path], checkpoint_every: float) -> list[Outcome]:
+    if not job.batches:
+        return []
+    from bdlbench import api, progress
+
+    try:
+        with progress.reporting(job.batches, sys.stderr) as report:
+            return api.perform(job, workers, plugins, checkpoint_every, report)
+    except KeyboardInterrupt:
+        again = "without --fresh " if job.fresh else ""
+        kept = f"what is done is kept in {job.results}"
+        raise Interrupted(f"interrupted; {kept}: the same command {again}resumes where it was") from None
+
+
+def _report(job: Job, outcomes: Sequence[Outcome]) -> bool:
+    """Print the table and what is missing from it. Returns whether something failed."""
+    from bdlbench import api, tables
+
+    found = api.results_for(job)
+    done = [result for result in found if result.replicates]
+    if done:
+        _write(tables.render(done, "terminal", (), "", *_screen()))
+    for outcome in outcomes:
+        if outcome.skipped:
+            print(f"skipped: {outcome.skipped}")
+    failed = _print_failures(found)
+    count = sum(len(result.replicates) for result in done)
+    trained = sum(len(batch.rows) for batch in job.batches)
+    print(f"{count} replicates of {len(done)} cells in {job.results}; {trained or 'none'} had to be trained now")
+    return failed
+
+
+def _print_failures(found: Sequence[Result]) -> bool:
+    for result in found:
+        by_reason: dict[str, list[str]] = {}
+        for replicate, reason in sorted(result.failed.items()):
+            where = f"seed {replicate.seed}" + (f", split {replicate.split}" if replicate.split else "")
+            by_reason.setdefault(reason, []).append(where)
+        for reason, places in by_reason.items():
+            print(f"failed: {result.title}, {'; '.join(places)}: {reason}")
+    return any(result.failed for result in found)
+
+
+def _print_plan(job: Job, workers: int) -> None:
+    """What would be trained, where the data stand, and how long it may take."""
+    missing: dict[Cell, list[int]] = {cell: [] for cell in job.spec.cells}
+    for batch in job.batches:
+        for row in batch.rows:
+            missing[row.cell].append(row.replicate.seed)
+    for cell, seeds in missing.items():
+        todo = f"{len(seeds)} to train (seeds {_ranges(seeds)})" if seeds else "done"
+        print(f"{cell.title}: {todo}")
+    from bdlbench import catalog
+
+    for name in dict.fromkeys(cell.dataset.name for cell, seeds in missing.items() if seeds):
+        print(f"data set {name}: {_standing(getattr(catalog.load('datasets', name), 'files', ()))}")
+    rows = sum(map(len, missing.values()))
+    print(f"{rows} replicates in {len(job.batches)} batches, {workers} at a time; {_estimate(job, workers)}")
+
+
+def _estimate(job: Job, workers: int) -> str:
+    """From what equal cells cost before: at most in proportion to the rows."""
+    seconds, known = 0.0, 0
+    for batch in job.batches:
+        keys = {cell.key for cell in batch.cells}
+        costs = [record.cost for record in job.existing if record.key in keys and record.cost]
+        if costs:
+            cost = costs[-1]
+            spent = cost.get("train_seconds", 0.0) + cost.get("predict_seconds", 0.0)
+            seconds += spent * max(1.0, len(batch.rows) / cost.get("rows", 1.0))
+            known += 1
+    if not job.batches:
+        return "nothing to do"
+    if not known:
+        return "no estimate yet: no record of these cells to judge by"
+    rest = len(job.batches) - known
+    missing = f"; no estimate for the other {rest}" if rest else ""
+    return f"at most about {seconds / workers:.0f} s by the recorded cost of equal cells ({known} batches{missing})"
+
+
+def _ranges(seeds: Sequence[int]) -> str:
+    """0-4,7"""
+    runs: list[list[int]] = []
+    for seed in sorted(seeds):
+        if runs and seed == runs[-1][-1] + 1:
+            runs[-1].append(seed)
+        else:
+            runs.append([seed])
+    return ",".join(str(r[0]) if len(r) == 1 else f"{r[0]}-{r[-1]}" for r in runs)
+
+
+# list and data
+
+
+def _add_plugins(paths: Sequence[Path]) -> None:
+    if paths:
+        from bdlbench import catalog
+
+        for path in paths:
+            catalog.add_plugin(path)
+
+
+def _print_kind(kind: str, options: bool, indent: str) -> None:
+    lines = _summaries(kind)
+    width = max(map(len, lines), default=0)
+    for name, line in lines.items():
+        print(f"{indent}{name:{width}}  {line}")
+        if options:
+            _print_options(kind, name, f"{indent}    ")
+
+
+def _summaries(kind: str) -> dict[str, str]:
+    """One line for each entry of a kind."""
+    from bdlbench import catalog, plan
+
+    if found := _catalog_kind(kind):
+        return {name: catalog.summary(found, name) for name in catalog.names(found)}
+    return {name: plan.read_suite(name).title for name in plan.suite_names()}
+
+
+def _catalog_kind(kind: str) -> Kind | None:
+    """`kind` if the catalog has it: suites are not its."""
+    from bdlbench import catalog
+
+    return next((known for known in catalog.KINDS if known == kind), None)
+
+
+def _print_options(kind: str, name: str, indent: str) -> None:
+    from bdlbench import catalog, options
+
+    found = _catalog_kind(kind)
+    if found is None or found == "metrics":
+        return
+    entry = catalog.load(found, name)
+    free = options.per_row_names(entry)
+    for key, field in options.fields(entry).items():
+        swept = "; a sweep is one batch" if key in free else ""
+        default, allowed = options.spell(field.default), options.allowed(field)
+        print(f"{indent}{name}.{key} = {default}: {field.metadata['help']} ({allowed}{swept})")
+
+
+def _print_entry(kind: str, name: str) -> None:
+    """All that is written about one entry."""
+    import inspect
+
+    from bdlbench import catalog, plan
+
+    found = _catalog_kind(kind)
+    if found is None:
+        suite = plan.read_suite(name)
+        print(f"{name}: {suite.title} (version {suite.version}); seeds {suite.seeds}, M = {suite.samples}")
+        for grid in suite.grids:
+            print("  " + " × ".join(", ".join(part) for part in (grid.methods, grid.models, grid.datasets)))
+        return
+    entry = catalog.load(found, name)
+    print(f"{name}: {catalog.summary(found, name) if found == 'metrics' else inspect.getdoc(entry)}")
+    _print_options(kind, name, "  ")
+
+
+def _standing(files: Sequence[Any]) -> str:
+    """verified, or how many of its files are in which state."""
+    from bdlbench import store
+
+    states = [state for _, state in store.status(files)]
+    if len(set(states)) == 1:
+        return f"{states[0]}" + (f" ({len(files)} files)" if files else " with scikit-learn")
+    return ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+
+
+# output
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _screen() -> tuple[int, bool]:
+    """How wide the output may be ($COLUMNS, or the terminal's; a file has no limit), and whether it shows bold."""
+    import shutil
+
+    terminal = sys.stdout.isatty()
+    return shutil.get_terminal_size((100 if terminal else 240, 24)).columns, terminal
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

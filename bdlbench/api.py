@@ -1,0 +1,209 @@
+"""The verbs of the command line for Python: `from bdlbench.api import run, read, table, compare`.
+
+    records = run("quick", methods=["mle", "mc_dropout"], seeds="0-9", settings={"mc_dropout.rate": [0.1, 0.2]})
+    frame = table("results/local")
+
+(`bdlbench.run` and `bdlbench.compare` are modules of the package, so the verbs live here.)
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bdlbench import catalog, options, plan, records, store, tables
+from bdlbench import compare as comparison
+from bdlbench.compare import Comparison, Result
+from bdlbench.errors import BadInput
+from bdlbench.executors import Event, execute
+from bdlbench.records import Record
+from bdlbench.run import Batch, Outcome, Settings, batches
+from bdlbench.spec import Spec
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+RESULTS = Path("results/local")
+"""Where `run` writes unless told otherwise."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a run has to do. existing: the records that lie in `results` already."""
+
+    spec: Spec
+    results: Path
+    existing: tuple[Record, ...]
+    batches: tuple[Batch, ...]
+    fresh: bool = False
+
+
+def run(
+    suite: str | Path | Spec = "quick",
+    *,
+    results: str | Path = RESULTS,
+    settings: Mapping[str, Any] | None = None,
+    plugins: Iterable[str | Path] = (),
+    jobs: int = 1,
+    fresh: bool = False,
+    checkpoint_every: float = 60.0,
+    **overrides: Any,
+) -> list[Record]:
+    """Train what is missing, and return the records of all cells asked for.
+
+    suite: a suite's name, the path of a TOML file, or a spec. settings: {"NAME.OPTION": value or list of values}.
+    overrides: methods, models, datasets (lists of names), seeds ("5", "0-9", "1,4,7"), samples, device, threads.
+    jobs: worker processes; a script that asks for more than one needs `if __name__ == "__main__":`.
+    Raises BadInput before anything is written where something asked for does not exist or is out of range.
+    """
+    files = [Path(plugin) for plugin in plugins]
+    for file in files:
+        catalog.add_plugin(file)
+    job = prepare(_spec(suite, settings or {}, overrides), Path(results), fresh)
+    perform(job, jobs, files, checkpoint_every)
+    keys = {cell.key for cell in job.spec.cells}
+    return [record for record in records.read(job.results) if record.key in keys] if job.results.exists() else []
+
+
+def read(folder: str | Path) -> DataFrame:
+    """Every stored number by itself: one row for each cell, replicate and metric, or cell and cost."""
+    from pandas import DataFrame
+
+    return DataFrame(list(tables.long_rows(results_of(Path(folder)))))
+
+
+def table(folder: str | Path, metrics: Sequence[str] = ()) -> DataFrame:
+    """One row for each cell and metric: mean, standard error, n, failed replicates, and whether it leads its column."""
+    from pandas import DataFrame
+
+    return DataFrame(list(tables.summary_rows(results_of(Path(folder)), metrics)))
+
+
+def compare(a: str | Path, b: str | Path) -> Comparison:
+    """The cells of two folders side by side. Raises NotComparable where their protocols differ."""
+    sides = [records.read(Path(folder)) for folder in (a, b)]
+    for folder, side in zip((a, b), sides, strict=True):
+        _require(side, Path(folder))
+    return comparison.compare(*sides)
+
+
+def results_of(folder: Path) -> list[Result]:
+    """All results in a folder. Raises BadInput where it holds none."""
+    found = records.read(folder)
+    _require(found, folder)
+    return comparison.merge(found)
+
+
+def prepare(spec: Spec, results: Path, fresh: bool = False) -> Job:
+    """What is missing of a spec. Writes nothing. Raises BadInput for records that cannot be read."""
+    existing = records.read(results) if results.is_dir() else []
+    refuse_unwritable(results)
+    return Job(spec, results, tuple(existing), tuple(batches(spec, [] if fresh else existing)), fresh)
+
+
+def perform(
+    job: Job,
+    jobs: int = 1,
+    plugins: Sequence[Path] = (),
+    checkpoint_every: float = 60.0,
+    report: Callable[[Event], None] = lambda event: None,
+) -> list[Outcome]:
+    """Run the batches of a job. With `fresh`, old records go as each batch's new ones are whole on disk.
+
+    Raises DataUnavailable before anything is trained, BadInput where the folder cannot be written.
+    """
+    if not job.batches:
+        return []
+    fetch_data(job)
+    _probe(job.results)
+    if job.fresh:
+        _forget_checkpoints(job)
+
+    def hear(event: Event) -> None:
+        if event.kind == "end" and job.fresh:
+            _retire(job, job.batches[event.batch])
+        report(event)
+
+    return execute(job.batches, Settings(job.results, checkpoint_every), jobs, plugins, hear)
+
+
+def results_for(job: Job) -> list[Result]:
+    """What the folder now holds of the cells and replicates asked for, in the order of the spec."""
+    if not job.results.is_dir():
+        return []
+    keys = [cell.key for cell in job.spec.cells]
+    found = [record for record in records.read(job.results) if record.key in set(keys)]
+    return comparison.select(comparison.merge(found), keys, job.spec.replicates)
+
+
+def fetch_data(job: Job) -> None:
+    """Verify the files of every data set that is about to be used, and download what is absent."""
+    for name in dict.fromkeys(cell.dataset.name for batch in job.batches for cell in batch.cells):
+        store.fetch(getattr(catalog.load("datasets", name), "files", ()), name)
+
+
+def refuse_unwritable(folder: Path) -> None:
+    """Raises BadInput where a results folder cannot be made or written to. No write bit at all means read-only."""
+    nearest = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not nearest.is_dir():
+        raise BadInput(f"--results {folder}: {nearest} is a file; name a folder")
+    if not (os.access(nearest, os.W_OK | os.X_OK) and nearest.stat().st_mode & 0o222):
+        raise BadInput(f"--results {folder}: {nearest} is not writable; name another folder")
+
+
+def _probe(folder: Path) -> None:
+    """Make the folder and write to it once: disks and mounts can refuse what permissions allow."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as stream:
+            stream.write(b"bdlbench")
+    except OSError as error:
+        raise BadInput(f"--results {folder} is not writable: {error.strerror}; name another folder") from error
+
+
+def _forget_checkpoints(job: Job) -> None:
+    """A fresh run does not start from where an old one stood."""
+    for batch in job.batches:
+        for file in (job.results / ".checkpoints").glob(f"{batch.key}.*"):
+            file.unlink(missing_ok=True)
+
+
+def _retire(job: Job, batch: Batch) -> None:
+    """Take from old records the replicates that `batch` has just written anew; nothing else is lost."""
+    for cell in batch.cells:
+        again = {row.replicate for row in batch.rows if row.cell == cell}
+        new = records.name_of(cell.as_dict(), again)
+        if not (job.results / f"{new}.json").exists():
+            continue  # the cell was skipped
+        for old in job.existing:
+            if old.key == cell.key and old.name != new:
+                records.without(job.results, old, again)
+
+
+def _spec(suite: str | Path | Spec, settings: Mapping[str, Any], overrides: Mapping[str, Any]) -> Spec:
+    if isinstance(suite, Spec):
+        if settings or overrides:
+            raise BadInput("a spec is complete: settings and overrides go with the name of a suite")
+        return suite
+    texts = tuple(f"{name}={_spell(value)}" for name, value in settings.items())
+    given: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in overrides.items()
+    }
+    source = plan.read_suite_file(suite) if isinstance(suite, Path) else plan.read_suite(suite)
+    return plan.build_spec(source, plan.Overrides(settings=texts, **given))
+
+
+def _spell(value: Any) -> str:
+    """A value, or a list to sweep, as --set takes it. A tuple is one value: (300, 100) is 300-100."""
+    if isinstance(value, list):
+        return ",".join(map(_spell, value))
+    return options.spell(list(value) if isinstance(value, tuple) else value)
+
+
+def _require(found: Sequence[Record], folder: Path) -> None:
+    if not found:
+        raise BadInput(f"{folder} holds no records: give a folder that `run` wrote")

@@ -1,0 +1,581 @@
+"""Tables that people read: one row for each cell, mean ± standard error, the best and its equals in bold.
+
+Records keep full precision; what is rounded here can be made again at any time.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+
+from bdlbench import catalog, files
+from bdlbench.compare import Comparison, Result, Scores, flatten, leaders, paired_difference
+from bdlbench.errors import BadInput, unknown
+from bdlbench.options import spell
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+Format = Literal["terminal", "markdown", "csv", "latex", "json"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+
+DEFAULT_METRICS = ("accuracy", "rmse", "nll", "ece", "ood_auroc", "sparsity")
+"""Those that a result has. `ood_auroc` stands for all its out-of-distribution sets."""
+
+ARROWS = {"higher": "↑", "lower": "↓"}
+COST_UNITS = {"_per_second": ("1/s", "higher"), "_seconds": ("s", "lower"), "_bytes": ("bytes", "lower")}
+ABSENT = "—"
+
+
+class Column(NamedTuple):
+    """A metric, or a cost of the batch."""
+
+    name: str
+    unit: str
+    better: str
+    is_cost: bool = False
+
+    @property
+    def heading(self) -> str:
+        """ood_auroc[patches] ↑"""
+        return f"{self.name} {ARROWS.get(self.better, '')}".rstrip()
+
+
+class Entry(NamedTuple):
+    """A number as it is printed: mean and standard error already rounded ("" where there is none)."""
+
+    mean: str
+    error: str = ""
+    leads: bool = False
+
+    @property
+    def text(self) -> str:
+        """0.9804 ± 0.0012"""
+        return f"{self.mean} ± {self.error}" if self.error else self.mean
+
+    @property
+    def concise(self) -> str:
+        """0.9804(12): the error in units of the last digits."""
+        digits = self.error if float(self.error or 0) >= 1 else self.error.replace(".", "").lstrip("0")
+        return f"{self.mean}({digits or 0})" if self.error else self.mean
+
+
+@dataclass(frozen=True)
+class Row:
+    """One cell."""
+
+    labels: tuple[str, ...]
+    entries: tuple[Entry, ...]
+    count: str
+
+
+@dataclass(frozen=True)
+class Group:
+    """The rows of one data set."""
+
+    title: str
+    labels: tuple[str, ...]
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+
+
+def render(
+    results: Sequence[Result],
+    style: Format = "terminal",
+    metrics: Sequence[str] = (),
+    sort: str = "",
+    width: int = 100,
+    color: bool = False,
+) -> str:
+    """All results as text. Raises BadInput for a metric that no result has, with the nearest."""
+    _refuse_unknown_metrics(results, [*metrics, *([sort] if sort else [])])
+    if style in ("csv", "json"):
+        return _csv(results, metrics) if style == "csv" else _json(results, metrics)
+    groups = group(results, metrics, sort)
+    caption = describe(results, groups)
+    if style == "terminal":
+        return _terminal(groups, caption, width, color)
+    return _markdown(groups, caption) if style == "markdown" else _latex(groups, caption)
+
+
+def group(results: Sequence[Result], metrics: Sequence[str] = (), sort: str = "") -> list[Group]:
+    """The tables, one for each data set with its options, in order of appearance."""
+    return [_group(members, metrics, sort) for members in _by_data(results)]
+
+
+def describe(results: Sequence[Result], groups: Sequence[Group]) -> str:
+    """What the numbers are, for below the tables."""
+    counts = {len(result.replicates) for result in results}
+    parts = []
+    if max(counts, default=0) > 1:
+        parts.append("Mean ± standard error over n replicates.")
+        parts.append("Bold: the best of a column, and all that a paired t-test over shared seeds")
+        parts.append("(two-sided, 5 %, Holm-corrected) cannot tell from it.")
+    else:
+        parts.append("One replicate: no standard error, and only the best is bold.")
+    costs = [column.name for g in groups for column in g.columns if column.is_cost]
+    if costs:
+        parts.append(f"{', '.join(dict.fromkeys(costs))}: of the batches that trained the row, all replicates at once;")
+        parts.append("rows trained in one batch share it, and a + joins batches.")
+    return " ".join(parts)
+
+
+def long_rows(results: Iterable[Result], metrics: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
+    """Every stored number by itself: one row for each cell, replicate and metric, or cell and cost. NaN is None."""
+    for result in results:
+        about = _about(result)
+        for column in select_columns([result], metrics or ["*"]):
+            facts = {"metric": column.name, "unit": column.unit, "better": column.better}
+            if column.is_cost:
+                for cost in result.costs:
+                    yield {**about, "seed": None, "split": None, **facts, "value": cost.get(column.name)}
+                continue
+            for replicate, value in sorted(result.scores[column.name].values.items()):
+                where = {"seed": replicate.seed, "split": replicate.split}
+                yield {**about, **where, **facts, "value": value if math.isfinite(value) else None}
+
+
+def summary_rows(results: Sequence[Result], metrics: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
+    """One row for each cell and metric: mean, standard error, n, failed replicates, and whether it leads."""
+    for members in _by_data(results):
+        for column in select_columns(members, metrics):
+            leading = _leading(members, column)
+            for result in members:
+                if score := result.scores.get(column.name):
+                    numbers = {"mean": score.mean, "standard_error": score.standard_error, "n": len(score.values)}
+                    facts = {"metric": column.name, "unit": column.unit, "better": column.better}
+                    leads = {"failed": len(result.failed), "leads": result.key in leading}
+                    yield {**_about(result), **facts, **numbers, **leads}
+
+
+def select_columns(results: Sequence[Result], metrics: Sequence[str] = ()) -> list[Column]:
+    """The columns that these results have of `metrics` (the default ones where empty, all for "*"), in that order."""
+    known = {name: Column(name, s.unit, s.better) for result in results for name, s in sorted(result.scores.items())}
+    if list(metrics) == ["*"]:
+        return list((known | _costs(results)).values())
+    known |= _costs(results)
+    found = [column for name in metrics or DEFAULT_METRICS for column in _matches(name, known)]
+    return list(dict.fromkeys(found))
+
+
+def render_comparison(
+    comparison: Comparison, metrics: Sequence[str] = (), width: int = 100, color: bool = False
+) -> str:
+    """A beside B, and B − A with the standard error of the paired difference."""
+    _refuse_unknown_metrics([result for pair in comparison.pairs for result in pair], metrics)
+    text = ""
+    for pairs in _pairs_by_data(comparison):
+        title = _heading(_title([a for a, _ in pairs]))
+        text += _printed([title, _comparison_table(pairs, metrics)], max(width, 100), color) + "\n"
+    for side, alone in (("A", comparison.only_a), ("B", comparison.only_b)):
+        for result in alone:
+            text += f"only in {side}: {result.title}, {_spelled('methods', result.cell['treatment'])}\n"
+    return text + "B − A: mean ± standard error over the n replicates that both have.\n"
+
+
+def number(value: float, error: float = math.nan) -> Entry:
+    """Rounded so that the standard error keeps two significant digits; without one, the value keeps four."""
+    if not math.isfinite(value):
+        return Entry("not finite")
+    if error > 0:
+        decimals = max(0, 1 - math.floor(math.log10(error)))
+        if float(f"{error:.{decimals}f}") >= 10 ** (2 - decimals):  # 0.0996 → 0.10, not 0.100
+            decimals = max(0, decimals - 1)
+        return Entry(f"{value:.{decimals}f}", f"{error:.{decimals}f}")
+    whole = value == int(value) and abs(value) < 1e15
+    text = f"{int(value)}" if whole and abs(value) >= 10 else f"{value:.4g}"
+    if "e" not in text and not whole:
+        text = f"{value:.{max(0, 3 - math.floor(math.log10(abs(value))))}f}" if abs(value) < 1000 else f"{value:.0f}"
+    return Entry(text, "0" if error == 0 else "")
+
+
+# rows and columns
+
+
+def _group(results: list[Result], metrics: Sequence[str], sort: str) -> Group:
+    columns = select_columns(results, metrics)
+    results = _sorted(results, sort)
+    labels = _labels(results)
+    leading = {column: _leading(results, column) for column in columns}
+    rows = [
+        Row(
+            tuple(label.get(i, "") for label in labels.values()),
+            tuple(_entry(result, column)._replace(leads=result.key in leading[column]) for column in columns),
+            _count(result),
+        )
+        for i, result in enumerate(results)
+    ]
+    return Group(_title(results), tuple(labels), tuple(columns), tuple(rows))
+
+
+def _by_data(results: Iterable[Result]) -> list[list[Result]]:
+    by_data: dict[str, list[Result]] = {}
+    for result in results:
+        by_data.setdefault(files.digest(result.cell["protocol"]["dataset"]), []).append(result)
+    return list(by_data.values())
+
+
+def _title(results: Sequence[Result]) -> str:
+    """digits · mlp (widths 100-100) · M = 100, as far as all rows agree."""
+    protocols = [result.cell["protocol"] for result in results]
+    words = [_spelled("datasets", protocols[0]["dataset"])]
+    if len({files.digest(p["model"]) for p in protocols}) == 1:
+        words.append(_spelled("models", protocols[0]["model"]))
+    if len({p["samples"] for p in protocols}) == 1:
+        words.append(f"M = {protocols[0]['samples']}")
+    return " · ".join(words)
+
+
+def _spelled(kind: catalog.Kind, choice: Mapping[str, Any]) -> str:
+    """mlp (widths 100-100): with the options that are not the defaults; all of them for an entry unknown here."""
+    try:
+        defaults = catalog.choice(kind, choice["name"], {}).as_dict()
+    except BadInput:
+        defaults = {}
+    given = {name: value for name, value in flatten(choice).items() if defaults.get(name) != value}
+    options = ", ".join(f"{name} {spell(value)}" for name, value in given.items() if name != "name")
+    return f"{choice['name']} ({options})" if options else str(choice["name"])
+
+
+def _labels(results: Sequence[Result]) -> dict[str, dict[int, str]]:
+    """{column: {row: text}}: the method, the model if there are several, and the options in which rows differ.
+
+    An option has a column where two rows of the same method (model) differ in it; every row that has it shows it.
+    """
+    labels = {"method": {i: r.cell["treatment"]["name"] for i, r in enumerate(results)}}
+    models = {i: r.cell["protocol"]["model"]["name"] for i, r in enumerate(results)}
+    if len(set(models.values())) > 1:
+        labels["model"] = models
+    for kind in ("method", "model", ""):
+        tables = {i: _options(r, kind) for i, r in enumerate(results)}
+        names = {i: labels["method"][i] if kind == "method" else models[i] if kind else "" for i in tables}
+        for option in _differing_options(tables, names):
+            heading = f"{kind} {option}" if option in labels else option
+            labels[heading] = {i: spell(table[option]) for i, table in tables.items() if option in table}
+    return labels
+
+
+def _options(result: Result, kind: str) -> dict[str, Any]:
+    """Flat options of a row's method or model; for "", what else makes it a cell of its own."""
+    cell = result.cell
+    if not kind:
+        return {"samples": cell["protocol"]["samples"], "device": cell["device"], "threads": cell["threads"]}
+    choice = cell["treatment"] if kind == "method" else cell["protocol"]["model"]
+    return {name: value for name, value in flatten(choice).items() if name != "name"}
+
+
+def _differing_options(tables: Mapping[int, Mapping[str, Any]], names: Mapping[int, str]) -> list[str]:
+    seen: dict[tuple[str, str], set[str]] = {}
+    for i, table in tables.items():
+        for option, value in table.items():
+            seen.setdefault((names[i], option), set()).add(spell(value))
+    return list(dict.fromkeys(option for (_, option), values in seen.items() if len(values) > 1))
+
+
+def _costs(results: Iterable[Result]) -> dict[str, Column]:
+    names = sorted({name for result in results for cost in result.costs for name in cost})
+    found = {}
+    for name in names:
+        unit, better = next((v for ending, v in COST_UNITS.items() if name.endswith(ending)), ("count", ""))
+        found[name] = Column(name, unit, better, is_cost=True)
+    return found
+
+
+def _matches(name: str, known: Mapping[str, Column]) -> list[Column]:
+    """The column of this name, or all `name[…]`."""
+    if name in known:
+        return [known[name]]
+    return [column for key, column in known.items() if key.startswith(f"{name.removesuffix('[*]')}[")]
+
+
+def _refuse_unknown_metrics(results: Sequence[Result], names: Sequence[str]) -> None:
+    known = {c.name: c for c in select_columns(results, ["*"])}
+    for name in names:
+        if not _matches(name, known):
+            raise unknown("metric", name, {key.partition("[")[0] for key in known} | known.keys())
+
+
+def _sorted(results: list[Result], sort: str) -> list[Result]:
+    """Best first by the metric `sort`; those without it last. The given order where `sort` is empty."""
+    column = next(iter(select_columns(results, [sort])), None) if sort else None
+    if column is None:
+        return results
+
+    def rank(result: Result) -> tuple[bool, float]:
+        value = _value(result, column)
+        return math.isnan(value), -value if column.better == "higher" else value
+
+    return sorted(results, key=rank)
+
+
+def _value(result: Result, column: Column) -> float:
+    if column.is_cost:
+        return sum(cost.get(column.name, math.nan) for cost in result.costs) if result.costs else math.nan
+    score = result.scores.get(column.name)
+    return score.mean if score else math.nan
+
+
+def _leading(results: Sequence[Result], column: Column) -> set[str]:
+    """Cells to be set in bold: none where there is but one, or all are the same."""
+    scores = {r.key: r.scores[column.name] for r in results if column.name in r.scores and not column.is_cost}
+    means = {score.mean for score in scores.values()}
+    return leaders(scores) if len(means) > 1 else set()
+
+
+def _entry(result: Result, column: Column) -> Entry:
+    if column.is_cost:
+        values = [cost[column.name] for cost in result.costs if column.name in cost]
+        return Entry(" + ".join(number(value).mean for value in values) or ABSENT)
+    score = result.scores.get(column.name)
+    return number(score.mean, score.standard_error) if score and score.values else Entry(ABSENT)
+
+
+def _count(result: Result) -> str:
+    failed = len(result.failed)
+    return f"{len(result.replicates)} ({failed} failed)" if failed else str(len(result.replicates))
+
+
+def _about(result: Result) -> dict[str, Any]:
+    protocol, treatment = result.cell["protocol"], result.cell["treatment"]
+    parts = {"dataset": protocol["dataset"], "model": protocol["model"], "method": treatment}
+    options = {kind: {k: v for k, v in choice.items() if k != "name"} for kind, choice in parts.items()}
+    return {
+        "cell": result.key,
+        **{kind: choice["name"] for kind, choice in parts.items()},
+        "options": files.canonical_json(options).decode(),
+        "samples": protocol["samples"],
+        "device": result.cell["device"],
+        "threads": result.cell["threads"],
+    }
+
+
+# styles
+
+
+def _csv(results: Sequence[Result], metrics: Sequence[str]) -> str:
+    names = ["cell", "dataset", "model", "method", "options", "samples", "device", "threads"]
+    names += ["seed", "split", "metric", "unit", "better", "value"]
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(long_rows(results, metrics))
+    return stream.getvalue()
+
+
+def _json(results: Sequence[Result], metrics: Sequence[str]) -> str:
+    failed = [
+        {**_about(result), "seed": replicate.seed, "split": replicate.split, "reason": why}
+        for result in results
+        for replicate, why in sorted(result.failed.items())
+    ]
+    values = [{**row, "options": json.loads(row["options"])} for row in long_rows(results, metrics)]
+    failed = [{**row, "options": json.loads(row["options"])} for row in failed]
+    return json.dumps({"values": values, "failed": failed}, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def _terminal(groups: Sequence[Group], caption: str, width: int, color: bool) -> str:
+    """In full where that fits, else with errors in brackets, else with the columns in several tables."""
+    if not color:
+        caption = caption.replace("Bold:", "Bold (here *):")
+    text, fits = _blocks(groups, width, color, False)
+    if not fits:
+        text, _ = _blocks(groups, width, color, True)
+        caption = caption.replace("Mean ± standard error", "Mean(standard error in units of the last digits)")
+    return text + _printed([caption], width, color)
+
+
+def _blocks(groups: Sequence[Group], width: int, color: bool, concise: bool) -> tuple[str, bool]:
+    """Every table, and whether each fits the width whole."""
+    text, whole = "", True
+    for shown in groups:
+        for size in range(max(1, len(shown.columns)), 0, -1):
+            parts = _split(shown, size)
+            blocks = [
+                _printed([_heading(part.title), _rich_table(part, color, concise)], 1000, color) for part in parts
+            ]
+            if max(map(_breadth, blocks)) <= width:
+                break
+            whole = False
+        text += "\n".join(blocks) + "\n"
+    return text, whole
+
+
+def _breadth(text: str) -> int:
+    """Columns of the longest line, escape sequences apart."""
+    return max(len(re.sub(r"\x1b\[[0-9;]*m", "", line)) for line in text.splitlines())
+
+
+def _split(shown: Group, size: int) -> list[Group]:
+    """The columns shared out among tables with the same rows, `size` to each."""
+    return [
+        replace(
+            shown,
+            columns=shown.columns[at : at + size],
+            rows=tuple(replace(row, entries=row.entries[at : at + size]) for row in shown.rows),
+        )
+        for at in range(0, max(1, len(shown.columns)), size)
+    ]
+
+
+def _rich_table(shown: Group, color: bool, concise: bool) -> RichTable:
+    from rich.text import Text
+
+    table = _frame()
+    for label in shown.labels:
+        table.add_column(label, no_wrap=True, vertical="bottom")
+    widths: list[int] = []
+    bracketed = any("[" in column.name for column in shown.columns)
+    for column in shown.columns:
+        name, bracket, key = column.name.partition("[")
+        lines = [f"{name} {ARROWS.get(column.better, '')}".rstrip(), f"{bracket}{key}"]
+        lines = lines if bracket or not bracketed else ["", lines[0]]
+        heading = "\n".join([*(lines if bracketed else lines[:1]), column.unit])
+        table.add_column(Text(heading), justify="right", no_wrap=True)
+        widths.append(max(map(len, heading.splitlines())))
+    table.add_column("n", justify="right", no_wrap=True)
+    columns = [
+        _aligned([row.entries[k] for row in shown.rows], width, color, concise) for k, width in enumerate(widths)
+    ]
+    for i, row in enumerate(shown.rows):
+        table.add_row(*map(Text, row.labels), *(column[i] for column in columns), row.count)
+    return table
+
+
+def _aligned(entries: Sequence[Entry], width: int, color: bool, concise: bool) -> list[Text]:
+    """Decimal points of means and of errors under one another. Without colour a star stands for bold.
+
+    Padded here to at least `width`, since rich strips what is aligned to the right.
+    """
+    from rich.text import Text
+
+    means = [entry.concise if concise else entry.mean for entry in entries]
+    if not concise and any(entry.error for entry in entries):
+        gap = " " * (3 + max(len(entry.error) for entry in entries))
+        errors = [f" ± {entry.error}" if entry.error else gap for entry in entries]
+        means = [mean + error for mean, error in zip(_padded(means), errors, strict=True)]
+    starred = [text + ("*" if entry.leads and not color else "") for text, entry in zip(means, entries, strict=True)]
+    texts = _padded(starred)
+    width = max(width, *map(len, texts))
+    bold = ["bold" if entry.leads else "" for entry in entries]
+    return [Text(text.rjust(width), style, justify="left") for text, style in zip(texts, bold, strict=True)]
+
+
+def _padded(texts: Sequence[str]) -> list[str]:
+    """Padded to the right so that decimal points stand in a column; what is absent stays as it is."""
+    tails = {text: len(re.sub(r"^-?\d+", "", text)) for text in texts if text != ABSENT}
+    longest = max(tails.values(), default=0)
+    return [text + " " * (longest - tails.get(text, longest)) for text in texts]
+
+
+def _frame() -> RichTable:
+    from rich import box
+    from rich.table import Table
+
+    return Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False)
+
+
+def _heading(title: str) -> Text:
+    from rich.text import Text
+
+    return Text(f"{title}\n", style="bold")
+
+
+def _printed(parts: Sequence[Any], width: int, color: bool) -> str:
+    from rich.console import Console
+
+    stream = io.StringIO()
+    console = Console(file=stream, width=width, force_terminal=color, color_system="standard" if color else None)
+    for part in parts:
+        console.print(part, markup=False, highlight=False)
+    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"
+
+
+def _markdown(groups: Sequence[Group], caption: str) -> str:
+    def bold(entry: Entry) -> str:
+        return f"**{entry.text}**" if entry.leads else entry.text
+
+    def line(cells: Iterable[str]) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
+
+    text = ""
+    for shown in groups:
+        text += f"**{shown.title}**\n\n"
+        text += line([*shown.labels, *(f"{c.heading} ({c.unit})" for c in shown.columns), "n"])
+        text += line([*(":--" for _ in shown.labels), *("--:" for _ in shown.columns), "--:"])
+        text += "".join(line([*row.labels, *map(bold, row.entries), row.count]) for row in shown.rows) + "\n"
+    return text + caption + "\n"
+
+
+TEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+TEX |= {char: f"\\{char}" for char in "&%$#_{}"}
+TEX |= {"±": r"$\pm$", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "·": r"$\cdot$", "×": r"$\times$", "—": "---"}
+
+
+def escape_tex(text: str) -> str:
+    """Characters that LaTeX would take for commands, and signs that it lacks."""
+    return "".join(TEX.get(char, char) for char in text)
+
+
+def _latex(groups: Sequence[Group], caption: str) -> str:
+    """One booktabs table for each data set; needs \\usepackage{booktabs}."""
+
+    def bold(entry: Entry) -> str:
+        return rf"\textbf{{{escape_tex(entry.text)}}}" if entry.leads else escape_tex(entry.text)
+
+    def line(cells: Iterable[str]) -> str:
+        return "  " + " & ".join(cells) + r" \\" + "\n"
+
+    text = ""
+    for shown in groups:
+        heading = [*shown.labels, *(f"{c.heading} ({c.unit})" for c in shown.columns), "n"]
+        layout = "l" * len(shown.labels) + "r" * (len(shown.columns) + 1)
+        text += "\\begin{table}\n  \\centering\n"
+        text += f"  \\caption{{{escape_tex(f'{shown.title}. {caption}')}}}\n"
+        text += f"  \\begin{{tabular}}{{{layout}}}\n  \\toprule\n" + line(map(escape_tex, heading)) + "  \\midrule\n"
+        for row in shown.rows:
+            text += line([*map(escape_tex, row.labels), *map(bold, row.entries), escape_tex(row.count)])
+        text += "  \\bottomrule\n  \\end{tabular}\n\\end{table}\n\n"
+    return text
+
+
+# comparisons
+
+
+def _pairs_by_data(comparison: Comparison) -> list[list[tuple[Result, Result]]]:
+    grouped: dict[str, list[tuple[Result, Result]]] = {}
+    for pair in comparison.pairs:
+        grouped.setdefault(files.digest(pair[0].cell["protocol"]["dataset"]), []).append(pair)
+    return list(grouped.values())
+
+
+def _comparison_table(pairs: Sequence[tuple[Result, Result]], metrics: Sequence[str]) -> RichTable:
+    results = [a for a, _ in pairs]
+    labels = _labels(results)
+    table = _frame()
+    for name in (*labels, "metric"):
+        table.add_column(name, no_wrap=True)
+    for name in ("A", "B", "B − A", "n"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for i, (a, b) in enumerate(pairs):
+        words = [label.get(i, "") for label in labels.values()]
+        for column in select_columns([a, b], metrics):
+            if not column.is_cost and column.name in a.scores and column.name in b.scores:
+                table.add_row(*words, *_difference(column, a.scores[column.name], b.scores[column.name]))
+                words = [""] * len(words)
+    return table
+
+
+def _difference(column: Column, a: Scores, b: Scores) -> list[Any]:
+    from rich.text import Text
+
+    gap = paired_difference(a.values, b.values)
+    shown = number(gap.mean, gap.standard_error).text if gap.n else ABSENT
+    sides = [number(side.mean, side.standard_error).text if side.values else ABSENT for side in (a, b)]
+    return [Text(cell) for cell in (f"{column.heading} ({column.unit})", *sides, shown, str(gap.n))]

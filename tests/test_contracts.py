@@ -1,0 +1,423 @@
+"""What every registered method holds to on every registered model. A new entry is covered by being registered."""
+
+import random
+from dataclasses import dataclass, field, replace
+
+import pytest
+import torch
+
+from bdlbench import catalog, run
+from bdlbench.data import Examples, Signature, Task
+from bdlbench.kernels import linear
+from bdlbench.options import fields, per_row_names
+from bdlbench.posteriors import weights
+from bdlbench.predictive import Categorical
+from bdlbench.rng import Streams
+from bdlbench.spec import Cell, Replicate
+from bdlbench.training import Session, session
+
+METHODS, MODELS = catalog.names("methods"), catalog.names("models")
+SEEDS = (3, 1, 4, 15, 9)
+
+every_method = pytest.mark.parametrize("method", METHODS)
+every_model = pytest.mark.parametrize("model", MODELS)
+ROW = 3
+
+
+def streams(seeds=SEEDS):
+    return Streams.of_seeds(seeds)
+
+
+def points(rows, num, shape, dtype=torch.float32):
+    return torch.rand(rows, num, *shape, generator=torch.Generator().manual_seed(77), dtype=dtype)
+
+
+def predict(posterior, x, seeds=SEEDS, samples=7, joint=False):
+    return posterior.predict(x, samples, streams(seeds).child("predict test"), joint)
+
+
+def differences(left, right):
+    """Names of the tensors that are not bit for bit the same."""
+    assert left.keys() == right.keys()
+    return [name for name in left if not torch.equal(left[name], right[name])]
+
+
+def row_of(tensors, r):
+    return {name: value[r : r + 1] for name, value in tensors.items()}
+
+
+def everything(small, posterior, predictive, y):
+    """All numbers of a fit that are (R, …)."""
+    found = {**posterior.state, **posterior.facts, **small.tensors(predictive), "log_prob": predictive.log_prob(y)}
+    found["group_log_prob"] = predictive.group_log_prob(y).transpose(0, 1)
+    return found if posterior.bound is None else {**found, "bound": posterior.bound}
+
+
+def alone_and_together(small, model, method, data, x, row=ROW):
+    """Names of what row `row` has differently alone and among five."""
+    y = torch.randint(3, x.shape[:2], generator=torch.Generator().manual_seed(5))
+    posterior = method.fit(model, data, streams())
+    together = everything(small, posterior, predict(posterior, x), y)
+    seeds, x, y = SEEDS[row : row + 1], x[row : row + 1].clone(), y[row : row + 1].clone()
+    posterior = method.fit(model, small.row(data, row), streams(seeds))
+    alone = everything(small, posterior, predict(posterior, x, seeds), y)
+    return differences(row_of(together, row), alone)
+
+
+# Rows
+
+
+@every_method
+def test_a_row_has_the_same_bits_alone_after_300_steps(small, threads, method):
+    data = small.classes(5, own=True)  # 53 examples of 35 inputs: no size is a multiple of four
+    x = points(5, 29, (1, 5, 7))
+    assert alone_and_together(small, small.model("mlp"), small.method(method, epochs=75), data, x) == []
+
+
+@every_method
+def test_a_row_has_the_same_bits_alone_where_every_loop_is_split_between_threads(small, method):
+    torch.set_num_threads(2)
+    model = small.model("mlp", (1, 7, 10), rows=[{"widths": "333"}])  # 23,000 weights: torch splits from 32,768 on
+    data = small.classes(5, num=4 * 33, shape=(1, 7, 10), own=True)
+    method = small.method(method, epochs=5, batch_size=33)
+    assert alone_and_together(small, model, method, data, points(5, 51, (1, 7, 10))) == []
+
+
+@every_method
+@every_model
+def test_a_row_is_the_same_alone_on_every_model(small, method, model):
+    shape, dense = small.shape_for(model), small.is_dense(model)
+    assert shape is not None
+    torch.set_num_threads(1)
+    built, data, x = small.model(model, shape), small.classes(5, num=40, shape=shape), points(5, 19, shape)
+    fitting = small.method(method, epochs=10 if dense else 2)
+    if dense:
+        assert alone_and_together(small, built, fitting, data, x, row=1) == []
+        return
+    together = fitting.fit(built, data, streams())
+    alone = fitting.fit(built, small.row(data, 1), streams(SEEDS[1:2]))
+    for name, value in alone.state.items():
+        torch.testing.assert_close(together.state[name][1:2], value, rtol=1e-3, atol=1e-4)
+    expected = small.tensors(predict(alone, x[1:2], SEEDS[1:2]))
+    for name, value in small.tensors(predict(together, x)).items():
+        torch.testing.assert_close(value[1:2], expected[name], rtol=1e-3, atol=1e-4)
+
+
+@every_method
+def test_a_row_has_the_same_bits_alone_where_some_products_go_one_by_one(small, threads, method, monkeypatch):
+    monkeypatch.setattr(linear, "SMALL", 13 * 17 * 20)  # between the two layers' sizes
+    data, x = small.classes(5, own=True), points(5, 29, (1, 5, 7))
+    assert alone_and_together(small, small.model("mlp"), small.method(method, epochs=5), data, x) == []
+
+
+@pytest.mark.parametrize("method", ["mle", "mean_field_vi"])
+@pytest.mark.parametrize("width", [127, 130], ids=["just below", "just above"])
+def test_a_row_has_the_same_bits_alone_around_the_size_where_products_go_one_by_one(small, threads, method, width):
+    assert (64 * 128 * width > linear.SMALL) == (width == 130)
+    model = small.model("mlp", (128,), rows=[{"widths": str(width)}])
+    data = small.classes(5, num=128, shape=(128,), own=True)
+    method = small.method(method, epochs=10, batch_size=64)
+    assert alone_and_together(small, model, method, data, points(5, 65, (128,))) == []
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_regression_row_has_the_same_bits_alone(small, method):
+    data, x = small.classes(5, own=True), points(5, 29, (1, 5, 7))
+    data = replace(data, y=data.y.float())
+    model = small.model("mlp", outputs=1, likelihood="gaussian")
+    assert alone_and_together(small, model, small.method(method, epochs=10), data, x) == []
+
+
+# Determinism
+
+
+@every_method
+@every_model
+def test_twice_the_same_gives_the_same_bits_and_another_seed_others(small, method, model):
+    shape = small.shape_for(model)
+    built, data, x = small.model(model, shape), small.classes(2, shape=shape), points(2, 19, shape)
+    first, second = (small.method(method).fit(built, data, streams((1, 2))) for _ in range(2))
+    assert differences(first.state, second.state) == []
+    both = [small.tensors(predict(posterior, x, (1, 2))) for posterior in (first, second)]
+    assert differences(*both) == []
+    apart = differences(row_of(first.state, 0), row_of(first.state, 1))
+    linear_maps = [name for name, leaf in built.leaves().items() if leaf.role in ("input", "weight")]
+    assert any(name.startswith(leaf) for name in apart for leaf in linear_maps)
+
+
+# Options as rows
+
+
+def swept():
+    """(method, entry, option) for every option of a method, or of the method it builds on, that rows may differ in."""
+    found = []
+    for method in METHODS:
+        nested = [f.default for f in fields(catalog.load("methods", method)).values() if f.metadata["entry"]]
+        found += [(method, e, o) for e in (method, *nested) for o in sorted(per_row_names(catalog.load("methods", e)))]
+    return found
+
+
+def some_values(entry, option):
+    """The default, half of it, and the lower end where it is allowed."""
+    chosen = fields(entry)[option]
+    ends = [] if chosen.metadata["open_ends"] or chosen.metadata["low"] != 0 else [0.0]
+    return [chosen.default, chosen.default / 2, *ends]
+
+
+@pytest.mark.parametrize(("method", "entry", "option"), swept())
+def test_an_option_swept_as_rows_equals_runs_of_their_own(small, method, entry, option):
+    values = some_values(catalog.load("methods", entry), option)
+    model, data, x = small.model("mlp"), small.classes(len(values)), points(len(values), 19, (1, 5, 7))
+    rows = [{entry: {option: value}} for value in values]
+    posterior = small.method(method, rows).fit(model, data, streams([7] * len(values)))
+    together = {**posterior.state, **small.tensors(predict(posterior, x, [7] * len(values)))}
+    for r, row in enumerate(rows):
+        posterior = small.method(method, [row]).fit(model, small.row(data, r), streams([7]))
+        alone = {**posterior.state, **small.tensors(predict(posterior, x[r : r + 1].clone(), [7]))}
+        assert differences(row_of(together, r), alone) == [], f"{option}={values[r]}"
+
+
+@pytest.mark.parametrize(
+    ("model", "option"), [(m, o) for m in MODELS for o in sorted(per_row_names(catalog.load("models", m)))]
+)
+def test_a_models_option_swept_as_rows_equals_runs_of_their_own(small, model, option):
+    values = some_values(catalog.load("models", model), option)
+    shape, data = small.shape_for(model), small.classes(len(values), shape=small.shape_for(model))
+    data, x = replace(data, y=data.y.float()), points(len(values), 19, shape)
+
+    def fit(rows, data, x):
+        built = small.model(model, shape, 1, "gaussian", rows)
+        posterior = small.method("mle").fit(built, data, streams([7] * len(rows)))
+        return {**posterior.state, **small.tensors(predict(posterior, x, [7] * len(rows)))}
+
+    rows = [{option: value} for value in values]
+    together = fit(rows, data, x)
+    for r, row in enumerate(rows):
+        assert differences(row_of(together, r), fit([row], small.row(data, r), x[r : r + 1].clone())) == []
+
+
+# Shapes and types
+
+
+@every_method
+@every_model
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_shape_device_and_dtype_follow_the_inputs(small, method, model, dtype):
+    shape = small.shape_for(model)
+    data = small.classes(2, shape=shape, dtype=dtype)
+    posterior = small.method(method).fit(small.model(model, shape), data, streams((1, 2)))
+    for value in posterior.state.values():
+        assert value.shape[0] == 2
+        assert value.dtype == dtype
+        assert value.device == data.x.device
+    for fact in posterior.facts.values():
+        assert fact.shape == (2,)
+    assert posterior.bound is None or posterior.bound.shape == (2,)
+    found = predict(posterior, points(2, 19, shape, dtype), (1, 2), samples=12)
+    assert isinstance(found, Categorical)
+    assert found.probs.shape == (2, 19, 3)
+    assert found.group_probs.shape[1:] == (2, 19, 3)
+    torch.testing.assert_close(found.probs.sum(-1), torch.ones(2, 19))
+    torch.testing.assert_close(found.group_probs.sum(-1), torch.ones(found.group_probs.shape[:3]))
+    for score in found.scores.values():
+        assert score.shape == (2, 19)
+        assert score.isfinite().all()
+
+
+# What may be seen
+
+
+@dataclass(frozen=True)
+class Toy:
+    """A made-up problem whose test and OOD arrays may be noise."""
+
+    noise: bool = False
+
+    def load(self, split):
+        rng = torch.Generator().manual_seed(split)
+        x, y = torch.rand(60, 1, 8, 8, generator=rng), torch.randint(3, (60,), generator=rng)
+        test, far = x[40:], torch.rand(15, 1, 8, 8, generator=rng)
+        if self.noise:
+            test, far = torch.randn(20, 1, 8, 8, generator=rng), torch.randn(15, 1, 8, 8, generator=rng)
+        return Task(
+            Signature((1, 8, 8), 3, "categorical"), Examples(x[:40], y[:40]), Examples(test, y[40:]), {"far": far}
+        )
+
+
+@dataclass(frozen=True)
+class NoisyToy(Toy):
+    """The same training data."""
+
+    noise: bool = True
+
+
+@pytest.fixture
+def toys(monkeypatch):
+    monkeypatch.setitem(catalog._plugins, "datasets", {"toy": Toy, "toy_noise": NoisyToy})
+
+
+def record_of(small, method, dataset, folder):
+    chosen = (
+        catalog.choice("methods", method, small.settings()),
+        catalog.choice("models", "mlp", {"mlp": {"widths": "17"}}),
+        catalog.choice("datasets", dataset, {}),
+    )
+    cell = Cell(*chosen, samples=4)
+    batch = run.Batch(tuple(run.Row(cell, Replicate(seed)) for seed in (0, 1)))
+    (record,) = run.run_batch(batch, run.Settings(folder)).records
+    return record
+
+
+@every_method
+def test_parameters_do_not_depend_on_test_or_ood_inputs(small, toys, method, tmp_path):
+    plain, noisy = (record_of(small, method, name, tmp_path) for name in ("toy", "toy_noise"))
+    assert not plain.failed
+    assert plain.values["parameters_sha256"] == noisy.values["parameters_sha256"]
+    assert plain.values["metrics"] != noisy.values["metrics"]
+
+
+# Noise of predictions
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A model that keeps the logits of each sample as they are accumulated."""
+
+    model: object
+    seen: list = field(default_factory=list)
+
+    def __getattr__(self, name):
+        return getattr(self.model, name)
+
+    def __call__(self, layer, x, rng):
+        return WatchedOutput(self.model(layer, x, rng), self.seen)
+
+
+@dataclass(frozen=True)
+class WatchedOutput:
+    output: object
+    seen: list
+
+    def elbo(self, y):
+        return self.output.elbo(y)
+
+    def accumulator(self, samples):
+        return WatchedSum(self.output.accumulator(samples), self.seen)
+
+
+@dataclass(frozen=True)
+class WatchedSum:
+    total: object
+    seen: list
+
+    def add(self, watched):
+        logits = watched.output.logits
+        self.seen.append(logits if logits.ndim == 4 else logits.unsqueeze(0))
+        self.total.add(watched.output)
+
+    def finish(self):
+        return self.total.finish()
+
+
+def watched_fit(small, method, model="mlp"):
+    watched = Watched(small.model(model))
+    return watched.seen, small.method(method).fit(watched, small.classes(5), streams())
+
+
+@every_method
+@pytest.mark.parametrize("model", ["mlp", "logistic"])
+def test_chunks_of_samples_do_not_matter(small, method, model, monkeypatch):
+    posterior = small.method(method).fit(small.model(model), small.classes(5), streams())
+    x, found = points(5, 29, (1, 5, 7)), []
+    for elements in (1, 3 * 5 * 29 * 35, 1 << 30):  # one sample at once, three, all
+        monkeypatch.setattr(weights, "CHUNK_ELEMENTS", elements)
+        for joint in (False, True):
+            found.append(small.tensors(predict(posterior, x, samples=13, joint=joint)))
+    for i in (0, 1):
+        assert differences(found[i], found[i + 2]) == []
+        assert differences(found[i], found[i + 4]) == []
+
+
+@every_method
+def test_the_first_samples_do_not_depend_on_how_many_follow(small, method):
+    seen, posterior = watched_fit(small, method)
+    x, outputs = points(5, 29, (1, 5, 7)), []
+    for samples in (10, 20):
+        seen.clear()
+        predict(posterior, x, samples=samples)
+        outputs.append(torch.cat(seen))
+    assert torch.equal(outputs[0], outputs[1][: len(outputs[0])])
+    assert all(not torch.equal(*pair) for pair in zip(outputs[1][1:], outputs[1][:-1], strict=True))
+
+
+@every_method
+def test_joint_samples_are_functions_of_the_input(small, method, monkeypatch):
+    monkeypatch.setattr(weights, "EXAMPLES", 7)
+    seen, posterior = watched_fit(small, method)
+    x = points(5, 7, (1, 5, 7))
+    x[:, 4] = x[:, 2]
+    predict(posterior, torch.cat([x, x, x], dim=1), samples=6, joint=True)
+    first, second, third = (torch.cat(part) for part in _thirds(seen))  # each (M, R, 7, C)
+    assert torch.equal(first, second)
+    assert torch.equal(first, third)
+    torch.testing.assert_close(first[:, :, 4], first[:, :, 2])
+
+
+def _thirds(parts):
+    count = len(parts) // 3
+    return [parts[i * count : (i + 1) * count] for i in range(3)]
+
+
+# Resuming
+
+
+class Interrupted(Exception):
+    pass
+
+
+@every_method
+@pytest.mark.parametrize("model", ["mlp", "logistic"])
+def test_a_fit_resumes_to_the_same_bits(small, method, model, tmp_path):
+    built, data, method_of = small.model(model), small.classes(3), small.method(method, epochs=4)
+    x, path = points(3, 19, (1, 5, 7)), tmp_path / "checkpoint"
+    stops = random.Random(method + model).sample(range(2, 16), 2)
+
+    def stop_at(stop):
+        def listen(done, total):
+            assert total == 16
+            if done == stop:
+                raise Interrupted
+
+        return listen
+
+    whole = method_of.fit(built, data, streams(SEEDS[:3]))
+    for stop in sorted(stops):
+        with pytest.raises(Interrupted), session(Session(path, 0.0, stop_at(stop))) as current:
+            method_of.fit(built, data, streams(SEEDS[:3]))
+        assert [file.exists() for file in current.files()] == [True]
+    steps = []
+    with session(Session(path, 0.0, lambda done, total: steps.append(done))) as current:
+        resumed = method_of.fit(built, data, streams(SEEDS[:3]))
+    assert steps[0] == max(stops)
+    assert current.examples == 16 * 13
+    assert differences(whole.state, resumed.state) == []
+    pair = [small.tensors(predict(posterior, x, SEEDS[:3])) for posterior in (whole, resumed)]
+    assert differences(*pair) == []
+
+
+# Entries
+
+
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in catalog.KINDS for name in catalog.names(kind)])
+def test_an_entry_says_in_one_line_what_it_is(kind, name):
+    assert len(catalog.summary(kind, name)) > 10
+    assert "\n" not in catalog.summary(kind, name)
+
+
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in catalog.KINDS[:3] for name in catalog.names(kind)])
+def test_an_entry_is_a_frozen_dataclass_whose_options_have_help_and_a_legal_default(kind, name):
+    entry = catalog.load(kind, name)
+    assert entry.__dataclass_params__.frozen
+    for chosen in fields(entry).values():
+        assert chosen.metadata["help"]
+    assert catalog.batch_key(kind, catalog.choice(kind, name, {})).name == name

@@ -1,0 +1,243 @@
+"""Other people's entries: a package with an entry point, and a plugin file."""
+
+import inspect
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bdlbench import catalog, run
+from bdlbench.errors import BadInput
+from bdlbench.spec import Cell, Replicate
+
+ROOT = Path(__file__).resolve().parents[1]
+
+METHOD = '''"""MLE with a step size that halves."""
+from dataclasses import dataclass
+
+from bdlbench.layers import Point
+from bdlbench.options import option
+from bdlbench.posteriors.fitting import fit_network
+from bdlbench.posteriors.weights import WeightPosterior
+from bdlbench.training import Plan, last
+from bdlbench.types import Layout, PerRow
+
+
+@dataclass(frozen=True)
+class Theirs:
+    """Somebody else's method: early stopping after two epochs."""
+
+    learning_rate: PerRow = option(1e-2, "Adam's step size", low=0, open_ends=True)
+
+    def unsupported(self, model):
+        return None
+
+    def fit(self, model, data, rng):
+        layout, plan = Layout(model.leaves()), Plan(2, 64, self.learning_rate)
+        state = layout.views(last(fit_network(model, data, rng, plan, lambda flat, _: Point(layout.views(flat)))).flat)
+        return WeightPosterior(model, state, lambda noise, joint: Point(state), deterministic=True)
+'''
+
+PROJECT = """
+[build-system]
+requires = ["setuptools"]
+build-backend = "setuptools.build_meta"
+[project]
+name = "theirs"
+version = "1"
+[project.entry-points."bdlbench.methods"]
+theirs = "theirs:Theirs"
+[tool.setuptools]
+py-modules = ["theirs"]
+"""
+
+RUN = """
+import json, sys
+from pathlib import Path
+from bdlbench import catalog, run
+from bdlbench.spec import Cell, Replicate
+
+settings = {"digits": {"num_train": 256}, "theirs": {"learning_rate": 0.02}}
+names = {"methods": "theirs", "models": "mlp", "datasets": "digits"}
+cell = Cell(*(catalog.choice(kind, name, settings) for kind, name in names.items()), samples=1)
+batch = run.Batch(tuple(run.Row(cell, Replicate(seed)) for seed in (0, 1)))
+(record,) = run.run_batch(batch, run.Settings(Path(sys.argv[1]))).records
+values = record.values["metrics"]["accuracy"]["values"]
+print(json.dumps([catalog.summary("methods", "theirs"), values]))
+"""
+
+
+def test_a_method_is_at_most_thirty_lines():
+    assert len(METHOD.splitlines()) <= 30
+
+
+def test_an_installed_package_adds_a_method(tmp_path):
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.mkdir()
+    (source / "pyproject.toml").write_text(PROJECT)
+    (source / "theirs.py").write_text(METHOD)
+    install = [
+        "--no-build-isolation",
+        "--no-deps",
+        "--no-index",
+        "--disable-pip-version-check",
+        "--target",
+        str(target),
+    ]
+    command = [sys.executable, "-m", "pip", "install", "-q", *install, str(source)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(target), str(ROOT)])}
+    command = [sys.executable, "-c", RUN, str(tmp_path / "results")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=environment)
+    assert done.returncode == 0, done.stderr
+    summary, accuracies = json.loads(done.stdout)
+    assert summary == "Somebody else's method: early stopping after two epochs."
+    assert len(accuracies) == 2
+    assert min(accuracies) > 0.3
+
+
+PLUGIN = (
+    METHOD
+    + '''
+
+import torch
+
+from bdlbench.data import Examples, Signature, Task
+from bdlbench.models.mlp import MLP
+
+
+@dataclass(frozen=True)
+class Wide(MLP):
+    """Their model."""
+
+
+@dataclass(frozen=True)
+class Blobs:
+    """Their data set: two far blobs."""
+
+    num: int = option(40, "examples", low=2)
+
+    def load(self, split):
+        rng = torch.Generator().manual_seed(split)
+        y = torch.arange(self.num) % 2
+        x = torch.randn(self.num, 2, generator=rng) + 6 * y[:, None] - 3
+        return Task(Signature((2,), 2, "categorical"), Examples(x, y), Examples(x, y), {"far": 50 * x})
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Their metric."""
+
+    summary: str = "how many examples were scored"
+    unit: str = "count"
+    better: str = "higher"
+
+    def __call__(self, evaluation):
+        return {"": torch.full((len(evaluation.y),), float(evaluation.y.shape[1]), dtype=torch.float64)}
+
+
+methods, models, datasets, metrics = {"theirs": Theirs}, {"wide": Wide}, {"blobs": Blobs}, {"rows": Rows()}
+'''
+)
+
+
+@pytest.fixture
+def plugin(tmp_path, monkeypatch):
+    """plugin(source): the path of a file, whose entries are forgotten after the test."""
+    monkeypatch.setattr(catalog, "_plugins", {kind: dict(entries) for kind, entries in catalog._plugins.items()})
+    before = set(sys.modules)
+
+    def written(source, name="mine.py"):
+        path = tmp_path / name
+        path.write_text(source)
+        return path
+
+    yield written
+    for name in set(sys.modules) - before:
+        if name.startswith("bdlbench_plugin"):
+            del sys.modules[name]
+
+
+def test_a_plugin_adds_entries_of_every_kind(plugin, tmp_path):
+    catalog.add_plugin(plugin(PLUGIN))
+    names = {"methods": "theirs", "models": "wide", "datasets": "blobs", "metrics": "rows"}
+    for kind, name in names.items():
+        assert name in catalog.names(kind)
+        assert catalog.summary(kind, name)
+    chosen = [
+        catalog.choice(kind, names[kind], {"wide": {"widths": "8"}}) for kind in ("methods", "models", "datasets")
+    ]
+    cell = Cell(*chosen, samples=1)
+    batch = run.Batch((run.Row(cell, Replicate(0)),))
+    (record,) = run.run_batch(batch, run.Settings(tmp_path / "results")).records
+    assert not record.failed
+    assert record.values["metrics"]["rows"]["values"] == [40.0]
+
+
+def test_adding_the_same_plugin_twice_is_one(plugin):
+    path = plugin(PLUGIN)
+    catalog.add_plugin(path)
+    before = {kind: catalog.names(kind) for kind in catalog.KINDS}
+    catalog.add_plugin(path)
+    assert before == {kind: catalog.names(kind) for kind in catalog.KINDS}
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("x = 1", "has no dict named methods, models, datasets or metrics"),
+        ("methods = ['mle']", "has no dict named"),
+        ("def f(:", "does not import: SyntaxError"),
+        ("import nothing_of_this_name", "does not import: ModuleNotFoundError"),
+        ("1 / 0", "does not import: ZeroDivisionError: division by zero"),
+        ("class A:\n    pass\nmethods = {'mle': A}", "redefines the method 'mle': choose another name"),
+        ("class A:\n    pass\nmetrics = {'ece': A()}", "redefines the metric 'ece'"),
+    ],
+)
+def test_what_a_plugin_has_wrong_is_said_in_one_line(plugin, source, message):
+    before = {kind: catalog.names(kind) for kind in catalog.KINDS}
+    with pytest.raises(BadInput, match=message) as caught:
+        catalog.add_plugin(plugin(source))
+    assert "\n" not in str(caught.value)
+    assert before == {kind: catalog.names(kind) for kind in catalog.KINDS}
+
+
+def test_a_plugin_that_is_half_wrong_adds_nothing(plugin):
+    source = PLUGIN + "datasets['digits'] = Blobs\n"
+    with pytest.raises(BadInput, match="redefines the dataset 'digits'"):
+        catalog.add_plugin(plugin(source))
+    assert "theirs" not in catalog.names("methods")
+
+
+def test_a_file_that_is_absent_or_not_python_is_refused(plugin, tmp_path):
+    with pytest.raises(BadInput, match="does not exist"):
+        catalog.add_plugin(tmp_path / "absent.py")
+    with pytest.raises(BadInput, match="does not exist"):
+        catalog.add_plugin(tmp_path)
+    with pytest.raises(BadInput, match="is not a Python file"):
+        catalog.add_plugin(plugin("methods = {}", "mine.txt"))
+
+
+def test_two_plugins_cannot_share_a_name(plugin):
+    catalog.add_plugin(plugin(PLUGIN))
+    with pytest.raises(BadInput, match="redefines the method 'theirs'"):
+        catalog.add_plugin(plugin("class A:\n    pass\nmethods = {'theirs': A}", "second.py"))
+
+
+def test_the_catalog_names_the_nearest_for_an_unknown_entry():
+    for kind in catalog.KINDS:
+        name = catalog.names(kind)[0]
+        with pytest.raises(BadInput, match=f"unknown {kind[:-1]} '{name}x': did you mean '{name}'"):
+            catalog.load(kind, name + "x")
+
+
+def test_every_entry_lies_in_the_folder_of_its_kind():
+    for kind in catalog.KINDS:
+        for name in catalog.names(kind):
+            entry = catalog.load(kind, name)
+            module = inspect.getmodule(entry if inspect.isclass(entry) else type(entry))
+            assert module.__name__.startswith(f"bdlbench.{kind}.")

@@ -1,0 +1,125 @@
+import pytest
+import torch
+
+from bdlbench.kernels.linear import Conv2d, dense
+from bdlbench.layers import DropConnect, Dropout, Flipout, LocalNoise, Point, WeightNoise
+from bdlbench.rng import Streams
+from bdlbench.types import Layout, Leaf, per_row
+
+R, B, M = 2, 6, 3
+CASES = {
+    "dense": (dense, (B, 5), (4, 5), (B, 4)),
+    "convolution": (Conv2d(padding=1), (B, 3, 8, 8), (4, 3, 3, 3), (B, 4, 8, 8)),
+}
+every_map = pytest.mark.parametrize("case", CASES)
+
+
+def numbers(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def setting(case):
+    op, x, w, out = CASES[case]
+    return op, numbers(R, *x), {"w": numbers(R, *w, seed=1), "b": numbers(R, 4, seed=2)}, out
+
+
+def rules(leaves, noise, joint=False):
+    variance = {name: value.square() for name, value in leaves.items()}
+    return {
+        "point": Point(leaves),
+        "dropout": Dropout(leaves, {"w": 0.5}, noise, joint),
+        "dropconnect": DropConnect(leaves, {"w": torch.tensor([0.2, 0.5])}, noise),
+        "local": LocalNoise(leaves, variance, noise),
+        "weight": WeightNoise(leaves, variance, noise),
+        "flipout": Flipout(leaves, variance, noise),
+    }
+
+
+RULES = list(rules({}, Streams.of_seeds([0])))
+every_rule = pytest.mark.parametrize("rule", RULES)
+
+
+@every_map
+@every_rule
+def test_samples_stand_in_front_where_there_is_noise(case, rule):
+    op, x, leaves, out = setting(case)
+    lead = (R,) if rule == "point" else (M, R)
+    in_training = rules(leaves, Streams.of_seeds([0, 1]))[rule]
+    in_prediction = rules(leaves, Streams.of_seeds([0, 1]).samples(0, M))[rule]
+    assert in_training("w", op, x).shape == (R, *out)
+    assert in_prediction("w", op, x).shape == (*lead, *out)
+    sampled = rule in ("local", "weight", "flipout")
+    assert in_prediction.leaf("b").shape == ((M, R, 4) if sampled else (R, 4))
+
+
+@every_map
+@pytest.mark.parametrize("rule", RULES[1:])
+def test_a_map_without_rate_or_variance_acts_as_a_point(case, rule):
+    op, x, leaves, _ = setting(case)
+    noise = Streams.of_seeds([0, 1])
+    bare = {
+        "dropout": Dropout(leaves, {}, noise),
+        "dropconnect": DropConnect(leaves, {}, noise),
+        "local": LocalNoise(leaves, {}, noise),
+        "weight": WeightNoise(leaves, {}, noise),
+        "flipout": Flipout(leaves, {}, noise),
+    }[rule]
+    assert torch.equal(bare("w", op, x), op(x, leaves["w"]))
+    assert torch.equal(bare.leaf("b"), leaves["b"])
+
+
+@every_map
+def test_dropout_masks_inputs_and_keeps_their_mean(case):
+    op, x, leaves, _ = setting(case)
+    noise = Streams.of_seeds([0, 1]).samples(0, 2000)
+    out = Dropout(leaves, {"w": 0.3}, noise)("w", op, x[:, :1])
+    expected = op(x[:, :1], leaves["w"])
+    assert ((out.mean(0) - expected).abs() < 5.5 * out.std(0) / 2000**0.5 + 1e-6).all()
+
+
+@every_map
+def test_dropconnects_mean_weight_is_scaled_by_what_is_kept(case):
+    op, x, leaves, _ = setting(case)
+    noise = Streams.of_seeds([0, 1]).samples(0, 2000)
+    rates = torch.tensor([0.2, 0.5])
+    out = DropConnect(leaves, {"w": rates}, noise)("w", op, x[:, :1])
+    expected = op(x[:, :1], leaves["w"]) * per_row(1 - rates, x, 1 + op.trailing)
+    assert ((out.mean(0) - expected).abs() < 5.5 * out.std(0) / 2000**0.5 + 1e-6).all()
+
+
+@every_map
+def test_a_joint_mask_serves_every_example(case):
+    op, x, leaves, _ = setting(case)
+    x = x[:, :1].expand_as(x)
+    joint, own = (rules(leaves, Streams.of_seeds([0, 1]), joint)["dropout"]("w", op, x) for joint in (True, False))
+    torch.testing.assert_close(joint, joint[:, :1].expand_as(joint))
+    assert not torch.allclose(own, own[:, :1].expand_as(own))
+
+
+def layout():
+    return Layout({"w": Leaf((3, 5), "weight", 5), "b": Leaf((3,), "bias", 5), "s": Leaf((16,), "scale", 1)})
+
+
+def test_leaves_start_on_a_boundary_and_views_share_memory():
+    flat = torch.zeros(4, layout().width)
+    views = layout().views(flat)
+    assert layout().width == 48
+    assert layout().num_parameters == 34
+    for value in views.values():
+        assert (value.data_ptr() - flat.data_ptr()) % 64 == 0
+        value.fill_(1)
+    assert flat.sum(1).tolist() == [34] * 4
+    assert views["w"].shape == (4, 3, 5)
+
+
+def test_a_filled_row_has_a_value_for_each_leaf_and_padding_between():
+    row = layout().fill(lambda leaf: float(leaf.fan_in), padding=-1.0)
+    assert row.tolist() == [5.0] * 15 + [-1.0] + [5.0] * 3 + [-1.0] * 13 + [1.0] * 16
+
+
+def test_a_hyper_parameter_of_each_row_stands_before_what_it_multiplies():
+    like = torch.zeros(2, 3, 4, dtype=torch.float64)
+    assert per_row(0.5, like, 3) == 0.5
+    value = per_row(torch.tensor([1.0, 2.0]), like, 3)
+    assert value.shape == (2, 1, 1)
+    assert value.dtype == torch.float64

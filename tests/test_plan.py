@@ -1,0 +1,203 @@
+import pytest
+
+from bdlbench import catalog, plan
+from bdlbench.errors import BadInput
+from bdlbench.plan import Overrides, build_spec, parse_settings, parse_suite
+from bdlbench.spec import Cell, Choice, Replicate, parse_seeds
+
+SUITE = """
+title = "A suite"
+version = 2
+seeds = "2"
+samples = 7
+[[grid]]
+methods = ["mle", "map"]
+models = ["mlp"]
+datasets = ["digits"]
+[options.mlp]
+widths = "20"
+[options.map]
+prior_sd = [0.5, 2.0]
+"""
+
+
+def spec(text=SUITE, **overrides):
+    return build_spec(parse_suite(text, "suite.toml"), Overrides(device="cpu", **overrides))
+
+
+def option(cell, name):
+    return dict(cell.method.options)[name]
+
+
+def test_a_suite_becomes_cells_and_replicates():
+    found = spec()
+    assert [cell.method.name for cell in found.cells] == ["mle", "map", "map"]
+    assert [option(cell, "prior_sd") for cell in found.cells[1:]] == [0.5, 2.0]
+    assert {dict(cell.model.options)["widths"] for cell in found.cells} == {(20,)}
+    assert {(cell.samples, cell.device, cell.threads) for cell in found.cells} == {(7, "cpu", 1)}
+    assert found.replicates == (Replicate(0), Replicate(1))
+
+
+def test_a_command_line_lies_over_the_suite():
+    found = spec(methods=("map",), seeds="4,9", samples=3, threads=2, settings=("map.prior_sd=3", "mlp.widths=5-6,7"))
+    assert [option(cell, "prior_sd") for cell in found.cells] == [3.0, 3.0]
+    assert [dict(cell.model.options)["widths"] for cell in found.cells] == [(5, 6), (7,)]
+    assert {(cell.samples, cell.threads) for cell in found.cells} == {(3, 2)}
+    assert found.replicates == (Replicate(4), Replicate(9))
+
+
+def test_sweeps_multiply_and_equal_cells_are_one():
+    found = spec(methods=("map", "map"), settings=("map.prior_sd=1,2,1.0", "map.epochs=3,4"))
+    assert sorted((option(c, "prior_sd"), option(c, "epochs")) for c in found.cells) == [(1, 3), (1, 4), (2, 3), (2, 4)]
+
+
+def test_members_of_an_ensemble_take_their_own_methods_options():
+    found = spec(methods=("deep_ensemble",), settings=("mle.epochs=3,4", "deep_ensemble.members=2"))
+    assert [dict(option(cell, "member").options)["epochs"] for cell in found.cells] == [3, 4]
+
+
+def test_every_entry_can_be_planned():
+    for kind in plan.GRID_KEYS:
+        names = tuple(catalog.names(kind))
+        cells = spec(**{kind: names}).cells
+        assert {getattr(cell, kind.removesuffix("s")).name for cell in cells} == set(names)
+
+
+@pytest.mark.parametrize("name", plan.suite_names())
+def test_every_suite_of_the_package_can_be_planned(name):
+    suite = plan.read_suite(name)
+    assert suite.version >= 1
+    assert suite.title
+    assert build_spec(suite, Overrides(device="cpu")).cells
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"methods": ("mlee",)}, "unknown method 'mlee': did you mean 'mle'"),
+        ({"models": ("mpl",)}, "unknown model 'mpl': did you mean 'mlp'"),
+        ({"datasets": ("digit",)}, "unknown dataset 'digit': did you mean 'digits'"),
+        ({"seeds": "a"}, "--seeds 'a' cannot be read"),
+        ({"samples": 0}, "--samples 0 is out of range: at least 1"),
+        ({"samples": -3}, "--samples -3 is out of range"),
+        ({"threads": 0}, "--threads 0 is out of range"),
+        ({"settings": ("map.prior_sd=-1",)}, "map.prior_sd=-1.0 is out of range"),
+        ({"settings": ("map.prior=1",)}, "unknown option of map 'prior': did you mean 'prior_sd'"),
+        ({"settings": ("mapp.prior_sd=1",)}, "unknown entry 'mapp': did you mean 'map'"),
+        ({"settings": ("map.epochs=2.5",)}, "map.epochs=2.5 is not a whole number"),
+        ({"settings": ("sparse_vd.epochs=2",)}, "sparse_vd is not part of this run"),
+        ({"settings": ("map.prior_sd",)}, "write NAME.OPTION=VALUE"),
+        ({"settings": ("prior_sd=1",)}, "write NAME.OPTION=VALUE"),
+        ({"settings": ("map.=1",)}, "write NAME.OPTION=VALUE"),
+        ({"settings": ("map.prior_sd=",)}, "write NAME.OPTION=VALUE"),
+    ],
+)
+def test_what_a_command_line_has_wrong_is_said_in_one_line(overrides, message):
+    with pytest.raises(BadInput, match=message) as caught:
+        spec(**overrides)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("title = ", r"suite.toml is not valid TOML: .*line 1"),
+        ("\n[[grid]\n", r"suite.toml is not valid TOML: .*line 2"),
+        ("sead = 3\n" + SUITE, "unknown key in suite.toml 'sead': did you mean 'seeds'"),
+        (SUITE.replace("models", "model"), "unknown key in suite.toml 'model': did you mean 'models'"),
+        ("title = 'x'", r"suite.toml has no \[\[grid\]\]"),
+        ("grid = []", r"suite.toml has no \[\[grid\]\]"),
+        ("grid = [3]", r"each \[\[grid\]\] is a table"),
+        ("samples = 'many'\n" + SUITE.replace("samples = 7", ""), "samples='many' is not a whole number"),
+        ("version = 1.5\n" + SUITE.replace("version = 2", ""), "version=1.5 is not a whole number"),
+        ("options = 3\n[[grid]]\n", "options are tables"),
+        ("[[grid]]\nmethods=['mle']\n[options]\nmlp = 3\n", "options are tables"),
+        ("[[grid]]\nmethods=['mle']\ndatasets=['digits']", "no models given: name one with --model"),
+    ],
+)
+def test_what_a_suite_has_wrong_is_said_in_one_line(text, message):
+    with pytest.raises(BadInput, match=message) as caught:
+        spec(text)
+    assert "\n" not in str(caught.value)
+
+
+def test_suites_are_found_by_name_or_file(tmp_path):
+    with pytest.raises(BadInput, match="unknown suite 'quik': did you mean 'quick'"):
+        plan.read_suite("quik")
+    with pytest.raises(BadInput, match="does not exist"):
+        plan.read_suite_file(tmp_path / "absent.toml")
+    (tmp_path / "mine.toml").write_text(SUITE)
+    assert plan.read_suite_file(tmp_path / "mine.toml").title == "A suite"
+    (tmp_path / "latin.toml").write_bytes(b'title = "\xe9"')
+    with pytest.raises(BadInput, match="cannot be read"):
+        plan.read_suite_file(tmp_path / "latin.toml")
+
+
+def test_devices():
+    assert plan.resolve_device("cpu") == "cpu"
+    assert plan.resolve_device("auto") in ("cpu", "cuda")
+    with pytest.raises(BadInput, match="unknown device 'gpu'"):
+        plan.resolve_device("gpu")
+
+
+def test_cuda_is_refused_where_it_is_absent(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(BadInput, match="no CUDA device"):
+        plan.resolve_device("cuda")
+    assert plan.resolve_device("auto") == "cpu"
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert plan.resolve_device("auto") == plan.resolve_device("cuda") == "cuda"
+
+
+def test_settings_are_read_and_split():
+    assert parse_settings(["mle.epochs=1, 2", "mle.batch_size=3", "mlp.widths=3-4"]) == {
+        "mle": {"epochs": ["1", "2"], "batch_size": ["3"]},
+        "mlp": {"widths": ["3-4"]},
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "seeds"), [("3", (0, 1, 2)), ("0-2", (0, 1, 2)), ("4-4", (4,)), ("7,1,4", (1, 4, 7)), ("9,", None)]
+)
+def test_seeds(text, seeds):
+    if seeds is None:
+        with pytest.raises(BadInput):
+            parse_seeds(text)
+    else:
+        assert parse_seeds(text) == seeds
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a", "cannot be read"),
+        ("1-2-3", "cannot be read"),
+        ("1.5", "cannot be read"),
+        ("", "cannot be read"),
+        ("0", "names no seed"),
+        ("5-2", "names no seed"),
+        ("-1", "cannot be read"),
+        ("-1,2", "names no seed"),
+        ("1,1", "names a seed twice"),
+    ],
+)
+def test_seeds_that_make_no_sense_are_refused_with_what_would(text, message):
+    with pytest.raises(BadInput, match=f"{message}.*give a number of seeds"):
+        parse_seeds(text)
+
+
+def test_a_cells_key_names_all_that_decides_the_bits():
+    one, two = Choice.of("a", {"x": 1, "y": 2}), Choice.of("a", {"y": 2, "x": 1})
+    assert one == two
+    cell = Cell(one, one, one, 3)
+    assert cell.key == Cell(two, two, two, 3).key
+    others = [
+        Cell(Choice.of("a", {"x": 1, "y": 3}), one, one, 3),
+        Cell(one, Choice("b"), one, 3),
+        Cell(one, one, Choice("b"), 3),
+        Cell(one, one, one, 4),
+        Cell(one, one, one, 3, "cuda"),
+        Cell(one, one, one, 3, threads=2),
+    ]
+    assert len({cell.key, *(other.key for other in others)}) == 7
+    assert cell.title == "a · a · a"

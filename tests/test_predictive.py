@@ -1,0 +1,182 @@
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from scipy import stats
+
+from bdlbench.predictive import Categorical, CategoricalSum, GaussianMixture, GaussianStack
+
+
+def numbers(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def categorical(logits, chunks=(100,)):
+    total = CategoricalSum(len(logits))
+    for part in logits.split(list(chunks) if len(chunks) > 1 else chunks[0]):
+        total.add(SimpleNamespace(logits=part))
+    return total.finish()
+
+
+def gaussian(means, sds):
+    total = GaussianStack(len(means))
+    total.add(SimpleNamespace(mean=means, sd=sds))
+    return total.finish()
+
+
+LOGITS = 2 * numbers(23, 3, 11, 4)  # (M, R, N, C)
+
+
+def test_probabilities_are_averaged_never_logits():
+    found, probs = categorical(LOGITS), LOGITS.softmax(-1)
+    torch.testing.assert_close(found.probs, probs.mean(0))
+    torch.testing.assert_close(found.expected_entropy, torch.special.entr(probs).sum(-1).mean(0))
+    assert not torch.allclose(found.probs, LOGITS.mean(0).softmax(-1), atol=1e-2)
+
+
+def test_scores_are_entropy_mutual_information_and_max_probability():
+    found, mean = categorical(LOGITS), LOGITS.softmax(-1).mean(0)
+    entropy = torch.from_numpy(stats.entropy(mean.numpy(), axis=-1))
+    within = torch.from_numpy(stats.entropy(LOGITS.softmax(-1).numpy(), axis=-1)).mean(0)
+    torch.testing.assert_close(found.scores["entropy"], entropy)
+    torch.testing.assert_close(found.scores["mutual_information"], entropy - within, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.scores["max_probability"], -mean.max(-1).values)
+
+
+def test_agreeing_samples_carry_no_mutual_information():
+    found = categorical(LOGITS[:1].expand(7, -1, -1, -1))
+    torch.testing.assert_close(found.scores["mutual_information"], torch.zeros(3, 11), rtol=0, atol=1e-6)
+    assert (found.scores["mutual_information"] >= 0).all()
+
+
+@pytest.mark.parametrize("samples", [1, 7, 10, 11, 23])
+def test_groups_are_the_samples_with_the_same_last_digit(samples):
+    probs = LOGITS[:samples].softmax(-1)
+    found = categorical(LOGITS[:samples])
+    assert len(found.group_probs) == min(samples, 10)
+    for g, group in enumerate(found.group_probs):
+        torch.testing.assert_close(group, probs[g::10].mean(0))
+
+
+def test_chunks_of_samples_do_not_change_a_bit():
+    whole = categorical(LOGITS)
+    for chunks in ((1,), (5,), (3, 1, 19)):
+        parts = categorical(LOGITS, chunks)
+        assert torch.equal(parts.probs, whole.probs)
+        assert torch.equal(parts.group_probs, whole.group_probs)
+        assert torch.equal(parts.expected_entropy, whole.expected_entropy)
+
+
+def test_one_output_without_a_sample_axis_is_one_sample():
+    total = CategoricalSum(1)
+    total.add(SimpleNamespace(logits=LOGITS[0]))
+    torch.testing.assert_close(total.finish().probs, LOGITS[0].softmax(-1))
+
+
+def test_log_prob_is_that_of_the_class_and_finite_at_zero():
+    found, y = categorical(LOGITS), torch.randint(4, (3, 11), generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(found.log_prob(y), found.probs.gather(-1, y[..., None])[..., 0].log())
+    for g, values in enumerate(found.group_log_prob(y)):
+        torch.testing.assert_close(values, found.group_probs[g].gather(-1, y[..., None])[..., 0].log())
+    certain = Categorical(1, torch.tensor([[[1.0, 0.0]]]), torch.tensor([[[[1.0, 0.0]]]]), torch.zeros(1, 1))
+    assert certain.log_prob(torch.tensor([[1]])).isfinite().all()
+    assert certain.log_prob(torch.tensor([[0]])).item() == 0
+
+
+@pytest.mark.parametrize("added", [0, 2])
+def test_a_sum_of_another_number_of_samples_is_refused(added):
+    total = CategoricalSum(3)
+    for logits in LOGITS[:added]:
+        total.add(SimpleNamespace(logits=logits))
+    with pytest.raises(ValueError, match=f"{added} samples were added, 3 promised"):
+        total.finish()
+
+
+def test_mixing_members_averages_their_probabilities():
+    found = categorical(LOGITS.repeat(1, 2, 1, 1)[:, :4])  # R = 4 rows: two of two members
+    mixed = found.mix(2)
+    assert mixed.samples == 46
+    torch.testing.assert_close(mixed.probs, found.probs.unflatten(0, (2, 2)).mean(1))
+    torch.testing.assert_close(mixed.group_probs[1], found.probs[1::2])
+    torch.testing.assert_close(mixed.expected_entropy, found.expected_entropy.unflatten(0, (2, 2)).mean(1))
+
+
+def test_blocks_join_along_the_examples():
+    blocks = [categorical(part) for part in LOGITS.split(4, dim=2)]
+    joined, whole = blocks[0].join(blocks[1:]), categorical(LOGITS)
+    for name in ("probs", "group_probs", "expected_entropy"):
+        assert torch.equal(getattr(joined, name), getattr(whole, name))
+
+
+def test_facts_by_example_are_joined_and_facts_by_replicate_kept():
+    facts = {"depth": torch.ones(3, 11), "sparsity": torch.ones(3)}
+    one = Categorical(1, LOGITS[0].softmax(-1), LOGITS[:1].softmax(-1), torch.zeros(3, 11), facts)
+    joined = one.join([one])
+    assert joined.facts["depth"].shape == (3, 22)
+    assert joined.facts["sparsity"].shape == (3,)
+
+
+def test_classes_have_no_scale():
+    found = categorical(LOGITS)
+    assert found.in_units(torch.ones(3), torch.ones(3)) is found
+    assert found.arrays().keys() == {"probs"}
+
+
+MEANS, SDS = numbers(23, 3, 11), numbers(23, 3, 11, seed=1).exp()
+
+
+def test_a_mixtures_density_is_the_mean_of_its_components_densities():
+    found, y = gaussian(MEANS, SDS), numbers(3, 11, seed=2)
+    densities = torch.from_numpy(stats.norm(MEANS.double(), SDS.double()).pdf(y.double()))
+    torch.testing.assert_close(found.log_prob(y).double(), densities.mean(0).log(), rtol=1e-5, atol=1e-5)
+    groups = found.group_log_prob(y).double()
+    assert groups.shape == (10, 3, 11)
+    torch.testing.assert_close(groups[2], densities[2::10].mean(0).log(), rtol=1e-5, atol=1e-5)
+
+
+def test_a_mixtures_density_far_away_is_finite():
+    assert gaussian(MEANS, SDS).log_prob(torch.full((3, 11), 1e4)).isfinite().all()
+
+
+def test_a_mixtures_moments_follow_the_law_of_total_variance():
+    found = gaussian(MEANS, SDS)
+    assert found.samples == 23
+    torch.testing.assert_close(found.mean, MEANS.mean(0))
+    torch.testing.assert_close(found.variance, SDS.square().mean(0) + MEANS.var(0, correction=0))
+    torch.testing.assert_close(found.scores["variance"], found.variance)
+    torch.testing.assert_close(found.arrays()["sd"], found.variance.sqrt())
+
+
+def test_in_units_the_density_carries_the_jacobian():
+    found, y = gaussian(MEANS, SDS), numbers(3, 11, seed=2)
+    shift, scale = torch.tensor([1.0, -2.0, 0.5]), torch.tensor([3.0, 0.1, 1.0])
+    original = found.in_units(shift, scale).log_prob(y * scale[:, None] + shift[:, None])
+    torch.testing.assert_close(original, found.log_prob(y) - scale.log()[:, None], rtol=1e-3, atol=1e-3)
+
+
+def test_mixing_members_keeps_all_components():
+    found = gaussian(MEANS.repeat(1, 2, 1)[:, :4], SDS.repeat(1, 2, 1)[:, :4])
+    mixed = found.mix(2)
+    assert mixed.means.shape == (46, 2, 11)
+    torch.testing.assert_close(mixed.mean, found.mean.unflatten(0, (2, 2)).mean(1))
+
+
+def test_gaussian_blocks_join_along_the_examples():
+    found = gaussian(MEANS, SDS)
+    blocks = [GaussianMixture(*parts) for parts in zip(MEANS.split(4, 2), SDS.split(4, 2), strict=True)]
+    joined = blocks[0].join(blocks[1:])
+    assert torch.equal(joined.means, found.means)
+    assert torch.equal(joined.sds, found.sds)
+
+
+def test_a_standard_deviation_shared_by_all_is_spread():
+    total = GaussianStack(2)
+    for mean in MEANS[:2]:
+        total.add(SimpleNamespace(mean=mean, sd=torch.full((3, 1), 0.5)))
+    found = total.finish()
+    assert found.sds.shape == (2, 3, 11)
+    expected = -0.5 * math.log(2 * math.pi) - math.log(0.5)
+    torch.testing.assert_close(
+        gaussian(MEANS[:1], torch.full((1, 3, 1), 0.5)).log_prob(MEANS[0]), torch.full((3, 11), expected)
+    )

@@ -1,0 +1,169 @@
+"""What lies on disk after a run: whole or refused, merged by replicate, never lost by taking something out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from bdlbench import files, records
+from bdlbench.errors import BadInput
+from bdlbench.records import Record
+from bdlbench.spec import Cell, Choice, Replicate
+
+CELL = Cell(Choice.of("mle", {"epochs": 1}), Choice.of("logistic", {}), Choice.of("wine", {}), samples=3)
+
+
+def record(seeds: Iterable[int], failed: Iterable[int] = (), add: float = 0.0) -> Record:
+    seeds = list(seeds)
+    nll = {"unit": "nats", "better": "lower", "definition": "NLL()", "values": [seed + add for seed in seeds]}
+    return Record(
+        cell=CELL.as_dict(),
+        replicates=tuple(map(Replicate, seeds)),
+        values={"metrics": {"nll": nll}, "parameters_sha256": [f"hash {seed}" for seed in seeds]},
+        cost={"train_seconds": 1.5, "rows": float(len(seeds))},
+        environment={"sources": {"wine": "abc"}},
+        failed={Replicate(seed): "boom" for seed in failed},
+    )
+
+
+def arrays(seeds: Iterable[int]) -> dict[str, torch.Tensor]:
+    rows = torch.tensor(list(seeds), dtype=torch.float32)  # (R,)
+    return {"test.entropy": rows[:, None].expand(-1, 4), "test.group_log_prob": rows[None, :, None].expand(10, -1, 4)}
+
+
+def write(folder: Path, seeds: Iterable[int], failed: Iterable[int] = (), add: float = 0.0) -> Record:
+    seeds = list(seeds)
+    return records.read_one(records.write(folder, record(seeds, failed, add), arrays(seeds) if seeds else {}))
+
+
+def forge(path: Path, **changes: object) -> None:
+    """Change fields and make the checksum right again."""
+    body = json.loads(path.read_text()) | changes
+    del body["checksum"]
+    path.write_text(json.dumps({**body, "checksum": files.digest(body)}))
+
+
+def values(folder: Path) -> dict[int, float]:
+    return {
+        replicate.seed: value
+        for found in records.read(folder)
+        for replicate, value in zip(found.replicates, found.values["metrics"]["nll"]["values"], strict=True)
+    }
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    written = write(tmp_path, [0, 3], failed=[1])
+    assert records.read(tmp_path) == [written]
+    assert replace(written, predictions="") == record([0, 3], failed=[1])
+    read = records.predictions(tmp_path, written)
+    assert all(torch.equal(read[name], value) for name, value in arrays([0, 3]).items())
+    assert {path.name for path in tmp_path.iterdir()} == {f"{written.name}.json", f"{written.name}.safetensors"}
+    assert written.name == records.name_of(CELL.as_dict(), map(Replicate, [3, 1, 0]))
+
+
+def test_full_precision_and_no_nan(tmp_path: Path) -> None:
+    third = record([0, 1, 2])
+    third.values["metrics"]["nll"]["values"] = [1 / 3, float("nan"), float("inf")]
+    path = records.write(tmp_path, third, {})
+    assert records.read_one(path).values["metrics"]["nll"]["values"] == [1 / 3, None, None]
+    assert "NaN" not in path.read_text()
+
+
+def test_the_same_record_is_the_same_bytes(tmp_path: Path) -> None:
+    paths = [records.write(tmp_path / name, record([0, 1]), arrays([0, 1])) for name in "ab"]
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    sides = [path.with_suffix(".safetensors").read_bytes() for path in paths]
+    assert sides[0] == sides[1]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "3", "{}", '{"schema": "x"}', '{"schema": 1}', "\x00"])
+def test_what_is_not_whole_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "x.json").write_text(content)
+    with pytest.raises(BadInput, match=r"x\.json is not a whole record"):
+        records.read(tmp_path)
+
+
+def test_truncated_at_any_place(tmp_path: Path) -> None:
+    path = tmp_path / f"{write(tmp_path, [0]).name}.json"
+    whole = path.read_text()
+    for end in range(0, len(whole.rstrip()), 97):
+        path.write_text(whole[:end])
+        with pytest.raises(BadInput, match="not a whole record"):
+            records.read(tmp_path)
+
+
+def test_altered(tmp_path: Path) -> None:
+    path = tmp_path / f"{write(tmp_path, [7]).name}.json"
+    path.write_text(path.read_text().replace("7.0", "6.0"))
+    with pytest.raises(BadInput, match="was altered: its checksum"):
+        records.read(tmp_path)
+
+
+def test_newer_schema(tmp_path: Path) -> None:
+    forge(tmp_path / f"{write(tmp_path, [0]).name}.json", schema=records.SCHEMA + 1)
+    with pytest.raises(BadInput, match=r"newer bdlbench \(schema 2, this one reads 1\): upgrade"):
+        records.read(tmp_path)
+
+
+def test_predictions_are_checked(tmp_path: Path) -> None:
+    written = write(tmp_path, [0])
+    side = tmp_path / f"{written.name}.safetensors"
+    side.write_bytes(side.read_bytes()[:-1] + b"\x01")
+    with pytest.raises(BadInput, match="checksum differs"):
+        records.predictions(tmp_path, written)
+    side.unlink()
+    with pytest.raises(BadInput, match="is missing"):
+        records.predictions(tmp_path, written)
+    assert records.predictions(tmp_path, record([0])) == {}
+
+
+def test_conflicts_are_refused_and_agreement_is_not(tmp_path: Path) -> None:
+    write(tmp_path, [0, 1])
+    write(tmp_path, [1, 2])
+    assert values(tmp_path) == {0: 0.0, 1: 1.0, 2: 2.0}
+    write(tmp_path, [2, 3], add=0.5)
+    with pytest.raises(BadInput, match="give seed 2, split 0 differing values: remove one"):
+        records.read(tmp_path)
+
+
+def test_missing_folder(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="does not exist"):
+        records.read(tmp_path / "nowhere")
+
+
+def test_done_counts_values_only(tmp_path: Path) -> None:
+    found = [write(tmp_path, [0, 2], failed=[1])]
+    assert records.done(found, CELL.key) == {Replicate(0), Replicate(2)}
+    assert records.done(found, "another cell") == set()
+
+
+def test_without_keeps_the_rest(tmp_path: Path) -> None:
+    old = write(tmp_path, [0, 1, 2, 3], failed=[4, 5])
+    records.without(tmp_path, old, {Replicate(0), Replicate(2), Replicate(4)})
+    (left,) = records.read(tmp_path)
+    assert (values(tmp_path), left.failed) == ({1: 1.0, 3: 3.0}, {Replicate(5): "boom"})
+    assert left.values["parameters_sha256"] == ["hash 1", "hash 3"]
+    read = records.predictions(tmp_path, left)
+    assert read["test.entropy"][:, 0].tolist() == [1, 3]
+    assert read["test.group_log_prob"][9, :, 0].tolist() == [1, 3]
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_without_all_or_nothing(tmp_path: Path) -> None:
+    old = write(tmp_path, [0, 1])
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    records.without(tmp_path, old, {Replicate(9), Replicate(0, split=1)})
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    records.without(tmp_path, old, {Replicate(0), Replicate(1), Replicate(2)})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_leaves_failures_alone(tmp_path: Path) -> None:
+    records.without(tmp_path, write(tmp_path, [], failed=[0, 1]), {Replicate(1)})
+    (left,) = records.read(tmp_path)
+    assert (left.replicates, left.failed) == ((), {Replicate(0): "boom"})
