@@ -137,6 +137,6 @@ def _repeat(x: Tensor, times: int) -> Tensor:
 
 def _gather(x: Tensor, index: Tensor) -> Tensor:
     if shared(x):
-        return x[0].index_select(0, index.reshape(-1)).unflatten(0, index.shape)
+        return x[0].index_select(0, index.reshape(-1)).reshape(*index.shape, *x.shape[2:])
     rows = torch.arange(x.shape[0], device=x.device)
     return x[rows[:, None], index]

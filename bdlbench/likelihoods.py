@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bdlbench.data import Signature
 from bdlbench.predictive import CategoricalSum, GaussianStack
-from bdlbench.protocols import Output
+from bdlbench.protocols import Accumulator, Output
 from bdlbench.types import PerRow
 
 
@@ -26,7 +26,7 @@ class CategoricalOutput:
         index = y.expand(log_probs.shape[:-1]).unsqueeze(-1)
         return log_probs.gather(-1, index).squeeze(-1)
 
-    def accumulator(self, samples: int) -> CategoricalSum:
+    def accumulator(self, samples: int) -> Accumulator:
         """Averages probabilities."""
         return CategoricalSum(samples)
 
@@ -47,7 +47,7 @@ class GaussianOutput:
         """log N(y; mean, sd²) in nats: ([M,] R, B)."""
         return -0.5 * ((y - self.mean) / self.sd).square() - self.log_sd - 0.5 * math.log(2 * math.pi)
 
-    def accumulator(self, samples: int) -> GaussianStack:
+    def accumulator(self, samples: int) -> Accumulator:
         """Keeps the mixture's components."""
         return GaussianStack(samples)
 

@@ -64,7 +64,10 @@ class Predictive(Protocol):
 
 @dataclass(frozen=True)
 class Categorical:
-    """Mean class probabilities of M samples. probs (R, N, C), group_probs (G, R, N, C), expected_entropy (R, N) nats."""
+    """Mean class probabilities of M samples.
+
+    probs (R, N, C), group_probs (G, R, N, C), expected_entropy (R, N) in nats.
+    """
 
     samples: int
     probs: Tensor
@@ -75,7 +78,8 @@ class Categorical:
     @property
     def entropy(self) -> Tensor:
         """H[E_θ p(y | x, θ)] in nats, (R, N)."""
-        return torch.special.entr(self.probs).sum(-1)
+        terms: Tensor = torch.special.entr(self.probs)
+        return terms.sum(-1)
 
     @property
     def scores(self) -> dict[str, Tensor]:

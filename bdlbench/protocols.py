@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from torch import Tensor
 
@@ -32,8 +32,8 @@ class Layer(Protocol):
 class Accumulator(Protocol):
     """Reduces outputs over posterior samples, in order, into a predictive."""
 
-    def add(self, output: Output) -> None:
-        """The next m samples."""
+    def add(self, output: Any) -> None:
+        """The next m samples: an output of the kind that made this accumulator."""
         ...
 
     def finish(self) -> Predictive:
@@ -122,7 +122,7 @@ class Dataset(Protocol):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a metric sees: predictives on the test set and on each out-of-distribution set, and the posterior's facts."""
+    """What a metric sees: predictives of the test set and of each out-of-distribution set, the posterior's facts."""
 
     test: Predictive
     y: Tensor  # (R, N)
@@ -150,5 +150,5 @@ class Metric(Protocol):
         ...
 
     def __call__(self, evaluation: Evaluation) -> dict[str, Tensor]:
-        """(R,) float64 each, keyed by out-of-distribution set or layer ("" where there is one value); {} where undefined."""
+        """(R,) float64 each, keyed by out-of-distribution set or layer, "" for one value; {} where undefined."""
         ...

@@ -73,7 +73,7 @@ class Streams:
     def permutation(self, length: int) -> Tensor:
         """A permutation of 0 … length − 1 for each row, int64 (*lead, length), on the CPU."""
         rows = [torch.randperm(length, generator=_generator(key, torch.device("cpu"))) for key in self.keys]
-        return torch.stack(rows).unflatten(0, self.lead)
+        return torch.stack(rows).view(*self.lead, length)
 
     def position(self) -> dict[str, Tensor]:
         """Where the streams stand, to be given to `resume`."""
@@ -100,7 +100,7 @@ class Streams:
             block = self._blocks[kind] = self._draw(kind, max(BLOCK, count) if self._long else count, device)
         taken = block.numbers[:, block.used : block.used + count]
         block.used += count + -count % ALIGNMENT
-        return taken.unflatten(1, tuple(shape)).unflatten(0, self.lead)
+        return taken.view(*self.lead, *shape)
 
     @property
     def _long(self) -> bool:

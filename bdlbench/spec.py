@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Union
+from typing import Any
 
 from bdlbench import files
 from bdlbench.errors import BadInput
@@ -16,7 +16,7 @@ class Choice:
     """An entry of the catalog and ALL its options, defaults included, sorted by name."""
 
     name: str
-    options: tuple[tuple[str, Union[Value, Choice]], ...] = ()
+    options: tuple[tuple[str, Value | Choice], ...] = ()
 
     @classmethod
     def of(cls, name: str, options: Mapping[str, Any]) -> Choice:

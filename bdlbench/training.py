@@ -1,4 +1,4 @@
-"""The only optimisation loop. It trains all rows at once, yields its states, and resumes inside a fit to the same bits."""
+"""The only optimisation loop: it trains all rows at once, yields its states, and resumes to the same bits."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ DECAYS: dict[Decay, Callable[[float], float]] = {
 
 @dataclass(frozen=True)
 class Plan:
-    """How to optimise: Adam (Kingma & Ba 2015) over shuffled batches; the last incomplete batch of an epoch is left out."""
+    """How to optimise: Adam (Kingma & Ba 2015) over shuffled batches, an epoch's last incomplete one left out."""
 
     epochs: int
     batch_size: int
@@ -157,7 +157,7 @@ def _start(initial: Tensor) -> State:
 def _order(data: Data, rng: Streams, steps: int, batch_size: int) -> Tensor:
     """Indices of each batch of an epoch, (steps, R, B): each row's own shuffle."""
     shuffled = rng.permutation(data.num_data)[:, : steps * batch_size]
-    return shuffled.unflatten(1, (steps, batch_size)).transpose(0, 1).contiguous().to(data.x.device)
+    return shuffled.reshape(data.rows, steps, batch_size).transpose(0, 1).contiguous().to(data.x.device)
 
 
 def _step(objective: Objective, state: State, batch: Examples, noise: Streams, plan: Plan, steps: int) -> State:
@@ -179,16 +179,26 @@ def adam_step(
     The fused kernel rounds its vector body and its tail differently: rows are padded to the vector's width, so a row's
     bits do not depend on where it lies.
     """
-    rows = [flat], [gradient], [mean], [square]
-    rates = [rate]
     if isinstance(rate, Tensor):
-        rows, rates = (list(flat), list(gradient), list(mean), list(square)), rate.tolist()
-    for p, g, m, v, value in zip(*rows, rates, strict=True):
-        adam(
-            *([p], [g], [m], [v], [], [torch.tensor(float(step - 1), device=p.device)]),
-            **{"fused": True, "amsgrad": False, "maximize": False, "weight_decay": 0.0, "eps": 1e-8},
-            **{"beta1": 0.9, "beta2": 0.999, "lr": value * factor},
-        )
+        for row, value in enumerate(rate.tolist()):
+            adam_step(flat[row], gradient[row], mean[row], square[row], step, value, factor)
+        return
+    adam(
+        [flat],
+        [gradient],
+        [mean],
+        [square],
+        [],
+        [torch.tensor(float(step - 1), device=flat.device)],
+        fused=True,
+        amsgrad=False,
+        beta1=0.9,
+        beta2=0.999,
+        lr=rate * factor,
+        weight_decay=0.0,
+        eps=1e-8,
+        maximize=False,
+    )
 
 
 class _Saver:

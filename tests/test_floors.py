@@ -21,7 +21,7 @@ FLOORS = (
     "predictive data records environment",  # what a posterior predicts, what a data set is, what a run leaves behind
     "protocols",  # the seams
     "layers blocks likelihoods store splits training",  # rules, blocks, outputs, files of data, the optimisation loop
-    "posteriors",  # sampling and chunking, shared by methods
+    "posteriors/",  # sampling and chunking, shared by methods
     "models/ datasets/ methods/ metrics/",  # one file per entry
     "catalog",  # the folder is the registry
     "plan run executors suites/",  # spec -> records

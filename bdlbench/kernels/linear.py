@@ -29,8 +29,8 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     """
     lead = torch.broadcast_shapes(a.shape[:-2], b.shape[:-2])
     if a.requires_grad or b.requires_grad:
-        result: Tensor = _Product.apply(_stacked(a, lead), _stacked(b, lead))
-        return result.unflatten(0, lead)
+        result: Tensor = _Product.apply(_stacked(a, lead), _stacked(b, lead))  # type: ignore[no-untyped-call]
+        return result.view(*lead, *result.shape[1:])
     return _product(a, b, lead)
 
 
@@ -114,7 +114,8 @@ class Conv2d:
             functional.conv2d(x[i], weight[i], stride=self.stride, padding=self.padding)
             for i in itertools.product(*map(range, lead))
         ]
-        return torch.stack(rows).unflatten(0, lead)
+        stacked = torch.stack(rows)
+        return stacked.view(*lead, *stacked.shape[1:])
 
 
 dense = Dense()

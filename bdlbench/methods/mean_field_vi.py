@@ -64,7 +64,8 @@ class MeanFieldVI:
 
         def objective(flat: Tensor, batch: Examples, noise: Streams, moment: Moment) -> Tensor:
             elbo = model(self.layer(layout, flat, noise), batch.x, noise).elbo(batch.y)
-            return negative_elbo(elbo, normal_kl_sum(*flat.chunk(2, dim=-1), prior.sd, prior.counted), data.num_data)
+            mean, log_sd = flat.chunk(2, dim=-1)
+            return negative_elbo(elbo, normal_kl_sum(mean, log_sd, prior.sd, prior.counted), data.num_data)
 
         plan = Plan(self.epochs, self.batch_size, self.learning_rate, self.decay)
         flat = last(minimise(objective, self.initial(layout, rng, data.x), data, rng, plan)).flat

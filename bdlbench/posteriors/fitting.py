@@ -1,4 +1,4 @@
-"""What weight-space methods share when they fit: initial rows, Gaussian priors, and the objective of a single network."""
+"""What weight-space methods share when they fit: initial rows, Gaussian priors, the objective of one network."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def fit_network(
     rule: Callable[[Tensor, Streams], Layer],
     prior: GaussianPrior | None = None,
 ) -> Iterator[State]:
-    """Minimise −[mean_b elbo_b + log p(w) / N] over one network (R, P) for each row, acting through `rule(flat, noise)`."""
+    """Minimise −[mean_b elbo_b + log p(w) / N] over a network (R, P) for each row, acting by `rule(flat, noise)`."""
 
     def objective(flat: Tensor, batch: Examples, noise: Streams, moment: Moment) -> Tensor:
         elbo = model(rule(flat, noise), batch.x, noise).elbo(batch.y)
