@@ -110,14 +110,17 @@ def table(
     format_: Annotated[str, typer.Option("--format", help="terminal, markdown, csv, latex or json")] = "terminal",
     metrics: Metrics = "",
     sort: Annotated[str, typer.Option(metavar="METRIC", help="best first by this metric")] = "",
+    figure: Annotated[Path | None, typer.Option(metavar="FILE", help="draw it too: .png, .svg or .pdf")] = None,
 ) -> None:
     """Print the records of a folder: mean and standard error over replicates, the best and its equals in bold."""
-    from bdlbench import api, tables
+    from bdlbench import api, figures, tables
 
     style = next((known for known in tables.FORMATS if known == format_), None)
     if style is None:
         raise unknown("format", format_, tables.FORMATS)
     found = api.results_of(results)
+    if figure is not None:
+        figures.draw_table(found, figure, _names(metrics), sort)
     _write(tables.render(found, style, _names(metrics), sort, *_screen()))
     if style == "terminal":
         _print_failures(found)

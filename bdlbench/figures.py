@@ -1,0 +1,79 @@
+"""Figures of results, for papers and for the README."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bdlbench.compare import Result
+from bdlbench.errors import BadInput
+from bdlbench.tables import Entry, Group, group
+
+FORMATS = (".png", ".svg", ".pdf")
+PANEL = (2.1, 0.24)
+"""Inches: the width of a panel, and the height of a row in it."""
+
+
+def draw_table(results: Sequence[Result], path: Path, metrics: Sequence[str] = (), sort: str = "") -> None:
+    """The table as a figure: a line of panels for each data set, a panel for each metric, mean ± standard error.
+
+    Filled points lead their panel: the best, and what the table's test cannot tell from it. A metric that fewer than
+    two rows have is left out. Raises BadInput for a file ending that is not one of FORMATS, and where nothing is left.
+    """
+    if path.suffix not in FORMATS:
+        raise BadInput(f"--figure {path}: the file must end in {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
+    groups = [shown for shown in group(results, metrics, sort) if _drawn(shown)]
+    if not groups:
+        raise BadInput(f"--figure {path}: there is no metric that two rows have")
+    figure = _draw(groups)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=200)
+
+
+def _drawn(shown: Group) -> list[int]:
+    """The columns worth a panel: those with numbers in two rows or more."""
+    numbers = [[_numbers(row.entries[j]) for row in shown.rows] for j in range(len(shown.columns))]
+    return [j for j, column in enumerate(numbers) if len(column) - column.count(None) > 1]
+
+
+def _draw(groups: Sequence[Group]) -> Any:
+    import matplotlib as mpl
+    import seaborn as sns
+    from matplotlib.figure import Figure
+
+    heights = [PANEL[1] * len(shown.rows) + 0.9 for shown in groups]
+    size = (PANEL[0] * max(len(_drawn(shown)) for shown in groups) + 1.2, sum(heights))
+    with mpl.rc_context({**sns.axes_style("whitegrid"), **sns.plotting_context("paper")}):
+        figure = Figure(figsize=size, layout="constrained")
+        blocks = figure.subfigures(len(groups), 1, squeeze=False, height_ratios=heights)[:, 0]
+        for block, shown in zip(blocks, groups, strict=True):
+            block.suptitle(shown.title, x=0.01, ha="left", fontweight="bold", fontsize="medium")
+            columns = _drawn(shown)
+            axes = block.subplots(1, len(columns), squeeze=False, sharey=True)[0]
+            for j, axis in zip(columns, axes, strict=True):
+                _panel(axis, shown, j, sns.color_palette("deep", len(shown.rows)))
+    return figure
+
+
+def _panel(axis: Any, shown: Group, j: int, colours: Sequence[Any]) -> None:
+    """Column j of a table: a point with its standard error for each row that has a number."""
+    for place, (row, colour) in enumerate(zip(shown.rows, colours, strict=True)):
+        if number := _numbers(row.entries[j]):
+            face = colour if row.entries[j].leads else "white"
+            mean, error = number
+            axis.errorbar(mean, place, xerr=error, fmt="o", color=colour, mfc=face, markersize=5, capsize=2)
+    labels = [" ".join(label for label in row.labels if label) for row in shown.rows]
+    axis.set_yticks(range(len(labels)), labels)
+    axis.set(ylim=(len(labels) - 0.5, -0.5), xlabel=shown.columns[j].unit)
+    axis.set_title(shown.columns[j].heading, fontsize="small")
+    axis.locator_params(axis="x", nbins=4)
+    axis.margins(x=0.1)
+
+
+def _numbers(entry: Entry) -> tuple[float, float] | None:
+    """Mean and standard error as the table rounds them; None where it has no number."""
+    try:
+        return float(entry.mean), float(entry.error or 0)
+    except ValueError:
+        return None

@@ -1,0 +1,51 @@
+"""The README is a promise: its example runs as printed, and its commands parse."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from bdlbench import api, catalog
+from bdlbench.__main__ import main
+
+README = (Path(__file__).resolve().parents[1] / "README.md").read_text("utf-8")
+EXAMPLE = re.search(r"```python\n(.*?)```", README, re.DOTALL)[1]
+COMMANDS = [
+    line.partition("#")[0].strip()
+    for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+    for line in block.splitlines()
+    if line.startswith("python -m bdlbench")
+]
+
+
+@pytest.fixture
+def plugin(tmp_path, monkeypatch):
+    monkeypatch.setitem(catalog._plugins, "methods", {})
+    path = tmp_path / "mine.py"
+    path.write_text(EXAMPLE, encoding="utf-8")
+    return path
+
+
+def test_the_example_is_short():
+    assert len(EXAMPLE.splitlines()) <= 30
+
+
+def test_the_example_runs_as_a_plugin(plugin, tmp_path):
+    results = ["--results", str(tmp_path / "out"), "--jobs", "1", "--seeds", "2", "--samples", "3"]
+    cell = ["--method", "last_layer_dropout", "--model", "logistic", "--dataset", "wine"]
+    options = ["--set", "last_layer_dropout.rate=0.2,0.5", "--set", "last_layer_dropout.epochs=2"]
+    assert main(["run", "--plugin", str(plugin), *results, *cell, *options]) == 0
+    assert set(api.read(tmp_path / "out")["method"]) == {"last_layer_dropout"}
+    assert len(list((tmp_path / "out").glob("*.json"))) == 2
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if " run" in c])
+def test_every_run_command_plans(command, plugin, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main([*shlex.split(command)[3:], "--dry-run"]) in (0, 2 if "mnist" in command else 0)
+
+
+def test_the_other_commands_are_known(capsys):
+    verbs = {shlex.split(command)[3] for command in COMMANDS}
+    assert verbs == {"run", "list", "table", "compare", "data"}
