@@ -154,7 +154,7 @@ def data(
             print(f"{name}: {path}: {state}")
         return
     names = catalog.names("datasets")
-    print(f"store: {store.root()} (BDLBENCH_DATA)")
+    print(f"store: {store.root()} (set BDLBENCH_DATA to change it)")
     for entry in names:
         print(f"{entry:{max(map(len, names))}}  {_standing(getattr(catalog.load('datasets', entry), 'files', ()))}")
 
@@ -196,16 +196,18 @@ def _workers(jobs: int, job: Job) -> int:
 
 
 def _perform(job: Job, workers: int, plugins: Sequence[Path], checkpoint_every: float) -> list[Outcome]:
-    if not job.batches:
-        return []
     from bdlbench import api, progress
 
+    if not job.batches:
+        return api.perform(job)
     try:
         with progress.reporting(job.batches, sys.stderr) as report:
             return api.perform(job, workers, plugins, checkpoint_every, report)
     except KeyboardInterrupt:
         again = "without --fresh " if job.fresh else ""
         kept = f"what is done is kept in {job.results}"
+        if job.fresh:
+            kept += f", what it replaces in its folder {api.REPLACED}"
         raise Interrupted(f"interrupted; {kept}: the same command {again}resumes where it was") from None
 
 

@@ -9,19 +9,21 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bdlbench import catalog, options, plan, records, store, tables
+from bdlbench import catalog, files, options, plan, records, store, tables
 from bdlbench import compare as comparison
 from bdlbench.compare import Comparison, Result
 from bdlbench.errors import BadInput
 from bdlbench.executors import Event, execute
 from bdlbench.records import Record
-from bdlbench.run import Batch, Outcome, Settings, batches
+from bdlbench.run import CHECKPOINTS, Batch, Outcome, Settings, batches, load_task
 from bdlbench.spec import Spec
 
 if TYPE_CHECKING:
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
 
 RESULTS = Path("results/local")
 """Where `run` writes unless told otherwise."""
+
+REPLACED = ".replaced"
+"""Folder among the records for those that a fresh run is replacing."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +105,7 @@ def results_of(folder: Path) -> list[Result]:
 
 def prepare(spec: Spec, results: Path, fresh: bool = False) -> Job:
     """What is missing of a spec. Writes nothing. Raises BadInput for records that cannot be read."""
-    existing = records.read(results) if results.is_dir() else []
+    existing = records.read(results, conflicting=fresh) if results.is_dir() else []
     refuse_unwritable(results)
     return Job(spec, results, tuple(existing), tuple(batches(spec, [] if fresh else existing)), fresh)
 
@@ -112,23 +117,18 @@ def perform(
     checkpoint_every: float = 60.0,
     report: Callable[[Event], None] = lambda event: None,
 ) -> list[Outcome]:
-    """Run the batches of a job. With `fresh`, old records go as each batch's new ones are whole on disk.
+    """Run the batches of a job. With `fresh`, old records are set aside first and removed once all new ones are there.
 
     Raises DataUnavailable before anything is trained, BadInput where the folder cannot be written.
     """
-    if not job.batches:
-        return []
     fetch_data(job)
-    _probe(job.results)
+    began = _probe(job.results)
     if job.fresh:
-        _forget_checkpoints(job)
-
-    def hear(event: Event) -> None:
-        if event.kind == "end" and job.fresh:
-            _retire(job, job.batches[event.batch])
-        report(event)
-
-    return execute(job.batches, Settings(job.results, checkpoint_every), jobs, plugins, hear)
+        _forget_checkpoints(job.results, job.batches)
+        _set_aside(job)
+    outcomes = execute(job.batches, Settings(job.results, checkpoint_every), jobs, plugins, report)
+    _tidy(job, began)
+    return outcomes
 
 
 def results_for(job: Job) -> list[Result]:
@@ -141,9 +141,12 @@ def results_for(job: Job) -> list[Result]:
 
 
 def fetch_data(job: Job) -> None:
-    """Verify the files of every data set that is about to be used, and download what is absent."""
-    for name in dict.fromkeys(cell.dataset.name for batch in job.batches for cell in batch.cells):
+    """Verify and load every data set that is about to be used, downloading what is absent, before any training."""
+    wanted = {(row.cell.dataset, row.replicate.split): None for batch in job.batches for row in batch.rows}
+    for name in dict.fromkeys(dataset.name for dataset, _ in wanted):
         store.fetch(getattr(catalog.load("datasets", name), "files", ()), name)
+    for dataset, split in wanted:
+        load_task(dataset, split)
 
 
 def refuse_unwritable(folder: Path) -> None:
@@ -155,33 +158,55 @@ def refuse_unwritable(folder: Path) -> None:
         raise BadInput(f"--results {folder}: {nearest} is not writable; name another folder")
 
 
-def _probe(folder: Path) -> None:
-    """Make the folder and write to it once: disks and mounts can refuse what permissions allow."""
+def _probe(folder: Path) -> float:
+    """Make the folder and write to it once: disks and mounts can refuse what permissions allow. Returns its time."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as stream:
             stream.write(b"bdlbench")
+            stream.flush()
+            return os.fstat(stream.fileno()).st_mtime
     except OSError as error:
         raise BadInput(f"--results {folder} is not writable: {error.strerror}; name another folder") from error
 
 
-def _forget_checkpoints(job: Job) -> None:
+def _forget_checkpoints(results: Path, gone: Iterable[Batch]) -> None:
     """A fresh run does not start from where an old one stood."""
-    for batch in job.batches:
-        for file in (job.results / ".checkpoints").glob(f"{batch.key}.*"):
+    for batch in gone:
+        for file in (results / CHECKPOINTS).glob(f"{batch.key}.*"):
             file.unlink(missing_ok=True)
 
 
-def _retire(job: Job, batch: Batch) -> None:
-    """Take from old records the replicates that `batch` has just written anew; nothing else is lost."""
-    for cell in batch.cells:
-        again = {row.replicate for row in batch.rows if row.cell == cell}
-        new = records.name_of(cell.as_dict(), again)
-        if not (job.results / f"{new}.json").exists():
-            continue  # the cell was skipped
+def _tidy(job: Job, began: float) -> None:
+    """Remove what killed runs left: files half written before this run, checkpoints of batches that are done in part.
+
+    A batch killed between its records is another batch when it resumes. Checkpoints that others may still ask for stay.
+    """
+    _forget_checkpoints(job.results, set(batches(job.spec, ())) - set(job.batches))
+    hidden = job.results / CHECKPOINTS
+    for part in [*job.results.glob(".*.part"), *hidden.glob(".*.part")]:
+        with suppress(FileNotFoundError):  # another run has just removed or renamed it
+            if part.stat().st_mtime < began:
+                part.unlink()
+    with suppress(OSError):  # it is not there, or others' checkpoints lie in it
+        hidden.rmdir()
+    if job.fresh:
+        shutil.rmtree(job.results / REPLACED, ignore_errors=True)
+
+
+def _set_aside(job: Job) -> None:
+    """Move the replicates that are about to be trained anew from the records to copies in REPLACED.
+
+    An interrupted fresh run is then like any other: what is missing is what is left to do, and nothing is lost.
+    """
+    for cell in job.spec.cells:
         for old in job.existing:
-            if old.key == cell.key and old.name != new:
-                records.without(job.results, old, again)
+            if old.key == cell.key and not set(job.spec.replicates).isdisjoint([*old.replicates, *old.failed]):
+                for ending in (".safetensors", ".json"):
+                    source = job.results / f"{old.name}{ending}"
+                    if source.exists():
+                        files.write_atomic(job.results / REPLACED / source.name, source.read_bytes())
+                records.without(job.results, old, set(job.spec.replicates))
 
 
 def _spec(suite: str | Path | Spec, settings: Mapping[str, Any], overrides: Mapping[str, Any]) -> Spec:

@@ -72,6 +72,8 @@ def choice(kind: Kind, name: str, settings: Mapping[str, Mapping[str, Any]]) -> 
     options: dict[str, Any] = resolve(entry, name, settings.get(name, {}))
     for key, field in fields(entry).items():
         if nested := field.metadata["entry"]:
+            if options[key] == name:
+                raise BadInput(f"{name}.{key}={name} would nest without end: name another entry")
             options[key] = choice(nested, str(options[key]), settings)
     return Choice.of(name, options)
 
@@ -129,7 +131,7 @@ def _nested_kind(kind: Kind, chosen: Choice, key: str) -> Kind:
 
 
 def _entries(kind: Kind) -> dict[str, Any]:
-    return {**_own_entries(kind), **_installed_entries(kind), **_plugins[kind]}
+    return {**_installed_entries(kind), **_own_entries(kind), **_plugins[kind]}
 
 
 @cache
@@ -146,8 +148,16 @@ def _own_entries(kind: Kind) -> dict[str, Any]:
 
 @cache
 def _installed_entries(kind: Kind) -> dict[str, Any]:
-    points = importlib.metadata.entry_points(group=f"bdlbench.{kind}")
-    return {point.name: point.load() for point in points}
+    found = {}
+    for point in importlib.metadata.entry_points(group=f"bdlbench.{kind}"):
+        whose = f"the installed package {point.dist.name if point.dist else point.value}"
+        if point.name in _own_entries(kind):
+            raise BadInput(f"{whose} redefines the {kind.removesuffix('s')} {point.name!r}: uninstall one")
+        try:
+            found[point.name] = point.load()
+        except Exception as error:
+            raise BadInput(f"{whose}: {point.value} does not import: {type(error).__name__}: {error}") from error
+    return found
 
 
 def _dicts(module: Any) -> dict[Kind, dict[str, Any]]:

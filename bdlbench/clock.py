@@ -5,6 +5,8 @@ from __future__ import annotations
 import resource
 import sys
 import time
+from contextlib import suppress
+from pathlib import Path
 
 import torch
 
@@ -37,9 +39,24 @@ def now() -> float:
     return time.monotonic()
 
 
+def reset_peak_memory(device: torch.device) -> None:
+    """From now on `peak_memory_bytes` counts anew, where the system can: on a GPU, and on Linux."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def peak_memory_bytes(device: torch.device) -> int:
-    """The most memory held so far: by the device's allocator on a GPU, by this process elsewhere."""
+    """The most memory held since `reset_peak_memory`: by the device's allocator on a GPU, by this process elsewhere.
+
+    Where the count cannot be reset (neither a GPU nor Linux), since the process began.
+    """
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
     kilo = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kilo

@@ -39,7 +39,7 @@ class Task:
     ood: inputs (N, *S) of each out-of-distribution set, in the training set's preprocessing.
     sources: SHA-256 of each file or array that the data were made from.
     y_mean, y_sd: the transform from original units to the scale the model sees, y = (original − y_mean) / y_sd.
-    statistics: what preprocessing took from the TRAINING data, by name (recorded, and linted against test statistics).
+    statistics: what preprocessing took from the TRAINING data, by name, for the record.
     """
 
     signature: Signature

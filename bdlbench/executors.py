@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import suppress
 from multiprocessing.queues import Queue
 from pathlib import Path
 from queue import Empty
@@ -70,35 +72,28 @@ def _in_processes(
             for event in _events(news, futures):
                 report(event)
         except BaseException:
+            workers = list((pool._processes or {}).values())  # `shutdown` forgets them
             pool.shutdown(wait=False, cancel_futures=True)
-            _stop_workers(pool)
+            for worker in workers:  # a checkpoint is what a later run resumes from
+                worker.terminate()
             raise
         return [future.result() for future in futures]
 
 
 def _events(news: Queue[Event], futures: Sequence[Future[Outcome]]) -> Iterator[Event]:
-    """News as it comes, until every batch is done. Raises what the first failing batch raised."""
-    waiting = set(futures)
-    while waiting:
-        finished, waiting = wait(waiting, timeout=LISTEN_EVERY, return_when=FIRST_COMPLETED)
-        yield from _drain(news)
-        for future in finished:
-            future.result()
-    yield from _drain(news)
+    """News as it comes, until every batch has ended. Raises what the first failing batch raised.
 
-
-def _drain(news: Queue[Event]) -> Iterator[Event]:
-    while True:
-        try:
-            yield news.get_nowait()
-        except Empty:
-            return
-
-
-def _stop_workers(pool: ProcessPoolExecutor) -> None:
-    """End what is running: its checkpoint is what a later run resumes from."""
-    for process in list((pool._processes or {}).values()):
-        process.terminate()
+    A result and the news of it travel by different pipes: a batch is over when its news says so.
+    """
+    ended = 0
+    while ended < len(futures):
+        with suppress(Empty):
+            event = news.get(timeout=LISTEN_EVERY)
+            ended += event.kind == "end"
+            yield event
+        for future in futures:
+            if future.done():
+                future.result()
 
 
 _news: Any = None
@@ -107,6 +102,7 @@ _news: Any = None
 def _start_worker(news: Queue[Event], parent: int, plugins: Sequence[Path]) -> None:
     global _news  # noqa: PLW0603 - a worker's only state, set once, before its first batch
     _news = news
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process: the parent decides
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     for plugin in plugins:
         catalog.add_plugin(plugin)

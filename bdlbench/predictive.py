@@ -108,7 +108,9 @@ class Categorical:
         return self
 
     def mix(self, members: int) -> Self:
-        """Probabilities averaged over members; a member is a group of samples."""
+        """Probabilities averaged over members; a member is a group of samples, whatever their number."""
+        if members == 1:
+            return self
         probs = self.probs.unflatten(0, (-1, members)).transpose(0, 1)  # (K, R, N, C)
         entropy = self.expected_entropy.unflatten(0, (-1, members)).transpose(0, 1)
         return type(self)(self.samples * members, _total(probs) / members, probs, _total(entropy) / members)

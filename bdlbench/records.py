@@ -74,16 +74,17 @@ def write(folder: Path, record: Record, arrays: Mapping[str, Tensor]) -> Path:
     return path
 
 
-def read(path: Path) -> list[Record]:
+def read(path: Path, conflicting: bool = False) -> list[Record]:
     """All records in a folder, or in one file, sorted by name.
 
-    Raises BadInput for a missing folder, a newer schema, a truncated or altered record, or two records that give one
-    replicate differing values.
+    Raises BadInput for a missing folder, a newer schema, a truncated or altered record, or, unless `conflicting`, two
+    records that give one replicate differing values.
     """
     if not path.exists():
         raise BadInput(f"{path} does not exist: give a folder that `run` wrote")
     records = [read_one(p) for p in sorted(path.glob("*.json") if path.is_dir() else [path])]
-    _refuse_conflicts(records)
+    if not conflicting:
+        _refuse_conflicts(records)
     return records
 
 

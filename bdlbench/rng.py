@@ -142,4 +142,4 @@ _KINDS: dict[Kind, Callable[[list[torch.Generator], int, torch.device], Tensor]]
 
 def _hash(key: int, name: str) -> int:
     digest = blake2b(f"{key}/{name}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1  # 63 bits: a Generator's seed is a signed 64-bit integer
+    return int.from_bytes(digest, "little") >> 1  # a signed seed; a CPU generator counts 32 bits of it

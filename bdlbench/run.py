@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from bdlbench import catalog, data, environment, files, records
-from bdlbench.clock import Stopwatch, peak_memory_bytes
+from bdlbench.clock import Stopwatch, peak_memory_bytes, reset_peak_memory
 from bdlbench.data import Problem, Task
 from bdlbench.errors import BadInput, BenchError
 from bdlbench.predictive import Predictive
@@ -28,6 +28,9 @@ from bdlbench.records import Record
 from bdlbench.rng import Streams
 from bdlbench.spec import Cell, Choice, Replicate, Spec
 from bdlbench.training import Session, session
+
+CHECKPOINTS = ".checkpoints"
+"""Folder among the records for fits that are not done."""
 
 
 class Row(NamedTuple):
@@ -88,20 +91,21 @@ def run_batch(
     cell = batch.rows[0].cell
     torch.set_num_threads(cell.threads)
     device = torch.device(cell.device)
+    reset_peak_memory(device)
     problem = data.to_device(_problem(batch), device)
     model = catalog.build_model([row.cell.model for row in batch.rows], problem.signature)
     method = catalog.build_method([row.cell.method for row in batch.rows])
     reason = model.unsupported() or method.unsupported(model)
     if reason:
         return Outcome([], f"{cell.title}: {reason}")
-    spent = Session(settings.results / ".checkpoints" / batch.key, settings.checkpoint_every, listen)
+    spent = Session(settings.results / CHECKPOINTS / batch.key, settings.checkpoint_every, listen)
     try:
         result = _fit_and_score(batch, problem, model, method.fit, spent, device)
+        written = [_write_cell(batch, cell, result, settings) for cell in batch.cells]
     except BadInput:
         raise
     except Exception as error:  # the rest of the run goes on; the record says what happened
-        return Outcome(_write_failures(batch, settings, _reason(error)))
-    written = [_write_cell(batch, cell, result, settings) for cell in batch.cells]
+        written = _write_failures(batch, settings, _reason(error))
     for file in spent.files():
         file.unlink(missing_ok=True)
     return Outcome(written)
@@ -122,9 +126,10 @@ def _fit_and_score(
     batch: Batch, problem: Problem, model: Model, fit: Callable[..., Posterior], spent: Session, device: torch.device
 ) -> _Result:
     rng = Streams.of_seeds([row.replicate.seed for row in batch.rows])
+    watch = Stopwatch(device)
     with session(spent):
         posterior = fit(model, problem.train, rng)
-    train_seconds = spent.seconds
+    train_seconds = spent.seconds_before + watch.seconds()
     watch = Stopwatch(device)
     samples = batch.rows[0].cell.samples
     evaluation = _evaluate(posterior, problem, model, samples, rng)
@@ -138,7 +143,7 @@ def _fit_and_score(
         },
         values=_values(posterior),
         arrays=_arrays(evaluation),
-        finite=_finite_rows(posterior.state),
+        finite=_finite_rows({**posterior.state, "log_prob": evaluation.test.log_prob(evaluation.y)}),
         cost=_cost(batch, problem, evaluation, spent, train_seconds, predict_seconds, device),
     )
 
@@ -160,7 +165,8 @@ def _evaluate(posterior: Posterior, problem: Problem, model: Model, samples: int
 
 
 def _entry(metric: Any, value: Tensor) -> dict[str, Any]:
-    return {"unit": metric.unit, "better": metric.better, "definition": repr(metric), "values": value.tolist()}
+    definition = repr(metric) if is_dataclass(metric) else type(metric).__qualname__  # a plain repr holds an address
+    return {"unit": metric.unit, "better": metric.better, "definition": definition, "values": value.tolist()}
 
 
 def _values(posterior: Posterior) -> dict[str, list[Any]]:
@@ -183,7 +189,7 @@ def _hashes(state: Mapping[str, Tensor]) -> list[str]:
 
 
 def _finite_rows(state: Mapping[str, Tensor]) -> list[bool]:
-    rows = [torch.isfinite(value).flatten(1).all(1) for value in state.values()]
+    rows = [torch.isfinite(value).reshape(len(value), -1).all(1) for value in state.values()]
     return [bool(ok) for ok in torch.stack(rows).all(0)]
 
 
@@ -237,12 +243,11 @@ def _write_cell(batch: Batch, cell: Cell, result: _Result, settings: Settings) -
         replicates=tuple(batch.rows[i].replicate for i in good),
         values={"metrics": scored, **values},
         cost=result.cost,
-        environment=environment.describe(cell.device, cell.threads) | {"sources": _sources(cell)},
-        failed={batch.rows[i].replicate: "parameters are not finite" for i in mine if i not in good},
+        environment=environment.describe(cell.device, cell.threads) | _data_facts(cell),
+        failed={batch.rows[i].replicate: "parameters or predictions are not finite" for i in mine if i not in good},
     )
-    arrays = {
-        name: value.index_select(records.row_axis(name), torch.tensor(good)) for name, value in result.arrays.items()
-    }
+    rows = torch.tensor(good, dtype=torch.int64)
+    arrays = {name: value.index_select(records.row_axis(name), rows) for name, value in result.arrays.items()}
     path = records.write(settings.results, record, arrays if good else {})
     return records.read_one(path)
 
@@ -274,14 +279,17 @@ def _batch_key(cell: Cell) -> tuple[Any, ...]:
 
 def _problem(batch: Batch) -> Problem:
     splits = sorted({row.replicate.split for row in batch.rows})
-    tasks = [_task(batch.rows[0].cell.dataset, split) for split in splits]
+    tasks = [load_task(batch.rows[0].cell.dataset, split) for split in splits]
     return data.stack(tasks, [splits.index(row.replicate.split) for row in batch.rows])
 
 
-def _sources(cell: Cell) -> dict[str, str]:
-    return dict(_task(cell.dataset, 0).sources)
+def _data_facts(cell: Cell) -> dict[str, Any]:
+    """Checksums of what the data were made from, and what preprocessing took from the training examples of split 0."""
+    task = load_task(cell.dataset, 0)
+    return {"sources": dict(task.sources), "statistics": dict(task.statistics)}
 
 
 @lru_cache(maxsize=2)
-def _task(dataset: Choice, split: int) -> Task:
+def load_task(dataset: Choice, split: int) -> Task:
+    """One split of a data set; the last two are kept. Raises BadInput where it cannot be had as asked."""
     return catalog.build_dataset(dataset).load(split)

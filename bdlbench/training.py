@@ -63,7 +63,10 @@ class Objective(Protocol):
 
 @dataclass(frozen=True)
 class State:
-    """Rows after some steps: parameters and Adam's moments (R, Q), and the last loss (R,) in nats per example."""
+    """Rows after some steps: parameters and Adam's moments (R, Q), and the last loss (R,) in nats per example.
+
+    The next step changes the tensors in place: who keeps a state clones it.
+    """
 
     flat: Tensor
     mean: Tensor

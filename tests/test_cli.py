@@ -326,7 +326,7 @@ def test_failures_are_recorded_and_the_rest_goes_on(
     out = capsys.readouterr().out
     assert "skipped: unfit · logistic · wine: it is picky" in out
     assert "failed: raises · logistic · wine, seed 0; seed 1; seed 2: ValueError: boom, as planned (broken.py:" in out
-    assert "failed: diverges · logistic · wine, seed 1: parameters are not finite" in out
+    assert "failed: diverges · logistic · wine, seed 1: parameters or predictions are not finite" in out
     assert "2 (1 failed)" in out
     assert "5 replicates of 2 cells" in out
     found = {record.cell["treatment"]["name"]: record for record in records.read(results)}

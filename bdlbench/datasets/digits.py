@@ -39,7 +39,7 @@ class Digits:
         images, labels = _scans()
         train, test = stratified_split(labels, "digits", split)
         train = chosen(train, self.num_train, "digits")
-        return _task(images, labels, train, test, ood={"photos": _photos()})
+        return _task(images, labels, train, test, {"photos": _photos()}, classes=10)
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class DigitsNear:
         train, test = (part[labels[part] < NEAR_FROM] for part in stratified_split(labels, "digits", split))
         train = chosen(train, self.num_train, "digits_near")
         ood = {"near": _inputs(images[labels >= NEAR_FROM]), "photos": _photos()}
-        return _task(images, labels, train, test, ood)
+        return _task(images, labels, train, test, ood, classes=NEAR_FROM)
 
 
 def _scans() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
@@ -92,9 +92,10 @@ def _task(
     train: NDArray[np.int64],
     test: NDArray[np.int64],
     ood: dict[str, Tensor],
+    classes: int,
 ) -> Task:
     return Task(
-        signature=Signature((1, 8, 8), int(labels[test].max()) + 1, "categorical"),
+        signature=Signature((1, 8, 8), classes, "categorical"),
         train=Examples(_inputs(images[train]), class_labels(labels[train])),
         test=Examples(_inputs(images[test]), class_labels(labels[test])),
         ood=ood,

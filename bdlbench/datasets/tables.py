@@ -27,7 +27,7 @@ class BreastCancer:
         """Split `split`, any number from 0. Raises BadInput below that."""
         from sklearn.datasets import load_breast_cancer  # slow to import, and not needed to list this entry
 
-        return _task(load_breast_cancer(), "breast_cancer", split)
+        return _task(load_breast_cancer(), "breast_cancer", split, classes=2)
 
 
 @dataclass(frozen=True)
@@ -45,17 +45,17 @@ class Wine:
         """Split `split`, any number from 0. Raises BadInput below that."""
         from sklearn.datasets import load_wine  # slow to import, and not needed to list this entry
 
-        return _task(load_wine(), "wine", split)
+        return _task(load_wine(), "wine", split, classes=3)
 
 
-def _task(bunch: Any, name: str, split: int) -> Task:
+def _task(bunch: Any, name: str, split: int, classes: int) -> Task:
     table, labels = bunch.data, bunch.target  # (N, D) float64, (N,) int
     parts = stratified_split(labels, name, split)
     mean, sd = column_statistics(table[parts[0]])
     x = torch.from_numpy((table - mean) / sd).to(torch.float32)  # (N, D)
     train, test = (Examples(x[torch.from_numpy(part)], class_labels(labels[part])) for part in parts)
     return Task(
-        signature=Signature((table.shape[1],), int(labels.max()) + 1, "categorical"),
+        signature=Signature((table.shape[1],), classes, "categorical"),
         train=train,
         test=test,
         sources={f"scikit-learn {name}": array_checksum(table, labels)},

@@ -57,8 +57,12 @@ class EnsemblePosterior:
 
     @property
     def facts(self) -> Mapping[str, Tensor]:
-        """Means over the members."""
-        return {name: value.unflatten(0, (-1, self.members)).mean(1) for name, value in self.rows.facts.items()}
+        """Means over the members; `compression`, a ratio |w| / |w ≠ 0|, by the harmonic mean."""
+        facts = {name: value.unflatten(0, (-1, self.members)) for name, value in self.rows.facts.items()}
+        means = {name: value.mean(1) for name, value in facts.items()}
+        if "compression" in facts:
+            means["compression"] = 1 / (1 / facts["compression"]).mean(1)
+        return means
 
     def predict(self, x: Tensor, samples: int, rng: Streams, joint: bool = False) -> Predictive:
         """The mixture's predictive: `samples` draws shared out among the members, one each for point members."""

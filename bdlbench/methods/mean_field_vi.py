@@ -80,7 +80,10 @@ class MeanFieldVI:
     def bound(
         self, model: Model, layout: Layout, flat: Tensor, prior: GaussianPrior, data: Data, rng: Streams
     ) -> Tensor:
-        """The ELBO of all training data in nats, (R,) float64, by `bound_samples` draws."""
+        """The ELBO of all training data in nats, (R,) float64, by `bound_samples` draws of the training estimator.
+
+        Local noise treats the positions of a convolution as independent, so there it is the ELBO of that approximation.
+        """
         draw = partial(self.layer, layout, flat)
         expected = expected_log_likelihood(model, draw, data, rng, self.bound_samples)
         mean, log_sd = flat.double().chunk(2, dim=-1)

@@ -26,9 +26,10 @@ class SparseVD:
     """Sparse variational dropout: a log-uniform prior drives most weights to zero (Molchanov et al. 2017).
 
     q(w) = Π_i N(w_i; mean_i, α_i mean_i²), learnt as (mean, log variance). Minimises −(1/N) [Σ_n E_q log p − ramp · KL]
-    with local reparameterisation; the ramp goes from 0 to 1, so that the final weight of the KL is 1/N. Weights with
-    log α above the threshold are zero, in training and for good; biases and scales are points. Published schedule:
-    batches of 100, 200 epochs, KL weight 0 for 5 epochs and 1 from epoch 20.
+    with local reparameterisation; the ramp goes from 0 to 1 at ramp_end, so that the final weight of the KL is 1/N. The
+    mean of a weight with log α above the threshold is zero while training is so minded; in the posterior the weight and
+    its noise are zero for good. Biases and scales are points. Published schedule: batches of 100, 200 epochs, KL weight
+    0 for 5 epochs and 1 from epoch 20.
     """
 
     epochs: int = option(60, "passes over the training data", low=1)
@@ -56,7 +57,7 @@ class SparseVD:
             layer = LocalNoise(layout.views(kept), _linear(layout, log_variance.exp()), noise)
             elbo = model(layer, batch.x, noise).elbo(batch.y)
             kl = log_uniform_kl_sum(mean, log_variance, alpha, sparse)
-            return negative_elbo(elbo, self.ramp(moment.progress) * kl, data.num_data)
+            return negative_elbo(elbo, self.ramp(moment.progress).to(kl) * kl, data.num_data)
 
         plan = Plan(self.epochs, self.batch_size, self.learning_rate, self.decay)
         flat = last(minimise(objective, self.initial(layout, rng.child("init"), data.x), data, rng, plan)).flat
@@ -68,7 +69,7 @@ class SparseVD:
 
     def ramp(self, progress: float) -> Tensor:
         """The factor of the KL at a fraction of training, () or (R,): 0 until ramp_start, 1 from ramp_end."""
-        start, end = torch.as_tensor(self.ramp_start), torch.as_tensor(self.ramp_end)
+        start, end = (torch.as_tensor(v, dtype=torch.float32) for v in (self.ramp_start, self.ramp_end))
         return ((progress - start) / (end - start).clamp_min(1e-9)).clamp(0, 1)
 
     def initial(self, layout: Layout, rng: Streams, like: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ class Fact:
 class Parameters:
     """The number of parameters of one replicate."""
 
-    summary: ClassVar[str] = "number of parameters of the model"
+    summary: ClassVar[str] = "number of parameters of one network of the model"
     unit: ClassVar[str] = "count"
     better: ClassVar[Literal["lower"]] = "lower"
 

@@ -52,7 +52,7 @@ class WeightPosterior:
         chunk = self._chunk(x, samples)
         for start in range(0, samples, chunk):
             noise = rng.samples(start, min(chunk, samples - start))
-            output = self.model(self.draw(noise, joint), x, noise)
+            output = self.model(self.draw(noise, joint), x, noise.child("latent"))
             total = total or output.accumulator(samples)
             total.add(output)
         assert total is not None

@@ -1,0 +1,89 @@
+"""A run that is killed inside a cell goes on there, and ends with the bytes of a run that was left alone.
+
+benchmarks/kill_and_resume.py does the same at many random moments.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+
+from bdlbench import api, files, plan, records
+
+ROOT = Path(__file__).resolve().parents[1]
+METHODS = ("mle", "mean_field_vi")
+SETTINGS = ("mle.epochs=60", "mean_field_vi.epochs=150")
+SEEDS, SAMPLES = "2", 3
+WORKERS_END_WITHIN = 20.0
+NEVER = 120.0
+
+
+def asked(results: Path) -> api.Job:
+    """Two cells, each a batch of its own."""
+    overrides = plan.Overrides(METHODS, ("mlp",), ("digits",), SEEDS, SAMPLES, SETTINGS, "cpu")
+    return api.prepare(plan.build_spec(plan.read_suite("quick"), overrides), results)
+
+
+@pytest.fixture
+def process(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """The same cells, run from the command line by two workers into tmp_path/killed."""
+    words = [f"--{word}={value}" for word, values in {"method": METHODS, "set": SETTINGS}.items() for value in values]
+    words += ["--model=mlp", "--dataset=digits", f"--seeds={SEEDS}", f"--samples={SAMPLES}", "--device=cpu", "--jobs=2"]
+    words += ["--checkpoint-every=0.02", f"--results={tmp_path / 'killed'}"]
+    command = [sys.executable, "-m", "bdlbench", "run", *words]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as running:
+        yield running
+        running.kill()
+
+
+def steps(results: Path) -> dict[str, int]:
+    """{name of a checkpoint: steps that it holds}."""
+    found = {}
+    for path in (results / ".checkpoints").glob("[!.]*"):
+        found[path.name] = int(safetensors.torch.load(path.read_bytes())["spent"][2])
+    return found
+
+
+def deterministic(results: Path) -> dict[str, bytes]:
+    """Values and predictions of every record in a folder that holds nothing else, as bytes."""
+    found = {p.name: p.read_bytes() if p.suffix == ".safetensors" else b"" for p in results.iterdir()}
+    for record in records.read(results):
+        found[f"{record.name}.json"] = files.canonical_json(record.values)
+    return found
+
+
+def test_killed_inside_a_cell_it_goes_on_there_and_ends_with_the_same_bytes(
+    tmp_path: Path, process: subprocess.Popen[str]
+) -> None:
+    killed, alone = tmp_path / "killed", tmp_path / "alone"
+    awaited = f"{asked(killed).batches[-1].key}.1.safetensors"
+    deadline = time.monotonic() + NEVER
+    while not (killed / ".checkpoints" / awaited).exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.kill()  # the main process only; its stderr ends when its workers, who hold it too, have ended
+    _, told = process.communicate(timeout=WORKERS_END_WITHIN)
+    assert process.returncode == -signal.SIGKILL, told
+    records.read(killed)
+    held = steps(killed)
+    assert awaited in held
+
+    (killed / ".digits.json.half.part").write_bytes(b'{"schema": 1, "ce')
+    time.sleep(0.02)  # files are dated by a clock that ticks every few milliseconds
+    job = asked(killed)
+    heard: dict[int, int] = {}
+    api.perform(job, report=lambda event: heard.setdefault(event.batch, event.done) if event.kind == "step" else None)
+    first = {f"{batch.key}.1.safetensors": heard[i] for i, batch in enumerate(job.batches)}
+    assert first == {name: held.get(name, 0) + 1 for name in first}
+    assert held.keys() <= first.keys()
+
+    api.perform(asked(alone))
+    assert deterministic(killed) == deterministic(alone)
