@@ -19,7 +19,7 @@ from bdlbench import api, files, plan, records
 
 ROOT = Path(__file__).resolve().parents[1]
 METHODS = ("mle", "mean_field_vi")
-SETTINGS = ("mle.epochs=60", "mean_field_vi.epochs=150")
+SETTINGS = ("mle.epochs=20", "mean_field_vi.epochs=100", "mlp.widths=50")
 SEEDS, SAMPLES = "2", 3
 WORKERS_END_WITHIN = 20.0
 NEVER = 120.0
