@@ -99,13 +99,15 @@ def run_batch(
     if reason:
         return Outcome([], f"{cell.title}: {reason}")
     spent = Session(settings.results / CHECKPOINTS / batch.key, settings.checkpoint_every, listen)
+    written: list[Record] = []
     try:
         result = _fit_and_score(batch, problem, model, method.fit, spent, device)
-        written = [_write_cell(batch, cell, result, settings) for cell in batch.cells]
+        for one in batch.cells:
+            written.append(_write_cell(batch, one, result, settings))
     except BadInput:
         raise
     except Exception as error:  # the rest of the run goes on; the record says what happened
-        written = _write_failures(batch, settings, _reason(error))
+        written += _write_failures(batch, batch.cells[len(written) :], settings, _reason(error))
     for file in spent.files():
         file.unlink(missing_ok=True)
     return Outcome(written)
@@ -252,10 +254,10 @@ def _write_cell(batch: Batch, cell: Cell, result: _Result, settings: Settings) -
     return records.read_one(path)
 
 
-def _write_failures(batch: Batch, settings: Settings, reason: str) -> list[Record]:
-    """A record without values for each cell of a batch that failed."""
+def _write_failures(batch: Batch, cells: Sequence[Cell], settings: Settings, reason: str) -> list[Record]:
+    """A record without values for each of these cells of a batch."""
     failures = []
-    for cell in batch.cells:
+    for cell in cells:
         failed = {row.replicate: reason for row in batch.rows if row.cell == cell}
         where = environment.describe(cell.device, cell.threads)
         record = Record(cell.as_dict(), (), {"metrics": {}}, {}, where, failed)

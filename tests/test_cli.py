@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import resource
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -711,3 +715,43 @@ def test_bars_on_a_terminal(results: Path, monkeypatch: pytest.MonkeyPatch) -> N
         "[1/2] mle · logistic · wine: 2 replicates …",
         "[1/2] mle · logistic · wine: 2 replicates, 0.0 s",
     ]
+
+
+def test_a_sweep_keeps_the_points_that_did_not_diverge(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rates = "mle.learning_rate=1e-3,3e38"
+    assert train(results, "--method", "mle", "--seeds", "2", "--set", rates) == 4
+    assert "parameters or predictions are not finite" in capsys.readouterr().out
+    kept = {record.cell["treatment"]["learning_rate"]: len(record.replicates) for record in records.read(results)}
+    assert kept == {1e-3: 2, 3e38: 0}
+
+
+def test_an_interrupt_ends_real_workers(tmp_path: Path) -> None:
+    words = [
+        "--method=mle",
+        "--method=map",
+        "--dataset=digits",
+        "--seeds=1",
+        "--jobs=2",
+        f"--results={tmp_path / 'out'}",
+    ]
+    options = ["--set=mle.epochs=100000", "--set=map.epochs=100000"]
+    command = [sys.executable, "-m", "bdlbench", "run", *words, *options]
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes, text=True, cwd=ROOT, start_new_session=True) as running:
+        running.stderr.readline()  # a batch has started
+        time.sleep(1.0)
+        os.killpg(running.pid, signal.SIGINT)
+        try:
+            _, said = running.communicate(timeout=20)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(running.pid, signal.SIGKILL)
+    assert running.returncode == 130
+    assert "interrupted" in said and "Traceback" not in said
+
+
+def test_an_ensemble_of_itself_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert (
+        cli.main(["run", "--method", "deep_ensemble", "--set", "deep_ensemble.member=deep_ensemble", "--dry-run"]) == 2
+    )
+    assert "would nest without end" in capsys.readouterr().err
