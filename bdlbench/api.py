@@ -65,11 +65,11 @@ def run(
     jobs: worker processes; a script that asks for more than one needs `if __name__ == "__main__":`.
     Raises BadInput before anything is written where something asked for does not exist or is out of range.
     """
-    files = [Path(plugin) for plugin in plugins]
-    for file in files:
-        catalog.add_plugin(file)
+    paths = [Path(plugin) for plugin in plugins]
+    for path in paths:
+        catalog.add_plugin(path)
     job = prepare(_spec(suite, settings or {}, overrides), Path(results), fresh)
-    perform(job, jobs, files, checkpoint_every)
+    perform(job, jobs, paths, checkpoint_every)
     keys = {cell.key for cell in job.spec.cells}
     return [record for record in records.read(job.results) if record.key in keys] if job.results.exists() else []
 
