@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from bdlbench.api import Job
     from bdlbench.catalog import Kind
     from bdlbench.compare import Result
-    from bdlbench.run import Outcome
+    from bdlbench.run import Outcome, Settings
     from bdlbench.spec import Cell
 
 LISTED = ("methods", "models", "datasets", "metrics", "suites")
@@ -48,6 +48,7 @@ def run(  # noqa: PLR0913 - one parameter for each option of the command
     model: Annotated[list[str], typer.Option(metavar="NAME", help="instead of the suite's; repeatable")] = [],  # noqa: B006
     dataset: Annotated[list[str], typer.Option(metavar="NAME", help="instead of the suite's; repeatable")] = [],  # noqa: B006
     seeds: Annotated[str, typer.Option(metavar="SEEDS", help="5 (0 to 4), 0-9 or 1,4,7")] = "",
+    splits: Annotated[str, typer.Option(help="one: every seed on split 0; each: seed i on split i")] = "",
     samples: Annotated[int | None, typer.Option(metavar="M", help="posterior samples of a predictive")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     threads: Annotated[int, typer.Option(help="of each batch; part of what decides the bits")] = 1,
@@ -61,6 +62,7 @@ def run(  # noqa: PLR0913 - one parameter for each option of the command
     plugin: Plugins = [],  # noqa: B006
     dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be trained, and write nothing")] = False,
     checkpoint_every: Annotated[float, typer.Option(metavar="SECONDS", help="between checkpoints in a fit")] = 60.0,
+    keep_parameters: Annotated[bool, typer.Option("--keep-parameters", help="write them beside the records")] = False,
 ) -> None:
     """Train what is missing of a suite, and print its table. Stopped at any time, it resumes where it was."""
     if jobs < 0:
@@ -70,16 +72,18 @@ def run(  # noqa: PLR0913 - one parameter for each option of the command
     if suite and config:
         raise BadInput(f"a suite ({suite}) and --config {config} are both given: choose one")
     from bdlbench import api, plan
+    from bdlbench.run import Settings
 
     _add_plugins(plugin)
     source = plan.read_suite_file(config) if config else plan.read_suite(suite or "quick")
-    asked = plan.Overrides(tuple(method), tuple(model), tuple(dataset), seeds, samples, tuple(set_), device, threads)
+    names, settings = (tuple(method), tuple(model), tuple(dataset)), tuple(set_)
+    asked = plan.Overrides(*names, seeds, samples, settings, device, threads, splits)
     job = api.prepare(plan.build_spec(source, asked), results, fresh)
     workers = _workers(jobs, job)
     if dry_run:
         _print_plan(job, workers)
         return
-    outcomes = _perform(job, workers, plugin, checkpoint_every)
+    outcomes = _perform(job, workers, plugin, Settings(results, checkpoint_every, keep_parameters))
     if _report(job, outcomes):
         raise typer.Exit(INCOMPLETE)
 
@@ -195,14 +199,14 @@ def _workers(jobs: int, job: Job) -> int:
     return max(1, min(jobs or most, len(job.batches)))
 
 
-def _perform(job: Job, workers: int, plugins: Sequence[Path], checkpoint_every: float) -> list[Outcome]:
+def _perform(job: Job, workers: int, plugins: Sequence[Path], settings: Settings) -> list[Outcome]:
     from bdlbench import api, progress
 
     if not job.batches:
         return api.perform(job)
     try:
         with progress.reporting(job.batches, sys.stderr) as report:
-            return api.perform(job, workers, plugins, checkpoint_every, report)
+            return api.perform(job, workers, plugins, settings, report)
     except KeyboardInterrupt:
         again = "without --fresh " if job.fresh else ""
         kept = f"what is done is kept in {job.results}"

@@ -56,12 +56,15 @@ def run(
     jobs: int = 1,
     fresh: bool = False,
     checkpoint_every: float = 60.0,
+    keep_parameters: bool = False,
     **overrides: Any,
 ) -> list[Record]:
     """Train what is missing, and return the records of all cells asked for.
 
     suite: a suite's name, the path of a TOML file, or a spec. settings: {"NAME.OPTION": value or list of values}.
-    overrides: methods, models, datasets (lists of names), seeds ("5", "0-9", "1,4,7"), samples, device, threads.
+    overrides: methods, models, datasets (lists of names), seeds ("5", "0-9", "1,4,7"), splits ("one", "each"), samples,
+    device, threads.
+    keep_parameters: also write each posterior's state, for `records.parameters`.
     jobs: worker processes; a script that asks for more than one needs `if __name__ == "__main__":`.
     Raises BadInput before anything is written where something asked for does not exist or is out of range.
     """
@@ -69,7 +72,7 @@ def run(
     for path in paths:
         catalog.add_plugin(path)
     job = prepare(_spec(suite, settings or {}, overrides), Path(results), fresh)
-    perform(job, jobs, paths, checkpoint_every)
+    perform(job, jobs, paths, Settings(job.results, checkpoint_every, keep_parameters))
     keys = {cell.key for cell in job.spec.cells}
     return [record for record in records.read(job.results) if record.key in keys] if job.results.exists() else []
 
@@ -114,7 +117,7 @@ def perform(
     job: Job,
     jobs: int = 1,
     plugins: Sequence[Path] = (),
-    checkpoint_every: float = 60.0,
+    settings: Settings | None = None,
     report: Callable[[Event], None] = lambda event: None,
 ) -> list[Outcome]:
     """Run the batches of a job. With `fresh`, old records are set aside first and removed once all new ones are there.
@@ -126,7 +129,7 @@ def perform(
     if job.fresh:
         _forget_checkpoints(job.results, job.batches)
         _set_aside(job)
-    outcomes = execute(job.batches, Settings(job.results, checkpoint_every), jobs, plugins, report)
+    outcomes = execute(job.batches, settings or Settings(job.results), jobs, plugins, report)
     _tidy(job, began)
     return outcomes
 

@@ -58,6 +58,12 @@ def max_pool(x: Tensor, size: int) -> Tensor:
     return pooled.view(*x.shape[:-2], *pooled.shape[-2:])
 
 
+def upsampled(x: Tensor) -> Tensor:
+    """Every pixel four times: ([M,] R, B, C, H, W) -> ([M,] R, B, C, 2H, 2W)."""
+    doubled = functional.interpolate(x.reshape(-1, *x.shape[-3:]), scale_factor=2, mode="nearest")
+    return doubled.view(*x.shape[:-2], *doubled.shape[-2:])
+
+
 def flatten(x: Tensor, axes: int) -> Tensor:
     """The last `axes` axes as one."""
     return x.flatten(-axes) if axes > 1 else x

@@ -9,12 +9,18 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Likelihood = Literal["categorical", "gaussian", "bernoulli"]
+Likelihood = Literal["categorical", "semi_categorical", "gaussian", "bernoulli", "discretised"]
+"""What is modelled: the target given the input as a class or a number, or the input itself as binary or grey pixels."""
 
 
 @dataclass(frozen=True)
 class Signature:
-    """What a model must fit: the shape of one input, the number of outputs, and the likelihood of the target."""
+    """What a model must fit: the shape of one input, the number of outputs, and the likelihood of the target.
+
+    Under "bernoulli" (pixels 0 … 1, of which a model takes a binary draw each time it sees them) and "discretised" (256
+    grey levels, as level/255) the input itself is the target; labels only serve metrics, and outputs is their number.
+    Under "semi_categorical" the target is a class that training examples may lack: −1 stands where it is unknown.
+    """
 
     input_shape: tuple[int, ...]
     outputs: int
@@ -75,6 +81,10 @@ class Data:
     def batch(self, index: Tensor) -> Examples:
         """The examples `index` (R, B) of each row: x (R, B, *S), y (R, B)."""
         return Examples(_gather(self.x, index), _gather(self.y, index))
+
+    def row(self, r: int) -> Data:
+        """Replicate r alone: (1, N, …)."""
+        return Data(self.x[r : r + 1], self.y[r : r + 1])
 
     def repeat(self, times: int) -> Data:
         """Each row `times` times in a row, (R·times, N, …): r0 r0 … r1 r1 …; shared data stay shared."""

@@ -2,12 +2,13 @@
 
 Each rule is a `Layer`. Its `noise` streams have lead (R,) in training and (M, R) when posterior samples are drawn, so
 the same rule serves both; a map that needs no noise stays free of the M axis and is computed once for all samples.
+One sample of the weights, or one mask for a whole batch, is drawn once and kept, however often a model uses its leaf.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -16,6 +17,16 @@ from bdlbench.rng import Streams
 from bdlbench.types import LinearOp, PerRow, per_row
 
 Leaves = Mapping[str, Tensor]
+
+
+class _Kept(dict[str, Tensor]):
+    """What was drawn for a leaf."""
+
+    def get_or_draw(self, name: str, draw: Callable[[], Tensor]) -> Tensor:
+        """The same at every call."""
+        if name not in self:
+            self[name] = draw()
+        return self[name]
 
 
 def _shape(x: Tensor, trailing: int, joint: bool) -> tuple[int, ...]:
@@ -50,16 +61,20 @@ class Dropout:
     rates: Mapping[str, PerRow]
     noise: Streams
     joint: bool = False
+    kept: _Kept = field(default_factory=_Kept, compare=False)
 
     def __call__(self, name: str, op: LinearOp, x: Tensor) -> Tensor:
         """Apply `op` to the masked input."""
         if name not in self.rates:
             return op(x, self.leaves[name])
-        rate = self.rates[name]
-        bits = self.noise.bits(_shape(x, op.trailing, self.joint), x)
-        mask = sampling.keep_mask(bits, rate, op.trailing, x)
+
+        def draw() -> Tensor:
+            bits = self.noise.bits(_shape(x, op.trailing, self.joint), x)
+            return sampling.keep_mask(bits, self.rates[name], op.trailing, x)
+
+        mask = self.kept.get_or_draw(name, draw) if self.joint else draw()
         out = op(x * mask, self.leaves[name])
-        return out / per_row(1 - rate, out, 1 + op.trailing)
+        return out / per_row(1 - self.rates[name], out, 1 + op.trailing)
 
     def leaf(self, name: str) -> Tensor:
         """The leaf itself: biases and scales are not dropped."""
@@ -76,18 +91,22 @@ class DropConnect:
     leaves: Leaves
     rates: Mapping[str, PerRow]
     noise: Streams
+    kept: _Kept = field(default_factory=_Kept, compare=False)
 
     def __call__(self, name: str, op: LinearOp, x: Tensor) -> Tensor:
         """Apply `op` with masked weights."""
-        weight = self.leaves[name]
-        if name not in self.rates:
-            return op(x, weight)
-        bits = self.noise.bits(weight.shape[1:], weight)
-        return op(x, weight * sampling.keep_mask(bits, self.rates[name], weight.ndim - 1, weight))
+        return op(
+            x, self.kept.get_or_draw(name, lambda: self._masked(name)) if name in self.rates else self.leaves[name]
+        )
 
     def leaf(self, name: str) -> Tensor:
         """The leaf itself: biases and scales are not dropped."""
         return self.leaves[name]
+
+    def _masked(self, name: str) -> Tensor:
+        weight = self.leaves[name]
+        bits = self.noise.bits(weight.shape[1:], weight)
+        return weight * sampling.keep_mask(bits, self.rates[name], weight.ndim - 1, weight)
 
 
 @dataclass(frozen=True)
@@ -100,6 +119,7 @@ class LocalNoise:
     mean: Leaves
     variance: Leaves
     noise: Streams
+    kept: _Kept = field(default_factory=_Kept, compare=False)
 
     def __call__(self, name: str, op: LinearOp, x: Tensor) -> Tensor:
         """Apply `op` and add the pre-activation's own noise."""
@@ -110,7 +130,7 @@ class LocalNoise:
 
     def leaf(self, name: str) -> Tensor:
         """One sample of the leaf for the batch."""
-        return _sampled_leaf(self.mean, self.variance, name, self.noise)
+        return self.kept.get_or_draw(name, lambda: _sampled_leaf(self.mean, self.variance, name, self.noise))
 
 
 @dataclass(frozen=True)
@@ -120,6 +140,7 @@ class WeightNoise:
     mean: Leaves
     variance: Leaves
     noise: Streams
+    kept: _Kept = field(default_factory=_Kept, compare=False)
 
     def __call__(self, name: str, op: LinearOp, x: Tensor) -> Tensor:
         """Apply `op` with sampled weights."""
@@ -127,7 +148,7 @@ class WeightNoise:
 
     def leaf(self, name: str) -> Tensor:
         """One sample of the leaf."""
-        return _sampled_leaf(self.mean, self.variance, name, self.noise)
+        return self.kept.get_or_draw(name, lambda: _sampled_leaf(self.mean, self.variance, name, self.noise))
 
 
 @dataclass(frozen=True)
@@ -137,6 +158,7 @@ class Flipout:
     mean: Leaves
     variance: Leaves
     noise: Streams
+    kept: _Kept = field(default_factory=_Kept, compare=False)
 
     def __call__(self, name: str, op: LinearOp, x: Tensor) -> Tensor:
         """Apply `op` to x with the mean, and to sign-flipped x with the perturbation."""
@@ -149,7 +171,7 @@ class Flipout:
 
     def leaf(self, name: str) -> Tensor:
         """One sample of the leaf for the batch."""
-        return _sampled_leaf(self.mean, self.variance, name, self.noise)
+        return self.kept.get_or_draw(name, lambda: _sampled_leaf(self.mean, self.variance, name, self.noise))
 
     def _signs(self, like: Tensor, op: LinearOp) -> Tensor:
         """±1 for each example and unit, or channel."""

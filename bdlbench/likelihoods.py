@@ -26,6 +26,11 @@ class CategoricalOutput:
         index = y.expand(log_probs.shape[:-1]).unsqueeze(-1)
         return log_probs.gather(-1, index).squeeze(-1)
 
+    def fisher_targets(self) -> list[tuple[Tensor, Tensor]]:
+        """Every class, with its probability: the Fisher information of the logits is diag(p) − p pᵀ."""
+        probs = self.logits.detach().softmax(-1)
+        return [(torch.full_like(p, c, dtype=torch.int64), p) for c, p in enumerate(probs.unbind(-1))]
+
     def accumulator(self, samples: int) -> Accumulator:
         """Averages probabilities."""
         return CategoricalSum(samples)
@@ -46,6 +51,14 @@ class GaussianOutput:
     def elbo(self, y: Tensor) -> Tensor:
         """log N(y; mean, sd²) in nats: ([M,] R, B)."""
         return -0.5 * ((y - self.mean) / self.sd).square() - self.log_sd - 0.5 * math.log(2 * math.pi)
+
+    def fisher_targets(self) -> list[tuple[Tensor, Tensor]]:
+        """One sd from the mean: there the score is 1 / sd, whose square is the Fisher information of the mean.
+
+        The sd is taken as given.
+        """
+        mean = self.mean.detach()
+        return [(mean + self.sd.detach(), torch.ones_like(mean))]
 
     def accumulator(self, samples: int) -> Accumulator:
         """Keeps the mixture's components."""

@@ -147,3 +147,10 @@ def repeat_rows(entry: Entry, times: int) -> Entry:
         name: value.repeat_interleave(times) for name, value in values.items() if hasattr(value, "repeat_interleave")
     }
     return dataclasses.replace(entry, **rows)  # type: ignore[type-var]
+
+
+def row_of(entry: Entry, row: int) -> Entry:
+    """`entry` for one replicate: of each per-replicate option (R,) element `row`, as a number."""
+    values = {f.name: getattr(entry, f.name) for f in dataclasses.fields(entry)}  # type: ignore[arg-type]
+    rows = {name: value[row].item() for name, value in values.items() if hasattr(value, "repeat_interleave")}
+    return dataclasses.replace(entry, **rows)  # type: ignore[type-var]

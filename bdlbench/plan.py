@@ -13,23 +13,24 @@ from typing import Any
 from bdlbench import catalog
 from bdlbench.errors import BadInput, unknown
 from bdlbench.options import resolve
-from bdlbench.spec import Cell, Choice, Replicate, Spec, parse_seeds
+from bdlbench.spec import Cell, Choice, Spec, replicates
 
 Settings = Mapping[str, Mapping[str, Sequence[Any]]]
 """{entry: {option: values}}: more than one value sweeps."""
 
-TOP_KEYS = {"version", "title", "seeds", "samples", "grid", "options"}
+TOP_KEYS = {"version", "title", "seeds", "splits", "samples", "grid", "options"}
 CHOSEN: tuple[catalog.Kind, ...] = ("methods", "models", "datasets")
-GRID_KEYS = {"methods", "models", "datasets"}
+GRID_KEYS = {"methods", "models", "datasets", "options"}
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Every method on every model on every data set."""
+    """Every method on every model on every data set, with options that hold in this grid alone."""
 
     methods: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
     datasets: tuple[str, ...] = ()
+    options: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,15 @@ class Suite:
     samples: int
     grids: tuple[Grid, ...]
     options: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
+    splits: str = "one"
 
 
 @dataclass(frozen=True)
 class Overrides:
-    """What a command line lays over a suite; empty means as the suite says."""
+    """What a command line lays over a suite; empty means as the suite says.
+
+    methods, models, datasets: of each grid those that are named here; what no grid has joins the first.
+    """
 
     methods: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
@@ -56,6 +61,7 @@ class Overrides:
     settings: tuple[str, ...] = ()
     device: str = "auto"
     threads: int = 1
+    splits: str = ""
 
 
 def suite_names() -> list[str]:
@@ -90,9 +96,7 @@ def parse_suite(text: str, where: str) -> Suite:
         reason = str(error).replace("end of document", f"line {len(text.splitlines())}, the end")
         raise BadInput(f"{where} is not valid TOML: {reason}") from None
     _known(raw, TOP_KEYS, where)
-    options, version, samples = raw.get("options", {}), raw.get("version", 1), raw.get("samples", 100)
-    if not isinstance(options, dict) or not all(isinstance(table, dict) for table in options.values()):
-        raise BadInput(f"{where}: options are tables, one for each entry: [options.mlp]")
+    version, samples = raw.get("version", 1), raw.get("samples", 100)
     for key, value in {"version": version, "samples": samples}.items():
         if not isinstance(value, int):
             raise BadInput(f"{where}: {key}={value!r} is not a whole number")
@@ -105,19 +109,20 @@ def parse_suite(text: str, where: str) -> Suite:
         seeds=str(raw.get("seeds", "5")),
         samples=samples,
         grids=tuple(_grid(grid, where) for grid in grids),
-        options={entry: {k: _as_list(v) for k, v in table.items()} for entry, table in options.items()},
+        options=_options(raw, where),
+        splits=str(raw.get("splits", "one")),
     )
 
 
 def build_spec(suite: Suite, overrides: Overrides) -> Spec:
     """The cells and replicates of a suite under overrides.
 
-    Raises BadInput for unknown names and options, values out of range, seeds that cannot be read, samples below 1, a
-    device that is absent.
+    Raises BadInput for unknown names and options, values out of range, seeds or splits that cannot be read, samples
+    below 1, a device that is absent.
     """
     given = parse_settings(overrides.settings)
-    settings = merge(suite.options, given)
-    _refuse_stray(settings)
+    for settings in (given, suite.options, *(grid.options for grid in suite.grids)):
+        _refuse_stray(settings)
     samples = suite.samples if overrides.samples is None else overrides.samples
     if samples < 1:
         raise BadInput(f"--samples {samples} is out of range: at least 1")
@@ -126,14 +131,37 @@ def build_spec(suite: Suite, overrides: Overrides) -> Spec:
     device = resolve_device(overrides.device)
     cells = [
         Cell(method, model, dataset, samples, device, overrides.threads)
-        for grid in suite.grids
-        for dataset in _choices("datasets", overrides.datasets or grid.datasets, settings)
-        for model in _choices("models", overrides.models or grid.models, settings)
-        for method in _choices("methods", overrides.methods or grid.methods, settings)
+        for grid in narrowed(suite.grids, overrides)
+        for settings in [merge(merge(suite.options, grid.options), given)]
+        for dataset in _choices("datasets", grid.datasets, settings)
+        for model in _choices("models", grid.models, settings)
+        for method in _choices("methods", grid.methods, settings)
     ]
     _refuse_idle(given, cells)
-    replicates = tuple(Replicate(seed) for seed in parse_seeds(overrides.seeds or suite.seeds))
-    return Spec(tuple(dict.fromkeys(cells)), replicates)
+    asked = replicates(overrides.seeds or suite.seeds, overrides.splits or suite.splits)
+    return Spec(tuple(dict.fromkeys(cells)), asked)
+
+
+def narrowed(grids: Sequence[Grid], overrides: Overrides) -> list[Grid]:
+    """The grids with what `overrides` names of them; where none is left, the first with all that is named instead."""
+    kept = [
+        _with_names(grid, *(_named(kind, grid, grids, getattr(overrides, kind)) for kind in CHOSEN)) for grid in grids
+    ]
+    first = grids[0]
+    instead = _with_names(first, *(getattr(overrides, kind) or getattr(first, kind) for kind in CHOSEN))
+    return [grid for grid in kept if grid.methods and grid.models and grid.datasets] or [instead]
+
+
+def _with_names(grid: Grid, methods: Sequence[str], models: Sequence[str], datasets: Sequence[str]) -> Grid:
+    return Grid(tuple(methods), tuple(models), tuple(datasets), grid.options)
+
+
+def _named(kind: catalog.Kind, grid: Grid, grids: Sequence[Grid], asked: Sequence[str]) -> tuple[str, ...]:
+    """What a grid keeps of a kind: all, or what is asked for; what no grid has goes to the first."""
+    if not asked:
+        return tuple(getattr(grid, kind))
+    known = {name for other in grids for name in getattr(other, kind)}
+    return tuple(name for name in asked if name in getattr(grid, kind) or (grid is grids[0] and name not in known))
 
 
 def parse_settings(texts: Sequence[str]) -> dict[str, dict[str, list[Any]]]:
@@ -213,7 +241,15 @@ def _grid(raw: Any, where: str) -> Grid:
     if not isinstance(raw, dict):
         raise BadInput(f"{where}: each [[grid]] is a table with methods, models and datasets")
     _known(raw, GRID_KEYS, where)
-    return Grid(*(tuple(map(str, _as_list(raw.get(key, [])))) for key in ("methods", "models", "datasets")))
+    methods, models, datasets = (tuple(map(str, _as_list(raw.get(key, [])))) for key in CHOSEN)
+    return Grid(methods, models, datasets, _options(raw, where))
+
+
+def _options(raw: Mapping[str, Any], where: str) -> dict[str, dict[str, list[Any]]]:
+    options = raw.get("options", {})
+    if not isinstance(options, dict) or not all(isinstance(table, dict) for table in options.values()):
+        raise BadInput(f"{where}: options are tables, one for each entry: [options.mlp]")
+    return {entry: {k: _as_list(v) for k, v in table.items()} for entry, table in options.items()}
 
 
 def _known(table: Mapping[str, Any], keys: set[str], where: str) -> None:

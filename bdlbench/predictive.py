@@ -113,7 +113,7 @@ class Categorical:
             return self
         probs = self.probs.unflatten(0, (-1, members)).transpose(0, 1)  # (K, R, N, C)
         entropy = self.expected_entropy.unflatten(0, (-1, members)).transpose(0, 1)
-        return type(self)(self.samples * members, _total(probs) / members, probs, _total(entropy) / members)
+        return type(self)(self.samples * members, ordered_sum(probs) / members, probs, ordered_sum(entropy) / members)
 
     def join(self, later: Sequence[Self]) -> Self:
         """Along N."""
@@ -123,7 +123,7 @@ class Categorical:
             torch.cat([b.probs for b in blocks], 1),
             torch.cat([b.group_probs for b in blocks], 2),
             torch.cat([b.expected_entropy for b in blocks], 1),
-            _join_facts([b.facts for b in blocks]),
+            join_facts([b.facts for b in blocks]),
         )
 
 
@@ -143,12 +143,12 @@ class GaussianMixture:
     @property
     def mean(self) -> Tensor:
         """E[y | x], (R, N)."""
-        return _total(self.means) / self.samples
+        return ordered_sum(self.means) / self.samples
 
     @property
     def variance(self) -> Tensor:
         """V[y | x] = E sd² + V mean (law of total variance), (R, N)."""
-        within, between = _total(self.sds.square()), _total((self.means - self.mean).square())
+        within, between = ordered_sum(self.sds.square()), ordered_sum((self.means - self.mean).square())
         return (within + between) / self.samples
 
     @property
@@ -184,7 +184,7 @@ class GaussianMixture:
         """Along N."""
         blocks = [self, *later]
         means, sds = torch.cat([b.means for b in blocks], 2), torch.cat([b.sds for b in blocks], 2)
-        return type(self)(means, sds, _join_facts([b.facts for b in blocks]))
+        return type(self)(means, sds, join_facts([b.facts for b in blocks]))
 
 
 class HasLogits(Protocol):
@@ -241,7 +241,7 @@ class CategoricalSum:
         if self.added != self.samples or self.entropy is None:
             raise ValueError(f"{self.added} samples were added, {self.samples} promised")
         sizes = [len(range(g, self.samples, len(self.groups))) for g in range(len(self.groups))]
-        total = _total(self.groups) / self.samples
+        total = ordered_sum(self.groups) / self.samples
         group_probs = torch.stack([p / n for p, n in zip(self.groups, sizes, strict=True)])
         return Categorical(self.samples, total, group_probs, self.entropy / self.samples)
 
@@ -265,7 +265,7 @@ class GaussianStack:
         return GaussianMixture(torch.cat(self.means), torch.cat(self.sds))
 
 
-def _join_facts(facts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+def join_facts(facts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """Facts by example (R, N) follow each other along N; facts by replicate (R,) are the same in every block."""
     return {
         name: torch.cat([f[name] for f in facts], 1) if value.ndim > 1 else value for name, value in facts[0].items()
@@ -280,9 +280,9 @@ def _log_at(probs: Tensor, y: Tensor) -> Tensor:
 def _mixture_log_prob(means: Tensor, sds: Tensor, y: Tensor) -> Tensor:
     log_density = -0.5 * ((y - means) / sds).square() - sds.log() - 0.5 * math.log(2 * math.pi)
     top = log_density.amax(0)
-    return top + _total((log_density - top).exp()).log() - math.log(len(means))
+    return top + ordered_sum((log_density - top).exp()).log() - math.log(len(means))
 
 
-def _total(terms: Iterable[Tensor]) -> Tensor:
+def ordered_sum(terms: Iterable[Tensor]) -> Tensor:
     """Sum over the leading axis, one term after another: a reduction there rounds by a column's place in memory."""
     return reduce(torch.add, terms)

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor
 
 from bdlbench.data import Data, Signature, Task
 from bdlbench.predictive import Predictive
 from bdlbench.rng import Streams
-from bdlbench.types import Leaf, LinearOp
+from bdlbench.types import Layout, Leaf, LinearOp
 
 
 class Layer(Protocol):
@@ -74,6 +74,62 @@ class Model(Protocol):
         ...
 
 
+class Prior(Protocol):
+    """A distribution of the parameters before data: rows (R, P) as `Layout` lays them out, padding not counted."""
+
+    @property
+    def of_weights(self) -> bool:
+        """Whether `log_density` is a density of the weights themselves, so that its curvature is one of the weights."""
+        ...
+
+    def log_density(self, flat: Tensor) -> Tensor:
+        """log p of rows (R, P), in nats: (R,)."""
+        ...
+
+    def kl(self, mean: Tensor, log_sd: Tensor) -> Tensor:
+        """KL(Π_i N(mean_i, sd_i²) ‖ p) in nats, (R, P) each: (R,), differentiable."""
+        ...
+
+
+@runtime_checkable
+class OwnsPrior(Protocol):
+    """A model whose prior is part of it: a method's own prior then has no say."""
+
+    def prior(self, layout: Layout, like: Tensor) -> Prior:
+        """The prior of its rows, on the device and in the dtype of `like`."""
+        ...
+
+
+@runtime_checkable
+class Timed(Protocol):
+    """A model that can do more than one thing at prediction, and measures what that saves."""
+
+    def measured(self, layer: Layer, x: Tensor) -> Mapping[str, Tensor]:
+        """Ratios or seconds by name, (R,) each, of the networks of `layer` on x (R, N, …): never the same twice."""
+        ...
+
+
+@runtime_checkable
+class HasFisher(Protocol):
+    """An output whose Fisher information is known: the generalised Gauss-Newton method's curvature."""
+
+    def fisher_targets(self) -> list[tuple[Tensor, Tensor]]:
+        """(target, weight) pairs, (R, B) each: Σ weight · ∇log p(target) ∇log p(target)ᵀ is the Fisher information."""
+        ...
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Mean (R, P) and covariance (R, P, P), float64, of a network's P parameters, leaf after leaf without padding.
+
+    gaussian: whether the distribution is the Gaussian of these moments; else it may have no density at all.
+    """
+
+    mean: Tensor
+    covariance: Tensor
+    gaussian: bool = False
+
+
 class Posterior(Protocol):
     """What a method has learnt of R replicates."""
 
@@ -99,6 +155,36 @@ class Posterior(Protocol):
         """
         ...
 
+    def moments(self) -> Moments | None:
+        """Of the weights; None where they are not known. Asked for only where the exact posterior is at hand."""
+        ...
+
+    def measured(self, x: Tensor, rng: Streams) -> Mapping[str, Tensor]:
+        """What the clock says of predicting x (R, N, …), (R,) each, for the record's `cost`; {} where nobody asked."""
+        ...
+
+
+class ExactPosterior(Posterior, Protocol):
+    """A posterior in closed form: its predictive is exact too, whatever `samples`."""
+
+    @property
+    def log_evidence(self) -> Tensor:
+        """(R,) log p(training targets | inputs) in nats, float64."""
+        ...
+
+    def kl(self, other: Moments) -> Tensor:
+        """KL(the Gaussian `other` ‖ this) in nats, (R,) float64."""
+        ...
+
+
+@runtime_checkable
+class Conjugate(Protocol):
+    """A model whose posterior has a closed form."""
+
+    def exact(self, data: Data) -> ExactPosterior:
+        """The posterior of each row."""
+        ...
+
 
 class Method(Protocol):
     """A frozen dataclass: its fields are the hyper-parameters, its defaults the paper's."""
@@ -121,14 +207,28 @@ class Dataset(Protocol):
 
 
 @dataclass(frozen=True)
+class Reference:
+    """The exact posterior of the training data, and what it predicts of the test set."""
+
+    posterior: ExactPosterior
+    test: Predictive
+
+
+@dataclass(frozen=True)
 class Evaluation:
-    """What a metric sees: predictives of the test set and of each out-of-distribution set, the posterior's facts."""
+    """What a metric sees: predictives of the test set and of each out-of-distribution set, the posterior's facts.
+
+    Where the model is conjugate also the exact posterior, and the method's bound and moments, to be held against it.
+    """
 
     test: Predictive
     y: Tensor  # (R, N)
     ood: Mapping[str, Predictive]
     facts: Mapping[str, Tensor]  # (R,) each
     num_parameters: int
+    bound: Tensor | None = None  # (R,) nats
+    moments: Moments | None = None
+    reference: Reference | None = None
 
 
 class Metric(Protocol):

@@ -22,6 +22,9 @@ from bdlbench.spec import Replicate
 SCHEMA = 1
 """Version of the layout below. Readers refuse a newer one."""
 
+PARAMETERS = "parameters"
+"""Folder among the records for parameters that were kept."""
+
 Metrics = dict[str, dict[str, Any]]
 """{name: {"unit", "better", "definition", "values": one for each replicate, None for NaN}}."""
 
@@ -101,22 +104,48 @@ def predictions(folder: Path, record: Record) -> dict[str, Tensor]:
     return safetensors.torch.load(content)
 
 
+def write_parameters(folder: Path, record: Record, state: Mapping[str, Tensor]) -> Path:
+    """Keep what a posterior consists of, {name: (R, …)}, in the folder PARAMETERS beside the record."""
+    path = _parameters_file(folder, record)
+    files.write_atomic(path, safetensors.torch.save({name: value.contiguous() for name, value in state.items()}))
+    return path
+
+
+def parameters(folder: Path, record: Record) -> dict[str, Tensor]:
+    """What `write_parameters` kept. Raises BadInput where nothing was kept."""
+    path = _parameters_file(folder, record)
+    if not path.exists():
+        raise BadInput(f"{path} is missing: run the cell with --keep-parameters, and --fresh if it is done already")
+    return {name: value.clone() for name, value in safetensors.torch.load_file(path).items()}
+
+
+def _parameters_file(folder: Path, record: Record) -> Path:
+    return folder / PARAMETERS / f"{record.name}.safetensors"
+
+
 def done(records: Iterable[Record], key: str) -> set[Replicate]:
     """Replicates of a cell that have values."""
     return {replicate for record in records if record.key == key for replicate in record.replicates}
 
 
 def without(folder: Path, record: Record, gone: set[Replicate]) -> None:
-    """Take replicates out of a record on disk: what is left, failures too, is written, then the old files go."""
+    """Take replicates out of a record on disk: what is left, failures too, is written, then the old files go.
+
+    Parameters that were kept go and stay with their replicates.
+    """
     if gone.isdisjoint([*record.replicates, *record.failed]):
         return
     kept = [i for i, replicate in enumerate(record.replicates) if replicate not in gone]
     failed = {replicate: reason for replicate, reason in record.failed.items() if replicate not in gone}
     if kept or failed:
         arrays = {name: _rows(name, value, kept) for name, value in predictions(folder, record).items()} if kept else {}
-        write(folder, replace(_take(record, kept), failed=failed, predictions=""), arrays)
-    for ending in (".json", ".safetensors"):
-        (folder / f"{record.name}{ending}").unlink(missing_ok=True)
+        left = replace(_take(record, kept), failed=failed, predictions="")
+        write(folder, left, arrays)
+        if kept and _parameters_file(folder, record).exists():
+            write_parameters(folder, left, {name: value[kept] for name, value in parameters(folder, record).items()})
+    for path in (folder / f"{record.name}.json", folder / f"{record.name}.safetensors"):
+        path.unlink(missing_ok=True)
+    _parameters_file(folder, record).unlink(missing_ok=True)
 
 
 def row_axis(name: str) -> int:

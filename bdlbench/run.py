@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, is_dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +23,7 @@ from bdlbench.clock import Stopwatch, peak_memory_bytes, reset_peak_memory
 from bdlbench.data import Problem, Task
 from bdlbench.errors import BadInput, BenchError
 from bdlbench.predictive import Predictive
-from bdlbench.protocols import Evaluation, Model, Posterior
+from bdlbench.protocols import Conjugate, Evaluation, Model, Posterior, Reference
 from bdlbench.records import Record
 from bdlbench.rng import Streams
 from bdlbench.spec import Cell, Choice, Replicate, Spec
@@ -59,10 +59,11 @@ class Batch:
 
 @dataclass(frozen=True)
 class Settings:
-    """Where records go and how often a fit is checkpointed (seconds)."""
+    """Where records go, how often a fit is checkpointed (seconds), and whether parameters are kept beside records."""
 
     results: Path
     checkpoint_every: float = 60.0
+    keep_parameters: bool = False
 
 
 class Outcome(NamedTuple):
@@ -122,6 +123,8 @@ class _Result:
     arrays: dict[str, Tensor]
     finite: list[bool]
     cost: dict[str, float]
+    state: Mapping[str, Tensor]
+    measured: Mapping[str, Tensor]
 
 
 def _fit_and_score(
@@ -136,6 +139,7 @@ def _fit_and_score(
     samples = batch.rows[0].cell.samples
     evaluation = _evaluate(posterior, problem, model, samples, rng)
     predict_seconds = watch.seconds()
+    evaluation = _with_reference(evaluation, posterior, problem, model, rng)
     scored = {name: (metric, metric(evaluation)) for name, metric in catalog.metrics().items()}
     return _Result(
         metrics={
@@ -147,6 +151,8 @@ def _fit_and_score(
         arrays=_arrays(evaluation),
         finite=_finite_rows({**posterior.state, "log_prob": evaluation.test.log_prob(evaluation.y)}),
         cost=_cost(batch, problem, evaluation, spent, train_seconds, predict_seconds, device),
+        state=posterior.state,
+        measured=posterior.measured(problem.test.x, rng.child("measured")),
     )
 
 
@@ -164,6 +170,18 @@ def _evaluate(posterior: Posterior, problem: Problem, model: Model, samples: int
     ood = {name: predict(name, x) for name, x in problem.ood.items()}
     parameters = sum(leaf.size for leaf in model.leaves().values())
     return Evaluation(test, y, ood, posterior.facts, parameters)
+
+
+def _with_reference(
+    evaluation: Evaluation, posterior: Posterior, problem: Problem, model: Model, rng: Streams
+) -> Evaluation:
+    """The same, with the exact posterior beside it where the model has one."""
+    if not isinstance(model, Conjugate):
+        return evaluation
+    exact = model.exact(problem.train)
+    predictive = exact.predict(problem.test.x, 1, rng.child("predict exactly"))
+    reference = Reference(exact, predictive.in_units(problem.y_mean, problem.y_sd))
+    return replace(evaluation, bound=posterior.bound, moments=posterior.moments(), reference=reference)
 
 
 def _entry(metric: Any, value: Tensor) -> dict[str, Any]:
@@ -244,13 +262,16 @@ def _write_cell(batch: Batch, cell: Cell, result: _Result, settings: Settings) -
         cell=cell.as_dict(),
         replicates=tuple(batch.rows[i].replicate for i in good),
         values={"metrics": scored, **values},
-        cost=result.cost,
+        cost=result.cost | {name: float(value[mine].mean()) for name, value in result.measured.items()},
         environment=environment.describe(cell.device, cell.threads) | _data_facts(cell),
         failed={batch.rows[i].replicate: "parameters or predictions are not finite" for i in mine if i not in good},
     )
     rows = torch.tensor(good, dtype=torch.int64)
     arrays = {name: value.index_select(records.row_axis(name), rows) for name, value in result.arrays.items()}
     path = records.write(settings.results, record, arrays if good else {})
+    if settings.keep_parameters and good:
+        state = {name: value.detach().cpu()[rows] for name, value in result.state.items()}
+        records.write_parameters(settings.results, record, state)
     return records.read_one(path)
 
 

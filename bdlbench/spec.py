@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from bdlbench import files
-from bdlbench.errors import BadInput
+from bdlbench.errors import BadInput, unknown
 from bdlbench.options import Value
 
 
@@ -74,6 +74,20 @@ class Spec:
 
     cells: tuple[Cell, ...]
     replicates: tuple[Replicate, ...]
+
+
+SPLITS: dict[str, Callable[[int], int]] = {"one": lambda seed: 0, "each": lambda seed: seed}
+"""Which split a seed is trained on: all on split 0, or each on the split of its own number."""
+
+
+def replicates(seeds: str, splits: str) -> tuple[Replicate, ...]:
+    """One for each seed of `seeds`, as `parse_seeds` reads them, on the splits that `splits` names.
+
+    Raises BadInput for another word.
+    """
+    if splits not in SPLITS:
+        raise unknown("value of --splits", splits, SPLITS)
+    return tuple(Replicate(seed, SPLITS[splits](seed)) for seed in parse_seeds(seeds))
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:

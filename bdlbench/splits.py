@@ -48,7 +48,7 @@ def stratified_split(labels: NDArray[np.integer], name: str, split: int) -> tupl
     stands first, so each class's share is exact to one example. The training part comes in a class-balanced order,
     for `chosen` to take a beginning of. Raises BadInput for a negative split.
     """
-    _check(split)
+    checked(split)
     rank = _rank_in_class(labels, name, split, "split")
     place = (rank + 0.5) / np.bincount(labels)[labels]
     order = np.lexsort((permutation(len(labels), name, split, "ties"), place))
@@ -57,12 +57,22 @@ def stratified_split(labels: NDArray[np.integer], name: str, split: int) -> tupl
     return train[balanced_order(labels[train], name, split)], test
 
 
+def random_split(count: int, name: str, split: int) -> tuple[Index, Index]:
+    """Indices (train, test) of split `split`: a quarter of 0 … count − 1, rounded up, for testing, at random.
+
+    Raises BadInput for a negative split.
+    """
+    order = permutation(count, name, checked(split), "split")
+    test_size = math.ceil(TEST_FRACTION * count)
+    return order[test_size:], order[:test_size]
+
+
 def balanced_order(labels: NDArray[np.integer], name: str, split: int) -> Index:
     """(N,) an order of the examples in which every beginning has equal classes, while the smallest class lasts.
 
     Raises BadInput for a negative split.
     """
-    _check(split)
+    checked(split)
     rank = _rank_in_class(labels, name, split, "order")
     return np.lexsort((permutation(len(labels), name, split, "rounds"), rank))
 
@@ -70,7 +80,7 @@ def balanced_order(labels: NDArray[np.integer], name: str, split: int) -> Index:
 def chosen(order: Index, num_train: int, name: str) -> Index:
     """The first `num_train` of `order`, or all for 0. Raises BadInput where there are fewer."""
     if num_train > len(order):
-        raise BadInput(f"{name}.num_train={num_train} is more than the {len(order)} training examples there are")
+        raise BadInput(f"num_train={num_train} is more than the {len(order)} training examples of {name}")
     return order[: num_train or None]
 
 
@@ -79,7 +89,7 @@ def chosen_of_official(labels: NDArray[np.integer], num_train: int, name: str, s
 
     labels: (N,). Raises BadInput for a negative split, or where there are fewer than `num_train`.
     """
-    _check(split)
+    checked(split)
     order = balanced_order(labels, name, split) if num_train else np.arange(len(labels))
     return chosen(order, num_train, name)
 
@@ -107,6 +117,11 @@ def standardised_pixels(images: Bytes, mean: Reals, sd: Reals) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(images)).to(torch.float32).sub_(shift).div_(scale)
 
 
+def binary_pixels(grey: Tensor, *key: str | int) -> Tensor:
+    """A draw of Bernoulli(grey) for each pixel, float32, fixed by `key`: grey (N, …) in 0 … 1, met to 1/256."""
+    return (torch.from_numpy(random_pixels(tuple(grey.shape), *key)) < grey * 256).to(torch.float32)
+
+
 def column_statistics(train: Reals) -> tuple[Reals, Reals]:
     """Mean and standard deviation (D,) of the columns of a table (N, D); a constant column gets 1 for the latter."""
     sd = train.std(axis=0)
@@ -128,6 +143,8 @@ def _rank_in_class(labels: NDArray[np.integer], *key: str | int) -> Index:
     return rank
 
 
-def _check(split: int) -> None:
+def checked(split: int) -> int:
+    """`split` itself. Raises BadInput where it is negative."""
     if split < 0:
         raise BadInput(f"split {split} does not exist: splits are numbered from 0")
+    return split

@@ -77,6 +77,10 @@ class Layout:
             name: part.unflatten(-1, leaf.shape) for (name, leaf), part in zip(self.leaves.items(), parts, strict=True)
         }
 
+    def packed(self, flat: Tensor) -> Tensor:
+        """Rows without their padding: (*lead, P) -> (*lead, num_parameters)."""
+        return torch.cat(flat.split(self.pieces(), dim=-1)[::2], dim=-1)
+
     def fill(self, value: Callable[[Leaf], float], padding: float = 0.0) -> Tensor:
         """(P,) float32 with `value(leaf)` at each leaf's elements and `padding` between them."""
         row = torch.full((self.width,), padding)

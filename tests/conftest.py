@@ -26,9 +26,34 @@ def threads(request):
 
 SMALL = {
     "mlp": {"widths": "17"},
+    "m2": {"widths": "17", "latent_widths": "9", "latent": 3},
+    "vae": {"widths": "17-9", "latent": 3, "test_samples": 7, "regret_steps": 2},
+    "conv_vae": {"channels": "3-5", "hidden": 7, "latent": 3, "test_samples": 7, "regret_steps": 2},
     "lenet5": {"channels": "2-3", "hidden": "7"},
     "resnet": {"channels": "4-8", "blocks": 1, "groups": 2},
+    "stopping_resnet": {"channels": 4, "blocks": 3, "groups": 2, "kernel": 3},
+    "constant_resnet": {"channels": 4, "blocks": 2, "groups": 2, "kernel": 3},
 }
+
+
+SHAPES = ((1, 5, 7), (1, 8, 8), (1, 16, 16), (1, 28, 28))
+TARGETS = ((3, "categorical"), (2, "categorical"), (1, "gaussian"), (3, "bernoulli"))
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leaves out cells that an entry declares it does not support; a test over methods alone is one on the mlp."""
+    left_out = [item for item in items if hasattr(item, "callspec") and unsupported(item.callspec.params)]
+    items[:] = [item for item in items if item not in left_out]
+    config.hook.pytest_deselected(items=left_out)
+
+
+def unsupported(params):
+    """Why a test's parameters, as far as they name a method, a member or a model, are no cell; or None."""
+    methods = [params[key] for key in ("method", "member") if params.get(key) in catalog.names("methods")]
+    model = params.get("model", "mlp")
+    if model not in catalog.names("models"):
+        return None
+    return next((reason for method in methods if (reason := Small().unsupported(method, model))), None)
 
 
 class Small:
@@ -69,18 +94,30 @@ class Small:
         chosen = [catalog.choice("models", name, {name: {**SMALL.get(name, {}), **options}}) for options in rows]
         return catalog.build_model(chosen, Signature(shape, outputs, likelihood))
 
-    def shape_for(self, name):
-        """The first of some image shapes that the model supports, or None."""
-        shapes = ((1, 5, 7), (1, 8, 8), (1, 16, 16), (1, 28, 28))
-        return next((shape for shape in shapes if self.model(name, shape).unsupported() is None), None)
+    def suited(self, name, rows=({},), targets=TARGETS):
+        """The model in its small form for the first of some targets and image shapes that it supports, or None."""
+        found = (self.model(name, shape, *target, rows) for target in targets for shape in SHAPES)
+        return next((model for model in found if model.unsupported() is None), None)
+
+    def data(self, model, rows, num=53, **options):
+        """Training data that suit the model, as `classes` makes them: targets are classes or, for one number, real."""
+        signature = model.signature
+        data = self.classes(rows, num, signature.input_shape, max(2, signature.outputs), **options)
+        return Data(data.x, data.y.to(data.x.dtype)) if signature.likelihood == "gaussian" else data
 
     def is_dense(self, name):
         """Whether all linear maps of the model are matrices."""
-        return all(len(leaf.shape) <= 2 for leaf in self.model(name, self.shape_for(name)).leaves().values())
+        return all(len(leaf.shape) <= 2 for leaf in self.suited(name).leaves().values())
+
+    def unsupported(self, method, model):
+        """Why the method cannot train the model in its small form, or None."""
+        built = self.suited(model)
+        return self.method(method).unsupported(built) if built else "no small problem suits it"
 
     def tensors(self, predictive):
         """All that a predictive says, by name."""
-        return {**predictive.arrays(), **predictive.scores}
+        facts = {f"fact {name}": value for name, value in predictive.facts.items()}
+        return {**predictive.arrays(), **predictive.scores, **facts}
 
 
 @pytest.fixture(scope="session")

@@ -755,3 +755,41 @@ def test_an_ensemble_of_itself_is_refused(capsys: pytest.CaptureFixture[str]) ->
         cli.main(["run", "--method", "deep_ensemble", "--set", "deep_ensemble.member=deep_ensemble", "--dry-run"]) == 2
     )
     assert "would nest without end" in capsys.readouterr().err
+
+
+def test_parameters_are_kept_where_asked_for(results: Path, tmp_path: Path, plugin: Path) -> None:
+    assert train(results, "--method", "mle", "--seeds", "1,4", "--keep-parameters") == 0
+    (record,) = records.read(results)
+    kept = records.parameters(results, record)
+    assert {name: tuple(value.shape) for name, value in kept.items()} == {"fc1.weight": (2, 3, 13), "fc1.bias": (2, 3)}
+    assert record.values["parameters_sha256"] == run._hashes(kept)
+    assert train(tmp_path / "without", "--method", "mle", "--seeds", "1,4") == 0
+    assert not (tmp_path / "without" / "parameters").exists()
+    (same,) = records.read(tmp_path / "without")
+    assert same.values == record.values
+    with pytest.raises(BadInput, match="run the cell with --keep-parameters"):
+        records.parameters(tmp_path / "without", same)
+
+
+def test_parameters_of_what_diverged_are_not_kept(results: Path, plugin: Path) -> None:
+    words = ["--method", "diverges", "--plugin", str(plugin), "--seeds", "3", "--keep-parameters"]
+    assert train(results, *words) == 4
+    (record,) = records.read(results)
+    kept = records.parameters(results, record)
+    assert {len(value) for value in kept.values()} == {len(record.replicates)} == {2}
+    assert all(value.isfinite().all() for value in kept.values())
+
+
+def test_a_density_model_from_the_command_line(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--method=mle", "--model=vae", "--dataset=binary_digits", "--samples=1", "--jobs=1", "--seeds=2"]
+    small = ["mle.epochs=1", "vae.widths=8", "vae.latent=2", "vae.test_samples=3", "vae.regret_steps=1"]
+    options = [word for option in small for word in ("--set", option)]
+    assert cli.main(["run", *words, *options, "--results", str(results)]) == 0
+    (record,) = records.read(results)
+    named = {"nll", "negative_elbo", "active_units", "importance_samples", "ood_auroc_likelihood_regret[photos]"}
+    assert named <= record.values["metrics"].keys()
+    assert "accuracy" not in record.values["metrics"]
+    assert record.values["metrics"]["importance_samples"]["values"] == [3, 3]
+    arrays = records.predictions(results, record)
+    assert arrays["test.latent_mean"].shape == (2, 450, 2)
+    assert "binary_digits · vae (latent 2, regret_steps 1, test_samples 3, widths 8) · M = 1" in capsys.readouterr().out

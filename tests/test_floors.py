@@ -18,9 +18,9 @@ PACKAGE = ROOT / "bdlbench"
 FLOORS = (
     "types rng clock files spec errors options",  # shapes, streams, timer, writer, spec; what can be wrong
     "kernels/ stats/",  # pure functions
-    "predictive data records environment",  # what a posterior predicts, what a data set is, what a run leaves behind
+    "predictive density data records environment",  # what a posterior predicts, what data are, what a run leaves behind
     "protocols",  # the seams
-    "layers blocks likelihoods store splits training",  # rules, blocks, outputs, files of data, the optimisation loop
+    "layers blocks likelihoods latents stopping store splits training",  # rules, outputs, files of data, minimise
     "posteriors/",  # sampling and chunking, shared by methods
     "models/ datasets/ methods/ metrics/",  # one file per entry
     "catalog",  # the folder is the registry

@@ -123,3 +123,28 @@ def test_a_hyper_parameter_of_each_row_stands_before_what_it_multiplies():
     value = per_row(torch.tensor([1.0, 2.0]), like, 3)
     assert value.shape == (2, 1, 1)
     assert value.dtype == torch.float64
+
+
+@every_map
+@pytest.mark.parametrize("rule", ["dropout", "dropconnect", "weight"])
+def test_one_network_is_one_network_however_often_a_leaf_is_used(case, rule):
+    op, x, leaves, _ = setting(case)
+    network = rules(leaves, Streams.of_seeds([0, 1]).samples(0, M), joint=True)[rule]
+    first, again = network("w", op, x), network("w", op, torch.cat([x, x], dim=1))
+    assert torch.equal(again, torch.cat([first, first], dim=2))
+
+
+@pytest.mark.parametrize("rule", ["local", "weight", "flipout"])
+def test_a_bias_is_drawn_once(rule):
+    _, _, leaves, _ = setting("dense")
+    network = rules(leaves, Streams.of_seeds([0, 1]))[rule]
+    assert torch.equal(network.leaf("b"), network.leaf("b"))
+    other = rules(leaves, Streams.of_seeds([2, 3]))[rule]
+    assert not torch.equal(network.leaf("b"), other.leaf("b"))
+
+
+def test_noise_of_examples_is_drawn_anew_at_every_use():
+    op, x, leaves, _ = setting("dense")
+    for rule in ("dropout", "local"):
+        network = rules(leaves, Streams.of_seeds([0, 1]))[rule]
+        assert not torch.equal(network("w", op, x), network("w", op, x))

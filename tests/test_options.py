@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 import torch
 
-from bdlbench import options
+from bdlbench import catalog, options
 from bdlbench.errors import BadInput
-from bdlbench.options import option, resolve
+from bdlbench.options import option, resolve, row_of
 from bdlbench.types import PerRow
 
 
@@ -99,3 +99,10 @@ def test_rows_are_repeated_for_members_and_numbers_are_not():
     torch.testing.assert_close(repeated.rate, torch.tensor([0.1, 0.1, 0.1, 0.2, 0.2, 0.2]))
     assert repeated.scale == 2.0
     assert repeated.widths == (50,)
+
+
+def test_one_replicates_options_are_numbers():
+    method = catalog.load("methods", "map")(prior_sd=torch.tensor([0.5, 2.0], dtype=torch.float64), epochs=7)
+    alone = row_of(method, 1)
+    assert (alone.prior_sd, alone.epochs, alone.learning_rate) == (2.0, 7, method.learning_rate)
+    assert row_of(alone, 0) == alone

@@ -46,6 +46,13 @@ def test_a_command_line_lies_over_the_suite():
     assert found.replicates == (Replicate(4), Replicate(9))
 
 
+def test_seeds_share_split_0_or_take_each_their_own():
+    both = (Replicate(4, 4), Replicate(9, 9))
+    assert spec(seeds="4,9", splits="each").replicates == both
+    assert spec("splits = 'each'\n" + SUITE, seeds="4,9").replicates == both
+    assert spec("splits = 'each'\n" + SUITE, seeds="4,9", splits="one").replicates == (Replicate(4), Replicate(9))
+
+
 def test_sweeps_multiply_and_equal_cells_are_one():
     found = spec(methods=("map", "map"), settings=("map.prior_sd=1,2,1.0", "map.epochs=3,4"))
     assert sorted((option(c, "prior_sd"), option(c, "epochs")) for c in found.cells) == [(1, 3), (1, 4), (2, 3), (2, 4)]
@@ -56,8 +63,56 @@ def test_members_of_an_ensemble_take_their_own_methods_options():
     assert [dict(option(cell, "member").options)["epochs"] for cell in found.cells] == [3, 4]
 
 
+TWO_GRIDS = """
+[[grid]]
+methods = ["mle", "map"]
+models = ["mlp"]
+datasets = ["digits"]
+
+[[grid]]
+methods = ["mle"]
+models = ["logistic"]
+datasets = ["wine", "breast_cancer"]
+options.mle.epochs = 7
+
+[options.mle]
+epochs = 3
+learning_rate = 0.1
+"""
+
+
+def cells_of_two_grids(**overrides):
+    found = build_spec(parse_suite(TWO_GRIDS, "two.toml"), Overrides(device="cpu", **overrides)).cells
+    return [(cell.method.name, cell.model.name, cell.dataset.name) for cell in found], found
+
+
+def test_options_of_a_grid_hold_in_it_alone_and_give_way_to_the_command_line():
+    _, cells = cells_of_two_grids(methods=("mle",))
+    assert [dict(cell.method.options)["epochs"] for cell in cells] == [3, 7, 7]
+    assert {dict(cell.method.options)["learning_rate"] for cell in cells} == {0.1}
+    _, cells = cells_of_two_grids(methods=("mle",), settings=("mle.epochs=5",))
+    assert {dict(cell.method.options)["epochs"] for cell in cells} == {5}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ({"datasets": ("wine",)}, [("mle", "logistic", "wine")]),
+        ({"methods": ("map",)}, [("map", "mlp", "digits")]),
+        (
+            {"models": ("mlp",), "methods": ("mle", "mc_dropout")},
+            [("mle", "mlp", "digits"), ("mc_dropout", "mlp", "digits")],
+        ),
+        ({"models": ("lenet5",), "methods": ("mle",)}, [("mle", "lenet5", "digits")]),
+        ({"models": ("mlp",), "datasets": ("wine",), "methods": ("map",)}, [("map", "mlp", "wine")]),
+    ],
+)
+def test_names_narrow_the_grids_and_new_ones_join_the_first(overrides, expected):
+    assert cells_of_two_grids(**overrides)[0] == expected
+
+
 def test_every_entry_can_be_planned():
-    for kind in plan.GRID_KEYS:
+    for kind in plan.CHOSEN:
         names = tuple(catalog.names(kind))
         cells = spec(**{kind: names}).cells
         assert {getattr(cell, kind.removesuffix("s")).name for cell in cells} == set(names)
@@ -78,6 +133,7 @@ def test_every_suite_of_the_package_can_be_planned(name):
         ({"models": ("mpl",)}, "unknown model 'mpl': did you mean 'mlp'"),
         ({"datasets": ("digit",)}, "unknown dataset 'digit': did you mean 'digits'"),
         ({"seeds": "a"}, "--seeds 'a' cannot be read"),
+        ({"splits": "eahc"}, "unknown value of --splits 'eahc': did you mean 'each'"),
         ({"samples": 0}, "--samples 0 is out of range: at least 1"),
         ({"samples": -3}, "--samples -3 is out of range"),
         ({"threads": 0}, "--threads 0 is out of range"),

@@ -167,3 +167,35 @@ def test_without_leaves_failures_alone(tmp_path: Path) -> None:
     records.without(tmp_path, write(tmp_path, [], failed=[0, 1]), {Replicate(1)})
     (left,) = records.read(tmp_path)
     assert (left.replicates, left.failed) == ((), {Replicate(0): "boom"})
+
+
+def parameters(seeds: Iterable[int]) -> dict[str, torch.Tensor]:
+    rows = torch.tensor(list(seeds), dtype=torch.float32)  # (R,)
+    return {"fc1.weight": rows[:, None, None].expand(-1, 3, 2), "fc1.bias": rows[:, None].double().expand(-1, 3)}
+
+
+def test_parameters_are_kept_and_read_back(tmp_path: Path) -> None:
+    written = write(tmp_path, [0, 3])
+    path = records.write_parameters(tmp_path, written, parameters([0, 3]))
+    assert path == tmp_path / "parameters" / f"{written.name}.safetensors"
+    read = records.parameters(tmp_path, written)
+    assert read.keys() == parameters([]).keys()
+    for name, value in parameters([0, 3]).items():
+        assert torch.equal(read[name], value)
+        assert read[name].dtype == value.dtype
+    assert records.read(tmp_path) == [written]  # not taken for a record
+
+
+def test_parameters_that_were_not_kept_are_named(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"parameters/.*\.safetensors is missing: run the cell with --keep-parameters"):
+        records.parameters(tmp_path, write(tmp_path, [0]))
+
+
+def test_parameters_go_and_stay_with_their_replicates(tmp_path: Path) -> None:
+    old = write(tmp_path, [0, 1, 2])
+    records.write_parameters(tmp_path, old, parameters([0, 1, 2]))
+    records.without(tmp_path, old, {Replicate(1)})
+    (left,) = records.read(tmp_path)
+    assert all(torch.equal(v, parameters([0, 2])[name]) for name, v in records.parameters(tmp_path, left).items())
+    records.without(tmp_path, left, {Replicate(0), Replicate(2)})
+    assert list((tmp_path / "parameters").iterdir()) == []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bdlbench.data import Examples, Signature, Task
 from bdlbench.options import option
-from bdlbench.splits import chosen, class_labels, permutation, stratified_split
+from bdlbench.splits import binary_pixels, chosen, class_labels, permutation, stratified_split
 from bdlbench.store import RemoteFile, array_checksum
 
 NUM_PHOTOS = 1000
@@ -63,6 +63,28 @@ class DigitsNear:
         return _task(images, labels, train, test, ood, classes=NEAR_FROM)
 
 
+@dataclass(frozen=True)
+class BinaryDigits:
+    """8×8 scans of the digits 0–9 as binary images, for models of their density; far OOD: patches of photographs.
+
+    Split and OOD set as for `digits`. Training pixels are grey/16, of which a model draws a binary image each time it
+    sees them (dynamic binarisation); test and OOD images are one such draw, the same for every run. Labels are kept.
+    """
+
+    num_train: int = option(0, "training examples, class-balanced as far as possible; 0 takes all 1,347", low=0)
+    files: ClassVar[tuple[RemoteFile, ...]] = ()
+
+    def load(self, split: int) -> Task:
+        """Split `split`, any number from 0. Raises BadInput where num_train is more than there are."""
+        task = Digits(self.num_train).load(split)
+        return replace(
+            task,
+            signature=replace(task.signature, likelihood="bernoulli"),
+            test=Examples(binary_pixels(task.test.x, "binary_digits", "test", split), task.test.y),
+            ood={name: binary_pixels(x, "binary_digits", name) for name, x in task.ood.items()},
+        )
+
+
 def _scans() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Scans (1797, 8, 8), grey/16, and their digits (1797,)."""
     from sklearn.datasets import load_digits  # slow to import, and not needed to list this entry
@@ -106,4 +128,4 @@ def _task(
     )
 
 
-datasets = {"digits": Digits, "digits_near": DigitsNear}
+datasets = {"digits": Digits, "digits_near": DigitsNear, "binary_digits": BinaryDigits}

@@ -7,14 +7,19 @@ is not known to us: there, the downloaded .gz is checked against a SHA-256 (Tens
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool2d
+
 from bdlbench.data import Examples, Signature, Task
+from bdlbench.errors import BadInput
 from bdlbench.options import option
-from bdlbench.splits import chosen_of_official, class_labels, pixel_statistics, standardised_pixels
-from bdlbench.store import Bytes, Origin, RemoteFile, fetch, read_idx, sources
+from bdlbench.splits import binary_pixels, chosen_of_official, class_labels, pixel_statistics, standardised_pixels
+from bdlbench.store import Origin, RemoteFile, fetch, read_idx, sources
 
 _MNIST_MIRRORS = ("https://ossci-datasets.s3.amazonaws.com/mnist/", "http://yann.lecun.com/exdb/mnist/")
 _FASHION_MIRRORS = ("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",)
@@ -131,25 +136,201 @@ class Kmnist:
         return _task("kmnist", self.files, ("mnist", "fashion_mnist"), self.num_train, split)
 
 
+@dataclass(frozen=True)
+class BinaryMnist:
+    """MNIST as binary images, for models of their density; far OOD: binary fashion and Japanese characters.
+
+    Training pixels are pixel/255, of which a model draws a binary image each time it sees them (dynamic binarisation,
+    Burda et al. 2016); test and OOD images are one such draw, the same for every run. Split and num_train as for
+    `mnist`; labels are kept. num_ood: images of each OOD set, from its beginning.
+    """
+
+    num_train: int = option(0, "training examples, class-balanced as far as possible; 0 takes all 60,000", low=0)
+    num_ood: int = option(10_000, "images of each out-of-distribution set; 0 leaves them out", low=0, high=10_000)
+    files: ClassVar[tuple[RemoteFile, ...]] = Mnist.files
+
+    def load(self, split: int) -> Task:
+        """Raises DataUnavailable where a file, also of an OOD set, is not to be had; BadInput for too many examples."""
+        return _binary(_pixels("mnist", self.files, ("fashion_mnist", "kmnist"), self.num_train, split), self.num_ood)
+
+
+@dataclass(frozen=True)
+class BinaryFashionMnist:
+    """FashionMNIST as binary images, for models of their density; far OOD: binary digits and Japanese characters.
+
+    All else as for `binary_mnist`.
+    """
+
+    num_train: int = option(0, "training examples, class-balanced as far as possible; 0 takes all 60,000", low=0)
+    num_ood: int = option(10_000, "images of each out-of-distribution set; 0 leaves them out", low=0, high=10_000)
+    files: ClassVar[tuple[RemoteFile, ...]] = FashionMnist.files
+
+    def load(self, split: int) -> Task:
+        """Raises DataUnavailable where a file, also of an OOD set, is not to be had; BadInput for too many examples."""
+        return _binary(_pixels("fashion_mnist", self.files, ("mnist", "kmnist"), self.num_train, split), self.num_ood)
+
+
+@dataclass(frozen=True)
+class GreyMnist:
+    """MNIST as grey images of 256 levels, for models of their density; far OOD: fashion and Japanese characters.
+
+    Pixels are level/255 and stay what they are; a likelihood must put its mass on the 256 levels. All else as for
+    `binary_mnist`.
+    """
+
+    num_train: int = option(0, "training examples, class-balanced as far as possible; 0 takes all 60,000", low=0)
+    num_ood: int = option(10_000, "images of each out-of-distribution set; 0 leaves them out", low=0, high=10_000)
+    files: ClassVar[tuple[RemoteFile, ...]] = Mnist.files
+
+    def load(self, split: int) -> Task:
+        """Raises DataUnavailable where a file, also of an OOD set, is not to be had; BadInput for too many examples."""
+        return _grey(_pixels("mnist", self.files, ("fashion_mnist", "kmnist"), self.num_train, split), self.num_ood)
+
+
+@dataclass(frozen=True)
+class GreyFashionMnist:
+    """FashionMNIST as grey images of 256 levels, for models of their density; far OOD: digits, Japanese characters.
+
+    All else as for `grey_mnist`.
+    """
+
+    num_train: int = option(0, "training examples, class-balanced as far as possible; 0 takes all 60,000", low=0)
+    num_ood: int = option(10_000, "images of each out-of-distribution set; 0 leaves them out", low=0, high=10_000)
+    files: ClassVar[tuple[RemoteFile, ...]] = FashionMnist.files
+
+    def load(self, split: int) -> Task:
+        """Raises DataUnavailable where a file, also of an OOD set, is not to be had; BadInput for too many examples."""
+        return _grey(_pixels("fashion_mnist", self.files, ("mnist", "kmnist"), self.num_train, split), self.num_ood)
+
+
+@dataclass(frozen=True)
+class SemiMnist:
+    """MNIST of which few training images keep their label, for semi-supervised models; the others have label −1.
+
+    Split: which images keep it: those that `num_train=<num_labelled>` picks of `mnist`, so classes are balanced, and
+    smaller sets lie in larger ones. The next num_unlabelled of the same class-balanced order come without a label. The
+    test set is always the official one. Preprocessing: pixel/255, averaged over squares of pool × pool pixels, so that
+    the input is (1, 28/pool, 28/pool). No out-of-distribution set.
+    copies: how often each labelled image stands in the training set, which is the weight of its term in the objective
+    and its share of every epoch.
+    """
+
+    num_labelled: int = option(100, "training images with a label, class-balanced as far as possible", low=1)
+    num_unlabelled: int = option(10_000, "training images without", low=1)
+    copies: int = option(10, "times that each labelled image stands in the training set", low=1)
+    pool: int = option(1, "side of the squares of pixels that are averaged: 1, 2 or 4", low=1, high=4)
+    files: ClassVar[tuple[RemoteFile, ...]] = _MNIST
+
+    def load(self, split: int) -> Task:
+        """Raises DataUnavailable where a file is not to be had; BadInput for more images than there are."""
+        task = _ordered_mnist(self.files, self.num_labelled + self.num_unlabelled, self.pool, split)
+        x, y = task.train.x, task.train.y
+        first = torch.arange(self.num_labelled).repeat(self.copies)
+        order = torch.cat([first, torch.arange(self.num_labelled, len(y))])
+        unknown = torch.full((self.num_unlabelled,), -1)
+        return replace(
+            task,
+            signature=replace(task.signature, likelihood="semi_categorical"),
+            train=Examples(x[order], torch.cat([y[first], unknown])),
+        )
+
+
+@dataclass(frozen=True)
+class LabelledMnist:
+    """The labelled images of `semi_mnist` alone: the same draws, pixels and test set, each image once.
+
+    Split and preprocessing as there.
+    """
+
+    num_labelled: int = option(100, "training images, class-balanced as far as possible", low=1)
+    pool: int = option(1, "side of the squares of pixels that are averaged: 1, 2 or 4", low=1, high=4)
+    files: ClassVar[tuple[RemoteFile, ...]] = _MNIST
+
+    def load(self, split: int) -> Task:
+        """Raises DataUnavailable where a file is not to be had; BadInput for more images than there are."""
+        return _ordered_mnist(self.files, self.num_labelled, self.pool, split)
+
+
 def _task(name: str, files: tuple[RemoteFile, ...], ood_names: tuple[str, ...], num_train: int, split: int) -> Task:
-    """The task of a set whose `files` are its own four, then the test images of each OOD set."""
-    train_x, train_y, test_x, test_y, *ood = fetch(files, name)
-    labels = read_idx(train_y)
-    picked = chosen_of_official(labels, num_train, name, split)
-    images = _images(train_x)[picked]
-    mean, sd = pixel_statistics(images)
-    return Task(
-        signature=Signature((1, 28, 28), 10, "categorical"),
-        train=Examples(standardised_pixels(images, mean, sd), class_labels(labels[picked])),
-        test=Examples(standardised_pixels(_images(test_x), mean, sd), class_labels(read_idx(test_y))),
-        ood={n: standardised_pixels(_images(path), mean, sd) for n, path in zip(ood_names, ood, strict=True)},
-        sources=sources(files),
+    """The task of a set whose `files` are its own four, then the test images of each OOD set, standardised."""
+    task = _pixels(name, files, ood_names, num_train, split)
+    mean, sd = pixel_statistics(task.train.x.numpy())
+
+    def standardise(x: Tensor) -> Tensor:
+        return standardised_pixels(x.numpy(), mean, sd)
+
+    return replace(
+        task,
+        train=Examples(standardise(task.train.x), task.train.y),
+        test=Examples(standardise(task.test.x), task.test.y),
+        ood={name: standardise(x) for name, x in task.ood.items()},
         statistics={"pixel_mean": float(mean[0]), "pixel_sd": float(sd[0])},
     )
 
 
-def _images(path: Path) -> Bytes:
-    return read_idx(path, (28, 28))[:, None]  # (N, 1, 28, 28)
+def _pixels(name: str, files: tuple[RemoteFile, ...], ood_names: tuple[str, ...], num_train: int, split: int) -> Task:
+    """The same task with images as bytes."""
+    train_x, train_y, test_x, test_y, *ood = fetch(files, name)
+    labels = read_idx(train_y)
+    picked = chosen_of_official(labels, num_train, name, split)
+    return Task(
+        signature=Signature((1, 28, 28), 10, "categorical"),
+        train=Examples(_images(train_x)[picked], class_labels(labels[picked])),
+        test=Examples(_images(test_x), class_labels(read_idx(test_y))),
+        ood={ood_name: _images(path) for ood_name, path in zip(ood_names, ood, strict=True)},
+        sources=sources(files),
+    )
 
 
-datasets = {"mnist": Mnist, "fashion_mnist": FashionMnist, "kmnist": Kmnist}
+def _ordered_mnist(files: tuple[RemoteFile, ...], num_train: int, pool: int, split: int) -> Task:
+    """The first images of the split's class-balanced order with their labels, pixels 0 … 1, no OOD set.
+
+    Raises BadInput for squares that do not fill an image.
+    """
+    if 28 % pool:
+        raise BadInput(f"pool={pool} does not divide 28 pixels: take 1, 2 or 4")
+    task = _pixels("mnist", files, (), num_train, split)
+    train, test = (Examples(avg_pool2d(part.x / 255, pool), part.y) for part in (task.train, task.test))
+    return replace(
+        task, signature=replace(task.signature, input_shape=(1, 28 // pool, 28 // pool)), train=train, test=test
+    )
+
+
+def _grey(task: Task, num_ood: int) -> Task:
+    """Pixels as level/255, 0 … 1."""
+    return replace(
+        task,
+        signature=replace(task.signature, likelihood="discretised"),
+        train=Examples(task.train.x / 255, task.train.y),
+        test=Examples(task.test.x / 255, task.test.y),
+        ood={name: x[:num_ood] / 255 for name, x in task.ood.items() if num_ood},
+    )
+
+
+def _binary(task: Task, num_ood: int) -> Task:
+    """The same, to be drawn from; test and OOD images are drawn once for all."""
+    task = _grey(task, num_ood)
+    return replace(
+        task,
+        signature=replace(task.signature, likelihood="bernoulli"),
+        test=Examples(binary_pixels(task.test.x, "test"), task.test.y),
+        ood={name: binary_pixels(x, "ood", name) for name, x in task.ood.items()},
+    )
+
+
+def _images(path: Path) -> Tensor:
+    """(N, 1, 28, 28) bytes."""
+    return torch.from_numpy(read_idx(path, (28, 28))[:, None].copy())
+
+
+datasets = {
+    "mnist": Mnist,
+    "fashion_mnist": FashionMnist,
+    "kmnist": Kmnist,
+    "binary_mnist": BinaryMnist,
+    "binary_fashion_mnist": BinaryFashionMnist,
+    "grey_mnist": GreyMnist,
+    "grey_fashion_mnist": GreyFashionMnist,
+    "semi_mnist": SemiMnist,
+    "labelled_mnist": LabelledMnist,
+}

@@ -86,7 +86,7 @@ class _NormalKLSum(torch.autograd.Function):
 
     @staticmethod
     def forward(mean: Tensor, log_sd: Tensor, prior_sd: Tensor, counted: Tensor) -> Tensor:
-        return (normal_kl(mean, log_sd, prior_sd) * counted).sum(-1)
+        return row_sum(normal_kl(mean, log_sd, prior_sd) * counted)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:

@@ -7,6 +7,7 @@ on a CPU also depend on where its matrices lie in memory, so each is padded to e
 
 from __future__ import annotations
 
+import inspect
 import itertools
 from dataclasses import dataclass
 from typing import Any
@@ -27,11 +28,16 @@ def product(a: Tensor, b: Tensor) -> Tensor:
 
     Differentiable; each row's result and gradient carry the same bits alone and among others.
     """
-    lead = torch.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    lead = broadcast(a.shape[:-2], b.shape[:-2])
     if a.requires_grad or b.requires_grad:
         result: Tensor = _Product.apply(_stacked(a, lead), _stacked(b, lead))  # type: ignore[no-untyped-call]
         return result.view(*lead, *result.shape[1:])
     return _product(a, b, lead)
+
+
+def broadcast(a: torch.Size, b: torch.Size) -> torch.Size:
+    """`torch.broadcast_shapes`, which takes longer than a small product, asked only where the shapes differ."""
+    return a if a == b else torch.broadcast_shapes(a, b)
 
 
 def _product(a: Tensor, b: Tensor, lead: torch.Size) -> Tensor:
@@ -43,11 +49,16 @@ def _product(a: Tensor, b: Tensor, lead: torch.Size) -> Tensor:
     if a.device.type == "cpu" and n * k * m > SMALL:
         a, b = a.expand(*lead, n, k), b.expand(*lead, k, m)
         rows = [a[i] @ b[i] for i in itertools.product(*map(range, lead))]
-        return torch.stack(rows).view(*lead, n, m)
+        return _together(rows).view(*lead, n, m)
     flat_a, flat_b = _stacked(a, lead), _stacked(b, lead)
     if len(flat_a) == 1:
         return torch.bmm(flat_a.expand(2, n, k), flat_b.expand(2, k, m))[:1].view(*lead, n, m)
     return torch.bmm(flat_a, flat_b).view(*lead, n, m)
+
+
+def _together(rows: list[Tensor]) -> Tensor:
+    """Rows on one axis in front; a lone one is not copied."""
+    return torch.stack(rows) if len(rows) > 1 else rows[0].unsqueeze(0)
 
 
 def _stacked(t: Tensor, lead: torch.Size) -> Tensor:
@@ -84,6 +95,10 @@ class _Product(torch.autograd.Function):
         return grad_a, grad_b
 
 
+# Looked up at every call otherwise, which takes longer than a small product.
+_Product.forward.__signature__ = inspect.signature(_Product.forward)  # type: ignore[attr-defined]
+
+
 @dataclass(frozen=True)
 class Dense:
     """y = x Wᵀ. x (*lead, B, I), W (*lead, O, I) -> (*lead, B, O), lead broadcast."""
@@ -108,13 +123,13 @@ class Conv2d:
 
     def __call__(self, x: Tensor, weight: Tensor) -> Tensor:
         """Apply the map."""
-        lead = torch.broadcast_shapes(x.shape[:-4], weight.shape[:-4])
+        lead = broadcast(x.shape[:-4], weight.shape[:-4])
         x, weight = x.expand(*lead, *x.shape[-4:]), weight.expand(*lead, *weight.shape[-4:])
         rows = [
             functional.conv2d(x[i], weight[i], stride=self.stride, padding=self.padding)
             for i in itertools.product(*map(range, lead))
         ]
-        stacked = torch.stack(rows)
+        stacked = _together(rows)
         return stacked.view(*lead, *stacked.shape[1:])
 
 

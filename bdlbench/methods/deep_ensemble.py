@@ -10,8 +10,9 @@ from torch import Tensor
 
 from bdlbench.data import Data
 from bdlbench.options import option, repeat_rows
+from bdlbench.posteriors.moments import mixture_moments
 from bdlbench.predictive import Predictive
-from bdlbench.protocols import Method, Model, Posterior
+from bdlbench.protocols import Method, Model, Moments, Posterior
 from bdlbench.rng import Streams
 
 
@@ -63,6 +64,16 @@ class EnsemblePosterior:
         if "compression" in facts:
             means["compression"] = 1 / (1 / facts["compression"]).mean(1)
         return means
+
+    def moments(self) -> Moments | None:
+        """Of the mixture of the members."""
+        members = self.rows.moments()
+        return None if members is None else mixture_moments(members, self.members)
+
+    def measured(self, x: Tensor, rng: Streams) -> Mapping[str, Tensor]:
+        """Means over the members: one network each."""
+        found = self.rows.measured(Data(x, x).repeat(self.members).x, rng.members(self.members))
+        return {name: value.unflatten(0, (-1, self.members)).mean(1) for name, value in found.items()}
 
     def predict(self, x: Tensor, samples: int, rng: Streams, joint: bool = False) -> Predictive:
         """The mixture's predictive: `samples` draws shared out among the members, one each for point members."""

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
+
+from torch import Tensor
 
 from bdlbench.data import Data
 from bdlbench.layers import DropConnect, Leaves
 from bdlbench.options import option
-from bdlbench.posteriors.fitting import PriorScaling, fit_network, gaussian_prior, is_linear
+from bdlbench.posteriors.fitting import PriorScaling, fit_network, is_linear, prior_of
+from bdlbench.posteriors.moments import factorised_moments
 from bdlbench.posteriors.weights import WeightPosterior
-from bdlbench.protocols import Model, Posterior
+from bdlbench.protocols import Model, Moments, Posterior
 from bdlbench.rng import Streams
 from bdlbench.training import DECAYS, Decay, Plan, last
-from bdlbench.types import Layout, PerRow
+from bdlbench.types import Layout, PerRow, per_row
 
 
 @dataclass(frozen=True)
@@ -32,22 +36,33 @@ class DropConnectVI:
     prior_scaling: PriorScaling = option("none", "divide the prior's sd by √fan_in?", choices=("none", "fan_in"))
 
     def unsupported(self, model: Model) -> str | None:
-        """Every model has linear maps."""
-        return None
+        """What has no linear map has no weight to drop."""
+        return None if self.rates(Layout(model.leaves())) else "it has no linear map whose weights could be dropped"
 
     def fit(self, model: Model, data: Data, rng: Streams) -> Posterior:
         """Train each row's network under its own masks."""
         layout = Layout(model.leaves())
         plan = Plan(self.epochs, self.batch_size, self.learning_rate, self.decay)
-        prior = gaussian_prior(layout, self.prior_sd, self.prior_scaling, data.x)
-        rates = {name: self.rate for name, leaf in layout.leaves.items() if is_linear(leaf)}
+        prior = prior_of(model, layout, self.prior_sd, self.prior_scaling, data.x)
+        rates = self.rates(layout)
 
         def rule(leaves: Leaves, noise: Streams) -> DropConnect:
             return DropConnect(leaves, rates, noise)
 
         states = fit_network(model, data, rng, plan, lambda flat, noise: rule(layout.views(flat), noise), prior)
-        state = layout.views(last(states).flat)
-        return WeightPosterior(model, state, lambda noise, joint: rule(state, noise))
+        flat = last(states).flat
+        state, moments = layout.views(flat), partial(self.moments, layout, flat)
+        return WeightPosterior(model, state, lambda noise, joint: rule(state, noise), moments=moments)
+
+    def rates(self, layout: Layout) -> dict[str, PerRow]:
+        """The rate of each linear map."""
+        return {name: self.rate for name, leaf in layout.leaves.items() if is_linear(leaf)}
+
+    def moments(self, layout: Layout, flat: Tensor) -> Moments:
+        """Of λ · mask, rows (R, P): mean (1 − p) λ, variance p (1 − p) λ²; p = 0 but on linear maps."""
+        linear = layout.fill(lambda leaf: float(is_linear(leaf))).to(flat.device)
+        rate = linear * per_row(self.rate, flat.double(), 2)
+        return factorised_moments(layout, (1 - rate) * flat, rate * (1 - rate) * flat.square())
 
 
 methods = {"dropconnect": DropConnectVI}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from bdlbench.data import Data
 from bdlbench.layers import Point
 from bdlbench.options import option
-from bdlbench.posteriors.fitting import PriorScaling, fit_network, gaussian_prior
+from bdlbench.posteriors.fitting import PriorScaling, fit_network, prior_of
+from bdlbench.posteriors.moments import point_moments
 from bdlbench.posteriors.weights import WeightPosterior
 from bdlbench.protocols import Model, Posterior
 from bdlbench.rng import Streams
@@ -37,10 +39,16 @@ class MAP:
         """Train each row's network."""
         layout = Layout(model.leaves())
         plan = Plan(self.epochs, self.batch_size, self.learning_rate, self.decay)
-        prior = gaussian_prior(layout, self.prior_sd, self.prior_scaling, data.x)
+        prior = prior_of(model, layout, self.prior_sd, self.prior_scaling, data.x)
         flat = last(fit_network(model, data, rng, plan, lambda flat, noise: Point(layout.views(flat)), prior)).flat
         state = layout.views(flat)
-        return WeightPosterior(model, state, lambda noise, joint: Point(state), deterministic=True)
+        return WeightPosterior(
+            model,
+            state,
+            lambda noise, joint: Point(state),
+            deterministic=True,
+            moments=partial(point_moments, layout, flat),
+        )
 
 
 methods = {"map": MAP}

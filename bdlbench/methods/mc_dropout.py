@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from bdlbench.data import Data
 from bdlbench.layers import Dropout, Leaves
 from bdlbench.options import option
-from bdlbench.posteriors.fitting import PriorScaling, fit_network, gaussian_prior
+from bdlbench.posteriors.fitting import PriorScaling, fit_network, prior_of
+from bdlbench.posteriors.moments import dropout_moments
 from bdlbench.posteriors.weights import WeightPosterior
 from bdlbench.protocols import Model, Posterior
 from bdlbench.rng import Streams
@@ -33,22 +35,23 @@ class MCDropout:
     prior_scaling: PriorScaling = option("none", "divide the prior's sd by √fan_in?", choices=("none", "fan_in"))
 
     def unsupported(self, model: Model) -> str | None:
-        """Every model has linear maps."""
-        return None
+        """What has no linear map has no unit to drop."""
+        return None if self.rates(Layout(model.leaves())) else "it has no linear map whose input could be dropped"
 
     def fit(self, model: Model, data: Data, rng: Streams) -> Posterior:
         """Train each row's network under its own masks."""
         layout = Layout(model.leaves())
         plan = Plan(self.epochs, self.batch_size, self.learning_rate, self.decay)
-        prior = gaussian_prior(layout, self.prior_sd, self.prior_scaling, data.x)
+        prior = prior_of(model, layout, self.prior_sd, self.prior_scaling, data.x)
         rates = self.rates(layout)
 
         def rule(leaves: Leaves, noise: Streams, joint: bool = False) -> Dropout:
             return Dropout(leaves, rates, noise, joint)
 
         states = fit_network(model, data, rng, plan, lambda flat, noise: rule(layout.views(flat), noise), prior)
-        state = layout.views(last(states).flat)
-        return WeightPosterior(model, state, lambda noise, joint: rule(state, noise, joint))
+        flat = last(states).flat
+        state, moments = layout.views(flat), partial(dropout_moments, layout, flat, rates)
+        return WeightPosterior(model, state, lambda noise, joint: rule(state, noise, joint), moments=moments)
 
     def rates(self, layout: Layout) -> dict[str, PerRow]:
         """The rate at the input of each linear map. Maps of rate 0 draw too: another row's rate must not move noise."""

@@ -11,18 +11,17 @@ from torch import Tensor
 
 from bdlbench.data import Data, Examples
 from bdlbench.kernels.elbo import negative_elbo
-from bdlbench.kernels.kl import normal_kl, normal_kl_sum, row_sum
 from bdlbench.layers import Flipout, LocalNoise, WeightNoise
 from bdlbench.options import option
 from bdlbench.posteriors.fitting import (
-    GaussianPrior,
     PriorScaling,
     expected_log_likelihood,
-    gaussian_prior,
     initial_rows,
+    prior_of,
 )
+from bdlbench.posteriors.moments import factorised_moments
 from bdlbench.posteriors.weights import WeightPosterior
-from bdlbench.protocols import Layer, Model, Posterior
+from bdlbench.protocols import Layer, Model, Posterior, Prior
 from bdlbench.rng import Streams
 from bdlbench.training import DECAYS, Decay, Moment, Plan, last, minimise
 from bdlbench.types import Layout, PerRow
@@ -60,12 +59,11 @@ class MeanFieldVI:
     def fit(self, model: Model, data: Data, rng: Streams) -> Posterior:
         """Train each row's Gaussian."""
         layout = Layout(model.leaves())
-        prior = gaussian_prior(layout, self.prior_sd, self.prior_scaling, data.x)
+        prior = prior_of(model, layout, self.prior_sd, self.prior_scaling, data.x)
 
         def objective(flat: Tensor, batch: Examples, noise: Streams, moment: Moment) -> Tensor:
             elbo = model(self.layer(layout, flat, noise), batch.x, noise).elbo(batch.y)
-            mean, log_sd = flat.chunk(2, dim=-1)
-            return negative_elbo(elbo, normal_kl_sum(mean, log_sd, prior.sd, prior.counted), data.num_data)
+            return negative_elbo(elbo, prior.kl(*flat.chunk(2, dim=-1)), data.num_data)
 
         plan = Plan(self.epochs, self.batch_size, self.learning_rate, self.decay)
         flat = last(minimise(objective, self.initial(layout, rng, data.x), data, rng, plan)).flat
@@ -77,24 +75,22 @@ class MeanFieldVI:
         rule = WeightNoise if joint else RULES[self.estimator]
         return rule(layout.views(mean), layout.views((2 * log_sd).exp()), noise)
 
-    def bound(
-        self, model: Model, layout: Layout, flat: Tensor, prior: GaussianPrior, data: Data, rng: Streams
-    ) -> Tensor:
+    def bound(self, model: Model, layout: Layout, flat: Tensor, prior: Prior, data: Data, rng: Streams) -> Tensor:
         """The ELBO of all training data in nats, (R,) float64, by `bound_samples` draws of the training estimator.
 
         Local noise treats the positions of a convolution as independent, so there it is the ELBO of that approximation.
         """
         draw = partial(self.layer, layout, flat)
         expected = expected_log_likelihood(model, draw, data, rng, self.bound_samples)
-        mean, log_sd = flat.double().chunk(2, dim=-1)
-        return expected - row_sum(normal_kl(mean, log_sd, prior.sd) * prior.counted)
+        return expected - prior.kl(*flat.double().chunk(2, dim=-1))
 
     def posterior(self, model: Model, layout: Layout, flat: Tensor, bound: Tensor) -> WeightPosterior:
         """Rows (R, 2P) as a posterior."""
         mean, log_sd = flat.chunk(2, dim=-1)
         means, log_sds = layout.views(mean), layout.views(log_sd)
         state = {f"{k}.mean": v for k, v in means.items()} | {f"{k}.log_sd": v for k, v in log_sds.items()}
-        return WeightPosterior(model, state, partial(self.layer, layout, flat), bound=bound)
+        moments = partial(factorised_moments, layout, mean, (2 * log_sd.double()).exp(), gaussian=True)
+        return WeightPosterior(model, state, partial(self.layer, layout, flat), bound=bound, moments=moments)
 
     def initial(self, layout: Layout, rng: Streams, like: Tensor) -> Tensor:
         """(R, 2P): means as a network's weights, log standard deviations all the same."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from bdlbench.data import Data
 from bdlbench.layers import Point
 from bdlbench.options import option
 from bdlbench.posteriors.fitting import fit_network
+from bdlbench.posteriors.moments import point_moments
 from bdlbench.posteriors.weights import WeightPosterior
 from bdlbench.protocols import Model, Posterior
 from bdlbench.rng import Streams
@@ -37,7 +39,13 @@ class MLE:
         plan = Plan(self.epochs, self.batch_size, self.learning_rate, self.decay)
         flat = last(fit_network(model, data, rng, plan, lambda flat, noise: Point(layout.views(flat)))).flat
         state = layout.views(flat)
-        return WeightPosterior(model, state, lambda noise, joint: Point(state), deterministic=True)
+        return WeightPosterior(
+            model,
+            state,
+            lambda noise, joint: Point(state),
+            deterministic=True,
+            moments=partial(point_moments, layout, flat),
+        )
 
 
 methods = {"mle": MLE}

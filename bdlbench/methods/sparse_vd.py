@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -13,9 +14,10 @@ from bdlbench.kernels.kl import log_alpha, log_uniform_kl_sum
 from bdlbench.layers import LocalNoise, WeightNoise
 from bdlbench.options import option
 from bdlbench.posteriors.fitting import initial_rows, is_linear
+from bdlbench.posteriors.moments import factorised_moments
 from bdlbench.posteriors.sparsity import sparsity_facts
 from bdlbench.posteriors.weights import WeightPosterior
-from bdlbench.protocols import Layer, Model, Posterior
+from bdlbench.protocols import Layer, Model, Moments, Posterior
 from bdlbench.rng import Streams
 from bdlbench.training import DECAYS, Decay, Moment, Plan, last, minimise
 from bdlbench.types import Layout, PerRow, per_row
@@ -42,8 +44,9 @@ class SparseVD:
     threshold: PerRow = option(3.0, "log α above which a weight is zero", low=-8, high=8)
 
     def unsupported(self, model: Model) -> str | None:
-        """Every model has linear maps."""
-        return None
+        """What has no linear map has nothing to make sparse."""
+        linear = any(is_linear(leaf) for leaf in model.leaves().values())
+        return None if linear else "it has no linear map to make sparse"
 
     def fit(self, model: Model, data: Data, rng: Streams) -> Posterior:
         """Train each row's Gaussian."""
@@ -92,7 +95,15 @@ class SparseVD:
         def draw(noise: Streams, joint: bool) -> Layer:
             return (WeightNoise if joint else LocalNoise)(means, variances, noise)
 
-        return WeightPosterior(model, state, draw, facts=sparsity_facts(_linear(layout, kept), layout))
+        moments = partial(self.moments, layout, flat, kept)
+        facts = sparsity_facts(_linear(layout, kept), layout)
+        return WeightPosterior(model, state, draw, facts=facts, moments=moments)
+
+    def moments(self, layout: Layout, flat: Tensor, kept: Tensor) -> Moments:
+        """Of rows (R, 2P) whose linear maps keep the weights `kept` (R, P); biases and scales are points."""
+        mean, log_variance = flat.double().chunk(2, dim=-1)
+        sparse = layout.fill(lambda leaf: float(is_linear(leaf))).to(flat.device)
+        return factorised_moments(layout, mean * (1 - sparse * ~kept), log_variance.exp() * kept * sparse)
 
 
 def _linear(layout: Layout, flat: Tensor) -> dict[str, Tensor]:

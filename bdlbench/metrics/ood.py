@@ -50,4 +50,8 @@ metrics: dict[str, Metric] = {
     "ood_fpr95": OutOfDistribution("FPR at 95 % TPR", "entropy", "lower"),
     "ood_auroc_mutual_information": OutOfDistribution("AUROC", "mutual_information", "higher", min_samples=2),
     "ood_auroc_max_probability": OutOfDistribution("AUROC", "max_probability", "higher"),
+    "ood_auroc_depth": OutOfDistribution("AUROC", "depth", "higher"),
+    "ood_auroc_density": OutOfDistribution("AUROC", "density", "higher"),
+    "ood_auroc_negative_elbo": OutOfDistribution("AUROC", "negative_elbo", "higher"),
+    "ood_auroc_likelihood_regret": OutOfDistribution("AUROC", "likelihood_regret", "higher"),
 }

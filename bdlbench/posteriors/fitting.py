@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from bdlbench.data import Data, Examples
 from bdlbench.kernels.elbo import negative_elbo
-from bdlbench.kernels.kl import normal_log_density
-from bdlbench.protocols import Layer, Model
+from bdlbench.kernels.kl import normal_kl_sum, normal_log_density
+from bdlbench.protocols import Layer, Model, OwnsPrior, Prior
 from bdlbench.rng import Streams
 from bdlbench.training import Moment, Plan, State, minimise
 from bdlbench.types import Layout, Leaf, PerRow, per_row
@@ -39,10 +39,15 @@ class GaussianPrior:
 
     sd: Tensor
     counted: Tensor
+    of_weights: ClassVar[bool] = True
 
     def log_density(self, flat: Tensor) -> Tensor:
         """log p of rows (R, P), in nats: (R,)."""
         return (normal_log_density(flat, self.sd) * self.counted).sum(-1)
+
+    def kl(self, mean: Tensor, log_sd: Tensor) -> Tensor:
+        """KL(Π_i N(mean_i, sd_i²) ‖ p) of rows (R, P), in nats: (R,)."""
+        return normal_kl_sum(mean, log_sd, self.sd, self.counted)
 
 
 def gaussian_prior(layout: Layout, sd: PerRow, scaling: PriorScaling, like: Tensor) -> GaussianPrior:
@@ -54,13 +59,20 @@ def gaussian_prior(layout: Layout, sd: PerRow, scaling: PriorScaling, like: Tens
     return GaussianPrior(scaled if scaled.ndim == 2 else scaled.unsqueeze(0), counted)
 
 
+def prior_of(model: Model, layout: Layout, sd: PerRow, scaling: PriorScaling, like: Tensor) -> Prior:
+    """The model's own prior where it has one; else the Gaussian of a method's options."""
+    if isinstance(model, OwnsPrior):
+        return model.prior(layout, like)
+    return gaussian_prior(layout, sd, scaling, like)
+
+
 def fit_network(
     model: Model,
     data: Data,
     rng: Streams,
     plan: Plan,
     rule: Callable[[Tensor, Streams], Layer],
-    prior: GaussianPrior | None = None,
+    prior: Prior | None = None,
 ) -> Iterator[State]:
     """Minimise −[mean_b elbo_b + log p(w) / N] over a network (R, P) for each row, acting by `rule(flat, noise)`."""
 

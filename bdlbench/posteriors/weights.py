@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bdlbench.predictive import Predictive
-from bdlbench.protocols import Layer, Model
+from bdlbench.protocols import Layer, Model, Moments, Timed
 from bdlbench.rng import Streams
 
 EXAMPLES = 500
@@ -24,7 +24,7 @@ class WeightPosterior:
     """Rows of learnt tensors and the rule that draws a network from them.
 
     state: {name: (R, …)}; draw(noise, joint) -> Layer, with noise of lead (M, R); facts: (R,) each; bound: (R,) nats or
-    None; deterministic: every draw is the same network, so one is enough.
+    None; deterministic: every draw is the same network, so one is enough; moments(): of the weights, or None.
     """
 
     model: Model
@@ -33,6 +33,7 @@ class WeightPosterior:
     facts: Mapping[str, Tensor] = field(default_factory=dict)
     bound: Tensor | None = None
     deterministic: bool = False
+    moments: Callable[[], Moments | None] = lambda: None
 
     def predict(self, x: Tensor, samples: int, rng: Streams, joint: bool = False) -> Predictive:
         """The predictive of x (R, N, …) from `samples` draws; from one where all draws are the same.
@@ -40,12 +41,18 @@ class WeightPosterior:
         joint: each sample is one network for all the examples, not one for each example.
         """
         count = 1 if self.deterministic else samples
-        with torch.inference_mode():
+        with torch.no_grad():  # not inference_mode: an output may fit a latent of its own by gradients
             first, *later = (
                 self._block(block, count, rng if joint else rng.child(f"block {i}"), joint)
                 for i, block in enumerate(x.split(EXAMPLES, dim=1))
             )
         return first.join(later)
+
+    def measured(self, x: Tensor, rng: Streams) -> Mapping[str, Tensor]:
+        """What the model measures of its first draw; {} where it is not `Timed`."""
+        if not isinstance(self.model, Timed):
+            return {}
+        return self.model.measured(self.draw(rng.samples(0, 1), True), x)
 
     def _block(self, x: Tensor, samples: int, rng: Streams, joint: bool) -> Predictive:
         total = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -17,3 +18,13 @@ def each_row(kernel: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
     """
     rows = zip(*tensors, strict=True)
     return torch.stack([kernel(*(x.contiguous() for x in row)).double() for row in rows])
+
+
+def each_finite_row(kernel: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+    """As `each_row`, but NaN for a row of which anything is not finite: a decomposition would raise."""
+
+    def guarded(*row: Tensor) -> Tensor:
+        finite = all(bool(torch.isfinite(part).all()) for part in row)
+        return kernel(*row) if finite else row[0].new_full((), math.nan)
+
+    return each_row(guarded, *tensors)

@@ -22,6 +22,7 @@ from bdlbench.store import RemoteFile
 BUNDLED: dict[str, Any] = {**digits.datasets, **tables.datasets}
 FILED: dict[str, Any] = {**mnist.datasets, **cifar10.datasets}
 ENTRIES = {**BUNDLED, **FILED}
+SMALL = {"semi_mnist": {"num_labelled": 20, "num_unlabelled": 15, "copies": 2}, "labelled_mnist": {"num_labelled": 20}}
 WITH_NUM_TRAIN = [name for name, entry in ENTRIES.items() if "num_train" in fields(entry)]
 
 
@@ -51,7 +52,7 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Task]
             monkeypatch.setenv("BDLBENCH_DATA", str(tmp_path))
             for other in FILED.values():
                 monkeypatch.setattr(other, "files", tuple(small(file, tmp_path) for file in other.files))
-        task: Task = entry(**resolve(entry, name, options)).load(split)
+        task: Task = entry(**resolve(entry, name, {**SMALL.get(name, {}), **options})).load(split)
         return task
 
     return loader
@@ -78,8 +79,10 @@ def test_a_task_keeps_its_promises(load: Callable[..., Task], name: str) -> None
     for part in (task.train, task.test):
         assert part.y.dtype == torch.int64
         assert part.y.shape == part.x.shape[:1]
-        assert part.y.unique().tolist() == list(range(task.signature.outputs))
-    assert task.signature.likelihood == "categorical"
+        assert part.y[part.y >= 0].unique().tolist() == list(range(task.signature.outputs))
+    others = {"binary": "bernoulli", "grey": "discretised", "semi": "semi_categorical"}
+    assert task.signature.likelihood == others.get(name.partition("_")[0], "categorical")
+    assert (task.train.y.min() < 0) == (task.signature.likelihood == "semi_categorical")
     assert task.sources
     assert all(len(value) == 64 for value in task.sources.values())
     assert {f.path for f in ENTRIES[name].files} <= task.sources.keys()
@@ -122,7 +125,8 @@ def test_smaller_training_sets_lie_in_larger_ones(load: Callable[..., Task], nam
 
 @pytest.mark.parametrize("name", WITH_NUM_TRAIN)
 def test_no_more_training_examples_than_there_are(load: Callable[..., Task], name: str) -> None:
-    with pytest.raises(BadInput, match=f"{name}.num_train=60001 is more than"):
+    plain = name.removeprefix("binary_").removeprefix("grey_")
+    with pytest.raises(BadInput, match=rf"num_train=60001 is more than the \d+ training examples of {plain}"):
         load(name, num_train=60_001)
 
 
@@ -157,7 +161,7 @@ def test_tables_are_standardised_by_their_training_part_alone(load: Callable[...
     assert task.statistics["average_sd"] > 0
 
 
-@pytest.mark.parametrize("name", FILED)
+@pytest.mark.parametrize("name", [n for n in WITH_NUM_TRAIN if n in FILED and not n.startswith(("binary", "grey"))])
 def test_pixels_are_standardised_by_the_training_images_used(load: Callable[..., Task], name: str) -> None:
     task = load(name, num_train=20)
     dims = (0, 2, 3)
@@ -276,6 +280,97 @@ def test_uniform_noise_covers_every_pixel_value(load: Callable[..., Task]) -> No
     np.testing.assert_allclose(pixels.mean(), 0.5, atol=0.001)  # ± 8 standard errors
     np.testing.assert_allclose([pixels.min(), pixels.max()], [0, 1], atol=1e-5)
     assert len(load("cifar10").train.y) == 250
+
+
+# Images whose density is modelled
+
+
+def images(task: Task) -> dict[str, torch.Tensor]:
+    return {"test": task.test.x, **task.ood}
+
+
+@pytest.mark.parametrize(
+    ("binary", "plain"),
+    [("binary_digits", "digits"), ("binary_mnist", "mnist"), ("binary_fashion_mnist", "fashion_mnist")],
+)
+def test_binary_sets_are_drawn_once_and_keep_split_and_labels(
+    load: Callable[..., Task], binary: str, plain: str
+) -> None:
+    task, grey = load(binary, 2), load(plain, 2)
+    for x in images(task).values():
+        assert set(x.unique().tolist()) == {0, 1}
+    assert (task.train.x.min() >= 0) & (task.train.x.max() <= 1)
+    assert len(task.train.x.unique()) > 10  # a model draws from the grey ones anew each time
+    assert torch.equal(task.train.y, grey.train.y)
+    assert torch.equal(task.test.y, grey.test.y)
+    assert task.ood.keys() == grey.ood.keys()
+    assert all(torch.equal(x, load(binary, 2).ood[name]) for name, x in task.ood.items())
+    assert task.sources == grey.sources
+    assert task.statistics == {}
+
+
+def test_a_test_pixel_is_one_as_often_as_it_is_grey(load: Callable[..., Task]) -> None:
+    binary, grey = images(load("binary_digits")), images(load("digits"))
+    for name, x in grey.items():
+        certain = (x == 0) | (x == 1)
+        assert torch.equal(binary[name][certain], x[certain])
+        middle = x[~certain]
+        error = (binary[name][~certain].mean() - middle.mean()).abs()
+        assert error < 1 / 256 + 5 * (middle * (1 - middle)).mean().sqrt() / len(middle) ** 0.5
+
+
+def test_the_draws_of_different_sets_are_independent(load: Callable[..., Task]) -> None:
+    first, second = (
+        splits.binary_pixels(torch.full((1000,), 0.5), "binary_digits", name) for name in ("test", "photos")
+    )
+    assert (first == second).float().mean().item() == pytest.approx(0.5, abs=5 / 2 / 1000**0.5)
+    assert not torch.equal(load("binary_digits", 0).test.x, load("binary_digits", 1).test.x)
+    official = (load("binary_mnist", split, num_train=20).test.x for split in (0, 1))
+    assert torch.equal(*official)  # the official test set, drawn once for all
+
+
+def test_binary_pixels_are_the_same_on_every_machine() -> None:
+    """Pinned: a change of these numbers is a change of every protocol."""
+    drawn = splits.binary_pixels(torch.linspace(0, 1, 12), "digits", 0)
+    assert drawn.tolist() == [0, 0, 0, 1, 0, 0, 1, 0, 1, 1, 1, 1]
+    assert splits.binary_pixels(torch.tensor([0.0, 1.0]).repeat(2000), "edges").tolist() == [0, 1] * 2000
+
+
+@pytest.mark.parametrize(("grey", "plain"), [("grey_mnist", "mnist"), ("grey_fashion_mnist", "fashion_mnist")])
+def test_grey_sets_are_the_256_levels(load: Callable[..., Task], grey: str, plain: str) -> None:
+    task, standardised = load(grey, num_train=20), load(plain, num_train=20)
+    mean, sd = (standardised.statistics[name] for name in ("pixel_mean", "pixel_sd"))
+    pairs = [(task.train.x, standardised.train.x), (task.test.x, standardised.test.x)]
+    for x, z in [*pairs, *((x, standardised.ood[name]) for name, x in task.ood.items())]:
+        assert torch.equal(x * 255, (x * 255).round())
+        assert (x.min() >= 0) & (x.max() <= 1)
+        torch.testing.assert_close(x, z * sd + mean)
+    assert torch.equal(task.train.y, standardised.train.y)
+
+
+@pytest.mark.parametrize("name", ["binary_mnist", "binary_fashion_mnist", "grey_mnist", "grey_fashion_mnist"])
+def test_fewer_ood_images_are_the_first_ones(load: Callable[..., Task], name: str) -> None:
+    whole, few, none = (load(name, **options) for options in ({}, {"num_ood": 7}, {"num_ood": 0}))
+    assert none.ood == {}
+    for key, x in few.ood.items():
+        assert x.shape[0] == 7
+        assert torch.equal(x, whole.ood[key][:7])
+    with pytest.raises(BadInput, match="num_ood=10001 is out of range"):
+        load(name, num_ood=10_001)
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "kmnist"])
+def test_standardised_images_are_what_they_always_were(load: Callable[..., Task], name: str) -> None:
+    task = load(name, 1, num_train=20)
+    files = {Path(f.path).name: store.root() / f.path for f in ENTRIES[name].files[:4]}
+    pixels = store.read_idx(files["train-images-idx3-ubyte"], (28, 28))[:, None]
+    labels = store.read_idx(files["train-labels-idx1-ubyte"])
+    picked = splits.chosen_of_official(labels, 20, name, 1)
+    mean, sd = splits.pixel_statistics(pixels[picked])
+    assert torch.equal(task.train.x, splits.standardised_pixels(pixels[picked], mean, sd))
+    test = store.read_idx(files["t10k-images-idx3-ubyte"], (28, 28))[:, None]
+    assert torch.equal(task.test.x, splits.standardised_pixels(test, mean, sd))
+    assert task.statistics == {"pixel_mean": float(mean[0]), "pixel_sd": float(sd[0])}
 
 
 def real(name: str) -> Task:

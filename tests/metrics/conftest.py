@@ -1,12 +1,15 @@
 import contextlib
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import pytest
 import torch
 
+from bdlbench.data import Data, Signature
+from bdlbench.density import Density
+from bdlbench.models.bayesian_linear_regression import BayesianLinearRegression
 from bdlbench.predictive import Categorical, GaussianMixture
-from bdlbench.protocols import Evaluation
+from bdlbench.protocols import Evaluation, Moments, Reference
 
 
 @dataclass(frozen=True)
@@ -36,16 +39,52 @@ class Make:
         y = torch.randn(self.rows, num, generator=rng, dtype=self.dtype)
         return Evaluation(GaussianMixture(means, means.exp()), y, {}, {}, 7)
 
+    def density(self, num=101, samples=5):
+        """A model of the inputs' density; two sets out of distribution, one of them the more probable."""
+        ood = {"near": self._density(1, 57, samples), "simple": self._density(2, 64, samples, higher=3.0)}
+        return Evaluation(self._density(0, num, samples), self.targets(num), ood, {}, 7)
+
+    def _density(self, seed, num, samples, higher=0.0):
+        rng = torch.Generator().manual_seed(seed)
+        log = torch.randn(samples, self.rows, num, generator=rng, dtype=self.dtype) + higher - 90
+        regret = torch.rand(self.rows, num, generator=rng, dtype=self.dtype)
+        sd = torch.tensor([1.0, 0.3, 0.03, 0.0], dtype=self.dtype)  # of the latent's four dimensions
+        latent = 5 + sd * torch.randn(self.rows, num, 4, generator=rng, dtype=self.dtype)
+        facts = {"importance_samples": torch.full((self.rows,), 50.0, dtype=self.dtype)}
+        return Density(log, log.mean(0) - 1, latent, regret + higher, facts)
+
+    def conjugate(self, num=101, samples=5):
+        """A method on Bayesian linear regression, beside the exact posterior."""
+        model = BayesianLinearRegression(Signature((3,), 1, "gaussian"), prior_sd=0.7, noise_sd=0.5)
+        rng = torch.Generator().manual_seed(4)
+        x, y = torch.randn(self.rows, 20, 3, generator=rng), torch.randn(self.rows, 20, generator=rng)
+        exact = model.exact(Data(x.to(self.dtype), y.to(self.dtype)))
+        variance = exact.covariance.diagonal(dim1=1, dim2=2) + torch.rand(self.rows, 4, generator=rng)
+        moments = Moments(exact.mean + 0.1, torch.diag_embed(variance), gaussian=True)
+        x = torch.randn(self.rows, num, 3, generator=rng).to(self.dtype)
+        reference = Reference(exact, exact.predict(x, 1, None))
+        regression = self.regression(num, samples)
+        return replace(regression, bound=exact.bound - 1, moments=moments, reference=reference)
+
 
 def one_row(predictive, r):
     if isinstance(predictive, GaussianMixture):
         return GaussianMixture(*(x[:, r : r + 1].contiguous() for x in (predictive.means, predictive.sds)))
+    if isinstance(predictive, Density):
+        of_rows = [x[r : r + 1].clone() for x in (predictive.elbo, predictive.latent_mean, predictive.regret)]
+        facts = {name: value[r : r + 1] for name, value in predictive.facts.items()}
+        return Density(predictive.log_densities[:, r : r + 1].contiguous(), *of_rows, facts)
     return replace(
         predictive,
         probs=predictive.probs[r : r + 1],
         group_probs=predictive.group_probs[:, r : r + 1],
         expected_entropy=predictive.expected_entropy[r : r + 1],
     )
+
+
+def tensors_of_row(entry, r):
+    tensors = {f.name: value for f in fields(entry) if isinstance(value := getattr(entry, f.name), torch.Tensor)}
+    return replace(entry, **{name: value[r : r + 1].clone() for name, value in tensors.items()})
 
 
 @pytest.fixture
@@ -62,7 +101,12 @@ def alone():
         ood = {name: one_row(predictive, r) for name, predictive in evaluation.ood.items()}
         facts = {name: value[r : r + 1] for name, value in evaluation.facts.items()}
         test = one_row(evaluation.test, r)
-        return Evaluation(test, evaluation.y[r : r + 1], ood, facts, evaluation.num_parameters)
+        row = Evaluation(test, evaluation.y[r : r + 1], ood, facts, evaluation.num_parameters)
+        if evaluation.reference is None:
+            return row
+        reference = Reference(tensors_of_row(evaluation.reference.posterior, r), one_row(evaluation.reference.test, r))
+        bound, moments = evaluation.bound[r : r + 1], tensors_of_row(evaluation.moments, r)
+        return replace(row, bound=bound, moments=moments, reference=reference)
 
     return of
 

@@ -13,7 +13,16 @@ FAMILIES = {
     for m in pkgutil.iter_modules(bdlbench.metrics.__path__)
 }
 METRICS = {name: metric for family in FAMILIES.values() for name, metric in family.metrics.items()}
-OF_CLASSES = {name for name in METRICS if name.startswith("ood_")} | {"accuracy", "ece", "brier"}
+OF_DENSITY = {
+    "ood_auroc_density",
+    "ood_auroc_negative_elbo",
+    "ood_auroc_likelihood_regret",
+    *FAMILIES["density"].metrics,
+}
+SCORES_OF_CLASSES = ("entropy", "mutual_information", "max_probability")
+OF_CLASSES = {name for name, metric in METRICS.items() if getattr(metric, "score", "") in SCORES_OF_CLASSES}
+OF_CLASSES |= {"accuracy", "ece", "brier"}
+OF_CONJUGATE = set(FAMILIES["posterior"].metrics)
 
 every_metric = pytest.mark.parametrize("name", METRICS)
 
@@ -40,7 +49,7 @@ def test_a_definition_is_frozen_and_reads_the_same_in_every_process(name):
 
 
 @every_metric
-@pytest.mark.parametrize("kind", ["classification", "regression"])
+@pytest.mark.parametrize("kind", ["classification", "regression", "conjugate", "density"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("rows", [1, 3])
 def test_values_are_one_float64_for_each_row(name, kind, dtype, rows, make):
@@ -51,7 +60,7 @@ def test_values_are_one_float64_for_each_row(name, kind, dtype, rows, make):
 
 
 @every_metric
-@pytest.mark.parametrize("kind", ["classification", "regression"])
+@pytest.mark.parametrize("kind", ["classification", "regression", "conjugate", "density"])
 @pytest.mark.parametrize("num", [1, 37, 101])
 def test_a_row_alone_has_the_same_bits(name, kind, num, make, alone):
     evaluation = getattr(make(rows=5), kind)(num)
@@ -62,9 +71,38 @@ def test_a_row_alone_has_the_same_bits(name, kind, num, make, alone):
         assert all(torch.equal(apart[key], together[key][r : r + 1]) for key in together)
 
 
+@pytest.mark.parametrize("name", sorted(OF_CONJUGATE))
+def test_what_needs_an_exact_posterior_is_undefined_without_one(name, make):
+    assert METRICS[name](make().classification()) == METRICS[name](make().regression()) == {}
+    assert METRICS[name](make().conjugate()).keys() == {""}
+
+
+@pytest.mark.parametrize("name", sorted(OF_CONJUGATE - {"elbo_gap"}))
+def test_a_conjugate_row_with_a_nan_is_nan_and_no_other(name, make):
+    evaluation = make(rows=3).conjugate()
+    evaluation.moments.mean[1, 0] = evaluation.test.means[2, 1, 5] = math.nan
+    assert METRICS[name](evaluation)[""].isnan().tolist() == [False, True, False]
+
+
 @pytest.mark.parametrize("name", sorted(OF_CLASSES))
 def test_what_needs_classes_is_undefined_for_regression(name, make):
-    assert METRICS[name](make().regression()) == {}
+    assert METRICS[name](make().regression()) == METRICS[name](make().density()) == {}
+
+
+@pytest.mark.parametrize("name", sorted(OF_DENSITY))
+def test_what_needs_a_density_is_undefined_for_targets(name, make):
+    assert METRICS[name](make().classification()) == METRICS[name](make().regression()) == {}
+    assert METRICS[name](make().density())
+
+
+@pytest.mark.parametrize("name", sorted(OF_DENSITY - {"importance_samples"} | {"nll"}))
+def test_a_row_of_densities_with_a_nan_is_nan_and_no_other(name, make):
+    evaluation = make(rows=3).density()
+    for predictive in (evaluation.test, *evaluation.ood.values()):
+        for values in (predictive.log_densities[2], predictive.elbo, predictive.regret, predictive.latent_mean):
+            values[1, 5] = math.nan
+    for value in METRICS[name](evaluation).values():
+        assert value.isnan().tolist() == [False, True, False]
 
 
 @pytest.mark.parametrize("name", sorted(OF_CLASSES | {"nll"}))

@@ -7,6 +7,11 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from bdlbench.metrics.ood import metrics
 
+SCORES = {"classes": ("entropy", "mutual_information", "max_probability")}
+SCORES["density"] = ("density", "negative_elbo", "likelihood_regret")
+OF_CLASSES, OF_DENSITY = (
+    {name for name, metric in metrics.items() if metric.score in known} for known in SCORES.values()
+)
 DEFINED = {
     "ood_auroc": ("entropy", roc_auc_score),
     "ood_aupr": ("entropy", average_precision_score),
@@ -49,7 +54,7 @@ def test_without_out_of_distribution_sets_there_is_nothing(name, make):
 
 def test_a_point_has_no_mutual_information(make):
     defined = {name for name, metric in metrics.items() if metric(make().classification(samples=1))}
-    assert defined == set(metrics) - {"ood_auroc_mutual_information"}
+    assert defined == OF_CLASSES - {"ood_auroc_mutual_information"}
 
 
 def test_equal_scores_tell_nothing(make, certain):
@@ -62,5 +67,30 @@ def test_equal_scores_tell_nothing(make, certain):
 def test_an_empty_set_is_not_a_number(make):
     evaluation = make(rows=2).classification()
     empty = make(rows=2).categorical(0, 0)
-    for metric in metrics.values():
-        assert metric(dataclasses.replace(evaluation, ood={"empty": empty}))["empty"].isnan().all()
+    for name in OF_CLASSES:
+        assert metrics[name](dataclasses.replace(evaluation, ood={"empty": empty}))["empty"].isnan().all()
+
+
+@pytest.mark.parametrize("name", sorted(OF_DENSITY))
+def test_density_models_tell_by_their_own_scores(name, make):
+    evaluation = make(rows=3).density()
+    inside = evaluation.test.scores[metrics[name].score]
+    for key, value in metrics[name](evaluation).items():
+        outside = evaluation.ood[key].scores[metrics[name].score]
+        labels = np.r_[np.ones(outside.shape[1]), np.zeros(inside.shape[1])]
+        theirs = [roc_auc_score(labels, torch.cat([outside[r], inside[r]]).numpy()) for r in range(3)]
+        assert value.tolist() == pytest.approx(theirs, abs=1e-12)
+
+
+def test_a_simpler_set_has_the_higher_density_and_the_regret_sees_it(make):
+    values = {name: metrics[name](make(rows=2).density())["simple"] for name in OF_DENSITY}
+    assert (values["ood_auroc_density"] < 0.1).all()
+    assert (values["ood_auroc_negative_elbo"] < 0.1).all()
+    assert (values["ood_auroc_likelihood_regret"] == 1).all()
+
+
+def test_without_a_regret_there_is_no_metric_of_it(make):
+    evaluation = make().density()
+    without = dataclasses.replace(evaluation, test=dataclasses.replace(evaluation.test, regret=None))
+    assert metrics["ood_auroc_likelihood_regret"](without) == {}
+    assert metrics["ood_auroc_density"](without)

@@ -1,0 +1,77 @@
+"""Data drawn from a conjugate model itself: the exact posterior is then not only exact but right. No download."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from scipy.special import ndtri
+
+from bdlbench.data import Examples, Signature, Task
+from bdlbench.options import option
+from bdlbench.splits import Reals, checked, random_words
+from bdlbench.store import RemoteFile, array_checksum
+
+NUM_TEST = 100
+
+
+@dataclass(frozen=True)
+class CoinFlips:
+    """Flips of a coin (the lecture's example): 10 for training and 100 for testing, all drawn anew for each split.
+
+    Class 1 is heads. The input is the number one and tells nothing. No OOD set.
+    """
+
+    num_train: int = option(10, "flips to learn from", low=1)
+    heads: float = option(0.5, "probability of heads", low=0, high=1, open_ends=True)
+
+    files: ClassVar[tuple[RemoteFile, ...]] = ()
+
+    def load(self, split: int) -> Task:
+        """Split `split`, any number from 0. Raises BadInput below that."""
+        y = (_uniform(self.num_train + NUM_TEST, "coin_flips", checked(split)) < self.heads).astype(np.int64)
+        x = torch.ones(len(y), 1)
+        train, test = _parts(x, torch.from_numpy(y), self.num_train)
+        return Task(Signature((1,), 2, "categorical"), train, test, sources={"drawn": array_checksum(y)})
+
+
+@dataclass(frozen=True)
+class Linear:
+    """Data of a linear model with Gaussian noise (the lecture's example): all drawn anew for each split.
+
+    y = w·x + b + noise, with w, b and the inputs standard normal, as is the noise times noise_sd; 100 for testing. As
+    `bayesian_linear_regression` assumes where its prior_sd is 1 and its noise_sd is this one. No OOD set, no scaling.
+    """
+
+    num_train: int = option(10, "examples to learn from", low=1)
+    features: int = option(5, "inputs", low=1)
+    noise_sd: float = option(1.0, "standard deviation of the noise", low=0, open_ends=True)
+
+    files: ClassVar[tuple[RemoteFile, ...]] = ()
+
+    def load(self, split: int) -> Task:
+        """Split `split`, any number from 0. Raises BadInput below that."""
+        rows = self.num_train + NUM_TEST
+        normal = ndtri(_uniform((rows + 1) * (self.features + 1), "linear", checked(split)))
+        table = normal.reshape(rows + 1, self.features + 1)
+        weights, features, noise = table[0], table[1:, :-1], table[1:, -1]  # the last weight is the bias
+        y = features @ weights[:-1] + weights[-1] + self.noise_sd * noise
+        x, y = features.astype(np.float32), y.astype(np.float32)
+        train, test = _parts(torch.from_numpy(x), torch.from_numpy(y), self.num_train)
+        signature = Signature((self.features,), 1, "gaussian")
+        return Task(signature, train, test, sources={"drawn": array_checksum(x, y)})
+
+
+def _uniform(count: int, *key: str | int) -> Reals:
+    """(count,) numbers strictly between 0 and 1, fixed by `key`."""
+    words = random_words(count, *key) >> np.uint64(11)
+    return (words.astype(np.float64) + 0.5) / 2**53
+
+
+def _parts(x: torch.Tensor, y: torch.Tensor, num_train: int) -> tuple[Examples, Examples]:
+    return Examples(x[:num_train], y[:num_train]), Examples(x[num_train:], y[num_train:])
+
+
+datasets = {"coin_flips": CoinFlips, "linear": Linear}

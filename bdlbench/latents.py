@@ -1,0 +1,214 @@
+"""Outputs that own a Gaussian latent z of the input: the ELBO of Kingma & Welling 2014, and what it says of p(x)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from bdlbench.data import Signature
+from bdlbench.density import DensitySum, Estimate
+from bdlbench.kernels.latent import (
+    bernoulli_log_prob,
+    binarised,
+    discretised_logistic_log_prob,
+    log_importance_ratio,
+    log_mean_exp,
+    standard_normal_kl,
+)
+from bdlbench.options import option
+from bdlbench.protocols import Accumulator
+from bdlbench.rng import Streams
+from bdlbench.training import DECAYS, adam_step
+from bdlbench.types import ALIGNMENT
+
+LEVELS = 256
+"""Grey levels of a discretised likelihood."""
+
+ROWS_AT_ONCE = 2000
+"""Decoded latents held at once. Prediction noise is drawn in these pieces, so this is part of the definition."""
+
+REGRET_DRAWS = 20
+"""Draws of z that both bounds of the likelihood regret share."""
+
+REGRET_RATE = 0.03
+"""Adam's step size for the likelihood regret, which falls to zero over the second half of the steps."""
+
+Objective = Literal["elbo", "importance_weighted"]
+Decode = Callable[[Tensor], Tensor]
+PixelLikelihood = Callable[[Tensor, Tensor], Tensor]
+"""log p(x | raw) in nats of pixels x (…, D), from a decoder's last layer raw (…, D · per_pixel): (…)."""
+
+
+def discretised(x: Tensor, raw: Tensor) -> Tensor:
+    """A discretised logistic for each pixel, by mean and log scale: raw (…, 2D).
+
+    A network starts near mean ½ and log scale −2; the latter stays in −7 … −1 by a function that is never flat: a
+    hard limit would hold for good the pixels that are always black, whose scale and mean run away together.
+    """
+    mean, log_scale = raw.chunk(2, dim=-1)
+    return discretised_logistic_log_prob(x, 0.5 + 0.5 * mean, 3 * (log_scale / 3 + 0.8).tanh() - 4, LEVELS)
+
+
+class Pixels(NamedTuple):
+    """How pixels are modelled: numbers a decoder gives for each, and their likelihood."""
+
+    per_pixel: int
+    log_prob: PixelLikelihood
+
+
+PIXELS = {"bernoulli": Pixels(1, bernoulli_log_prob), "discretised": Pixels(2, discretised)}
+
+
+def unsupported(signature: Signature) -> str | None:
+    """Why no density of the inputs fits the signature, or None."""
+    known = signature.likelihood in PIXELS
+    return None if known else f"it models the density of images, not a {signature.likelihood} target"
+
+
+def observed(signature: Signature, x: Tensor, rng: Streams) -> Tensor:
+    """The pixels (*lead, B, D) that are modelled: a binary draw of grey ones for a Bernoulli, x itself otherwise."""
+    x = x.flatten(x.ndim - len(signature.input_shape))
+    return binarised(x, rng.bits(x.shape[-2:], x)) if signature.likelihood == "bernoulli" else x
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How hard a latent is integrated out.
+
+    objective: what training maximises, with `train_samples` draws of z; test_samples: k of the importance-weighted
+    log p(x); regret_steps: of Adam, to fit q to each input alone, 0 leaves the regret out.
+    """
+
+    objective: Objective
+    train_samples: int
+    test_samples: int
+    regret_steps: int
+
+
+_EFFORT_OPTIONS: dict[str, Callable[[], Any]] = {
+    "objective": partial(option, "elbo", "what training maximises", choices=("elbo", "importance_weighted")),
+    "train_samples": partial(option, 1, "draws of z for each training example", low=1),
+    "test_samples": partial(option, 100, "k: draws of z in the importance-weighted log p(x)", low=1),
+    "regret_steps": partial(option, 100, "steps of the likelihood regret; 0 leaves it out", low=0),
+}
+
+
+def effort_option(name: str) -> Any:
+    """The option of a model for the field `name` of its effort."""
+    return _EFFORT_OPTIONS[name]()
+
+
+@dataclass(frozen=True)
+class LatentOutput:
+    """q(z | x) = N(mean, exp(log_sd)²) of pixels x, and p(x | z) by `decode`.
+
+    x (*lead, B, D), mean and log_sd (*lead, B, Z), decode: z (*lead, B', Z) -> (*lead, B', …).
+    """
+
+    x: Tensor
+    mean: Tensor
+    log_sd: Tensor
+    decode: Decode
+    log_prob: PixelLikelihood
+    rng: Streams
+    effort: Effort
+
+    def elbo(self, y: Tensor) -> Tensor:
+        """The objective in nats, (*lead, B), whatever the labels y are.
+
+        "elbo": (1/k) Σ_k log p(x | z_k) − KL(q(z | x) ‖ N(0, I)), Kingma & Welling 2014, eq. 7; "importance_weighted":
+        log (1/k) Σ_k p(x, z_k) / q(z_k | x), Burda et al. 2016, eq. 8.
+        """
+        noise = self.rng.normal((self.effort.train_samples, *self.mean.shape[-2:]), self.mean)
+        if self.effort.objective == "elbo":
+            return self.bound(noise)
+        return log_mean_exp(self.log_likelihood(noise) + self.log_ratio(noise))
+
+    def bound(self, noise: Tensor) -> Tensor:
+        """The ELBO by the draws of z that `noise` (*lead, k, B, Z) makes: (*lead, B)."""
+        return self.log_likelihood(noise).mean(-1) - standard_normal_kl(self.mean, self.log_sd)
+
+    def log_likelihood(self, noise: Tensor) -> Tensor:
+        """log p(x | z), z = mean + sd · noise: noise (*lead, k, B, Z) -> (*lead, B, k)."""
+        z = self._latent(noise)
+        raw = self.decode(z.flatten(-3, -2)).unflatten(-2, z.shape[-3:-1])  # (*lead, k, B, …)
+        return self.log_prob(self.x.unsqueeze(-3), raw).mT.contiguous()
+
+    def log_ratio(self, noise: Tensor) -> Tensor:
+        """log p(z) − log q(z | x) of the same draws: (*lead, B, k)."""
+        return log_importance_ratio(noise, self._latent(noise), self.log_sd.unsqueeze(-3)).mT.contiguous()
+
+    def accumulator(self, samples: int) -> Accumulator:
+        """Averages densities."""
+        rows = self.x.new_ones(self.mean.shape[-3])
+        return DensitySum({"importance_samples": rows * self.effort.test_samples})
+
+    def estimate(self) -> Estimate:
+        """log p(x), the ELBO and the regret of each input, by `test_samples` draws of z."""
+        batch, latent = self.mean.shape[-2:]
+        parts = []
+        for count in _pieces(self.effort.test_samples, batch):
+            noise = self.rng.normal((count, batch, latent), self.mean)
+            parts.append((self.log_likelihood(noise), self.log_ratio(noise)))
+        likelihood, ratio = (torch.cat(part, -1) for part in zip(*parts, strict=True))  # (*lead, B, k)
+        elbo = likelihood.mean(-1) - standard_normal_kl(self.mean, self.log_sd)
+        regret = likelihood_regret(self) if self.effort.regret_steps else None
+        mean = self.mean.expand(*elbo.shape, latent)
+        return Estimate(log_mean_exp(likelihood + ratio), elbo, mean, regret)
+
+    def _latent(self, noise: Tensor) -> Tensor:
+        return self.mean.unsqueeze(-3) + self.log_sd.unsqueeze(-3).exp() * noise
+
+
+def latent_output(
+    signature: Signature, pixels: Tensor, q: Tensor, decode: Decode, rng: Streams, effort: Effort
+) -> LatentOutput:
+    """The output of an encoder's last layer q (*lead, B, 2Z): means, then log standard deviations."""
+    mean, log_sd = q.chunk(2, dim=-1)
+    return LatentOutput(pixels, mean, log_sd, decode, PIXELS[signature.likelihood].log_prob, rng, effort)
+
+
+def likelihood_regret(output: LatentOutput) -> Tensor:
+    """max_q ELBO(x; q) − ELBO(x; q(z | x)) in nats, (*lead, B): Xiao, Yan & Amit 2020, eq. 4.
+
+    The maximum is over each input's own mean and log standard deviation, from the encoder's, by Adam; the decoder
+    stays. Both bounds use the same REGRET_DRAWS draws of z; each step draws one, so a regret can fall a little below
+    zero. Larger = the encoder serves this input worse.
+    """
+    shape = output.mean.shape[-2:]
+    noise = output.rng.normal((REGRET_DRAWS, *shape), output.mean)
+    before = output.bound(noise)
+    flat = _as_rows(output.mean.expand(*before.shape, shape[-1]), output.log_sd.expand(*before.shape, shape[-1]))
+    moments = torch.zeros_like(flat), torch.zeros_like(flat)
+    for step in range(1, output.effort.regret_steps + 1):
+        with torch.enable_grad():
+            loss = -_with_q(output, flat.requires_grad_()).bound(output.rng.normal((1, *shape), flat)).sum()
+            (gradient,) = torch.autograd.grad(loss, flat)
+        flat = flat.detach()
+        factor = DECAYS["second_half"](step / output.effort.regret_steps)
+        adam_step(flat, gradient, *moments, step, REGRET_RATE, factor)
+    return _with_q(output, flat).bound(noise) - before
+
+
+def _as_rows(mean: Tensor, log_sd: Tensor) -> Tensor:
+    """Mean and log sd of q, (*lead, B, Z) each, as rows (prod(lead), Q) as `adam_step` wants them: padded."""
+    flat = torch.stack([mean, log_sd], -3).flatten(-3).flatten(0, -2)
+    return pad(flat, (0, -flat.shape[-1] % ALIGNMENT))
+
+
+def _with_q(output: LatentOutput, flat: Tensor) -> LatentOutput:
+    """The output whose q(z | x) are these rows."""
+    batch, latent = output.mean.shape[-2:]
+    q = flat[:, : 2 * batch * latent].view(*output.rng.lead, 2, batch, latent)
+    return replace(output, mean=q.select(-3, 0), log_sd=q.select(-3, 1))
+
+
+def _pieces(total: int, batch: int) -> list[int]:
+    size = max(1, ROWS_AT_ONCE // batch)
+    return [min(size, total - start) for start in range(0, total, size)]

@@ -1,0 +1,122 @@
+"""The Laplace approximation."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from bdlbench.data import Data
+from bdlbench.kernels.linear import product
+from bdlbench.layers import Point
+from bdlbench.options import option, row_of
+from bdlbench.posteriors.curvature import fisher_information, point_output, prior_precision
+from bdlbench.posteriors.fitting import PriorScaling, expected_log_likelihood, fit_network, prior_of
+from bdlbench.posteriors.weights import WeightPosterior
+from bdlbench.protocols import HasFisher, Layer, Model, Moments, OwnsPrior, Posterior
+from bdlbench.rng import Streams
+from bdlbench.training import DECAYS, Decay, Plan, last
+from bdlbench.types import Layout, PerRow
+
+Hessian = Literal["auto", "full", "diagonal"]
+
+FULL_LIMIT = 2000
+"""Parameters up to which a full covariance is kept: 32 MB a replicate, and some seconds for its inverse."""
+
+
+@dataclass(frozen=True)
+class Laplace:
+    """Laplace: a Gaussian at the MAP, with the inverse curvature of the log joint there as covariance (MacKay 1992).
+
+    q(w) = N(w_MAP, Λ⁻¹), Λ = Σ_n J_nᵀ H_n J_n + the prior's precision: the generalised Gauss-Newton matrix, which is
+    positive definite anywhere and the Hessian itself on a linear model (Immer et al. 2021, eq. 5). Predictions average
+    over sampled weights as in Ritter et al. 2018, one draw for each block of examples. The training is MAP's. The fact
+    `laplace_log_evidence` is log p(D, w_MAP) + ½ P log 2π − ½ log |Λ| in nats (MacKay 1992, eq. 10).
+    """
+
+    epochs: int = option(60, "passes over the training data", low=1)
+    batch_size: int = option(64, "examples in a batch", low=1)
+    learning_rate: PerRow = option(1e-3, "Adam's step size", low=0, open_ends=True)
+    decay: Decay = option("constant", "learning rate over time", choices=tuple(DECAYS))
+    prior_sd: PerRow = option(1.0, "standard deviation of the Gaussian prior", low=0, open_ends=True)
+    prior_scaling: PriorScaling = option("none", "divide the prior's sd by √fan_in?", choices=("none", "fan_in"))
+    hessian: Hessian = option(
+        "auto", f"covariance; auto: full up to {FULL_LIMIT} parameters", choices=("auto", "full", "diagonal")
+    )
+
+    def unsupported(self, model: Model) -> str | None:
+        """What has no Fisher information, no density of the weights, or too many of them."""
+        layout, like = Layout(model.leaves()), torch.zeros(1, 1, *model.signature.input_shape)
+        if isinstance(model, OwnsPrior) and not model.prior(layout, like).of_weights:
+            return "its prior is not a density of the weights, so the mode and the curvature are of different densities"
+        if self.hessian == "full" and layout.num_parameters > FULL_LIMIT:
+            return f"its {layout.num_parameters} parameters are too many for a full covariance: take hessian=diagonal"
+        output = point_output(row_of(model, 0), layout, torch.zeros(1, layout.width), like)
+        return None if isinstance(output, HasFisher) else "its output has no Fisher information in closed form"
+
+    def fit(self, model: Model, data: Data, rng: Streams) -> Posterior:
+        """Train each row's network as MAP does, then take the curvature of one row after another."""
+        layout = Layout(model.leaves())
+        plan = Plan(self.epochs, self.batch_size, self.learning_rate, self.decay)
+        prior = prior_of(model, layout, self.prior_sd, self.prior_scaling, data.x)
+        flat = last(fit_network(model, data, rng, plan, lambda flat, noise: Point(layout.views(flat)), prior)).flat
+        rows = [
+            row_of(self, r).around(row_of(model, r), layout, flat[r : r + 1].clone(), data.row(r))
+            for r in range(data.rows)
+        ]
+        scale, evidence = (torch.stack(parts) for parts in zip(*rows, strict=True))
+        return self.posterior(model, layout, flat, scale, evidence)
+
+    def around(self, model: Model, layout: Layout, flat: Tensor, data: Data) -> tuple[Tensor, Tensor]:
+        """Scale and log evidence of one network `flat` (1, P): w = flat + ε · scale, scale (n, P), or (P,) if diagonal.
+
+        With Λ = L Lᵀ the scale is L⁻¹, float64, a column for each place of a padded row.
+        """
+        prior = prior_of(model, layout, self.prior_sd, self.prior_scaling, flat)
+        diagonal = self.hessian == "diagonal" or (self.hessian == "auto" and layout.num_parameters > FULL_LIMIT)
+        fisher, precision = (
+            fisher_information(model, layout, flat, data, diagonal),
+            prior_precision(prior, layout, flat),
+        )
+        if diagonal:
+            scale, half_log_volume = (fisher + precision).rsqrt(), -0.5 * (fisher + precision).log().sum()
+        else:
+            factor = torch.linalg.cholesky(fisher + torch.diag(precision))
+            identity = torch.eye(len(factor), dtype=factor.dtype, device=factor.device)
+            scale = torch.linalg.solve_triangular(factor, identity, upper=False)
+            half_log_volume = -factor.diagonal().log().sum()
+        likelihood = expected_log_likelihood(
+            model, lambda noise: Point(layout.views(flat)), data, Streams([0]), samples=1
+        )
+        log_joint = likelihood + prior.log_density(flat.double())
+        evidence = log_joint.squeeze(0) + half_log_volume + 0.5 * layout.num_parameters * math.log(2 * math.pi)
+        padded = scale.new_zeros(*scale.shape[:-1], layout.width)
+        padded[..., layout.fill(lambda leaf: 1.0).bool().to(scale.device)] = scale
+        return padded, evidence
+
+    def posterior(self, model: Model, layout: Layout, flat: Tensor, scale: Tensor, evidence: Tensor) -> WeightPosterior:
+        """Rows (R, P) with the scales (R, n, P), or (R, P) of a diagonal, as a posterior."""
+        narrow = scale.to(flat)
+        state = {f"{name}.mean": value for name, value in layout.views(flat).items()} | {"scale": narrow}
+
+        def draw(noise: Streams, joint: bool) -> Layer:
+            if narrow.ndim == 2:
+                return Point(layout.views(flat + noise.normal((layout.width,), flat) * narrow))
+            epsilon = noise.normal((1, narrow.shape[1]), flat)  # (M, R, 1, n)
+            return Point(layout.views(flat + product(epsilon, narrow).squeeze(-2)))
+
+        facts = {"laplace_log_evidence": evidence}
+        return WeightPosterior(model, state, draw, facts=facts, moments=partial(self.moments, layout, flat, scale))
+
+    def moments(self, layout: Layout, flat: Tensor, scale: Tensor) -> Moments:
+        """Of rows (R, P) with the scales (R, n, P), or (R, P) of a diagonal: the covariance is scaleᵀ scale."""
+        packed = layout.packed(scale)
+        rows = [torch.diag(row.square()) if row.ndim == 1 else row.mT @ row for row in map(Tensor.clone, packed)]
+        return Moments(layout.packed(flat).double(), torch.stack(rows), gaussian=True)
+
+
+methods = {"laplace": Laplace}

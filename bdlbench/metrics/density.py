@@ -1,0 +1,68 @@
+"""How well a density model describes test inputs, and how much of its latent it uses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from bdlbench.protocols import Evaluation, Metric
+from bdlbench.stats.rows import each_finite_row, each_row
+
+
+@dataclass(frozen=True)
+class NegativeELBO:
+    """−1/N Σ_n ELBO(x_n), by the encoder's q(z | x). Undefined for predictives of a target."""
+
+    summary: ClassVar[str] = "mean negative ELBO of a test input, by the encoder's posterior of the latent"
+    unit: ClassVar[str] = "nats"
+    better: ClassVar[Literal["lower"]] = "lower"
+
+    def __call__(self, evaluation: Evaluation) -> dict[str, Tensor]:
+        """{"": (R,)}."""
+        elbo = evaluation.test.arrays().get("elbo")  # (R, N)
+        return {} if elbo is None else {"": 0.0 - each_row(torch.mean, elbo.double())}
+
+
+@dataclass(frozen=True)
+class ImportanceSamples:
+    """k: with how many draws of the latent log p(x) of each input was estimated; more bring `nll` down."""
+
+    summary: ClassVar[str] = "draws of the latent in the importance-weighted log p(x) that nll averages"
+    unit: ClassVar[str] = "count"
+    better: ClassVar[Literal["higher"]] = "higher"
+
+    def __call__(self, evaluation: Evaluation) -> dict[str, Tensor]:
+        """{"": (R,)}, the same for every row."""
+        count = evaluation.test.facts.get("importance_samples")  # (R,)
+        return {} if count is None else {"": count.double()}
+
+
+@dataclass(frozen=True)
+class ActiveUnits:
+    """The number of latent dimensions whose posterior mean varies over test inputs by more than `threshold`.
+
+    A_u = Var_x(E_{q(z|x)}[z_u]) > 0.01: Burda, Grosse & Salakhutdinov 2016, §5.2. Undefined without a latent.
+    """
+
+    threshold: float = 0.01
+
+    summary: ClassVar[str] = "latent dimensions whose posterior mean has a variance over test inputs above 0.01"
+    unit: ClassVar[str] = "count"
+    better: ClassVar[Literal["higher"]] = "higher"
+
+    def __call__(self, evaluation: Evaluation) -> dict[str, Tensor]:
+        """{"": (R,)}."""
+        mean = evaluation.test.arrays().get("latent_mean")  # (R, N, Z)
+        if mean is None:
+            return {}
+        return {"": each_finite_row(lambda row: (row.var(0, correction=0) > self.threshold).sum(), mean.double())}
+
+
+metrics: dict[str, Metric] = {
+    "negative_elbo": NegativeELBO(),
+    "importance_samples": ImportanceSamples(),
+    "active_units": ActiveUnits(),
+}

@@ -1,0 +1,125 @@
+"""How far a method is from the exact posterior. Defined on conjugate models alone."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bdlbench.kernels.gaussian import gaussian_w2, normal_pair_kl
+from bdlbench.predictive import Categorical, GaussianMixture, Predictive, ordered_sum
+from bdlbench.protocols import Evaluation, Metric
+from bdlbench.stats.rows import each_finite_row, each_row
+
+NODES = 40
+"""Gauss-Hermite nodes for the KL of a Gaussian from a mixture of Gaussians."""
+
+
+@dataclass(frozen=True)
+class PosteriorKL:
+    """KL(q ‖ exact posterior) of the weights. Undefined where q is no Gaussian: points and masks have no density."""
+
+    summary: ClassVar[str] = "KL of the approximate posterior of the weights from the exact one, where q is Gaussian"
+    unit: ClassVar[str] = "nats"
+    better: ClassVar[Literal["lower"]] = "lower"
+
+    def __call__(self, evaluation: Evaluation) -> dict[str, Tensor]:
+        """{"": (R,)}."""
+        q, reference = evaluation.moments, evaluation.reference
+        return {} if reference is None or q is None or not q.gaussian else {"": reference.posterior.kl(q)}
+
+
+@dataclass(frozen=True)
+class PosteriorW2:
+    """Wasserstein-2 distance between the Gaussians with the moments of q and of the exact posterior of the weights.
+
+    The distance itself where both are Gaussian, a point being one without width; else a lower bound (Gelbrich 1990).
+    """
+
+    summary: ClassVar[str] = "Gaussian Wasserstein-2 distance of the weights' posterior from the exact one, by moments"
+    unit: ClassVar[str] = "weight units"
+    better: ClassVar[Literal["lower"]] = "lower"
+
+    def __call__(self, evaluation: Evaluation) -> dict[str, Tensor]:
+        """{"": (R,)}."""
+        q = evaluation.moments
+        exact = evaluation.reference.posterior.moments() if evaluation.reference else None
+        if q is None or exact is None:
+            return {}
+        return {"": each_finite_row(gaussian_w2, q.mean, q.covariance, exact.mean, exact.covariance)}
+
+
+@dataclass(frozen=True)
+class ElboGap:
+    """log evidence − ELBO, which is KL(q ‖ exact posterior); the ELBO as the method reports it, Monte Carlo or not."""
+
+    summary: ClassVar[str] = "log evidence minus the method's ELBO of the training data"
+    unit: ClassVar[str] = "nats"
+    better: ClassVar[Literal["lower"]] = "lower"
+
+    def __call__(self, evaluation: Evaluation) -> dict[str, Tensor]:
+        """{"": (R,)}."""
+        bound, reference = evaluation.bound, evaluation.reference
+        if bound is None or reference is None:
+            return {}
+        return {"": reference.posterior.log_evidence - bound.double()}
+
+
+@dataclass(frozen=True)
+class PredictiveKL:
+    """KL(exact predictive ‖ the method's predictive), mean over test inputs.
+
+    Classes: a sum, in which a probability under the smallest float32 counts as that. A Gaussian from a Gaussian: closed
+    form. From a mixture of M Gaussians, of which Monte Carlo is part: Gauss-Hermite quadrature.
+    """
+
+    summary: ClassVar[str] = "KL of the method's predictive from the exact predictive, mean over test inputs"
+    unit: ClassVar[str] = "nats"
+    better: ClassVar[Literal["lower"]] = "lower"
+
+    def __call__(self, evaluation: Evaluation) -> dict[str, Tensor]:
+        """{"": (R,)}."""
+        if evaluation.reference is None:
+            return {}
+        divergence = predictive_kl(evaluation.reference.test, evaluation.test)
+        return {} if divergence is None else {"": each_row(torch.mean, divergence)}
+
+
+def predictive_kl(exact: Predictive, other: Predictive) -> Tensor | None:
+    """KL(exact ‖ other) for each input, (R, N) float64 nats; None where they are of different kinds."""
+    if isinstance(exact, Categorical) and isinstance(other, Categorical):
+        p, q = exact.probs.double(), other.probs.double().clamp_min(torch.finfo(torch.float32).tiny)
+        terms = torch.special.xlogy(p, p) - torch.special.xlogy(p, q)  # (R, N, C)
+        return ordered_sum(terms.unbind(-1))
+    if not isinstance(exact, GaussianMixture) or not isinstance(other, GaussianMixture) or exact.samples > 1:
+        return None
+    mean, sd = exact.means[0].double(), exact.sds[0].double()
+    means, sds = other.means.double(), other.sds.double()
+    if other.samples == 1:
+        return normal_pair_kl(mean, sd, means[0], sds[0])
+    return -_normal_entropy(sd) - _expected_log_prob(mean, sd, GaussianMixture(means, sds))
+
+
+def _normal_entropy(sd: Tensor) -> Tensor:
+    return sd.log() + 0.5 * math.log(2 * math.pi * math.e)
+
+
+def _expected_log_prob(mean: Tensor, sd: Tensor, other: GaussianMixture) -> Tensor:
+    """E log p_other(y) over y ~ N(mean, sd²), (R, N), one node after another."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(NODES)
+    total = torch.zeros_like(mean)
+    for node, weight in zip(nodes.tolist(), (weights / math.sqrt(2 * math.pi)).tolist(), strict=True):
+        total = total + weight * other.log_prob(mean + sd * node)
+    return total
+
+
+metrics: dict[str, Metric] = {
+    "posterior_kl": PosteriorKL(),
+    "posterior_w2": PosteriorW2(),
+    "elbo_gap": ElboGap(),
+    "predictive_kl": PredictiveKL(),
+}

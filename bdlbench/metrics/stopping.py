@@ -1,0 +1,123 @@
+"""What networks of uncertain depth predict by each rule, how deep they go, and what that costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from bdlbench.protocols import Evaluation, Metric
+from bdlbench.stats.calibration import expected_calibration_error, top_class
+from bdlbench.stats.rows import each_row
+from bdlbench.stopping import StoppingPredictive
+
+BINS = 15
+
+
+def _accuracy(probs: Tensor, y: Tensor) -> Tensor:
+    return top_class(probs, y)[1].mean()
+
+
+def _nll(probs: Tensor, y: Tensor) -> Tensor:
+    picked = probs.gather(-1, y.unsqueeze(-1)).squeeze(-1)
+    return 0.0 - picked.clamp_min(torch.finfo(probs.dtype).tiny).log().double().mean()
+
+
+def _ece(probs: Tensor, y: Tensor) -> Tensor:
+    return expected_calibration_error(*top_class(probs, y), bins=BINS)
+
+
+STATISTICS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"accuracy": _accuracy, "NLL": _nll, "ECE": _ece}
+"""Class probabilities (N, C) and classes (N,) -> ()."""
+
+
+@dataclass(frozen=True)
+class ByRule:
+    """One statistic of the test predictions by each rule: q_mode, q_marginal, q_sample, prior, joint.
+
+    What each rule does: `bdlbench.stopping.RULES`. Undefined where there is one exit, or no depth at all.
+    """
+
+    statistic: Literal["accuracy", "NLL", "ECE"]
+    unit: str
+    better: Literal["higher", "lower"]
+
+    @property
+    def summary(self) -> str:
+        """One line: which statistic."""
+        return f"{self.statistic} of the prediction by each rule that turns all depths into one prediction"
+
+    def __call__(self, evaluation: Evaluation) -> dict[str, Tensor]:
+        """{rule: (R,)}."""
+        test = evaluation.test
+        if not isinstance(test, StoppingPredictive) or not test.others:
+            return {}
+        return {name: each_row(STATISTICS[self.statistic], p, evaluation.y) for name, p in test.rules.items()}
+
+
+@dataclass(frozen=True)
+class MeanFact:
+    """Mean over test examples of what the predictive states of each. Undefined where it states no such thing."""
+
+    fact: str
+    summary: str
+    unit: str
+    better: Literal["higher", "lower"] = "lower"
+
+    def __call__(self, evaluation: Evaluation) -> dict[str, Tensor]:
+        """{"": (R,)}."""
+        fact = evaluation.test.facts.get(self.fact)  # (R, N)
+        return {} if fact is None else {"": each_row(torch.mean, fact.double())}
+
+
+@dataclass(frozen=True)
+class FlopsFraction:
+    """Mean FLOPs of an example over those of all layers with one head at the end: FLOPs are 2×MAC, heads counted."""
+
+    summary: ClassVar[str] = "mean FLOPs of a test example over those of the full network with its one head"
+    unit: ClassVar[str] = "fraction"
+    better: ClassVar[Literal["lower"]] = "lower"
+
+    def __call__(self, evaluation: Evaluation) -> dict[str, Tensor]:
+        """{"": (R,)}."""
+        facts = evaluation.test.facts
+        if "full_flops" not in facts:
+            return {}
+        return {"": each_row(torch.mean, facts["flops"].double() / facts["full_flops"].double())}
+
+
+@dataclass(frozen=True)
+class CalibrationByDepth:
+    """Expected calibration error of q_mode among the test examples that leave at each depth.
+
+    With several posterior samples an example's depth is the mean of theirs, rounded. NaN where none leaves.
+    """
+
+    summary: ClassVar[str] = f"top-1 confidence against accuracy of those that leave at a depth, {BINS} bins (lo, hi]"
+    unit: ClassVar[str] = "fraction"
+    better: ClassVar[Literal["lower"]] = "lower"
+
+    def __call__(self, evaluation: Evaluation) -> dict[str, Tensor]:
+        """{depth: (R,)}."""
+        test = evaluation.test
+        if not isinstance(test, StoppingPredictive) or not test.others:
+            return {}
+        depth = test.facts["depth"].round()
+        return {
+            str(d): each_row(lambda p, y, leaves: _ece(p[leaves], y[leaves]), test.probs, evaluation.y, depth == d)
+            for d in range(1, test.exits + 1)
+        }
+
+
+metrics: dict[str, Metric] = {
+    "accuracy_by_rule": ByRule("accuracy", "fraction", "higher"),
+    "nll_by_rule": ByRule("NLL", "nats", "lower"),
+    "ece_by_rule": ByRule("ECE", "fraction", "lower"),
+    "depth": MeanFact("depth", "mean number of layers that a test example's prediction comes from", "layers"),
+    "flops": MeanFact("flops", "mean FLOPs of a test example, 2×MAC of convolutions and dense maps", "FLOPs"),
+    "flops_fraction": FlopsFraction(),
+    "ece_by_depth": CalibrationByDepth(),
+}

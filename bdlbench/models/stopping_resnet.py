@@ -1,0 +1,322 @@
+"""A residual network that decides for each image after how many layers to stop, and its twin that never does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from math import prod
+from statistics import median
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
+
+from bdlbench.blocks import affine, conv_leaves, convolution, dense_leaves, group_norm, norm_leaves, relu
+from bdlbench.clock import Stopwatch
+from bdlbench.data import Signature
+from bdlbench.kernels.halting import margin
+from bdlbench.kernels.linear import Conv2d
+from bdlbench.layers import Point
+from bdlbench.options import option
+from bdlbench.protocols import Layer
+from bdlbench.rng import Streams
+from bdlbench.stopping import DepthModel, Exits, Expectation, StoppingOutput
+from bdlbench.types import Leaf, PerRow
+
+SAME = Conv2d(padding=1)
+BATCHES = {1: 64, 256: 2}
+"""Batch sizes that are timed, and how many batches of each."""
+REPEATS = 5
+"""Times that the batches of one size are run, in turn with the full network; the median counts."""
+
+
+class Stream(NamedTuple):
+    """What a layer hands on: the sum x, and a = relu(norm(x)), which the next layer and the head both read."""
+
+    x: Tensor
+    a: Tensor
+
+
+@dataclass(frozen=True)
+class Network:
+    """Layers of one shape behind a strided stem, and one head for every depth.
+
+    H_l(x) = x + conv_l(relu(norm_{l−1}(x))); the head reads the cells × cells means of relu(norm_l(x)) through one
+    hidden layer, so asking for an exit costs two small dense maps. Group normalisation: nothing mixes examples; its
+    offset serves as the bias of the convolution before it.
+    """
+
+    signature: Signature
+    channels: int
+    blocks: int
+    groups: int
+    kernel: int
+    stride: int
+    cells: int
+    hidden: int
+
+    def unsupported(self) -> str | None:
+        """Why the signature cannot be fitted, or None."""
+        if len(self.signature.input_shape) != 3:
+            return f"it needs images, not inputs of shape {self.signature.input_shape}"
+        if self.signature.likelihood != "categorical":
+            return f"it has no {self.signature.likelihood} likelihood"
+        if self.channels % self.groups:
+            return f"its {self.groups} groups do not divide {self.channels} channels"
+        return None if self.kernel % 2 else f"its kernel={self.kernel} is even: give an odd number"
+
+    def leaves(self) -> dict[str, Leaf]:
+        """stem, stem.norm, layer<l>, layer<l>.norm, hidden, head."""
+        leaves = conv_leaves("stem", self.signature.input_shape[0], self.channels, self.kernel, first=True)
+        leaves |= norm_leaves("stem.norm", self.channels)
+        for name in self.layers():
+            leaves[f"{name}.weight"] = Leaf((self.channels, self.channels, 3, 3), "weight", 9 * self.channels)
+            leaves |= norm_leaves(f"{name}.norm", self.channels)
+        leaves |= dense_leaves("hidden", self.channels * self.cells**2, self.hidden)
+        return leaves | dense_leaves("head", self.hidden, self.signature.outputs)
+
+    def layers(self) -> list[str]:
+        """Names of the layers, in order."""
+        return [f"layer{i}" for i in range(1, self.blocks + 1)]
+
+    def enter(self, layer: Layer, image: Tensor) -> Stream:
+        """The stem: image ([M,] R, B, C, H, W)."""
+        stem = Conv2d(self.stride, self.kernel // 2)
+        return self._stream(layer, "stem", convolution(layer, "stem", stem, image))
+
+    def advance(self, layer: Layer, name: str, stream: Stream) -> Stream:
+        """One layer further."""
+        return self._stream(layer, name, stream.x + layer(f"{name}.weight", SAME, stream.a))
+
+    def head(self, layer: Layer, stream: Stream) -> Tensor:
+        """What the head says at this depth: ([M,] R, B, C)."""
+        a = stream.a
+        means = adaptive_avg_pool2d(a.reshape(-1, *a.shape[-3:]), self.cells)
+        return affine(layer, "head", relu(affine(layer, "hidden", means.reshape(*a.shape[:-3], -1))))
+
+    def full(self, layer: Layer, image: Tensor) -> Tensor:
+        """What the head says after all layers."""
+        stream = self.enter(layer, image)
+        for name in self.layers():
+            stream = self.advance(layer, name, stream)
+        return self.head(layer, stream)
+
+    def flops(self, layers: int, heads: int) -> int:
+        """FLOPs for one image of the stem, so many layers and so many heads: 2 for each multiply-add, nothing else."""
+        colours, *size = self.signature.input_shape
+        area = prod(-(-side // self.stride) for side in size)  # positions after the stem
+        stem, layer = area * self.channels * colours * self.kernel**2, area * self.channels**2 * 9
+        head = self.hidden * (self.channels * self.cells**2 + self.signature.outputs)
+        return 2 * (stem + layers * layer + heads * head)
+
+    def _stream(self, layer: Layer, name: str, x: Tensor) -> Stream:
+        return Stream(x, relu(group_norm(layer, f"{name}.norm", x, self.groups)))
+
+
+@dataclass(frozen=True)
+class StoppingResNet:
+    """Residual network with a latent number of layers z for each image, from halting probabilities along the way.
+
+    H_l(x) = [l ≤ z] F_l(x) + x, with a prior that prefers few layers and q(z = l | x) = h_l Π_{j<l} (1 − h_j)
+    (Figurnov, Sobolev & Vetrov 2017). One shared head gives class logits at every depth; the halting logit there is
+    scale · margin + bias_l, of the two most probable classes. The decision reads the logits and does not shape them: a
+    halting unit of its own learns from training images on which every exit is right in the end, and stops blindly on
+    others. entropy_weight = 1 trains by the ELBO, 0 by the paper's amortised MAP.
+    """
+
+    signature: Signature
+    channels: int = option(16, "channels of every layer", low=1)
+    blocks: int = option(6, "layers, L", low=1)
+    groups: int = option(4, "groups of the normalisation; divides the channels", low=1)
+    kernel: int = option(5, "width of the stem's kernel, odd", low=1)
+    stride: int = option(2, "stride of the stem", low=1)
+    cells: int = option(2, "the head reads means over cells × cells parts of the image", low=1)
+    hidden: int = option(32, "units of the head's hidden layer", low=1)
+    strength: PerRow = option(0.1, "nats that the prior takes for each further layer", low=0, high=100)
+    entropy_weight: PerRow = option(1.0, "of q(z)'s entropy: 1 is the ELBO, 0 amortised MAP", low=0, high=1)
+    exploration: PerRow = option(0.0, "share of the prior in the posterior that is trained", low=0, high=1)
+    first_halting: PerRow = option(-2.0, "halting logit where two classes are equal, before training", low=-30, high=30)
+    expectation: Expectation = option("exact", "over q(z) in training", choices=("exact", "sampled"))
+    temperature: PerRow = option(0.5, "of the sampled, relaxed depth", low=0, high=100, open_ends=True)
+
+    @property
+    def network(self) -> Network:
+        """The layers and the head."""
+        return _network(self)
+
+    def unsupported(self) -> str | None:
+        """Why the signature cannot be fitted, or None."""
+        return self.network.unsupported()
+
+    def leaves(self) -> dict[str, Leaf]:
+        """Those of the network, and of the halting logit: halting.scale (1), halting.bias (L)."""
+        halting = {"halting.scale": Leaf((1,), "scale", 1), "halting.bias": Leaf((self.blocks,), "bias", 1)}
+        return self.network.leaves() | halting
+
+    def __call__(self, layer: Layer, x: Tensor, rng: Streams) -> StoppingOutput:
+        """All depths of one pass. x: ([M,] R, B, C, H, W)."""
+        net, said = self.network, []
+        stream = net.enter(layer, x)
+        for name in net.layers():
+            stream = net.advance(layer, name, stream)
+            said.append(net.head(layer, stream))
+        logits = torch.stack(said, -1)  # ([M,] R, B, C, L)
+        scale, bias = self._halting(layer)
+        halting = scale.unsqueeze(-2) * margin(logits.detach(), -2) + bias.unsqueeze(-2)  # ([M,] R, B, L)
+        depth = DepthModel(self.strength, self.entropy_weight, self.exploration, self.expectation, self.temperature)
+        return StoppingOutput(logits, halting[..., :-1], depth, self.exits(), rng)
+
+    def _halting(self, layer: Layer) -> tuple[Tensor, Tensor]:
+        """Scale ([M,] R, 1) and bias ([M,] R, L) of the halting logit."""
+        bias = layer.leaf("halting.bias")
+        return 1 + layer.leaf("halting.scale"), bias + torch.as_tensor(self.first_halting).to(bias).reshape(-1, 1)
+
+    def exits(self) -> Exits:
+        """One after each layer."""
+        depths = tuple(range(1, self.blocks + 1))
+        return Exits(depths, tuple(self.network.flops(d, d) for d in depths), self.network.flops(self.blocks, 1))
+
+    def stop(self, leaves: Mapping[str, Tensor], x: Tensor, first: float, noise: Tensor | None = None) -> Stopped:
+        """Predict by q_mode, or by q_sample where there is noise: an example whose exit is known leaves the batch.
+
+        leaves: of ONE network, {name: (*S)}; x (B, C, H, W); first: its `first_halting`; noise (B, L − 1), standard
+        logistic. The same exits, and up to rounding the same logits, as of all depths at once.
+        """
+        net, layer = self.network, Point({name: leaf.unsqueeze(0) for name, leaf in leaves.items()})
+        scale, bias = (part[0].tolist() for part in replace(self, first_halting=first)._halting(layer))
+        ways = [_Way() for _ in range(len(x))]
+        stream, alive, said, passed = net.enter(layer, x.unsqueeze(0)), ways, [], 0
+        for depth, name in enumerate(net.layers(), start=1):
+            stream = net.advance(layer, name, stream)
+            logits = net.head(layer, stream)[0]  # (b, C) of the b examples still under way
+            halts = self._halts(logits, scale[0], bias[depth - 1], depth, noise)
+            stay = [
+                i for i, (way, halt) in enumerate(zip(alive, halts, strict=True)) if way.on(halt, depth, passed + i)
+            ]
+            said.append(logits)
+            passed += len(logits)
+            if not stay:
+                break
+            if len(stay) < len(alive):
+                index, alive = torch.tensor(stay, device=x.device), [alive[i] for i in stay]
+                stream = Stream(*(t.index_select(1, index) for t in stream))
+                noise = None if noise is None else noise.index_select(0, index)
+        chosen = torch.tensor([way.position for way in ways], device=x.device)
+        return Stopped(
+            torch.cat(said).index_select(0, chosen), *torch.tensor([[way.depth, way.layers] for way in ways]).T
+        )
+
+    def _halts(self, logits: Tensor, scale: float, bias: float, depth: int, noise: Tensor | None) -> list[float]:
+        """Of each example the probability to halt at this depth, 1 at the last; 0 or 1 where noise decides."""
+        if depth == self.blocks:
+            return [1.0] * len(logits)
+        halting = margin(logits) * scale + bias
+        return (halting.sigmoid() if noise is None else (halting + noise[:, depth - 1] > 0).float()).tolist()
+
+    def measured(self, layer: Layer, x: Tensor) -> dict[str, Tensor]:
+        """`speedup[B]` (R,): seconds of the plain network of all layers over seconds of `stop`, in batches of B.
+
+        Of the first examples of x (R, N, …), by one network: a weight sample, or the weights without masks.
+        """
+        leaves = {name: layer.leaf(name).reshape(-1, *leaf.shape) for name, leaf in self.leaves().items()}
+        first = torch.as_tensor(self.first_halting, dtype=torch.float64).expand(len(x)).tolist()
+        rows = [{name: leaf[r] for name, leaf in leaves.items()} for r in range(len(x))]
+        return {
+            f"speedup[{size}]": torch.tensor([self._speedup(*of, size) for of in zip(rows, x, first, strict=True)])
+            for size in BATCHES
+        }
+
+    def _speedup(self, leaves: Mapping[str, Tensor], x: Tensor, first: float, size: int) -> float:
+        net, layer = self.network, Point({name: leaf.unsqueeze(0) for name, leaf in leaves.items()})
+        batches = x[: size * BATCHES[size]].split(size)
+
+        def full() -> None:
+            for batch in batches:
+                net.full(layer, batch.unsqueeze(0))
+
+        def stopping() -> None:
+            for batch in batches:
+                self.stop(leaves, batch, first)
+
+        with torch.inference_mode():
+            ratios = [_seconds(full, x) / _seconds(stopping, x) for _ in range(REPEATS + 1)]
+        return median(ratios[1:])
+
+
+@dataclass(frozen=True)
+class ConstantResNet:
+    """The residual network of `stopping_resnet` that always uses all its layers, with a head after the last only."""
+
+    signature: Signature
+    channels: int = option(16, "channels of every layer", low=1)
+    blocks: int = option(6, "layers", low=1)
+    groups: int = option(4, "groups of the normalisation; divides the channels", low=1)
+    kernel: int = option(5, "width of the stem's kernel, odd", low=1)
+    stride: int = option(2, "stride of the stem", low=1)
+    cells: int = option(2, "the head reads means over cells × cells parts of the image", low=1)
+    hidden: int = option(32, "units of the head's hidden layer", low=1)
+
+    @property
+    def network(self) -> Network:
+        """The layers and the head."""
+        return _network(self)
+
+    def unsupported(self) -> str | None:
+        """Why the signature cannot be fitted, or None."""
+        return self.network.unsupported()
+
+    def leaves(self) -> dict[str, Leaf]:
+        """Those of the network."""
+        return self.network.leaves()
+
+    def __call__(self, layer: Layer, x: Tensor, rng: Streams) -> StoppingOutput:
+        """One exit, so that depth and FLOPs are stated alike. x: ([M,] R, B, C, H, W)."""
+        logits = self.network.full(layer, x)
+        flops = self.network.flops(self.blocks, 1)
+        exits = Exits((self.blocks,), (flops,), flops)
+        return StoppingOutput(logits.unsqueeze(-1), logits[..., :0], DepthModel(0.0), exits, rng)
+
+
+class Stopped(NamedTuple):
+    """What became of each example: logits (N, C) at its exit, the exit's depth, and the layers computed, (N,) int64."""
+
+    logits: Tensor
+    depth: Tensor
+    layers: Tensor
+
+
+@dataclass
+class _Way:
+    """One example on its way: P(z > l), and of the most probable exit so far its q(z), depth and place among answers.
+
+    Plain numbers: for one example at a time, tensors of one element would cost more than a layer.
+    """
+
+    left: float = 1.0
+    best: float = -1.0
+    depth: int = 0
+    position: int = 0
+    layers: int = 0
+
+    def on(self, halt: float, depth: int, position: int) -> bool:
+        """Pass one exit, with its halting probability; whether a later exit could still be more probable."""
+        q = self.left * halt
+        if q > self.best:
+            self.best, self.depth, self.position = q, depth, position
+        self.left, self.layers = self.left - q, depth
+        return self.left > self.best
+
+
+def _network(model: StoppingResNet | ConstantResNet) -> Network:
+    shape = (model.channels, model.blocks, model.groups, model.kernel, model.stride, model.cells, model.hidden)
+    return Network(model.signature, *shape)
+
+
+def _seconds(work: Callable[[], None], like: Tensor) -> float:
+    watch = Stopwatch(like.device)
+    work()
+    return watch.seconds()
+
+
+models = {"stopping_resnet": StoppingResNet, "constant_resnet": ConstantResNet}

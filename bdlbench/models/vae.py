@@ -1,0 +1,85 @@
+"""Variational autoencoder of fully connected layers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from math import prod
+from typing import Literal
+
+from torch import Tensor, relu, tanh
+
+from bdlbench.blocks import affine, dense_leaves
+from bdlbench.data import Signature
+from bdlbench.latents import (
+    PIXELS,
+    Effort,
+    LatentOutput,
+    Objective,
+    effort_option,
+    latent_output,
+    observed,
+    unsupported,
+)
+from bdlbench.options import option
+from bdlbench.protocols import Layer
+from bdlbench.rng import Streams
+from bdlbench.types import Leaf
+
+Activation = Literal["tanh", "relu"]
+ACTIVATIONS = {"tanh": tanh, "relu": relu}
+
+
+@dataclass(frozen=True)
+class VAE:
+    """Variational autoencoder: a density of images with a Gaussian latent, of fully connected layers.
+
+    z ~ N(0, I), x ~ p(x | decoder(z)), q(z | x) = N(mean(x), sd(x)²) by the encoder (Kingma & Welling 2014, app. C).
+    The defaults are the network of Burda et al. 2016 with one stochastic layer: 784-200-200-50, tanh.
+    """
+
+    signature: Signature
+    widths: tuple[int, ...] = option(
+        (200, 200), "units of the encoder's hidden layers; the decoder mirrors them", low=1
+    )
+    latent: int = option(50, "dimensions of z", low=1)
+    activation: Activation = option("tanh", "between layers", choices=tuple(ACTIVATIONS))
+    objective: Objective = effort_option("objective")
+    train_samples: int = effort_option("train_samples")
+    test_samples: int = effort_option("test_samples")
+    regret_steps: int = effort_option("regret_steps")
+
+    def unsupported(self) -> str | None:
+        """Why the signature cannot be fitted, or None."""
+        return unsupported(self.signature)
+
+    def leaves(self) -> dict[str, Leaf]:
+        """encoder<i>, latent, decoder<i>, pixels."""
+        pixels = prod(self.signature.input_shape)
+        raw = pixels * PIXELS[self.signature.likelihood].per_pixel
+        inner = [pixels, *self.widths], [self.latent, *reversed(self.widths)]
+        leaves: dict[str, Leaf] = {}
+        for name, sizes in zip(("encoder", "decoder"), inner, strict=True):
+            for i, (inputs, outputs) in enumerate(pairwise(sizes), start=1):
+                leaves |= dense_leaves(f"{name}{i}", inputs, outputs, first=i == 1 and name == "encoder")
+        leaves |= dense_leaves("latent", self.widths[-1], 2 * self.latent)
+        return leaves | dense_leaves("pixels", self.widths[0], raw)
+
+    def __call__(self, layer: Layer, x: Tensor, rng: Streams) -> LatentOutput:
+        """x: ([M,] R, B, *input_shape), 0 … 1."""
+        pixels = observed(self.signature, x, rng)
+        q = affine(layer, "latent", self._hidden(layer, "encoder", pixels))
+        effort = Effort(self.objective, self.train_samples, self.test_samples, self.regret_steps)
+        return latent_output(self.signature, pixels, q, lambda z: self.decode(layer, z), rng, effort)
+
+    def decode(self, layer: Layer, z: Tensor) -> Tensor:
+        """What the likelihood takes of z ([M,] R, B, Z): ([M,] R, B, D · per_pixel)."""
+        return affine(layer, "pixels", self._hidden(layer, "decoder", z))
+
+    def _hidden(self, layer: Layer, name: str, x: Tensor) -> Tensor:
+        for i in range(1, len(self.widths) + 1):
+            x = ACTIVATIONS[self.activation](affine(layer, f"{name}{i}", x))
+        return x
+
+
+models = {"vae": VAE}

@@ -1,0 +1,101 @@
+"""The model of a record whose parameters were kept, to be asked for latents and images; for scripts beside this."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bdlbench import catalog, records
+from bdlbench.data import Task
+from bdlbench.errors import BadInput
+from bdlbench.layers import Point
+from bdlbench.protocols import Layer
+from bdlbench.records import Record
+from bdlbench.rng import Streams
+from bdlbench.spec import Choice
+
+AT_ONCE = 1000
+"""Images in one pass."""
+
+NO_NOISE = Streams.of_seeds([0])
+"""Nothing here draws, but for a binary image that is not used."""
+
+NUM_OOD = 1000
+"""Images of each out-of-distribution set, whatever the run took."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The network of one replicate, and the data it was trained on.
+
+    model: as it was built; layer: its parameters, R = 1; task: the replicate's split.
+    """
+
+    record: Record
+    model: Any
+    layer: Layer
+    task: Task
+
+    @property
+    def title(self) -> str:
+        """Data set, model, and the options that differ between our figures."""
+        cell = self.record.cell
+        model, epochs = cell["protocol"]["model"], cell["treatment"].get("epochs")
+        size = f", {model['latent']}-D latent" if "latent" in model else ""
+        return f"{model['name']} on {cell['protocol']['dataset']['name']}{size}, {epochs} epochs"
+
+    @torch.no_grad()
+    def means(self, x: Tensor) -> Tensor:
+        """Means of q(z | x) of images (N, *S) as they are, no binary draw of grey ones taken: (N, Z)."""
+        grey = replace(self.model, signature=replace(self.model.signature, likelihood="discretised"))
+        return torch.cat([grey(self.layer, part[None], NO_NOISE).mean[0] for part in x.split(AT_ONCE)])
+
+    @torch.no_grad()
+    def decoded(self, z: Tensor) -> Tensor:
+        """E[x | z] of latents (N, Z): (N, H, W)."""
+        output = self.model(self.layer, self.task.test.x[None, :1], NO_NOISE)
+        return self._pictures(output.decode(z[None])[0])
+
+    def reconstructed(self, x: Tensor) -> Tensor:
+        """E[x | z] at the mean of q(z | x) of images (N, *S): (N, H, W)."""
+        return self.decoded(self.means(x))
+
+    def _pictures(self, raw: Tensor) -> Tensor:
+        """Pixel means of a decoder's last layer (N, D · per_pixel)."""
+        pixels = raw[:, : self.task.test.x[0].numel()]
+        grey = 0.5 + 0.5 * pixels if self.model.signature.likelihood == "discretised" else pixels.sigmoid()
+        return grey.clamp(0, 1).reshape(-1, *self.task.test.x.shape[-2:])
+
+
+def kept(path: Path, model: str, **options: Any) -> list[Kept]:
+    """Each replicate of the first record that fits: of a point method, this model and these options of it.
+
+    path: a folder of records, or one record. Raises BadInput where there is none whose parameters were kept.
+    """
+    folder = path if path.is_dir() else path.parent
+    for record in records.read(path):
+        found = record.cell["protocol"]["model"]
+        fits = found["name"] == model and all(found[key] == value for key, value in options.items())
+        if fits and (folder / records.PARAMETERS / f"{record.name}.safetensors").exists():
+            return [_kept(folder, record, row) for row in range(len(record.replicates))]
+    wanted = " ".join([model, *(f"{key}={value}" for key, value in options.items())])
+    raise BadInput(f"{path} holds no record of {wanted} with parameters: run it with --keep-parameters")
+
+
+def _kept(folder: Path, record: Record, row: int) -> Kept:
+    protocol = record.cell["protocol"]
+    more = {"num_ood": NUM_OOD} if "num_ood" in protocol["dataset"] else {}
+    dataset, model = _choice("datasets", protocol["dataset"] | more), _choice("models", protocol["model"])
+    task = catalog.build_dataset(dataset).load(record.replicates[row].split)
+    state = {name: value[row : row + 1] for name, value in records.parameters(folder, record).items()}
+    return Kept(record, catalog.build_model([model], task.signature), Point(state), task)
+
+
+def _choice(kind: catalog.Kind, table: dict[str, Any]) -> Choice:
+    """The entry of a record, options and all."""
+    options = {key: value for key, value in table.items() if key != "name"}
+    return catalog.choice(kind, table["name"], {table["name"]: options})

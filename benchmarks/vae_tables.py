@@ -1,0 +1,128 @@
+"""Tables and the convergence curve of the VAE, from records, with published numbers beside ours.
+
+    python benchmarks/vae_tables.py results/reproductions/vae
+
+The commands that make the records are in results/README.md. Writes density.{csv,md}, ood.{csv,md} and convergence.png
+into the folder of the records.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from importlib import resources
+from pathlib import Path
+
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from bdlbench import api
+
+SCORES = {
+    "ood_auroc_density": "log p(x)",
+    "ood_auroc_negative_elbo": "ELBO",
+    "ood_auroc_likelihood_regret": "likelihood regret",
+}
+
+
+def published() -> pd.DataFrame:
+    """Numbers of papers, with source and protocol."""
+    with (resources.files("bdlbench") / "published" / "vae.csv").open() as stream:
+        return pd.read_csv(stream, keep_default_na=False)
+
+
+def summary(folder: Path) -> pd.DataFrame:
+    """One row for each `vae` cell and metric, with the options that differ between cells as columns."""
+    frame = api.table(folder, ["*"])
+    frame = frame[frame["model"] == "vae"]
+    options = frame["options"].map(json.loads)
+    return frame.assign(
+        passes=options.map(lambda o: o["method"]["epochs"]),
+        train_samples=options.map(lambda o: o["model"]["train_samples"]),
+        num_ood=options.map(lambda o: o["dataset"]["num_ood"]),
+    )
+
+
+def density_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """Passes over the training data against what the test images cost, published numbers below."""
+    chosen = frame[(frame["dataset"] == "binary_mnist") & (frame["num_ood"] == 0)]
+    wide = chosen.pivot_table(index="passes", columns="metric", values="mean").reset_index()
+    rows = [
+        {
+            "source": "bdlbench",
+            "passes": int(row["passes"]),
+            "negative ELBO (nats)": round(row["negative_elbo"], 2),
+            "importance-weighted NLL (nats)": round(row["nll"], 2),
+            "k": int(row["importance_samples"]),
+            "active units": int(row["active_units"]),
+            "training (minutes)": round(row["train_seconds"] / 60, 1),
+        }
+        for _, row in wide.iterrows()
+    ]
+    cited = published()
+    for _, row in cited[(cited["metric"] == "nll")].iterrows():
+        rows.append(
+            {"source": row["source"], "passes": 3280, "importance-weighted NLL (nats)": row["value"], "k": 5000}
+        )
+    return pd.DataFrame(rows)
+
+
+def ood_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """AUROC of each score for each pair of sets, and the published number where there is one."""
+    cited = published().set_index(["dataset", "ood", "metric"])["value"]
+    rows = []
+    for _, row in frame[frame["metric"].str.partition("[")[0].isin(SCORES)].iterrows():
+        metric, _, ood = row["metric"].removesuffix("]").partition("[")
+        rows.append(
+            {
+                "trained on": row["dataset"],
+                "out of distribution": f"binary {ood}",
+                "score": SCORES[metric],
+                "AUROC": f"{row['mean']:.4f} ± {row['standard_error']:.4f}",
+                "seeds": row["n"],
+                "published": cited.get((row["dataset"], ood, metric), ""),
+            }
+        )
+    order = list(SCORES.values())
+    return pd.DataFrame(rows).sort_values(
+        ["trained on", "out of distribution", "score"], key=lambda c: c.map(order.index) if c.name == "score" else c
+    )
+
+
+def draw_convergence(table: pd.DataFrame, path: Path) -> None:
+    """Nats against passes, the published number of the full schedule as a line."""
+    ours = table[table["source"] == "bdlbench"]
+    figure = Figure(figsize=(5.5, 3.6), layout="constrained")
+    axis = figure.subplots()
+    for column, colour in zip(
+        ("negative ELBO (nats)", "importance-weighted NLL (nats)"), sns.color_palette("deep", 2), strict=True
+    ):
+        axis.plot(ours["passes"], ours[column], "o-", color=colour, label=column.removesuffix(" (nats)"))
+    axis.axhline(86.76, color="0.4", linestyle="--", linewidth=1, label="published NLL, 3,280 passes")
+    axis.set(xscale="log", xlabel="passes over the training images", ylabel="nats per test image")
+    axis.set_xticks(ours["passes"], [f"{p:,}" for p in ours["passes"]])
+    axis.minorticks_off()
+    axis.legend(frameon=False)
+    figure.savefig(path, dpi=200)
+
+
+def main(folder: Path) -> None:
+    """Write all."""
+    frame = summary(folder)
+    density, ood = density_table(frame), ood_table(frame)
+    for name, table in {"density": density, "ood": ood}.items():
+        table.to_csv(folder / f"{name}.csv", index=False)
+        (folder / f"{name}.md").write_text(markdown(table), "utf-8")
+    with sns.axes_style("whitegrid"):
+        draw_convergence(density, folder / "convergence.png")
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A table as GitHub shows it."""
+    lines = [list(table.columns), ["---"] * table.shape[1], *table.astype(object).fillna("").values.tolist()]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines) + "\n"
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
