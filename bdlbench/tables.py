@@ -26,7 +26,19 @@ if TYPE_CHECKING:
 Format = Literal["terminal", "markdown", "csv", "latex", "json"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 
-DEFAULT_METRICS = ("accuracy", "rmse", "nll", "ece", "ood_auroc", "sparsity", "predictive_kl")
+DEFAULT_METRICS = (
+    "accuracy",
+    "rmse",
+    "nll",
+    "negative_elbo",
+    "ece",
+    "ood_auroc",
+    "ood_auroc_density",
+    "ood_auroc_likelihood_regret",
+    "sparsity",
+    "flops_fraction",
+    "predictive_kl",
+)
 """Those that a result has. `ood_auroc` stands for all its out-of-distribution sets."""
 
 ARROWS = {"higher": "↑", "lower": "↓"}

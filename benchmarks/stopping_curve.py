@@ -3,8 +3,8 @@
     python benchmarks/stopping_curve.py RECORDS OUT [TITLE]     (bdlbench installed; $BDLBENCH_DATA for the images)
 
 RECORDS is a folder that `bdlbench run` wrote with cells of `stopping_resnet` and `constant_resnet` on one data set.
-Writes OUT/curve.csv, OUT/curve.md, OUT/curve.png, OUT/images.png: the images that leave first and last of the cell with
-the smallest prior strength whose depths differ. FLOPs are 2×MAC of convolutions and dense maps, every head counted.
+Writes OUT/curve.csv, OUT/curve.md, OUT/curve.png, and OUT/images.png: the images that leave first and last, of the cell
+whose depths differ most. FLOPs are 2×MAC of convolutions and dense maps, every head counted.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def markdown(table: pd.DataFrame) -> str:
 
 def draw_curve(table: pd.DataFrame, title: str) -> Figure:
     """Accuracy over mean FLOPs, a point for each cell, bars of one standard error over seeds."""
-    figure = Figure(figsize=(5.4, 3.6), layout="constrained")
+    figure = Figure(figsize=(5.6, 4.2), layout="constrained")
     axis = figure.subplots()
     for name, label, marker in (
         (CONSTANT, "fixed depth (number of layers)", "s"),
@@ -107,20 +107,12 @@ def draw_curve(table: pd.DataFrame, title: str) -> Figure:
         axis.errorbar(x, y, **bars, color=COLOURS[name], marker=marker, ms=5, capsize=2, lw=1.2, label=label)
         for (_, row), place in zip(rows.iterrows(), zip(x, y, strict=True), strict=True):
             text = f"{row['layers']}" if name == CONSTANT else f"{row['strength']:g}"
-            below = name == CONSTANT
-            axis.annotate(
-                text,
-                place,
-                xytext=(5, -11 if below else 5),
-                textcoords="offset points",
-                fontsize=7,
-                color=COLOURS[name],
-                ha="left" if below else "right",
-            )
+            aside = {"xytext": (6, -11), "ha": "left"} if name == CONSTANT else {"xytext": (-5, 5), "ha": "right"}
+            axis.annotate(text, place, **aside, textcoords="offset points", fontsize=8, color=COLOURS[name])
     axis.set(xlabel="mean MFLOPs for one image (2×MAC, heads counted)", ylabel="test accuracy, %", title=title)
     axis.grid(alpha=0.3)
     axis.margins(x=0.08, y=0.1)
-    axis.legend(loc="lower right", fontsize=8)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     return figure
 
 
@@ -136,8 +128,8 @@ def draw_images(folder: Path, record: Record, count: int = 16) -> Figure:
     wrong = (arrays["test.probs"].argmax(-1) != arrays["test.y"]).float().mean(0)
     order = score.argsort(stable=True)
     task = catalog.build_dataset(catalog.choice("datasets", record.cell["protocol"]["dataset"]["name"], {})).load(0)
-    figure = Figure(figsize=(8.2, 3.4), layout="constrained")
-    halves = figure.subfigures(1, 2)
+    figure = Figure(figsize=(8.2, 2.3), layout="constrained")
+    halves = figure.subfigures(1, 2, wspace=0.04)
     for part, name, index in zip(halves, ("fewest", "most"), (order[:count], order.flip(0)[:count]), strict=True):
         part.suptitle(f"{name} layers: {float(halted[index].mean()):.2f} on average", fontsize=10)
         for axis, i in zip(part.subplots(2, count // 2).flat, index.tolist(), strict=True):

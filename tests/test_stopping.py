@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from bdlbench import catalog, run
 from bdlbench.data import Signature
 from bdlbench.kernels import halting
 from bdlbench.layers import Point
@@ -12,6 +13,7 @@ from bdlbench.models import stopping_resnet
 from bdlbench.models.stopping_resnet import ConstantResNet, StoppingResNet
 from bdlbench.posteriors.weights import WeightPosterior
 from bdlbench.rng import Streams
+from bdlbench.spec import Cell, Replicate
 from bdlbench.stopping import RULES, DepthModel, Exits, StoppingOutput
 
 SHAPE, CLASSES, DEPTH, SEEDS = (1, 8, 8), 4, 5, (3, 1)
@@ -276,11 +278,12 @@ def test_stopping_for_real_predicts_what_all_depths_at_once_predict(net, more, n
     sampled = replace(said, rng=Streams.of_seeds(SEEDS)).rules()["q_sample"]  # by the same noise
     for r in range(2):
         own = {name: leaf[r] for name, leaf in leaves.items()}
-        found = net.stop(own, x[r], first)
+        stop = net.stopper(own, first)
+        found = stop(x[r])
         torch.testing.assert_close(found.logits, said.logits[r])
         assert torch.equal(found.depth.float(), facts["depth"][r])
         assert torch.equal(flops[found.layers - 1].float(), facts["flops"][r])
-        found = net.stop(own, x[r], first, noise[r])
+        found = stop(x[r], noise[r])
         assert torch.equal(found.depth, found.layers)
         assert torch.equal(found.depth - 1, halting.sampled(said.halting, noise)[r])
         torch.testing.assert_close(found.logits.softmax(-1), sampled[r])
@@ -298,7 +301,7 @@ def test_examples_leave_the_batch(net):
     own, first = {name: leaf[0] for name, leaf in leaves.items()}, dividing(net, leaves, x)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stopping_resnet, "Network", Watching)
-        found = net.stop(own, x[0], first)
+        found = net.stopper(own, first)(x[0])
     layers = found.layers.tolist()
     assert seen == [sum(n >= depth for n in layers) for depth in range(1, max(layers) + 1)]
     assert len(set(seen)) > 1
@@ -313,3 +316,17 @@ def test_what_is_measured_is_one_ratio_for_each_row_and_size(net):
         assert all(value.shape == (2,) and (value > 0).all() for value in found.values())
     plain = ConstantResNet(net.signature)
     assert WeightPosterior(plain, leaves, lambda noise, joint: Point(leaves)).measured(x, Streams.of_seeds(SEEDS)) == {}
+
+
+def test_a_record_keeps_what_the_clock_says_apart_from_values(tmp_path):
+    small = {"channels": 4, "blocks": 2, "groups": 2, "hidden": 3}
+    choices = (
+        catalog.choice("methods", "mle", {"mle": {"epochs": 1}}),
+        catalog.choice("models", "stopping_resnet", {"stopping_resnet": small}),
+        catalog.choice("datasets", "digits", {"digits": {"num_train": 64}}),
+    )
+    batch = run.Batch((run.Row(Cell(*choices, samples=1), Replicate(0)),))
+    (record,) = run.run_batch(batch, run.Settings(tmp_path)).records
+    assert {name for name in record.cost if "speedup" in name} == {"speedup[1]", "speedup[256]"}
+    assert not any("speedup" in name for name in (*record.values, *record.values["metrics"]))
+    assert {"depth", "flops", "accuracy_by_rule[joint]", "ood_auroc_depth[photos]"} <= record.values["metrics"].keys()

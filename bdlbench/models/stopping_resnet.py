@@ -177,71 +177,24 @@ class StoppingResNet:
         depths = tuple(range(1, self.blocks + 1))
         return Exits(depths, tuple(self.network.flops(d, d) for d in depths), self.network.flops(self.blocks, 1))
 
-    def stop(self, leaves: Mapping[str, Tensor], x: Tensor, first: float, noise: Tensor | None = None) -> Stopped:
-        """Predict by q_mode, or by q_sample where there is noise: an example whose exit is known leaves the batch.
-
-        leaves: of ONE network, {name: (*S)}; x (B, C, H, W); first: its `first_halting`; noise (B, L − 1), standard
-        logistic. The same exits, and up to rounding the same logits, as of all depths at once.
-        """
-        net, layer = self.network, Point({name: leaf.unsqueeze(0) for name, leaf in leaves.items()})
+    def stopper(self, leaves: Mapping[str, Tensor], first: float) -> Stopper:
+        """ONE network of these leaves {name: (*S)}, with its `first_halting`, ready to predict."""
+        layer = Point({name: leaf.unsqueeze(0) for name, leaf in leaves.items()})
         scale, bias = (part[0].tolist() for part in replace(self, first_halting=first)._halting(layer))
-        ways = [_Way() for _ in range(len(x))]
-        stream, alive, said, passed = net.enter(layer, x.unsqueeze(0)), ways, [], 0
-        for depth, name in enumerate(net.layers(), start=1):
-            stream = net.advance(layer, name, stream)
-            logits = net.head(layer, stream)[0]  # (b, C) of the b examples still under way
-            halts = self._halts(logits, scale[0], bias[depth - 1], depth, noise)
-            stay = [
-                i for i, (way, halt) in enumerate(zip(alive, halts, strict=True)) if way.on(halt, depth, passed + i)
-            ]
-            said.append(logits)
-            passed += len(logits)
-            if not stay:
-                break
-            if len(stay) < len(alive):
-                index, alive = torch.tensor(stay, device=x.device), [alive[i] for i in stay]
-                stream = Stream(*(t.index_select(1, index) for t in stream))
-                noise = None if noise is None else noise.index_select(0, index)
-        chosen = torch.tensor([way.position for way in ways], device=x.device)
-        return Stopped(
-            torch.cat(said).index_select(0, chosen), *torch.tensor([[way.depth, way.layers] for way in ways]).T
-        )
-
-    def _halts(self, logits: Tensor, scale: float, bias: float, depth: int, noise: Tensor | None) -> list[float]:
-        """Of each example the probability to halt at this depth, 1 at the last; 0 or 1 where noise decides."""
-        if depth == self.blocks:
-            return [1.0] * len(logits)
-        halting = margin(logits) * scale + bias
-        return (halting.sigmoid() if noise is None else (halting + noise[:, depth - 1] > 0).float()).tolist()
+        return Stopper(self.network, layer, scale[0], tuple(bias))
 
     def measured(self, layer: Layer, x: Tensor) -> dict[str, Tensor]:
-        """`speedup[B]` (R,): seconds of the plain network of all layers over seconds of `stop`, in batches of B.
+        """`speedup[B]` (R,): seconds of the plain network of all layers over seconds of stopping, in batches of B.
 
         Of the first examples of x (R, N, …), by one network: a weight sample, or the weights without masks.
         """
         leaves = {name: layer.leaf(name).reshape(-1, *leaf.shape) for name, leaf in self.leaves().items()}
         first = torch.as_tensor(self.first_halting, dtype=torch.float64).expand(len(x)).tolist()
-        rows = [{name: leaf[r] for name, leaf in leaves.items()} for r in range(len(x))]
+        rows = [self.stopper({name: leaf[r] for name, leaf in leaves.items()}, first[r]) for r in range(len(x))]
         return {
-            f"speedup[{size}]": torch.tensor([self._speedup(*of, size) for of in zip(rows, x, first, strict=True)])
+            f"speedup[{size}]": torch.tensor([_speedup(*row, size) for row in zip(rows, x, strict=True)])
             for size in BATCHES
         }
-
-    def _speedup(self, leaves: Mapping[str, Tensor], x: Tensor, first: float, size: int) -> float:
-        net, layer = self.network, Point({name: leaf.unsqueeze(0) for name, leaf in leaves.items()})
-        batches = x[: size * BATCHES[size]].split(size)
-
-        def full() -> None:
-            for batch in batches:
-                net.full(layer, batch.unsqueeze(0))
-
-        def stopping() -> None:
-            for batch in batches:
-                self.stop(leaves, batch, first)
-
-        with torch.inference_mode():
-            ratios = [_seconds(full, x) / _seconds(stopping, x) for _ in range(REPEATS + 1)]
-        return median(ratios[1:])
 
 
 @dataclass(frozen=True)
@@ -278,6 +231,51 @@ class ConstantResNet:
         return StoppingOutput(logits.unsqueeze(-1), logits[..., :0], DepthModel(0.0), exits, rng)
 
 
+@dataclass(frozen=True)
+class Stopper:
+    """One network that predicts by stopping for real: an example whose exit is known leaves the batch.
+
+    layer: with leaves (1, *S); scale, bias: of the halting logit at each depth.
+    """
+
+    network: Network
+    layer: Layer
+    scale: float
+    bias: tuple[float, ...]
+
+    def __call__(self, x: Tensor, noise: Tensor | None = None) -> Stopped:
+        """Predict x (B, C, H, W) by q_mode, or by q_sample where there is noise (B, L − 1), standard logistic.
+
+        The same exits, and up to rounding the same logits, as of all depths at once.
+        """
+        net, alive = self.network, [_Way() for _ in range(len(x))]
+        ways, said, passed = alive, [], 0
+        stream = net.enter(self.layer, x.unsqueeze(0))
+        for depth, name in enumerate(net.layers(), start=1):
+            stream = net.advance(self.layer, name, stream)
+            logits = net.head(self.layer, stream)[0]  # (b, C) of the b examples still under way
+            halts = enumerate(zip(alive, self._halts(logits, depth, noise), strict=True), start=passed)
+            stay = [place - passed for place, (way, halt) in halts if way.on(halt, depth, place)]
+            said.append(logits)
+            passed += len(logits)
+            if not stay:
+                break
+            if len(stay) < len(alive):
+                index, alive = torch.tensor(stay, device=x.device), [alive[i] for i in stay]
+                stream = Stream(*(t.index_select(1, index) for t in stream))
+                noise = None if noise is None else noise.index_select(0, index)
+        chosen = torch.tensor([way.position for way in ways], device=x.device)
+        depths, layers = torch.tensor([[way.depth for way in ways], [way.layers for way in ways]])
+        return Stopped(torch.cat(said).index_select(0, chosen), depths, layers)
+
+    def _halts(self, logits: Tensor, depth: int, noise: Tensor | None) -> list[float]:
+        """Of each example the probability to halt at this depth, 1 at the last; 0 or 1 where noise decides."""
+        if depth == self.network.blocks:
+            return [1.0] * len(logits)
+        halting = margin(logits) * self.scale + self.bias[depth - 1]
+        return (halting.sigmoid() if noise is None else (halting + noise[:, depth - 1] > 0).float()).tolist()
+
+
 class Stopped(NamedTuple):
     """What became of each example: logits (N, C) at its exit, the exit's depth, and the layers computed, (N,) int64."""
 
@@ -311,6 +309,23 @@ class _Way:
 def _network(model: StoppingResNet | ConstantResNet) -> Network:
     shape = (model.channels, model.blocks, model.groups, model.kernel, model.stride, model.cells, model.hidden)
     return Network(model.signature, *shape)
+
+
+def _speedup(stopper: Stopper, x: Tensor, size: int) -> float:
+    """Seconds of the plain network over seconds of stopping on the first batches of x (N, …), timed in turn."""
+    batches = x[: size * BATCHES[size]].split(size)
+
+    def full() -> None:
+        for batch in batches:
+            stopper.network.full(stopper.layer, batch.unsqueeze(0))
+
+    def stopping() -> None:
+        for batch in batches:
+            stopper(batch)
+
+    with torch.inference_mode():
+        ratios = [_seconds(full, x) / _seconds(stopping, x) for _ in range(REPEATS + 1)]
+    return median(ratios[1:])
 
 
 def _seconds(work: Callable[[], None], like: Tensor) -> float:
