@@ -81,7 +81,7 @@ def markdown(table: pd.DataFrame) -> str:
     scale = {"accuracy": (100, 2), "nll": (1, 4), "ece": (1, 4), "depth": (1, 2), "flops": (1e-6, 2)}
     for _, row in table.iterrows():
         plain = row["model"] == CONSTANT
-        label = f"{row['layers']} layers, fixed" if plain else f"stopping, strength {row['strength']:g}"
+        label = f"fixed, layers: {row['layers']}" if plain else f"stopping, strength {row['strength']:g}"
         cells = [label]
         for name in names[:-1]:
             factor, digits = scale[name]
@@ -105,15 +105,22 @@ def draw_curve(table: pd.DataFrame, title: str) -> Figure:
         x, y = rows["flops"] / 1e6, 100 * rows["accuracy"]
         bars = {"xerr": rows["flops se"] / 1e6, "yerr": 100 * rows["accuracy se"]}
         axis.errorbar(x, y, **bars, color=COLOURS[name], marker=marker, ms=5, capsize=2, lw=1.2, label=label)
-        for (_, row), place in zip(rows.iterrows(), zip(x, y, strict=True), strict=True):
-            text = f"{row['layers']}" if name == CONSTANT else f"{row['strength']:g}"
-            aside = {"xytext": (6, -11), "ha": "left"} if name == CONSTANT else {"xytext": (-5, 5), "ha": "right"}
-            axis.annotate(text, place, **aside, textcoords="offset points", fontsize=8, color=COLOURS[name])
+        name_points(axis, rows, name)
     axis.set(xlabel="mean MFLOPs for one image (2×MAC, heads counted)", ylabel="test accuracy, %", title=title)
     axis.grid(alpha=0.3)
     axis.margins(x=0.08, y=0.1)
     figure.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     return figure
+
+
+def name_points(axis: Any, rows: pd.DataFrame, name: str) -> None:
+    """Layers, or prior strengths, beside the points; points that cost the same share one label at the highest."""
+    aside = {"xytext": (6, -11), "ha": "left"} if name == CONSTANT else {"xytext": (-5, 5), "ha": "right"}
+    for _, same in rows.groupby((rows["flops"] / rows["flops"].max()).round(2)):
+        top = same.loc[same["accuracy"].idxmax()]
+        label = ", ".join(f"{value:g}" for value in sorted(same["layers" if name == CONSTANT else "strength"]))
+        place = (top["flops"] / 1e6, 100 * top["accuracy"])
+        axis.annotate(label, place, **aside, textcoords="offset points", fontsize=8, color=COLOURS[name])
 
 
 def widest(folder: Path, stopping: list[Record]) -> Record:
