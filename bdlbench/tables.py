@@ -193,9 +193,13 @@ def render_comparison(
 
 
 def number(value: float, error: float = math.nan) -> Entry:
-    """Rounded so that the standard error keeps two significant digits; without one, the value keeps four."""
+    """Rounded so that the standard error keeps two significant digits; without one, the value keeps four.
+
+    An error below a millionth of the value is one of rounding, and printed as 0.
+    """
     if not math.isfinite(value):
         return Entry("not finite")
+    error = 0.0 if error <= 1e-6 * abs(value) else error
     if error > 0:
         decimals = max(0, 1 - math.floor(math.log10(error)))
         if float(f"{error:.{decimals}f}") >= 10 ** (2 - decimals):  # 0.0996 → 0.10, not 0.100
