@@ -263,7 +263,8 @@ def _spelled(kind: catalog.Kind, choice: Mapping[str, Any]) -> str:
 def _labels(results: Sequence[Result]) -> dict[str, dict[int, str]]:
     """{column: {row: text}}: the method, the model if there are several, and the options in which rows differ.
 
-    An option has a column where two rows of the same method (model) differ in it; every row that has it shows it.
+    An option of a method has a column where two rows of that method on the same model differ in it, one of a model where
+    two rows of that model do; every row that has it shows it.
     """
     labels = {"method": {i: r.cell["treatment"]["name"] for i, r in enumerate(results)}}
     models = {i: r.cell["protocol"]["model"]["name"] for i, r in enumerate(results)}
@@ -271,7 +272,9 @@ def _labels(results: Sequence[Result]) -> dict[str, dict[int, str]]:
         labels["model"] = models
     for kind in ("method", "model", ""):
         tables = {i: _options(r, kind) for i, r in enumerate(results)}
-        names = {i: labels["method"][i] if kind == "method" else models[i] if kind else "" for i in tables}
+        names = {
+            i: f"{labels['method'][i]} {models[i]}" if kind == "method" else models[i] * bool(kind) for i in tables
+        }
         for option in _differing_options(tables, names):
             heading = f"{kind} {option}" if option in labels else option
             labels[heading] = {i: spell(table[option]) for i, table in tables.items() if option in table}
