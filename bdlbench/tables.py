@@ -263,8 +263,8 @@ def _spelled(kind: catalog.Kind, choice: Mapping[str, Any]) -> str:
 def _labels(results: Sequence[Result]) -> dict[str, dict[int, str]]:
     """{column: {row: text}}: the method, the model if there are several, and the options in which rows differ.
 
-    An option of a method has a column where two rows of that method on the same model differ in it, one of a model where
-    two rows of that model do; every row that has it shows it.
+    An option of a method has a column where two rows of that method on the same model differ in it, one of a model
+    where two rows of that model do; every row that has it shows it.
     """
     labels = {"method": {i: r.cell["treatment"]["name"] for i, r in enumerate(results)}}
     models = {i: r.cell["protocol"]["model"]["name"] for i, r in enumerate(results)}
