@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 
 from bdlbench.data import Data
 from bdlbench.layers import Point
 from bdlbench.options import option
 from bdlbench.posteriors.fitting import fit_network
-from bdlbench.posteriors.moments import point_moments
-from bdlbench.posteriors.weights import WeightPosterior
+from bdlbench.posteriors.point import point_posterior
 from bdlbench.protocols import Model, Posterior
 from bdlbench.rng import Streams
 from bdlbench.training import DECAYS, Decay, Plan, last
@@ -38,14 +36,7 @@ class MLE:
         layout = Layout(model.leaves())
         plan = Plan(self.epochs, self.batch_size, self.learning_rate, self.decay)
         flat = last(fit_network(model, data, rng, plan, lambda flat, noise: Point(layout.views(flat)))).flat
-        state = layout.views(flat)
-        return WeightPosterior(
-            model,
-            state,
-            lambda noise, joint: Point(state),
-            deterministic=True,
-            moments=partial(point_moments, layout, flat),
-        )
+        return point_posterior(model, layout, flat)
 
 
 methods = {"mle": MLE}
