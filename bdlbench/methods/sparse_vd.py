@@ -59,7 +59,7 @@ class SparseVD:
             kept = mean * (1 - sparse * self.dropped(alpha).to(mean))  # masked_fill is ten times slower
             layer = LocalNoise(layout.views(kept), _linear(layout, log_variance.exp()), noise)
             elbo = model(layer, batch.x, noise).elbo(batch.y)
-            kl = log_uniform_kl_sum(mean, log_variance, alpha, sparse)
+            kl = log_uniform_kl_sum(mean, log_variance, alpha, sparse, moment.reported)
             return negative_elbo(elbo, self.ramp(moment.progress).to(kl) * kl, data.num_data)
 
         plan = Plan(self.epochs, self.batch_size, self.learning_rate, self.decay)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bdlbench.data import Data, Examples
 from bdlbench.kernels.elbo import negative_elbo
-from bdlbench.kernels.kl import normal_kl_sum, normal_log_density
+from bdlbench.kernels.kl import RowPrior, normal_kl_sum, normal_log_density_sum
 from bdlbench.protocols import Layer, Model, OwnsPrior, Prior
 from bdlbench.rng import Streams
 from bdlbench.training import Moment, Plan, State, minimise
@@ -35,19 +35,18 @@ def is_linear(leaf: Leaf) -> bool:
 
 @dataclass(frozen=True)
 class GaussianPrior:
-    """N(0, sd²) on every parameter. sd (1 or R, P), one between leaves; counted (P,): 1 on parameters, 0 between."""
+    """N(0, sd²) on every parameter."""
 
-    sd: Tensor
-    counted: Tensor
+    rows: RowPrior
     of_weights: ClassVar[bool] = True
 
-    def log_density(self, flat: Tensor) -> Tensor:
+    def log_density(self, flat: Tensor, valued: bool = True) -> Tensor:
         """log p of rows (R, P), in nats: (R,)."""
-        return (normal_log_density(flat, self.sd) * self.counted).sum(-1)
+        return normal_log_density_sum(flat, self.rows, valued)
 
-    def kl(self, mean: Tensor, log_sd: Tensor) -> Tensor:
-        """KL(Π_i N(mean_i, sd_i²) ‖ p) of rows (R, P), in nats: (R,)."""
-        return normal_kl_sum(mean, log_sd, self.sd, self.counted)
+    def kl(self, mean: Tensor, log_sd: Tensor, variance: Tensor, valued: bool = True) -> Tensor:
+        """KL(Π_i N(mean_i, variance_i) ‖ p) of rows (R, P), in nats: (R,)."""
+        return normal_kl_sum(mean, log_sd, variance, self.rows, valued)
 
 
 def gaussian_prior(layout: Layout, sd: PerRow, scaling: PriorScaling, like: Tensor) -> GaussianPrior:
@@ -56,7 +55,8 @@ def gaussian_prior(layout: Layout, sd: PerRow, scaling: PriorScaling, like: Tens
     factor = layout.fill(lambda leaf: leaf.fan_in**-0.5 if by_fan_in and is_linear(leaf) else 1.0, padding=1.0)
     counted = layout.fill(lambda leaf: 1.0).to(like.device)
     scaled = factor.to(like.device) * per_row(sd, like, 2)
-    return GaussianPrior(scaled if scaled.ndim == 2 else scaled.unsqueeze(0), counted)
+    sd = scaled if scaled.ndim == 2 else scaled.unsqueeze(0)
+    return GaussianPrior(RowPrior(sd, sd.square().reciprocal(), counted))
 
 
 def prior_of(model: Model, layout: Layout, sd: PerRow, scaling: PriorScaling, like: Tensor) -> Prior:
@@ -78,7 +78,7 @@ def fit_network(
 
     def objective(flat: Tensor, batch: Examples, noise: Streams, moment: Moment) -> Tensor:
         elbo = model(rule(flat, noise), batch.x, noise).elbo(batch.y)
-        penalty = -prior.log_density(flat) if prior else 0.0
+        penalty = -prior.log_density(flat, moment.reported) if prior else 0.0
         return negative_elbo(elbo, penalty, data.num_data)
 
     initial = initial_rows(Layout(model.leaves()), rng.child("init"), data.x)
