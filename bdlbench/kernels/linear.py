@@ -110,27 +110,4 @@ class Dense:
         return product(x, weight.mT)
 
 
-@dataclass(frozen=True)
-class Conv2d:
-    """Cross-correlation. x (*lead, B, C, H, W), weight (*lead, O, C, k, k) -> (*lead, B, O, H', W'), lead broadcast.
-
-    A loop over rows: on CPUs grouped convolution is no faster, and a loop gives a row the same bits alone.
-    """
-
-    stride: int = 1
-    padding: int = 0
-    trailing: int = 4
-
-    def __call__(self, x: Tensor, weight: Tensor) -> Tensor:
-        """Apply the map."""
-        lead = broadcast(x.shape[:-4], weight.shape[:-4])
-        x, weight = x.expand(*lead, *x.shape[-4:]), weight.expand(*lead, *weight.shape[-4:])
-        rows = [
-            functional.conv2d(x[i], weight[i], stride=self.stride, padding=self.padding)
-            for i in itertools.product(*map(range, lead))
-        ]
-        stacked = _together(rows)
-        return stacked.view(*lead, *stacked.shape[1:])
-
-
 dense = Dense()
