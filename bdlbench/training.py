@@ -192,9 +192,22 @@ def adam_step(
             adam_step(flat[row], gradient[row], mean[row], square[row], step, value, factor)
         return
     count = torch.full((), float(step), device=flat.device)
-    settings = {"lr": rate * factor, "beta1": 0.9, "beta2": 0.999, "weight_decay": 0.0, "eps": 1e-8}
     # What torch.optim.Adam(fused=True) calls, without its checks, which take longer than a small step.
-    torch._fused_adam_([flat], [gradient], [mean], [square], [], [count], amsgrad=False, maximize=False, **settings)
+    torch._fused_adam_(
+        [flat],
+        [gradient],
+        [mean],
+        [square],
+        [],
+        [count],
+        lr=rate * factor,
+        beta1=0.9,
+        beta2=0.999,
+        weight_decay=0.0,
+        eps=1e-8,
+        amsgrad=False,
+        maximize=False,
+    )
 
 
 class _Saver:

@@ -1,7 +1,7 @@
 """Kullback-Leibler divergences of factorised weight posteriors, over flat rows (R, P).
 
-The sums that training needs carry their gradients in closed form: a few passes over the weights instead of twenty. Their
-value takes more than their gradient: where nobody reads it (`valued` is false) it is left out, and is zero.
+The sums that training needs carry their gradients in closed form: a few passes over the weights instead of twenty.
+Their value takes more than that: where nobody reads it (`valued` is false) it is left out, and is zero.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ def normal_kl(mean: Tensor, log_sd: Tensor, prior_sd: Tensor) -> Tensor:
 
 
 class RowPrior(NamedTuple):
-    """N(0, sd²) of each weight of a row. sd, precision = sd⁻²: (1 or R, P); counted (P,): 1 on weights, 0 on padding.
+    """N(0, sd²) of each weight of a row. sd (1 or R, P); counted (P,): 1 on weights, 0 on padding.
 
-    Padding has a prior too, so that what lies there goes nowhere; it is left out of every value.
+    precision = counted / sd², (1 or R, P).
     """
 
     sd: Tensor
@@ -120,15 +120,15 @@ class _NormalKLSum(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        mean, _, variance, _, precision, _, _ = inputs
-        ctx.save_for_backward(mean, variance, precision)
+        mean, _, variance, _, precision, counted, _ = inputs
+        ctx.save_for_backward(mean, variance, precision, counted)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        mean, variance, precision = ctx.saved_tensors
+        mean, variance, precision, counted = ctx.saved_tensors
         by_row = grad.unsqueeze(-1)
         weight = precision * by_row
-        return mean * weight, (variance * weight).sub_(by_row), None, None, None, None, None
+        return mean * weight, (variance * weight).sub_(counted * by_row), None, None, None, None, None
 
 
 class _NormalLogDensitySum(torch.autograd.Function):
@@ -163,7 +163,8 @@ class _Variance(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         (variance,) = ctx.saved_tensors
-        return 2 * variance * grad
+        result: Tensor = 2 * variance * grad
+        return result
 
 
 class _LogUniformKLSum(torch.autograd.Function):

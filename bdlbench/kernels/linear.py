@@ -32,8 +32,10 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     """
     if not (a.requires_grad or b.requires_grad):
         return plain_product(a, b)
+    result: Tensor
     if a.ndim == b.ndim == 3 and len(a) == len(b):
-        return apply(_Product, a, b)
+        result = apply(_Product, a, b)
+        return result
     lead = broadcast(a.shape[:-2], b.shape[:-2])
     result = apply(_Product, _stacked(a, lead), _stacked(b, lead))
     return result.view(*lead, *result.shape[1:])
@@ -54,7 +56,7 @@ def plain_product(a: Tensor, b: Tensor) -> Tensor:
 def apply(function: type[torch.autograd.Function], *args: Any) -> Any:
     """`function.apply(*args)`, without the binding of arguments that only torch.func needs: half the cost of a call."""
     if torch._C._are_functorch_transforms_active():
-        return function.apply(*args)  # type: ignore[no-untyped-call]
+        return function.apply(*args)
     return super(torch.autograd.Function, function).apply(*args)  # type: ignore[misc]
 
 
@@ -65,7 +67,7 @@ def broadcast(a: torch.Size, b: torch.Size) -> torch.Size:
 
 def _rows_product(a: Tensor, b: Tensor) -> Tensor:
     """a (R, n, k), b (R, k, m) -> (R, n, m)."""
-    (rows, n, k), m = a.shape, b.shape[-1]
+    n, k, m = *a.shape[1:], b.shape[-1]
     if a.device.type != "cpu":
         return torch.bmm(a, b)
     more_rows, more_columns = _padding(a, b)
@@ -99,7 +101,7 @@ def _stacked(t: Tensor, lead: torch.Size) -> Tensor:
 
 def _padding(a: Tensor, b: Tensor) -> tuple[int, int]:
     """Rows for a (R, n, k) and columns for b (R, k, m) with which each row of both, and of the result, is aligned."""
-    n, k, m = *a.shape[-2:], b.shape[-1]
+    n, m = a.shape[-2], b.shape[-1]
     unit = BOUNDARY // a.element_size()
     apart_a, apart_b = _apart(a), _apart(b)
     return (-n % unit if apart_a % unit or n * m % unit else 0), (-m % unit if apart_b % unit else 0)
@@ -171,34 +173,6 @@ class _Dense(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Gradients:
         return dense.gradients(grad, *ctx.saved_tensors, *ctx.needs_input_grad)
-
-
-@dataclass(frozen=True)
-class Conv2d:
-    """Cross-correlation. x (*lead, B, C, H, W), weight (*lead, O, C, k, k) -> (*lead, B, O, H', W'), lead broadcast.
-
-    A loop over rows: on CPUs grouped convolution is no faster, and a loop gives a row the same bits alone.
-    """
-
-    stride: int = 1
-    padding: int = 0
-    trailing: int = 4
-
-    def output_shape(self, x: Tensor, weight: Tensor) -> tuple[int, ...]:
-        """(B, O, H', W')."""
-        sides = [(side + 2 * self.padding - weight.shape[-1]) // self.stride + 1 for side in x.shape[-2:]]
-        return x.shape[-4], weight.shape[-4], *sides
-
-    def __call__(self, x: Tensor, weight: Tensor) -> Tensor:
-        """Apply the map."""
-        lead = broadcast(x.shape[:-4], weight.shape[:-4])
-        x, weight = x.expand(*lead, *x.shape[-4:]), weight.expand(*lead, *weight.shape[-4:])
-        rows = [
-            functional.conv2d(x[i], weight[i], stride=self.stride, padding=self.padding)
-            for i in itertools.product(*map(range, lead))
-        ]
-        stacked = torch.stack(rows) if len(rows) > 1 else rows[0].unsqueeze(0)
-        return stacked.view(*lead, *stacked.shape[1:])
 
 
 dense = Dense()

@@ -40,7 +40,7 @@ def local_noise(op: LinearOp, x: Tensor, mean: Tensor, variance: Tensor, noise: 
     h = g · noise / 2s goes back through op(x², variance), and 2x times what arrives there to x.
     """
     if isinstance(op, HasGradients) and x.ndim == mean.ndim and (mean.requires_grad or x.requires_grad):
-        result, _ = apply(_LocalNoise, op, x, mean, variance, noise)
+        result: Tensor = apply(_LocalNoise, op, x, mean, variance, noise)[0]
         return result
     return perturbed(op(x, mean), op(x.square(), variance), noise)
 

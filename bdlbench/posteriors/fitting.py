@@ -56,7 +56,7 @@ def gaussian_prior(layout: Layout, sd: PerRow, scaling: PriorScaling, like: Tens
     counted = layout.fill(lambda leaf: 1.0).to(like.device)
     scaled = factor.to(like.device) * per_row(sd, like, 2)
     sd = scaled if scaled.ndim == 2 else scaled.unsqueeze(0)
-    return GaussianPrior(RowPrior(sd, sd.square().reciprocal(), counted))
+    return GaussianPrior(RowPrior(sd, counted / sd.square(), counted))
 
 
 def prior_of(model: Model, layout: Layout, sd: PerRow, scaling: PriorScaling, like: Tensor) -> Prior:
