@@ -74,6 +74,15 @@ class Model(Protocol):
         ...
 
 
+@runtime_checkable
+class HasStart(Protocol):
+    """A model that knows from its training data where some of its leaves should start."""
+
+    def start(self, data: Data) -> Mapping[str, Tensor]:
+        """Leaves by name, (1 or R, *S); the others start as `posteriors.fitting.initial_rows` says."""
+        ...
+
+
 class Prior(Protocol):
     """A distribution of the parameters before data: rows (R, P) as `Layout` lays them out, padding not counted."""
 

@@ -100,16 +100,13 @@ def _stacked(t: Tensor, lead: torch.Size) -> Tensor:
 
 
 def _padding(a: Tensor, b: Tensor) -> tuple[int, int]:
-    """Rows for a (R, n, k) and columns for b (R, k, m) with which each row of both, and of the result, is aligned."""
-    n, m = a.shape[-2], b.shape[-1]
+    """Rows for a (…, n, k) and columns for b (…, k, m) with which each row of both, and of the result, is aligned.
+
+    By sizes alone, as if rows lay side by side: a lone row does not tell where the next would lie.
+    """
+    (n, k), m = a.shape[-2:], b.shape[-1]
     unit = BOUNDARY // a.element_size()
-    apart_a, apart_b = _apart(a), _apart(b)
-    return (-n % unit if apart_a % unit or n * m % unit else 0), (-m % unit if apart_b % unit else 0)
-
-
-def _apart(t: Tensor) -> int:
-    """Elements between neighbouring matrices of (…, n, k); where all are one, as if they lay side by side."""
-    return t.stride(-3) or t.shape[-2] * t.shape[-1]
+    return (-n % unit if n * k % unit or n * m % unit else 0), (-m % unit if k * m % unit else 0)
 
 
 class _Product(torch.autograd.Function):

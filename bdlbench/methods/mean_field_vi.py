@@ -17,7 +17,7 @@ from bdlbench.options import option
 from bdlbench.posteriors.fitting import (
     PriorScaling,
     expected_log_likelihood,
-    initial_rows,
+    initial_network,
     prior_of,
 )
 from bdlbench.posteriors.moments import factorised_moments
@@ -70,7 +70,7 @@ class MeanFieldVI:
             return negative_elbo(elbo, prior.kl(mean, log_sd, variance, moment.reported), data.num_data)
 
         plan = Plan(self.epochs, self.batch_size, self.learning_rate, self.decay)
-        flat = last(minimise(objective, self.initial(layout, rng, data.x), data, rng, plan)).flat
+        flat = last(minimise(objective, self.initial(model, data, rng.child("init")), data, rng, plan)).flat
         return self.posterior(model, layout, flat, self.bound(model, layout, flat, prior, data, rng.child("bound")))
 
     def layer(self, layout: Layout, flat: Tensor, noise: Streams, joint: bool = False) -> Layer:
@@ -97,9 +97,9 @@ class MeanFieldVI:
         moments = partial(factorised_moments, layout, mean, (2 * log_sd.double()).exp(), gaussian=True)
         return WeightPosterior(model, state, partial(self.layer, layout, flat), bound=bound, moments=moments)
 
-    def initial(self, layout: Layout, rng: Streams, like: Tensor) -> Tensor:
+    def initial(self, model: Model, data: Data, rng: Streams) -> Tensor:
         """(R, 2P): means as a network's weights, log standard deviations all the same."""
-        mean = initial_rows(layout, rng.child("init"), like)
+        mean = initial_network(model, data, rng)
         value = self.initial_log_sd
         log_sd = torch.as_tensor(value, dtype=mean.dtype, device=mean.device).reshape(-1, 1).expand_as(mean)
         return torch.cat([mean, log_sd], dim=-1)

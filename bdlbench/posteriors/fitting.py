@@ -13,7 +13,7 @@ from torch import Tensor
 from bdlbench.data import Data, Examples
 from bdlbench.kernels.elbo import negative_elbo
 from bdlbench.kernels.kl import RowPrior, normal_kl_sum, normal_log_density_sum
-from bdlbench.protocols import Layer, Model, OwnsPrior, Prior
+from bdlbench.protocols import HasStart, Layer, Model, OwnsPrior, Prior
 from bdlbench.rng import Streams
 from bdlbench.training import Moment, Plan, State, minimise
 from bdlbench.types import Layout, Leaf, PerRow, per_row
@@ -26,6 +26,17 @@ def initial_rows(layout: Layout, rng: Streams, like: Tensor) -> Tensor:
     noise = rng.normal((layout.width,), like)
     sd = layout.fill(lambda leaf: math.sqrt(2 / leaf.fan_in) if is_linear(leaf) else 0.0)
     return noise * sd.to(like.device)
+
+
+def initial_network(model: Model, data: Data, rng: Streams) -> Tensor:
+    """(R, P): `initial_rows`, and where the model knows better from the training data, what it says."""
+    layout = Layout(model.leaves())
+    rows = initial_rows(layout, rng, data.x)
+    if isinstance(model, HasStart):
+        views = layout.views(rows)
+        for name, value in model.start(data).items():
+            views[name].copy_(value)
+    return rows
 
 
 def is_linear(leaf: Leaf) -> bool:
@@ -81,8 +92,7 @@ def fit_network(
         penalty = -prior.log_density(flat, moment.reported) if prior else 0.0
         return negative_elbo(elbo, penalty, data.num_data)
 
-    initial = initial_rows(Layout(model.leaves()), rng.child("init"), data.x)
-    return minimise(objective, initial, data, rng, plan)
+    return minimise(objective, initial_network(model, data, rng.child("init")), data, rng, plan)
 
 
 def expected_log_likelihood(
