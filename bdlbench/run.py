@@ -142,7 +142,7 @@ def _fit_and_score(
     evaluation = _with_reference(evaluation, posterior, problem, model, rng)
     return _Result(
         metrics=measure(evaluation, catalog.metrics()),
-        values=_values(posterior),
+        values=_values(posterior) | {"samples": [evaluation.test.samples] * len(batch.rows)},
         arrays=stored_arrays(evaluation),
         finite=_finite_rows({**posterior.state, "log_prob": evaluation.test.log_prob(evaluation.y)}),
         cost=_cost(batch, problem, evaluation, spent, train_seconds, predict_seconds, device),

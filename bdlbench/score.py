@@ -71,7 +71,7 @@ def score(path: Path, claim: Claim, results: Path, fresh: bool = False) -> Path:
     record = Record(
         cell=cell.as_dict(),
         replicates=asked,
-        values={"metrics": measure(evaluation, _metrics(found))},
+        values={"metrics": measure(evaluation, _metrics(found)), "samples": [len(found.probs)] * len(asked)},
         cost={},
         environment=environment.describe("cpu", torch.get_num_threads()) | given | facts,
     )

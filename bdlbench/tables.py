@@ -107,7 +107,7 @@ def render(
     color: bool = False,
 ) -> str:
     """All results as text. Raises BadInput for a metric that no result has, with the nearest."""
-    _refuse_unknown_metrics(results, [*metrics, *([sort] if sort else [])])
+    refuse_unknown_metrics(results, [*metrics, *([sort] if sort else [])])
     if style in ("csv", "json"):
         return _csv(results, metrics) if style == "csv" else _json(results, metrics)
     groups = group(results, metrics, sort)
@@ -181,7 +181,7 @@ def render_comparison(
     comparison: Comparison, metrics: Sequence[str] = (), width: int = 100, color: bool = False
 ) -> str:
     """A beside B, and B − A with the standard error of the paired difference."""
-    _refuse_unknown_metrics([result for pair in comparison.pairs for result in pair], metrics)
+    refuse_unknown_metrics([result for pair in comparison.pairs for result in pair], metrics)
     text = ""
     for pairs in _pairs_by_data(comparison):
         title = _heading(_title([a for a, _ in pairs]))
@@ -314,7 +314,8 @@ def _matches(name: str, known: Mapping[str, Column]) -> list[Column]:
     return [column for key, column in known.items() if key.startswith(f"{name.removesuffix('[*]')}[")]
 
 
-def _refuse_unknown_metrics(results: Sequence[Result], names: Sequence[str]) -> None:
+def refuse_unknown_metrics(results: Sequence[Result], names: Sequence[str]) -> None:
+    """Raises BadInput for a metric or a cost that no result has, with the nearest."""
     known = {c.name: c for c in select_columns(results, ["*"])}
     for name in names:
         if not _matches(name, known):
