@@ -66,7 +66,8 @@ def score(path: Path, claim: Claim, results: Path, fresh: bool = False) -> Path:
     cell = _cell(claim, found)
     asked = _replicates(path, claim, found)
     facts = _labels_alone(found) if claim.own_data else _data_facts(path, cell.dataset, found, asked)
-    given = {"predictions_from": {"file": path.name, "sha256": files.sha256(path.read_bytes())}}
+    said = {name: value for name in ("axes", "seeds", "splits") if (value := getattr(claim, name))}
+    given = {"predictions_from": {"file": path.name, "sha256": files.sha256(path.read_bytes()), **said}}
     evaluation = evaluate(found)
     record = Record(
         cell=cell.as_dict(),

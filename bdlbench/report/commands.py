@@ -33,7 +33,10 @@ def commands(found: Sequence[Record], folder: Path, out: Path) -> list[str]:
     results = [result for result in compare.merge(found) if result.replicates]
     trained = [result for result in results if result.cell["device"] != ELSEWHERE]
     suites, left = _suites(trained, folder)
-    runs = [line for group in _grouped(left) for line in _run_lines(group, folder)]
+    alone = {result.key: _run_lines(_Run([result], _options(result)), folder) for result in left}
+    possible = [result for result in left if not alone[result.key][0].startswith("#")]
+    runs = [line for group in _grouped(possible) for line in _run_lines(group, folder)]
+    runs += [line for result in left if result not in possible for line in alone[result.key]]
     scored = [_score_line(record, folder) for record in found if record.cell["device"] == ELSEWHERE]
     return [*suites, *runs, *scored, _line("report", str(folder), "--out", str(out))]
 
@@ -168,11 +171,12 @@ def _machine_words(result: Result) -> list[str]:
 def _score_line(record: Record, folder: Path) -> str:
     """How a file of predictions became this record."""
     protocol, treatment = record.cell["protocol"], record.cell["treatment"]
-    words = [record.environment.get("predictions_from", {}).get("file", "FILE"), "--method", treatment["name"]]
+    said = record.environment.get("predictions_from", {})
+    words = [said.get("file", "FILE"), "--method", treatment["name"]]
     own = protocol["dataset"]["name"] not in catalog.names("datasets")
     words += ["--dataset", protocol["dataset"]["name"], *(["--own-data"] if own else [])]
     words += ["--model", protocol["model"]["name"], "--samples", str(protocol["samples"])]
-    words += _seed_words(record.replicates)
+    words += [word for name in ("axes", "seeds", "splits") if name in said for word in (f"--{name}", said[name])]
     for choice in (treatment, protocol["model"], protocol["dataset"]):
         for entry, table in _entries(choice):
             words += [word for key, value in table.items() for word in ("--set", f"{entry}.{key}={spell(value)}")]

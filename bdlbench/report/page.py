@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,9 +39,8 @@ class Cell:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A panel on the page. svg is markup; stem names its files."""
+    """A panel on the page: markup with its description, and the name of its files without ending."""
 
-    alt: str
     svg: Markup
     stem: str
 
@@ -139,19 +139,20 @@ def _failures(found: Sequence[Record]) -> list[str]:
 def _drawing(panel: Panel, prefix: str, folder: Path) -> Drawing:
     """Write a panel as SVG and PNG, and give it as part of the page."""
     stem = f"{prefix}{_slug(panel.name)}-{files.sha256(panel.name.encode())[:4]}"
-    svg = _svg(panel.figure, stem)
+    with mpl.rc_context({"svg.hashsalt": stem, "svg.fonttype": "none"}):
+        svg = _saved(panel.figure, format="svg", metadata={"Date": None, "Creator": None})
+    panel.figure.set_layout_engine("none")  # the layout is found: once more would be as slow, and not the same
     files.write_atomic(folder / f"{stem}.svg", svg)
-    stream = io.BytesIO()
-    panel.figure.savefig(stream, format="png", dpi=DPI, metadata={"Software": None})
-    files.write_atomic(folder / f"{stem}.png", stream.getvalue())
-    return Drawing(panel.alt, inline(svg, panel.alt), stem)
+    files.write_atomic(folder / f"{stem}.png", _saved(panel.figure, format="png", dpi=DPI, metadata={"Software": None}))
+    return Drawing(inline(svg, panel.alt), stem)
 
 
-def _svg(figure: Figure, salt: str) -> bytes:
-    """The same bytes for the same figure: no date, and ids that are made of `salt`."""
+def _saved(figure: Figure, **options: Any) -> bytes:
+    """The same bytes for the same figure: nothing of when and by what it was made, and ids made of a fixed salt."""
     stream = io.BytesIO()
-    with mpl.rc_context({"svg.hashsalt": salt, "svg.fonttype": "none"}):
-        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
+    with warnings.catch_warnings():  # a script that the font lacks is a box in a PNG, and text in an SVG
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        figure.savefig(stream, **options)
     return stream.getvalue()
 
 
