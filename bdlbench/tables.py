@@ -522,19 +522,33 @@ def _markdown(groups: Sequence[Group], caption: str) -> str:
         return f"**{entry.text}**" if entry.leads else entry.text
 
     def line(cells: Iterable[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
+        return "| " + " | ".join(cells) + " |\n"
 
     text = ""
     for shown in groups:
-        text += f"**{shown.title}**\n\n"
-        text += line([*shown.labels, *(f"{c.heading} ({c.unit})" for c in shown.columns), "n"])
+        text += f"**{escape_markdown(shown.title)}**\n\n"
+        headings = [*shown.labels, *(f"{c.heading} ({c.unit})" for c in shown.columns), "n"]
+        text += line(map(escape_markdown, headings))
         text += line([*(":--" for _ in shown.labels), *("--:" for _ in shown.columns), "--:"])
-        text += "".join(line([*row.labels, *map(bold, row.entries), row.count]) for row in shown.rows) + "\n"
+        for row in shown.rows:
+            text += line([*map(escape_markdown, row.labels), *map(bold, row.entries), row.count])
+        text += "\n"
     return text + caption + "\n"
+
+
+MARKDOWN = {"&": "&amp;", "<": "&lt;", ">": "&gt;"} | {char: f"\\{char}" for char in "\\|*`~"}
+
+
+def escape_markdown(text: str) -> str:
+    """Characters that GitHub's dialect would take for markup, on one line. An underscore inside a word is none."""
+    escaped = "".join(MARKDOWN.get(char, char) for char in " ".join(text.split()))
+    return re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", escaped)
 
 
 TEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 TEX |= {char: f"\\{char}" for char in "&%$#_{}"}
+TEX |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
+TEX |= {"−": "$-$", "…": r"\ldots{}", "→": r"$\rightarrow$"}
 TEX |= {"±": r"$\pm$", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "·": r"$\cdot$", "×": r"$\times$", "—": "---"}
 
 
