@@ -16,7 +16,7 @@ import torch
 from matplotlib.figure import Figure
 
 from bdlbench import __main__ as cli
-from bdlbench import api, plan, records
+from bdlbench import api, plan, records, tables
 from bdlbench.records import Record
 from bdlbench.report import commands, evidence, page, plots
 from bdlbench.report.evidence import Section
@@ -213,6 +213,15 @@ def test_curves_end_at_the_metrics(section: Section) -> None:
     assert area == pytest.approx(scores["ood_auroc[far]"], abs=0.01)
     bins = evidence.bins_of(row)
     assert bins is not None and bins.size.sum() == 120
+
+
+def test_labels_name_the_machine_only_where_they_must() -> None:
+    def labels(*rows: tuple[str, ...]) -> list[str]:
+        table = tables.Group("toy", ("method", "rate", "device"), (), tuple(tables.Row(row, (), "1") for row in rows))
+        return evidence.labels_of(table)
+
+    assert labels(("a", "0.1", "cpu"), ("a", "0.2", "cuda"), ("b", "", "cuda")) == ["a 0.1", "a 0.2", "b"]
+    assert labels(("a", "0.1", "cpu"), ("a", "0.1", "cuda")) == ["a 0.1 cpu", "a 0.1 cuda"]
 
 
 def test_samples_of_records_that_do_not_say(section: Section) -> None:

@@ -81,13 +81,19 @@ def _section(
     (group,) = tables.group(members, metrics)
     rows: list[Shown] = []
     notes = []
-    for result, row in zip(members, group.rows, strict=True):
-        label = " ".join(word for word in row.labels if word)
+    for result, label in zip(members, labels_of(group), strict=True):
         arrays, lost = _arrays(folder, by_key[result.key])
         notes += [f"{label}: {lost}"] if lost else []
         place = sum(other.method == result.cell["treatment"]["name"] for other in rows)
         rows.append(Shown(result, label, place, arrays, _samples(by_key[result.key], arrays)))
     return Section(group, tuple(rows), tuple(notes))
+
+
+def labels_of(group: Group) -> list[str]:
+    """The words of each row, without the machine where rows can be told apart without it."""
+    whole = [[(name, word) for name, word in zip(group.labels, row.labels, strict=True) if word] for row in group.rows]
+    short = [" ".join(word for name, word in words if name not in ("device", "threads")) for words in whole]
+    return short if len(set(short)) == len(short) else [" ".join(word for _, word in words) for words in whole]
 
 
 def _arrays(folder: Path, parts: Sequence[Record]) -> tuple[dict[str, Tensor], str]:

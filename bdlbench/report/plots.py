@@ -27,7 +27,7 @@ WIDTH, HEIGHT = 4.2, 3.0
 """Inches of a panel without its legend."""
 LEGEND_LINE = 0.19
 """Inches of a line of a legend, of two entries each."""
-MARKERS = ("o", "s", "^", "D", "v", "P")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
 DASHES = ("-", "--", ":", "-.")
 FAINT = "0.55"
 COLOURS = (
@@ -277,7 +277,7 @@ def _seeds(rows: Sequence[Shown], column: Column, colours: Colours) -> Figure:
         axis.errorbar(mean, place, xerr=half or None, fmt="|", color="0.35", ms=10, mew=1.2, lw=0.8, zorder=2)
         look = {"color": colours[row.method], "alpha": 0.8, "ms": 5, "mec": "white", "mew": 0.4, "zorder": 3}
         axis.plot(values, [place] * len(values), _marker(row), **look)
-    axis.set_yticks(range(len(rows)), [_shortened(row.label, 26) for row in rows])
+    axis.set_yticks(range(len(rows)), [_shortened(row.label, 30) for row in rows])
     axis.set(ylim=(len(rows) - 0.5, -0.5), xlabel=column.unit, title=column.heading)
     axis.locator_params(axis="x", nbins=5)
     return figure
