@@ -97,25 +97,36 @@ def _cell(claim: Claim, found: Submission) -> Cell:
         entry: {option: _single(entry, option, values) for option, values in table.items()}
         for entry, table in plan.parse_settings(claim.settings).items()
     }
-    names = (claim.method, claim.model, claim.dataset)
-    for entry in settings:
-        if entry not in names and not any(entry in catalog.names(kind) for kind in plan.CHOSEN):
-            raise unknown("entry", entry, names)
-    if not claim.own_data:
-        catalog.load("datasets", claim.dataset)  # raises for an unknown name, with the nearest
-    if not all(name.strip() for name in names):
+    if not all(name.strip() for name in (claim.method, claim.model, claim.dataset)):
         raise BadInput("method, model and data set need names")
+    chosen = (
+        _choice("methods", claim.method, settings),
+        _choice("models", claim.model, settings),
+        _dataset(claim, settings),
+    )
+    for entry in settings:
+        if entry not in (used := {name for choice in chosen for name in _names(choice)}):
+            raise unknown("entry of this file", entry, used)
     count = len(found.probs)
     samples = count if claim.samples is None else claim.samples
     if samples < count:
         raise BadInput(f"--samples {samples} is less than the {count} samples that the file holds")
-    return Cell(
-        _choice("methods", claim.method, settings),
-        _choice("models", claim.model, settings),
-        _own(claim.dataset, settings) if claim.own_data else catalog.choice("datasets", claim.dataset, settings),
-        samples,
-        ELSEWHERE,
-    )
+    return Cell(*chosen, samples, ELSEWHERE)
+
+
+def _dataset(claim: Claim, settings: Mapping[str, Mapping[str, Any]]) -> Choice:
+    """Of the catalog, or the user's own under another name."""
+    if not claim.own_data:
+        return catalog.choice("datasets", claim.dataset, settings)
+    if claim.dataset in catalog.names("datasets"):
+        raise BadInput(f"--own-data: {claim.dataset} is a data set of the catalog; give yours another name")
+    return _own(claim.dataset, settings)
+
+
+def _names(choice: Choice) -> list[str]:
+    """The entry's name and those nested in it."""
+    nested = [name for _, value in choice.options if isinstance(value, Choice) for name in _names(value)]
+    return [choice.name, *nested]
 
 
 def _single(entry: str, option: str, values: Sequence[str]) -> str:

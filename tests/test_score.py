@@ -158,7 +158,7 @@ def test_logits_are_softmaxed_and_scores_kept(saved: Callable[..., Path], tmp_pa
     path = saved(
         probs=None, logits=np.log(probs) + 3, **{"score.energy": inside, "ood.blobs.score.energy": outside}
     )  # fmt: skip
-    found = values(api.score(path, Claim("mine", "wine", own_data=True), tmp_path / "out"))
+    found = values(api.score(path, Claim("mine", "toy", own_data=True), tmp_path / "out"))
     positive = np.repeat([0, 1], [NUM, 7])
     expected = sklearn.metrics.roc_auc_score(positive, np.concatenate([inside, outside]).astype(np.float32))
     assert found["ood_auroc_energy[blobs]"] == pytest.approx([expected])
@@ -190,7 +190,7 @@ def test_a_table_says_the_same_as_an_npz(saved: Callable[..., Path], tmp_path: P
         probs=probs[:, :, 4:], seeds=[3, 4],
         **{"ood.far.probs": probs[:, :, :4], "score.energy": inside, "ood.far.score.energy": outside},
     )  # fmt: skip
-    claim = Claim("mine", "wine", own_data=True)
+    claim = Claim("mine", "toy", own_data=True)
     a, b = (api.score(file, claim, tmp_path / file.suffix[1:]) for file in (path, same))
     assert values(a) == values(b)
     assert records.read_one(a).replicates == records.read_one(b).replicates
@@ -273,7 +273,10 @@ def refused(arguments: list[str], words: str, tmp_path: Path, capsys: pytest.Cap
         (["--dataset", "wine", "--splits", "all"], "unknown value of --splits 'all'"),
         (["--dataset", "wine", "--axes", "NRC"], "unknown value of --axes 'NRC'"),
         (["--dataset", "wine", "--axes", "RNC"], "probs has 2 axes .*: RNC needs 3"),
-        (["--dataset", "wine", "--set", "mien.rate=1"], "unknown entry 'mien': did you mean 'mine'"),
+        (["--dataset", "wine", "--set", "mien.rate=1"], "unknown entry of this file 'mien': did you mean 'mine'"),
+        (["--dataset", "wine", "--set", "mle.epochs=1"], "unknown entry of this file 'mle': did you mean 'mine'"),
+        (["--dataset", "wine", "--own-data"], "wine is a data set of the catalog; give yours another name"),
+        (["--dataset", "wine", "--model", " "], "method, model and data set need names"),
         (["--dataset", "wine", "--set", "mine.rate=1,2"], "names 2 values: a file is of one"),
     ],
 )

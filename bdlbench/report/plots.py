@@ -5,7 +5,7 @@ A method has one colour throughout; rows of one method in a section differ by ma
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -444,9 +444,3 @@ def _medians(row: Shown, score: str, sets: Sequence[str]) -> str:
     medians = {name: float(row.arrays[f"ood.{name}.{score}"].median()) for name in sets}
     inside = float(row.arrays[f"test.{score}"].median())
     return "medians: test " + ", ".join([f"{inside:.3g}", *(f"{name} {value:.3g}" for name, value in medians.items())])
-
-
-def panels_of(found: Sequence[Plot]) -> Iterator[Panel]:
-    """Every panel."""
-    for plot in found:
-        yield from plot.panels
