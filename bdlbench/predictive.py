@@ -19,8 +19,8 @@ from torch import Tensor
 MAX_GROUPS = 10
 
 
-class Predictive(Protocol):
-    """The posterior predictive of R replicates on N inputs."""
+class Predicted(Protocol):
+    """What a metric may ask of a predictive of R replicates on N inputs, and a record can answer for it."""
 
     @property
     def samples(self) -> int:
@@ -42,12 +42,16 @@ class Predictive(Protocol):
         ...
 
     def group_log_prob(self, y: Tensor) -> Tensor:
-        """The same for each group of samples: (G, R, N)."""
+        """The same by each group of samples alone: (G, R, N)."""
         ...
 
     def arrays(self) -> dict[str, Tensor]:
         """What describes the predictive and is stored per example, float32: {name: (R, N, …)}."""
         ...
+
+
+class Predictive(Predicted, Protocol):
+    """The posterior predictive of R replicates on N inputs."""
 
     def in_units(self, y_mean: Tensor, y_sd: Tensor) -> Self:
         """On the scale of y·y_sd + y_mean, both (R,); classes have no scale."""
@@ -93,11 +97,11 @@ class Categorical:
 
     def log_prob(self, y: Tensor) -> Tensor:
         """log p(y | x) (R, N) in nats, of int64 classes y (R, N)."""
-        return _log_at(self.probs, y)
+        return log_at(self.probs, y)
 
     def group_log_prob(self, y: Tensor) -> Tensor:
         """log p(y | x) by each group of samples alone, (G, R, N)."""
-        return _log_at(self.group_probs, y.expand(len(self.group_probs), *y.shape))
+        return log_at(self.group_probs, y.expand(len(self.group_probs), *y.shape))
 
     def arrays(self) -> dict[str, Tensor]:
         """The mean class probabilities."""
@@ -240,7 +244,7 @@ class CategoricalSum:
         """The predictive of the samples added, whose number must be `samples`."""
         if self.added != self.samples or self.entropy is None:
             raise ValueError(f"{self.added} samples were added, {self.samples} promised")
-        sizes = [len(range(g, self.samples, len(self.groups))) for g in range(len(self.groups))]
+        sizes = group_sizes(self.samples, len(self.groups))
         total = ordered_sum(self.groups) / self.samples
         group_probs = torch.stack([p / n for p, n in zip(self.groups, sizes, strict=True)])
         return Categorical(self.samples, total, group_probs, self.entropy / self.samples)
@@ -265,6 +269,11 @@ class GaussianStack:
         return GaussianMixture(torch.cat(self.means), torch.cat(self.sds))
 
 
+def group_sizes(samples: int, groups: int) -> list[int]:
+    """How many of the samples each group holds."""
+    return [len(range(g, samples, groups)) for g in range(groups)]
+
+
 def join_facts(facts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """Facts by example (R, N) follow each other along N; facts by replicate (R,) are the same in every block."""
     return {
@@ -272,7 +281,8 @@ def join_facts(facts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     }
 
 
-def _log_at(probs: Tensor, y: Tensor) -> Tensor:
+def log_at(probs: Tensor, y: Tensor) -> Tensor:
+    """log of the probability of class y: probs (…, C), y (…) int64. Returns (…), nats."""
     picked = probs.gather(-1, y.unsqueeze(-1)).squeeze(-1)
     return picked.clamp_min(torch.finfo(probs.dtype).tiny).log()
 

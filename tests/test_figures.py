@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from bdlbench import figures
-from bdlbench.compare import Result, Scores
+from bdlbench.results import Result, Scores
 from bdlbench.errors import BadInput
 from bdlbench.spec import Replicate
 
