@@ -148,4 +148,5 @@ def _residual(rows: Array) -> Array:
     gaps = rows - rows.mean(-1, keepdims=True)
     gaps -= gaps.mean(-2, keepdims=True)
     squares: Array = np.einsum("...kn,...kn->...", gaps, gaps)
-    return squares / ((count - 1) * (size - 1) * size)
+    variance: Array = squares / ((count - 1) * (size - 1) * size)
+    return variance
