@@ -48,7 +48,7 @@ def _diagram(ranking: Ranking) -> Any:
     count = len(ranking.methods)
     half = (count + 1) // 2
     bars = len(ranking.groups)
-    depth = half + 1.2 + 0.35 * bars
+    depth = half + 0.2 + 0.35 * bars
     figure = Figure(figsize=(7, 0.28 * depth + 0.7), layout="constrained")
     axis = figure.subplots()
     axis.set(xlim=(count + 0.1, 0.9), ylim=(depth, -1.6))  # the best rank on the right, as is the custom

@@ -28,12 +28,18 @@ def p_value(estimate: Any, part_1: Any, df_1: Any, part_2: Any, df_2: Any) -> Ar
     Satterthwaite's t, with degrees of freedom that are themselves estimated, rejects too often in the tails that a
     correction for many tests looks at: docs/statistics.md has the figures. This does not.
     """
-    estimate, part_1, part_2 = (np.asarray(x, dtype=float)[..., None] for x in (estimate, part_1, part_2))
     df_1, df_2 = (np.asarray(df, dtype=float)[..., None] for df in (df_1, df_2))
-    shares, rests, weights = _shares(df_1, df_2)
+    return _average(estimate, part_1, df_1, part_2, df_2, _shares(df_1, df_2))
+
+
+def _average(estimate: Any, part_1: Any, df_1: Array, part_2: Any, df_2: Array, shares: tuple[Array, ...]) -> Array:
+    """Student's p over the nodes of the share; df (…, 1), the rest (…)."""
+    estimate, part_1, part_2 = (np.asarray(x, dtype=float)[..., None] for x in (estimate, part_1, part_2))
+    small, large, weights = shares
     total = df_1 + df_2
     with np.errstate(divide="ignore", invalid="ignore"):
-        scaled = np.abs(estimate) * np.sqrt(total / (part_1 * df_1 / shares + part_2 * df_2 / rests))
+        scaled = np.abs(estimate) * np.sqrt(total / (part_1 * df_1 / small + part_2 * df_2 / large))
+    scaled = np.where(estimate == 0, 0.0, scaled)
     p = (2 * special.stdtr(total, -scaled) * weights).sum(-1)
     return np.where(np.isnan(estimate + part_1 + part_2)[..., 0], np.nan, np.minimum(p, 1.0))
 
@@ -44,10 +50,12 @@ def critical(share: Any, df_1: float, df_2: float, level: float) -> Array:
     share: the part that the first has in the variance. By bisection on log c.
     """
     share = np.asarray(share, dtype=float)
+    df = [np.array([df]) for df in (df_1, df_2)]
+    nodes = _shares(*df)
     low, high = np.full(share.shape, -3.0), np.full(share.shape, 40.0)
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        above = p_value(np.exp(middle), share, df_1, 1 - share, df_2) > level
+        above = _average(np.exp(middle), share, df[0], 1 - share, df[1], nodes) > level
         low, high = np.where(above, middle, low), np.where(above, high, middle)
     return np.exp((low + high) / 2)
 

@@ -27,7 +27,9 @@ def difference(estimate, seed, seed_df, example=0.0, example_df=1.0):
 
 
 @pytest.mark.parametrize("dominated", ["seeds", "examples"])
-@pytest.mark.parametrize(("seeds", "noise"), [(3, "normal"), (5, "normal"), (3, "skewed"), (5, "skewed"), (20, "skewed")])
+@pytest.mark.parametrize(
+    ("seeds", "noise"), [(3, "normal"), (5, "normal"), (3, "skewed"), (5, "skewed"), (20, "skewed")]
+)
 def test_of_500_null_tables_at_most_one_in_twenty_errs(calibration, seeds, dominated, noise):
     rate = calibration.null_rates(seeds, calibration.DOMINATED[dominated], noise)["ours"]
     assert rate <= stats.binom.isf(0.025, 500, 0.05) / 500
