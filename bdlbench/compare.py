@@ -196,6 +196,7 @@ def _layout(a: Result, b: Result) -> Layout:
 
 
 def _notes(a: Result, b: Result, found: Sequence[Finding], layout: Layout) -> Iterator[str]:
+    yield from _gaps(*(_circumstances(side, a.title == b.title) for side in (a, b)))
     for name, side, other in (("A", a, b), ("B", b, a)):
         alone = [r for r in side.replicates if r not in other.replicates]
         if alone:
@@ -212,6 +213,12 @@ def _notes(a: Result, b: Result, found: Sequence[Finding], layout: Layout) -> It
                 yield f"{finding.metric} of {_listed(broken)} in {name} is not finite: no verdict"
     if layout.nested is not None and math.isnan(layout.nested):
         yield "splits overlap, and these records do not say how many examples they trained on: run them again"
+
+
+def _circumstances(result: Result, with_options: bool) -> dict[str, Any]:
+    """Device, threads and, of one method on both sides, its options."""
+    machine = {name: result.cell[name] for name in ("device", "threads")}
+    return machine | (flatten(result.cell["treatment"]) if with_options else {})
 
 
 def _listed(replicates: Sequence[Replicate]) -> str:
@@ -273,10 +280,14 @@ def _refuse_other_protocol(ours: Sequence[Result], theirs: Sequence[Result]) -> 
 def _protocol_gap(a: Result, b: Result) -> list[str]:
     """The fields of the protocols that differ, in words; only the names where data set or model is another one."""
     left, right = flatten(a.cell["protocol"]), flatten(b.cell["protocol"])
-    fields = [name for name in left | right if left.get(name) != right.get(name)]
-    whole = [name for name in fields if name in ("dataset", "model")]
-    named = [name for name in fields if name in whole or name.split(".")[0] not in whole]
-    return [f"{name} is {left.get(name, 'absent')} in A and {right.get(name, 'absent')} in B" for name in named]
+    whole = [name for name in ("dataset", "model") if left[name] != right[name]]
+    return _gaps(*({k: v for k, v in t.items() if k in whole or k.split(".")[0] not in whole} for t in (left, right)))
+
+
+def _gaps(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    """samples is 50 in A and 100 in B"""
+    differing = [name for name in {**a, **b} if a.get(name) != b.get(name)]
+    return [f"{name} is {a.get(name, 'absent')} in A and {b.get(name, 'absent')} in B" for name in differing]
 
 
 def _lookalikes(only_a: Iterable[Result], only_b: Sequence[Result]) -> Iterator[str]:

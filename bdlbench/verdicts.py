@@ -203,6 +203,8 @@ def _parts(finding: Finding) -> list[Field]:
 
 
 def _notes(comparison: Comparison) -> Iterator[str]:
+    if not comparison.pairs:
+        yield "no cell of A has a partner in B; --ignore-options pairs methods by name, --treatment across methods"
     for pair in comparison.pairs:
         for note in pair.notes:
             yield f"{pair.a.title}: {note}."

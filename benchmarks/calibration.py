@@ -2,14 +2,14 @@
 
     python benchmarks/calibration.py docs/statistics.md
 
-A table has 12 cells, each with R seeds × 300 test examples, d_rs = μ + a_r + b_s + ε_rs. Null: μ = 0 everywhere, and the
-figure is the share of 500 tables in which Holm's correction leaves any cell called different. Found: each of 500 tables
-reports the smallest difference that it could have shown in its first cell; a new table has a true difference of that
-size there, and the figure is the share in which it is called different. For contrast, on the same null tables:
+A table has 12 cells, each with R seeds × 300 test examples, d_rs = μ + a_r + b_s + ε_rs. Null: μ = 0 everywhere, and
+the figure is the share of 500 tables in which Holm's correction leaves any cell called different. Found: each of 500
+tables reports the smallest difference that it could have shown in its first cell; a new table has a true difference of
+that size there, and the figure is the share in which it is called different. For contrast, on the same null tables:
 Satterthwaite's t with the same variance, and a paired t-test over seeds, which takes the test examples as given.
 
-Skewed: the log-likelihoods of two methods, each with an exponential example effect and residual (skewness 2), subtracted;
-lopsided: the difference itself has that skewness. Fixed streams; about three minutes.
+Skewed: the log-likelihoods of two methods, each with an exponential example effect and residual (skewness 2),
+subtracted; lopsided: the difference itself has that skewness. Fixed streams; about two minutes.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def analyse(d: Array) -> Difference:
 
 
 def null_rates(seeds: int, effects: Effects, noise: str, tables: int = TABLES, stream: int = 0) -> dict[str, float]:
-    """The share of tables with any cell called different: by `compare`, by Satterthwaite's t, by a t-test over seeds."""
+    """The share of tables with any cell called different: by `compare`, Satterthwaite's t, a t-test over seeds."""
     rng = np.random.default_rng([stream, seeds])
     wrong = dict.fromkeys(("ours", "satterthwaite", "over seeds"), 0)
     for _ in range(tables // CHUNK):

@@ -2,10 +2,10 @@
 
     python benchmarks/real_comparisons.py RUNS docs/statistics.md
 
-RUNS is a folder for the trainings, which are resumed when they are there already (half an hour on two cores): 100 seeds
-of five methods of the suite `quick` on `digits` and `digits_near`, so that each cell gives ten comparisons of five seeds
-against five others; `map` with a prior of standard deviation 1e6 beside `mle`; and mean-field VI with and without its KL
-on `breast_cancer`, by a plugin (weighted_kl.py).
+RUNS is a folder for the trainings, which are resumed when they are there already (half an hour on two cores): 100
+seeds of five methods of the suite `quick` on `digits` and `digits_near`, so that each cell gives ten comparisons of
+five seeds against five others; `map` with a prior of standard deviation 1e6 beside `mle`; and mean-field VI with and
+without its KL on `breast_cancer`, by a plugin (weighted_kl.py).
 """
 
 from __future__ import annotations

@@ -280,16 +280,19 @@ def source(*cells: Cell, definition: str = "Accuracy()", sha: str = "abc", value
 
 
 def test_the_same_threads_first() -> None:
-    ((pair),) = comparison.compare(source(cell()), source(cell(threads=2), cell())).pairs
+    (pair,) = comparison.compare(source(cell()), source(cell(threads=2), cell())).pairs
     assert pair.b.cell["threads"] == 1
-    ((pair),) = comparison.compare(source(cell()), source(cell(threads=2))).pairs
+    (pair,) = comparison.compare(source(cell()), source(cell(threads=2))).pairs
     assert pair.b.cell["threads"] == 2
+    assert pair.notes == ("threads is 1 in A and 2 in B",)
 
 
 def test_ignoring_options() -> None:
     a, b = source(cell()), source(cell(epochs=7))
     assert comparison.compare(a, b).pairs == ()
-    assert len(comparison.compare(a, b, pairing=Pairing(ignore_options=True)).pairs) == 1
+    assert "no cell of A has a partner in B; --ignore-options" in verdicts.render(comparison.compare(a, b))
+    (pair,) = comparison.compare(a, b, pairing=Pairing(ignore_options=True)).pairs
+    assert pair.notes == ("epochs is 1 in A and 7 in B",)
     both = source(cell(), cell(epochs=7))
     assert len(comparison.compare(both, both, pairing=Pairing(ignore_options=True)).pairs) == 2  # equals come first
     with pytest.raises(BadInput, match="--ignore-options: B has 2 cells of mle · logistic · wine, which differ in epo"):
