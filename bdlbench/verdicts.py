@@ -18,6 +18,9 @@ from bdlbench.sheets import Field, Format, Sheet
 
 Row = dict[str, Any]
 
+ROUNDING = 1e-6
+"""Of what is compared: differences below it are shown as 0."""
+
 
 def render(comparison: Comparison, style: Format = "terminal", width: int = 100, color: bool = False) -> str:
     """A comparison as text."""
@@ -170,13 +173,13 @@ def _named(pair: Pair, label: str, text: str) -> str:
 def _verdict(finding: Finding) -> list[Field]:
     arrow = tables.ARROWS[finding.better]
     decided = finding.verdict in ("better", "worse")
-    width = finding.interval
-    low, high = (_rounded(finding.estimate + side * width, width / 2) for side in (-1, 1))
-    means = [_rounded(mean, width / 2) for mean in (finding.mean_a, finding.mean_b)]
+    width, scale = finding.interval, max(abs(finding.mean_a), abs(finding.mean_b))
+    low, high = (_rounded(finding.estimate + side * width, width / 2, scale) for side in (-1, 1))
+    means = [_rounded(mean, width / 2, scale) for mean in (finding.mean_a, finding.mean_b)]
     return [
         Field(f"{finding.metric} {arrow} ({finding.unit})"),
         *map(Field, means),
-        Field(_signed(_rounded(finding.estimate, width / 2))),
+        Field(_signed(_rounded(finding.estimate, width / 2, scale))),
         Field(tables.ABSENT if math.isnan(width) else f"[{_signed(low)}, {_signed(high)}]"),
         Field(_probability(finding.corrected_p)),
         Field(finding.verdict, decided),
@@ -226,8 +229,11 @@ def _populations(findings: Iterable[Finding]) -> Iterator[str]:
         yield f"Intervals{of} speak of {population}."
 
 
-def _rounded(value: float, error: float) -> str:
-    return tables.number(value, error if math.isfinite(error) else math.nan).mean
+def _rounded(value: float, error: float, scale: float) -> str:
+    """With the decimals that the error calls for; below a millionth of the scale all is rounding, and 0."""
+    if abs(value) <= ROUNDING * scale:
+        return "0"
+    return tables.number(value, max(error, ROUNDING * scale) if error > 0 else math.nan).mean
 
 
 def _signed(text: str) -> str:
