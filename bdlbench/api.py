@@ -1,4 +1,4 @@
-"""The verbs of the command line for Python: `from bdlbench.api import run, read, table, compare`.
+"""The verbs of the command line for Python: `from bdlbench.api import run, read, table, compare, rank`.
 
     records = run("quick", methods=["mle", "mc_dropout"], seeds="0-9", settings={"mc_dropout.rate": [0.1, 0.2]})
     frame = table("results/local")
