@@ -20,11 +20,9 @@ from typing import TYPE_CHECKING, Any
 from bdlbench import catalog, files, options, plan, records, sources, store, tables
 from bdlbench import compare as comparison
 from bdlbench import margins as margin_table
-from bdlbench import rank as ranking
 from bdlbench.compare import Comparison, Pairing
 from bdlbench.errors import BadInput
 from bdlbench.executors import Event, execute
-from bdlbench.rank import Ranking
 from bdlbench.records import Record
 from bdlbench.results import Result, merge, select
 from bdlbench.run import CHECKPOINTS, Batch, Outcome, Settings, batches, load_task
@@ -32,6 +30,8 @@ from bdlbench.spec import Spec
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+
+    from bdlbench.rank import Ranking
 
 RESULTS = Path("results/local")
 """Where `run` writes unless told otherwise."""
@@ -121,6 +121,8 @@ def compare(
 
 def rank(folder: str | Path, metric: str = "nll", methods: Sequence[str] = ()) -> Ranking:
     """The methods of a folder against each other, over its data sets. methods: only these."""
+    from bdlbench import rank as ranking  # scipy.stats is slow to import
+
     return ranking.rank(results_of(Path(folder)), metric, methods)
 
 

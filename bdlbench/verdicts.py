@@ -175,7 +175,7 @@ def _verdict(finding: Finding) -> list[Field]:
     decided = finding.verdict in ("better", "worse")
     width, scale = finding.interval, max(abs(finding.mean_a), abs(finding.mean_b))
     low, high = (_rounded(finding.estimate + side * width, width / 2, scale) for side in (-1, 1))
-    means = [_rounded(mean, width / 2, scale) for mean in (finding.mean_a, finding.mean_b)]
+    means = [_rounded(mean, max(width / 2, 1e-3 * scale), scale) for mean in (finding.mean_a, finding.mean_b)]
     return [
         Field(f"{finding.metric} {arrow} ({finding.unit})"),
         *map(Field, means),
