@@ -1,6 +1,6 @@
 """bdlbench: a benchmark and reproducibility suite for Bayesian deep learning.
 
-The verbs of the command line are in `bdlbench.api`: `from bdlbench.api import run, read, table, compare`.
+The verbs of the command line are in `bdlbench.api`: `from bdlbench.api import run, read, table, compare, rank`.
 """
 
 from __future__ import annotations

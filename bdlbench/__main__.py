@@ -15,8 +15,9 @@ from bdlbench.errors import BadInput, BenchError, unknown
 if TYPE_CHECKING:
     from bdlbench.api import Job
     from bdlbench.catalog import Kind
-    from bdlbench.compare import Result
+    from bdlbench.results import Result
     from bdlbench.run import Outcome, Settings
+    from bdlbench.sheets import Format
     from bdlbench.spec import Cell
 
 LISTED = ("methods", "models", "datasets", "metrics", "suites")
@@ -33,6 +34,7 @@ app = typer.Typer(
 
 Plugins = Annotated[list[Path], typer.Option("--plugin", metavar="FILE.py", help="a file with entries of your own")]
 Metrics = Annotated[str, typer.Option("--metrics", metavar="A,B", help="columns; default: the main ones")]
+Style = Annotated[str, typer.Option("--format", help="terminal, markdown, csv, latex or json")]
 
 
 class Interrupted(BenchError):
@@ -111,17 +113,15 @@ def list_(
 @app.command()
 def table(
     results: Annotated[Path, typer.Argument(metavar="RESULTS", help="a folder of records, or one record")],
-    format_: Annotated[str, typer.Option("--format", help="terminal, markdown, csv, latex or json")] = "terminal",
+    format_: Style = "terminal",
     metrics: Metrics = "",
     sort: Annotated[str, typer.Option(metavar="METRIC", help="best first by this metric")] = "",
     figure: Annotated[Path | None, typer.Option(metavar="FILE", help="draw it too: .png, .svg or .pdf")] = None,
 ) -> None:
     """Print the records of a folder: mean and standard error over replicates, the best and its equals in bold."""
+    style = _style(format_)
     from bdlbench import api, figures, tables
 
-    style = next((known for known in tables.FORMATS if known == format_), None)
-    if style is None:
-        raise unknown("format", format_, tables.FORMATS)
     found = api.results_of(results)
     if figure is not None:
         figures.draw_table(found, figure, _names(metrics), sort)
@@ -132,14 +132,51 @@ def table(
 
 @app.command()
 def compare(
-    a: Annotated[Path, typer.Argument(metavar="A", help="a folder of records")],
-    b: Annotated[Path, typer.Argument(metavar="B", help="another")],
+    a: Annotated[
+        str, typer.Argument(metavar="A", help="a folder of records, one record, or a git revision of results/")
+    ],
+    b: Annotated[str, typer.Argument(metavar="B", help="another, to be held against it; REVISION:PATH names a folder")],
     metrics: Metrics = "",
+    margins: Annotated[
+        Path | None, typer.Option(metavar="FILE.toml", help="[margins] by metric  [default: pyproject.toml's]")
+    ] = None,
+    treatment: Annotated[str, typer.Option(metavar="A:B", help="pair method A of A with method B of B")] = "",
+    ignore_options: Annotated[
+        bool, typer.Option("--ignore-options", help="pair methods by name, whatever their options")
+    ] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="inconclusive counts as failure")] = False,
+    format_: Style = "terminal",
 ) -> None:
-    """Put two folders of records side by side, with paired differences."""
-    from bdlbench import api, tables
+    """Hold B against A: differences with intervals, verdicts, and what would settle what is open. Exits 1 if worse."""
+    style, pair = _style(format_), _treatment(treatment)
+    from bdlbench import api, verdicts
 
-    _write(tables.render_comparison(api.compare(a, b), _names(metrics), *_screen()))
+    found = api.compare(
+        a, b, metrics=_names(metrics), margins=margins, treatment=pair, ignore_options=ignore_options, strict=strict
+    )
+    _write(verdicts.render(found, style, *_screen()))
+    if found.exit_code:
+        raise typer.Exit(found.exit_code)
+
+
+@app.command()
+def rank(
+    results: Annotated[Path, typer.Argument(metavar="RESULTS", help="a folder of records on several data sets")],
+    metric: Annotated[str, typer.Option(metavar="METRIC", help="what the ranks are of")] = "nll",
+    methods: Annotated[str, typer.Option(metavar="A,B", help="only these, on the data sets that have them all")] = "",
+    format_: Style = "terminal",
+    figure: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="a critical-difference diagram: .png, .svg or .pdf")
+    ] = None,
+) -> None:
+    """Rank methods over data sets: Friedman, then every pair by Wilcoxon with Holm's correction."""
+    style = _style(format_)
+    from bdlbench import api, figures, verdicts
+
+    found = api.rank(results, metric, _names(methods))
+    if figure is not None:
+        figures.draw_ranking(found, figure)
+    _write(verdicts.render_ranking(found, style, *_screen()))
 
 
 @app.command()
@@ -422,6 +459,23 @@ def _standing(files: Sequence[Any]) -> str:
 
 
 # output
+
+
+def _style(name: str) -> Format:
+    from bdlbench.sheets import FORMATS
+
+    style = next((known for known in FORMATS if known == name), None)
+    if style is None:
+        raise unknown("format", name, FORMATS)
+    return style
+
+
+def _treatment(text: str) -> tuple[str, str] | None:
+    """mle:map as two names of methods; None for nothing."""
+    parts = [part.strip() for part in text.split(":")]
+    if text and (len(parts) != 2 or not all(parts)):
+        raise BadInput(f"--treatment {text!r} cannot be read: name a method of A and one of B, such as mle:map")
+    return (parts[0], parts[1]) if text else None
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""The verbs of the command line for Python: `from bdlbench.api import run, read, table, compare`.
+"""The verbs of the command line for Python: `from bdlbench.api import run, read, table, compare, rank`.
 
     records = run("quick", methods=["mle", "mc_dropout"], seeds="0-9", settings={"mc_dropout.rate": [0.1, 0.2]})
     frame = table("results/local")
@@ -17,20 +17,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bdlbench import catalog, files, options, plan, records, store, tables
+from bdlbench import catalog, files, options, plan, records, sources, store, tables
 from bdlbench import compare as comparison
+from bdlbench import margins as margin_table
 from bdlbench import score as submissions
-from bdlbench.compare import Comparison, Result
+from bdlbench.compare import Comparison, Pairing
 from bdlbench.data import Task
 from bdlbench.errors import BadInput
 from bdlbench.executors import Event, execute
 from bdlbench.records import Record
+from bdlbench.results import Result, merge, select
 from bdlbench.run import CHECKPOINTS, Batch, Outcome, Settings, batches, load_task
 from bdlbench.score import Claim
 from bdlbench.spec import Spec
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+
+    from bdlbench.rank import Ranking
 
 RESULTS = Path("results/local")
 """Where `run` writes unless told otherwise."""
@@ -94,12 +98,35 @@ def table(folder: str | Path, metrics: Sequence[str] = ()) -> DataFrame:
     return DataFrame(list(tables.summary_rows(results_of(Path(folder)), metrics)))
 
 
-def compare(a: str | Path, b: str | Path) -> Comparison:
-    """The cells of two folders side by side. Raises NotComparable where their protocols differ."""
-    sides = [records.read(Path(folder)) for folder in (a, b)]
-    for folder, side in zip((a, b), sides, strict=True):
-        _require(side, Path(folder))
-    return comparison.compare(*sides)
+def compare(
+    a: str | Path,
+    b: str | Path,
+    *,
+    metrics: Sequence[str] = (),
+    margins: str | Path | Mapping[str, float] | None = None,
+    treatment: tuple[str, str] | None = None,
+    ignore_options: bool = False,
+    strict: bool = False,
+) -> Comparison:
+    """B against A, cell by cell: two folders, records, or git revisions of results/.
+
+    margins: {metric: how much worse is still as good}, or a TOML file; by default those of the nearest pyproject.toml.
+    treatment: (method in A, method in B); ignore_options: whatever the methods' options. strict: inconclusive fails.
+    Raises NotComparable where the protocols differ.
+    """
+    allowed = margins
+    if not isinstance(allowed, Mapping):
+        allowed = margin_table.read(Path(allowed) if allowed else None, catalog.names("metrics"))
+    pairing = Pairing(treatment, ignore_options)
+    with sources.opened(str(a)) as left, sources.opened(str(b)) as right:
+        return comparison.compare(left, right, allowed, metrics, pairing, strict)
+
+
+def rank(folder: str | Path, metric: str = "nll", methods: Sequence[str] = ()) -> Ranking:
+    """The methods of a folder against each other, over its data sets. methods: only these."""
+    from bdlbench import rank as ranking  # scipy.stats is slow to import
+
+    return ranking.rank(results_of(Path(folder)), metric, methods)
 
 
 def score(file: str | Path, claim: Claim, results: str | Path = RESULTS, fresh: bool = False) -> Path:
@@ -133,7 +160,7 @@ def results_of(folder: Path) -> list[Result]:
     """All results in a folder. Raises BadInput where it holds none."""
     found = records.read(folder)
     _require(found, folder)
-    return comparison.merge(found)
+    return merge(found)
 
 
 def prepare(spec: Spec, results: Path, fresh: bool = False) -> Job:
@@ -170,7 +197,7 @@ def results_for(job: Job) -> list[Result]:
         return []
     keys = [cell.key for cell in job.spec.cells]
     found = [record for record in records.read(job.results) if record.key in set(keys)]
-    return comparison.select(comparison.merge(found), keys, job.spec.replicates)
+    return select(merge(found), keys, job.spec.replicates)
 
 
 def fetch_data(job: Job) -> None:

@@ -12,6 +12,7 @@ import inspect
 import pkgutil
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -105,6 +106,12 @@ def build_dataset(chosen: Choice) -> Dataset:
     """The data set."""
     dataset: Dataset = _build("datasets", [chosen], {})
     return dataset
+
+
+def definition(metric: Metric) -> str:
+    """What a record keeps of a metric's definition: its options too."""
+    is_data = is_dataclass(type(metric))
+    return repr(metric) if is_data else type(metric).__qualname__  # a plain repr holds an address
 
 
 def metrics() -> dict[str, Metric]:

@@ -1,213 +1,270 @@
-"""Records side by side: replicates of a cell brought together, and differences that know their own uncertainty."""
+"""Two sides cell by cell: who is paired with whom, what differs, and what that says of new seeds and new examples."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any
 
-from bdlbench import files
-from bdlbench.errors import NotComparable
+from bdlbench import catalog, evaluation, files
+from bdlbench.differences import Finding, Layout, Measured, find, judge
+from bdlbench.errors import BadInput, NotComparable
+from bdlbench.protocols import Evaluation, Metric
 from bdlbench.records import Record
+from bdlbench.results import Result, columns_named, flatten, merge
+from bdlbench.sources import Source
 from bdlbench.spec import Replicate
+from bdlbench.stats.behrens_fisher import Array
 
-LEVEL = 0.05
-"""How often a test may call equal things different."""
-
-
-@dataclass(frozen=True)
-class Scores:
-    """One metric of one cell. values: by replicate; NaN for what was not finite."""
-
-    unit: str
-    better: Literal["higher", "lower"]
-    definition: str
-    values: dict[Replicate, float] = field(default_factory=dict)
-
-    @property
-    def mean(self) -> float:
-        """Over replicates; NaN where one is."""
-        return _mean(list(self.values.values()))
-
-    @property
-    def standard_error(self) -> float:
-        """Of the mean; NaN for fewer than two replicates."""
-        return _standard_error(list(self.values.values()))
+NEGATIVE, NOT_COMPARABLE, INCOMPLETE = 1, 3, 4
 
 
 @dataclass(frozen=True)
-class Result:
-    """All that is known of one cell. costs: one for each batch that trained replicates of it."""
+class Pair:
+    """A cell on both sides. notes: what a reader must know of the pair before its numbers."""
 
-    key: str
-    cell: dict[str, Any]
-    scores: dict[str, Scores]
-    replicates: tuple[Replicate, ...]
-    failed: dict[Replicate, str]
-    costs: tuple[dict[str, float], ...]
-    sources: dict[str, str]
+    a: Result
+    b: Result
+    findings: tuple[Finding, ...]
+    notes: tuple[str, ...] = ()
 
     @property
-    def title(self) -> str:
-        """For people: mle · mlp · digits."""
-        protocol = self.cell["protocol"]
-        return " · ".join([self.cell["treatment"]["name"], protocol["model"]["name"], protocol["dataset"]["name"]])
-
-
-class Difference(NamedTuple):
-    """Mean of b − a over the n replicates that both have, its standard error, the p of a two-sided paired t-test."""
-
-    mean: float
-    standard_error: float
-    n: int
-    p_value: float
+    def is_whole(self) -> bool:
+        """Whether B has, finite, what A has: no replicate failed, no value is undefined."""
+        lost = [r for r in self.b.failed if r in self.a.replicates]
+        return not lost and all(math.isfinite(f.mean_b) or not math.isfinite(f.mean_a) for f in self.findings)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Cells that both sides have, and those that one side lacks."""
+    """Cells that both sides have, those that one side lacks, and why cells that look alike are no pair."""
 
-    pairs: tuple[tuple[Result, Result], ...]
+    pairs: tuple[Pair, ...]
     only_a: tuple[Result, ...]
     only_b: tuple[Result, ...]
+    apart: tuple[str, ...] = ()
+    strict: bool = False
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """Of all pairs."""
+        return tuple(finding for pair in self.pairs for finding in pair.findings)
+
+    @property
+    def exit_code(self) -> int:
+        """1 for anything worse beyond its margin (with `strict`, inconclusive), 3 for protocols that differ, 4 for
+        cells or replicates of A that B lacks, else 0.
+        """
+        negative = {"worse", "inconclusive"} if self.strict else {"worse"}
+        if any(finding.verdict in negative for finding in self.findings):
+            return NEGATIVE
+        if self.apart:
+            return NOT_COMPARABLE
+        return INCOMPLETE if self.only_a or not all(pair.is_whole for pair in self.pairs) else 0
 
 
-def merge(records: Iterable[Record]) -> list[Result]:
-    """One result for each cell, in the order of first appearance.
+@dataclass(frozen=True)
+class Pairing:
+    """Which treatments are one question. treatment: (method in A, method in B), whatever their options."""
 
-    Raises NotComparable where records of a cell were made from differing data or with differing metrics.
+    treatment: tuple[str, str] | None = None
+    ignore_options: bool = False
+
+    def question(self, result: Result, side: int) -> str | None:
+        """Cells of both sides with the same answer are partners; None for a cell that is not asked about."""
+        treatment: Any = result.cell["treatment"]
+        if self.treatment:
+            if treatment["name"] != self.treatment[side]:
+                return None
+            treatment = "treatment"
+        elif self.ignore_options:
+            treatment = treatment["name"]
+        return files.digest([result.cell["protocol"], treatment])
+
+
+def compare(
+    a: Source,
+    b: Source,
+    margins: Mapping[str, float] | None = None,
+    metrics: Sequence[str] = (),
+    pairing: Pairing = Pairing(),
+    strict: bool = False,
+) -> Comparison:
+    """B against A: cells of the same protocol and treatment; device and threads may differ.
+
+    margins: {metric: how much worse is still as good}, 0 for others; metrics: which to compare, by default the main
+    ones. Raises NotComparable, naming the field, where the sides share no protocol, or where a shared cell was scored
+    on differing data or by differing metrics; BadInput for an unknown metric, and where partners are not to be told.
     """
-    cells: dict[str, list[Record]] = {}
-    for record in records:
-        cells.setdefault(record.key, []).append(record)
-    return [_merge_cell(key, parts) for key, parts in cells.items()]
-
-
-def select(results: Iterable[Result], keys: Sequence[str], replicates: Iterable[Replicate]) -> list[Result]:
-    """The results of these cells, in this order, with these replicates only."""
-    wanted, known = set(replicates), {result.key: result for result in results}
-    return [_only(known[key], wanted) for key in keys if key in known]
-
-
-def paired_difference(a: Mapping[Replicate, float], b: Mapping[Replicate, float]) -> Difference:
-    """b − a over shared replicates: mean, standard error, and p of t = mean / error with n − 1 degrees of freedom.
-
-    NaN where it is undefined: n = 0 for the mean, n < 2 or a value that is not finite for error and p. Where all
-    differences agree to rounding, p is 1 for no difference and 0 for any. Student 1908.
-    """
-    gaps = [b[replicate] - value for replicate, value in sorted(a.items()) if replicate in b]
-    mean, error = _mean(gaps), _standard_error(gaps)
-    if math.isnan(error):
-        return Difference(mean, error, len(gaps), math.nan)
-    if error <= 1e-12 * abs(mean):
-        return Difference(mean, error, len(gaps), float(mean == 0))
-    from scipy.special import stdtr  # the t distribution without the weight of scipy.stats
-
-    return Difference(mean, error, len(gaps), 2 * float(stdtr(len(gaps) - 1, -abs(mean / error))))
-
-
-def holm(p_values: Sequence[float], level: float = LEVEL) -> list[bool]:
-    """Which hypotheses are rejected so that the chance of any false rejection is at most `level`. Holm 1979."""
-    rejected = [False] * len(p_values)
-    for rank, i in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        if p_values[i] > level / (len(p_values) - rank):
-            break
-        rejected[i] = True
-    return rejected
-
-
-def leaders(scores: Mapping[str, Scores]) -> set[str]:
-    """Who has the best mean, and who cannot be told from it: paired t-tests against the best, Holm-corrected.
-
-    scores: one metric, by the name of who reached it. Those that share fewer than two replicates with the best, or
-    have a value that is not finite, are not tested and do not lead, unless their mean is the same.
-    """
-    means = {name: _signed(score) for name, score in scores.items() if math.isfinite(score.mean)}
-    if not means:
-        return set()
-    top = max(means.values())
-    first = next(name for name, value in means.items() if value == top)
-    tests = {name: paired_difference(scores[first].values, scores[name].values).p_value for name in means}
-    tested = [name for name, p in tests.items() if name != first and not math.isnan(p)]
-    apart = holm([tests[name] for name in tested])
-    level_with = {name for name, far in zip(tested, apart, strict=True) if not far}
-    return {name for name, value in means.items() if value == top} | level_with
-
-
-def compare(a: Sequence[Record], b: Sequence[Record]) -> Comparison:
-    """Cells of the same protocol and treatment side by side; device and threads may differ.
-
-    Raises NotComparable, naming the field, where the sides share no protocol, or where a shared cell was scored on
-    differing data or by differing metrics.
-    """
-    ours, theirs = merge(a), merge(b)
-    pairs = tuple(_pairs(ours, theirs))
-    if not pairs:
-        _refuse_other_protocol(ours, theirs)
-    for left, right in pairs:
-        _refuse_other_measure(left, right)
-    used = {id(result) for pair in pairs for result in pair}
+    ours, theirs = ([r for r in merge(s.records) if pairing.question(r, i)] for i, s in enumerate((a, b)))
+    couples = list(_couples(ours, theirs, pairing))
+    used = {id(result) for couple in couples for result in couple}
     only_a, only_b = (tuple(r for r in side if id(r) not in used) for side in (ours, theirs))
-    return Comparison(pairs, only_a, only_b)
+    if not couples:
+        _refuse_other_protocol(ours, theirs)
+    for couple in couples:
+        _refuse_other_measure(*couple)
+    columns_named([r for couple in couples for r in couple], metrics)  # refuses unknown names before any work
+    pairs = [_pair(left, right, (a, b), margins or {}, metrics) for left, right in couples]
+    return Comparison(_judged(pairs), only_a, only_b, tuple(_lookalikes(only_a, only_b)), strict)
 
 
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} as {"a.b": 1}; an entry's name goes by the path alone: {"a": {"name": "x"}} as {"a": "x"}."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        path = prefix if key == "name" and prefix else f"{prefix}.{key}".lstrip(".")
-        flat |= flatten(value, path) if isinstance(value, Mapping) else {path: value}
-    return flat
+def _judged(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
+    judged = iter(judge([finding for pair in pairs for finding in pair.findings]))
+    return tuple(replace(pair, findings=tuple(next(judged) for _ in pair.findings)) for pair in pairs)
 
 
-def _merge_cell(key: str, parts: Sequence[Record]) -> Result:
-    scores: dict[str, Scores] = {}
-    sources: dict[str, str] = {}
-    for record in parts:
-        _agree(record, "data", sources, record.environment.get("sources", {}))
-        sources |= record.environment.get("sources", {})
-        for name, entry in record.values["metrics"].items():
-            fresh = Scores(entry["unit"], entry["better"], entry["definition"])
-            known = scores.setdefault(name, fresh)
-            _agree(record, f"metric {name}", {"": known.definition}, {"": fresh.definition})
-            numbers = [math.nan if value is None else float(value) for value in entry["values"]]
-            known.values.update(zip(record.replicates, numbers, strict=True))
-    done = sorted({replicate for record in parts for replicate in record.replicates})
-    failed = {r: why for record in parts for r, why in record.failed.items() if r not in done}
-    costs = tuple(record.cost for record in parts if record.cost)
-    return Result(key, parts[0].cell, scores, tuple(done), failed, costs, sources)
+# one pair
 
 
-def _agree(record: Record, what: str, known: Mapping[str, str], found: Mapping[str, str]) -> None:
-    for name in known.keys() & found.keys():
-        if known[name] != found[name]:
-            raise NotComparable(f"{record.name} differs from other records of its cell in {what} {name}".rstrip())
+def _pair(
+    a: Result, b: Result, sources: tuple[Source, Source], margins: Mapping[str, float], metrics: Sequence[str]
+) -> Pair:
+    names = [c for c in columns_named([a, b], metrics) if c in a.scores and c in b.scores]
+    measured_a, measured_b = (_measured(r, names, s) for r, s in zip((a, b), sources, strict=True))
+    layout = _layout(a, b)
+    found = [
+        find(name, a.scores[name].unit, a.scores[name].better, measured_a[name], measured_b[name], layout, margins)
+        for name in names
+    ]
+    return Pair(a, b, tuple(found), tuple(_notes(a, b, found, layout)))
 
 
-def _only(result: Result, wanted: set[Replicate]) -> Result:
-    scores = {
-        name: Scores(s.unit, s.better, s.definition, {r: v for r, v in s.values.items() if r in wanted})
-        for name, s in result.scores.items()
+def _measured(result: Result, names: Sequence[str], source: Source) -> dict[str, Measured]:
+    """Each metric with what its examples contribute, as far as predictions were kept and the metric is known here."""
+    found = {name: Measured(result.scores[name].values, {}, {}) for name in names}
+    known = catalog.metrics()
+    for record in result.records:
+        kept = evaluation.read(record, source.predictions(record)) if record.replicates else None
+        for entry in dict.fromkeys(name.partition("[")[0] for name in names) if kept else ():
+            metric = known.get(entry)
+            if kept is not None and metric is not None and _same_definition(metric, entry, result):
+                found |= _of_record(found, record, entry, metric, kept)
+    return found
+
+
+def _of_record(
+    found: Mapping[str, Measured], record: Record, entry: str, metric: Metric, kept: Evaluation
+) -> dict[str, Measured]:
+    """The columns of one metric with the replicates of one record added."""
+    parts, groups = evaluation.by_example(metric, kept), evaluation.left_out(metric, kept)
+    single = record.cell["protocol"]["samples"] > 1 and not evaluation.has_groups(kept)
+    columns = {f"{entry}[{key}]" if key else entry: (key, value) for key, value in metric(kept).items()}
+    return {
+        name: _with(found[name], record.replicates, parts[key], groups.get(key), single)
+        for name, (key, value) in columns.items()
+        if name in found and _agrees(value.tolist(), record.values["metrics"][name]["values"])
     }
-    replicates = tuple(r for r in result.replicates if r in wanted)
-    failed = {r: why for r, why in result.failed.items() if r in wanted}
-    return Result(result.key, result.cell, scores, replicates, failed, result.costs, result.sources)
 
 
-def _pairs(ours: Sequence[Result], theirs: Sequence[Result]) -> Iterator[tuple[Result, Result]]:
-    """Partners on the same device with the same threads where there are such, else on any."""
+def _with(
+    measured: Measured, rows: Sequence[Replicate], parts: Sequence[Array], groups: Array | None, single: bool
+) -> Measured:
+    """With what the rows of one record add. single: one posterior sample is all there is, so no Monte-Carlo error."""
+    examples = {r: tuple(part[i] for part in parts) for i, r in enumerate(rows)}
+    left_out = {r: groups[:, i] for i, r in enumerate(rows)} if groups is not None else {}
+    if single:
+        left_out = {r: parts[0][i][:0] for i, r in enumerate(rows)}
+    return replace(measured, examples={**measured.examples, **examples}, left_out={**measured.left_out, **left_out})
+
+
+def _same_definition(metric: Metric, entry: str, result: Result) -> bool:
+    return all(
+        score.definition == catalog.definition(metric)
+        for name, score in result.scores.items()
+        if name.partition("[")[0] == entry
+    )
+
+
+def _agrees(again: Sequence[float], stored: Sequence[float | None]) -> bool:
+    """Whether the metric of the stored predictions is the stored metric: else they are not all that it saw."""
+    pairs = zip(again, [math.nan if v is None else v for v in stored], strict=True)
+    return all(math.isclose(x, y, rel_tol=1e-5, abs_tol=1e-6) or math.isnan(x) == math.isnan(y) == 1 for x, y in pairs)
+
+
+def _layout(a: Result, b: Result) -> Layout:
+    """Nested where splits differ and their test examples are not known to be the same ones."""
+    if len({r.split for side in (a, b) for r in side.replicates}) <= 1:
+        return Layout()
+    kept = [record.environment.get("examples", {}) for side in (a, b) for record in side.records]
+    hashes = {digest for one in kept for digest in one.get("test_sha256", [])}
+    if all(kept) and len(hashes) == 1:
+        return Layout()
+    sizes = next((one for one in kept if one), None)
+    return Layout(nested=sizes["test"] / sizes["train"] if sizes else math.nan)
+
+
+def _notes(a: Result, b: Result, found: Sequence[Finding], layout: Layout) -> Iterator[str]:
+    yield from _gaps(*(_circumstances(side, a.title == b.title) for side in (a, b)))
+    for name, side, other in (("A", a, b), ("B", b, a)):
+        alone = [r for r in side.replicates if r not in other.replicates]
+        if alone:
+            how = "left out: their splits are not shared" if layout.nested is not None else "compared unpaired"
+            yield f"{_listed(alone)} of {name} {_have(alone)} no partner and {_are(alone)} {how}"
+        if len(side.replicates) == 1:
+            yield f"one replicate in {name}: nothing is known of new seeds, so there is no verdict"
+        for replicate, why in sorted(side.failed.items()):
+            yield f"{_listed([replicate])} failed in {name}: {why}"
+        for finding in found:
+            values = side.scores[finding.metric].values
+            broken = [r for r in sorted(values) if not math.isfinite(values[r])]
+            if broken:
+                yield f"{finding.metric} of {_listed(broken)} in {name} is not finite: no verdict"
+    if layout.nested is not None and math.isnan(layout.nested):
+        yield "splits overlap, and these records do not say how many examples they trained on: run them again"
+
+
+def _circumstances(result: Result, with_options: bool) -> dict[str, Any]:
+    """Device, threads and, of one method on both sides, its options."""
+    machine = {name: result.cell[name] for name in ("device", "threads")}
+    return machine | (flatten(result.cell["treatment"]) if with_options else {})
+
+
+def _listed(replicates: Sequence[Replicate]) -> str:
+    """seeds 3, 4; seed 7, split 2"""
+    if len(replicates) == 1:
+        split = f", split {replicates[0].split}" if replicates[0].split else ""
+        return f"seed {replicates[0].seed}{split}"
+    return "seeds " + ", ".join(str(r.seed) for r in replicates)
+
+
+def _have(items: Sequence[Any]) -> str:
+    return "has" if len(items) == 1 else "have"
+
+
+def _are(items: Sequence[Any]) -> str:
+    return "is" if len(items) == 1 else "are"
+
+
+# who is paired with whom
+
+
+def _couples(ours: Sequence[Result], theirs: Sequence[Result], pairing: Pairing) -> Iterator[tuple[Result, Result]]:
+    """The same cell first, then the same options on another machine, then what else answers the same question."""
     left = list(theirs)
-    for result in sorted(ours, key=lambda r: r.key not in {t.key for t in theirs}):
-        partners = [t for t in left if _question(t) == _question(result)]
-        if partners:
-            partner = next((t for t in partners if t.key == result.key), partners[0])
-            left.remove(partner)
-            yield result, partner
+    rest = list(ours)
+    rules = [lambda r, side: r.key, lambda r, side: Pairing().question(r, side), pairing.question]
+    for rule in rules[2:] if pairing.treatment else rules:
+        for result in list(rest):
+            partners = [t for t in left if rule(t, 1) == rule(result, 0)]
+            if partners and rule == pairing.question:
+                _refuse_ambiguous([r for r in rest if rule(r, 0) == rule(result, 0)], "A", pairing)
+                _refuse_ambiguous(partners, "B", pairing)
+            if partners:
+                left.remove(partners[0])
+                rest.remove(result)
+                yield result, partners[0]
 
 
-def _question(result: Result) -> str:
-    return files.digest([result.cell["protocol"], result.cell["treatment"]])
+def _refuse_ambiguous(candidates: Sequence[Result], side: str, pairing: Pairing) -> None:
+    """Cells that differ in device or threads alone are one; others are not."""
+    treatments = [flatten(r.cell["treatment"]) for r in candidates]
+    names = sorted({k for t in treatments for k in t if any(t.get(k) != other.get(k) for other in treatments)})
+    if names:
+        which = "--treatment" if pairing.treatment else "--ignore-options"
+        count, title = len(candidates), candidates[0].title
+        raise BadInput(f"{which}: {side} has {count} cells of {title}, which differ in {', '.join(names)}: keep one")
 
 
 def _refuse_other_protocol(ours: Sequence[Result], theirs: Sequence[Result]) -> None:
@@ -217,16 +274,28 @@ def _refuse_other_protocol(ours: Sequence[Result], theirs: Sequence[Result]) -> 
         return
     gaps = [_protocol_gap(r, t) for r in ours for t in theirs]
     nearest = min((gap for gap in gaps if gap), key=len, default=[])
-    raise NotComparable(f"the protocols differ: {'; '.join(nearest) or 'one side has no cell'}")
+    raise NotComparable(f"the protocols differ: {'; '.join(nearest) or 'one side has no such cell'}")
 
 
 def _protocol_gap(a: Result, b: Result) -> list[str]:
     """The fields of the protocols that differ, in words; only the names where data set or model is another one."""
     left, right = flatten(a.cell["protocol"]), flatten(b.cell["protocol"])
-    fields = [name for name in left | right if left.get(name) != right.get(name)]
-    whole = [name for name in fields if name in ("dataset", "model")]
-    named = [name for name in fields if name in whole or name.split(".")[0] not in whole]
-    return [f"{name} is {left.get(name, 'absent')} in A and {right.get(name, 'absent')} in B" for name in named]
+    whole = [name for name in ("dataset", "model") if left[name] != right[name]]
+    return _gaps(*({k: v for k, v in t.items() if k in whole or k.split(".")[0] not in whole} for t in (left, right)))
+
+
+def _gaps(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    """samples is 50 in A and 100 in B"""
+    differing = [name for name in {**a, **b} if a.get(name) != b.get(name)]
+    return [f"{name} is {a.get(name, 'absent')} in A and {b.get(name, 'absent')} in B" for name in differing]
+
+
+def _lookalikes(only_a: Iterable[Result], only_b: Sequence[Result]) -> Iterator[str]:
+    """Cells of one method, model and data set that have no partner since their protocols differ, with the field."""
+    for a in only_a:
+        gaps = sorted((_protocol_gap(a, b) for b in only_b if b.title == a.title), key=len)
+        if gaps and gaps[0]:
+            yield f"{a.title}: {'; '.join(gaps[0])}"
 
 
 def _refuse_other_measure(a: Result, b: Result) -> None:
@@ -237,20 +306,3 @@ def _refuse_other_measure(a: Result, b: Result) -> None:
         definitions = (a.scores[name].definition, b.scores[name].definition)
         if definitions[0] != definitions[1]:
             raise NotComparable(f"{a.title}: metric {name} is {definitions[0]} in A and {definitions[1]} in B")
-
-
-def _signed(score: Scores) -> float:
-    return score.mean if score.better == "higher" else -score.mean
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values) if values else math.nan
-
-
-def _standard_error(values: Sequence[float]) -> float:
-    """sd / √n with n − 1 in the variance."""
-    n = len(values)
-    if n < 2:
-        return math.nan
-    mean = _mean(values)
-    return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1) / n)

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bdlbench.compare import Result
 from bdlbench.errors import BadInput
+from bdlbench.rank import ENOUGH_BLOCKS, Ranking
+from bdlbench.results import Result
 from bdlbench.tables import Entry, Group, group
 
 FORMATS = (".png", ".svg", ".pdf")
@@ -21,12 +22,64 @@ def draw_table(results: Sequence[Result], path: Path, metrics: Sequence[str] = (
     Filled points lead their panel: the best, and what the table's test cannot tell from it. A metric that fewer than
     two rows have is left out. Raises BadInput for a file ending that is not one of FORMATS, and where nothing is left.
     """
-    if path.suffix not in FORMATS:
-        raise BadInput(f"--figure {path}: the file must end in {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
+    _refuse_other_endings(path)
     groups = [shown for shown in group(results, metrics, sort) if _drawn(shown)]
     if not groups:
         raise BadInput(f"--figure {path}: there is no metric that two rows have")
-    figure = _draw(groups)
+    _save(_draw(groups), path)
+
+
+def draw_ranking(ranking: Ranking, path: Path) -> None:
+    """A critical-difference diagram: methods on a scale of mean ranks, bars over those that are not told apart.
+
+    Demšar 2006, with Wilcoxon–Holm in place of the one critical difference. Raises BadInput for another file ending,
+    and below six data sets, where the diagram could but show one bar over all.
+    """
+    _refuse_other_endings(path)
+    if not ranking.has_diagram:
+        count = len(ranking.blocks)
+        raise BadInput(f"--figure {path}: {count} data sets, a diagram needs {ENOUGH_BLOCKS}; the table needs none")
+    _save(_diagram(ranking), path)
+
+
+def _diagram(ranking: Ranking) -> Any:
+    from matplotlib.figure import Figure
+
+    count = len(ranking.methods)
+    half = (count + 1) // 2
+    bars = len(ranking.groups)
+    depth = half + 0.2 + 0.35 * bars
+    figure = Figure(figsize=(7, 0.28 * depth + 0.7), layout="constrained")
+    axis = figure.subplots()
+    axis.set(xlim=(count + 0.1, 0.9), ylim=(depth, -1.6))  # the best rank on the right, as is the custom
+    axis.axis("off")
+    axis.plot([1, count], [0, 0], color="black", lw=1)
+    for tick in range(1, count + 1):
+        axis.plot([tick, tick], [-0.2, 0], color="black", lw=1)
+        axis.text(tick, -0.45, str(tick), ha="center", va="bottom", fontsize="small")
+    for i, (name, place) in enumerate(zip(ranking.methods, ranking.mean_ranks, strict=True)):
+        best = i < half  # the better half is named on the right
+        height = 0.6 + 0.35 * bars + (i if best else count - 1 - i)
+        edge, side = (0.9, "left") if best else (count + 0.1, "right")
+        axis.plot([place, place, edge], [0, height, height], color="0.35", lw=0.8, clip_on=False)
+        label = f" {name} ({place:.2f})" if best else f"({place:.2f}) {name} "
+        axis.text(edge, height, label, ha=side, va="center", fontsize="small")
+    for level, clique in enumerate(ranking.groups):
+        ends = [ranking.mean_ranks[i] for i in (clique[0], clique[-1])]
+        y = 0.35 + 0.35 * level
+        axis.plot([ends[0] - 0.05, ends[1] + 0.05], [y, y], color="black", lw=3, solid_capstyle="butt")
+    arrow = "lower" if ranking.better == "lower" else "higher"
+    title = f"mean rank of {ranking.metric} ({arrow} is better) over {len(ranking.blocks)} data sets"
+    axis.set_title(title, fontsize="small")
+    return figure
+
+
+def _refuse_other_endings(path: Path) -> None:
+    if path.suffix not in FORMATS:
+        raise BadInput(f"--figure {path}: the file must end in {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
+
+
+def _save(figure: Any, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=200)
 

@@ -20,8 +20,8 @@ from torch import Tensor
 MAX_GROUPS = 10
 
 
-class Predictive(Protocol):
-    """The posterior predictive of R replicates on N inputs."""
+class Predicted(Protocol):
+    """What a metric may ask of a predictive of R replicates on N inputs, and a record can answer for it."""
 
     @property
     def samples(self) -> int:
@@ -43,12 +43,16 @@ class Predictive(Protocol):
         ...
 
     def group_log_prob(self, y: Tensor) -> Tensor:
-        """The same for each group of samples: (G, R, N)."""
+        """The same by each group of samples alone: (G, R, N)."""
         ...
 
     def arrays(self) -> dict[str, Tensor]:
         """What describes the predictive and is stored per example, float32: {name: (R, N, …)}."""
         ...
+
+
+class Predictive(Predicted, Protocol):
+    """The posterior predictive of R replicates on N inputs."""
 
     def in_units(self, y_mean: Tensor, y_sd: Tensor) -> Self:
         """On the scale of y·y_sd + y_mean, both (R,); classes have no scale."""
@@ -97,11 +101,11 @@ class Categorical:
 
     def log_prob(self, y: Tensor) -> Tensor:
         """log p(y | x) (R, N) in nats, of int64 classes y (R, N)."""
-        return _log_at(self.probs, y)
+        return log_at(self.probs, y)
 
     def group_log_prob(self, y: Tensor) -> Tensor:
         """log p(y | x) by each group of samples alone, (G, R, N)."""
-        return _log_at(self.group_probs, y.expand(len(self.group_probs), *y.shape))
+        return log_at(self.group_probs, y.expand(len(self.group_probs), *y.shape))
 
     @property
     def running_class(self) -> Tensor:
@@ -290,7 +294,8 @@ def group_sizes(samples: int, groups: int) -> list[int]:
     return [len(range(g, samples, groups)) for g in range(groups)]
 
 
-def _log_at(probs: Tensor, y: Tensor) -> Tensor:
+def log_at(probs: Tensor, y: Tensor) -> Tensor:
+    """log of the probability of class y: probs (…, C), y (…) int64. Returns (…), nats."""
     picked = probs.gather(-1, y.unsqueeze(-1)).squeeze(-1)
     return picked.clamp_min(torch.finfo(probs.dtype).tiny).log()
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 from torch import Tensor
 
 from bdlbench.data import Data, Signature, Task
-from bdlbench.predictive import Predictive
+from bdlbench.predictive import Predicted, Predictive
 from bdlbench.rng import Streams
 from bdlbench.types import Layout, Leaf, LinearOp
 
@@ -243,7 +243,7 @@ class Evaluation:
     Where the model is conjugate also the exact posterior, and the method's bound and moments, to be held against it.
     """
 
-    test: Predictive
+    test: Predicted
     y: Tensor  # (R, N)
     ood: Mapping[str, Scored]
     facts: Mapping[str, Tensor]  # (R,) each
@@ -273,4 +273,13 @@ class Metric(Protocol):
 
     def __call__(self, evaluation: Evaluation) -> dict[str, Tensor]:
         """(R,) float64 each, keyed by out-of-distribution set or layer, "" for one value; {} where undefined."""
+        ...
+
+
+@runtime_checkable
+class MeanOverExamples(Protocol):
+    """A metric that is a mean over test examples says what each contributes; others are left to the jackknife."""
+
+    def by_example(self, evaluation: Evaluation) -> dict[str, Tensor]:
+        """(R, N) float64 each, by the same keys: the mean over N is the value."""
         ...

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, is_dataclass, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -127,6 +127,7 @@ class _Result:
     cost: dict[str, float]
     state: Mapping[str, Tensor]
     measured: Mapping[str, Tensor]
+    examples: dict[str, Any]
 
 
 def _fit_and_score(
@@ -150,6 +151,7 @@ def _fit_and_score(
         cost=_cost(batch, problem, evaluation, spent, train_seconds, predict_seconds, device),
         state=posterior.state,
         measured=posterior.measured(problem.test.x, rng.child("measured")),
+        examples=_examples(problem),
     )
 
 
@@ -192,8 +194,8 @@ def measure(evaluation: Evaluation, metrics: Mapping[str, Metric]) -> records.Me
 
 
 def _entry(metric: Any, value: Tensor) -> dict[str, Any]:
-    definition = repr(metric) if is_dataclass(metric) else type(metric).__qualname__  # a plain repr holds an address
-    return {"unit": metric.unit, "better": metric.better, "definition": definition, "values": value.tolist()}
+    about = {"unit": metric.unit, "better": metric.better, "definition": catalog.definition(metric)}
+    return {**about, "values": value.tolist()}
 
 
 def _values(posterior: Posterior) -> dict[str, list[Any]]:
@@ -270,7 +272,7 @@ def _write_cell(batch: Batch, cell: Cell, result: _Result, settings: Settings) -
         replicates=tuple(batch.rows[i].replicate for i in good),
         values={"metrics": scored, **values},
         cost=result.cost | {name: float(value[mine].mean()) for name, value in result.measured.items()},
-        environment=environment.describe(cell.device, cell.threads) | _data_facts(cell),
+        environment=environment.describe(cell.device, cell.threads) | _data_facts(cell) | {"examples": result.examples},
         failed={batch.rows[i].replicate: "parameters or predictions are not finite" for i in mine if i not in good},
     )
     rows = torch.tensor(good, dtype=torch.int64)
@@ -317,6 +319,13 @@ def _data_facts(cell: Cell) -> dict[str, Any]:
     """Checksums of what the data were made from, and what preprocessing took from the training examples of split 0."""
     task = load_task(cell.dataset, 0)
     return {"sources": dict(task.sources), "statistics": dict(task.statistics)}
+
+
+def _examples(problem: Problem) -> dict[str, Any]:
+    """How many there are, and which are tested: a comparison must know whether replicates share their test examples."""
+    test = problem.test.x[:1] if data.shared(problem.test.x) else problem.test.x
+    hashes = {files.sha256(row.cpu().contiguous().numpy().tobytes()) for row in test}
+    return {"train": problem.train.num_data, "test": problem.test.num_data, "test_sha256": sorted(hashes)}
 
 
 @lru_cache(maxsize=2)

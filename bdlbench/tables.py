@@ -12,34 +12,17 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bdlbench import catalog, files
-from bdlbench.compare import Comparison, Result, Scores, flatten, leaders, paired_difference
+from bdlbench import catalog, files, sheets
 from bdlbench.errors import BadInput, unknown
 from bdlbench.options import spell
+from bdlbench.results import MAIN_METRICS, Result, flatten, leaders, matching
+from bdlbench.sheets import Field, Format, Sheet
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
     from rich.text import Text
-
-Format = Literal["terminal", "markdown", "csv", "latex", "json"]
-FORMATS: tuple[Format, ...] = get_args(Format)
-
-DEFAULT_METRICS = (
-    "accuracy",
-    "rmse",
-    "nll",
-    "negative_elbo",
-    "ece",
-    "ood_auroc",
-    "ood_auroc_density",
-    "ood_auroc_likelihood_regret",
-    "sparsity",
-    "flops_fraction",
-    "predictive_kl",
-)
-"""Those that a result has. `ood_auroc` stands for all its out-of-distribution sets."""
 
 ARROWS = {"higher": "↑", "lower": "↓"}
 COST_UNITS = {"_per_second": ("1/s", "higher"), "_seconds": ("s", "lower"), "_bytes": ("bytes", "lower")}
@@ -114,12 +97,14 @@ def render(
     caption = describe(results, groups)
     if style == "terminal":
         return _terminal(groups, caption, width, color)
-    return _markdown(groups, caption) if style == "markdown" else _latex(groups, caption)
+    if style == "markdown":
+        return "".join(sheets.markdown(_sheet(shown)) for shown in groups) + caption + "\n"
+    return "".join(sheets.latex(_sheet(shown), f"{shown.title}. {caption}") for shown in groups)
 
 
 def group(results: Sequence[Result], metrics: Sequence[str] = (), sort: str = "") -> list[Group]:
     """The tables, one for each data set with its options, in order of appearance."""
-    return [_group(members, metrics, sort) for members in _by_data(results)]
+    return [_group(members, metrics, sort) for members in by_data(results)]
 
 
 def describe(results: Sequence[Result], groups: Sequence[Group]) -> str:
@@ -156,7 +141,7 @@ def long_rows(results: Iterable[Result], metrics: Sequence[str] = ()) -> Iterato
 
 def summary_rows(results: Sequence[Result], metrics: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
     """One row for each cell and metric: mean, standard error, n, failed replicates, and whether it leads."""
-    for members in _by_data(results):
+    for members in by_data(results):
         for column in select_columns(members, metrics):
             leading = _leading(members, column)
             for result in members:
@@ -173,23 +158,8 @@ def select_columns(results: Sequence[Result], metrics: Sequence[str] = ()) -> li
     if list(metrics) == ["*"]:
         return list((known | _costs(results)).values())
     known |= _costs(results)
-    found = [column for name in metrics or DEFAULT_METRICS for column in _matches(name, known)]
+    found = [column for name in metrics or MAIN_METRICS for column in _matches(name, known)]
     return list(dict.fromkeys(found))
-
-
-def render_comparison(
-    comparison: Comparison, metrics: Sequence[str] = (), width: int = 100, color: bool = False
-) -> str:
-    """A beside B, and B − A with the standard error of the paired difference."""
-    refuse_unknown_metrics([result for pair in comparison.pairs for result in pair], metrics)
-    text = ""
-    for pairs in _pairs_by_data(comparison):
-        title = _heading(_title([a for a, _ in pairs]))
-        text += _printed([title, _comparison_table(pairs, metrics)], max(width, 100), color) + "\n"
-    for side, alone in (("A", comparison.only_a), ("B", comparison.only_b)):
-        for result in alone:
-            text += f"only in {side}: {result.title}, {_spelled('methods', result.cell['treatment'])}\n"
-    return text + "B − A: mean ± standard error over the n replicates that both have.\n"
 
 
 def number(value: float, error: float = math.nan) -> Entry:
@@ -218,38 +188,39 @@ def number(value: float, error: float = math.nan) -> Entry:
 def _group(results: list[Result], metrics: Sequence[str], sort: str) -> Group:
     columns = select_columns(results, metrics)
     results = _sorted(results, sort)
-    labels = _labels(results)
+    shown = labels(results)
     leading = {column: _leading(results, column) for column in columns}
     rows = [
         Row(
-            tuple(label.get(i, "") for label in labels.values()),
+            tuple(label.get(i, "") for label in shown.values()),
             tuple(_entry(result, column)._replace(leads=result.key in leading[column]) for column in columns),
             _count(result),
         )
         for i, result in enumerate(results)
     ]
-    return Group(_title(results), tuple(labels), tuple(columns), tuple(rows))
+    return Group(title_of(results), tuple(shown), tuple(columns), tuple(rows))
 
 
-def _by_data(results: Iterable[Result]) -> list[list[Result]]:
-    by_data: dict[str, list[Result]] = {}
+def by_data(results: Iterable[Result]) -> list[list[Result]]:
+    """Those of each data set with its options, in order of appearance."""
+    found: dict[str, list[Result]] = {}
     for result in results:
-        by_data.setdefault(files.digest(result.cell["protocol"]["dataset"]), []).append(result)
-    return list(by_data.values())
+        found.setdefault(files.digest(result.cell["protocol"]["dataset"]), []).append(result)
+    return list(found.values())
 
 
-def _title(results: Sequence[Result]) -> str:
+def title_of(results: Sequence[Result]) -> str:
     """digits · mlp (widths 100-100) · M = 100, as far as all rows agree."""
     protocols = [result.cell["protocol"] for result in results]
-    words = [_spelled("datasets", protocols[0]["dataset"])]
+    words = [spelled("datasets", protocols[0]["dataset"])]
     if len({files.digest(p["model"]) for p in protocols}) == 1:
-        words.append(_spelled("models", protocols[0]["model"]))
+        words.append(spelled("models", protocols[0]["model"]))
     if len({p["samples"] for p in protocols}) == 1:
         words.append(f"M = {protocols[0]['samples']}")
     return " · ".join(words)
 
 
-def _spelled(kind: catalog.Kind, choice: Mapping[str, Any]) -> str:
+def spelled(kind: catalog.Kind, choice: Mapping[str, Any]) -> str:
     """mlp (widths 100-100): with the options that are not the defaults; all of them for an entry unknown here."""
     try:
         defaults = catalog.choice(kind, choice["name"], {}).as_dict()
@@ -260,25 +231,23 @@ def _spelled(kind: catalog.Kind, choice: Mapping[str, Any]) -> str:
     return f"{choice['name']} ({options})" if options else str(choice["name"])
 
 
-def _labels(results: Sequence[Result]) -> dict[str, dict[int, str]]:
+def labels(results: Sequence[Result]) -> dict[str, dict[int, str]]:
     """{column: {row: text}}: the method, the model if there are several, and the options in which rows differ.
 
     An option of a method has a column where two rows of that method on the same model differ in it, one of a model
     where two rows of that model do; every row that has it shows it.
     """
-    labels = {"method": {i: r.cell["treatment"]["name"] for i, r in enumerate(results)}}
+    found = {"method": {i: r.cell["treatment"]["name"] for i, r in enumerate(results)}}
     models = {i: r.cell["protocol"]["model"]["name"] for i, r in enumerate(results)}
     if len(set(models.values())) > 1:
-        labels["model"] = models
+        found["model"] = models
     for kind in ("method", "model", ""):
         tables = {i: _options(r, kind) for i, r in enumerate(results)}
-        names = {
-            i: f"{labels['method'][i]} {models[i]}" if kind == "method" else models[i] * bool(kind) for i in tables
-        }
+        names = {i: f"{found['method'][i]} {models[i]}" if kind == "method" else models[i] * bool(kind) for i in tables}
         for option in _differing_options(tables, names):
-            heading = f"{kind} {option}" if option in labels else option
-            labels[heading] = {i: spell(table[option]) for i, table in tables.items() if option in table}
-    return labels
+            heading = f"{kind} {option}" if option in found else option
+            found[heading] = {i: spell(table[option]) for i, table in tables.items() if option in table}
+    return found
 
 
 def _options(result: Result, kind: str) -> dict[str, Any]:
@@ -308,10 +277,7 @@ def _costs(results: Iterable[Result]) -> dict[str, Column]:
 
 
 def _matches(name: str, known: Mapping[str, Column]) -> list[Column]:
-    """The column of this name, or all `name[…]`."""
-    if name in known:
-        return [known[name]]
-    return [column for key, column in known.items() if key.startswith(f"{name.removesuffix('[*]')}[")]
+    return [known[column] for column in matching(name, known)]
 
 
 def refuse_unknown_metrics(results: Sequence[Result], names: Sequence[str]) -> None:
@@ -408,7 +374,7 @@ def _terminal(groups: Sequence[Group], caption: str, width: int, color: bool) ->
     if not fits:
         text, _ = _blocks(groups, width, color, True)
         caption = caption.replace("Mean ± standard error", "Mean(standard error in units of the last digits)")
-    return text + _printed([caption], width, color)
+    return text + sheets.printed([caption], width, color)
 
 
 def _blocks(groups: Sequence[Group], width: int, color: bool, concise: bool) -> tuple[str, bool]:
@@ -418,7 +384,8 @@ def _blocks(groups: Sequence[Group], width: int, color: bool, concise: bool) -> 
         for size in range(max(1, len(shown.columns)), 0, -1):
             parts = _split(shown, size)
             blocks = [
-                _printed([_heading(part.title), _rich_table(part, color, concise)], 1000, color) for part in parts
+                sheets.printed([sheets.heading(part.title), _rich_table(part, color, concise)], 1000, color)
+                for part in parts
             ]
             if max(map(_breadth, blocks)) <= width:
                 break
@@ -447,7 +414,7 @@ def _split(shown: Group, size: int) -> list[Group]:
 def _rich_table(shown: Group, color: bool, concise: bool) -> RichTable:
     from rich.text import Text
 
-    table = _frame()
+    table = sheets.frame()
     for label in shown.labels:
         table.add_column(label, no_wrap=True, vertical="bottom")
     widths: list[int] = []
@@ -494,122 +461,10 @@ def _padded(texts: Sequence[str]) -> list[str]:
     return [text + " " * (longest - tails.get(text, longest)) for text in texts]
 
 
-def _frame() -> RichTable:
-    from rich import box
-    from rich.table import Table
-
-    return Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False)
-
-
-def _heading(title: str) -> Text:
-    from rich.text import Text
-
-    return Text(f"{title}\n", style="bold")
-
-
-def _printed(parts: Sequence[Any], width: int, color: bool) -> str:
-    from rich.console import Console
-
-    stream = io.StringIO()
-    console = Console(file=stream, width=width, force_terminal=color, color_system="standard" if color else None)
-    for part in parts:
-        console.print(part, markup=False, highlight=False)
-    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"
-
-
-def _markdown(groups: Sequence[Group], caption: str) -> str:
-    def bold(entry: Entry) -> str:
-        return f"**{entry.text}**" if entry.leads else entry.text
-
-    def line(cells: Iterable[str]) -> str:
-        return "| " + " | ".join(cells) + " |\n"
-
-    text = ""
-    for shown in groups:
-        text += f"**{escape_markdown(shown.title)}**\n\n"
-        headings = [*shown.labels, *(f"{c.heading} ({c.unit})" for c in shown.columns), "n"]
-        text += line(map(escape_markdown, headings))
-        text += line([*(":--" for _ in shown.labels), *("--:" for _ in shown.columns), "--:"])
-        for row in shown.rows:
-            text += line([*map(escape_markdown, row.labels), *map(bold, row.entries), row.count])
-        text += "\n"
-    return text + caption + "\n"
-
-
-MARKDOWN = {"&": "&amp;", "<": "&lt;", ">": "&gt;"} | {char: f"\\{char}" for char in "\\|*`~"}
-
-
-def escape_markdown(text: str) -> str:
-    """Characters that GitHub's dialect would take for markup, on one line. An underscore inside a word is none."""
-    escaped = "".join(MARKDOWN.get(char, char) for char in " ".join(text.split()))
-    return re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", escaped)
-
-
-TEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-TEX |= {char: f"\\{char}" for char in "&%$#_{}"}
-TEX |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
-TEX |= {"−": "$-$", "…": r"\ldots{}", "→": r"$\rightarrow$"}
-TEX |= {"±": r"$\pm$", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "·": r"$\cdot$", "×": r"$\times$", "—": "---"}
-
-
-def escape_tex(text: str) -> str:
-    """Characters that LaTeX would take for commands, and signs that it lacks."""
-    return "".join(TEX.get(char, char) for char in text)
-
-
-def _latex(groups: Sequence[Group], caption: str) -> str:
-    """One booktabs table for each data set; needs \\usepackage{booktabs}."""
-
-    def bold(entry: Entry) -> str:
-        return rf"\textbf{{{escape_tex(entry.text)}}}" if entry.leads else escape_tex(entry.text)
-
-    def line(cells: Iterable[str]) -> str:
-        return "  " + " & ".join(cells) + r" \\" + "\n"
-
-    text = ""
-    for shown in groups:
-        heading = [*shown.labels, *(f"{c.heading} ({c.unit})" for c in shown.columns), "n"]
-        layout = "l" * len(shown.labels) + "r" * (len(shown.columns) + 1)
-        text += "\\begin{table}\n  \\centering\n"
-        text += f"  \\caption{{{escape_tex(f'{shown.title}. {caption}')}}}\n"
-        text += f"  \\begin{{tabular}}{{{layout}}}\n  \\toprule\n" + line(map(escape_tex, heading)) + "  \\midrule\n"
-        for row in shown.rows:
-            text += line([*map(escape_tex, row.labels), *map(bold, row.entries), escape_tex(row.count)])
-        text += "  \\bottomrule\n  \\end{tabular}\n\\end{table}\n\n"
-    return text
-
-
-# comparisons
-
-
-def _pairs_by_data(comparison: Comparison) -> list[list[tuple[Result, Result]]]:
-    grouped: dict[str, list[tuple[Result, Result]]] = {}
-    for pair in comparison.pairs:
-        grouped.setdefault(files.digest(pair[0].cell["protocol"]["dataset"]), []).append(pair)
-    return list(grouped.values())
-
-
-def _comparison_table(pairs: Sequence[tuple[Result, Result]], metrics: Sequence[str]) -> RichTable:
-    results = [a for a, _ in pairs]
-    labels = _labels(results)
-    table = _frame()
-    for name in (*labels, "metric"):
-        table.add_column(name, no_wrap=True)
-    for name in ("A", "B", "B − A", "n"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for i, (a, b) in enumerate(pairs):
-        words = [label.get(i, "") for label in labels.values()]
-        for column in select_columns([a, b], metrics):
-            if not column.is_cost and column.name in a.scores and column.name in b.scores:
-                table.add_row(*words, *_difference(column, a.scores[column.name], b.scores[column.name]))
-                words = [""] * len(words)
-    return table
-
-
-def _difference(column: Column, a: Scores, b: Scores) -> list[Any]:
-    from rich.text import Text
-
-    gap = paired_difference(a.values, b.values)
-    shown = number(gap.mean, gap.standard_error).text if gap.n else ABSENT
-    sides = [number(side.mean, side.standard_error).text if side.values else ABSENT for side in (a, b)]
-    return [Text(cell) for cell in (f"{column.heading} ({column.unit})", *sides, shown, str(gap.n))]
+def _sheet(shown: Group) -> Sheet:
+    headings = [*shown.labels, *(f"{c.heading} ({c.unit})" for c in shown.columns), "n"]
+    rows = [
+        (*map(Field, row.labels), *(Field(entry.text, entry.leads) for entry in row.entries), Field(row.count))
+        for row in shown.rows
+    ]
+    return Sheet(shown.title, tuple(headings), tuple(rows), len(shown.labels))

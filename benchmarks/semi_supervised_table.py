@@ -18,7 +18,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from bdlbench import api
-from bdlbench.compare import Result
+from bdlbench.results import Result
 from bdlbench.spec import Replicate
 
 ALONE, WITH = "mlp", "m2"

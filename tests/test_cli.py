@@ -139,7 +139,7 @@ assert not [name for name in {heavy} if name in sys.modules]
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == 0, done.stderr
-    for word in ("run", "list", "table", "compare", "data", "score", "report", "--fresh", "--set", "--dry-run"):
+    for word in ("run", "list", "table", "compare", "rank", "data", "score", "report", "--fresh", "--set", "--dry-run"):
         assert word in done.stdout
     assert after.ru_utime - before.ru_utime < 0.6  # thrice the help, of which each is to take less than 0.3 s
 
@@ -580,6 +580,14 @@ def test_records_of_a_newer_schema(results: Path, computed: list[int], capsys: p
         (["table", "nowhere"], "nowhere does not exist: give a folder that `run` wrote"),
         (["table", "."], ". holds no records: give a folder that `run` wrote"),
         (["compare", ".", "."], ". holds no records"),
+        (
+            ["compare", ".", ".", "--treatment", "mle"],
+            "--treatment 'mle' cannot be read: name a method of A and one of",
+        ),
+        (["compare", ".", ".", "--margins", "m.toml"], "m.toml cannot be read"),
+        (["compare", "nowhere", "."], "nowhere does not exist, and is no git revision"),
+        (["rank", "."], ". holds no records"),
+        (["rank", ".", "--format", "x"], "unknown format 'x'"),
         (["table", ".", "--format", "latx"], "unknown format 'latx': did you mean 'latex'?"),
         (["table", ".", "--foramt", "csv"], "--format"),
         (["list", "method"], "unknown kind 'method': did you mean 'methods'?"),
@@ -637,12 +645,51 @@ def test_compare(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert train(other, "--method", "mle", "--seeds", "2") == 0
     assert train(apart, "--method", "mle", "--seeds", "2", "--samples", "3") == 0
     capsys.readouterr()
-    assert cli.main(["compare", str(folder), str(other), "--metrics", "nll"]) == 0
+    assert cli.main(["compare", str(folder), str(other), "--metrics", "nll"]) == 4
     out = capsys.readouterr().out
-    assert "0 ± 0  2" in out
+    assert "seed 2 of A has no partner and is compared unpaired." in out
     assert "only in A: map · logistic · wine, map (epochs 1" in out
+    assert cli.main(["compare", str(other), str(folder)]) == 0
+    assert cli.main(["compare", str(other), str(folder), "--strict"]) == 1
+    assert cli.main(["compare", str(folder), str(folder), "--strict", "--format", "json"]) == 0
+    capsys.readouterr()
     assert cli.main(["compare", str(folder), str(apart)]) == 3
     assert one_line(capsys) == "bdlbench: the protocols differ: samples is 2 in A and 3 in B"
+
+
+def test_compare_across_methods(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    margins = tmp_path / "margins.toml"
+    margins.write_text("[margins]\nnll = 100\n")
+    asked = ["compare", str(folder), str(folder), "--treatment", "mle:map", "--metrics", "nll", "--format", "csv"]
+    assert cli.main([*asked, "--margins", str(margins)]) == 0
+    assert ",equivalent,100.0," in capsys.readouterr().out
+    margins.write_text("[margins]\nnl = 100\n")
+    assert cli.main([*asked, "--margins", str(margins)]) == 2
+    assert "unknown metric 'nl': did you mean 'nll'?" in one_line(capsys)
+
+
+def test_a_truncated_record(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "a.json").write_text(next(folder.glob("*.json")).read_text()[:-100])
+    assert cli.main(["compare", str(folder), str(broken)]) == 2
+    assert "a.json is not a whole record: remove it and run again" in one_line(capsys)
+
+
+def test_rank(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["rank", str(folder)]) == 2
+    assert one_line(capsys) == "bdlbench: nll: 2 methods share 1 data sets: rank needs two of each at least"
+    both = tmp_path / "both"
+    for data in ("wine", "breast_cancer"):
+        tiny = ["--dataset", data, *TINY[2:], "--set", "mle.epochs=1", "--set", "map.epochs=1"]
+        assert (
+            cli.main(["run", *tiny, "--method", "mle", "--method", "map", "--seeds", "2", "--results", str(both)]) == 0
+        )
+    capsys.readouterr()
+    assert cli.main(["rank", str(both), "--metric", "accuracy"]) == 0
+    assert "no critical-difference diagram below 6 data sets" in capsys.readouterr().out
+    assert cli.main(["rank", str(both), "--figure", str(tmp_path / "x.png")]) == 2
+    assert "2 data sets, a diagram needs 6" in one_line(capsys)
 
 
 # the same verbs in Python
@@ -674,7 +721,7 @@ def test_front_door() -> None:
 import sys, bdlbench
 assert "torch" not in sys.modules
 assert bdlbench.api.read.__module__ == "bdlbench.api"
-assert bdlbench.run.Batch and bdlbench.compare.merge  # modules, whatever was imported first
+assert bdlbench.run.Batch and bdlbench.compare.Pair  # modules, whatever was imported first
 try: bdlbench.nothing
 except AttributeError as error: assert "nothing" in str(error)
 else: raise SystemExit(1)

@@ -1,151 +1,318 @@
-"""Differences between results: oracles by scipy and by hand, and what may not be compared."""
+"""Two sides cell by cell, on small real runs: pairs, populations, what may not be compared, and the five formats."""
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 import math
-from collections.abc import Mapping, Sequence
+import shutil
+import subprocess
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from scipy import stats
 
-from bdlbench import compare
-from bdlbench.compare import Scores
-from bdlbench.errors import NotComparable
+from bdlbench import api, catalog, evaluation, records, sheets, sources, verdicts
+from bdlbench import compare as comparison
+from bdlbench.compare import Comparison, Pairing
+from bdlbench.errors import BadInput, NotComparable
 from bdlbench.records import Record
+from bdlbench.sources import Source
 from bdlbench.spec import Cell, Choice, Replicate
 
-Values = Mapping[int, float]
+SEEDS = 4
 
 
-def scores(values: Values, better: str = "higher") -> Scores:
-    by_replicate = {Replicate(seed): value for seed, value in values.items()}
-    return Scores("fraction", "higher" if better == "higher" else "lower", "Accuracy()", by_replicate)
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three methods on wine, two on five splits of it, and two of a linear model."""
+    folder = tmp_path_factory.mktemp("runs")
+    cells: dict[str, Any] = {"models": ["logistic"], "datasets": ["wine"], "samples": 20, "seeds": str(SEEDS)}
+    settings: dict[str, Any] = {f"{name}.epochs": 4 for name in ("mle", "map", "mc_dropout")}
+    settings["mc_dropout.input_rate"] = 0.3
+    api.run(results=folder / "wine", methods=["mle", "map", "mc_dropout"], settings=settings, **cells)
+    splits: dict[str, Any] = {"models": ["logistic"], "datasets": ["wine"], "samples": 5, "seeds": "5"}
+    settings = {name: value for name, value in settings.items() if "mc_dropout" not in name}
+    api.run(results=folder / "splits", methods=["mle", "map"], settings=settings, splits="each", **splits)
+    linear = {"models": ["bayesian_linear_regression"], "datasets": ["diabetes"], "samples": 20, "seeds": "3"}
+    api.run(results=folder / "linear", methods=["exact", "laplace"], settings={"laplace.epochs": 20}, **linear)
+    return folder
 
 
-def cell(method: str = "mle", dataset: str = "wine", **changes: Any) -> Cell:
-    base = Cell(Choice.of(method, {"epochs": 1}), Choice.of("logistic", {}), Choice.of(dataset, {}), samples=3)
-    return replace(base, **changes)
+@pytest.fixture
+def copy(runs: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(runs / "wine", tmp_path / "copy"))
 
 
-def record(of: Cell, values: Values, failed: Sequence[int] = (), **environment: Any) -> Record:
-    accuracy = {"unit": "fraction", "better": "higher", "definition": "Accuracy()", "values": list(values.values())}
-    return Record(
-        of.as_dict(),
-        tuple(map(Replicate, values)),
-        {"metrics": {"accuracy": accuracy}},
-        {"train_seconds": 1.0},
-        {"sources": {"wine": "abc"}} | environment,
-        {Replicate(seed): "boom" for seed in failed},
+def edited(folder: Path, change: Callable[[Record], Record], method: str = "mle") -> None:
+    """Write a record of the method anew."""
+    (record,) = [r for r in records.read(folder) if r.cell["treatment"]["name"] == method]
+    arrays = records.predictions(folder, record)
+    for ending in (".json", ".safetensors"):
+        (folder / f"{record.name}{ending}").unlink()
+    new = change(record)
+    rows = len(new.replicates)
+    kept = {k: v[:, :rows] if records.row_axis(k) else v[:rows] for k, v in arrays.items()}
+    records.write(folder, replace(new, predictions=""), kept)
+
+
+def finding(found: Comparison, metric: str, pair: int = 0) -> Any:
+    return next(f for f in found.pairs[pair].findings if f.metric == metric)
+
+
+# what the predictions tell again
+
+
+@pytest.mark.parametrize("folder", ["wine", "linear"])
+def test_stored_predictions_give_the_stored_metrics(runs: Path, folder: str) -> None:
+    seen = set()
+    for record in records.read(runs / folder):
+        kept = evaluation.read(record, records.predictions(runs / folder, record))
+        assert kept is not None
+        for name in ("accuracy", "nll", "brier", "ece", "rmse"):
+            for value in catalog.metrics()[name](kept).values():
+                assert value.tolist() == pytest.approx(record.values["metrics"][name]["values"], rel=1e-5)
+                seen.add(name)
+    assert seen == ({"accuracy", "nll", "brier", "ece"} if folder == "wine" else {"nll", "rmse"})
+
+
+def test_contributions_average_to_the_metric(runs: Path) -> None:
+    for record in records.read(runs / "wine"):
+        kept = evaluation.read(record, records.predictions(runs / "wine", record))
+        assert kept is not None
+        for name in ("accuracy", "nll", "brier"):
+            (rows,) = evaluation.by_example(catalog.metrics()[name], kept)[""]
+            assert rows.shape == (SEEDS, 45)
+            assert rows.mean(1) == pytest.approx(record.values["metrics"][name]["values"], rel=1e-5)
+        (rows,) = evaluation.by_example(catalog.metrics()["ece"], kept)[""]
+        assert rows.shape == (SEEDS, 45)  # as many blocks as examples, up to 50
+
+
+def test_groups_of_samples_tell_the_monte_carlo_part_of_what_they_can(runs: Path) -> None:
+    by_method = {r.cell["treatment"]["name"]: r for r in records.read(runs / "wine")}
+    record = by_method["mc_dropout"]
+    kept = evaluation.read(record, records.predictions(runs / "wine", record))
+    assert kept is not None
+    nll = evaluation.left_out(catalog.metrics()["nll"], kept)[""]
+    assert nll.shape == (10, SEEDS)
+    assert nll.mean(0) == pytest.approx(record.values["metrics"]["nll"]["values"], rel=0.01)
+    assert evaluation.left_out(catalog.metrics()["accuracy"], kept) == {}
+    found = api.compare(runs / "wine", runs / "wine", treatment=("mle", "mc_dropout"))
+    noise = finding(found, "nll")
+    assert 0 < noise.monte_carlo < float(noise.difference.seed)
+    assert math.isnan(finding(found, "accuracy").monte_carlo)
+    assert finding(api.compare(runs / "wine", runs / "wine", treatment=("mle", "map")), "accuracy").monte_carlo == 0
+
+
+def test_predictions_that_are_not_all_a_metric_saw(runs: Path, copy: Path) -> None:
+    """A stored value that they do not give: the metric is compared by replicate alone, and says so."""
+
+    def change(record: Record) -> Record:
+        metrics = dict(record.values["metrics"])
+        metrics["nll"] = metrics["nll"] | {"values": [v + 0.01 for v in metrics["nll"]["values"]]}
+        return replace(record, values=record.values | {"metrics": metrics})
+
+    edited(copy, change)
+    found = api.compare(runs / "wine", copy, treatment=("mle", "mle"))
+    assert finding(found, "nll").population == "new seeds, these test examples"
+    assert finding(found, "accuracy").population == "new seeds and new test examples"
+
+
+def test_records_without_predictions(runs: Path, copy: Path) -> None:
+    for path in copy.glob("*.safetensors"):
+        path.unlink()
+    found = api.compare(runs / "wine", copy)
+    assert {f.population for f in found.findings} == {"new seeds, these test examples"}
+
+
+# pairs
+
+
+def test_a_folder_against_itself(runs: Path) -> None:
+    found = api.compare(runs / "wine", runs / "wine")
+    assert ({f.verdict for f in found.findings}, found.exit_code) == ({"equivalent"}, 0)
+    assert len(found.pairs) == 3
+    assert api.compare(runs / "wine", runs / "wine", metrics=["nll"]).pairs[0].findings[0].metric == "nll"
+    with pytest.raises(BadInput, match="did you mean 'nll'"):
+        api.compare(runs / "wine", runs / "wine", metrics=["nl"])
+
+
+def test_the_paired_analysis_is_the_formula(runs: Path) -> None:
+    """From the stored probabilities, by hand: d_rs, its three mean squares, and the difference."""
+    found = finding(api.compare(runs / "wine", runs / "wine", treatment=("mle", "mc_dropout")), "nll")
+    logs = {}
+    for record in records.read(runs / "wine"):
+        arrays = records.predictions(runs / "wine", record)
+        picked = arrays["test.probs"].double().gather(-1, arrays["test.y"].long().unsqueeze(-1))[..., 0]
+        logs[record.cell["treatment"]["name"]] = -picked.log().numpy()
+    d = logs["mc_dropout"] - logs["mle"]
+    seeds, examples = d.shape
+    residual = d - d.mean(1, keepdims=True) - d.mean(0) + d.mean()
+    mean_squares = [
+        examples * d.mean(1).var(ddof=1),
+        seeds * d.mean(0).var(ddof=1),
+        (residual**2).sum() / (seeds - 1) / (examples - 1),
+    ]
+    assert found.estimate == pytest.approx(d.mean(), rel=1e-4)
+    variance = (mean_squares[0] + max(0, mean_squares[1] - mean_squares[2])) / (seeds * examples)
+    assert float(found.difference.standard_error) ** 2 == pytest.approx(variance, rel=1e-4)
+
+
+def test_replicates_without_a_partner(runs: Path, copy: Path) -> None:
+    for record in records.read(copy):
+        records.without(copy, record, {Replicate(3)})
+    found = api.compare(runs / "wine", copy)
+    assert found.pairs[0].notes == ("seed 3 of A has no partner and is compared unpaired",)
+    assert (found.findings[0].replicates, found.findings[0].pairs) == ((4, 3), 3)
+
+
+def test_disjoint_seeds(runs: Path, tmp_path: Path) -> None:
+    sides = [Path(shutil.copytree(runs / "wine", tmp_path / name)) for name in "ab"]
+    for folder, gone in zip(sides, ({0, 1}, {2, 3}), strict=True):
+        for record in records.read(folder):
+            records.without(folder, record, {Replicate(s) for s in gone})
+    found = api.compare(*sides)
+    notes = "seeds 2, 3 of A have no partner and are compared unpaired"
+    assert found.pairs[0].notes[0] == notes
+    assert {f.pairs for f in found.findings} == {0}
+    assert {f.population for f in found.findings} == {"new seeds and new test examples"}
+
+
+def test_one_seed(runs: Path, copy: Path) -> None:
+    for record in records.read(copy):
+        records.without(copy, record, {Replicate(s) for s in (1, 2, 3)})
+    found = api.compare(copy, copy, treatment=("mle", "map"))
+    assert found.pairs[0].notes[0] == "one replicate in A: nothing is known of new seeds, so there is no verdict"
+    assert {f.population for f in found.findings} == {"new test examples, these trained networks"}
+    assert {f.verdict for f in found.findings} == {"inconclusive"}
+    assert found.exit_code == 0 and replace(found, strict=True).exit_code == 1
+
+
+def test_not_a_number(runs: Path, copy: Path) -> None:
+    def change(record: Record) -> Record:
+        metrics = dict(record.values["metrics"])
+        metrics["nll"] = metrics["nll"] | {"values": [None, *metrics["nll"]["values"][1:]]}
+        return replace(record, values=record.values | {"metrics": metrics})
+
+    edited(copy, change)
+    found = api.compare(runs / "wine", copy)
+    (pair,) = [p for p in found.pairs if p.notes]
+    assert pair.notes == ("nll of seed 0 in B is not finite: no verdict",)
+    assert next(f for f in pair.findings if f.metric == "nll").verdict == "inconclusive"
+    assert found.exit_code == 4
+    assert "not finite" in verdicts.render(found)
+    assert api.compare(copy, copy).exit_code == 0  # A lacks it too
+
+
+def test_failed_replicates(runs: Path, copy: Path) -> None:
+    edited(copy, lambda r: replace(r, failed={Replicate(3): "diverged"}, replicates=r.replicates[:3], values=cut(r)))
+    found = api.compare(runs / "wine", copy)
+    (pair,) = [p for p in found.pairs if p.notes]
+    assert "seed 3 failed in B: diverged" in pair.notes
+    assert found.exit_code == 4
+
+
+def cut(record: Record) -> dict[str, Any]:
+    metrics = {n: e | {"values": e["values"][:3]} for n, e in record.values["metrics"].items()}
+    return {"metrics": metrics}
+
+
+def test_missing_cells(runs: Path, copy: Path) -> None:
+    for path in copy.glob("*-map-*"):
+        path.unlink()
+    found = api.compare(runs / "wine", copy)
+    assert ([r.title for r in found.only_a], found.only_b, found.exit_code) == (["map · logistic · wine"], (), 4)
+    assert "only in A: map · logistic · wine, map (epochs 4" in verdicts.render(found)
+    assert api.compare(copy, runs / "wine").exit_code == 0  # B has more, and nothing is missing
+
+
+def test_splits_with_their_own_test_examples(runs: Path) -> None:
+    found = api.compare(runs / "splits", runs / "splits", treatment=("mle", "map"), metrics=["nll"])
+    (nll,) = found.findings
+    values = {r.cell["treatment"]["name"]: r.values["metrics"]["nll"]["values"] for r in records.read(runs / "splits")}
+    gaps = np.array(values["map"]) - np.array(values["mle"])
+    assert nll.population == "new splits of this data set"
+    assert float(nll.difference.standard_error) == pytest.approx(math.sqrt((1 / 5 + 45 / 133) * gaps.var(ddof=1)))
+
+
+def test_splits_of_records_that_do_not_say_their_sizes(runs: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(runs / "splits", tmp_path / "old"))
+    for method in ("mle", "map"):
+        edited(folder, lambda r: replace(r, environment={**r.environment, "examples": {}}), method)
+    found = api.compare(folder, folder, treatment=("mle", "map"))
+    assert found.pairs[0].notes == (
+        "splits overlap, and these records do not say how many examples they trained on: run them again",
     )
+    assert {f.verdict for f in found.findings} == {"inconclusive"}
 
 
-def test_mean_and_standard_error() -> None:
-    one = scores({0: 1.0, 1: 2.0, 2: 6.0})
-    assert one.mean == 3.0
-    assert one.standard_error == pytest.approx(stats.sem([1.0, 2.0, 6.0]), rel=1e-14)
-    assert math.isnan(scores({0: 1.0}).standard_error)
-    assert math.isnan(scores({}).mean)
-    assert math.isnan(scores({0: 1.0, 1: math.nan}).mean)
+def test_splits_that_share_their_test_examples_are_crossed(runs: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(runs / "wine", tmp_path / "draws"))
+    for method in ("mle", "map", "mc_dropout"):
+        edited(folder, lambda r: replace(r, replicates=tuple(Replicate(x.seed, x.seed) for x in r.replicates)), method)
+    found = api.compare(folder, folder, treatment=("mle", "map"))
+    assert {f.population for f in found.findings} == {"new seeds and new test examples"}
 
 
-@pytest.mark.parametrize("n", [2, 3, 20])
-def test_paired_difference_is_scipys(n: int) -> None:
-    rng = np.random.default_rng(n)
-    a, b = rng.normal(size=n), rng.normal(0.3, 1, size=n)
-    found = compare.paired_difference(scores(dict(enumerate(a))).values, scores(dict(enumerate(b))).values)
-    expected = stats.ttest_rel(b, a)
-    assert found.p_value == pytest.approx(expected.pvalue, rel=1e-12)
-    assert (found.mean, found.n) == (pytest.approx((b - a).mean()), n)
-    assert found.standard_error == pytest.approx(stats.sem(b - a))
+def test_regression_by_the_jackknife(runs: Path) -> None:
+    found = finding(api.compare(runs / "linear", runs / "linear", treatment=("exact", "laplace")), "rmse")
+    assert found.population == "new seeds and new test examples"
+    assert 0 < float(found.difference.standard_error) < 5
 
 
-def test_paired_difference_of_shared_replicates_only() -> None:
-    a, b = scores({0: 1.0, 1: 2.0, 5: 9.0}).values, scores({1: 2.5, 0: 1.0, 7: 0.0}).values
-    assert compare.paired_difference(a, b)[:3] == (0.25, 0.25, 2)
+# who is paired, without any training
 
 
-def test_paired_difference_at_its_edges() -> None:
-    same, apart = scores({0: 1.0, 1: 2.0}).values, scores({0: 2.0, 1: 3.0}).values
-    assert compare.paired_difference(same, same) == (0.0, 0.0, 2, 1.0)
-    assert compare.paired_difference(same, apart).p_value == 0.0
-    lone = compare.paired_difference(same, scores({1: 2.5}).values)
-    assert (lone.mean, lone.n, math.isnan(lone.p_value)) == (0.5, 1, True)
-    assert compare.paired_difference(same, scores({9: 1.0}).values).n == 0
+def cell(method: str = "mle", dataset: str = "wine", epochs: int = 1, **changes: Any) -> Cell:
+    treatment = Choice.of(method, {"epochs": epochs})
+    return replace(Cell(treatment, Choice.of("logistic", {}), Choice.of(dataset, {}), samples=3), **changes)
 
 
-def test_holm_by_hand() -> None:
-    assert compare.holm([0.01, 0.04, 0.03, 0.005]) == [
-        True,
-        False,
-        False,
-        True,
-    ]  # .005 < .05/4, .01 < .05/3, .03 > .05/2
-    assert compare.holm([0.02, 0.04]) == [True, True]
-    assert compare.holm([0.03, 0.04]) == [False, False]
-    assert compare.holm([]) == []
+def source(*cells: Cell, definition: str = "Accuracy()", sha: str = "abc", value: float = 0.5) -> Source:
+    accuracy = {"unit": "fraction", "better": "higher", "definition": definition, "values": [value, value + 0.01]}
+    seeds, where = (Replicate(0), Replicate(1)), {"sources": {"wine": sha}}
+    made = [Record(c.as_dict(), seeds, {"metrics": {"accuracy": accuracy}}, {}, where) for c in cells]
+    return Source(tuple((Path("nowhere"), record) for record in made))
 
 
-def test_leaders() -> None:
-    best = {seed: 0.9 + 0.01 * seed for seed in range(5)}
-    near = {seed: value - 0.01 * (-1) ** seed for seed, value in best.items()}
-    far = {seed: value - 0.2 - 0.001 * seed for seed, value in best.items()}
-    alone = {7: 0.8}
-    nan = {seed: math.nan for seed in best}
-    contenders = {"best": best, "near": near, "far": far, "alone": alone, "nan": nan}
-    named = {name: scores(values) for name, values in contenders.items()}
-    assert compare.leaders(named) == {"best", "near"}
-    assert compare.leaders({name: scores(v, "lower") for name, v in contenders.items()}) == {"far"}
-    assert compare.leaders({"nan": named["nan"]}) == set()
+def test_the_same_threads_first() -> None:
+    (pair,) = comparison.compare(source(cell()), source(cell(threads=2), cell())).pairs
+    assert pair.b.cell["threads"] == 1
+    (pair,) = comparison.compare(source(cell()), source(cell(threads=2))).pairs
+    assert pair.b.cell["threads"] == 2
+    assert pair.notes == ("threads is 1 in A and 2 in B",)
 
 
-def test_leaders_of_one_replicate() -> None:
-    named = {"a": scores({0: 0.9}), "b": scores({0: 0.899}), "c": scores({0: 0.9})}
-    assert compare.leaders(named) == {"a", "c"}
+def test_ignoring_options() -> None:
+    a, b = source(cell()), source(cell(epochs=7))
+    assert comparison.compare(a, b).pairs == ()
+    assert "no cell of A has a partner in B; --ignore-options" in verdicts.render(comparison.compare(a, b))
+    (pair,) = comparison.compare(a, b, pairing=Pairing(ignore_options=True)).pairs
+    assert pair.notes == ("epochs is 1 in A and 7 in B",)
+    both = source(cell(), cell(epochs=7))
+    assert len(comparison.compare(both, both, pairing=Pairing(ignore_options=True)).pairs) == 2  # equals come first
+    with pytest.raises(BadInput, match="--ignore-options: B has 2 cells of mle · logistic · wine, which differ in epo"):
+        comparison.compare(a, source(cell(epochs=7), cell(epochs=8)), pairing=Pairing(ignore_options=True))
 
 
-def test_merge_brings_replicates_together() -> None:
-    parts = [record(cell(), {0: 0.5, 1: 0.6}, failed=[2]), record(cell(), {2: 0.7, 3: math.nan}, failed=[4])]
-    (found,) = compare.merge(parts)
-    assert found.replicates == tuple(map(Replicate, range(4)))
-    assert found.failed == {Replicate(4): "boom"}  # seed 2 has come good since
-    assert list(found.scores["accuracy"].values) == list(found.replicates)
-    assert len(found.costs) == 2
-    assert found.title == "mle · logistic · wine"
-    only = compare.select([found], ["nothing", found.key], [Replicate(0), Replicate(4)])
-    assert (only[0].replicates, only[0].scores["accuracy"].mean, len(only[0].failed)) == ((Replicate(0),), 0.5, 1)
+def test_across_methods() -> None:
+    both = source(cell(), cell("map", epochs=9))
+    (pair,) = comparison.compare(both, both, pairing=Pairing(("mle", "map"))).pairs
+    assert (pair.a.cell["treatment"]["name"], pair.b.cell["treatment"]["name"]) == ("mle", "map")
+    swept = source(cell(), cell("map"), cell("map", epochs=9))
+    with pytest.raises(BadInput, match="--treatment: B has 2 cells of map"):
+        comparison.compare(swept, swept, pairing=Pairing(("mle", "map")))
+    with pytest.raises(NotComparable, match="one side has no such cell"):
+        comparison.compare(both, both, pairing=Pairing(("mle", "laplace")))
 
 
-def test_merge_refuses_other_data_and_other_metrics() -> None:
-    first = record(cell(), {0: 0.5})
-    with pytest.raises(NotComparable, match="differs from other records of its cell in data wine"):
-        compare.merge([first, record(cell(), {1: 0.5}, sources={"wine": "xyz"})])
-    other = record(cell(), {1: 0.5})
-    other.values["metrics"]["accuracy"]["definition"] = "Accuracy(k=5)"
-    with pytest.raises(NotComparable, match="in metric accuracy"):
-        compare.merge([first, other])
-
-
-def test_compare_pairs_and_lists_the_rest() -> None:
-    ours = [record(cell(), {0: 0.5}), record(cell("map"), {0: 0.4})]
-    theirs = [record(cell(threads=2), {0: 0.7}), record(cell("mc_dropout"), {0: 0.6})]
-    found = compare.compare(ours, theirs)
-    ((a, b),) = found.pairs
-    assert (a.title, b.cell["threads"]) == ("mle · logistic · wine", 2)
-    assert [r.title for r in found.only_a + found.only_b] == ["map · logistic · wine", "mc_dropout · logistic · wine"]
-
-
-def test_compare_prefers_the_same_threads() -> None:
-    theirs = [record(cell(threads=2), {0: 0.7}), record(cell(), {0: 0.6})]
-    ((_, b),) = compare.compare([record(cell(), {0: 0.5})], theirs).pairs
-    assert b.cell["threads"] == 1
-
-
-def test_compare_without_a_pair_but_with_a_shared_protocol() -> None:
-    found = compare.compare([record(cell(), {0: 0.5})], [record(cell("map"), {0: 0.5})])
-    assert (found.pairs, len(found.only_a), len(found.only_b)) == ((), 1, 1)
+def test_a_shared_protocol_without_a_pair() -> None:
+    found = comparison.compare(source(cell()), source(cell("map")))
+    assert (found.pairs, len(found.only_a), len(found.only_b), found.exit_code) == ((), 1, 1, 4)
 
 
 @pytest.mark.parametrize(
@@ -159,21 +326,120 @@ def test_compare_without_a_pair_but_with_a_shared_protocol() -> None:
 )
 def test_protocols_that_differ(other: Cell, words: str) -> None:
     with pytest.raises(NotComparable) as caught:
-        compare.compare([record(cell(), {0: 0.5})], [record(other, {0: 0.5})])
-    assert str(caught.value) == f"the protocols differ: {words}"
-    assert caught.value.exit_code == 3
+        comparison.compare(source(cell()), source(other))
+    assert (str(caught.value), caught.value.exit_code) == (f"the protocols differ: {words}", 3)
+
+
+def test_one_protocol_of_several_differs() -> None:
+    ours, theirs = source(cell(), cell(dataset="digits")), source(cell(), cell(dataset="digits", samples=9))
+    found = comparison.compare(ours, theirs)
+    assert found.apart == ("mle · logistic · digits: samples is 3 in A and 9 in B",)
+    assert found.exit_code == 3
+    assert "not comparable, the protocols differ: mle · logistic · digits: samples is 3" in verdicts.render(found)
 
 
 def test_data_and_metrics_that_differ() -> None:
-    ours, theirs = record(cell(), {0: 0.5}), record(cell(), {0: 0.5}, sources={"wine": "xyz"})
     with pytest.raises(NotComparable, match="mle · logistic · wine: the data differ: SHA-256 of wine"):
-        compare.compare([ours], [theirs])
-    theirs = record(cell(), {0: 0.5})
-    theirs.values["metrics"]["accuracy"]["definition"] = "Accuracy(k=5)"
+        comparison.compare(source(cell()), source(cell(), sha="xyz"))
     with pytest.raises(NotComparable, match=r"metric accuracy is Accuracy\(\) in A and Accuracy\(k=5\) in B"):
-        compare.compare([ours], [theirs])
+        comparison.compare(source(cell()), source(cell(), definition="Accuracy(k=5)"))
 
 
-def test_flatten() -> None:
-    tree = {"name": "ens", "member": {"name": "mle", "epochs": 3}, "k": 5}
-    assert compare.flatten(tree) == {"name": "ens", "member": "mle", "member.epochs": 3, "k": 5}
+def test_exit_codes() -> None:
+    better = comparison.compare(source(cell()), source(cell(), value=0.7))
+    assert ([f.verdict for f in better.findings], better.exit_code) == (["better"], 0)
+    worse = comparison.compare(source(cell()), source(cell(), value=0.3))
+    assert ([f.verdict for f in worse.findings], worse.exit_code) == (["worse"], 1)
+    within = comparison.compare(source(cell()), source(cell(), value=0.3), {"accuracy": 0.3})
+    assert ([f.verdict for f in within.findings], within.exit_code) == (["equivalent"], 0)
+
+
+# formats
+
+
+@pytest.fixture(scope="module")
+def shown(runs: Path) -> Comparison:
+    return api.compare(runs / "wine", runs / "wine", treatment=("mle", "mc_dropout"), margins={"nll": 0.5})
+
+
+def test_terminal(shown: Comparison) -> None:
+    text = verdicts.render(shown)
+    assert "mle → mc_dropout  accuracy ↑ (fraction)" in text
+    assert "Intervals speak of new seeds and new test examples." in text
+    assert "3 tests, Holm-corrected at 5 %." in text
+    assert max(map(len, text.splitlines())) <= 120
+    assert "\x1b[1m" in verdicts.render(shown, color=True)
+
+
+def test_markdown_has_no_line_out_of_shape(shown: Comparison) -> None:
+    text = verdicts.render(shown, "markdown")
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert {line.count("|") - line.count("\\|") for line in rows} == {9, 11}
+    assert text.count("<details>") == text.count("</details>") == 1
+
+
+def test_markup_in_a_name_is_text() -> None:
+    evil = source(cell("<script>alert(1)</script>|x"))
+    found = comparison.compare(evil, evil)
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;\\|x" in verdicts.render(found, "markdown")
+    assert "<script>" not in verdicts.render(found, "markdown")
+
+
+def test_csv_and_json_keep_everything(shown: Comparison) -> None:
+    rows = list(csv.DictReader(io.StringIO(verdicts.render(shown, "csv"))))
+    body = json.loads(verdicts.render(shown, "json"))
+    nll = finding(shown, "nll")
+    for row in (rows[1], body["findings"][1]):
+        assert (row["metric"], row["verdict"], row["population"]) == ("nll", nll.verdict, nll.population)
+        assert float(row["difference"]) == nll.estimate
+        assert float(row["high"]) - float(row["low"]) == pytest.approx(2 * nll.interval)
+        assert float(row["corrected_p"]) == nll.corrected_p
+        assert float(row["monte_carlo_variance"]) == nll.monte_carlo
+    assert body["exit_code"] == shown.exit_code
+    assert rows[0]["monte_carlo_variance"] == "" and body["findings"][0]["monte_carlo_variance"] is None
+
+
+def test_latex(shown: Comparison) -> None:
+    text = verdicts.render(shown, "latex")
+    assert r"mle $\rightarrow$ mc\_dropout & accuracy $\uparrow$ (fraction) &" in text
+    assert text.count(r"\begin{table}") == text.count(r"\end{tabular}") == 1
+    assert all(ord(char) < 128 for char in text), "a sign that LaTeX may lack"
+
+
+def test_a_bracket_after_the_end_of_a_row() -> None:
+    sheet = sheets.Sheet("t", ("a", "b"), ((sheets.Field("x"), sheets.Field("y")), (sheets.Field("[1]"),) * 2), 1)
+    assert "  {[1]} & {[1]} \\\\" in sheets.latex(sheet, "c")
+
+
+# sources
+
+
+def test_a_revision(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = tmp_path / "results" / "reference"
+    shutil.copytree(runs / "wine", kept / "wine")
+    (kept / "speed.json").write_text("{}")
+
+    def git(*arguments: str) -> None:
+        name = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
+        subprocess.run(["git", *name, *arguments], cwd=tmp_path, check=True, capture_output=True)
+
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-qm", "reference")
+    shutil.rmtree(kept)
+    monkeypatch.chdir(tmp_path)
+    assert {f.verdict for f in api.compare("HEAD", runs / "wine").findings} == {"equivalent"}
+    assert len(api.compare("HEAD:results/reference/wine", "HEAD").pairs) == 3
+    for name, words in (
+        ("HEAD:nothing", "nothing is not in that revision"),
+        ("HEED", "HEED does not exist, and is no git revision"),
+        ("--help", "is no git revision"),
+    ):
+        with pytest.raises(BadInput, match=words), sources.opened(name):
+            pass
+
+
+def test_one_record_is_a_side(runs: Path) -> None:
+    path = next((runs / "wine").glob("*-mle-*.json"))
+    found = api.compare(path, runs / "wine")
+    assert (len(found.pairs), found.findings[0].population) == (1, "new seeds and new test examples")

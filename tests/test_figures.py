@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from bdlbench import figures
-from bdlbench.compare import Result, Scores
 from bdlbench.errors import BadInput
+from bdlbench.results import Result, Scores
 from bdlbench.spec import Replicate
 
 

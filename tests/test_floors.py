@@ -20,13 +20,13 @@ FLOORS = (
     "kernels/ stats/",  # pure functions
     "predictive density data records environment",  # what a posterior predicts, what data are, what a run leaves behind
     "protocols",  # the seams
-    "layers blocks likelihoods latents stopping store submission splits training",  # rules, outputs, files, minimise
+    "layers blocks likelihoods latents stopping store submission splits training evaluation",  # outputs, data, minimise
     "posteriors/",  # sampling and chunking, shared by methods
     "models/ datasets/ methods/ metrics/",  # one file per entry
     "catalog",  # the folder is the registry
     "plan run executors suites/",  # spec -> records
-    "compare rank verify reproduce score",  # verdicts over records
-    "report tables figures progress claims/",  # what people read
+    "results sources margins differences compare rank verify reproduce score",  # verdicts over records
+    "report sheets tables verdicts figures progress claims/",  # what people read
     "gate peers",
     "__main__ api",  # the command line, and the same verbs in Python
 )

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 from markdown_it import MarkdownIt
 
-from bdlbench import compare, tables
-from bdlbench.compare import Result
+from bdlbench import sheets, tables
 from bdlbench.errors import BadInput
 from bdlbench.records import Record
+from bdlbench.results import Result, merge
 from bdlbench.spec import Cell, Choice, Replicate
 
 SEEDS = range(4)
@@ -50,7 +50,7 @@ def record(of: Cell, failed: Sequence[int] = (), **values: Sequence[float | None
 
 
 def results(*parts: Record) -> list[Result]:
-    return compare.merge(parts)
+    return merge(parts)
 
 
 GOOD, NEAR, FAR = [0.97, 0.98, 0.99, 0.98], [0.98, 0.97, 0.98, 0.98], [0.71, 0.70, 0.69, 0.70]
@@ -240,10 +240,10 @@ def test_latex_is_escaped() -> None:
     assert r"method & accuracy $\uparrow$ (fraction) & n \\" in text
     assert text.count(r"\toprule") == text.count(r"\midrule") == text.count(r"\bottomrule") == 1
     assert "5 \\%" in text
-    assert tables.escape_tex("a_b & 5 % of #1 {x} ~ ^ \\ $") == (
+    assert sheets.escape_tex("a_b & 5 % of #1 {x} ~ ^ \\ $") == (
         r"a\_b \& 5 \% of \#1 \{x\} \textasciitilde{} \textasciicircum{} \textbackslash{} \$"
     )
-    assert tables.escape_tex("<b> | −1 … 2") == r"\textless{}b\textgreater{} \textbar{} $-$1 \ldots{} 2"
+    assert sheets.escape_tex("<b> | −1 … 2") == r"\textless{}b\textgreater{} \textbar{} $-$1 \ldots{} 2"
 
 
 def long(values: Mapping[str, str]) -> tuple[str, str, str, str]:
@@ -278,17 +278,3 @@ def test_summary_rows() -> None:
     assert rows["mle", "accuracy"]["mean"] == pytest.approx(0.98)
     assert rows["map", "accuracy"]["leads"] and not rows["mc_dropout", "accuracy"]["leads"]
     assert (rows["mc_dropout", "nll"]["n"], rows["mc_dropout", "nll"]["failed"]) == (4, 1)
-
-
-def test_comparison() -> None:
-    ours = [record(cell("mle"), nll=[0.1, 0.2, 0.3]), record(cell("map"), nll=[0.1])]
-    theirs = [record(cell("mle"), nll=[0.2, 0.3, 0.4, 0.5]), record(cell("mc_dropout", rate=0.5), nll=[0.1])]
-    text = tables.render_comparison(compare.compare(ours, theirs), ["nll"])
-    assert "mle     nll ↓ (nats)  0.200 ± 0.058  0.350 ± 0.065" in text
-    row = next(line for line in text.splitlines() if line.startswith("mle"))
-    assert row.split()[-1] == "3"
-    assert "only in A: map · mlp · wine, map\n" in text
-    assert "only in B: mc_dropout · mlp · wine, mc_dropout\n" in text
-    assert text.endswith("B − A: mean ± standard error over the n replicates that both have.\n")
-    with pytest.raises(BadInput, match="did you mean 'nll'"):
-        tables.render_comparison(compare.compare(ours, theirs), ["nl"])

@@ -23,11 +23,12 @@ class Accuracy:
 
     def __call__(self, evaluation: Evaluation) -> dict[str, Tensor]:
         """{"": (R,)}."""
+        return {key: each_row(torch.mean, correct) for key, correct in self.by_example(evaluation).items()}
+
+    def by_example(self, evaluation: Evaluation) -> dict[str, Tensor]:
+        """Whether it is right: {"": (R, N)}."""
         probs = evaluation.test.arrays().get("probs")  # (R, N, C)
-        if probs is None:
-            return {}
-        _, correct = top_class(probs, evaluation.y)  # (R, N)
-        return {"": each_row(torch.mean, correct)}
+        return {} if probs is None else {"": top_class(probs, evaluation.y)[1]}
 
 
 metrics: dict[str, Metric] = {"accuracy": Accuracy()}

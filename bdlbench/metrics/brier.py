@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from bdlbench.protocols import Evaluation, Metric
-from bdlbench.stats.calibration import brier_score
+from bdlbench.stats.calibration import brier_score, squared_errors
 from bdlbench.stats.rows import each_row
 
 
@@ -24,6 +24,11 @@ class Brier:
         """{"": (R,)}."""
         probs = evaluation.test.arrays().get("probs")  # (R, N, C)
         return {} if probs is None else {"": each_row(brier_score, probs, evaluation.y)}
+
+    def by_example(self, evaluation: Evaluation) -> dict[str, Tensor]:
+        """Σ_c (p_nc − [y_n = c])²: {"": (R, N)}."""
+        probs = evaluation.test.arrays().get("probs")  # (R, N, C)
+        return {} if probs is None else {"": squared_errors(probs, evaluation.y)}
 
 
 metrics: dict[str, Metric] = {"brier": Brier()}

@@ -22,8 +22,12 @@ class NegativeELBO:
 
     def __call__(self, evaluation: Evaluation) -> dict[str, Tensor]:
         """{"": (R,)}."""
+        return {key: each_row(torch.mean, value) for key, value in self.by_example(evaluation).items()}
+
+    def by_example(self, evaluation: Evaluation) -> dict[str, Tensor]:
+        """−ELBO(x_n): {"": (R, N)}."""
         elbo = evaluation.test.arrays().get("elbo")  # (R, N)
-        return {} if elbo is None else {"": 0.0 - each_row(torch.mean, elbo.double())}
+        return {} if elbo is None else {"": 0.0 - elbo.double()}
 
 
 @dataclass(frozen=True)

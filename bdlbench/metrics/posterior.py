@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bdlbench.kernels.gaussian import gaussian_w2, normal_pair_kl
-from bdlbench.predictive import Categorical, GaussianMixture, Predictive, ordered_sum
+from bdlbench.predictive import Categorical, GaussianMixture, Predicted, ordered_sum
 from bdlbench.protocols import Evaluation, Metric
 from bdlbench.stats.rows import each_finite_row, each_row
 
@@ -89,7 +89,7 @@ class PredictiveKL:
         return {} if divergence is None else {"": each_row(torch.mean, divergence)}
 
 
-def predictive_kl(exact: Predictive, other: Predictive) -> Tensor | None:
+def predictive_kl(exact: Predicted, other: Predicted) -> Tensor | None:
     """KL(exact ‖ other) for each input, (R, N) float64 nats; None where they are of different kinds."""
     if isinstance(exact, Categorical) and isinstance(other, Categorical):
         p, q = exact.probs.double(), other.probs.double().clamp_min(torch.finfo(torch.float32).tiny)

@@ -69,8 +69,12 @@ class MeanFact:
 
     def __call__(self, evaluation: Evaluation) -> dict[str, Tensor]:
         """{"": (R,)}."""
+        return {key: each_row(torch.mean, fact) for key, fact in self.by_example(evaluation).items()}
+
+    def by_example(self, evaluation: Evaluation) -> dict[str, Tensor]:
+        """{"": (R, N)}."""
         fact = evaluation.test.facts.get(self.fact)  # (R, N)
-        return {} if fact is None else {"": each_row(torch.mean, fact.double())}
+        return {} if fact is None else {"": fact.double()}
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from bdlbench import catalog, compare, plan
-from bdlbench.compare import Result
+from bdlbench import catalog, plan
 from bdlbench.errors import BadInput
 from bdlbench.options import resolve, spell
 from bdlbench.records import Record
+from bdlbench.results import Result, merge
 from bdlbench.score import ELSEWHERE
 from bdlbench.spec import Replicate
 
@@ -30,7 +30,7 @@ class _Run:
 
 def commands(found: Sequence[Record], folder: Path, out: Path) -> list[str]:
     """Shell commands, in order: the runs, what was scored, the report. A cell that none can make is a # comment."""
-    results = [result for result in compare.merge(found) if result.replicates]
+    results = [result for result in merge(found) if result.replicates]
     trained = [result for result in results if result.cell["device"] != ELSEWHERE]
     suites, left = _suites(trained, folder)
     alone = {result.key: _run_lines(_Run([result], _options(result)), folder) for result in left}

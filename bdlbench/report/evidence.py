@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from pandas import DataFrame, concat
 from torch import Tensor
 
-from bdlbench import catalog, compare, files, records, tables
-from bdlbench.compare import Result
+from bdlbench import catalog, files, records, tables
 from bdlbench.errors import BadInput
 from bdlbench.metrics.ood import OutOfDistribution
 from bdlbench.predictive import group_sizes
 from bdlbench.records import Record
+from bdlbench.results import MAIN_METRICS, Result, merge
 from bdlbench.stats.calibration import Reliability, reliability, top_class
 from bdlbench.stats.selective import risk_coverage
 from bdlbench.tables import Group
@@ -64,9 +64,9 @@ def gather(path: Path) -> list[Record]:
 
 def sections(path: Path, found: Sequence[Record], metrics: Sequence[str] = ()) -> list[Section]:
     """One for each data set with its options, in order of appearance. Raises BadInput for an unknown metric."""
-    tables.refuse_unknown_metrics(compare.merge(found), metrics)
+    tables.refuse_unknown_metrics(merge(found), metrics)
     by_data: dict[str, list[Result]] = {}
-    for result in compare.merge(found):
+    for result in merge(found):
         by_data.setdefault(files.digest(result.cell["protocol"]["dataset"]), []).append(result)
     folder = path if path.is_dir() else path.parent
     by_key: dict[str, list[Record]] = {}
@@ -187,11 +187,7 @@ def ood_scores(rows: Sequence[Shown]) -> dict[str, tuple[str, list[str]]]:
     found = {}
     stored = {name for row in rows for name in row.arrays}
     for metric, judge in catalog.metrics().items():
-        if (
-            metric in tables.DEFAULT_METRICS
-            and isinstance(judge, OutOfDistribution)
-            and f"test.{judge.score}" in stored
-        ):
+        if metric in MAIN_METRICS and isinstance(judge, OutOfDistribution) and f"test.{judge.score}" in stored:
             ending = f".{judge.score}"
             names = [name for name in stored if name.startswith("ood.") and name.endswith(ending)]
             found[judge.score] = (metric, sorted(name[4 : -len(ending)] for name in names))

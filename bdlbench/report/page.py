@@ -16,11 +16,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from bdlbench import compare, files, tables
+from bdlbench import files, tables
 from bdlbench.records import Record
 from bdlbench.report import commands, evidence, plots
 from bdlbench.report.evidence import Section
 from bdlbench.report.plots import Panel
+from bdlbench.results import flatten, merge
 from bdlbench.tables import Column, Row
 
 SVG = "http://www.w3.org/2000/svg"
@@ -71,7 +72,7 @@ def environment(found: Sequence[Record]) -> list[tuple[str, list[str]]]:
     """Each fact of where the records were made, with every value that it has, the most frequent first."""
     facts: dict[str, dict[str, int]] = {}
     for record in found:
-        for name, value in compare.flatten(record.environment).items():
+        for name, value in flatten(record.environment).items():
             counts = facts.setdefault(name, {})
             text = f"{value:.6g}" if isinstance(value, float) else str(value)
             counts[text] = counts.get(text, 0) + 1
@@ -122,7 +123,7 @@ def _cell(section: Section, i: int, j: int, column: Column) -> Cell:
 
 
 def _overview(found: Sequence[Record]) -> str:
-    results = compare.merge(found)
+    results = merge(found)
     count = sum(len(result.replicates) for result in results)
     names = dict.fromkeys(result.cell["protocol"]["dataset"]["name"] for result in results)
     return f"{count} replicates of {len(results)} cells on {', '.join(names)}."
@@ -131,7 +132,7 @@ def _overview(found: Sequence[Record]) -> str:
 def _failures(found: Sequence[Record]) -> list[str]:
     return [
         f"{result.title}, seed {replicate.seed}, split {replicate.split}: {reason}"
-        for result in compare.merge(found)
+        for result in merge(found)
         for replicate, reason in sorted(result.failed.items())
     ]
 

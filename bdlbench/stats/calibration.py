@@ -45,7 +45,12 @@ def brier_score(probs: Tensor, y: Tensor) -> Tensor:
 
     probs: (N, C), y: (N,) int64. Returns () float64. Brier 1950 (half of it is often quoted for two classes).
     """
-    return (probs.double() - one_hot(y, probs.shape[-1])).square().sum(-1).mean()
+    return squared_errors(probs, y).mean()
+
+
+def squared_errors(probs: Tensor, y: Tensor) -> Tensor:
+    """Σ_c (p_c − [y = c])²: probs (…, C), y (…) int64. Returns (…) float64."""
+    return (probs.double() - one_hot(y, probs.shape[-1])).square().sum(-1)
 
 
 class Reliability(NamedTuple):

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import bdlbench.metrics
+from bdlbench.protocols import MeanOverExamples
 
 FAMILIES = {
     m.name: importlib.import_module(f"bdlbench.metrics.{m.name}")
@@ -129,3 +130,17 @@ def test_float32_probabilities_are_summed_in_float64(name, make):
     test = dataclasses.replace(evaluation.test, probs=evaluation.test.probs.double())
     wide = METRICS[name](dataclasses.replace(evaluation, test=test))
     assert torch.equal(METRICS[name](evaluation)[""], wide[""])
+
+
+@every_metric
+def test_what_examples_contribute_averages_to_the_value(name, make):
+    metric = METRICS[name]
+    if not isinstance(metric, MeanOverExamples):
+        assert name not in {"accuracy", "nll", "brier", "negative_elbo", "depth", "flops"}
+        return
+    for evaluation in (make().classification(), make().regression(), make().density()):
+        values, rows = metric(evaluation), metric.by_example(evaluation)
+        assert values.keys() == rows.keys()
+        for key, value in values.items():
+            assert rows[key].shape == evaluation.y.shape
+            assert torch.allclose(rows[key].mean(1), value, rtol=1e-12)

@@ -1,0 +1,212 @@
+"""Results: all replicates of a cell brought together, and which of several cells are the best of a table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+from bdlbench.differences import LEVEL
+from bdlbench.errors import NotComparable, unknown
+from bdlbench.records import Record
+from bdlbench.spec import Replicate
+from bdlbench.stats.holm import holm
+
+MAIN_METRICS = (
+    "accuracy",
+    "rmse",
+    "nll",
+    "negative_elbo",
+    "ece",
+    "ood_auroc",
+    "ood_auroc_density",
+    "ood_auroc_likelihood_regret",
+    "sparsity",
+    "flops_fraction",
+    "predictive_kl",
+)
+"""What is shown and compared unless something else is asked for; `ood_auroc` stands for all its OOD sets."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One metric of one cell. values: by replicate; NaN for what was not finite."""
+
+    unit: str
+    better: Literal["higher", "lower"]
+    definition: str
+    values: dict[Replicate, float] = field(default_factory=dict)
+
+    @property
+    def mean(self) -> float:
+        """Over replicates; NaN where one is."""
+        return _mean(list(self.values.values()))
+
+    @property
+    def standard_error(self) -> float:
+        """Of the mean; NaN for fewer than two replicates."""
+        return _standard_error(list(self.values.values()))
+
+
+@dataclass(frozen=True)
+class Result:
+    """All that is known of one cell. costs: one for each batch that trained replicates of it; records: whence it is."""
+
+    key: str
+    cell: dict[str, Any]
+    scores: dict[str, Scores]
+    replicates: tuple[Replicate, ...]
+    failed: dict[Replicate, str]
+    costs: tuple[dict[str, float], ...]
+    sources: dict[str, str]
+    records: tuple[Record, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """For people: mle · mlp · digits."""
+        protocol = self.cell["protocol"]
+        return " · ".join([self.cell["treatment"]["name"], protocol["model"]["name"], protocol["dataset"]["name"]])
+
+
+class PairedDifference(NamedTuple):
+    """Mean of b − a over the n replicates that both have, its standard error, the p of a two-sided paired t-test."""
+
+    mean: float
+    standard_error: float
+    n: int
+    p_value: float
+
+
+def merge(records: Iterable[Record]) -> list[Result]:
+    """One result for each cell, in the order of first appearance.
+
+    Raises NotComparable where records of a cell were made from differing data or with differing metrics.
+    """
+    cells: dict[str, list[Record]] = {}
+    for record in records:
+        cells.setdefault(record.key, []).append(record)
+    return [_merge_cell(key, parts) for key, parts in cells.items()]
+
+
+def select(results: Iterable[Result], keys: Sequence[str], replicates: Iterable[Replicate]) -> list[Result]:
+    """The results of these cells, in this order, with these replicates only."""
+    wanted, known = set(replicates), {result.key: result for result in results}
+    return [_only(known[key], wanted) for key in keys if key in known]
+
+
+def paired_difference(a: Mapping[Replicate, float], b: Mapping[Replicate, float]) -> PairedDifference:
+    """b − a over shared replicates: mean, standard error, and p of t = mean / error with n − 1 degrees of freedom.
+
+    NaN where it is undefined: n = 0 for the mean, n < 2 or a value that is not finite for error and p. Where all
+    differences agree to rounding, p is 1 for no difference and 0 for any. Student 1908.
+    """
+    gaps = [b[replicate] - value for replicate, value in sorted(a.items()) if replicate in b]
+    mean, error = _mean(gaps), _standard_error(gaps)
+    if math.isnan(error):
+        return PairedDifference(mean, error, len(gaps), math.nan)
+    if error <= 1e-12 * abs(mean):
+        return PairedDifference(mean, error, len(gaps), float(mean == 0))
+    from scipy.special import stdtr  # the t distribution without the weight of scipy.stats
+
+    return PairedDifference(mean, error, len(gaps), 2 * float(stdtr(len(gaps) - 1, -abs(mean / error))))
+
+
+def leaders(scores: Mapping[str, Scores]) -> set[str]:
+    """Who has the best mean, and who cannot be told from it: paired t-tests against the best, Holm-corrected.
+
+    scores: one metric, by the name of who reached it. Those that share fewer than two replicates with the best, or
+    have a value that is not finite, are not tested and do not lead, unless their mean is the same.
+    """
+    means = {name: _signed(score) for name, score in scores.items() if math.isfinite(score.mean)}
+    if not means:
+        return set()
+    top = max(means.values())
+    first = next(name for name, value in means.items() if value == top)
+    tests = {name: paired_difference(scores[first].values, scores[name].values).p_value for name in means}
+    tested = [name for name, p in tests.items() if name != first and not math.isnan(p)]
+    corrected = holm([tests[name] for name in tested])
+    level_with = {name for name, p in zip(tested, corrected, strict=True) if p > LEVEL}
+    return {name for name, value in means.items() if value == top} | level_with
+
+
+def columns_named(results: Iterable[Result], names: Sequence[str]) -> list[str]:
+    """The columns that these results have of the metrics `names`: the main ones where empty, all for "*".
+
+    A metric stands for all its columns, `ood_auroc` for ood_auroc[near] and ood_auroc[far]. Raises BadInput for a
+    name that no result has, with the nearest.
+    """
+    known = {name for result in results for name in result.scores}
+    if list(names) == ["*"]:
+        return sorted(known)
+    found = {name: matching(name, sorted(known)) for name in names or MAIN_METRICS}
+    for name in names:
+        if not found[name]:
+            raise unknown("metric", name, known | {column.partition("[")[0] for column in known})
+    return list(dict.fromkeys(column for columns in found.values() for column in columns))
+
+
+def matching(name: str, known: Iterable[str]) -> list[str]:
+    """The column of this name, or all `name[…]`."""
+    columns = list(known)
+    return [name] if name in columns else [c for c in columns if c.startswith(f"{name.removesuffix('[*]')}[")]
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} as {"a.b": 1}; an entry's name goes by the path alone: {"a": {"name": "x"}} as {"a": "x"}."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        path = prefix if key == "name" and prefix else f"{prefix}.{key}".lstrip(".")
+        flat |= flatten(value, path) if isinstance(value, Mapping) else {path: value}
+    return flat
+
+
+def _merge_cell(key: str, parts: Sequence[Record]) -> Result:
+    scores: dict[str, Scores] = {}
+    sources: dict[str, str] = {}
+    for record in parts:
+        _agree(record, "data", sources, record.environment.get("sources", {}))
+        sources |= record.environment.get("sources", {})
+        for name, entry in record.values["metrics"].items():
+            fresh = Scores(entry["unit"], entry["better"], entry["definition"])
+            known = scores.setdefault(name, fresh)
+            _agree(record, f"metric {name}", {"": known.definition}, {"": fresh.definition})
+            numbers = [math.nan if value is None else float(value) for value in entry["values"]]
+            known.values.update(zip(record.replicates, numbers, strict=True))
+    done = sorted({replicate for record in parts for replicate in record.replicates})
+    failed = {r: why for record in parts for r, why in record.failed.items() if r not in done}
+    costs = tuple(record.cost for record in parts if record.cost)
+    return Result(key, parts[0].cell, scores, tuple(done), failed, costs, sources, tuple(parts))
+
+
+def _agree(record: Record, what: str, known: Mapping[str, str], found: Mapping[str, str]) -> None:
+    for name in known.keys() & found.keys():
+        if known[name] != found[name]:
+            raise NotComparable(f"{record.name} differs from other records of its cell in {what} {name}".rstrip())
+
+
+def _only(result: Result, wanted: set[Replicate]) -> Result:
+    scores = {
+        name: Scores(s.unit, s.better, s.definition, {r: v for r, v in s.values.items() if r in wanted})
+        for name, s in result.scores.items()
+    }
+    replicates = tuple(r for r in result.replicates if r in wanted)
+    failed = {r: why for r, why in result.failed.items() if r in wanted}
+    return Result(result.key, result.cell, scores, replicates, failed, result.costs, result.sources, result.records)
+
+
+def _signed(score: Scores) -> float:
+    return score.mean if score.better == "higher" else -score.mean
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values) if values else math.nan
+
+
+def _standard_error(values: Sequence[float]) -> float:
+    """sd / √n with n − 1 in the variance."""
+    n = len(values)
+    if n < 2:
+        return math.nan
+    mean = _mean(values)
+    return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1) / n)

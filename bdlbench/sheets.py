@@ -1,0 +1,124 @@
+"""Tables of text, and how they are set: for a terminal, in GitHub's Markdown, in LaTeX."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+Format = Literal["terminal", "markdown", "csv", "latex", "json"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+
+
+class Field(NamedTuple):
+    """What stands in one place of a table."""
+
+    text: str
+    bold: bool = False
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table. left: how many columns from the left hold words; the others hold numbers."""
+
+    title: str
+    headings: tuple[str, ...]
+    rows: tuple[tuple[Field, ...], ...]
+    left: int = 1
+
+
+def terminal(sheet: Sheet, color: bool) -> str:
+    """As wide as it needs to be. Without colour a star stands for bold."""
+    from rich.text import Text
+
+    table = frame()
+    for i, name in enumerate(sheet.headings):
+        table.add_column(name, no_wrap=True, justify="left" if i < sheet.left else "right")
+    for row in sheet.rows:
+        texts = [field.text + ("*" if field.bold and not color else "") for field in row]
+        table.add_row(*(Text(t, "bold" if f.bold else "") for t, f in zip(texts, row, strict=True)))
+    return printed([heading(sheet.title), table], 1000, color)
+
+
+def markdown(sheet: Sheet) -> str:
+    """A table of GitHub's dialect, its title in bold above."""
+
+    def line(fields: Iterable[Field]) -> str:
+        texts = (f"**{escape_markdown(f.text)}**" if f.bold else escape_markdown(f.text) for f in fields)
+        return "| " + " | ".join(texts) + " |\n"
+
+    marks = [":--" if i < sheet.left else "--:" for i in range(len(sheet.headings))]
+    text = f"**{escape_markdown(sheet.title)}**\n\n" + line(map(Field, sheet.headings))
+    return text + "| " + " | ".join(marks) + " |\n" + "".join(map(line, sheet.rows)) + "\n"
+
+
+MARKDOWN = {"&": "&amp;", "<": "&lt;", ">": "&gt;"} | {char: f"\\{char}" for char in "\\|*`~"}
+
+
+def escape_markdown(text: str) -> str:
+    """Characters that GitHub's dialect would take for markup, on one line. An underscore inside a word is none."""
+    escaped = "".join(MARKDOWN.get(char, char) for char in " ".join(text.split()))
+    return re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", escaped)
+
+
+TEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+TEX |= {char: f"\\{char}" for char in "&%$#_{}"}
+TEX |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
+TEX |= {"±": r"$\pm$", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "·": r"$\cdot$", "×": r"$\times$", "—": "---"}
+TEX |= {"−": r"$-$", "→": r"$\rightarrow$", "…": r"\ldots{}", "∞": r"$\infty$", "²": r"$^2$"}
+
+
+def escape_tex(text: str) -> str:
+    """Characters that LaTeX would take for commands, and signs that it lacks."""
+    return "".join(TEX.get(char, char) for char in text)
+
+
+def latex(sheet: Sheet, caption: str) -> str:
+    """A booktabs table; needs \\usepackage{booktabs}."""
+
+    def line(fields: Iterable[Field]) -> str:
+        texts = (rf"\textbf{{{escape_tex(f.text)}}}" if f.bold else _guarded(escape_tex(f.text)) for f in fields)
+        return "  " + " & ".join(texts) + r" \\" + "\n"
+
+    layout = "l" * sheet.left + "r" * (len(sheet.headings) - sheet.left)
+    text = f"\\begin{{table}}\n  \\centering\n  \\caption{{{escape_tex(caption)}}}\n"
+    text += f"  \\begin{{tabular}}{{{layout}}}\n  \\toprule\n" + line(map(Field, sheet.headings)) + "  \\midrule\n"
+    text += "".join(map(line, sheet.rows))
+    return text + "  \\bottomrule\n  \\end{tabular}\n\\end{table}\n\n"
+
+
+def frame() -> RichTable:
+    """A table with a line below its head and none elsewhere."""
+    from rich import box
+    from rich.table import Table
+
+    return Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False)
+
+
+def heading(title: str) -> Text:
+    """A title, and an empty line."""
+    from rich.text import Text
+
+    return Text(f"{title}\n", style="bold")
+
+
+def printed(parts: Sequence[Any], width: int, color: bool) -> str:
+    """What rich makes of the parts, without spaces at the ends of lines."""
+    from rich.console import Console
+
+    stream = io.StringIO()
+    console = Console(file=stream, width=width, force_terminal=color, color_system="standard" if color else None)
+    for part in parts:
+        console.print(part, markup=False, highlight=False)
+    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"
+
+
+def _guarded(text: str) -> str:
+    """A bracket at the start of a row would be taken for the argument of the row's end before it."""
+    return "{" + text + "}" if text.startswith("[") else text

@@ -1,0 +1,95 @@
+"""A side of a comparison: a folder of records, one record, or the records of a git revision."""
+
+from __future__ import annotations
+
+import io
+import re
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from bdlbench import records
+from bdlbench.errors import BadInput
+from bdlbench.records import Record
+
+RESULTS = "results"
+"""What of a revision is read unless it names a path."""
+
+RECORD = re.compile(r"-[0-9a-f]{12}-[0-9a-f]{8}\.json$")
+"""How the name of a record ends: a results folder may hold other JSON files."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Records, each with the folder that its predictions lie in."""
+
+    entries: tuple[tuple[Path, Record], ...]
+
+    @property
+    def records(self) -> tuple[Record, ...]:
+        """Without their folders."""
+        return tuple(record for _, record in self.entries)
+
+    def predictions(self, record: Record) -> dict[str, Tensor]:
+        """The arrays beside a record; {} where they were not kept. Raises BadInput where they were altered."""
+        folder = next(folder for folder, known in self.entries if known is record)
+        return records.predictions(folder, record) if (folder / f"{record.name}.safetensors").exists() else {}
+
+
+def read(path: Path) -> Source:
+    """The records of a folder, or one record. Raises BadInput where there are none."""
+    found = records.read(path)
+    if not found:
+        raise BadInput(f"{path} holds no records: give a folder that `run` wrote")
+    return Source(tuple((path if path.is_dir() else path.parent, record) for record in found))
+
+
+@contextmanager
+def opened(name: str) -> Iterator[Source]:
+    """A path that exists, else a git revision: `main`, `HEAD~3:results/reference/quick`. Of a revision all of results/.
+
+    What a revision holds is laid out in a temporary folder, which lasts as long as the context. Raises BadInput.
+    """
+    if Path(name).exists():
+        yield read(Path(name))
+        return
+    revision, _, path = name.partition(":")
+    if not _is_revision(revision):
+        raise BadInput(f"{name} does not exist, and is no git revision: give a folder that `run` wrote, or a revision")
+    with tempfile.TemporaryDirectory() as scratch:
+        yield _read_tree(name, Path(scratch), _archive(revision, path or RESULTS, name))
+
+
+def _is_revision(name: str) -> bool:
+    """Whether git, here, knows it as a commit."""
+    return bool(name) and not name.startswith("-") and _git("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}")[1]
+
+
+def _archive(revision: str, path: str, name: str) -> bytes:
+    content, done = _git("archive", "--format=tar", revision, "--", f":(top){path}")
+    if not done:
+        raise BadInput(f"{name}: {path} is not in that revision")
+    return content
+
+
+def _git(*arguments: str) -> tuple[bytes, bool]:
+    try:
+        asked = subprocess.run(["git", *arguments], capture_output=True, check=False)
+    except OSError:
+        return b"", False
+    return asked.stdout, asked.returncode == 0
+
+
+def _read_tree(name: str, scratch: Path, archive: bytes) -> Source:
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tree:
+        tree.extractall(scratch, filter="data")
+    paths = sorted(path for path in scratch.rglob("*.json") if RECORD.search(path.name))
+    if not paths:
+        raise BadInput(f"{name} holds no records")
+    return Source(tuple((path.parent, records.read_one(path)) for path in paths))

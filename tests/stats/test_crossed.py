@@ -1,0 +1,132 @@
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from bdlbench.stats.crossed import Difference, Side, crossed, resampled
+
+
+def pairs(count):
+    return [(i, i) for i in range(count)]
+
+
+def side(rows):
+    rows = np.asarray(rows, dtype=float)
+    return Side(rows.mean(-1), (rows,))
+
+
+def anova(d):
+    """MS of rows, columns and residual by sums over a data frame, cell by cell."""
+    frame = pd.DataFrame([(r, s, value) for (r, s), value in np.ndenumerate(d)], columns=["r", "s", "d"])
+    frame["row"] = frame.groupby("r").d.transform("mean")
+    frame["column"] = frame.groupby("s").d.transform("mean")
+    mean, (seeds, examples) = frame.d.mean(), d.shape
+    return (
+        ((frame.row - mean) ** 2).sum() / (seeds - 1),
+        ((frame.column - mean) ** 2).sum() / (examples - 1),
+        ((frame.d - frame.row - frame.column + mean) ** 2).sum() / ((seeds - 1) * (examples - 1)),
+    )
+
+
+@pytest.mark.parametrize(("seeds", "examples"), [(2, 3), (5, 40)])
+def test_the_two_way_analysis_of_variance(seeds, examples):
+    rng = np.random.default_rng(seeds)
+    a = rng.normal(size=(seeds, examples))
+    d = rng.normal(size=(seeds, 1)) + 2 * rng.normal(size=(1, examples)) + 0.5 * rng.normal(size=(seeds, examples))
+    found = crossed(side(a), side(a + d), pairs(seeds))
+    by_seed, by_example, residual = anova(d)
+    assert found.estimate == pytest.approx(d.mean())
+    assert found.standard_error**2 == pytest.approx((by_seed + by_example - residual) / (seeds * examples))
+    assert found.seed == pytest.approx(by_seed / (seeds * examples))
+    assert (found.seed_df, found.example_df) == (seeds - 1, examples - 1)
+
+
+def test_a_negative_example_part_is_nothing():
+    d = np.array([[1.0, -1.0, 1.0, -1.0], [-1.0, 1.0, -1.0, 1.1]])  # all of it is the seed's own pattern
+    found = crossed(side(np.zeros((2, 4))), side(d), pairs(2))
+    assert found.example == 0
+    assert found.p_value() == pytest.approx(stats.ttest_1samp(d.mean(1), 0).pvalue, rel=1e-4)
+
+
+def test_without_examples_it_is_the_paired_t_test():
+    a, b = np.array([0.1, 0.3, 0.2, 0.5]), np.array([0.2, 0.5, 0.2, 0.7])
+    found = crossed(Side(a), Side(b), pairs(4))
+    assert found.p_value() == pytest.approx(stats.ttest_rel(b, a).pvalue, rel=1e-4)
+    interval = stats.ttest_rel(b, a).confidence_interval()
+    assert found.half_width() == pytest.approx((interval.high - interval.low) / 2, rel=1e-4)
+
+
+def test_unpaired_replicates_are_welchs_t_test():
+    a, b = np.array([0.1, 0.3, 0.2, 0.5]), np.array([0.4, 0.5, 0.9])
+    found = crossed(Side(a), Side(b), [])
+    expected = stats.ttest_ind(b, a, equal_var=False)
+    assert found.standard_error == pytest.approx((b.mean() - a.mean()) / expected.statistic)
+    assert found.seed_df == pytest.approx(expected.df)
+    assert found.p_value() == pytest.approx(expected.pvalue, rel=1e-3)
+
+
+def test_one_pair_among_many_cannot_be_told_from_none():
+    a, b = Side(np.array([0.1, 0.3, 0.2])), Side(np.array([0.4, 0.5]))
+    assert crossed(a, b, [(0, 0)]).standard_error == crossed(a, b, []).standard_error
+
+
+def test_some_pairs_and_some_not_by_monte_carlo():
+    """The stated variance is that of the estimate, where 4 of 6 and 5 replicates are pairs."""
+    rng = np.random.default_rng(3)
+    tables = 4000
+    seed = rng.normal(size=(tables, 7, 1))
+    a = seed[:, :6] + 0.3 * rng.normal(size=(tables, 6, 1)) + rng.normal(size=(tables, 6, 30))
+    b = seed[:, 2:] + 0.3 * rng.normal(size=(tables, 5, 1)) + rng.normal(size=(tables, 5, 30))
+    shift = rng.normal(size=(tables, 1, 30))
+    found = crossed(side(a), side(b + shift), [(i + 2, i) for i in range(4)])
+    assert found.estimate.std() == pytest.approx(math.sqrt((found.standard_error**2).mean()), rel=0.05)
+
+
+def test_unpaired_seeds_keep_their_examples_paired():
+    """Hard examples are hard for both sides, and cancel."""
+    rng = np.random.default_rng(1)
+    hard = 10 * rng.normal(size=(1, 50))
+    a, b = hard + rng.normal(size=(3, 50)), hard + 0.1 + rng.normal(size=(4, 50))
+    assert crossed(side(a), side(b), []).standard_error < 0.5
+
+
+def test_one_seed_says_nothing_of_seeds():
+    a, b = side(np.arange(12.0).reshape(1, 12) % 5), side(np.ones((1, 12)))
+    found = crossed(a, b, pairs(1))
+    assert np.isnan(found.seed) and np.isnan(found.p_value())
+    assert found.example == pytest.approx((np.ones(12) - np.arange(12) % 5).var(ddof=1) / 12)
+    assert np.isnan(crossed(side(np.ones((1, 3))), side(np.ones((2, 3))), [(0, 0)]).seed)
+
+
+def test_two_populations_of_examples_add_up():
+    rng = np.random.default_rng(2)
+    rows = [rng.normal(size=(1, n)) + rng.normal(size=(4, n)) / 9 for n in (20, 30)]
+    zero = Side(np.zeros(4), tuple(np.zeros_like(r) for r in rows))
+    both = crossed(zero, Side(np.zeros(4), tuple(rows)), pairs(4)).example
+    alone = [crossed(side(np.zeros_like(r)), side(r), pairs(4)).example for r in rows]
+    assert both == pytest.approx(sum(alone))
+
+
+def test_differences_that_agree_to_rounding():
+    same = Side(np.array([0.1, 0.2]))
+    assert crossed(same, same, pairs(2)).p_value() == 1
+    apart = crossed(same, Side(same.values + 1), pairs(2))
+    assert (apart.p_value(), apart.half_width()) == (0, 0)
+    assert apart.p_value(margin=1.5) == 1
+
+
+def test_a_margin_moves_the_hypothesis():
+    found = Difference(np.array(3.0), np.array(1.0), 4.0, np.array(0.0), 1.0)
+    assert found.p_value(1.0) == pytest.approx(2 * stats.t.sf(2, 4), rel=1e-4)
+    assert found.p_value(3.5) == pytest.approx(1)
+
+
+def test_nadeau_and_bengio_by_hand():
+    a, b = np.array([1.0, 2.0, 3.0]), np.array([2.0, 2.0, 5.0])  # gaps 1, 0, 2: mean 1, variance 1
+    found = resampled(a, b, test_over_train=1 / 9)
+    assert (found.estimate, found.seed_df) == (1, 2)
+    assert found.standard_error == pytest.approx(math.sqrt(1 / 3 + 1 / 9))
+    assert np.isnan(resampled(a[:1], b[:1], 1 / 9).seed)
+    assert np.isnan(resampled(a[:0], b[:0], 1 / 9).estimate)

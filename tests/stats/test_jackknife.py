@@ -1,0 +1,45 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from bdlbench.stats.jackknife import blocks, jackknife_variance, pseudo_values
+from bdlbench.stats.ranking import auroc
+
+
+def test_blocks_spread_what_is_sorted():
+    assert blocks(7, most=3).tolist() == [0, 1, 2, 0, 1, 2, 0]
+    assert blocks(3).tolist() == [0, 1, 2]
+
+
+def test_of_a_mean_they_are_the_means_of_blocks():
+    x = np.random.default_rng(0).normal(size=(2, 103))
+    found = pseudo_values(lambda index: x[:, index].mean(1), 103, x.mean(1))
+    expected = [x[:, blocks(103) == b].mean(1) for b in range(50)]
+    assert found == pytest.approx(np.stack(expected, axis=1))
+
+
+def test_the_variance_of_an_auroc_is_delongs():
+    """Two samples, their jackknife variances added, against DeLong, DeLong & Clarke-Pearson 1988 by its placements."""
+    rng = np.random.default_rng(1)
+    high, low = rng.normal(1, 1, 50), rng.normal(size=40)
+    wins = (high[:, None] > low).astype(float)
+    delong = wins.mean(1).var(ddof=1) / 50 + wins.mean(0).var(ddof=1) / 40
+
+    def area(x, y):
+        return np.array([float(auroc(torch.from_numpy(x), torch.from_numpy(y)))])
+
+    whole = area(high, low)
+    parts = [
+        pseudo_values(lambda index: area(high[index], low), 50, whole),
+        pseudo_values(lambda index: area(high, low[index]), 40, whole),
+    ]
+    assert sum(p.var(ddof=1) / p.size for p in parts) == pytest.approx(delong, rel=1e-9)
+
+
+def test_jackknife_variance_of_a_mean():
+    x = np.random.default_rng(2).normal(size=10)
+    left_out = (x.sum() - x) / 9
+    assert jackknife_variance(left_out) == pytest.approx(x.var(ddof=1) / 10)
+    assert math.isclose(float(jackknife_variance(np.ones(10))), 0)

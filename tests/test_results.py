@@ -1,0 +1,134 @@
+"""Replicates brought together, the best of a table and its equals: oracles by scipy and by hand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from bdlbench import results
+from bdlbench.errors import BadInput, NotComparable
+from bdlbench.records import Record
+from bdlbench.results import Scores
+from bdlbench.spec import Cell, Choice, Replicate
+
+Values = Mapping[int, float]
+
+
+def scores(values: Values, better: str = "higher") -> Scores:
+    by_replicate = {Replicate(seed): value for seed, value in values.items()}
+    return Scores("fraction", "higher" if better == "higher" else "lower", "Accuracy()", by_replicate)
+
+
+def cell(method: str = "mle", dataset: str = "wine", **changes: Any) -> Cell:
+    base = Cell(Choice.of(method, {"epochs": 1}), Choice.of("logistic", {}), Choice.of(dataset, {}), samples=3)
+    return replace(base, **changes)
+
+
+def record(of: Cell, values: Values, failed: Sequence[int] = (), **environment: Any) -> Record:
+    accuracy = {"unit": "fraction", "better": "higher", "definition": "Accuracy()", "values": list(values.values())}
+    return Record(
+        of.as_dict(),
+        tuple(map(Replicate, values)),
+        {"metrics": {"accuracy": accuracy}},
+        {"train_seconds": 1.0},
+        {"sources": {"wine": "abc"}} | environment,
+        {Replicate(seed): "boom" for seed in failed},
+    )
+
+
+def test_mean_and_standard_error() -> None:
+    one = scores({0: 1.0, 1: 2.0, 2: 6.0})
+    assert one.mean == 3.0
+    assert one.standard_error == pytest.approx(stats.sem([1.0, 2.0, 6.0]), rel=1e-14)
+    assert math.isnan(scores({0: 1.0}).standard_error)
+    assert math.isnan(scores({}).mean)
+    assert math.isnan(scores({0: 1.0, 1: math.nan}).mean)
+
+
+@pytest.mark.parametrize("n", [2, 3, 20])
+def test_paired_difference_is_scipys(n: int) -> None:
+    rng = np.random.default_rng(n)
+    a, b = rng.normal(size=n), rng.normal(0.3, 1, size=n)
+    found = results.paired_difference(scores(dict(enumerate(a))).values, scores(dict(enumerate(b))).values)
+    expected = stats.ttest_rel(b, a)
+    assert found.p_value == pytest.approx(expected.pvalue, rel=1e-12)
+    assert (found.mean, found.n) == (pytest.approx((b - a).mean()), n)
+    assert found.standard_error == pytest.approx(stats.sem(b - a))
+
+
+def test_paired_difference_of_shared_replicates_only() -> None:
+    a, b = scores({0: 1.0, 1: 2.0, 5: 9.0}).values, scores({1: 2.5, 0: 1.0, 7: 0.0}).values
+    assert results.paired_difference(a, b)[:3] == (0.25, 0.25, 2)
+
+
+def test_paired_difference_at_its_edges() -> None:
+    same, apart = scores({0: 1.0, 1: 2.0}).values, scores({0: 2.0, 1: 3.0}).values
+    assert results.paired_difference(same, same) == (0.0, 0.0, 2, 1.0)
+    assert results.paired_difference(same, apart).p_value == 0.0
+    lone = results.paired_difference(same, scores({1: 2.5}).values)
+    assert (lone.mean, lone.n, math.isnan(lone.p_value)) == (0.5, 1, True)
+    assert results.paired_difference(same, scores({9: 1.0}).values).n == 0
+
+
+def test_leaders() -> None:
+    best = {seed: 0.9 + 0.01 * seed for seed in range(5)}
+    near = {seed: value - 0.01 * (-1) ** seed for seed, value in best.items()}
+    far = {seed: value - 0.2 - 0.001 * seed for seed, value in best.items()}
+    alone = {7: 0.8}
+    nan = {seed: math.nan for seed in best}
+    contenders = {"best": best, "near": near, "far": far, "alone": alone, "nan": nan}
+    named = {name: scores(values) for name, values in contenders.items()}
+    assert results.leaders(named) == {"best", "near"}
+    assert results.leaders({name: scores(v, "lower") for name, v in contenders.items()}) == {"far"}
+    assert results.leaders({"nan": named["nan"]}) == set()
+
+
+def test_leaders_of_one_replicate() -> None:
+    named = {"a": scores({0: 0.9}), "b": scores({0: 0.899}), "c": scores({0: 0.9})}
+    assert results.leaders(named) == {"a", "c"}
+
+
+def test_merge_brings_replicates_together() -> None:
+    parts = [record(cell(), {0: 0.5, 1: 0.6}, failed=[2]), record(cell(), {2: 0.7, 3: math.nan}, failed=[4])]
+    (found,) = results.merge(parts)
+    assert found.replicates == tuple(map(Replicate, range(4)))
+    assert found.failed == {Replicate(4): "boom"}  # seed 2 has come good since
+    assert list(found.scores["accuracy"].values) == list(found.replicates)
+    assert len(found.costs) == 2
+    assert found.title == "mle · logistic · wine"
+    only = results.select([found], ["nothing", found.key], [Replicate(0), Replicate(4)])
+    assert (only[0].replicates, only[0].scores["accuracy"].mean, len(only[0].failed)) == ((Replicate(0),), 0.5, 1)
+
+
+def test_merge_refuses_other_data_and_other_metrics() -> None:
+    first = record(cell(), {0: 0.5})
+    with pytest.raises(NotComparable, match="differs from other records of its cell in data wine"):
+        results.merge([first, record(cell(), {1: 0.5}, sources={"wine": "xyz"})])
+    other = record(cell(), {1: 0.5})
+    other.values["metrics"]["accuracy"]["definition"] = "Accuracy(k=5)"
+    with pytest.raises(NotComparable, match="in metric accuracy"):
+        results.merge([first, other])
+
+
+def test_flatten() -> None:
+    tree = {"name": "ens", "member": {"name": "mle", "epochs": 3}, "k": 5}
+    assert results.flatten(tree) == {"name": "ens", "member": "mle", "member.epochs": 3, "k": 5}
+
+
+def test_columns_named() -> None:
+    found = results.merge([record(cell(), {0: 0.5})])
+    other = Scores("fraction", "higher", "OOD", {})
+    (one,) = [
+        replace(r, scores=r.scores | {"ood_auroc[near]": other, "ood_auroc[far]": other, "x": other}) for r in found
+    ]
+    assert results.columns_named([one], []) == ["accuracy", "ood_auroc[far]", "ood_auroc[near]"]
+    assert results.columns_named([one], ["ood_auroc[near]", "x"]) == ["ood_auroc[near]", "x"]
+    assert results.columns_named([one], ["*"]) == ["accuracy", "ood_auroc[far]", "ood_auroc[near]", "x"]
+    with pytest.raises(BadInput, match="unknown metric 'acuracy': did you mean 'accuracy'"):
+        results.columns_named([one], ["acuracy"])
