@@ -163,6 +163,33 @@ def data(
         print(f"{entry:{max(map(len, names))}}  {_standing(getattr(catalog.load('datasets', entry), 'files', ()))}")
 
 
+@app.command()
+def peers(
+    format_: Annotated[str, typer.Option("--format", help="terminal, markdown, csv or json")] = "terminal",
+    rows: Annotated[str, typer.Option("--rows", metavar="A,B", help="of the table, by name; default: all")] = "",
+    rounds: Annotated[int, typer.Option("--rounds", help="in each of which everyone has a turn")] = 5,
+    tables: Annotated[int, typer.Option("--tables", help="2: the whole table twice, to show its spread")] = 1,
+    threads: Annotated[int, typer.Option("--threads", help="of torch")] = 1,
+) -> None:
+    """Time the same work by this package, plain torch and other libraries, in turn (pip install 'bdlbench[peers]')."""
+    for name, value in {"--rounds": rounds, "--tables": tables, "--threads": threads}.items():
+        if value < 1:
+            raise BadInput(f"{name} {value} is out of range: at least 1")
+    import torch
+
+    from bdlbench.peers import show, work, works
+
+    style = next((known for known in show.FORMATS if known == format_), None)
+    if style is None:
+        raise unknown("format", format_, show.FORMATS)
+    chosen = works.chosen(_names(rows))
+    torch.set_num_threads(threads)
+    measured = [[work.measure(each, rounds) for each in chosen] for _ in range(tables)]
+    _write(show.render(measured, style, threads, *_screen()))
+    if not all(row.complete for table in measured for row in table):
+        raise typer.Exit(INCOMPLETE)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
