@@ -21,7 +21,7 @@ def normal(*shape, seed=0):
 
 
 def examples(batch, steps=STEPS, shape=(784,), classes=10, rows=1):
-    """Training data of `rows` replicates that share it: uniform inputs, and classes, or numbers where `classes` is 0."""
+    """Training data that `rows` replicates share: uniform inputs; classes, or numbers where `classes` is 0."""
     import torch
 
     from bdlbench.data import Data
