@@ -43,6 +43,9 @@ DEFAULT_METRICS = (
 
 ARROWS = {"higher": "↑", "lower": "↓"}
 COST_UNITS = {"_per_second": ("1/s", "higher"), "_seconds": ("s", "lower"), "_bytes": ("bytes", "lower")}
+SHORT = {"throughput": ("train_replicate_examples_per_second", "predict_sample_examples_per_second")}
+"""Names for several costs at once."""
+
 ABSENT = "—"
 
 
@@ -308,9 +311,11 @@ def _costs(results: Iterable[Result]) -> dict[str, Column]:
 
 
 def _matches(name: str, known: Mapping[str, Column]) -> list[Column]:
-    """The column of this name, or all `name[…]`."""
+    """The column of this name, or all `name[…]`, or all that a short name stands for."""
     if name in known:
         return [known[name]]
+    if name in SHORT:
+        return [known[cost] for cost in SHORT[name] if cost in known]
     return [column for key, column in known.items() if key.startswith(f"{name.removesuffix('[*]')}[")]
 
 

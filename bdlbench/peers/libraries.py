@@ -316,14 +316,14 @@ def tyxe_step(local: bool, data: Batches, epochs: int) -> Run:
 
 
 def tyxe_predictive(local: bool, data: Batches, x: Inputs, samples: int) -> Run:
-    """Its `predict`, which averages probabilities."""
+    """Its `predict`, which averages probabilities and returns their logarithms."""
 
     def build() -> Run:
         bnn, inputs = tyxe_network(data), x()
 
         def run() -> object:
             with tyxe_estimator(local):
-                return bnn.predict(inputs, num_predictions=samples)
+                return bnn.predict(inputs, num_predictions=samples).exp()
 
         return run
 
