@@ -8,8 +8,8 @@ ROUNDS = 5
 ROWS = ["local-100", "weight-100", "sparse-100", "local-1000", "weight-1000", "sparse-1000", "vae"]
 AT_ONCE = ["replicates-mle", "replicates-dropout", "replicates-mean-field"]
 PREDICTIVES = ["predictive-local", "dropout-0.5", "dropout-0.3"]
-SAMPLES, EPOCHS = 20, 0
-"""Of a call in OverPlain; 0: as many as the row of `bdlbench peers` takes."""
+SAMPLES, EPOCHS = 20, 8
+"""Of a call in OverPlain: fewer than `bdlbench peers` takes."""
 
 
 class OverPlain:
