@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from bdlbench.kernels.linear import Conv2d, dense
+from bdlbench.kernels import convolution as kernels
+from bdlbench.kernels.convolution import Conv2d
+from bdlbench.kernels.linear import dense
 from bdlbench.protocols import Layer
 from bdlbench.types import Leaf
 
@@ -46,10 +48,13 @@ def convolution(layer: Layer, name: str, op: Conv2d, x: Tensor) -> Tensor:
     return layer(f"{name}.weight", op, x) + _by_channel(layer.leaf(f"{name}.bias"))
 
 
-def group_norm(layer: Layer, name: str, x: Tensor, groups: int) -> Tensor:
-    """Group normalisation of each example by itself, so that no statistics mix rows. Wu & He 2018."""
-    normal = functional.group_norm(x.reshape(-1, *x.shape[-3:]), groups).view_as(x)
-    return normal * (1 + _by_channel(layer.leaf(f"{name}.scale"))) + _by_channel(layer.leaf(f"{name}.bias"))
+def group_norm(layer: Layer, name: str, x: Tensor, groups: int, rectified: bool = False) -> Tensor:
+    """Group normalisation of each example by itself, so that no statistics mix rows; with a relu where `rectified`.
+
+    x: ([M,] R, B, C, H, W). Wu & He 2018.
+    """
+    gain, offset = 1 + layer.leaf(f"{name}.scale"), layer.leaf(f"{name}.bias")
+    return kernels.group_norm(x, gain, offset, groups, rectified)
 
 
 def max_pool(x: Tensor, size: int) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from bdlbench.data import Signature
+from bdlbench.data import Data, Signature, shared
 from bdlbench.density import DensitySum, Estimate
 from bdlbench.kernels.latent import (
     bernoulli_log_prob,
@@ -32,6 +32,9 @@ LEVELS = 256
 
 ROWS_AT_ONCE = 2000
 """Decoded latents held at once. Prediction noise is drawn in these pieces, so this is part of the definition."""
+
+RAREST = 1e-3
+"""The least probability that a pixel is thought to be on, or off, before training."""
 
 REGRET_DRAWS = 20
 """Draws of z that both bounds of the likelihood regret share."""
@@ -56,13 +59,40 @@ def discretised(x: Tensor, raw: Tensor) -> Tensor:
 
 
 class Pixels(NamedTuple):
-    """How pixels are modelled: numbers a decoder gives for each, and their likelihood."""
+    """How pixels are modelled: numbers a decoder gives for each, their likelihood, what suits a z that says nothing.
+
+    blank: the mean of each pixel (…, D) -> raw (…, D · per_pixel).
+    """
 
     per_pixel: int
     log_prob: PixelLikelihood
+    blank: Callable[[Tensor], Tensor]
 
 
-PIXELS = {"bernoulli": Pixels(1, bernoulli_log_prob), "discretised": Pixels(2, discretised)}
+def _blank_bernoulli(mean: Tensor) -> Tensor:
+    return mean.clamp(RAREST, 1 - RAREST).logit()
+
+
+def _blank_discretised(mean: Tensor) -> Tensor:
+    """The mean pixel, and the scale that the network starts with."""
+    return torch.cat([2 * mean - 1, torch.zeros_like(mean)], dim=-1)
+
+
+PIXELS = {
+    "bernoulli": Pixels(1, bernoulli_log_prob, _blank_bernoulli),
+    "discretised": Pixels(2, discretised, _blank_discretised),
+}
+
+
+def blank(signature: Signature, data: Data) -> Tensor:
+    """Where the bias of a decoder's last layer starts, (1 or R, D · per_pixel): an image of mean pixels.
+
+    Burda et al. 2016 start there too (in their code). From zero a VAE first learns that most pixels are black, and of
+    its latent few dimensions come through that.
+    """
+    x = data.x[:1] if shared(data.x) else data.x
+    mean = torch.stack([row.flatten(1).mean(0) for row in x])
+    return PIXELS[signature.likelihood].blank(mean)
 
 
 def unsupported(signature: Signature) -> str | None:

@@ -125,8 +125,9 @@ class LocalNoise:
         """Apply `op` and add the pre-activation's own noise."""
         if name not in self.variance:
             return op(x, self.mean[name])
-        mean, variance = op(x, self.mean[name]), op(x.square(), self.variance[name])
-        return sampling.perturbed(mean, variance, self.noise.normal(_shape(mean, op.trailing, False), mean))
+        mean, variance = self.mean[name], self.variance[name]
+        noise = self.noise.normal(op.output_shape(x, mean), x)
+        return sampling.local_noise(op, x, mean, variance, noise)
 
     def leaf(self, name: str) -> Tensor:
         """One sample of the leaf for the batch."""

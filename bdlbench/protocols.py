@@ -74,6 +74,15 @@ class Model(Protocol):
         ...
 
 
+@runtime_checkable
+class HasStart(Protocol):
+    """A model that knows from its training data where some of its leaves should start."""
+
+    def start(self, data: Data) -> Mapping[str, Tensor]:
+        """Leaves by name, (1 or R, *S); the others start as `posteriors.fitting.initial_rows` says."""
+        ...
+
+
 class Prior(Protocol):
     """A distribution of the parameters before data: rows (R, P) as `Layout` lays them out, padding not counted."""
 
@@ -82,12 +91,15 @@ class Prior(Protocol):
         """Whether `log_density` is a density of the weights themselves, so that its curvature is one of the weights."""
         ...
 
-    def log_density(self, flat: Tensor) -> Tensor:
-        """log p of rows (R, P), in nats: (R,)."""
+    def log_density(self, flat: Tensor, valued: bool = True) -> Tensor:
+        """log p of rows (R, P), in nats: (R,), differentiable. Where not `valued` only the gradient need be right."""
         ...
 
-    def kl(self, mean: Tensor, log_sd: Tensor) -> Tensor:
-        """KL(Π_i N(mean_i, sd_i²) ‖ p) in nats, (R, P) each: (R,), differentiable."""
+    def kl(self, mean: Tensor, log_sd: Tensor, variance: Tensor, valued: bool = True) -> Tensor:
+        """KL(Π_i N(mean_i, variance_i) ‖ p) in nats, variance = exp(2 log_sd), (R, P) each: (R,), differentiable.
+
+        In mean and log_sd, at a given variance. Where not `valued` only the gradient need be right.
+        """
         ...
 
 

@@ -22,6 +22,7 @@ from bdlbench import catalog, data, environment, files, records
 from bdlbench.clock import Stopwatch, peak_memory_bytes, reset_peak_memory
 from bdlbench.data import Problem, Task
 from bdlbench.errors import BadInput, BenchError
+from bdlbench.memory import keep_freed_memory
 from bdlbench.predictive import Predictive
 from bdlbench.protocols import Conjugate, Evaluation, Model, Posterior, Reference
 from bdlbench.records import Record
@@ -91,6 +92,7 @@ def run_batch(
     """Train, predict, score and write one batch. A failure becomes a record with its reason; bad input is raised."""
     cell = batch.rows[0].cell
     torch.set_num_threads(cell.threads)
+    keep_freed_memory()
     device = torch.device(cell.device)
     reset_peak_memory(device)
     problem = data.to_device(_problem(batch), device)

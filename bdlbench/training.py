@@ -12,7 +12,6 @@ from typing import Literal, Protocol
 import safetensors.torch
 import torch
 from torch import Tensor
-from torch.optim.adam import adam
 
 from bdlbench import files
 from bdlbench.clock import now
@@ -42,10 +41,14 @@ class Plan:
 
 @dataclass(frozen=True)
 class Moment:
-    """Where training stands: steps done, of how many."""
+    """Where training stands: steps done, of how many, and whether the value of the loss is read after this one.
+
+    Where it is not, an objective may leave out terms whose gradient is known without their value.
+    """
 
     step: int
     steps: int
+    reported: bool = True
 
     @property
     def progress(self) -> float:
@@ -64,6 +67,8 @@ class Objective(Protocol):
 @dataclass(frozen=True)
 class State:
     """Rows after some steps: parameters and Adam's moments (R, Q), and the last loss (R,) in nats per example.
+
+    The loss is whole after the last step of an epoch, which is when states are yielded.
 
     The next step changes the tensors in place: who keeps a state clones it.
     """
@@ -137,7 +142,8 @@ def minimise(objective: Objective, initial: Tensor, data: Data, rng: Streams, pl
     for epoch in range(state.step // steps, plan.epochs):
         order = _order(data, rng.child(f"batches {epoch}"), steps, batch_size)
         for index in order[state.step - epoch * steps :]:
-            state = _step(objective, state, data.batch(index), noise, plan, total)
+            moment = Moment(state.step, total, reported=state.step + 1 == (epoch + 1) * steps)
+            state = _step(objective, state, data.batch(index), noise, plan, moment)
             current.examples += batch_size
             current.listen(state.step, total)
             saver.save_when_due(state, noise)
@@ -163,8 +169,7 @@ def _order(data: Data, rng: Streams, steps: int, batch_size: int) -> Tensor:
     return shuffled.reshape(data.rows, steps, batch_size).transpose(0, 1).contiguous().to(data.x.device)
 
 
-def _step(objective: Objective, state: State, batch: Examples, noise: Streams, plan: Plan, steps: int) -> State:
-    moment = Moment(state.step, steps)
+def _step(objective: Objective, state: State, batch: Examples, noise: Streams, plan: Plan, moment: Moment) -> State:
     flat = state.flat.requires_grad_()
     loss = objective(flat, batch, noise, moment)
     (gradient,) = torch.autograd.grad(loss.sum(), flat)
@@ -186,20 +191,21 @@ def adam_step(
         for row, value in enumerate(rate.tolist()):
             adam_step(flat[row], gradient[row], mean[row], square[row], step, value, factor)
         return
-    adam(
+    count = torch.full((), float(step), device=flat.device)
+    # What torch.optim.Adam(fused=True) calls, without its checks, which take longer than a small step.
+    torch._fused_adam_(
         [flat],
         [gradient],
         [mean],
         [square],
         [],
-        [torch.tensor(float(step - 1), device=flat.device)],
-        fused=True,
-        amsgrad=False,
+        [count],
+        lr=rate * factor,
         beta1=0.9,
         beta2=0.999,
-        lr=rate * factor,
         weight_decay=0.0,
         eps=1e-8,
+        amsgrad=False,
         maximize=False,
     )
 

@@ -35,6 +35,10 @@ class LinearOp(Protocol):
         """x: ([M,] R, B, …), weight: ([M,] R, *S). Returns ([M,] R, B, …)."""
         ...
 
+    def output_shape(self, x: Tensor, weight: Tensor) -> tuple[int, ...]:
+        """The axes of the output that follow R: (B, …)."""
+        ...
+
 
 @dataclass(frozen=True)
 class Leaf:

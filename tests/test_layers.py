@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from bdlbench.kernels.linear import Conv2d, dense
+from bdlbench.kernels.convolution import Conv2d
+from bdlbench.kernels.linear import dense
 from bdlbench.layers import DropConnect, Dropout, Flipout, LocalNoise, Point, WeightNoise
 from bdlbench.rng import Streams
 from bdlbench.types import Layout, Leaf, per_row

@@ -1,16 +1,19 @@
 """Kullback-Leibler divergences of factorised weight posteriors, over flat rows (R, P).
 
 The sums that training needs carry their gradients in closed form: a few passes over the weights instead of twenty.
+Their value takes more than that: where nobody reads it (`valued` is false) it is left out, and is zero.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
+
+from bdlbench.kernels.linear import apply
 
 K1, K2, K3 = 0.63576, 1.87320, 1.48695
 """Constants of the sparse variational dropout approximation: Molchanov et al. 2017, eq. 14."""
@@ -40,13 +43,36 @@ def normal_kl(mean: Tensor, log_sd: Tensor, prior_sd: Tensor) -> Tensor:
     return 0.5 * ((2 * log_sd).exp() + mean.square()) * precision - 0.5 - log_sd + prior_sd.log()
 
 
-def normal_kl_sum(mean: Tensor, log_sd: Tensor, prior_sd: Tensor, counted: Tensor) -> Tensor:
-    """`normal_kl` summed over the weights that `counted` (P,) marks with 1: (R,), differentiable in mean and log_sd.
+class RowPrior(NamedTuple):
+    """N(0, sd²) of each weight of a row. sd (1 or R, P); counted (P,): 1 on weights, 0 on padding.
 
-    Gradients: mean / prior_sd², and sd² / prior_sd² − 1.
+    precision = counted / sd², (1 or R, P).
     """
-    total: Tensor = _NormalKLSum.apply(mean, log_sd, prior_sd, counted)  # type: ignore[no-untyped-call]
+
+    sd: Tensor
+    precision: Tensor
+    counted: Tensor
+
+
+def normal_kl_sum(mean: Tensor, log_sd: Tensor, variance: Tensor, prior: RowPrior, valued: bool = True) -> Tensor:
+    """`normal_kl` summed over the weights that the prior counts: (R,), differentiable in mean and log_sd.
+
+    variance = exp(2 log_sd), (R, P), is taken as given. Gradients: mean · precision, and variance · precision − 1.
+    """
+    total: Tensor = apply(_NormalKLSum, mean, log_sd, variance.detach(), *prior, valued)
     return total
+
+
+def normal_log_density_sum(value: Tensor, prior: RowPrior, valued: bool = True) -> Tensor:
+    """`normal_log_density` summed over the weights that the prior counts, (R,). Gradient: −value · precision."""
+    total: Tensor = apply(_NormalLogDensitySum, value, *prior, valued)
+    return total
+
+
+def variance_of(log_sd: Tensor) -> Tensor:
+    """exp(2 log_sd), elementwise, with a gradient of one product: 2 variance · grad."""
+    variance: Tensor = apply(_Variance, log_sd)
+    return variance
 
 
 def log_uniform_kl(log_alpha: Tensor) -> Tensor:
@@ -63,13 +89,15 @@ def log_alpha(mean: Tensor, log_variance: Tensor) -> Tensor:
     return (log_variance - (mean.square() + _TINY).log()).clamp(-LOG_ALPHA_LIMIT, LOG_ALPHA_LIMIT)
 
 
-def log_uniform_kl_sum(mean: Tensor, log_variance: Tensor, alpha: Tensor, counted: Tensor) -> Tensor:
+def log_uniform_kl_sum(
+    mean: Tensor, log_variance: Tensor, alpha: Tensor, counted: Tensor, valued: bool = True
+) -> Tensor:
     """`log_uniform_kl` of alpha = log_alpha(mean, log_variance), summed over what `counted` (P,) marks with 1: (R,).
 
     Differentiable in mean and log_variance; zero where log α is clipped. With σ(x) the logistic function,
     d/d log α = −k1 k3 σ(t)(1 − σ(t)) − ½ σ(−log α) at t = k2 + k3 log α, d log α / d mean = −2 / mean.
     """
-    total: Tensor = _LogUniformKLSum.apply(mean, log_variance, alpha, counted)  # type: ignore[no-untyped-call]
+    total: Tensor = apply(_LogUniformKLSum, mean, log_variance, alpha, counted, valued)
     return total
 
 
@@ -85,31 +113,70 @@ class _NormalKLSum(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(mean: Tensor, log_sd: Tensor, prior_sd: Tensor, counted: Tensor) -> Tensor:
-        return row_sum(normal_kl(mean, log_sd, prior_sd) * counted)
+    def forward(
+        mean: Tensor, log_sd: Tensor, variance: Tensor, sd: Tensor, precision: Tensor, counted: Tensor, valued: bool
+    ) -> Tensor:
+        return row_sum(normal_kl(mean, log_sd, sd) * counted) if valued else mean.new_zeros(len(mean))
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        mean, _, variance, _, precision, counted, _ = inputs
+        ctx.save_for_backward(mean, variance, precision, counted)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        mean, log_sd, prior_sd, counted = ctx.saved_tensors
-        weight = grad.unsqueeze(-1) * counted
-        precision = prior_sd.square().reciprocal()
-        return mean * precision * weight, ((2 * log_sd).exp() * precision - 1) * weight, None, None
+        mean, variance, precision, counted = ctx.saved_tensors
+        by_row = grad.unsqueeze(-1)
+        weight = precision * by_row
+        return mean * weight, (variance * weight).sub_(counted * by_row), None, None, None, None, None
+
+
+class _NormalLogDensitySum(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(value: Tensor, sd: Tensor, precision: Tensor, counted: Tensor, valued: bool) -> Tensor:
+        return row_sum(normal_log_density(value, sd) * counted) if valued else value.new_zeros(len(value))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        value, _, precision, _, _ = inputs
+        ctx.save_for_backward(value, precision)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        value, precision = ctx.saved_tensors
+        return (precision * -grad.unsqueeze(-1)).mul_(value), None, None, None, None
+
+
+class _Variance(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(log_sd: Tensor) -> Tensor:
+        return (2 * log_sd).exp_()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(output)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (variance,) = ctx.saved_tensors
+        result: Tensor = 2 * variance * grad
+        return result
 
 
 class _LogUniformKLSum(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(mean: Tensor, log_variance: Tensor, alpha: Tensor, counted: Tensor) -> Tensor:
-        return (log_uniform_kl(alpha) * counted).sum(-1)
+    def forward(mean: Tensor, log_variance: Tensor, alpha: Tensor, counted: Tensor, valued: bool) -> Tensor:
+        return (log_uniform_kl(alpha) * counted).sum(-1) if valued else mean.new_zeros(len(mean))
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        mean, _, alpha, counted = inputs
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        mean, _, alpha, counted, _ = inputs
         ctx.save_for_backward(mean, alpha, counted)
 
     @staticmethod
@@ -119,4 +186,4 @@ class _LogUniformKLSum(torch.autograd.Function):
         slope = (rise.square() - rise) * (K1 * K3) - 0.5 * _logistic(-alpha)
         inside = (alpha.abs() < LOG_ALPHA_LIMIT).to(slope)  # masked_fill is ten times slower
         slope = slope * inside * (grad.unsqueeze(-1) * counted)
-        return -2 * slope * mean / (mean.square() + _TINY), slope, None, None
+        return -2 * slope * mean / (mean.square() + _TINY), slope, None, None, None

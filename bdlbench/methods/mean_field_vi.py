@@ -11,12 +11,13 @@ from torch import Tensor
 
 from bdlbench.data import Data, Examples
 from bdlbench.kernels.elbo import negative_elbo
+from bdlbench.kernels.kl import variance_of
 from bdlbench.layers import Flipout, LocalNoise, WeightNoise
 from bdlbench.options import option
 from bdlbench.posteriors.fitting import (
     PriorScaling,
     expected_log_likelihood,
-    initial_rows,
+    initial_network,
     prior_of,
 )
 from bdlbench.posteriors.moments import factorised_moments
@@ -62,18 +63,21 @@ class MeanFieldVI:
         prior = prior_of(model, layout, self.prior_sd, self.prior_scaling, data.x)
 
         def objective(flat: Tensor, batch: Examples, noise: Streams, moment: Moment) -> Tensor:
-            elbo = model(self.layer(layout, flat, noise), batch.x, noise).elbo(batch.y)
-            return negative_elbo(elbo, prior.kl(*flat.chunk(2, dim=-1)), data.num_data)
+            mean, log_sd = flat.chunk(2, dim=-1)
+            variance = variance_of(log_sd)
+            layer = RULES[self.estimator](layout.views(mean), layout.views(variance), noise)
+            elbo = model(layer, batch.x, noise).elbo(batch.y)
+            return negative_elbo(elbo, prior.kl(mean, log_sd, variance, moment.reported), data.num_data)
 
         plan = Plan(self.epochs, self.batch_size, self.learning_rate, self.decay)
-        flat = last(minimise(objective, self.initial(layout, rng, data.x), data, rng, plan)).flat
+        flat = last(minimise(objective, self.initial(model, data, rng.child("init")), data, rng, plan)).flat
         return self.posterior(model, layout, flat, self.bound(model, layout, flat, prior, data, rng.child("bound")))
 
     def layer(self, layout: Layout, flat: Tensor, noise: Streams, joint: bool = False) -> Layer:
         """The layer rule of rows (R, 2P)."""
         mean, log_sd = flat.chunk(2, dim=-1)
         rule = WeightNoise if joint else RULES[self.estimator]
-        return rule(layout.views(mean), layout.views((2 * log_sd).exp()), noise)
+        return rule(layout.views(mean), layout.views(variance_of(log_sd)), noise)
 
     def bound(self, model: Model, layout: Layout, flat: Tensor, prior: Prior, data: Data, rng: Streams) -> Tensor:
         """The ELBO of all training data in nats, (R,) float64, by `bound_samples` draws of the training estimator.
@@ -82,7 +86,8 @@ class MeanFieldVI:
         """
         draw = partial(self.layer, layout, flat)
         expected = expected_log_likelihood(model, draw, data, rng, self.bound_samples)
-        return expected - prior.kl(*flat.double().chunk(2, dim=-1))
+        mean, log_sd = flat.double().chunk(2, dim=-1)
+        return expected - prior.kl(mean, log_sd, variance_of(log_sd))
 
     def posterior(self, model: Model, layout: Layout, flat: Tensor, bound: Tensor) -> WeightPosterior:
         """Rows (R, 2P) as a posterior."""
@@ -92,9 +97,9 @@ class MeanFieldVI:
         moments = partial(factorised_moments, layout, mean, (2 * log_sd.double()).exp(), gaussian=True)
         return WeightPosterior(model, state, partial(self.layer, layout, flat), bound=bound, moments=moments)
 
-    def initial(self, layout: Layout, rng: Streams, like: Tensor) -> Tensor:
+    def initial(self, model: Model, data: Data, rng: Streams) -> Tensor:
         """(R, 2P): means as a network's weights, log standard deviations all the same."""
-        mean = initial_rows(layout, rng.child("init"), like)
+        mean = initial_network(model, data, rng)
         value = self.initial_log_sd
         log_sd = torch.as_tensor(value, dtype=mean.dtype, device=mean.device).reshape(-1, 1).expand_as(mean)
         return torch.cat([mean, log_sd], dim=-1)

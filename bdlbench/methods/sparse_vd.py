@@ -13,7 +13,7 @@ from bdlbench.kernels.elbo import negative_elbo
 from bdlbench.kernels.kl import log_alpha, log_uniform_kl_sum
 from bdlbench.layers import LocalNoise, WeightNoise
 from bdlbench.options import option
-from bdlbench.posteriors.fitting import initial_rows, is_linear
+from bdlbench.posteriors.fitting import initial_network, is_linear
 from bdlbench.posteriors.moments import factorised_moments
 from bdlbench.posteriors.sparsity import sparsity_facts
 from bdlbench.posteriors.weights import WeightPosterior
@@ -59,11 +59,11 @@ class SparseVD:
             kept = mean * (1 - sparse * self.dropped(alpha).to(mean))  # masked_fill is ten times slower
             layer = LocalNoise(layout.views(kept), _linear(layout, log_variance.exp()), noise)
             elbo = model(layer, batch.x, noise).elbo(batch.y)
-            kl = log_uniform_kl_sum(mean, log_variance, alpha, sparse)
+            kl = log_uniform_kl_sum(mean, log_variance, alpha, sparse, moment.reported)
             return negative_elbo(elbo, self.ramp(moment.progress).to(kl) * kl, data.num_data)
 
         plan = Plan(self.epochs, self.batch_size, self.learning_rate, self.decay)
-        flat = last(minimise(objective, self.initial(layout, rng.child("init"), data.x), data, rng, plan)).flat
+        flat = last(minimise(objective, self.initial(model, data, rng.child("init")), data, rng, plan)).flat
         return self.posterior(model, layout, flat)
 
     def dropped(self, alpha: Tensor) -> Tensor:
@@ -75,9 +75,9 @@ class SparseVD:
         start, end = (torch.as_tensor(v, dtype=torch.float32) for v in (self.ramp_start, self.ramp_end))
         return ((progress - start) / (end - start).clamp_min(1e-9)).clamp(0, 1)
 
-    def initial(self, layout: Layout, rng: Streams, like: Tensor) -> Tensor:
+    def initial(self, model: Model, data: Data, rng: Streams) -> Tensor:
         """(R, 2P): means as a network's weights, log variances all the same."""
-        mean = initial_rows(layout, rng, like)
+        mean = initial_network(model, data, rng)
         value = torch.as_tensor(self.initial_log_variance, dtype=mean.dtype, device=mean.device)
         return torch.cat([mean, value.reshape(-1, 1).expand_as(mean)], dim=-1)
 

@@ -68,11 +68,11 @@ class BetaPrior:
     counted: Tensor
     of_weights: ClassVar[bool] = False
 
-    def log_density(self, flat: Tensor) -> Tensor:
+    def log_density(self, flat: Tensor, valued: bool = True) -> Tensor:
         """The density of π, not of the logit, at rows of logits (R, P), in nats: (R,)."""
         return (beta.beta_log_density(flat, self.alpha, self.beta) * self.counted).sum(-1)
 
-    def kl(self, mean: Tensor, log_sd: Tensor) -> Tensor:
+    def kl(self, mean: Tensor, log_sd: Tensor, variance: Tensor, valued: bool = True) -> Tensor:
         """KL(logit ~ N(mean, sd²) ‖ π ~ Beta(alpha, beta)) of rows (R, P), in nats: (R,)."""
         return row_sum(beta.normal_beta_kl(mean, log_sd, self.alpha, self.beta) * self.counted)
 

@@ -10,7 +10,7 @@ from torch import Tensor, relu
 
 from bdlbench.blocks import affine, conv_leaves, convolution, dense_leaves, flatten, upsampled
 from bdlbench.data import Signature
-from bdlbench.kernels.linear import Conv2d
+from bdlbench.kernels.convolution import Conv2d
 from bdlbench.latents import (
     PIXELS,
     Effort,

@@ -8,7 +8,7 @@ from torch import Tensor, relu
 
 from bdlbench.blocks import affine, conv_leaves, convolution, dense_leaves, flatten, max_pool
 from bdlbench.data import Signature
-from bdlbench.kernels.linear import Conv2d
+from bdlbench.kernels.convolution import Conv2d
 from bdlbench.likelihoods import output, unsupported
 from bdlbench.options import option
 from bdlbench.protocols import Layer, Output

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from torch import Tensor, relu
+from torch import Tensor
 
 from bdlbench.blocks import (
     affine,
@@ -17,7 +17,7 @@ from bdlbench.blocks import (
     norm_leaves,
 )
 from bdlbench.data import Signature
-from bdlbench.kernels.linear import Conv2d
+from bdlbench.kernels.convolution import Conv2d
 from bdlbench.likelihoods import output, unsupported
 from bdlbench.options import option
 from bdlbench.protocols import Layer, Output
@@ -67,14 +67,14 @@ class ResNet:
         x = convolution(layer, "stem", SAME, x)
         for name, _, _, halve in self._blocks():
             x = self._block(layer, name, x, halve)
-        x = global_mean(relu(group_norm(layer, "norm", x, self.groups)))
+        x = global_mean(group_norm(layer, "norm", x, self.groups, rectified=True))
         return output(self.signature, affine(layer, "head", x), noise_sd=1.0)
 
     def _block(self, layer: Layer, name: str, x: Tensor, halve: bool) -> Tensor:
-        h = relu(group_norm(layer, f"{name}.norm1", x, self.groups))
+        h = group_norm(layer, f"{name}.norm1", x, self.groups, rectified=True)
         skip = convolution(layer, f"{name}.shortcut", SHORTCUT, h) if halve else x
         h = convolution(layer, f"{name}.conv1", HALVE if halve else SAME, h)
-        h = relu(group_norm(layer, f"{name}.norm2", h, self.groups))
+        h = group_norm(layer, f"{name}.norm2", h, self.groups, rectified=True)
         return skip + convolution(layer, f"{name}.conv2", SAME, h)
 
     def _blocks(self) -> Iterator[tuple[str, int, int, bool]]:

@@ -15,8 +15,8 @@ from torch.nn.functional import adaptive_avg_pool2d
 from bdlbench.blocks import affine, conv_leaves, convolution, dense_leaves, group_norm, norm_leaves, relu
 from bdlbench.clock import Stopwatch
 from bdlbench.data import Signature
+from bdlbench.kernels.convolution import Conv2d
 from bdlbench.kernels.halting import margin
-from bdlbench.kernels.linear import Conv2d
 from bdlbench.layers import Point
 from bdlbench.options import option
 from bdlbench.protocols import Layer
@@ -111,7 +111,7 @@ class Network:
         return 2 * (stem + layers * layer + heads * head)
 
     def _stream(self, layer: Layer, name: str, x: Tensor) -> Stream:
-        return Stream(x, relu(group_norm(layer, f"{name}.norm", x, self.groups)))
+        return Stream(x, group_norm(layer, f"{name}.norm", x, self.groups, rectified=True))
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,13 @@ from typing import Literal
 from torch import Tensor, relu, tanh
 
 from bdlbench.blocks import affine, dense_leaves
-from bdlbench.data import Signature
+from bdlbench.data import Data, Signature
 from bdlbench.latents import (
     PIXELS,
     Effort,
     LatentOutput,
     Objective,
+    blank,
     effort_option,
     latent_output,
     observed,
@@ -64,6 +65,10 @@ class VAE:
                 leaves |= dense_leaves(f"{name}{i}", inputs, outputs, first=i == 1 and name == "encoder")
         leaves |= dense_leaves("latent", self.widths[-1], 2 * self.latent)
         return leaves | dense_leaves("pixels", self.widths[0], raw)
+
+    def start(self, data: Data) -> dict[str, Tensor]:
+        """The decoder starts at the mean image."""
+        return {"pixels.bias": blank(self.signature, data)}
 
     def __call__(self, layer: Layer, x: Tensor, rng: Streams) -> LatentOutput:
         """x: ([M,] R, B, *input_shape), 0 … 1."""

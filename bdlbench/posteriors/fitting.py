@@ -12,8 +12,8 @@ from torch import Tensor
 
 from bdlbench.data import Data, Examples
 from bdlbench.kernels.elbo import negative_elbo
-from bdlbench.kernels.kl import normal_kl_sum, normal_log_density
-from bdlbench.protocols import Layer, Model, OwnsPrior, Prior
+from bdlbench.kernels.kl import RowPrior, normal_kl_sum, normal_log_density_sum
+from bdlbench.protocols import HasStart, Layer, Model, OwnsPrior, Prior
 from bdlbench.rng import Streams
 from bdlbench.training import Moment, Plan, State, minimise
 from bdlbench.types import Layout, Leaf, PerRow, per_row
@@ -28,6 +28,17 @@ def initial_rows(layout: Layout, rng: Streams, like: Tensor) -> Tensor:
     return noise * sd.to(like.device)
 
 
+def initial_network(model: Model, data: Data, rng: Streams) -> Tensor:
+    """(R, P): `initial_rows`, and where the model knows better from the training data, what it says."""
+    layout = Layout(model.leaves())
+    rows = initial_rows(layout, rng, data.x)
+    if isinstance(model, HasStart):
+        views = layout.views(rows)
+        for name, value in model.start(data).items():
+            views[name].copy_(value)
+    return rows
+
+
 def is_linear(leaf: Leaf) -> bool:
     """Whether the leaf is a linear map, not a bias or a scale."""
     return leaf.role in ("input", "weight")
@@ -35,19 +46,18 @@ def is_linear(leaf: Leaf) -> bool:
 
 @dataclass(frozen=True)
 class GaussianPrior:
-    """N(0, sd²) on every parameter. sd (1 or R, P), one between leaves; counted (P,): 1 on parameters, 0 between."""
+    """N(0, sd²) on every parameter."""
 
-    sd: Tensor
-    counted: Tensor
+    rows: RowPrior
     of_weights: ClassVar[bool] = True
 
-    def log_density(self, flat: Tensor) -> Tensor:
+    def log_density(self, flat: Tensor, valued: bool = True) -> Tensor:
         """log p of rows (R, P), in nats: (R,)."""
-        return (normal_log_density(flat, self.sd) * self.counted).sum(-1)
+        return normal_log_density_sum(flat, self.rows, valued)
 
-    def kl(self, mean: Tensor, log_sd: Tensor) -> Tensor:
-        """KL(Π_i N(mean_i, sd_i²) ‖ p) of rows (R, P), in nats: (R,)."""
-        return normal_kl_sum(mean, log_sd, self.sd, self.counted)
+    def kl(self, mean: Tensor, log_sd: Tensor, variance: Tensor, valued: bool = True) -> Tensor:
+        """KL(Π_i N(mean_i, variance_i) ‖ p) of rows (R, P), in nats: (R,)."""
+        return normal_kl_sum(mean, log_sd, variance, self.rows, valued)
 
 
 def gaussian_prior(layout: Layout, sd: PerRow, scaling: PriorScaling, like: Tensor) -> GaussianPrior:
@@ -56,7 +66,8 @@ def gaussian_prior(layout: Layout, sd: PerRow, scaling: PriorScaling, like: Tens
     factor = layout.fill(lambda leaf: leaf.fan_in**-0.5 if by_fan_in and is_linear(leaf) else 1.0, padding=1.0)
     counted = layout.fill(lambda leaf: 1.0).to(like.device)
     scaled = factor.to(like.device) * per_row(sd, like, 2)
-    return GaussianPrior(scaled if scaled.ndim == 2 else scaled.unsqueeze(0), counted)
+    sd = scaled if scaled.ndim == 2 else scaled.unsqueeze(0)
+    return GaussianPrior(RowPrior(sd, counted / sd.square(), counted))
 
 
 def prior_of(model: Model, layout: Layout, sd: PerRow, scaling: PriorScaling, like: Tensor) -> Prior:
@@ -78,11 +89,10 @@ def fit_network(
 
     def objective(flat: Tensor, batch: Examples, noise: Streams, moment: Moment) -> Tensor:
         elbo = model(rule(flat, noise), batch.x, noise).elbo(batch.y)
-        penalty = -prior.log_density(flat) if prior else 0.0
+        penalty = -prior.log_density(flat, moment.reported) if prior else 0.0
         return negative_elbo(elbo, penalty, data.num_data)
 
-    initial = initial_rows(Layout(model.leaves()), rng.child("init"), data.x)
-    return minimise(objective, initial, data, rng, plan)
+    return minimise(objective, initial_network(model, data, rng.child("init")), data, rng, plan)
 
 
 def expected_log_likelihood(

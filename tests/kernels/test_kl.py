@@ -113,8 +113,13 @@ def plain_normal(mean, log_sd, counted):
     return (kl.normal_kl(mean, log_sd, torch.full((1, mean.shape[-1]), 0.7, dtype=mean.dtype)) * counted).sum(-1)
 
 
+def row_prior(like, counted):
+    sd = torch.full((1, like.shape[-1]), 0.7, dtype=like.dtype)
+    return kl.RowPrior(sd, counted / sd.square(), counted)
+
+
 def closed_normal(mean, log_sd, counted):
-    return kl.normal_kl_sum(mean, log_sd, torch.full((1, mean.shape[-1]), 0.7, dtype=mean.dtype), counted)
+    return kl.normal_kl_sum(mean, log_sd, (2 * log_sd).exp(), row_prior(mean, counted))
 
 
 PAIRS = pytest.mark.parametrize(

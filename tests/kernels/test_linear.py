@@ -4,7 +4,8 @@ from torch.func import jacrev, vmap
 from torch.nn import functional
 
 from bdlbench.kernels import linear
-from bdlbench.kernels.linear import Conv2d, dense, product
+from bdlbench.kernels.convolution import Conv2d
+from bdlbench.kernels.linear import dense, product
 
 
 def numbers(*shape, dtype=torch.float64, seed=0):

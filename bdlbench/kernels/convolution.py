@@ -1,0 +1,298 @@
+"""Convolutions and group normalisation over the replicate axis.
+
+On a CPU everything here keeps images as (…, B, H, W, C) in memory, seen as (…, B, C, H, W): oneDNN's convolutions are
+two to three times faster on them, and elementwise operations keep the order. `benchmarks/convolutions.py` measures it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from bdlbench.kernels.linear import apply, broadcast
+
+Way = Literal["channels last", "as they lie"]
+
+WAYS: dict[str, Way] = {"cpu": "channels last"}
+"""How a loop over rows lays out its images, by device. CUDA is not measured yet: cuDNN gets them as they lie."""
+
+CHUNK = 1 << 19
+"""Numbers that a normalisation works on at once: what one pass writes is still in the cache for the next."""
+
+
+@dataclass(frozen=True)
+class Conv2d:
+    """Cross-correlation. x (*lead, B, C, H, W), weight (*lead, O, C, k, k) -> (*lead, B, O, H', W'), lead broadcast.
+
+    A loop over rows: on CPUs grouped convolution and im2col are slower, and a loop gives a row the same bits alone.
+    """
+
+    stride: int = 1
+    padding: int = 0
+    trailing: int = 4
+
+    def __call__(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Apply the map. Differentiable once, also under `torch.func`."""
+        lead = broadcast(x.shape[:-4], weight.shape[:-4])
+        x, weight = x.expand(*lead, *x.shape[-4:]), weight.expand(*lead, *weight.shape[-4:])
+        result: Tensor = apply(_Convolution, x, weight, self)
+        return result
+
+    def output_shape(self, x: Tensor, weight: Tensor) -> tuple[int, ...]:
+        """(B, O, H', W')."""
+        sides = [(side + 2 * self.padding - weight.shape[-1]) // self.stride + 1 for side in x.shape[-2:]]
+        return x.shape[-4], weight.shape[-4], *sides
+
+
+def image_last(t: Tensor) -> Tensor:
+    """(…, C, H, W) whose memory is (…, H, W, C) where that is fast, else t; copied only where it must be."""
+    if WAYS.get(t.device.type) != "channels last":
+        return t
+    *lead, c, h, w = t.shape
+    dense = t.movedim(-3, -1).contiguous().view(*lead, h * w, c)
+    seen: Tensor = dense.mT.unflatten(-1, (h, w))
+    return seen
+
+
+def _rows(lead: torch.Size) -> Iterator[tuple[int, ...]]:
+    """Indices of the leading axes, in order."""
+    return itertools.product(*map(range, lead))
+
+
+def _row(t: Tensor, i: tuple[int, ...]) -> Tensor:
+    """Row i (N, C, H, W). Strides say where the channels lie also where an axis has one element: oneDNN asks them."""
+    row = t[i]
+    if WAYS.get(t.device.type) != "channels last":
+        return row
+    row = row.contiguous(memory_format=torch.channels_last)
+    _, c, h, w = row.shape
+    return row.as_strided(row.shape, (h * w * c, 1, w * c, c))
+
+
+def _empty(like: Tensor, shape: torch.Size) -> Tensor:
+    """Room for images (*lead, N, C, H, W)."""
+    if WAYS.get(like.device.type) != "channels last":
+        return like.new_empty(shape)
+    *lead, c, h, w = shape
+    return like.new_empty(*lead, h, w, c).movedim(-1, -3)
+
+
+def _gathered(rows: Iterator[Tensor], lead: torch.Size) -> Tensor:
+    """Rows (N, C, H, W) in order -> (*lead, N, C, H, W); a lone one is not copied."""
+    first = next(rows)
+    if lead.numel() == 1:
+        return first[(None,) * len(lead)]
+    out = _empty(first, lead + first.shape)
+    for i, row in zip(_rows(lead), itertools.chain([first], rows), strict=True):
+        out[i].copy_(row)
+    return out
+
+
+def _in_front(t: Tensor, axis: int | None, size: int) -> Tensor:
+    """The axis that `vmap` maps over, as the first; expanded where t has none."""
+    return t.expand(size, *t.shape) if axis is None else t.movedim(axis, 0)
+
+
+class _Convolution(torch.autograd.Function):
+    """Row by row; the gradient too, without a zero-filled image for every row that indexing would leave behind."""
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, op: Conv2d) -> Tensor:
+        lead = x.shape[:-4]
+        rows = (functional.conv2d(_row(x, i), _row(weight, i), None, op.stride, op.padding) for i in _rows(lead))
+        return _gathered(rows, lead)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Conv2d], output: Tensor) -> None:
+        x, weight, ctx.op = inputs
+        ctx.save_for_backward(x, weight)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        x, weight = ctx.saved_tensors
+        wanted = ctx.needs_input_grad[:2]
+        grads = apply(_ConvolutionGradient, grad, x, weight, ctx.op, *wanted)
+        grad_x, grad_weight = (g if want else None for g, want in zip(grads, wanted, strict=True))
+        return grad_x, grad_weight, None
+
+    @staticmethod
+    def vmap(info: Any, axes: tuple[Any, ...], x: Tensor, weight: Tensor, op: Conv2d) -> tuple[Tensor, int]:
+        x, weight = _in_front(x, axes[0], info.batch_size), _in_front(weight, axes[1], info.batch_size)
+        return apply(_Convolution, x, weight, op), 0
+
+
+class _ConvolutionGradient(torch.autograd.Function):
+    """Gradients of x and weight; an empty one where it is not wanted."""
+
+    @staticmethod
+    def forward(grad: Tensor, x: Tensor, weight: Tensor, op: Conv2d, *wanted: bool) -> tuple[Tensor, Tensor]:
+        lead = x.shape[:-4]
+        grad_x = _empty(x, x.shape) if wanted[0] and lead.numel() > 1 else x.new_empty(0)
+        grad_weight = torch.empty_like(weight, memory_format=torch.contiguous_format)
+        for i in _rows(lead):
+            part_x, part_weight = _gradients(_row(grad, i), _row(x, i), _row(weight, i), op, *wanted)
+            if wanted[1]:
+                grad_weight[i].copy_(part_weight)
+            if wanted[0] and lead.numel() == 1:
+                grad_x = part_x[(None,) * len(lead)]
+            elif wanted[0]:
+                grad_x[i].copy_(part_x)
+        return grad_x, grad_weight
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, ...]:
+        raise NotImplementedError("a convolution's gradient cannot be differentiated again")
+
+    @staticmethod
+    def vmap(
+        info: Any, axes: tuple[Any, ...], grad: Tensor, x: Tensor, weight: Tensor, op: Conv2d, *wanted: bool
+    ) -> tuple[tuple[Tensor, Tensor], tuple[int | None, int]]:
+        tensors = (_in_front(t, axis, info.batch_size) for t, axis in zip((grad, x, weight), axes[:3], strict=True))
+        out = apply(_ConvolutionGradient, *tensors, op, *wanted)
+        return out, (0 if wanted[0] else None, 0)
+
+
+def _gradients(
+    grad: Tensor, x: Tensor, weight: Tensor, op: Conv2d, want_x: bool, want_weight: bool
+) -> tuple[Tensor, Tensor]:
+    """Of one row."""
+    sides, pads = [op.stride, op.stride], [op.padding, op.padding]
+    mask = [want_x, want_weight, False]
+    parts = torch.ops.aten.convolution_backward(grad, x, weight, None, sides, pads, [1, 1], False, [0, 0], 1, mask)
+    return parts[0], parts[1]
+
+
+EPSILON = 1e-5
+"""Added to a group's variance, as in torch."""
+
+
+def group_norm(x: Tensor, gain: Tensor, offset: Tensor, groups: int, rectified: bool = False) -> Tensor:
+    """(x − mean) / √(variance + ε) · gain + offset; where `rectified`, max(0, that).
+
+    x (*lead, B, C, H, W), gain and offset (*lead, C), lead broadcast; mean and variance of each example and group of
+    C / groups channels, so that nothing mixes rows. Differentiable once, also under `torch.func`. Wu & He 2018.
+    """
+    lead = broadcast(broadcast(x.shape[:-4], gain.shape[:-1]), offset.shape[:-1])
+    x, gain, offset = (t.expand(*lead, *t.shape[-n:]) for t, n in ((x, 4), (gain, 1), (offset, 1)))
+    if WAYS.get(x.device.type) != "channels last":
+        normal = functional.group_norm(x.reshape(-1, *x.shape[-3:]), groups).view_as(x)
+        out = normal * gain[..., None, :, None, None] + offset[..., None, :, None, None]
+        return out.relu() if rectified else out
+    out, *_ = apply(_GroupNorm, image_last(x), gain, offset, groups, rectified)
+    result: Tensor = out
+    return result
+
+
+def _flat(t: Tensor) -> Tensor:
+    """Images (*lead, B, C, H, W) as (N, H·W, C)."""
+    return t.movedim(-3, -1).reshape(-1, t.shape[-2] * t.shape[-1], t.shape[-3])
+
+
+def _per_example(t: Tensor, examples: int) -> Tensor:
+    """What a row has for each channel, (*lead, C) -> (N, C)."""
+    return t.unsqueeze(-2).expand(*t.shape[:-1], examples, t.shape[-1]).reshape(-1, t.shape[-1])
+
+
+@cache
+def _averaging(channels: int, groups: int, dtype: torch.dtype) -> Tensor:
+    """(C, C): times it, channels get their group's mean. A small product costs less than a reduction."""
+    with torch.inference_mode(False):
+        one = torch.ones(channels // groups, channels // groups, dtype=dtype)
+        averaging: Tensor = torch.block_diag(*[one / len(one)] * groups)
+        return averaging
+
+
+def _chunks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """The same few examples of each tensor in turn; the first sets how many."""
+    count = max(1, CHUNK // max(1, tensors[0][:1].numel()))
+    return zip(*(t.split(count) for t in tensors), strict=True)
+
+
+class _GroupNorm(torch.autograd.Function):
+    """Written by passes over (N, H·W, C), all of which fit that order of memory, unlike torch's own kernel."""
+
+    @staticmethod
+    def forward(x: Tensor, gain: Tensor, offset: Tensor, groups: int, rectified: bool) -> tuple[Tensor, Tensor, Tensor]:
+        flat, averaging = _flat(x), _averaging(x.shape[-3], groups, x.dtype)
+        gains, offsets = (_per_example(t, x.shape[-4]) for t in (gain, offset))
+        out, mean, rate = torch.empty_like(flat), torch.empty_like(gains), torch.empty_like(gains)
+        for part, to, m, r, by, plus in _chunks(flat, out, mean, rate, gains, offsets):
+            torch.matmul(part.mean(1), averaging, out=m)
+            torch.sub(part, m.unsqueeze(1), out=to)
+            torch.matmul((to * to).mean(1), averaging, out=r)
+            r.add_(EPSILON).rsqrt_()
+            torch.addcmul(plus.unsqueeze(1), to, (by * r).unsqueeze(1), out=to)
+            if rectified:
+                to.relu_()
+        *lead, c, h, w = x.shape
+        return out.view(*lead, h, w, c).movedim(-1, -3), mean, rate
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        x, gain, _, ctx.groups, ctx.rectified = inputs
+        out, mean, rate = output
+        ctx.mark_non_differentiable(mean, rate)
+        ctx.save_for_backward(x, gain, out, mean, rate)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        of_inputs = apply(_GroupNormGradient, grad, *ctx.saved_tensors, ctx.groups, ctx.rectified)
+        return *of_inputs, None, None
+
+    @staticmethod
+    def vmap(info: Any, axes: tuple[Any, ...], *inputs: Any) -> tuple[Any, tuple[int, int, int]]:
+        tensors = (_in_front(t, axis, info.batch_size) for t, axis in zip(inputs[:3], axes[:3], strict=True))
+        out, mean, rate = apply(_GroupNorm, *tensors, *inputs[3:])
+        split = (info.batch_size, -1)
+        return (out, mean.unflatten(0, split), rate.unflatten(0, split)), (0, 0, 0)
+
+
+class _GroupNormGradient(torch.autograd.Function):
+    """With z the normalised x, r the rate, ḡ = gain · grad: r (ḡ − mean ḡ − z · mean(ḡ z)), means over the group."""
+
+    @staticmethod
+    def forward(
+        grad: Tensor, x: Tensor, gain: Tensor, out: Tensor, mean: Tensor, rate: Tensor, groups: int, rectified: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        flat, averaging = _flat(x), _averaging(x.shape[-3], groups, x.dtype)
+        averaging = averaging / flat.shape[1]
+        back, by = torch.empty_like(flat), _per_example(gain, x.shape[-4]) * rate
+        sums, products = torch.empty_like(by), torch.empty_like(by)
+        for part, given, seen, to, b, m, r, s, p in _chunks(
+            flat, _flat(grad), _flat(out), back, by, mean, rate, sums, products
+        ):
+            up = torch.ops.aten.threshold_backward(given, seen, 0) if rectified else given
+            torch.sum(up, 1, out=s)
+            torch.sum(torch.mul(up, part, out=to), 1, out=p)
+            p.addcmul_(m, s, value=-1).mul_(r)  # Σ grad · z
+            pull = torch.matmul(p * b, averaging).mul_(r)
+            push = (m * pull).sub_(torch.matmul(s * b, averaging))
+            torch.addcmul(push.unsqueeze(1), part, pull.unsqueeze(1), value=-1, out=to).addcmul_(up, b.unsqueeze(1))
+        *lead, c, h, w = x.shape
+        of_gain, of_offset = (t.view(*gain.shape[:-1], x.shape[-4], c).sum(-2) for t in (products, sums))
+        return back.view(*lead, h, w, c).movedim(-1, -3), of_gain, of_offset
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, ...]:
+        raise NotImplementedError("a normalisation's gradient cannot be differentiated again")
+
+    @staticmethod
+    def vmap(info: Any, axes: tuple[Any, ...], *inputs: Any) -> tuple[Any, tuple[int, int, int]]:
+        tensors = [_in_front(t, axis, info.batch_size) for t, axis in zip(inputs[:6], axes[:6], strict=True)]
+        tensors[4:] = (t.flatten(0, 1) for t in tensors[4:])
+        return apply(_GroupNormGradient, *tensors, *inputs[6:]), (0, 0, 0)

@@ -1,0 +1,132 @@
+import pytest
+import torch
+from torch.func import grad, jacrev, vmap
+from torch.nn import functional
+
+from bdlbench.kernels import convolution
+from bdlbench.kernels.convolution import Conv2d, group_norm, image_last
+
+
+def numbers(*shape, dtype=torch.float64, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+@pytest.fixture(params=["channels last", "as they lie"], autouse=True)
+def way(request, monkeypatch):
+    """Both orders of memory in which images are kept."""
+    monkeypatch.setitem(convolution.WAYS, "cpu", request.param)
+    return request.param
+
+
+OPS = [Conv2d(), Conv2d(padding=1), Conv2d(stride=2, padding=1)]
+LEADS = [((1,), (1,)), ((3,), (3,)), ((4, 3), (3,)), ((3,), (4, 3)), ((4, 1), (1,))]
+
+
+def plain_convolution(op, x, weight):
+    """By torch's own grouped convolution, rows as groups."""
+    lead = torch.broadcast_shapes(x.shape[:-4], weight.shape[:-4])
+    x = x.expand(*lead, *x.shape[-4:]).reshape(-1, *x.shape[-4:])
+    weight = weight.expand(*lead, *weight.shape[-4:]).reshape(-1, *weight.shape[-4:])
+    together = x.movedim(0, 1).flatten(1, 2)
+    out = functional.conv2d(together, weight.flatten(0, 1), None, op.stride, op.padding, groups=len(x))
+    return out.unflatten(1, (len(x), -1)).movedim(1, 0).unflatten(0, lead)
+
+
+def plain_norm(x, gain, offset, groups, rectified):
+    """By torch's own kernel."""
+    normal = functional.group_norm(x.reshape(-1, *x.shape[-3:]), groups).view_as(x)
+    out = normal * gain[..., None, :, None, None] + offset[..., None, :, None, None]
+    return out.relu() if rectified else out
+
+
+def gradients(function, *inputs):
+    """The value, and the gradients of a sum of it with random weights."""
+    inputs = [t.detach().clone().requires_grad_() for t in inputs]
+    out = function(*inputs)
+    weighted = (out * numbers(*out.shape, dtype=out.dtype, seed=9)).sum()
+    return out.detach(), *torch.autograd.grad(weighted, inputs)
+
+
+def assert_close(ours, theirs):
+    for value, expected in zip(ours, theirs, strict=True):
+        largest = expected.abs().max()
+        assert (value - expected).abs().max() <= 1e-6 * largest
+
+
+@pytest.mark.parametrize("lead", LEADS)
+@pytest.mark.parametrize("op", OPS, ids=str)
+def test_a_convolution_is_the_grouped_one(op, lead):
+    inputs = numbers(*lead[0], 5, 3, 8, 7, dtype=torch.float32), numbers(*lead[1], 4, 3, 3, 3, dtype=torch.float32)
+    assert_close(gradients(op, *inputs), gradients(lambda *a: plain_convolution(op, *a), *inputs))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("op", OPS, ids=str)
+def test_a_convolutions_gradient_is_that_of_finite_differences(op, channels):
+    x, weight = numbers(2, 2, channels, 4, 3).requires_grad_(), numbers(2, 2, channels, 3, 3, seed=1).requires_grad_()
+    assert torch.autograd.gradcheck(op, (x, weight))
+    assert torch.autograd.gradcheck(lambda w: op(x.detach(), w), (weight,))
+    assert torch.autograd.gradcheck(lambda z: op(z, weight.detach()), (x,))
+
+
+def test_a_convolution_works_under_torch_func():
+    op, x, weight = OPS[2], numbers(2, 3, 2, 5, 4), numbers(2, 3, 2, 3, 3, seed=1)
+    plain = lambda *a: plain_convolution(op, *a)  # noqa: E731
+    torch.testing.assert_close(jacrev(op, (0, 1))(x, weight), jacrev(plain, (0, 1))(x, weight))
+    many = numbers(6, 2, 3, 2, 3, 3, seed=2)
+    torch.testing.assert_close(vmap(op, (None, 0))(x, many), plain(x, many))
+    each = vmap(grad(lambda w: op(x, w).square().sum()))(many)
+    torch.testing.assert_close(each, torch.stack([grad(lambda w: plain(x, w).square().sum())(w) for w in many]))
+
+
+@pytest.mark.parametrize("rectified", [False, True])
+@pytest.mark.parametrize("lead", [((3,), (3,)), ((1,), (1,)), ((4, 3), (3,)), ((3,), (4, 3))])
+def test_a_norm_is_torchs(lead, rectified, monkeypatch):
+    inputs = [numbers(*lead[0], 5, 6, 4, 3, dtype=torch.float32) + 1, *(1 + numbers(2, *lead[1], 6).float())]
+    expected = gradients(lambda *a: plain_norm(*a, 3, rectified), *inputs)
+    for chunk in (1, 200, 1 << 19):
+        monkeypatch.setattr(convolution, "CHUNK", chunk)
+        assert_close(gradients(lambda *a: group_norm(*a, 3, rectified), *inputs), expected)
+
+
+@pytest.mark.parametrize("rectified", [False, True])
+def test_a_norms_gradient_is_that_of_finite_differences(rectified):
+    inputs = [t.requires_grad_() for t in (numbers(2, 2, 4, 3, 2), numbers(2, 4, seed=1), numbers(2, 4, seed=2))]
+    assert torch.autograd.gradcheck(lambda *a: group_norm(*a, 2, rectified), inputs)
+
+
+def test_a_norm_works_under_torch_func():
+    x, gain, offset = numbers(2, 2, 4, 3, 2), numbers(2, 4, seed=1), numbers(2, 4, seed=2)
+    ours, plain = (lambda *a, f=f: f(*a, 2, True) for f in (group_norm, plain_norm))
+    for argument in range(3):
+        torch.testing.assert_close(jacrev(ours, argument)(x, gain, offset), jacrev(plain, argument)(x, gain, offset))
+    many = numbers(5, 2, 4, seed=3)
+    torch.testing.assert_close(vmap(ours, (None, 0, None))(x, many, offset), plain(x, many, offset))
+
+
+def test_a_norm_is_accurate_far_from_zero():
+    x, one = numbers(1, 2, 4, 6, 5, dtype=torch.float32) + 1000, torch.ones(1, 4)
+    out = group_norm(x, one, 0 * one, 2)
+    torch.testing.assert_close(
+        out.double(), plain_norm(x.double(), one.double(), 0 * one.double(), 2, False), atol=1e-4, rtol=0
+    )
+
+
+def test_second_derivatives_are_refused(way):
+    x, weight, one = numbers(1, 1, 2, 3, 3).requires_grad_(), numbers(1, 1, 2, 3, 3), torch.ones(1, 2).double()
+    ours = [OPS[0](x, weight), *([group_norm(x, one, one, 1)] if way == "channels last" else [])]
+    for out in ours:
+        (slope,) = torch.autograd.grad(out.square().sum(), x, create_graph=True)
+        with pytest.raises(NotImplementedError, match="cannot be differentiated again"):
+            slope.sum().backward()
+
+
+def test_images_are_kept_with_channels_last(way):
+    x = image_last(numbers(2, 3, 4, 6, 5))
+    assert torch.equal(x, numbers(2, 3, 4, 6, 5))
+    out = OPS[1](x, numbers(2, 7, 4, 3, 3))
+    if way == "channels last":
+        assert x.stride()[-3] == out.stride()[-3] == 1
+        assert image_last(out).data_ptr() == out.data_ptr()
+    else:
+        assert out.is_contiguous()
