@@ -182,6 +182,7 @@ def peers(
             raise BadInput(f"{name} {value} is out of range: at least 1")
     import torch
 
+    from bdlbench.memory import keep_freed_memory
     from bdlbench.peers import show, work, works
 
     style = next((known for known in show.FORMATS if known == format_), None)
@@ -189,6 +190,7 @@ def peers(
         raise unknown("format", format_, show.FORMATS)
     chosen = works.chosen(_names(rows))
     torch.set_num_threads(threads)
+    keep_freed_memory()  # as `run` does; everyone here gains by it
     measured = [[work.measure(each, rounds) for each in chosen] for _ in range(tables)]
     _write(show.render(measured, style, threads, *_screen()))
     if not all(row.complete for table in measured for row in table):

@@ -7,10 +7,16 @@ EPOCHS = {100: 10, 1000: 2}
 
 
 def one_thread():
-    """Of torch, whatever the machine has."""
+    """One of torch, whatever the machine has; memory as `run` has it, on commits where that is so."""
+    from contextlib import suppress
+
     import torch
 
     torch.set_num_threads(1)
+    with suppress(ModuleNotFoundError):
+        from bdlbench.memory import keep_freed_memory
+
+        keep_freed_memory()
 
 
 def normal(*shape, seed=0):
