@@ -19,11 +19,14 @@ from typing import TYPE_CHECKING, Any
 
 from bdlbench import catalog, environment, files, options, plan, records, store, tables
 from bdlbench import compare as comparison
+from bdlbench import score as submissions
 from bdlbench.compare import Comparison, Result
+from bdlbench.data import Task
 from bdlbench.errors import BadInput
 from bdlbench.executors import Event, execute
 from bdlbench.records import Record
 from bdlbench.run import CHECKPOINTS, Batch, Outcome, Settings, batches, load_task
+from bdlbench.score import Claim
 from bdlbench.spec import Spec
 
 if TYPE_CHECKING:
@@ -97,6 +100,33 @@ def compare(a: str | Path, b: str | Path) -> Comparison:
     for folder, side in zip((a, b), sides, strict=True):
         _require(side, Path(folder))
     return comparison.compare(*sides)
+
+
+def score(file: str | Path, claim: Claim, results: str | Path = RESULTS, fresh: bool = False) -> Path:
+    """Score predictions made elsewhere (docs/score.md), and write their record. Returns its path.
+
+    fresh: replace replicates that are there already. Raises BadInput, before anything is written, for a file or a claim
+    that is wrong.
+    """
+    refuse_unwritable(Path(results))
+    return submissions.score(Path(file), claim, Path(results), fresh)
+
+
+def task(dataset: str, split: int = 0, **options: Any) -> Task:
+    """One split of a data set: what `score` asks predictions of. Fetches what is absent.
+
+    Raises BadInput for an unknown name or option, DataUnavailable where the files are not to be had.
+    """
+    store.fetch(getattr(catalog.load("datasets", dataset), "files", ()), dataset)
+    return load_task(catalog.choice("datasets", dataset, {dataset: options}), split)
+
+
+def report(folder: str | Path, out: str | Path = "report", metrics: Sequence[str] = ()) -> Path:
+    """Write one HTML page of a folder's records to out/index.html, its figures beside it. Returns its path."""
+    from bdlbench.report import page
+
+    refuse_unwritable(Path(out))
+    return page.write(Path(folder), Path(out), metrics)
 
 
 def results_of(folder: Path) -> list[Result]:

@@ -7,6 +7,7 @@ result does not depend on how they were chunked.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -66,7 +67,8 @@ class Predictive(Protocol):
 class Categorical:
     """Mean class probabilities of M samples.
 
-    probs (R, N, C), group_probs (G, R, N, C), expected_entropy (R, N) in nats.
+    probs (R, N, C), group_probs (G, R, N, C), expected_entropy (R, N) in nats. own_scores: out-of-distribution scores
+    (R, N) that whoever made the predictions gave beside them; a mixture has none.
     """
 
     samples: int
@@ -74,6 +76,7 @@ class Categorical:
     group_probs: Tensor
     expected_entropy: Tensor
     facts: Mapping[str, Tensor] = field(default_factory=dict)
+    own_scores: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def entropy(self) -> Tensor:
@@ -83,9 +86,10 @@ class Categorical:
 
     @property
     def scores(self) -> dict[str, Tensor]:
-        """Predictive entropy; mutual information H[E p] − E H[p] (nats); minus the largest probability."""
+        """Predictive entropy; mutual information H[E p] − E H[p] (nats); minus the largest probability; own ones."""
         entropy = self.entropy
         return {
+            **self.own_scores,
             "entropy": entropy,
             "mutual_information": (entropy - self.expected_entropy).clamp_min(0.0),
             "max_probability": -self.probs.amax(-1),
@@ -99,9 +103,16 @@ class Categorical:
         """log p(y | x) by each group of samples alone, (G, R, N)."""
         return _log_at(self.group_probs, y.expand(len(self.group_probs), *y.shape))
 
+    @property
+    def running_class(self) -> Tensor:
+        """The most probable class by the samples of the first g groups together, for g = 1 … G: (R, N, G) int64."""
+        sizes = group_sizes(self.samples, len(self.group_probs))
+        sums = itertools.accumulate(p * n for p, n in zip(self.group_probs, sizes, strict=True))
+        return torch.stack([total.argmax(-1) for total in sums], -1)
+
     def arrays(self) -> dict[str, Tensor]:
-        """The mean class probabilities."""
-        return {"probs": self.probs}
+        """The mean class probabilities; with several samples also what more and more of them call the class."""
+        return {"probs": self.probs} | ({"running_class": self.running_class} if len(self.group_probs) > 1 else {})
 
     def in_units(self, y_mean: Tensor, y_sd: Tensor) -> Self:
         """Unchanged: classes have no scale."""
@@ -124,6 +135,7 @@ class Categorical:
             torch.cat([b.group_probs for b in blocks], 2),
             torch.cat([b.expected_entropy for b in blocks], 1),
             join_facts([b.facts for b in blocks]),
+            join_facts([b.own_scores for b in blocks]),
         )
 
 
@@ -225,9 +237,10 @@ class CategoricalSum:
         log_probs, probs = logits.float().log_softmax(-1), logits.float().softmax(-1)
         entropy = -(probs * log_probs).sum(-1)
         for p, h in zip(probs, entropy, strict=True):
-            self._add_one(p, h)
+            self.add_probs(p, h)
 
-    def _add_one(self, probs: Tensor, entropy: Tensor) -> None:
+    def add_probs(self, probs: Tensor, entropy: Tensor) -> None:
+        """The next sample as class probabilities (R, B, C) and their entropy (R, B) in nats."""
         groups = min(self.samples, MAX_GROUPS)
         if self.added < groups:
             self.groups.append(probs.clone())
@@ -240,7 +253,7 @@ class CategoricalSum:
         """The predictive of the samples added, whose number must be `samples`."""
         if self.added != self.samples or self.entropy is None:
             raise ValueError(f"{self.added} samples were added, {self.samples} promised")
-        sizes = [len(range(g, self.samples, len(self.groups))) for g in range(len(self.groups))]
+        sizes = group_sizes(self.samples, len(self.groups))
         total = ordered_sum(self.groups) / self.samples
         group_probs = torch.stack([p / n for p, n in zip(self.groups, sizes, strict=True)])
         return Categorical(self.samples, total, group_probs, self.entropy / self.samples)
@@ -270,6 +283,11 @@ def join_facts(facts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     return {
         name: torch.cat([f[name] for f in facts], 1) if value.ndim > 1 else value for name, value in facts[0].items()
     }
+
+
+def group_sizes(samples: int, groups: int) -> list[int]:
+    """How many of M samples each group has: sample i belongs to group i mod G."""
+    return [len(range(g, samples, groups)) for g in range(groups)]
 
 
 def _log_at(probs: Tensor, y: Tensor) -> Tensor:

@@ -226,18 +226,28 @@ class Reference:
     test: Predictive
 
 
+class Scored(Protocol):
+    """What is asked of the predictions of an out-of-distribution set."""
+
+    @property
+    def scores(self) -> dict[str, Tensor]:
+        """(R, N) each, higher = more out of distribution."""
+        ...
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """What a metric sees: predictives of the test set and of each out-of-distribution set, the posterior's facts.
 
+    num_parameters: of one network; None where the predictions come without one.
     Where the model is conjugate also the exact posterior, and the method's bound and moments, to be held against it.
     """
 
     test: Predictive
     y: Tensor  # (R, N)
-    ood: Mapping[str, Predictive]
+    ood: Mapping[str, Scored]
     facts: Mapping[str, Tensor]  # (R,) each
-    num_parameters: int
+    num_parameters: int | None
     bound: Tensor | None = None  # (R,) nats
     moments: Moments | None = None
     reference: Reference | None = None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -58,8 +59,9 @@ class Record:
 
 
 def name_of(cell: Mapping[str, Any], asked: Iterable[Replicate]) -> str:
-    """The name that a record of these replicates, good or failed, has."""
-    words = (cell["protocol"]["dataset"]["name"], cell["protocol"]["model"]["name"], cell["treatment"]["name"])
+    """The name that a record of these replicates, good or failed, has: names that no file can have are mended."""
+    names = (cell["protocol"]["dataset"]["name"], cell["protocol"]["model"]["name"], cell["treatment"]["name"])
+    words = [re.sub(r"[^\w.+-]", "_", name)[:40] for name in names]
     listed = files.digest([asdict(replicate) for replicate in sorted(asked)])
     return f"{'-'.join(words)}-{files.digest(cell)[:12]}-{listed[:8]}"
 

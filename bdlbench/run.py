@@ -24,7 +24,7 @@ from bdlbench.data import Problem, Task
 from bdlbench.errors import BadInput, BenchError
 from bdlbench.memory import keep_freed_memory
 from bdlbench.predictive import Predictive
-from bdlbench.protocols import Conjugate, Evaluation, Model, Posterior, Reference
+from bdlbench.protocols import Conjugate, Evaluation, Metric, Model, Posterior, Reference
 from bdlbench.records import Record
 from bdlbench.rng import Streams
 from bdlbench.spec import Cell, Choice, Replicate, Spec
@@ -142,15 +142,10 @@ def _fit_and_score(
     evaluation = _evaluate(posterior, problem, model, samples, rng)
     predict_seconds = watch.seconds()
     evaluation = _with_reference(evaluation, posterior, problem, model, rng)
-    scored = {name: (metric, metric(evaluation)) for name, metric in catalog.metrics().items()}
     return _Result(
-        metrics={
-            f"{name}[{key}]" if key else name: _entry(metric, value)
-            for name, (metric, found) in scored.items()
-            for key, value in found.items()
-        },
-        values=_values(posterior),
-        arrays=_arrays(evaluation),
+        metrics=measure(evaluation, catalog.metrics()),
+        values=_values(posterior) | {"samples": [evaluation.test.samples] * len(batch.rows)},
+        arrays=stored_arrays(evaluation),
         finite=_finite_rows({**posterior.state, "log_prob": evaluation.test.log_prob(evaluation.y)}),
         cost=_cost(batch, problem, evaluation, spent, train_seconds, predict_seconds, device),
         state=posterior.state,
@@ -186,6 +181,16 @@ def _with_reference(
     return replace(evaluation, bound=posterior.bound, moments=posterior.moments(), reference=reference)
 
 
+def measure(evaluation: Evaluation, metrics: Mapping[str, Metric]) -> records.Metrics:
+    """Every metric that is defined, as records hold it: name, or name[key], unit, direction, definition, values."""
+    scored = {name: (metric, metric(evaluation)) for name, metric in metrics.items()}
+    return {
+        f"{name}[{key}]" if key else name: _entry(metric, value)
+        for name, (metric, found) in scored.items()
+        for key, value in found.items()
+    }
+
+
 def _entry(metric: Any, value: Tensor) -> dict[str, Any]:
     definition = repr(metric) if is_dataclass(metric) else type(metric).__qualname__  # a plain repr holds an address
     return {"unit": metric.unit, "better": metric.better, "definition": definition, "values": value.tolist()}
@@ -215,8 +220,8 @@ def _finite_rows(state: Mapping[str, Tensor]) -> list[bool]:
     return [bool(ok) for ok in torch.stack(rows).all(0)]
 
 
-def _arrays(evaluation: Evaluation) -> dict[str, Tensor]:
-    """Per-example predictions to be stored beside the record, float32."""
+def stored_arrays(evaluation: Evaluation) -> dict[str, Tensor]:
+    """Per-example predictions to be stored beside the record, float32; classes int16."""
     test = evaluation.test
     arrays = {f"test.{name}": value for name, value in (test.arrays() | test.scores).items()}
     arrays["test.y"] = evaluation.y

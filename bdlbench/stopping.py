@@ -242,8 +242,8 @@ class StoppingPredictive:
         return self.mode.group_log_prob(y)
 
     def arrays(self) -> dict[str, Tensor]:
-        """The class probabilities by q_mode, and the depth and the FLOPs of that."""
-        return {"probs": self.mode.probs, "halted_depth": self.facts["depth"], "flops": self.facts["flops"]}
+        """What is stored of q_mode's class probabilities, and the depth and the FLOPs of that."""
+        return {**self.mode.arrays(), "halted_depth": self.facts["depth"], "flops": self.facts["flops"]}
 
     def in_units(self, y_mean: Tensor, y_sd: Tensor) -> Self:
         """Unchanged: classes have no scale."""

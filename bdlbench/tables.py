@@ -110,7 +110,7 @@ def render(
     color: bool = False,
 ) -> str:
     """All results as text. Raises BadInput for a metric that no result has, with the nearest."""
-    _refuse_unknown_metrics(results, [*metrics, *([sort] if sort else [])])
+    refuse_unknown_metrics(results, [*metrics, *([sort] if sort else [])])
     if style in ("csv", "json"):
         return _csv(results, metrics) if style == "csv" else _json(results, metrics)
     groups = group(results, metrics, sort)
@@ -184,7 +184,7 @@ def render_comparison(
     comparison: Comparison, metrics: Sequence[str] = (), width: int = 100, color: bool = False
 ) -> str:
     """A beside B, and B − A with the standard error of the paired difference."""
-    _refuse_unknown_metrics([result for pair in comparison.pairs for result in pair], metrics)
+    refuse_unknown_metrics([result for pair in comparison.pairs for result in pair], metrics)
     text = ""
     for pairs in _pairs_by_data(comparison):
         title = _heading(_title([a for a, _ in pairs]))
@@ -319,7 +319,8 @@ def _matches(name: str, known: Mapping[str, Column]) -> list[Column]:
     return [column for key, column in known.items() if key.startswith(f"{name.removesuffix('[*]')}[")]
 
 
-def _refuse_unknown_metrics(results: Sequence[Result], names: Sequence[str]) -> None:
+def refuse_unknown_metrics(results: Sequence[Result], names: Sequence[str]) -> None:
+    """Raises BadInput for a metric or a cost that no result has, with the nearest."""
     known = {c.name: c for c in select_columns(results, ["*"])}
     for name in names:
         if not _matches(name, known):
@@ -526,19 +527,33 @@ def _markdown(groups: Sequence[Group], caption: str) -> str:
         return f"**{entry.text}**" if entry.leads else entry.text
 
     def line(cells: Iterable[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
+        return "| " + " | ".join(cells) + " |\n"
 
     text = ""
     for shown in groups:
-        text += f"**{shown.title}**\n\n"
-        text += line([*shown.labels, *(f"{c.heading} ({c.unit})" for c in shown.columns), "n"])
+        text += f"**{escape_markdown(shown.title)}**\n\n"
+        headings = [*shown.labels, *(f"{c.heading} ({c.unit})" for c in shown.columns), "n"]
+        text += line(map(escape_markdown, headings))
         text += line([*(":--" for _ in shown.labels), *("--:" for _ in shown.columns), "--:"])
-        text += "".join(line([*row.labels, *map(bold, row.entries), row.count]) for row in shown.rows) + "\n"
+        for row in shown.rows:
+            text += line([*map(escape_markdown, row.labels), *map(bold, row.entries), row.count])
+        text += "\n"
     return text + caption + "\n"
+
+
+MARKDOWN = {"&": "&amp;", "<": "&lt;", ">": "&gt;"} | {char: f"\\{char}" for char in "\\|*`~"}
+
+
+def escape_markdown(text: str) -> str:
+    """Characters that GitHub's dialect would take for markup, on one line. An underscore inside a word is none."""
+    escaped = "".join(MARKDOWN.get(char, char) for char in " ".join(text.split()))
+    return re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", escaped)
 
 
 TEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 TEX |= {char: f"\\{char}" for char in "&%$#_{}"}
+TEX |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
+TEX |= {"−": "$-$", "…": r"\ldots{}", "→": r"$\rightarrow$"}
 TEX |= {"±": r"$\pm$", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "·": r"$\cdot$", "×": r"$\times$", "—": "---"}
 
 

@@ -1,4 +1,6 @@
+import contextlib
 import os
+import warnings
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is loaded: threads must not spin on busy cores
 
@@ -123,3 +125,19 @@ class Small:
 @pytest.fixture(scope="session")
 def small():
     return Small()
+
+
+@pytest.fixture(scope="session")
+def torchmetrics_calibration_error():
+    """An independent answer; skipped where torchmetrics, or the torchvision it wants, cannot be imported."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with contextlib.suppress(ImportError):
+            from bdlbench.store import import_torchvision
+
+            import_torchvision()
+        try:
+            from torchmetrics.functional.classification import multiclass_calibration_error
+        except (ImportError, RuntimeError) as error:
+            pytest.skip(f"torchmetrics cannot be imported: {error}")
+    return multiclass_calibration_error

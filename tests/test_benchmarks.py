@@ -48,11 +48,20 @@ def test_one_call(group, method, values):
         assert getattr(group, method).unit
 
 
+def foreign(source):
+    """What a file imports as soon as it is imported, beside the standard library and its own kind."""
+    body = ast.parse(source).body
+    named = [node.module or "" for node in body if isinstance(node, ast.ImportFrom)]
+    named += [alias.name for node in body if isinstance(node, ast.Import) for alias in node.names]
+    return {name.partition(".")[0] for name in named} - {"benchmarks", *sys.stdlib_module_names}
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").rglob("*.py")), ids=lambda path: path.stem)
 def test_importing_needs_nothing_of_the_package(path):
-    """asv imports all files for every commit, also those that lack what a benchmark wants."""
-    tree = ast.parse(path.read_text("utf-8"))
-    named = [n.module or "" for n in tree.body if isinstance(n, ast.ImportFrom)]
-    named += [alias.name for n in tree.body if isinstance(n, ast.Import) for alias in n.names]
-    tops = {name.partition(".")[0] for name in named}
-    assert tops <= {"benchmarks", *sys.stdlib_module_names}
+    """asv imports all files for every commit, also for those that lack what a benchmark wants."""
+    assert foreign(path.read_text("utf-8")) == set()
+
+
+def test_a_script_among_the_benchmarks_is_seen():
+    assert foreign("import torch.nn\nfrom bdlbench import run\nimport sys\n") == {"torch", "bdlbench"}
+    assert foreign("def setup():\n    import torch\n") == set()

@@ -140,7 +140,7 @@ assert not [name for name in {heavy} if name in sys.modules]
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == 0, done.stderr
-    for word in ("run", "list", "table", "compare", "data", "--fresh", "--set", "--dry-run"):
+    for word in ("run", "list", "table", "compare", "data", "score", "report", "--fresh", "--set", "--dry-run"):
         assert word in done.stdout
     assert after.ru_utime - before.ru_utime < 0.6  # thrice the help, of which each is to take less than 0.3 s
 

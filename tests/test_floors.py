@@ -20,7 +20,7 @@ FLOORS = (
     "kernels/ stats/",  # pure functions
     "predictive density data records environment",  # what a posterior predicts, what data are, what a run leaves behind
     "protocols",  # the seams
-    "layers blocks likelihoods latents stopping store splits training",  # rules, outputs, files of data, minimise
+    "layers blocks likelihoods latents stopping store submission splits training",  # rules, outputs, files, minimise
     "posteriors/",  # sampling and chunking, shared by methods
     "models/ datasets/ methods/ metrics/",  # one file per entry
     "catalog",  # the folder is the registry

@@ -120,7 +120,26 @@ def test_facts_by_example_are_joined_and_facts_by_replicate_kept():
 def test_classes_have_no_scale():
     found = categorical(LOGITS)
     assert found.in_units(torch.ones(3), torch.ones(3)) is found
-    assert found.arrays().keys() == {"probs"}
+    assert found.arrays().keys() == {"probs", "running_class"}
+
+
+@pytest.mark.parametrize("samples", [7, 23])
+def test_the_running_class_is_that_of_more_and_more_samples(samples):
+    """23 samples in ten groups: the first three have three members, the others two."""
+    probs, found = LOGITS[:samples].softmax(-1), categorical(LOGITS[:samples])
+    groups = min(samples, 10)
+    for g in range(1, groups + 1):
+        taken = [i for i in range(samples) if i % groups < g]
+        assert torch.equal(found.running_class[..., g - 1], probs[taken].mean(0).argmax(-1))
+    assert torch.equal(found.running_class[..., -1], found.probs.argmax(-1))
+    assert categorical(LOGITS[:1]).arrays().keys() == {"probs"}
+
+
+def test_own_scores_stand_beside_those_that_probabilities_imply():
+    energy = torch.arange(33.0).view(3, 11)
+    one = Categorical(1, LOGITS[0].softmax(-1), LOGITS[:1].softmax(-1), torch.zeros(3, 11), {}, {"energy": energy})
+    assert torch.equal(one.scores["energy"], energy) and "entropy" in one.scores
+    assert torch.equal(one.join([one]).scores["energy"], torch.cat([energy, energy], 1))
 
 
 MEANS, SDS = numbers(23, 3, 11), numbers(23, 3, 11, seed=1).exp()

@@ -10,7 +10,7 @@ from bdlbench import api, catalog
 from bdlbench.__main__ import main
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text("utf-8")
-EXAMPLE = re.search(r"```python\n(.*?)```", README, re.DOTALL)[1]
+EXAMPLE = next(block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "methods = {" in block)
 COMMANDS = [
     line.partition("#")[0].strip()
     for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
@@ -48,4 +48,8 @@ def test_every_run_command_plans(command, plugin, tmp_path, monkeypatch):
 
 def test_the_other_commands_are_known(capsys):
     verbs = {shlex.split(command)[3] for command in COMMANDS}
+<<<<<<< HEAD
     assert verbs == {"run", "list", "table", "compare", "data", "peers"}
+=======
+    assert verbs == {"run", "list", "table", "compare", "data", "score", "report"}
+>>>>>>> main

@@ -6,11 +6,14 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from html import unescape
 from typing import Any
 
 import pytest
+from markdown_it import MarkdownIt
 
 from bdlbench import compare, tables
 from bdlbench.compare import Result
@@ -218,6 +221,18 @@ def test_markdown() -> None:
     assert lines[-1].startswith("Mean ± standard error over n replicates. Bold: the best")
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["<script>alert(1)</script>", "a|b", "**bold**", "_x_", "mc_dropout", "`code`", "a\\|b", "~~no~~", "&lt; & 1"],
+)
+def test_markdown_shows_names_as_they_are(name: str) -> None:
+    """By a parser of its own: tables and struck-out text, as in GitHub's dialect."""
+    text = tables.render(results(record(cell(name), nll=GOOD)), "markdown", ["nll"])
+    html = MarkdownIt("commonmark").enable(["table", "strikethrough"]).render(text)
+    (body,) = re.findall(r"<tbody>\s*<tr>\s*(.*?)</tr>", html, re.DOTALL)
+    assert next(unescape(shown) for shown in re.findall(r"<td[^>]*>(.*?)</td>", body)) == name
+
+
 def test_latex_is_escaped() -> None:
     text = tables.render(THREE, "latex", ["accuracy"])
     assert r"mc\_dropout & 0.7000 $\pm$ 0.0041 & 4 (1 failed) \\" in text
@@ -228,6 +243,7 @@ def test_latex_is_escaped() -> None:
     assert tables.escape_tex("a_b & 5 % of #1 {x} ~ ^ \\ $") == (
         r"a\_b \& 5 \% of \#1 \{x\} \textasciitilde{} \textasciicircum{} \textbackslash{} \$"
     )
+    assert tables.escape_tex("<b> | −1 … 2") == r"\textless{}b\textgreater{} \textbar{} $-$1 \ldots{} 2"
 
 
 def long(values: Mapping[str, str]) -> tuple[str, str, str, str]:

@@ -61,6 +61,13 @@ def image_last(t: Tensor) -> Tensor:
     return seen
 
 
+def select_images(t: Tensor, index: Tensor) -> Tensor:
+    """The images `index` (N,) of t (R, B, C, H, W): (R, N, C, H, W), as they lie in memory."""
+    if WAYS.get(t.device.type) != "channels last":
+        return t.index_select(1, index)
+    return t.movedim(-3, -1).index_select(1, index).movedim(-1, -3)
+
+
 def _rows(lead: torch.Size) -> Iterator[tuple[int, ...]]:
     """Indices of the leading axes, in order."""
     return itertools.product(*map(range, lead))

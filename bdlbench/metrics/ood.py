@@ -18,7 +18,7 @@ STATISTICS: dict[str, Statistic] = {"AUROC": auroc, "AUPR": average_precision, "
 class OutOfDistribution:
     """One statistic of one score, for each out-of-distribution set against the test set.
 
-    Undefined where the predictive lacks the score, or has fewer than `min_samples` posterior samples: of one sample,
+    Undefined where a predictive lacks the score, or has fewer than `min_samples` posterior samples: of one sample,
     mutual information is 0 but for rounding. AUPR depends on the sizes of the two sets. Papers that call the
     in-distribution set positive report another AUPR and another FPR; the AUROC is the same.
     """
@@ -40,7 +40,8 @@ class OutOfDistribution:
         inside = evaluation.test.scores.get(self.score)  # (R, N)
         if inside is None or evaluation.test.samples < self.min_samples:
             return {}
-        outside = {name: predictive.scores[self.score] for name, predictive in evaluation.ood.items()}  # (R, N') each
+        found = {name: predictive.scores.get(self.score) for name, predictive in evaluation.ood.items()}
+        outside = {name: scores for name, scores in found.items() if scores is not None}  # (R, N') each
         return {name: each_row(STATISTICS[self.statistic], scores, inside) for name, scores in outside.items()}
 
 

@@ -35,7 +35,7 @@ class Fact:
 
 @dataclass(frozen=True)
 class Parameters:
-    """The number of parameters of one replicate."""
+    """The number of parameters of one replicate. Undefined for predictions that were made elsewhere."""
 
     summary: ClassVar[str] = "number of parameters of one network of the model"
     unit: ClassVar[str] = "count"
@@ -43,8 +43,8 @@ class Parameters:
 
     def __call__(self, evaluation: Evaluation) -> dict[str, Tensor]:
         """{"": (R,)}, the same for every row."""
-        y = evaluation.y
-        return {"": torch.full(y.shape[:1], evaluation.num_parameters, dtype=torch.float64, device=y.device)}
+        y, count = evaluation.y, evaluation.num_parameters
+        return {} if count is None else {"": torch.full(y.shape[:1], count, dtype=torch.float64, device=y.device)}
 
 
 metrics: dict[str, Metric] = {

@@ -15,7 +15,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 from bdlbench.blocks import affine, conv_leaves, convolution, dense_leaves, group_norm, norm_leaves, relu
 from bdlbench.clock import Stopwatch
 from bdlbench.data import Signature
-from bdlbench.kernels.convolution import Conv2d
+from bdlbench.kernels.convolution import Conv2d, select_images
 from bdlbench.kernels.halting import margin
 from bdlbench.layers import Point
 from bdlbench.options import option
@@ -262,7 +262,7 @@ class Stopper:
                 break
             if len(stay) < len(alive):
                 index, alive = torch.tensor(stay, device=x.device), [alive[i] for i in stay]
-                stream = Stream(*(t.index_select(1, index) for t in stream))
+                stream = Stream(*(select_images(t, index) for t in stream))
                 noise = None if noise is None else noise.index_select(0, index)
         chosen = torch.tensor([way.position for way in ways], device=x.device)
         depths, layers = torch.tensor([[way.depth for way in ways], [way.layers for way in ways]])

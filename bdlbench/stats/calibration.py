@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,10 +29,15 @@ def expected_calibration_error(confidence: Tensor, correct: Tensor, bins: int = 
     1 stays in the last bin. Naeini et al. 2015; Guo et al. 2017, eq. 3 (arXiv:1706.04599). torchmetrics closes its bins
     on the left and gives a confidence of exactly 1 a bin of its own: equal only while no confidence lies on an edge.
     """
-    inner = torch.arange(1, bins, dtype=torch.float64, device=confidence.device) / bins  # (bins − 1,)
-    index = torch.bucketize(confidence, inner.to(confidence.dtype))
+    index = bin_index(confidence, bins)
     gap = correct.double() - confidence.double()
     return torch.stack([gap[index == b].sum().abs() for b in range(bins)]).sum() / len(gap)
+
+
+def bin_index(confidence: Tensor, bins: int) -> Tensor:
+    """Which of `bins` equal-width bins (lo, hi] each confidence (…) lies in, from 0: (…) int64."""
+    inner = torch.arange(1, bins, dtype=torch.float64, device=confidence.device) / bins  # (bins − 1,)
+    return torch.bucketize(confidence, inner.to(confidence.dtype))
 
 
 def brier_score(probs: Tensor, y: Tensor) -> Tensor:
@@ -40,3 +46,38 @@ def brier_score(probs: Tensor, y: Tensor) -> Tensor:
     probs: (N, C), y: (N,) int64. Returns () float64. Brier 1950 (half of it is often quoted for two classes).
     """
     return (probs.double() - one_hot(y, probs.shape[-1])).square().sum(-1).mean()
+
+
+class Reliability(NamedTuple):
+    """Of each bin: how many examples it holds, their mean confidence, their accuracy; (bins,) float64 each."""
+
+    size: Tensor
+    confidence: Tensor
+    accuracy: Tensor
+
+
+def reliability(confidence: Tensor, correct: Tensor, bins: int = 15) -> Reliability:
+    """What a reliability diagram shows, in the bins of `expected_calibration_error`; NaN where a bin is empty.
+
+    confidence, correct: (N,). Σ_b size_b/N · |accuracy_b − confidence_b| is the expected calibration error.
+    DeGroot & Fienberg 1983; Niculescu-Mizil & Caruana 2005.
+    """
+    index = bin_index(confidence, bins)
+    size, sure, right = (
+        torch.zeros(bins, dtype=torch.float64).index_add(0, index, value.double())
+        for value in (torch.ones_like(confidence), confidence, correct)
+    )
+    return Reliability(size, sure / size, right / size)
+
+
+def proportion_interval(successes: Tensor, trials: Tensor, level: float = 0.95) -> tuple[Tensor, Tensor]:
+    """Jeffreys' equal-tailed interval of a proportion: quantiles of Beta(k + ½, n − k + ½), 0 at k = 0 and 1 at k = n.
+
+    successes, trials: (…), fractions allowed. Returns (…) float64 each. Brown, Cai & DasGupta 2001, §4.1.
+    """
+    from scipy.special import betaincinv  # slow to import, and not needed to score
+
+    k, n = successes.double().numpy(), trials.double().numpy()
+    low, high = (betaincinv(k + 0.5, n - k + 0.5, tail) for tail in ((1 - level) / 2, (1 + level) / 2))
+    low, high = torch.as_tensor(low), torch.as_tensor(high)
+    return low.masked_fill(successes == 0, 0.0), high.masked_fill(successes == trials, 1.0)

@@ -1,5 +1,3 @@
-import contextlib
-import warnings
 from dataclasses import dataclass, fields, replace
 
 import pytest
@@ -120,19 +118,3 @@ def certain():
         return Categorical(1, probs, probs.unsqueeze(0), torch.zeros(probs.shape[:2]))
 
     return of
-
-
-@pytest.fixture(scope="session")
-def torchmetrics_calibration_error():
-    """An independent answer; skipped where torchmetrics, or the torchvision it wants, cannot be imported."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with contextlib.suppress(ImportError):
-            from bdlbench.store import import_torchvision
-
-            import_torchvision()
-        try:
-            from torchmetrics.functional.classification import multiclass_calibration_error
-        except (ImportError, RuntimeError) as error:
-            pytest.skip(f"torchmetrics cannot be imported: {error}")
-    return multiclass_calibration_error

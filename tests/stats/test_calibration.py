@@ -2,9 +2,17 @@ import math
 
 import pytest
 import torch
+from scipy import stats
+from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss
 
-from bdlbench.stats.calibration import brier_score, expected_calibration_error, top_class
+from bdlbench.stats.calibration import (
+    brier_score,
+    expected_calibration_error,
+    proportion_interval,
+    reliability,
+    top_class,
+)
 
 
 def draw(num, classes, seed=0, dtype=torch.float64):
@@ -94,3 +102,25 @@ def test_of_no_examples_nothing_is_known():
     empty = torch.empty(0)
     assert math.isnan(expected_calibration_error(empty, empty))
     assert math.isnan(brier_score(torch.empty(0, 3), torch.empty(0, dtype=torch.int64)))
+
+
+def test_a_reliability_diagram_holds_the_calibration_error():
+    probs, y = draw(500, 4, seed=3)
+    confidence, correct = top_class(probs, y)
+    found = reliability(confidence, correct, bins=7)
+    gaps = (found.size / 500 * (found.accuracy - found.confidence).abs()).nan_to_num()
+    assert float(gaps.sum()) == pytest.approx(float(expected_calibration_error(confidence, correct, bins=7)), abs=1e-14)
+    full = found.size > 0
+    accuracy, mean = calibration_curve(correct.numpy(), confidence.numpy(), n_bins=7)
+    torch.testing.assert_close(found.accuracy[full], torch.from_numpy(accuracy))
+    torch.testing.assert_close(found.confidence[full], torch.from_numpy(mean))
+    assert found.size.sum() == 500 and bool(found.accuracy[~full].isnan().all())
+
+
+def test_proportion_interval_is_jeffreys():
+    low, high = proportion_interval(torch.tensor([0.0, 3.0, 10.0, 2.5]), torch.tensor([10.0, 10.0, 10.0, 9.5]))
+    assert (float(low[0]), float(high[2])) == (0.0, 1.0)
+    assert float(high[0]) == pytest.approx(stats.beta(0.5, 10.5).ppf(0.975))
+    assert low[1:].tolist() == pytest.approx([stats.beta(k + 0.5, n - k + 0.5).ppf(0.025) for k, n in
+                                              ((3, 10), (10, 10), (2.5, 9.5))])  # fmt: skip
+    assert (low[1], high[1]) == (pytest.approx(0.0927, abs=1e-4), pytest.approx(0.6058, abs=1e-4))

@@ -1,0 +1,1 @@
+"""One page of a folder's records: evidence, plots, commands, page."""

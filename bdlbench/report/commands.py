@@ -1,0 +1,192 @@
+"""The commands that make a folder's records again; each is checked to ask for the very cells that lie there."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from bdlbench import catalog, compare, plan
+from bdlbench.compare import Result
+from bdlbench.errors import BadInput
+from bdlbench.options import resolve, spell
+from bdlbench.records import Record
+from bdlbench.score import ELSEWHERE
+from bdlbench.spec import Replicate
+
+BASE = "quick"
+"""The suite that `run` lays options over where none is named."""
+
+
+@dataclass
+class _Run:
+    """Cells that one command can ask for: all but the method, and no option differs."""
+
+    results: list[Result] = field(default_factory=list)
+    options: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def commands(found: Sequence[Record], folder: Path, out: Path) -> list[str]:
+    """Shell commands, in order: the runs, what was scored, the report. A cell that none can make is a # comment."""
+    results = [result for result in compare.merge(found) if result.replicates]
+    trained = [result for result in results if result.cell["device"] != ELSEWHERE]
+    suites, left = _suites(trained, folder)
+    alone = {result.key: _run_lines(_Run([result], _options(result)), folder) for result in left}
+    possible = [result for result in left if not alone[result.key][0].startswith("#")]
+    runs = [line for group in _grouped(possible) for line in _run_lines(group, folder)]
+    runs += [line for result in left if result not in possible for line in alone[result.key]]
+    scored = [_score_line(record, folder) for record in found if record.cell["device"] == ELSEWHERE]
+    return [*suites, *runs, *scored, _line("report", str(folder), "--out", str(out))]
+
+
+def _suites(results: Sequence[Result], folder: Path) -> tuple[list[str], list[Result]]:
+    """Commands of suites that lie there whole, with the same replicates in every cell; and what is left."""
+    left, lines = {result.key: result for result in results}, []
+    for name in plan.suite_names():
+        for device, threads in dict.fromkeys((r.cell["device"], r.cell["threads"]) for r in results):
+            spec = plan.build_spec(plan.read_suite(name), plan.Overrides(device="cpu"))
+            keys = {replace(cell, device=device, threads=threads).key for cell in spec.cells}
+            asked = {tuple(left[key].replicates) for key in keys & left.keys()}
+            if keys <= left.keys() and len(asked) == 1:
+                (replicates,) = asked
+                words = [] if spec.replicates == replicates else _seed_words(replicates)
+                words += _machine_words(left[min(keys)])
+                lines.append(_line("run", name, *words, "--results", str(folder)))
+                left = {key: result for key, result in left.items() if key not in keys}
+    return lines, list(left.values())
+
+
+def _grouped(results: Sequence[Result]) -> list[_Run]:
+    """As few commands as ask for all of them: each takes what shares all but the method, while options agree."""
+    groups: dict[str, list[_Run]] = {}
+    for result in results:
+        protocol, cell = result.cell["protocol"], result.cell
+        alike = repr([protocol, cell["device"], cell["threads"], result.replicates])
+        options = _options(result)
+        for run in groups.setdefault(alike, []):
+            if _agree(run.options, options):
+                break
+        else:
+            run = _Run()
+            groups[alike].append(run)
+        run.results.append(result)
+        for entry, table in options.items():
+            run.options.setdefault(entry, {}).update(table)
+    return [run for runs in groups.values() for run in runs]
+
+
+def _run_lines(run: _Run, folder: Path) -> list[str]:
+    """The command, if it asks for these cells and no others; else a comment for each cell."""
+    first = run.results[0]
+    protocol = first.cell["protocol"]
+    methods = tuple(dict.fromkeys(result.cell["treatment"]["name"] for result in run.results))
+    names = (methods, (protocol["model"]["name"],), (protocol["dataset"]["name"],))
+    try:
+        settings = tuple(_settings(run.options))
+        seeds, splits = _seeds(first.replicates)
+        asked = plan.Overrides(*names, seeds, protocol["samples"], settings, "cpu", first.cell["threads"], splits)
+        spec = plan.build_spec(plan.read_suite(BASE), asked)
+    except BadInput as error:
+        return [_comment(result, str(error)) for result in run.results]
+    cells = {replace(cell, device=first.cell["device"]).key for cell in spec.cells}
+    if cells != {result.key for result in run.results} or set(spec.replicates) != set(first.replicates):
+        return [_comment(result, "no command of this version asks for this cell") for result in run.results]
+    words = [word for name in methods for word in ("--method", name)]
+    words += ["--model", *names[1], "--dataset", *names[2], *_seed_words(first.replicates)]
+    words += ["--samples", str(protocol["samples"]), *(word for text in settings for word in ("--set", text))]
+    return [_line("run", *words, *_machine_words(first), "--results", str(folder))]
+
+
+def _options(result: Result) -> dict[str, dict[str, Any]]:
+    """{entry: {option: value}} of all that a cell consists of."""
+    protocol = result.cell["protocol"]
+    return {
+        entry: table
+        for choice in (result.cell["treatment"], protocol["model"], protocol["dataset"])
+        for entry, table in _entries(choice)
+    }
+
+
+def _entries(choice: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """An entry and those nested in it, with their options; a nested entry goes by its name."""
+    table = {
+        key: value["name"] if isinstance(value, Mapping) else value for key, value in choice.items() if key != "name"
+    }
+    yield str(choice["name"]), table
+    for value in choice.values():
+        if isinstance(value, Mapping):
+            yield from _entries(value)
+
+
+def _agree(known: Mapping[str, Mapping[str, Any]], new: Mapping[str, Mapping[str, Any]]) -> bool:
+    return all(known[entry] == table for entry, table in new.items() if entry in known)
+
+
+def _settings(options: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """NAME.OPTION=VALUE of what differs from the defaults, or what the base suite may have changed."""
+    suite = plan.read_suite(BASE)
+    touched = [suite.options, *(grid.options for grid in suite.grids)]
+    for entry, table in options.items():
+        defaults = resolve(_load(entry), entry, {})
+        for option, value in table.items():
+            default = defaults.get(option)
+            same = spell(list(default) if isinstance(default, tuple) else default) == spell(value)
+            if not same or any(option in settings.get(entry, {}) for settings in touched):
+                yield f"{entry}.{option}={spell(value)}"
+
+
+def _load(entry: str) -> Any:
+    kinds = [kind for kind in plan.CHOSEN if entry in catalog.names(kind)]
+    if not kinds:
+        raise BadInput(f"{entry} is not in this catalog; a plugin may have had it")
+    return catalog.load(kinds[0], entry)
+
+
+def _seeds(replicates: Sequence[Replicate]) -> tuple[str, str]:
+    """Seeds and splits as the command line takes them. Raises BadInput where no two words can say it."""
+    seeds = sorted(replicate.seed for replicate in replicates)
+    splits = {replicate.split for replicate in replicates}
+    if splits == {0}:
+        word = "one"
+    elif all(replicate.split == replicate.seed for replicate in replicates):
+        word = "each"
+    else:
+        raise BadInput("its seeds and splits are paired in no way that --splits has a word for")
+    whole = seeds == list(range(seeds[0], seeds[-1] + 1))
+    return (f"{seeds[0]}-{seeds[-1]}" if whole else ",".join(map(str, seeds))), word
+
+
+def _seed_words(replicates: Sequence[Replicate]) -> list[str]:
+    seeds, splits = _seeds(replicates)
+    return ["--seeds", seeds, *(["--splits", splits] if splits != "one" else [])]
+
+
+def _machine_words(result: Result) -> list[str]:
+    threads = result.cell["threads"]
+    return ["--device", result.cell["device"], *(["--threads", str(threads)] if threads != 1 else [])]
+
+
+def _score_line(record: Record, folder: Path) -> str:
+    """How a file of predictions became this record."""
+    protocol, treatment = record.cell["protocol"], record.cell["treatment"]
+    said = record.environment.get("predictions_from", {})
+    words = [said.get("file", "FILE"), "--method", treatment["name"]]
+    own = protocol["dataset"]["name"] not in catalog.names("datasets")
+    words += ["--dataset", protocol["dataset"]["name"], *(["--own-data"] if own else [])]
+    words += ["--model", protocol["model"]["name"], "--samples", str(protocol["samples"])]
+    words += [word for name in ("axes", "seeds", "splits") if name in said for word in (f"--{name}", said[name])]
+    for choice in (treatment, protocol["model"], protocol["dataset"]):
+        for entry, table in _entries(choice):
+            words += [word for key, value in table.items() for word in ("--set", f"{entry}.{key}={spell(value)}")]
+    return _line("score", *words, "--results", str(folder))
+
+
+def _comment(result: Result, reason: str) -> str:
+    """One line, whatever the names hold."""
+    return " ".join(f"# {result.title}: {reason}".split())
+
+
+def _line(*words: str) -> str:
+    return shlex.join(["python", "-m", "bdlbench", *words])

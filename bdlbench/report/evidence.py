@@ -1,0 +1,240 @@
+"""What the records of a folder have to show: cells with their stored predictions, and curves computed from these."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pandas import DataFrame, concat
+from torch import Tensor
+
+from bdlbench import catalog, compare, files, records, tables
+from bdlbench.compare import Result
+from bdlbench.errors import BadInput
+from bdlbench.metrics.ood import OutOfDistribution
+from bdlbench.predictive import group_sizes
+from bdlbench.records import Record
+from bdlbench.stats.calibration import Reliability, reliability, top_class
+from bdlbench.stats.selective import risk_coverage
+from bdlbench.tables import Group
+
+POINTS = 101
+"""Of a curve that is drawn, from 0 to 1: what a screen can show."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A row of a table, with its stored predictions, {} where there are none: all replicates in one array each.
+
+    label: the row's words; place: which of the rows of its method in the section it is. samples: M, as it was drawn.
+    """
+
+    result: Result
+    label: str
+    place: int
+    arrays: Mapping[str, Tensor]
+    samples: int
+
+    @property
+    def method(self) -> str:
+        """The method's name."""
+        return str(self.result.cell["treatment"]["name"])
+
+
+@dataclass(frozen=True)
+class Section:
+    """The rows of one data set."""
+
+    table: Group
+    rows: tuple[Shown, ...]
+    notes: tuple[str, ...] = field(default=())
+
+
+def gather(path: Path) -> list[Record]:
+    """The records of a folder, or of one file. Raises BadInput where there are none."""
+    found = records.read(path)
+    if not found:
+        raise BadInput(f"{path} holds no records: give a folder that `run` wrote")
+    return found
+
+
+def sections(path: Path, found: Sequence[Record], metrics: Sequence[str] = ()) -> list[Section]:
+    """One for each data set with its options, in order of appearance. Raises BadInput for an unknown metric."""
+    tables.refuse_unknown_metrics(compare.merge(found), metrics)
+    by_data: dict[str, list[Result]] = {}
+    for result in compare.merge(found):
+        by_data.setdefault(files.digest(result.cell["protocol"]["dataset"]), []).append(result)
+    folder = path if path.is_dir() else path.parent
+    by_key: dict[str, list[Record]] = {}
+    for record in found:
+        by_key.setdefault(record.key, []).append(record)
+    return [_section(folder, members, by_key, metrics) for members in by_data.values()]
+
+
+def _section(
+    folder: Path, members: Sequence[Result], by_key: Mapping[str, Sequence[Record]], metrics: Sequence[str]
+) -> Section:
+    (group,) = tables.group(members, metrics)
+    rows: list[Shown] = []
+    notes = []
+    for result, label in zip(members, labels_of(group), strict=True):
+        arrays, lost = _arrays(folder, by_key[result.key])
+        notes += [f"{label}: {lost}"] if lost else []
+        place = sum(other.method == result.cell["treatment"]["name"] for other in rows)
+        rows.append(Shown(result, label, place, arrays, _samples(by_key[result.key], arrays)))
+    return Section(group, tuple(rows), tuple(notes))
+
+
+def labels_of(group: Group) -> list[str]:
+    """The words of each row, without the machine where rows can be told apart without it."""
+    whole = [[(name, word) for name, word in zip(group.labels, row.labels, strict=True) if word] for row in group.rows]
+    short = [" ".join(word for name, word in words if name not in ("device", "threads")) for words in whole]
+    return short if len(set(short)) == len(short) else [" ".join(word for _, word in words) for words in whole]
+
+
+def _arrays(folder: Path, parts: Sequence[Record]) -> tuple[dict[str, Tensor], str]:
+    """The stored arrays of a cell, its records joined, and a line that says what is lost."""
+    with_values = [part for part in parts if part.replicates]
+    there = [part for part in with_values if part.predictions and (folder / f"{part.name}.safetensors").exists()]
+    lost = "" if len(there) == len(with_values) else "per-example predictions are not beside its record"
+    loaded = [records.predictions(folder, part) for part in there]
+    names = [name for name in (loaded[0] if loaded else {}) if all(name in other for other in loaded)]
+    return {name: torch.cat([one[name] for one in loaded], records.row_axis(name)) for name in names}, lost
+
+
+def _samples(parts: Sequence[Record], arrays: Mapping[str, Tensor]) -> int:
+    """M. Older records do not say it: with ten groups it is the protocol's, with fewer it is their number."""
+    stated = [int(m) for part in parts for m in part.values.get("samples", [])]
+    if stated:
+        return stated[0]
+    groups = len(arrays.get("test.group_log_prob", ()))
+    return int(parts[0].cell["protocol"]["samples"]) if groups >= 10 else max(1, groups)
+
+
+# curves: one row for each row of the table, replicate and place on the axis
+
+
+def bins_of(row: Shown) -> Reliability | None:
+    """The reliability bins of all replicates together; None without class probabilities."""
+    judged = _judged(row)
+    if judged is None:
+        return None
+    confidence, correct = judged
+    return reliability(confidence.flatten(), correct.flatten())
+
+
+def has_classes(rows: Sequence[Shown]) -> bool:
+    """Whether class probabilities are stored of any row."""
+    return any("test.probs" in row.arrays for row in rows)
+
+
+def risk_curves(rows: Sequence[Shown]) -> DataFrame:
+    """label, replicate, coverage, risk; from a coverage of 5 % on: fewer examples would rule the plot."""
+    parts = []
+    for row in rows:
+        if (judged := _judged(row)) is not None:
+            curves = torch.stack([risk_coverage(*replicate) for replicate in zip(*judged, strict=True)])  # (R, N)
+            coverage = np.linspace(0.05, 1, POINTS)
+            index = np.maximum(np.round(coverage * curves.shape[1]).astype(int), 1) - 1
+            parts.append(_long(row, "coverage", (index + 1) / curves.shape[1], risk=curves[:, index].numpy()))
+    return _joined(parts)
+
+
+def nll_by_samples(rows: Sequence[Shown]) -> DataFrame:
+    """label, replicate, samples, nll: −log of the mean density of more and more of the stored groups of samples."""
+    parts = []
+    for row in rows:
+        groups = row.arrays.get("test.group_log_prob")  # (G, R, N)
+        if groups is not None:
+            sizes = torch.tensor(group_sizes(row.samples, len(groups)), dtype=torch.float64)
+            total = sizes.cumsum(0)
+            log_sum = torch.logcumsumexp(groups.double() + sizes.log()[:, None, None], 0)
+            nll = -(log_sum - total.log()[:, None, None]).mean(-1)  # (G, R)
+            parts.append(_long(row, "samples", total.numpy(), nll=nll.T.numpy()))
+    return _joined(parts)
+
+
+def accuracy_by_samples(rows: Sequence[Shown]) -> DataFrame:
+    """label, replicate, samples, accuracy of more and more of the groups of samples."""
+    parts = []
+    for row in rows:
+        running = row.arrays.get("test.running_class")  # (R, N, G)
+        if running is not None:
+            right = running == row.arrays["test.y"].unsqueeze(-1)
+            total = np.cumsum(group_sizes(row.samples, running.shape[-1]))
+            parts.append(_long(row, "samples", total, accuracy=right.double().mean(1).numpy()))
+    return _joined(parts)
+
+
+def roc_curves(rows: Sequence[Shown], score: str, name: str) -> DataFrame:
+    """label, replicate, false_positive_rate, true_positive_rate of a score on one out-of-distribution set."""
+    parts = []
+    for row in rows:
+        inside, outside = row.arrays.get(f"test.{score}"), row.arrays.get(f"ood.{name}.{score}")
+        if inside is not None and outside is not None:
+            grid = np.linspace(0, 1, POINTS)
+            curves = [_roc(i.numpy(), o.numpy(), grid) for i, o in zip(inside, outside, strict=True)]
+            parts.append(_long(row, "false_positive_rate", grid, true_positive_rate=np.stack(curves)))
+    return _joined(parts)
+
+
+def ood_scores(rows: Sequence[Shown]) -> dict[str, tuple[str, list[str]]]:
+    """{score: (its AUROC metric, out-of-distribution sets)} of the table's main metrics, as far as they are stored."""
+    found = {}
+    stored = {name for row in rows for name in row.arrays}
+    for metric, judge in catalog.metrics().items():
+        if (
+            metric in tables.DEFAULT_METRICS
+            and isinstance(judge, OutOfDistribution)
+            and f"test.{judge.score}" in stored
+        ):
+            ending = f".{judge.score}"
+            names = [name for name in stored if name.startswith("ood.") and name.endswith(ending)]
+            found[judge.score] = (metric, sorted(name[4 : -len(ending)] for name in names))
+    return {score: (metric, sets) for score, (metric, sets) in sorted(found.items()) if sets}
+
+
+def layers_of(rows: Sequence[Shown]) -> DataFrame:
+    """label, layer, sparsity of each replicate, for rows whose method states it by layer."""
+    found = [
+        {"label": row.label, "layer": name.removeprefix("sparsity[").removesuffix("]"), "sparsity": value}
+        for row in rows
+        for name, score in row.result.scores.items()
+        if name.startswith("sparsity[")
+        for value in score.values.values()
+    ]
+    return DataFrame(found, columns=["label", "layer", "sparsity"])
+
+
+def _judged(row: Shown) -> tuple[Tensor, Tensor] | None:
+    """Confidence and correctness of the most probable class, (R, N) each."""
+    if "test.probs" not in row.arrays:
+        return None
+    return top_class(row.arrays["test.probs"], row.arrays["test.y"].long())
+
+
+def _roc(
+    inside: NDArray[np.floating], outside: NDArray[np.floating], grid: NDArray[np.floating]
+) -> NDArray[np.floating]:
+    from sklearn.metrics import roc_curve  # slow to import
+
+    truth = np.repeat([0, 1], [len(inside), len(outside)])
+    false, true, _ = roc_curve(truth, np.concatenate([inside, outside]))
+    curve: NDArray[np.floating] = np.interp(grid, false, true)
+    return curve
+
+
+def _long(row: Shown, axis: str, at: NDArray[np.floating], **curves: NDArray[np.floating]) -> DataFrame:
+    """Curves (R, K) over `at` (K,), one number a line."""
+    ((name, values),) = curves.items()
+    count = len(values)
+    columns = {"replicate": np.repeat(np.arange(count), len(at)), axis: np.tile(at, count), name: values.reshape(-1)}
+    return DataFrame({"label": row.label, **columns})
+
+
+def _joined(parts: Sequence[DataFrame]) -> DataFrame:
+    return concat(parts, ignore_index=True) if parts else DataFrame()

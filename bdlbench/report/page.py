@@ -1,0 +1,180 @@
+"""The page: one HTML file that needs nothing else, from a template that escapes everything."""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import matplotlib as mpl
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from bdlbench import compare, files, tables
+from bdlbench.records import Record
+from bdlbench.report import commands, evidence, plots
+from bdlbench.report.evidence import Section
+from bdlbench.report.plots import Panel
+from bdlbench.tables import Column, Row
+
+SVG = "http://www.w3.org/2000/svg"
+XLINK = "http://www.w3.org/1999/xlink"
+DPI = 150
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A number of the summary table: as the table prints it, and its 95 % interval over replicates, "" without one."""
+
+    text: str
+    interval: str
+    leads: bool
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A panel on the page: markup with its description, and the name of its files without ending."""
+
+    svg: Markup
+    stem: str
+
+
+def write(path: Path, out: Path, metrics: Sequence[str] = ()) -> Path:
+    """Write out/index.html of the records at `path`, and every figure to out/figures as SVG and PNG.
+
+    The same records give the same page. Raises BadInput for a folder without records and for an unknown metric.
+    """
+    found = evidence.gather(path)
+    sections = evidence.sections(path, found, metrics)
+    colours = plots.colours_of([row.method for section in sections for row in section.rows])
+    shown = [_shown(section, i, colours, out / "figures") for i, section in enumerate(sections)]
+    text = _template().render(
+        title=str(path),
+        sections=shown,
+        colours={method: mpl.colors.to_hex(colour) for method, colour in colours.items()},
+        overview=_overview(found),
+        failures=_failures(found),
+        environment=environment(found),
+        commands=commands.commands(found, path, out),
+    )
+    files.write_atomic(out / "index.html", text.encode())
+    return out / "index.html"
+
+
+def environment(found: Sequence[Record]) -> list[tuple[str, list[str]]]:
+    """Each fact of where the records were made, with every value that it has, the most frequent first."""
+    facts: dict[str, dict[str, int]] = {}
+    for record in found:
+        for name, value in compare.flatten(record.environment).items():
+            counts = facts.setdefault(name, {})
+            text = f"{value:.6g}" if isinstance(value, float) else str(value)
+            counts[text] = counts.get(text, 0) + 1
+    return [(name, sorted(counts, key=lambda text: -counts[text])) for name, counts in sorted(facts.items())]
+
+
+def _template() -> Any:
+    loader = PackageLoader("bdlbench", "templates")
+    made = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return made.get_template("report.html.j2")
+
+
+def _shown(section: Section, index: int, colours: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """A section as the template takes it, its figures written."""
+    drawn = plots.plots(section, colours)
+    title = section.table.title
+    return {
+        "id": f"data-{index + 1}",
+        "title": title,
+        "name": title.partition(" · ")[0],
+        "table": section.table,
+        "cells": [
+            [_cell(section, i, j, column) for j, column in enumerate(section.table.columns)]
+            for i in range(len(section.rows))
+        ],
+        "methods": [row.method for row in section.rows],
+        "caption": tables.describe([row.result for row in section.rows], [section.table]),
+        "plots": [
+            (plot, [_drawing(panel, f"{index + 1}-{_slug(title.split()[0])}-", folder) for panel in plot.panels])
+            for plot in drawn
+            if plot.panels
+        ],
+        "left_out": [f"{plot.title}: {why}" for plot in drawn if (why := plot.partly if plot.panels else plot.reason)],
+        "notes": section.notes,
+    }
+
+
+def _cell(section: Section, i: int, j: int, column: Column) -> Cell:
+    row: Row = section.table.rows[i]
+    entry = row.entries[j]
+    score = None if column.is_cost else section.rows[i].result.scores.get(column.name)
+    interval = ""
+    if score is not None and entry.error and float(entry.error) > 0:
+        mean, half = plots.interval(list(score.values.values()))
+        decimals = len(entry.error.partition(".")[2])
+        interval = f"{mean - half:.{decimals}f} … {mean + half:.{decimals}f}".replace("-", "−")
+    return Cell(entry.text, interval, entry.leads)
+
+
+def _overview(found: Sequence[Record]) -> str:
+    results = compare.merge(found)
+    count = sum(len(result.replicates) for result in results)
+    names = dict.fromkeys(result.cell["protocol"]["dataset"]["name"] for result in results)
+    return f"{count} replicates of {len(results)} cells on {', '.join(names)}."
+
+
+def _failures(found: Sequence[Record]) -> list[str]:
+    return [
+        f"{result.title}, seed {replicate.seed}, split {replicate.split}: {reason}"
+        for result in compare.merge(found)
+        for replicate, reason in sorted(result.failed.items())
+    ]
+
+
+def _drawing(panel: Panel, prefix: str, folder: Path) -> Drawing:
+    """Write a panel as SVG and PNG, and give it as part of the page."""
+    stem = f"{prefix}{_slug(panel.name)}-{files.sha256(panel.name.encode())[:4]}"
+    with mpl.rc_context({"svg.hashsalt": stem, "svg.fonttype": "none"}):
+        svg = _saved(panel.figure, format="svg", metadata={"Date": None, "Creator": None})
+    panel.figure.set_layout_engine("none")  # the layout is found: once more would be as slow, and not the same
+    files.write_atomic(folder / f"{stem}.svg", svg)
+    files.write_atomic(folder / f"{stem}.png", _saved(panel.figure, format="png", dpi=DPI, metadata={"Software": None}))
+    return Drawing(inline(svg, panel.alt), stem)
+
+
+def _saved(figure: Figure, **options: Any) -> bytes:
+    """The same bytes for the same figure: nothing of when and by what it was made, and ids made of a fixed salt."""
+    stream = io.BytesIO()
+    with warnings.catch_warnings():  # a script that the font lacks is a box in a PNG, and text in an SVG
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        figure.savefig(stream, **options)
+    return stream.getvalue()
+
+
+def inline(svg: bytes, alt: str) -> Markup:
+    """An SVG as a part of an HTML page: described by `alt`, as wide as its place, with no id that nothing refers to."""
+    root = ElementTree.fromstring(svg)
+    wanted = set(re.findall(rb"#([\w.-]+)", svg))
+    for parent in root.iter():
+        for child in list(parent):
+            if child.tag.endswith(("}metadata", "}style")):
+                parent.remove(child)
+        if parent.get("id", "").encode() not in wanted:
+            parent.attrib.pop("id", None)
+    for name in ("width", "height", "version"):
+        root.attrib.pop(name, None)
+    root.set("role", "img")
+    root.set("aria-label", alt)
+    for prefix, uri in (("", SVG), ("xlink", XLINK)):
+        ElementTree.register_namespace(prefix, uri)
+    return Markup(ElementTree.tostring(root, encoding="unicode"))
+
+
+def _slug(text: str) -> str:
+    """Fit for a file's name on any system."""
+    return re.sub(r"[^a-z0-9_]+", "-", text.lower()).strip("-")[:60]

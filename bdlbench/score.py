@@ -1,0 +1,235 @@
+"""Predictions made elsewhere, scored by the same metrics and kept as a record like any other.
+
+`docs/score.md` describes the layout of a file.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bdlbench import catalog, environment, files, plan, records, submission
+from bdlbench.errors import BadInput, unknown
+from bdlbench.metrics.ood import OutOfDistribution
+from bdlbench.predictive import Categorical, CategoricalSum
+from bdlbench.protocols import Evaluation, Metric
+from bdlbench.records import Record
+from bdlbench.run import load_task, measure, stored_arrays
+from bdlbench.spec import SPLITS, Cell, Choice, Replicate, parse_seeds
+from bdlbench.store import array_checksum
+from bdlbench.submission import Submission
+
+ELSEWHERE = "elsewhere"
+"""The device of a cell whose predictions were not made here."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What the predictions are said to be. Names of the catalog stand for its entries; others are the user's own.
+
+    dataset: of the catalog, whose test labels the file must hold, unless `own_data`. samples: M of the protocol, None
+    for that of the file. seeds: as `parse_seeds` reads them, "" for those of the file, else from 0 on. splits: one or
+    each. settings: NAME.OPTION=VALUE. axes: what the axes of an npz stand for.
+    """
+
+    method: str
+    dataset: str
+    model: str = "external"
+    own_data: bool = False
+    samples: int | None = None
+    seeds: str = ""
+    splits: str = "one"
+    settings: tuple[str, ...] = ()
+    axes: str = ""
+
+
+@dataclass(frozen=True)
+class OwnScores:
+    """An out-of-distribution set of which scores alone are known."""
+
+    scores: dict[str, Tensor]
+
+
+def score(path: Path, claim: Claim, results: Path, fresh: bool = False) -> Path:
+    """Score a file of predictions, and write its record. Returns the path of the JSON.
+
+    fresh: replace replicates that `results` already holds of the same cell. Raises BadInput, before anything is
+    written, where the file or the claim is wrong or they do not agree.
+    """
+    found = submission.read(path, claim.axes)
+    cell = _cell(claim, found)
+    asked = _replicates(path, claim, found)
+    facts = _labels_alone(found) if claim.own_data else _data_facts(path, cell.dataset, found, asked)
+    said = {name: value for name in ("axes", "seeds", "splits") if (value := getattr(claim, name))}
+    given = {"predictions_from": {"file": path.name, "sha256": files.sha256(path.read_bytes()), **said}}
+    evaluation = evaluate(found)
+    record = Record(
+        cell=cell.as_dict(),
+        replicates=asked,
+        values={"metrics": measure(evaluation, _metrics(found)), "samples": [len(found.probs)] * len(asked)},
+        cost={},
+        environment=environment.describe("cpu", torch.get_num_threads()) | given | facts,
+    )
+    _make_room(results, record, fresh)
+    return records.write(results, record, stored_arrays(evaluation))
+
+
+def evaluate(found: Submission) -> Evaluation:
+    """What metrics see. Probabilities are float32, as those of every cell that is trained here."""
+    ood: dict[str, Any] = {
+        name: _predictive(probs, found.ood_scores.get(name, {})) for name, probs in found.ood_probs.items()
+    }
+    ood |= {name: OwnScores(scores) for name, scores in found.ood_scores.items() if name not in ood}
+    return Evaluation(_predictive(found.probs, found.scores), found.labels, ood, {}, None)
+
+
+# the claim
+
+
+def _cell(claim: Claim, found: Submission) -> Cell:
+    settings = {
+        entry: {option: _single(entry, option, values) for option, values in table.items()}
+        for entry, table in plan.parse_settings(claim.settings).items()
+    }
+    if not all(name.strip() for name in (claim.method, claim.model, claim.dataset)):
+        raise BadInput("method, model and data set need names")
+    chosen = (
+        _choice("methods", claim.method, settings),
+        _choice("models", claim.model, settings),
+        _dataset(claim, settings),
+    )
+    for entry in settings:
+        if entry not in (used := {name for choice in chosen for name in _names(choice)}):
+            raise unknown("entry of this file", entry, used)
+    count = len(found.probs)
+    samples = count if claim.samples is None else claim.samples
+    if samples < count:
+        raise BadInput(f"--samples {samples} is less than the {count} samples that the file holds")
+    return Cell(*chosen, samples, ELSEWHERE)
+
+
+def _dataset(claim: Claim, settings: Mapping[str, Mapping[str, Any]]) -> Choice:
+    """Of the catalog, or the user's own under another name."""
+    if not claim.own_data:
+        return catalog.choice("datasets", claim.dataset, settings)
+    if claim.dataset in catalog.names("datasets"):
+        raise BadInput(f"--own-data: {claim.dataset} is a data set of the catalog; give yours another name")
+    return _own(claim.dataset, settings)
+
+
+def _names(choice: Choice) -> list[str]:
+    """The entry's name and those nested in it."""
+    nested = [name for _, value in choice.options if isinstance(value, Choice) for name in _names(value)]
+    return [choice.name, *nested]
+
+
+def _single(entry: str, option: str, values: Sequence[str]) -> str:
+    if len(values) > 1:
+        raise BadInput(f"--set {entry}.{option}={','.join(values)} names {len(values)} values: a file is of one")
+    return values[0]
+
+
+def _choice(kind: catalog.Kind, name: str, settings: Mapping[str, Mapping[str, Any]]) -> Choice:
+    """The catalog's entry of this name with all its options; else an entry of the user's own."""
+    return catalog.choice(kind, name, settings) if name in catalog.names(kind) else _own(name, settings)
+
+
+def _own(name: str, settings: Mapping[str, Mapping[str, Any]]) -> Choice:
+    return Choice.of(name, {option: _typed(text) for option, text in settings.get(name, {}).items()})
+
+
+def _typed(text: str) -> int | float | str:
+    """A number where it reads as a finite one."""
+    try:
+        return int(text)
+    except ValueError:
+        return float(text) if re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", text.lower()) else text
+
+
+def _replicates(path: Path, claim: Claim, found: Submission) -> tuple[Replicate, ...]:
+    count = found.probs.shape[1]
+    if found.seeds and claim.seeds:
+        raise BadInput(f"--seeds {claim.seeds}: {path} names its seeds itself")
+    if claim.splits not in SPLITS:
+        raise unknown("value of --splits", claim.splits, SPLITS)
+    seeds = parse_seeds(claim.seeds) if claim.seeds else found.seeds or tuple(range(count))
+    if len(seeds) != count:
+        alone = f"; write {claim.seeds}-{claim.seeds} for seed {claim.seeds} alone" if claim.seeds.isdigit() else ""
+        raise BadInput(f"--seeds {claim.seeds} names {len(seeds)} seeds, {path} holds {count} replicates{alone}")
+    return tuple(Replicate(seed, SPLITS[claim.splits](seed)) for seed in seeds)
+
+
+def _data_facts(path: Path, dataset: Choice, found: Submission, asked: Iterable[Replicate]) -> dict[str, Any]:
+    """The data set's checksums. Raises BadInput where its test split has other labels, classes or OOD sets."""
+    for labels, replicate in zip(found.labels, asked, strict=True):
+        task = load_task(dataset, replicate.split)
+        if "categorical" not in task.signature.likelihood:
+            raise BadInput(f"{dataset.name} has no classes to predict: score takes class probabilities")
+        where = f"the test split {replicate.split} of {dataset.name}"
+        if found.probs.shape[-1] != task.signature.outputs:
+            raise BadInput(f"{path} has {found.probs.shape[-1]} classes, {where} has {task.signature.outputs}")
+        _same_labels(path, where, labels, task.test.y)
+        for name in {**found.ood_probs, **found.ood_scores}:
+            if name not in task.ood:
+                raise unknown(f"out-of-distribution set of {dataset.name}", name, task.ood)
+            count = _num_examples(found, name)
+            if count != len(task.ood[name]):
+                raise BadInput(f"{path}: ood.{name} has {count} examples, that of {dataset.name} {len(task.ood[name])}")
+    first = load_task(dataset, 0)
+    return {"sources": dict(first.sources), "statistics": dict(first.statistics)}
+
+
+def _same_labels(path: Path, where: str, labels: Tensor, expected: Tensor) -> None:
+    if len(labels) != len(expected):
+        raise BadInput(f"{path} has {len(labels)} examples, {where} has {len(expected)}")
+    wrong = (labels != expected).nonzero().flatten().tolist()
+    if wrong:
+        gap = f"first at example {wrong[0]}: {int(labels[wrong[0]])}, not {int(expected[wrong[0]])}"
+        raise BadInput(f"{path}: {len(wrong)} of {len(labels)} labels are not those of {where}, {gap}; keep its order")
+
+
+def _num_examples(found: Submission, name: str) -> int:
+    if name in found.ood_probs:
+        return found.ood_probs[name].shape[2]
+    return next(iter(found.ood_scores[name].values())).shape[1]
+
+
+def _labels_alone(found: Submission) -> dict[str, Any]:
+    """Of data that nobody here has: a checksum of the labels, so that two files are known to share them."""
+    return {"sources": {"labels": array_checksum(found.labels.numpy())}, "statistics": {}}
+
+
+def _make_room(results: Path, record: Record, fresh: bool) -> None:
+    """Raises BadInput where replicates of the cell are there already, unless they are to be replaced."""
+    for old in records.read(results) if results.is_dir() else []:
+        both = set(old.replicates) & set(record.replicates)
+        if old.key == record.key and both:
+            if not fresh:
+                seeds = ", ".join(str(replicate.seed) for replicate in sorted(both))
+                raise BadInput(f"{results} holds seeds {seeds} of this cell already: --fresh replaces them")
+            records.without(results, old, both)
+
+
+def _metrics(found: Submission) -> dict[str, Metric]:
+    """Those of the catalog, and an AUROC for each score that it does not know."""
+    known = catalog.metrics()
+    judged = {metric.score for metric in known.values() if isinstance(metric, OutOfDistribution)}
+    own: dict[str, Metric] = {
+        f"ood_auroc_{name}": OutOfDistribution("AUROC", name, "higher") for name in found.scores if name not in judged
+    }
+    return known | own
+
+
+def _predictive(probs: Tensor, own_scores: Mapping[str, Tensor]) -> Categorical:
+    """probs: (M, R, N, C) -> their predictive, reduced over M where every other is."""
+    total = CategoricalSum(len(probs))
+    for sample in probs.float():
+        total.add_probs(sample, torch.special.entr(sample).sum(-1))
+    made = total.finish()
+    return Categorical(made.samples, made.probs, made.group_probs, made.expected_entropy, {}, own_scores)

@@ -1,0 +1,318 @@
+"""The report: what it draws is what the records say, nothing is fetched, and names are text."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+from bdlbench import __main__ as cli
+from bdlbench import api, plan, records, tables
+from bdlbench.records import Record
+from bdlbench.report import commands, evidence, page, plots
+from bdlbench.report.evidence import Section
+from bdlbench.score import Claim
+from bdlbench.spec import Cell, Choice, Replicate, replicates
+
+REFERENCE = Path(__file__).resolve().parents[1] / "results" / "reference" / "quick"
+EVIL = '<script>alert(1)</script> "$x$'
+
+
+def made(seed: int, *shape: int) -> np.ndarray:
+    rng = torch.Generator().manual_seed(seed)
+    return (2 * torch.randn(*shape, generator=rng, dtype=torch.float64)).softmax(-1).numpy()
+
+
+def scored(folder: Path, method: str, seed: int, samples: int) -> None:
+    """A record of two replicates on data with an out-of-distribution set."""
+    path = folder.parent / "predictions.npz"
+    labels = torch.randint(3, (60,), generator=torch.Generator().manual_seed(0)).numpy()
+    np.savez(path, probs=made(seed, samples, 2, 60, 3), labels=labels, **{"ood.far.probs": made(9, samples, 2, 40, 3)})
+    api.score(path, Claim(method, "<i>toy</i>", own_data=True, samples=12), folder)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two methods, one of them with a name that HTML, SVG and TeX might take for code."""
+    path = tmp_path_factory.mktemp("report") / "records"
+    scored(path, EVIL, 1, 12)
+    scored(path, "mine", 2, 1)
+    return path
+
+
+@pytest.fixture(scope="module")
+def written(folder: Path) -> Path:
+    return page.write(folder, folder.parent / "out")
+
+
+@pytest.fixture(scope="module")
+def section(folder: Path) -> Section:
+    (found,) = evidence.sections(folder, evidence.gather(folder))
+    return found
+
+
+class Reader(HTMLParser):
+    """Tags, attributes and text, as a browser would take them."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str]] = []
+        self.text: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+# the page
+
+
+def test_names_are_text_everywhere(written: Path) -> None:
+    text = written.read_text()
+    read = Reader(text)
+    assert "<script" not in text and not {"script", "i", "iframe", "object"} & set(read.tags)
+    assert not [name for name, _ in read.attributes if name.startswith("on")]
+    assert EVIL in read.text  # in the table
+    assert any(EVIL in value for name, value in read.attributes if name == "aria-label")
+    drawn = "".join(path.read_text() for path in (written.parent / "figures").glob("*.svg"))
+    assert "<script" not in drawn
+    texts = [node.text or "" for path in (written.parent / "figures").glob("*.svg")
+             for node in ElementTree.parse(path).iter() if node.tag.endswith("}text")]  # fmt: skip
+    assert any(EVIL[:20] in line for line in texts)
+    assert any("<script>alert(1)</script>" in line for line in read.text if line not in (EVIL,))
+
+
+def test_the_page_needs_nothing_else(written: Path) -> None:
+    read = Reader(written.read_text())
+    links = [
+        value for name, value in read.attributes if name in ("href", "src", "xlink:href", "srcset", "data", "action")
+    ]
+    assert links and all(value.startswith(("#", "data:")) for value in links)
+    assert not re.findall(r"url\((?!#)", written.read_text()) and "@import" not in written.read_text()
+    assert any("default-src 'none'" in value for name, value in read.attributes if name == "content")
+    assert written.stat().st_size < 3_000_000
+
+
+def test_figures_lie_beside_it_as_svg_and_png(written: Path) -> None:
+    svgs, pngs = ({path.stem for path in (written.parent / "figures").glob(f"*.{end}")} for end in ("svg", "png"))
+    assert svgs == pngs and len(svgs) == written.read_text().count("<svg ")
+    ids = re.findall(r'\bid="([^"]+)"', written.read_text())
+    assert len(ids) == len(set(ids))
+
+
+def test_every_plot_that_has_data_is_there_and_the_others_say_why(written: Path) -> None:
+    text = written.read_text()
+    for title in ("Every seed", "Reliability", "Accuracy against calibration", "Posterior samples", "Risk and coverage",
+                  "Out-of-distribution scores", "Out-of-distribution ROC"):  # fmt: skip
+        assert f"<h3>{title}</h3>" in text
+    assert "Sparsity by layer: no method states its sparsity." in text
+    assert "Cost against quality: fewer than two rows have measured times." in text
+    assert "<h3>Sparsity by layer</h3>" not in text
+
+
+def test_the_table_is_that_of_the_tables(section: Section, written: Path) -> None:
+    text = Reader(written.read_text()).text
+    for row in section.table.rows:
+        assert all(entry.text in text for entry in row.entries)
+    values = list(section.rows[0].result.scores["nll"].values.values())
+    mean, half = plots.interval(values)
+    assert half == pytest.approx(12.7062 * abs(values[0] - values[1]) / 2, rel=1e-4)  # t with one degree of freedom
+    assert any(line.startswith(f"{mean - half:.2f}".replace("-", "−")[:4]) for line in text)
+    assert "<strong>" in written.read_text()
+
+
+def test_the_same_records_give_the_same_bytes(section: Section, tmp_path: Path) -> None:
+    def draw() -> tuple[str, bytes, bytes]:
+        figure = Figure()
+        figure.subplots().plot([1, 2], [3, 4])
+        drawing = page._drawing(plots.Panel("a panel", "two & three", figure), "p-", tmp_path)
+        return (str(drawing.svg), *((tmp_path / f"{drawing.stem}.{end}").read_bytes() for end in ("svg", "png")))
+
+    first = draw()
+    assert draw() == first
+    assert 'aria-label="two &amp; three"' in first[0] and "<metadata" not in first[0]
+
+
+def test_one_colour_for_each_method(folder: Path) -> None:
+    colours = plots.colours_of(["b", "a", "b", *"cdefghij", "k"])
+    assert len({colours[name] for name in "abcdefghij"}) == 10
+    assert colours["k"] == colours["b"]  # the palette comes again
+
+
+def test_regressions_densities_and_networks_that_stop(tmp_path: Path) -> None:
+    for pattern in ("binary_digits-vae-*", "diabetes-*-map-*", "diabetes-*-laplace-*", "digits-stopping_resnet-*"):
+        for path in REFERENCE.glob(pattern):
+            shutil.copy(path, tmp_path)
+    shown = {s.table.title.split()[0]: s for s in evidence.sections(tmp_path, evidence.gather(tmp_path), ["nll"])}
+    colours = dict.fromkeys(("mle", "map", "laplace"), "C0")
+    found = {name: {plot.title: plot for plot in plots.plots(s, colours)} for name, s in shown.items()}
+    drawn = {name: {title for title, plot in table.items() if plot.panels} for name, table in found.items()}
+    ood = {"Out-of-distribution scores", "Out-of-distribution ROC"}
+    assert drawn["diabetes"] == {"Every seed", "Posterior samples", "Cost against quality"}
+    assert drawn["binary_digits"] == {"Every seed", *ood}
+    assert drawn["digits"] == {"Every seed", "Reliability", "Risk and coverage", *ood}
+    assert all(plot.panels or plot.reason for table in found.values() for plot in table.values())
+    names = [panel.name for panel in found["binary_digits"]["Out-of-distribution ROC"].panels]
+    assert names == ["roc-density-photos", "roc-likelihood_regret-photos"]
+
+
+def test_records_without_their_predictions(folder: Path, tmp_path: Path) -> None:
+    for path in folder.glob("*.json"):
+        shutil.copy(path, tmp_path)
+    (section,) = evidence.sections(tmp_path, evidence.gather(tmp_path))
+    assert section.notes[1].endswith("per-example predictions are not beside its record")
+    titles = {plot.title for plot in plots.plots(section, {EVIL: "C0", "mine": "C1"}) if plot.panels}
+    assert titles == {"Every seed", "Accuracy against calibration"}
+
+
+def test_older_records_say_why_accuracy_by_samples_is_not_there(section: Section) -> None:
+    old = [row.arrays.pop("test.running_class", None) for row in section.rows]  # type: ignore[attr-defined]
+    try:
+        plot = plots.samples(section, plots.colours_of([EVIL, "mine"]))
+        assert [panel.name for panel in plot.panels] == ["samples-nll"]
+        assert "run them again" in plot.partly
+    finally:
+        for row, value in zip(section.rows, old, strict=True):
+            if value is not None:
+                row.arrays["test.running_class"] = value  # type: ignore[index]
+
+
+# what is drawn is what the records say
+
+
+def test_curves_end_at_the_metrics(section: Section) -> None:
+    row = next(row for row in section.rows if row.method == EVIL)
+    scores = {name: list(score.values.values()) for name, score in row.result.scores.items()}
+    for curves, metric in ((evidence.nll_by_samples, "nll"), (evidence.accuracy_by_samples, "accuracy")):
+        frame = curves(section.rows)
+        assert set(frame["label"]) == {row.label} and sorted(set(frame["samples"])) == [2, 4, *range(5, 13)]
+        assert frame[frame["samples"] == 12][metric].tolist() == pytest.approx(scores[metric], abs=1e-6)
+    probs, y = made(1, 12, 2, 60, 3), row.arrays["test.y"].numpy()
+    first = probs[[0, 10]].mean(0)  # the first group holds samples 0 and 10
+    expected = [-np.log(first[r, np.arange(60), y[r]]).mean() for r in range(2)]
+    frame = evidence.nll_by_samples(section.rows)
+    assert frame[frame["samples"] == 2]["nll"].tolist() == pytest.approx(expected, abs=1e-6)
+    risk = evidence.risk_curves([row])
+    assert risk[risk["coverage"] == 1]["risk"].tolist() == pytest.approx([1 - a for a in scores["accuracy"]])
+    roc = evidence.roc_curves([row], "entropy", "far")
+    area = [np.trapezoid(own["true_positive_rate"], own["false_positive_rate"]) for _, own in roc.groupby("replicate")]
+    assert area == pytest.approx(scores["ood_auroc[far]"], abs=0.01)
+    bins = evidence.bins_of(row)
+    assert bins is not None and bins.size.sum() == 120
+
+
+def test_labels_name_the_machine_only_where_they_must() -> None:
+    def labels(*rows: tuple[str, ...]) -> list[str]:
+        table = tables.Group("toy", ("method", "rate", "device"), (), tuple(tables.Row(row, (), "1") for row in rows))
+        return evidence.labels_of(table)
+
+    assert labels(("a", "0.1", "cpu"), ("a", "0.2", "cuda"), ("b", "", "cuda")) == ["a 0.1", "a 0.2", "b"]
+    assert labels(("a", "0.1", "cpu"), ("a", "0.1", "cuda")) == ["a 0.1 cpu", "a 0.1 cuda"]
+
+
+def test_samples_of_records_that_do_not_say(section: Section) -> None:
+    row = next(row for row in section.rows if row.method == EVIL)
+    old = Record(row.result.cell, (), {"metrics": {}}, {}, {})
+    assert evidence._samples([old], {}) == 1
+    assert evidence._samples([old], {"test.group_log_prob": torch.zeros(5, 2, 3)}) == 5  # an ensemble of five
+    assert evidence._samples([old], {"test.group_log_prob": torch.zeros(10, 2, 3)}) == 12  # the protocol's
+    assert row.samples == 12
+
+
+# the commands
+
+
+def cells_asked_for(command: str) -> set[str]:
+    """Keys of the cells that a run command names."""
+    words = shlex.split(command)[4:]
+    given: dict[str, list[str]] = {}
+    for name, value in zip(words[::2], words[1::2], strict=True):
+        given.setdefault(name.removeprefix("--"), []).append(value)
+    names = (tuple(given["method"]), tuple(given["model"]), tuple(given["dataset"]))
+    asked = plan.Overrides(*names, given["seeds"][0], int(given["samples"][0]), tuple(given.get("set", ())), "cpu")
+    return {cell.key for cell in plan.build_spec(plan.read_suite("quick"), asked).cells}
+
+
+def record_of(cell: Cell, seeds: str = "0-1", splits: str = "one") -> Record:
+    nll = {"unit": "nats", "better": "lower", "definition": "NLL()", "values": [0.1, 0.2]}
+    return Record(cell.as_dict(), replicates(seeds, splits), {"metrics": {"nll": nll}}, {}, {})
+
+
+@pytest.fixture
+def cells() -> Callable[..., list[Cell]]:
+    def of(*settings: str, methods: tuple[str, ...] = ("mle", "deep_ensemble")) -> list[Cell]:
+        asked = plan.Overrides(methods, ("mlp",), ("wine",), "2", 7, settings, "cpu")
+        return list(plan.build_spec(plan.read_suite("quick"), asked).cells)
+
+    return of
+
+
+def test_a_whole_suite_is_one_command() -> None:
+    spec = plan.build_spec(plan.read_suite("quick"), plan.Overrides(device="cpu"))
+    found = [record_of(cell) for cell in spec.cells]
+    assert commands.commands(found, Path("a b"), Path("out"))[0] == (
+        "python -m bdlbench run quick --seeds 0-1 --device cpu --results 'a b'"
+    )
+
+
+def test_other_cells_are_asked_for_option_by_option(cells: Callable[..., list[Cell]]) -> None:
+    plain, swept = cells("mlp.widths=30-20"), cells("mle.learning_rate=0.1,0.01", "deep_ensemble.members=3")
+    found = [record_of(cell) for cell in (*plain, *swept)]
+    *runs, last = commands.commands(found, Path("r"), Path("out"))
+    assert last == "python -m bdlbench report r --out out"
+    asked = [cells_asked_for(line) for line in runs]
+    assert set().union(*asked) == {cell.key for cell in (*plain, *swept)}
+    assert sum(map(len, asked)) == len(plain) + len(swept)
+    assert len(runs) == 3  # the two learning rates of a member cannot share a command; all else is one
+
+
+def test_what_no_command_gives_is_a_comment(cells: Callable[..., list[Cell]]) -> None:
+    (cell,) = cells(methods=("mle",))
+    strange = Cell(Choice.of("gone\nrm -rf /", {}), cell.model, cell.dataset, 7)
+    older = Cell(Choice.of("mle", {"epochs": 3}), cell.model, cell.dataset, 7)
+    paired = record_of(cell)
+    paired = Record(paired.cell, (Replicate(0, 1), Replicate(1, 0)), paired.values, {}, {})
+    lines = commands.commands([record_of(strange), record_of(older), paired], Path("r"), Path("out"))[:-1]
+    assert len(lines) == 3 and all(line.startswith("# ") and "\n" not in line for line in lines)
+    assert "not in this catalog" in lines[0] and "no command of this version" in lines[1] and "--splits" in lines[2]
+
+
+def test_scored_files_are_scored_again(folder: Path) -> None:
+    lines = commands.commands(records.read(folder), Path("r"), Path("out"))
+    assert shlex.split(lines[0]) == [
+        "python", "-m", "bdlbench", "score", "predictions.npz", "--method", EVIL, "--dataset", "<i>toy</i>",
+        "--own-data", "--model", "external", "--samples", "12", "--splits", "one", "--results", "r",
+    ]  # fmt: skip
+
+
+# the command line
+
+
+def test_bad_input_is_one_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("")
+    for arguments, words in (
+        ([str(tmp_path / "none")], "does not exist"),
+        ([str(tmp_path / "empty")], "holds no records"),
+        ([str(folder), "--metrics", "nlll"], "unknown metric 'nlll': did you mean 'nll'?"),
+        ([str(folder), "--out", str(tmp_path / "file")], "is a file; name a folder"),
+    ):
+        out = [] if "--out" in arguments else ["--out", str(tmp_path / "out")]
+        assert cli.main(["report", *arguments, *out]) == 2
+        printed, error = capsys.readouterr()
+        assert (printed, error.count("\n")) == ("", 1) and words in error
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,344 @@
+"""Predictions made elsewhere: other libraries' numbers, one clear line for every fault, a record like any other."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import sklearn.metrics
+import torch
+
+from bdlbench import __main__ as cli
+from bdlbench import api, catalog, compare, records, submission
+from bdlbench.errors import BadInput, NotComparable
+from bdlbench.run import load_task
+from bdlbench.score import Claim
+from bdlbench.spec import Cell, Choice
+
+README = (Path(__file__).resolve().parents[1] / "README.md").read_text("utf-8")
+NUM, CLASSES = 45, 3
+
+
+def example() -> str:
+    """The README's block about predictions made elsewhere."""
+    return next(block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "sklearn" in block)
+
+
+def made(seed: int, *lead: int, num: int = NUM, classes: int = CLASSES) -> np.ndarray:
+    """(*lead, num, classes) probabilities."""
+    logits = torch.randn(*lead, num, classes, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return logits.softmax(-1).numpy()
+
+
+def wine_labels(split: int = 0) -> np.ndarray:
+    return load_task(catalog.choice("datasets", "wine", {}), split).test.y.numpy()
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Callable[..., Path]:
+    """`saved(key=array, …)`: an npz of predictions of `wine`, with these arrays in place of the right ones."""
+
+    def save(**arrays: Any) -> Path:
+        path = tmp_path / "mine.npz"
+        whole = {"probs": made(0), "labels": wine_labels(), **arrays}
+        np.savez(path, **{name: value for name, value in whole.items() if value is not None})
+        return path
+
+    return save
+
+
+def values(path: Path) -> dict[str, list[float]]:
+    return {name: entry["values"] for name, entry in records.read_one(path).values["metrics"].items()}
+
+
+# the oracle: other libraries' own functions
+
+
+def test_the_readme_example_equals_sklearn_and_torchmetrics(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torchmetrics_calibration_error: Callable[..., Any]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert len(example().splitlines()) <= 10
+    exec(compile(example(), "README", "exec"), {})
+    command = next(line for line in README.splitlines() if line.startswith("python -m bdlbench score"))
+    assert cli.main([*command.partition("#")[0].split()[3:], "--results", "out"]) == 0
+    found = {name: value[0] for name, value in values(next(Path("out").glob("*.json"))).items()}
+    stored = np.load(tmp_path / "sklearn.npz")
+    probs, y, outside = stored["probs"], stored["labels"], stored["ood.photos.probs"]
+    entropy = [-(p * np.log(p)).sum(1) for p in (probs, outside)]
+    positive = np.repeat([0, 1], [len(probs), len(outside)])
+    one_hot = np.eye(10)[y]
+    oracle = {
+        "accuracy": sklearn.metrics.accuracy_score(y, probs.argmax(1)),
+        "nll": sklearn.metrics.log_loss(y, probs),
+        "brier": sum(sklearn.metrics.brier_score_loss(one_hot[:, c], probs[:, c]) for c in range(10)),
+        "ece": torchmetrics_calibration_error(torch.tensor(probs), torch.tensor(y), 10, n_bins=15, norm="l1").item(),
+        "ood_auroc[photos]": sklearn.metrics.roc_auc_score(positive, np.concatenate(entropy)),
+        "ood_aupr[photos]": sklearn.metrics.average_precision_score(positive, np.concatenate(entropy)),
+        "ood_auroc_max_probability[photos]": sklearn.metrics.roc_auc_score(
+            positive, -np.concatenate([probs.max(1), outside.max(1)])
+        ),
+    }
+    assert {name: found[name] for name in oracle} == pytest.approx(oracle, abs=1e-6)
+
+
+def test_a_record_sits_beside_ours(saved: Callable[..., Path], tmp_path: Path) -> None:
+    """Its protocol and its data are those of a cell that was trained here, so that comparing them is allowed."""
+    assert cli.main(
+        ["run", "--method", "mle", "--model", "logistic", "--dataset", "wine", "--samples", "2", "--seeds", "1",
+         "--set", "mle.epochs=1", "--jobs", "1", "--results", str(tmp_path / "ours")]
+    ) == 0  # fmt: skip
+    (ours,) = compare.merge(records.read(tmp_path / "ours"))
+    path = api.score(saved(), Claim("forest", "wine", "logistic", samples=2), tmp_path / "theirs")
+    (theirs,) = compare.merge([records.read_one(path)])
+    assert theirs.cell["protocol"] == ours.cell["protocol"]
+    assert (theirs.sources, theirs.replicates) == (ours.sources, ours.replicates)
+    shared = theirs.scores.keys() & ours.scores.keys()
+    assert {"accuracy", "nll", "ece", "brier"} <= shared and "parameters" not in theirs.scores
+    assert {n: theirs.scores[n].definition for n in shared} == {n: ours.scores[n].definition for n in shared}
+    arrays = records.predictions(tmp_path / "theirs", records.read_one(path))
+    ours_too = records.predictions(tmp_path / "ours", records.read(tmp_path / "ours")[0])
+    assert {n: (v.dtype, v.shape) for n, v in arrays.items()} == {n: (v.dtype, v.shape) for n, v in ours_too.items()}
+    named = Claim("mle", "wine", "logistic", samples=2, settings=("mle.epochs=1", "mle.learning_rate=3e-3"))
+    again = api.score(saved(), named, tmp_path / "reimplemented")
+    assert records.read_one(again).cell["treatment"]["learning_rate"] == 3e-3  # a name of the catalog: its entry
+
+
+def test_comparing_with_itself_and_with_other_data(saved: Callable[..., Path], tmp_path: Path) -> None:
+    a = api.score(saved(), Claim("mine", "toy", own_data=True), tmp_path / "a")
+    b = api.score(saved(probs=made(7)), Claim("mine", "toy", own_data=True), tmp_path / "b")
+    c = api.score(saved(labels=np.zeros(NUM, int)), Claim("mine", "toy", own_data=True), tmp_path / "c")
+    assert len(api.compare(a, b).pairs) == 1
+    with pytest.raises(NotComparable, match="the data differ"):
+        api.compare(a, c)
+
+
+# the layout
+
+
+def test_samples_and_replicates(saved: Callable[..., Path], tmp_path: Path) -> None:
+    """PROBABILITIES are averaged over M; each replicate is a row of its own, with the seed that the file names."""
+    probs = made(1, 20, 2)  # (M, R, N, C)
+    path = api.score(saved(probs=probs, seeds=[4, 2]), Claim("mine", "wine"), tmp_path / "out")
+    record = records.read_one(path)
+    assert [replicate.seed for replicate in record.replicates] == [4, 2]
+    assert record.cell["protocol"]["samples"] == 20
+    mean, y = probs.mean(0), wine_labels()
+    nll = [-np.log(row[np.arange(NUM), y]).mean() for row in mean]
+    assert record.values["metrics"]["nll"]["values"] == pytest.approx(nll, abs=1e-6)
+    arrays = records.predictions(tmp_path / "out", record)
+    assert arrays["test.group_log_prob"].shape == (10, 2, NUM)
+    assert arrays["test.running_class"].shape == (2, NUM, 10)
+    assert torch.equal(arrays["test.running_class"][..., -1], torch.tensor(mean.argmax(-1)).short())
+
+
+@pytest.mark.parametrize(("axes", "shape"), [("RNC", (5, 1)), ("MNC", (1, 5))])
+def test_three_axes_must_be_named(saved: Callable[..., Path], axes: str, shape: tuple[int, int]) -> None:
+    path = saved(probs=made(1, 5))
+    with pytest.raises(BadInput, match=r"probs has 3 axes \(5, 45, 3\): say --axes RNC for 5 replicates or MNC"):
+        submission.read(path)
+    found = submission.read(path, axes)
+    assert found.probs.shape[:2][::-1] == shape
+
+
+def test_logits_are_softmaxed_and_scores_kept(saved: Callable[..., Path], tmp_path: Path) -> None:
+    probs, inside, outside = made(2), made(3)[:, 0], made(4, num=7)[:, 0]
+    path = saved(
+        probs=None, logits=np.log(probs) + 3,
+        **{"score.energy": inside, "ood.blobs.score.energy": outside, "ood.far.logits": made(5, num=9),
+           "ood.far.score.energy": outside},
+    )  # fmt: skip
+    with pytest.raises(BadInput, match=r"ood\.far\.score\.energy has shape"):
+        submission.read(path)
+    path = saved(
+        probs=None, logits=np.log(probs) + 3, **{"score.energy": inside, "ood.blobs.score.energy": outside}
+    )  # fmt: skip
+    found = values(api.score(path, Claim("mine", "toy", own_data=True), tmp_path / "out"))
+    positive = np.repeat([0, 1], [NUM, 7])
+    expected = sklearn.metrics.roc_auc_score(positive, np.concatenate([inside, outside]).astype(np.float32))
+    assert found["ood_auroc_energy[blobs]"] == pytest.approx([expected])
+    assert "ood_auroc[blobs]" not in found
+    assert found["brier"] == pytest.approx([((probs - np.eye(3)[wine_labels()]) ** 2).sum(1).mean()], abs=1e-6)
+
+
+def frame(probs: np.ndarray, inside: np.ndarray, outside: np.ndarray) -> pd.DataFrame:
+    """One row for each sample, seed, set and example; probs (M, R, N, C), the first four examples are "far"."""
+    labels, energy = np.append(np.full(4, np.nan), wine_labels()), np.append(outside, inside)
+    rows = [
+        {"sample": m, "seed": s + 3, "set": "far" if n < 4 else "test", "label": labels[n], "score_energy": energy[n]}
+        | {f"prob_{c}": p for c, p in enumerate(probs[m, s, n])}
+        for m in range(probs.shape[0]) for s in range(probs.shape[1]) for n in range(probs.shape[2])
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_a_table_says_the_same_as_an_npz(saved: Callable[..., Path], tmp_path: Path, ending: str) -> None:
+    probs, inside, outside = made(6, 2, 2, num=NUM + 4), made(3)[:, 0], made(4, num=4)[:, 0]
+    path, table = tmp_path / f"mine.{ending}", frame(probs, inside, outside)
+    if ending == "csv":
+        table.to_csv(path, index=False)
+    else:
+        pytest.importorskip("pyarrow")
+        table.to_parquet(path)
+    same = saved(
+        probs=probs[:, :, 4:], seeds=[3, 4],
+        **{"ood.far.probs": probs[:, :, :4], "score.energy": inside, "ood.far.score.energy": outside},
+    )  # fmt: skip
+    claim = Claim("mine", "toy", own_data=True)
+    a, b = (api.score(file, claim, tmp_path / file.suffix[1:]) for file in (path, same))
+    assert values(a) == values(b)
+    assert records.read_one(a).replicates == records.read_one(b).replicates
+    assert records.read_one(a).predictions == records.read_one(b).predictions
+
+
+def test_parquet_without_pyarrow_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(submission.importlib.util, "find_spec", lambda name: None)
+    (tmp_path / "mine.parquet").write_bytes(b"PAR1")
+    with pytest.raises(BadInput, match="needs pyarrow, which is absent: python -m pip install pyarrow"):
+        submission.read(tmp_path / "mine.parquet")
+
+
+# faults of a file: one line, exit code 2, nothing written
+
+
+def spoiled(at: tuple[int, ...], value: float) -> np.ndarray:
+    probs = made(0)
+    probs[at] = value
+    return probs
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ({"prob": made(0)}, "unknown array in .*mine.npz 'prob': did you mean 'probs'"),
+        ({"probs": None}, "has neither probs nor logits of the test set"),
+        ({"logits": made(0)}, "has both probs and logits: give one"),
+        ({"labels": None}, "has no labels"),
+        ({"labels": wine_labels()[:-1]}, r"labels has shape \(44,\), the probabilities want \(45,\)"),
+        (
+            {"labels": np.where(np.arange(NUM) == 7, 3, 0)},
+            "labels holds 3 at replicate 0, example 7: classes are 0 … 2",
+        ),
+        ({"labels": np.full(NUM, 0.5)}, "labels holds 0.5 at replicate 0, example 0"),
+        ({"labels": np.array(["a"] * NUM)}, "labels holds <U1, not numbers"),
+        (
+            {"labels": (wine_labels() + (np.arange(NUM) == 9)) % 3},
+            "1 of 45 labels are not those of the test split 0 of w",
+        ),
+        ({"probs": made(0)[:, 0]}, r"probs has 1 axes \(45,\): give \(N, C\)"),
+        ({"probs": made(0)[:, :1]}, "give every class of every example"),
+        ({"probs": spoiled((3, 1), np.nan)}, "probs holds nan at sample 0, replicate 0, example 3, class 1"),
+        ({"probs": spoiled((3, 1), -0.1)}, "probs holds -0.1 at .*example 3, class 1: not a probability"),
+        ({"probs": 0.9 * made(0)}, "probs sums to 0.9 at sample 0, replicate 0, example 0, not to one"),
+        ({"probs": None, "logits": spoiled((0, 0), np.inf)}, "logits holds inf"),
+        ({"probs": made(0, classes=4)}, "has 4 classes, the test split 0 of wine has 3"),
+        ({"ood.far.probs": made(0, num=5, classes=4)}, "ood.far has 4 classes, the test set 3"),
+        ({"ood.far.probs": made(0, 2, 1, num=5)}, "ood.far has 2 samples, the test set 1"),
+        ({"ood.far.probs": made(0, num=5)}, "unknown out-of-distribution set of wine 'far'"),
+        ({"score.entropy": np.zeros(NUM)}, "'entropy' is computed from the probabilities"),
+        ({"score.energy": np.zeros(NUM), "ood.far.probs": made(0, num=5)}, "score 'energy' must be given for the test"),
+        ({"score.Energy": np.zeros(NUM)}, "unknown array in .* 'score.Energy'"),
+        ({"seeds": [1, 2]}, "give 1 different whole numbers from 0 on"),
+        ({"probs": np.array([{}])}, "is not a whole npz of plain arrays"),
+    ],
+)
+def test_faults_of_an_npz(
+    saved: Callable[..., Path], arrays: dict[str, Any], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused([str(saved(**arrays)), "--dataset", "wine"], words, tmp_path, capsys)
+
+
+def refused(arguments: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = tmp_path / "out"
+    assert cli.main(["score", *arguments, "--method", "mine", "--results", str(results)]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n"), results.exists()) == ("", 1, False)
+    assert re.search(words, err), err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--dataset", "wines"], "unknown dataset 'wines': did you mean 'wine'"),
+        (["--dataset", "diabetes"], "diabetes has no classes to predict"),
+        (["--dataset", "digits"], "has 3 classes, the test split 0 of digits has 10"),
+        (["--dataset", "wine", "--samples", "0"], "--samples 0 is less than the 1 samples that the file holds"),
+        (["--dataset", "wine", "--seeds", "3"], "--seeds 3 names 3 seeds, .* holds 1 replicates; write 3-3 for seed 3"),
+        (["--dataset", "wine", "--splits", "all"], "unknown value of --splits 'all'"),
+        (["--dataset", "wine", "--axes", "NRC"], "unknown value of --axes 'NRC'"),
+        (["--dataset", "wine", "--axes", "RNC"], "probs has 2 axes .*: RNC needs 3"),
+        (["--dataset", "wine", "--set", "mien.rate=1"], "unknown entry of this file 'mien': did you mean 'mine'"),
+        (["--dataset", "wine", "--set", "mle.epochs=1"], "unknown entry of this file 'mle': did you mean 'mine'"),
+        (["--dataset", "wine", "--own-data"], "wine is a data set of the catalog; give yours another name"),
+        (["--dataset", "wine", "--model", " "], "method, model and data set need names"),
+        (["--dataset", "wine", "--set", "mine.rate=1,2"], "names 2 values: a file is of one"),
+    ],
+)
+def test_faults_of_a_claim(
+    saved: Callable[..., Path], arguments: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused([str(saved()), *arguments], words, tmp_path, capsys)
+
+
+CSV = "label,prob_0,prob_1\n0,0.5,0.5\n1,0.1,0.9\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (CSV.replace("label", "lable"), "unknown column in .* 'lable': did you mean 'label'"),
+        (CSV.replace("prob_1", "prob_2"), "column prob_1 is missing: classes are counted from 0"),
+        (CSV.replace("0.9", ""), "probs holds nan at sample 0, replicate 0, example 1, class 1"),
+        (CSV.replace("0.9", "much"), "probs holds object, not numbers|probs holds str, not numbers"),
+        ("", "is not a whole csv table"),
+        (
+            "seed," + CSV.replace("\n0", "\n0,0").replace("\n1", "\n0,1") + "1,1,0.1,0.9\n",
+            "not as many rows for every seed",
+        ),
+        ("sample,label,prob_0,prob_1\n0,0,0.5,0.5\n1,1,0.5,0.5\n", "column label differs between samples"),
+    ],
+)
+def test_faults_of_a_table(text: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine.csv").write_text(text)
+    refused([str(tmp_path / "mine.csv"), "--dataset", "toy", "--own-data"], words, tmp_path, capsys)
+
+
+@pytest.mark.parametrize(("name", "words"), [("mine.txt", "must end in .npz"), ("mine.npz", "does not exist")])
+def test_no_such_file(name: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    refused([str(tmp_path / name), "--dataset", "wine"], words, tmp_path, capsys)
+
+
+def test_what_is_there_is_replaced_only_when_asked(saved: Callable[..., Path], tmp_path: Path) -> None:
+    claim = Claim("mine", "wine", settings=("mine.rate=0.5", "mine.kind=big", "mine.depth=3"))
+    first = api.score(saved(), claim, tmp_path / "out")
+    treatment = records.read_one(first).cell["treatment"]
+    assert treatment == {"name": "mine", "rate": 0.5, "kind": "big", "depth": 3}
+    with pytest.raises(BadInput, match="holds seeds 0 of this cell already: --fresh replaces them"):
+        api.score(saved(probs=made(9)), claim, tmp_path / "out")
+    before = values(first)["nll"]
+    again = api.score(saved(probs=made(9)), claim, tmp_path / "out", fresh=True)
+    assert again == first and values(again)["nll"] != before
+
+
+def test_splits_have_their_own_labels(saved: Callable[..., Path], tmp_path: Path) -> None:
+    digits = catalog.choice("datasets", "digits", {})
+    labels = np.stack([load_task(digits, split).test.y.numpy() for split in (0, 1)])
+    path = saved(probs=made(0, 1, 2, num=450, classes=10), labels=labels)
+    record = records.read_one(api.score(path, Claim("mine", "digits", splits="each"), tmp_path / "out"))
+    assert [(r.seed, r.split) for r in record.replicates] == [(0, 0), (1, 1)]
+    with pytest.raises(BadInput, match="labels are not those of the test split 0"):
+        api.score(path, Claim("mine", "digits"), tmp_path / "other")
+
+
+def test_a_name_that_no_file_can_have(saved: Callable[..., Path], tmp_path: Path) -> None:
+    path = api.score(saved(), Claim("../<script>alert(1)</script>", "wine"), tmp_path / "out")
+    assert path.parent == tmp_path / "out" and path.name.startswith("wine-external-.._")
+    assert records.read(tmp_path / "out")[0].cell["treatment"]["name"] == "../<script>alert(1)</script>"
+    cell = Cell(Choice.of("mle", {}), Choice.of("mlp", {}), Choice.of("wine", {}), 1).as_dict()
+    assert records.name_of(cell, ()).startswith("wine-mlp-mle-")
