@@ -48,8 +48,4 @@ def test_every_run_command_plans(command, plugin, tmp_path, monkeypatch):
 
 def test_the_other_commands_are_known(capsys):
     verbs = {shlex.split(command)[3] for command in COMMANDS}
-<<<<<<< HEAD
-    assert verbs == {"run", "list", "table", "compare", "data", "peers"}
-=======
-    assert verbs == {"run", "list", "table", "compare", "data", "score", "report"}
->>>>>>> main
+    assert verbs == {"run", "list", "table", "compare", "data", "score", "report", "peers"}
