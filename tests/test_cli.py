@@ -840,7 +840,8 @@ def tiny_peers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("tiny_peers")
-def test_peers(capsys: pytest.CaptureFixture[str]) -> None:
+def test_peers(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     assert cli.main(["peers", "--rows", "alone", "--rounds", "2", "--tables", "2", "--format", "csv"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 1 + 2 * 2
     assert cli.main(["peers", "--rounds", "1"]) == 4
