@@ -242,9 +242,13 @@ def peers(
     chosen = works.chosen(_names(rows))
     torch.set_num_threads(threads)
     keep_freed_memory()  # as `run` does; everyone here gains by it
-    measured = [[work.measure(each, rounds) for each in chosen] for _ in range(tables)]
+    measured: list[list[work.Row]] = [[] for _ in range(tables)]
+    for done in measured:
+        for each in chosen:
+            print(f"timing {each.name}: {each.title}", file=sys.stderr, flush=True)
+            done.append(work.measure(each, rounds))
     _write(show.render(measured, style, threads, *_screen()))
-    if not all(row.complete for table in measured for row in table):
+    if not all(row.complete for done in measured for row in done):
         raise typer.Exit(INCOMPLETE)
 
 

@@ -843,7 +843,9 @@ def tiny_peers(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_peers(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     assert cli.main(["peers", "--rows", "alone", "--rounds", "2", "--tables", "2", "--format", "csv"]) == 0
-    assert len(capsys.readouterr().out.splitlines()) == 1 + 2 * 2
+    printed = capsys.readouterr()
+    assert len(printed.out.splitlines()) == 1 + 2 * 2
+    assert printed.err == "timing alone: a work\n" * 2
     assert cli.main(["peers", "--rounds", "1"]) == 4
     assert "not installed (pyro)" in capsys.readouterr().out
 
