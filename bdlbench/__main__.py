@@ -56,6 +56,7 @@ def run(  # noqa: PLR0913 - one parameter for each option of the command
     threads: Annotated[int, typer.Option(help="of each batch; part of what decides the bits")] = 1,
     jobs: Annotated[int, typer.Option(help="worker processes; 0: as many as cores allow, one on a GPU")] = 0,
     results: Annotated[Path, typer.Option(metavar="DIR", help="where records go")] = Path("results/local"),
+    metrics: Metrics = "",
     fresh: Annotated[bool, typer.Option("--fresh", help="train again what is done already")] = False,
     set_: Annotated[
         list[str], typer.Option("--set", metavar="NAME.OPTION=V1,V2", help="an option; a list sweeps; repeatable")
@@ -73,10 +74,13 @@ def run(  # noqa: PLR0913 - one parameter for each option of the command
         raise BadInput(f"--checkpoint-every {checkpoint_every:g} is out of range: more than 0 seconds")
     if suite and config:
         raise BadInput(f"a suite ({suite}) and --config {config} are both given: choose one")
-    from bdlbench import api, plan
+    from bdlbench import api, catalog, plan, tables
     from bdlbench.run import Settings
 
     _add_plugins(plugin)
+    for name in _names(metrics):
+        if name.partition("[")[0] not in (known := {*catalog.names("metrics"), *tables.SHORT}):
+            raise unknown("metric", name, known)
     source = plan.read_suite_file(config) if config else plan.read_suite(suite or "quick")
     names, settings = (tuple(method), tuple(model), tuple(dataset)), tuple(set_)
     asked = plan.Overrides(*names, seeds, samples, settings, device, threads, splits)
@@ -86,7 +90,7 @@ def run(  # noqa: PLR0913 - one parameter for each option of the command
         _print_plan(job, workers)
         return
     outcomes = _perform(job, workers, plugin, Settings(results, checkpoint_every, keep_parameters))
-    if _report(job, outcomes):
+    if _report(job, outcomes, _names(metrics)):
         raise typer.Exit(INCOMPLETE)
 
 
@@ -127,6 +131,7 @@ def table(
         figures.draw_table(found, figure, _names(metrics), sort)
     _write(tables.render(found, style, _names(metrics), sort, *_screen()))
     if style == "terminal":
+        _print_machines(results, _names(metrics))
         _print_failures(found)
 
 
@@ -251,6 +256,39 @@ def data(
         print(f"{entry:{max(map(len, names))}}  {_standing(getattr(catalog.load('datasets', entry), 'files', ()))}")
 
 
+@app.command()
+def peers(
+    format_: Annotated[str, typer.Option("--format", help="terminal, markdown, csv or json")] = "terminal",
+    rows: Annotated[str, typer.Option("--rows", metavar="A,B", help="of the table, by name; default: all")] = "",
+    rounds: Annotated[int, typer.Option("--rounds", help="in each of which everyone has a turn")] = 5,
+    tables: Annotated[int, typer.Option("--tables", help="2: the whole table twice, to show its spread")] = 1,
+    threads: Annotated[int, typer.Option("--threads", help="of torch")] = 1,
+) -> None:
+    """Time the same work by this package, plain torch and other libraries, in turn (pip install 'bdlbench[peers]')."""
+    for name, value in {"--rounds": rounds, "--tables": tables, "--threads": threads}.items():
+        if value < 1:
+            raise BadInput(f"{name} {value} is out of range: at least 1")
+    import torch
+
+    from bdlbench.memory import keep_freed_memory
+    from bdlbench.peers import show, work, works
+
+    style = next((known for known in show.FORMATS if known == format_), None)
+    if style is None:
+        raise unknown("format", format_, show.FORMATS)
+    chosen = works.chosen(_names(rows))
+    torch.set_num_threads(threads)
+    keep_freed_memory()  # as `run` does; everyone here gains by it
+    measured: list[list[work.Row]] = [[] for _ in range(tables)]
+    for done in measured:
+        for each in chosen:
+            print(f"timing {each.name}: {each.title}", file=sys.stderr, flush=True)
+            done.append(work.measure(each, rounds))
+    _write(show.render(measured, style, threads, *_screen()))
+    if not all(row.complete for done in measured for row in done):
+        raise typer.Exit(INCOMPLETE)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -303,14 +341,15 @@ def _perform(job: Job, workers: int, plugins: Sequence[Path], settings: Settings
         raise Interrupted(f"interrupted; {kept}: the same command {again}resumes where it was") from None
 
 
-def _report(job: Job, outcomes: Sequence[Outcome]) -> bool:
+def _report(job: Job, outcomes: Sequence[Outcome], metrics: Sequence[str]) -> bool:
     """Print the table and what is missing from it. Returns whether something failed."""
     from bdlbench import api, tables
 
     found = api.results_for(job)
     done = [result for result in found if result.replicates]
     if done:
-        _write(tables.render(done, "terminal", (), "", *_screen()))
+        _write(tables.render(done, "terminal", metrics, "", *_screen()))
+        _print_machines(job.results, metrics)
     for outcome in outcomes:
         if outcome.skipped:
             print(f"skipped: {outcome.skipped}")
@@ -319,6 +358,14 @@ def _report(job: Job, outcomes: Sequence[Outcome]) -> bool:
     trained = sum(len(batch.rows) for batch in job.batches)
     print(f"{count} replicates of {len(done)} cells in {job.results}; {trained or 'none'} had to be trained now")
     return failed
+
+
+def _print_machines(results: Path, metrics: Sequence[str]) -> None:
+    """Where throughput was measured, if it is asked for."""
+    from bdlbench import api, tables
+
+    if not set(metrics).isdisjoint(tables.SHORT):
+        print(f"Measured on {'; '.join(api.machines(results))}.")
 
 
 def _print_failures(found: Sequence[Result]) -> bool:

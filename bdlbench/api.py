@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bdlbench import catalog, files, options, plan, records, sources, store, tables
+from bdlbench import catalog, environment, files, options, plan, records, sources, store, tables
 from bdlbench import compare as comparison
 from bdlbench import margins as margin_table
 from bdlbench import score as submissions
@@ -161,6 +161,11 @@ def results_of(folder: Path) -> list[Result]:
     found = records.read(folder)
     _require(found, folder)
     return merge(found)
+
+
+def machines(folder: Path) -> list[str]:
+    """The devices, by name, on which the records of a folder were timed."""
+    return sorted({environment.machine(record.environment) for record in records.read(folder) if record.cost})
 
 
 def prepare(spec: Spec, results: Path, fresh: bool = False) -> Job:

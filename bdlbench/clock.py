@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -32,6 +33,30 @@ class Stopwatch:
         self._events[1].record()
         self._events[1].synchronize()
         return float(self._events[0].elapsed_time(self._events[1])) / 1e3
+
+
+CPU = torch.device("cpu")
+
+
+def timed_in_turn(
+    works: Mapping[str, Callable[[], object]], rounds: int, device: torch.device = CPU, warmup: int = 1
+) -> dict[str, list[float]]:
+    """Seconds of each work in each of `rounds` rounds, in which every work has its turn; `warmup` more go before them.
+
+    What slows the machine for a while slows the works of a round alike, so ratios within a round hold where seconds
+    do not. Raises ValueError for fewer than one round.
+    """
+    if rounds < 1:
+        raise ValueError(f"{rounds} rounds give no time: at least 1")
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    for turn in range(-warmup, rounds):
+        for name, work in works.items():
+            watch = Stopwatch(device)
+            work()
+            spent = watch.seconds()
+            if turn >= 0:
+                seconds[name].append(spent)
+    return seconds
 
 
 def now() -> float:

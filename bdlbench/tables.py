@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 ARROWS = {"higher": "↑", "lower": "↓"}
 COST_UNITS = {"_per_second": ("1/s", "higher"), "_seconds": ("s", "lower"), "_bytes": ("bytes", "lower")}
+SHORT = {"throughput": ("train_replicate_examples_per_second", "predict_sample_examples_per_second")}
+"""Names for several costs at once."""
+
 ABSENT = "—"
 
 
@@ -277,6 +280,9 @@ def _costs(results: Iterable[Result]) -> dict[str, Column]:
 
 
 def _matches(name: str, known: Mapping[str, Column]) -> list[Column]:
+    """The column of this name, or all `name[…]`, or all that a short name stands for."""
+    if name in SHORT:
+        return [known[cost] for cost in SHORT[name] if cost in known]
     return [known[column] for column in matching(name, known)]
 
 

@@ -19,8 +19,9 @@ import pytest
 import torch
 
 from bdlbench import __main__ as cli
-from bdlbench import api, catalog, executors, files, plan, progress, records, run, store
+from bdlbench import api, catalog, environment, executors, files, plan, progress, records, run, store
 from bdlbench.errors import BadInput
+from bdlbench.peers import work, works
 from bdlbench.records import Record
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -840,3 +841,73 @@ def test_a_density_model_from_the_command_line(results: Path, capsys: pytest.Cap
     arrays = records.predictions(results, record)
     assert arrays["test.latent_mean"].shape == (2, 450, 2)
     assert "binary_digits · vae (latent 2, regret_steps 1, test_samples 3, widths 8) · M = 1" in capsys.readouterr().out
+
+
+# throughput and peers
+
+
+def test_throughput_names_the_machine(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train(results, "--method", "mle", "--metrics", "accuracy,throughput") == 0
+    printed = capsys.readouterr().out
+    (record,) = records.read(results)
+    assert f"Measured on {environment.machine(record.environment)}." in printed
+    assert "train_replicate_examples_per_second" in printed and "predict_sample_examples_per_second" in printed
+    assert cli.main(["table", str(results), "--metrics", "throughput"]) == 0
+    assert "Measured on" in capsys.readouterr().out
+
+
+def test_a_metric_that_does_not_exist_is_refused_before_training(
+    results: Path, computed: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(results, "--metrics", "troughput") == 2
+    assert "did you mean 'throughput'?" in capsys.readouterr().err
+    assert computed == [] and not results.exists()
+
+
+def test_machine_is_the_gpu_or_the_processor() -> None:
+    cpu = {"device": "cpu", "processor": "Zen", "threads": 2}
+    assert environment.machine(cpu) == "Zen, 2 threads"
+    assert environment.machine(cpu | {"device": "H100"}) == "H100"
+
+
+@pytest.fixture
+def tiny_peers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One row in which one library is there and one is not."""
+
+    def absent(count: int) -> work.Run:
+        raise ModuleNotFoundError("No module named 'pyro'", name="pyro")
+
+    def present(count: int) -> work.Run:
+        return lambda: sum(range(1000))
+
+    plain, ours = work.Contender(work.PLAIN, present), work.Contender(work.OURS, present)
+    both = work.Work("both", "a work", plain, plain, (ours, work.Contender("Pyro", absent)), 1)
+    alone = work.Work("alone", "a work", plain, plain, (ours,), 1)
+    monkeypatch.setattr(works, "works", lambda: {"both": both, "alone": alone})
+
+
+@pytest.mark.usefixtures("tiny_peers")
+def test_peers(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert cli.main(["peers", "--rows", "alone", "--rounds", "2", "--tables", "2", "--format", "csv"]) == 0
+    printed = capsys.readouterr()
+    assert len(printed.out.splitlines()) == 1 + 2 * 2
+    assert printed.err == "timing alone: a work\n" * 2
+    assert cli.main(["peers", "--rounds", "1"]) == 4
+    assert "not installed (pyro)" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("tiny_peers")
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--rows", "bot"], "did you mean 'both'?"),
+        (["--rounds", "0"], "--rounds 0 is out of range"),
+        (["--tables", "0"], "--tables 0 is out of range"),
+        (["--threads", "0"], "--threads 0 is out of range"),
+        (["--format", "markdwn"], "did you mean 'markdown'?"),
+    ],
+)
+def test_bad_input_of_peers(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["peers", *arguments]) == 2
+    assert words in capsys.readouterr().err

@@ -27,7 +27,7 @@ FLOORS = (
     "plan run executors suites/",  # spec -> records
     "results sources margins differences compare rank verify reproduce score",  # verdicts over records
     "report sheets tables verdicts figures progress claims/",  # what people read
-    "gate peers",
+    "gate peers/",
     "__main__ api",  # the command line, and the same verbs in Python
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names.split()}

@@ -1,6 +1,6 @@
 """A run that is killed inside a cell goes on there, and ends with the bytes of a run that was left alone.
 
-benchmarks/kill_and_resume.py does the same at many random moments.
+scripts/kill_and_resume.py does the same at many random moments.
 """
 
 from __future__ import annotations

@@ -48,4 +48,4 @@ def test_every_run_command_plans(command, plugin, tmp_path, monkeypatch):
 
 def test_the_other_commands_are_known(capsys):
     verbs = {shlex.split(command)[3] for command in COMMANDS}
-    assert verbs == {"run", "list", "table", "compare", "rank", "data", "score", "report"}
+    assert verbs == {"run", "list", "table", "compare", "rank", "data", "score", "report", "peers"}

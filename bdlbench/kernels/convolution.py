@@ -1,7 +1,7 @@
 """Convolutions and group normalisation over the replicate axis.
 
 On a CPU everything here keeps images as (…, B, H, W, C) in memory, seen as (…, B, C, H, W): oneDNN's convolutions are
-two to three times faster on them, and elementwise operations keep the order. `benchmarks/convolutions.py` measures it.
+two to three times faster on them, and elementwise operations keep the order. `scripts/convolutions.py` measures it.
 """
 
 from __future__ import annotations

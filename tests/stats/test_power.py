@@ -1,4 +1,4 @@
-"""What could have been shown, by the textbook where it has it, and by simulation: benchmarks/calibration.py."""
+"""What could have been shown, by the textbook where it has it, and by simulation: scripts/calibration.py."""
 
 import importlib.util
 import math

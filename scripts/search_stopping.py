@@ -1,6 +1,6 @@
 """What the prior's strength does on images held out of MNIST's TRAINING set: how the suite `stopping` was chosen.
 
-    python benchmarks/search_stopping.py OUT.csv [EPOCHS]     (bdlbench installed; $BDLBENCH_DATA)
+    python scripts/search_stopping.py OUT.csv [EPOCHS]     (bdlbench installed; $BDLBENCH_DATA)
 
 Trains on the first 50,000 training images and scores the last 10,000, one seed: each strength of the prior by q_mode,
 then each fixed depth. No test image is scored.

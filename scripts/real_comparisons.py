@@ -1,6 +1,6 @@
 """`compare` on real runs: where nothing differs, where nothing should, and where the KL was dropped.
 
-    python benchmarks/real_comparisons.py RUNS docs/statistics.md
+    python scripts/real_comparisons.py RUNS docs/statistics.md
 
 RUNS is a folder for the trainings, which are resumed when they are there already (half an hour on two cores): 100
 seeds of five methods of the suite `quick` on `digits` and `digits_near`, so that each cell gives ten comparisons of

@@ -1,6 +1,6 @@
 """Tables and the convergence curve of the VAE, from records, with published numbers beside ours.
 
-    python benchmarks/vae_tables.py results/vae
+    python scripts/vae_tables.py results/vae
 
 The commands that make the records are in results/vae/README.md. Writes density.{csv,md}, ood.{csv,md} and
 convergence.png into the folder of the records.

@@ -1,6 +1,6 @@
 """How far each method is from the exact posterior, on the lecture's two conjugate models.
 
-    python benchmarks/exact.py results/exact [coin order diabetes figures …]           (bdlbench installed)
+    python scripts/exact.py results/exact [coin order diabetes figures …]           (bdlbench installed)
 
 coin      coin.csv, coin.md: KL(exact ‖ method) of the predictive for every N, summed over every possible count
 order     order.csv, order.md: exact ≤ VI ≤ MAP at ten examples, 200 draws of the data as replicates of one batch

@@ -1,6 +1,6 @@
 """Accuracy against compute of the stopping ResNet, beside networks of fixed depth: a table and figures from records.
 
-    python benchmarks/stopping_curve.py RECORDS OUT [TITLE]     (bdlbench installed; $BDLBENCH_DATA for the images)
+    python scripts/stopping_curve.py RECORDS OUT [TITLE]     (bdlbench installed; $BDLBENCH_DATA for the images)
 
 RECORDS is a folder that `bdlbench run` wrote with cells of `stopping_resnet` and `constant_resnet` on one data set.
 Writes OUT/curve.csv, OUT/curve.md, OUT/curve.png, and OUT/images.png: the images that leave first and last, of the cell

@@ -1,7 +1,7 @@
 """The semi-supervised table, from the records of the suite `semi_supervised`.
 
     python -m bdlbench run semi_supervised --results FOLDER
-    python benchmarks/semi_supervised_table.py FOLDER results/vae             (bdlbench installed)
+    python scripts/semi_supervised_table.py FOLDER results/vae             (bdlbench installed)
 
 Writes semi_supervised.csv and .md: test accuracy of M2 and of the same classifier on the labels alone, and the paired
 difference over the label draws that both have.

@@ -1,6 +1,6 @@
 """Kill a run at random moments, resume it each time, and compare it with one that was left alone, byte for byte.
 
-    python benchmarks/kill_and_resume.py [--kills 10] [--jobs 2] [--epochs 250] [--seed 0] [--checkpoint-every 0.2]
+    python scripts/kill_and_resume.py [--kills 10] [--jobs 2] [--epochs 250] [--seed 0] [--checkpoint-every 0.2]
 
 Four cells on digits (mle, a deep ensemble, and mean field with two priors as rows of one batch), three seeds each. The
 main process gets SIGKILL; its workers must end by themselves. Six kills in ten wait until the run has written a

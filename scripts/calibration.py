@@ -1,6 +1,6 @@
 """Is `compare` as sure as it says? Simulated tables without any difference, and with one of the size it could show.
 
-    python benchmarks/calibration.py docs/statistics.md
+    python scripts/calibration.py docs/statistics.md
 
 A table has 12 cells, each with R seeds × 300 test examples, d_rs = μ + a_r + b_s + ε_rs. Null: μ = 0 everywhere, and
 the figure is the share of 500 tables in which Holm's correction leaves any cell called different. Found: each of 500

@@ -1,6 +1,6 @@
 """The lecture's figures of a VAE, from the kept parameters of records.
 
-    python benchmarks/vae_figures.py FOLDER [FOLDER2D [FOLDER_M2]] results/vae             (bdlbench installed)
+    python scripts/vae_figures.py FOLDER [FOLDER2D [FOLDER_M2]] results/vae             (bdlbench installed)
 
 FOLDER: of a `vae` record, for samples and reconstructions; FOLDER2D: of one with `vae.latent=2`, for the latent space;
 FOLDER_M2: of an `m2` record, for digits that share a style. How each is made: results/vae/README.md.

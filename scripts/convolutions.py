@@ -1,6 +1,6 @@
 """Which way to convolve is fastest for several networks at once, on this machine: a Markdown table.
 
-    OMP_NUM_THREADS=1 python benchmarks/convolutions.py [BATCH]     (bdlbench installed)
+    OMP_NUM_THREADS=1 python scripts/convolutions.py [BATCH]     (bdlbench installed)
 
 Milliseconds per network of one forward and backward pass, the median of interleaved repetitions, of layers of LeNet-5
 and of the residual networks. One product, and the two of local reparameterisation (one of x with the means, one of x²

@@ -1,6 +1,6 @@
 """What more seeds cost: recorded training time of 1, 5 and 20 seeds, beside 20 plain `torch.nn` trainings.
 
-    python benchmarks/replicates.py [--seconds 10] [--repeats 3] [--epochs N] [--method NAME …]
+    python scripts/replicates.py [--seconds 10] [--repeats 3] [--epochs N] [--method NAME …]
 
 MLP 64-50-10 on digits, batches of 64, Adam at 1e-3, one thread; as many epochs as make one seed take `--seconds`. In
 each repeat the four are timed in turn; the table holds medians, of seconds and of each repeat's own ratios. The plain

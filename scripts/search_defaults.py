@@ -1,6 +1,6 @@
 """The validation search behind the options of a suite: the same number of settings for every method.
 
-    python benchmarks/search_defaults.py quick results/search/quick.csv [METHOD …]     (bdlbench installed)
+    python scripts/search_defaults.py quick results/search/quick.csv [METHOD …]     (bdlbench installed)
 
 Each method gets a grid of 12 settings (three learning rates × four settings of its own), five seeds each, trained on
 80 % of the TRAINING examples and scored by NLL on the other 20 %. All settings and seeds of a method are rows of one

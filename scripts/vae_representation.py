@@ -1,6 +1,6 @@
 """What a VAE's latent is worth to a simple classifier, from the kept parameters of a `vae` record.
 
-    python benchmarks/vae_representation.py RECORDS results/vae             (bdlbench installed)
+    python scripts/vae_representation.py RECORDS results/vae             (bdlbench installed)
 
 RECORDS: a folder with a record of `vae` on `binary_mnist` or `binary_fashion_mnist`, or the record itself. Writes
 representation.csv and .md: the test accuracy of a linear classifier trained on all training images, and few_labels.csv

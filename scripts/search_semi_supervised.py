@@ -1,6 +1,6 @@
 """The validation search behind the semi-supervised table: as many settings for the network alone as for M2.
 
-    python benchmarks/search_semi_supervised.py results/search/semi_supervised.csv     (bdlbench installed)
+    python scripts/search_semi_supervised.py results/search/semi_supervised.csv     (bdlbench installed)
 
 Six settings each, on three label draws (splits 10 to 12, which the table does not use) of 100 labels, by accuracy on
 5,000 other TRAINING images, the last of each draw's order, which neither side is given. No test image is read. All

@@ -1,7 +1,7 @@
 """Bayesian logistic regression on breast_cancer: every method beside a reference posterior by NUTS.
 
     python -m pip install -c constraints.txt '.[reference]'
-    python benchmarks/nuts_reference.py results/exact/breast_cancer_nuts                (bdlbench installed)
+    python scripts/nuts_reference.py results/exact/breast_cancer_nuts                (bdlbench installed)
 
 The posterior has no closed form. The reference is the No-U-Turn Sampler (Hoffman & Gelman 2014) of NumPyro: four chains
 of 2,000 draws after 2,000 of warm-up; largest split R-hat and smallest effective sample size of any weight are stated.

@@ -1,0 +1,216 @@
+"""The table of peers, for a terminal, Markdown, CSV and JSON. Seconds keep full precision until they are printed."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Sequence
+from importlib import metadata
+from typing import Any, Literal, get_args
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from bdlbench import environment
+from bdlbench.peers.libraries import DISTRIBUTIONS
+from bdlbench.peers.work import AUTOGRAD, OURS, Row, Timing
+
+Format = Literal["terminal", "markdown", "csv", "json"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+
+COLUMNS = ("over plain", "over fastest", "middle half", "ms", "version", "what it computes differently")
+ABSENT = "—"
+
+CAPTION = (
+    "Ratio of seconds to the deterministic counterpart, the median over rounds in which everyone has a turn: to plain "
+    "torch with default Adam, and to its fastest step, fused Adam (predictives: to as many forward passes). Lower is "
+    "better, but for networks at once, where × is the rate over the same networks one after the other. Middle half: "
+    "quartiles over rounds of the first ratio. Peers use fused Adam; "
+    "freed memory stays with the process, for all. In parentheses: another class of estimator."
+)
+
+
+def render(tables: Sequence[Sequence[Row]], style: Format, threads: int, width: int = 120, color: bool = False) -> str:
+    """The tables, measured one after the other, as text."""
+    if style == "json":
+        return _json(tables, threads)
+    if style == "csv":
+        return _csv(tables)
+    if style == "markdown":
+        return _markdown(tables, threads)
+    return _terminal(tables, threads, width, color)
+
+
+def lines(rows: Sequence[Row], table: int = 1) -> Iterator[dict[str, Any]]:
+    """One mapping for each row and contender, numbers unrounded; None where there is none."""
+    for row in rows:
+        for timing in row.timings:
+            contender = timing.contender
+            about = {
+                "table": table,
+                "row": row.work.name,
+                "title": row.work.title,
+                "library": contender.library,
+                "variant": contender.variant,
+                "version": version(contender.library),
+                "same_class": contender.in_class,
+                "unit": f"seconds per {row.work.unit}",
+            }
+            yield {**about, **_numbers(row, timing), "differs": contender.differs, "failure": timing.failure}
+
+
+def version(library: str) -> str:
+    """Of the installed package: torch's where the contender is written in plain torch."""
+    name = DISTRIBUTIONS.get(library, OURS if library == OURS else "torch")
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def ranked(row: Row) -> list[Timing]:
+    """Contenders, fastest first, those of another class of estimator after them; then who was not timed."""
+    timed = [t for t in row.timings if t.seconds and t.contender in row.work.contenders]
+    timed.sort(key=lambda t: (not t.contender.in_class, t.over(row.plain)[1]))
+    return timed + [t for t in row.timings if t.failure]
+
+
+def _numbers(row: Row, timing: Timing) -> dict[str, float | None]:
+    names = ("q1", "median", "q3")
+    found: dict[str, float | None] = {}
+    for label, values in (
+        ("seconds", timing.spread if timing.seconds else None),
+        ("over_plain", timing.over(row.plain) if timing.seconds else None),
+        ("over_fastest", timing.over(row.fastest) if timing.seconds else None),
+    ):
+        found |= {f"{label}_{name}": values[i] if values else None for i, name in enumerate(names)}
+    return found
+
+
+def _cells(row: Row, timing: Timing) -> list[str]:
+    """A line of the printed table, as COLUMNS says."""
+    if timing.failure:
+        return [ABSENT, ABSENT, ABSENT, ABSENT, version(timing.contender.library) or ABSENT, timing.failure]
+    low, middle, high = timing.over(row.plain)
+    fastest = timing.over(row.fastest)[1]
+    if row.work.serial:
+        low, high = 1 / high, 1 / low
+        middle, fastest = 1 / middle, 1 / fastest
+    sign, digits = ("×", 1) if row.work.serial else ("", 2)
+    ratios = [f"{middle:.{digits}f}{sign}", f"{fastest:.{digits}f}{sign}", f"{low:.{digits}f}–{high:.{digits}f}"]
+    return [*ratios, f"{timing.spread[1] * 1e3:.4g}", version(timing.contender.library), timing.contender.differs]
+
+
+def _label(timing: Timing) -> str:
+    label = timing.contender.label
+    return label if timing.contender.in_class else f"({label})"
+
+
+def _baseline(row: Row) -> str:
+    """What the ratios of a row are to, in milliseconds."""
+    parts = dict.fromkeys((row.plain, row.fastest))
+    return "over " + ", ".join(f"{t.contender.label} {t.spread[1] * 1e3:.4g} ms" for t in parts)
+
+
+def _summary(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Heads and lines of the wide table: works by libraries, both ratios in a cell; the first of a class in ** **."""
+    libraries = list(dict.fromkeys(t.contender.library for row in rows for t in row.timings if t in ranked(row)))
+    libraries.sort(key=[OURS, AUTOGRAD, *DISTRIBUTIONS].index)
+    found = []
+    for row in rows:
+        order = [t for t in ranked(row) if t.seconds]
+        cells = {t.contender.library: " / ".join(_cells(row, t)[:2]) for t in reversed(order)}
+        cells = {
+            k: v if any(t.contender.in_class for t in order if t.contender.library == k) else f"({v})"
+            for k, v in cells.items()
+        }
+        first = order[0].contender.library
+        cells[first] = f"**{cells[first]}**"
+        found.append([row.work.name, *(cells.get(library, ABSENT) for library in libraries)])
+    return ["over plain / over fastest", *libraries], found
+
+
+def _where(threads: int) -> str:
+    facts = environment.describe("cpu", threads)
+    packages = facts["packages"]
+    return (
+        f"{facts['processor']}, {threads} thread{'s' if threads > 1 else ''}, torch {packages['torch']}, "
+        f"Python {facts['python']}"
+    )
+
+
+def _title(tables: Sequence[Any], index: int) -> str:
+    return f"table {index + 1} of {len(tables)}" if len(tables) > 1 else "peers"
+
+
+def _terminal(tables: Sequence[Sequence[Row]], threads: int, width: int, color: bool) -> str:
+    buffer = io.StringIO()
+    console = Console(
+        file=buffer, width=width, force_terminal=color, color_system="standard" if color else None, highlight=False
+    )
+    for i, rows in enumerate(tables):
+        console.print(Text(f"{_title(tables, i)} · {_where(threads)}", style="bold"))
+        console.print(_grid(*_summary(rows)))
+        for row in rows:
+            console.print(Text(f"\n{row.work.name} · {row.work.title}", style="bold"))
+            console.print(Text(_baseline(row), style="dim"))
+            console.print(_grid(["", *COLUMNS], [_line(row, timing) for timing in ranked(row)]))
+        console.print()
+    console.print(Text(CAPTION))
+    return buffer.getvalue()
+
+
+def _line(row: Row, timing: Timing) -> list[str]:
+    ours = timing.contender.library == OURS
+    return [f"**{_label(timing)}**" if ours else _label(timing), *_cells(row, timing)]
+
+
+def _grid(heads: Sequence[str], found: Sequence[Sequence[str]]) -> Table:
+    """A table without frame; what stands in ** ** is bold."""
+    table = Table(box=SIMPLE_HEAD, show_edge=False)
+    for name in heads:
+        table.add_column(name, justify="left" if name in ("", *COLUMNS[4:], heads[0]) else "right")
+    for line in found:
+        table.add_row(*(Text(cell.strip("*"), style="bold" if cell.startswith("**") else "") for cell in line))
+    return table
+
+
+def _markdown(tables: Sequence[Sequence[Row]], threads: int) -> str:
+    text = f"{_where(threads)}\n"
+    for i, rows in enumerate(tables):
+        text += f"\n**{_title(tables, i).capitalize()}**\n\n{_piped(*_summary(rows), right=range(1, 20))}\n"
+        found = []
+        for row in rows:
+            work = f"{row.work.title}, {_baseline(row)}"
+            for timing in ranked(row):
+                found.append([work, *_line(row, timing)])
+                work = ""
+        text += _piped(["work", "", *COLUMNS], found, right=range(2, 6))
+    return f"{text}\n{CAPTION}\n"
+
+
+def _piped(heads: Sequence[str], found: Sequence[Sequence[str]], right: Sequence[int]) -> str:
+    """Markdown, the columns `right` set to the right."""
+    rule = ["---:" if i in right else "---" for i in range(len(heads))]
+    return "".join(f"| {' | '.join(line)} |\n" for line in (heads, rule, *found))
+
+
+def _csv(tables: Sequence[Sequence[Row]]) -> str:
+    found = [line for i, rows in enumerate(tables) for line in lines(rows, i + 1)]
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, list(found[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(found)
+    return stream.getvalue()
+
+
+def _json(tables: Sequence[Sequence[Row]], threads: int) -> str:
+    found = []
+    for i, rows in enumerate(tables):
+        rounds = [timing.seconds for row in rows for timing in row.timings]
+        found += [{**line, "seconds": list(s)} for line, s in zip(lines(rows, i + 1), rounds, strict=True)]
+    body = {"environment": environment.describe("cpu", threads), "lines": found}
+    return json.dumps(body, indent=1, ensure_ascii=False, allow_nan=False) + "\n"

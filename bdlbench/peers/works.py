@@ -1,0 +1,225 @@
+"""The rows of the table: what is timed, by whom, and what each computes differently."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cache, partial
+
+import torch
+from torch import Tensor
+
+from bdlbench.data import Data, Signature
+from bdlbench.errors import unknown
+from bdlbench.peers import libraries, ours, plain
+from bdlbench.peers.plain import SIZES, SMALL, baselines, batches
+from bdlbench.peers.work import AUTOGRAD, PLAIN, Contender, Run, Work
+
+CLASSES = Signature((SIZES[0],), SIZES[-1], "categorical")
+NUMBER = Signature((SMALL[0],), 1, "gaussian")
+PIXELS = Signature((SIZES[0],), SIZES[-1], "bernoulli")
+
+BATCH_SIZES = (100, 1000)
+STEPS = 2
+EPOCHS = {100: 25, 1000: 10}
+"""Batches of an epoch, and epochs of a call: what `fit` does but once weighs little beside so many steps."""
+
+SMALL_STEPS, SMALL_EPOCHS = 10, 5
+
+SMALL_BATCH = 32
+NETWORKS = 20
+SAMPLES, INPUTS = 100, 1000
+
+LOG_RATIO_KL = "KL by log q − log p of the sampled weights, not in closed form"
+MEAN_KL = "KL averaged over a layer's weights, not summed"
+POSITIVE = "sd = softplus(ρ)"
+FLIPOUT = "one weight sample whose signs differ by example: two products, noise shared between examples"
+
+
+def works() -> dict[str, Work]:
+    """All rows by name, in the order of the table."""
+    training = [make(batch) for batch in BATCH_SIZES for make in (local, weight, sparse)]
+    networks = [replicates(kind, method, options) for kind, (method, options) in REPLICATED.items()]
+    others = [predictive(False), predictive(True), dropout(0.5), dropout(0.3), vae(), *networks, laplace()]
+    return {work.name: work for work in [*training, *others]}
+
+
+def chosen(names: Sequence[str]) -> list[Work]:
+    """The rows of these names, all where there are none. Raises BadInput for an unknown one, with the nearest."""
+    known = works()
+    for name in names:
+        if name not in known:
+            raise unknown("row", name, known)
+    return [known[name] for name in names] or list(known.values())
+
+
+def local(batch: int) -> Work:
+    """Mean field, local reparameterisation."""
+    data = partial(batches, batch, STEPS)
+    options = {"estimator": "local", "bound_samples": 1}
+    theirs = (
+        ours.training("mean_field_vi", _rows(data), CLASSES, batch, options, differs="also the ELBO when it is done"),
+        Contender(AUTOGRAD, lambda count: plain.elbo_step(plain.LocalLinear, data(), count)),
+        Contender("TyXe", lambda count: libraries.tyxe_step(True, data(), count)),
+        Contender(
+            "bayesian-torch",
+            lambda count: libraries.bayesian_torch_step("LinearFlipout", data(), count),
+            "Flipout",
+            in_class=False,
+            differs=f"{FLIPOUT}; {MEAN_KL}; {POSITIVE}",
+        ),
+    )
+    return _step(f"local-{batch}", f"mean field, local reparameterisation, batch {batch}", batch, theirs)
+
+
+def weight(batch: int) -> Work:
+    """Mean field, one weight sample for the batch."""
+    data = partial(batches, batch, STEPS)
+    options = {"estimator": "weight", "bound_samples": 1}
+    theirs = (
+        ours.training("mean_field_vi", _rows(data), CLASSES, batch, options, differs="also the ELBO when it is done"),
+        Contender("torchbnn", lambda count: libraries.torchbnn_step(data(), count)),
+        Contender(
+            "bayesian-torch",
+            lambda count: libraries.bayesian_torch_step("LinearReparameterization", data(), count),
+            differs=f"{MEAN_KL}; {POSITIVE}",
+        ),
+        Contender("BLiTZ", lambda c: libraries.blitz_step(data(), c), differs=f"{LOG_RATIO_KL}; {POSITIVE}"),
+        Contender("Pyro", lambda count: libraries.pyro_step(data(), count), differs=POSITIVE),
+        Contender("TyXe", lambda count: libraries.tyxe_step(False, data(), count)),
+        Contender(
+            "torch-uncertainty",
+            lambda count: libraries.torch_uncertainty_step(data(), count),
+            differs=f"{LOG_RATIO_KL}, by a mixture prior with one part, averaged over layers; {POSITIVE}",
+        ),
+    )
+    return _step(f"weight-{batch}", f"mean field, one weight sample, batch {batch}", batch, theirs)
+
+
+def sparse(batch: int) -> Work:
+    """Sparse variational dropout."""
+    data = partial(batches, batch, STEPS)
+    theirs = (
+        ours.training("sparse_vd", _rows(data), CLASSES, batch, differs="leaves out the means of dropped weights"),
+        Contender(AUTOGRAD, lambda count: plain.elbo_step(plain.SparseLinear, data(), count)),
+    )
+    return _step(f"sparse-{batch}", f"sparse VD, batch {batch}", batch, theirs)
+
+
+def predictive(joint: bool) -> Work:
+    """The mean-field predictive."""
+    data = partial(batches, 100, STEPS)
+    options = {"estimator": "local", "bound_samples": 1}
+    own = ours.predicting("mean_field_vi", _rows(data), CLASSES, inputs, options, joint)
+    local_net = Contender(AUTOGRAD, lambda count: plain.averaged(plain.network(plain.LocalLinear), inputs, count))
+    tyxe = Contender("TyXe", lambda count: libraries.tyxe_predictive(not joint, data(), inputs, count))
+    sampled = (
+        Contender("torchbnn", lambda count: libraries.torchbnn_predictive(inputs, count)),
+        Contender(
+            "bayesian-torch",
+            lambda count: libraries.bayesian_torch_predictive("LinearReparameterization", inputs, count),
+        ),
+        Contender("BLiTZ", lambda c: libraries.blitz_predictive(inputs, c), differs="also log q and log p"),
+        Contender("Pyro", lambda count: libraries.pyro_predictive(data(), inputs, count)),
+        Contender(
+            "torch-uncertainty",
+            lambda count: libraries.torch_uncertainty_predictive(inputs, count),
+            differs="also log q and log p",
+        ),
+    )
+    others = tuple(replace(one, in_class=joint, variant="" if joint else "weight samples") for one in sampled)
+    kind = "one weight sample for all inputs" if joint else "noise of its own for each input"
+    name = "predictive-weight" if joint else "predictive-local"
+    contenders = (own, *(() if joint else (local_net,)), tyxe, *others)
+    return _prediction(name, f"mean-field predictive, {kind}, {SAMPLES} samples × {INPUTS} inputs", contenders)
+
+
+def dropout(rate: float) -> Work:
+    """The predictive of MC dropout on hidden units."""
+    options = {"rate": rate, "input_rate": 0.0}
+    usual = Contender(AUTOGRAD, lambda c: plain.averaged(plain.network(rate=rate), inputs, c), "nn.Dropout loop")
+    library = Contender("torch-uncertainty", lambda count: libraries.torch_uncertainty_dropout(rate, inputs, count))
+    own = ours.predicting("mc_dropout", _rows(partial(batches, 100, STEPS)), CLASSES, inputs, options, False)
+    title = f"MC dropout predictive, p = {rate:g}, {SAMPLES} samples × {INPUTS} inputs"
+    return _prediction(f"dropout-{rate:g}", title, (own, usual, library))
+
+
+def vae() -> Work:
+    """The variational autoencoder of PyTorch's examples."""
+    data, batch = partial(batches, 100, STEPS), 100
+    model = ("vae", {"widths": "400", "latent": 20, "activation": "relu"})
+    default, fused = baselines(lambda count, fused: plain.vae_step(data(), count, fused), "PyTorch's example VAE")
+    own = ours.training("mle", _rows(data), PIXELS, batch, model=model, differs="takes a binary draw of the pixels")
+    return Work("vae", f"VAE step, 784-400-20, batch {batch}", default, fused, (own,), EPOCHS[batch], STEPS)
+
+
+REPLICATED: dict[str, tuple[str, ours.Options]] = {
+    "mle": ("mle", {}),
+    "dropout": ("mc_dropout", {"rate": 0.5, "input_rate": 0.0}),
+    "mean-field": ("mean_field_vi", {"estimator": "local", "bound_samples": 1}),
+}
+
+
+def replicates(kind: str, method: str, options: ours.Options) -> Work:
+    """Many small networks at once, over the same networks trained one after the other by plain torch."""
+    data = partial(batches, SMALL_BATCH, SMALL_STEPS, SMALL[0], 0)
+    local, rate = kind == "mean-field", 0.5 if kind == "dropout" else 0.0
+
+    def serial(count: int, fused: bool) -> Run:
+        if local:
+            one = partial(plain.elbo_step, plain.LocalLinear, data(), count, SMALL, fused)
+        else:
+            one = partial(plain.network_step, data(), count, fused, SMALL, rate)
+        return plain.one_after_another(one, NETWORKS)
+
+    rows = _rows(data, NETWORKS)
+    own = ours.training(method, rows, NUMBER, SMALL_BATCH, options, ("mlp", {"widths": str(SMALL[1])}))
+    stacked = Contender(
+        AUTOGRAD, lambda count: plain.stacked_step(NETWORKS, data(), count, local, rate), "batched products"
+    )
+    default, fused = baselines(serial, f"{NETWORKS} in turn")
+    title = f"{NETWORKS} networks {'-'.join(map(str, SMALL))} at once, {kind.replace('-', ' ')}, batch {SMALL_BATCH}"
+    return Work(f"replicates-{kind}", title, default, fused, (own, stacked), SMALL_EPOCHS, SMALL_STEPS, True)
+
+
+def laplace() -> Work:
+    """MAP training and the full generalised Gauss-Newton matrix of a small regression network."""
+    data = partial(batches, SMALL_BATCH, SMALL_STEPS, SMALL[0], 0)
+    model = ("mlp", {"widths": str(SMALL[1])})
+    own = ours.training(
+        "laplace", _rows(data), NUMBER, SMALL_BATCH, {"hessian": "full"}, model, differs="the matrix in float64"
+    )
+    theirs = Contender("laplace-torch", lambda count: libraries.laplace_torch_fit(data(), count))
+    default, fused = baselines(lambda count, fused: plain.network_step(data(), count, fused, SMALL), PLAIN)
+    epochs = 2 * SMALL_EPOCHS
+    title = f"Laplace, full curvature of {'-'.join(map(str, SMALL))} after {epochs} epochs of MAP, batch {SMALL_BATCH}"
+    return Work("laplace", title, default, fused, (own, theirs), epochs, SMALL_STEPS)
+
+
+@cache
+def inputs() -> Tensor:
+    """(INPUTS, 784), uniform."""
+    return torch.rand(INPUTS, SIZES[0], generator=torch.Generator().manual_seed(3))
+
+
+def _rows(data: Callable[[], plain.Batches], rows: int = 1) -> Callable[[], Data]:
+    """The same examples for each of `rows` replicates."""
+
+    def build() -> Data:
+        drawn = data()
+        return Data(drawn.x.expand(rows, *drawn.x.shape), drawn.y.expand(rows, *drawn.y.shape))
+
+    return build
+
+
+def _step(name: str, title: str, batch: int, contenders: tuple[Contender, ...]) -> Work:
+    """Over the deterministic step of the same network."""
+    data = partial(batches, batch, STEPS)
+    default, fused = baselines(lambda count, fused: plain.network_step(data(), count, fused))
+    return Work(name, title, default, fused, contenders, EPOCHS[batch], STEPS)
+
+
+def _prediction(name: str, title: str, contenders: tuple[Contender, ...]) -> Work:
+    """Over as many plain forward passes."""
+    passes = Contender(PLAIN, lambda count: plain.forward_passes(inputs, count), "forward passes")
+    return Work(name, title, passes, passes, contenders, SAMPLES)

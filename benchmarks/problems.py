@@ -1,0 +1,65 @@
+"""What the benchmarks work on, drawn from fixed seeds, and the package's public seams. Imports when it is called."""
+
+LENET = ("mlp", {"widths": "300-100"})
+STEPS = 2
+EPOCHS = {100: 10, 1000: 2}
+"""Batches of an epoch, and epochs of one call, by batch size."""
+
+
+def one_thread():
+    """One of torch, whatever the machine has; memory as `run` has it, on commits where that is so."""
+    from contextlib import suppress
+
+    import torch
+
+    torch.set_num_threads(1)
+    with suppress(ModuleNotFoundError):
+        from bdlbench.memory import keep_freed_memory
+
+        keep_freed_memory()
+
+
+def normal(*shape, seed=0):
+    """Standard normal numbers."""
+    import torch
+
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def examples(batch, steps=STEPS, shape=(784,), classes=10, rows=1):
+    """Training data that `rows` replicates share: uniform inputs; classes, or numbers where `classes` is 0."""
+    import torch
+
+    from bdlbench.data import Data
+
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(batch * steps, *shape, generator=generator)
+    y = torch.randint(max(classes, 2), (batch * steps,), generator=generator)
+    y = y if classes else y.float()
+    return Data(x.expand(rows, *x.shape), y.expand(rows, *y.shape))
+
+
+def fitting(method, batch, options=None, model=LENET, likelihood="categorical", epochs=0, **sizes):
+    """A call that fits a registered method to `examples`, by EPOCHS epochs unless told otherwise."""
+    from bdlbench import catalog
+    from bdlbench.data import Signature
+    from bdlbench.rng import Streams
+
+    one_thread()
+    data = examples(batch, **sizes)
+    outputs = sizes.get("classes", 10) or 1
+    signature = Signature(tuple(data.x.shape[2:]), outputs, likelihood)
+    chosen = {method: {"epochs": epochs or EPOCHS[batch], "batch_size": batch, **(options or {})}, model[0]: model[1]}
+    trainer = catalog.build_method([catalog.choice("methods", method, chosen)])
+    built = catalog.build_model([catalog.choice("models", model[0], chosen)], signature)
+    return lambda: trainer.fit(built, data, Streams.of_seeds(range(data.rows)))
+
+
+def required(name):
+    """A module of the package; the benchmark is skipped on commits that do not have it."""
+    from importlib import import_module
+
+    try:
+        return import_module(name)
+    except ModuleNotFoundError:
+        raise NotImplementedError from None

@@ -1,0 +1,79 @@
+"""The command line and whole small runs: importing, the way to the first step, fit and score of a cell."""
+
+import subprocess
+import sys
+
+REPEATS = 3
+
+FIRST_STEP = """
+import os, sys, tempfile, time
+from pathlib import Path
+from bdlbench import api, plan
+asked = plan.Overrides(methods=("mle",), datasets=("digits",), seeds="5")
+job = api.prepare(plan.build_spec(plan.read_suite("quick"), asked), Path(sys.argv[1]))
+def report(event):
+    if event.kind == "step":
+        print(time.time())
+        sys.stdout.flush()
+        os._exit(0)
+api.perform(job, 1, (), None, report)
+"""
+
+
+class Import:
+    """In an interpreter of its own."""
+
+    def timeraw_front_door(self):
+        return "import bdlbench.__main__"
+
+    def timeraw_api(self):
+        return "import bdlbench.api"
+
+    def timeraw_torch(self):
+        return "import torch"
+
+
+class CommandLine:
+    """From the shell and back."""
+
+    def time_help(self):
+        subprocess.run([sys.executable, "-m", "bdlbench", "--help"], check=True, capture_output=True)
+
+    def track_first_step(self):
+        """Seconds from the shell to the first training step, less those that torch's own import takes."""
+        import tempfile
+        import time
+
+        def spent(code):
+            with tempfile.TemporaryDirectory() as folder:
+                began = time.time()
+                done = subprocess.run([sys.executable, "-c", code, folder], check=True, capture_output=True, text=True)
+            return float(done.stdout.split()[-1]) - began
+
+        torch = "import torch, time; print(time.time())"
+        return min(spent(FIRST_STEP) - spent(torch) for _ in range(REPEATS))
+
+    track_first_step.unit = "s"
+
+
+class Cell:
+    """A small cell, all of it: data, fit, predictive, metrics, record."""
+
+    params = (["mle", "mean_field_vi", "mc_dropout"],)
+    param_names = ("method",)
+
+    def setup(self, method):
+        from bdlbench import api
+
+        self.run = api.run
+
+    def time_cell(self, method):
+        import tempfile
+
+        with tempfile.TemporaryDirectory() as folder:
+            settings = {f"{method}.epochs": 3}
+            chosen = {"methods": [method], "models": ["mlp"], "datasets": ["digits"], "seeds": "2", "samples": 10}
+            self.run("quick", results=folder, settings=settings, **chosen)
+
+    def peakmem_cell(self, method):
+        self.time_cell(method)
