@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -32,6 +33,28 @@ class Stopwatch:
         self._events[1].record()
         self._events[1].synchronize()
         return float(self._events[0].elapsed_time(self._events[1])) / 1e3
+
+
+def timed_in_turn(
+    works: Mapping[str, Callable[[], object]],
+    rounds: int = 20,
+    calls: int = 1,
+    device: torch.device = torch.device("cpu"),  # noqa: B008 - a value, never changed
+) -> dict[str, list[float]]:
+    """Seconds per call of each work, one number for each round, the first round of warming up left out.
+
+    A round runs every work `calls` times before the next begins, so that what disturbs the machine for longer than a
+    round disturbs all of them: numbers of one round may be divided by each other, those of different calls of this
+    function may not.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(rounds + 1):
+        for name, work in works.items():
+            watch = Stopwatch(device)
+            for _ in range(calls):
+                work()
+            seconds[name].append(watch.seconds() / calls)
+    return {name: values[1:] for name, values in seconds.items()}
 
 
 def now() -> float:

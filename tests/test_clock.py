@@ -1,0 +1,44 @@
+"""What the clock promises whatever the time is: who is called, how often, in which order."""
+
+import pytest
+import torch
+
+from bdlbench import clock
+
+
+class Ticking:
+    """A stopwatch on which only works take time."""
+
+    time = 0.0
+
+    def __init__(self, device):
+        self.start = Ticking.time
+
+    def seconds(self):
+        return Ticking.time - self.start
+
+
+@pytest.fixture
+def spend(monkeypatch):
+    monkeypatch.setattr(clock, "Stopwatch", Ticking)
+
+    def spend(seconds):
+        Ticking.time += seconds
+
+    return spend
+
+
+def test_works_take_turns_and_the_first_round_is_left_out(spend):
+    order = []
+
+    def work(name, first, later):
+        def once():
+            spend(later if name in order else first)
+            order.append(name)
+
+        return once
+
+    works = {"slow": work("slow", 100.0, 3.0), "quick": work("quick", 50.0, 1.0)}
+    found = clock.timed_in_turn(works, rounds=3, calls=2, device=torch.device("cpu"))
+    assert order == ["slow", "slow", "quick", "quick"] * 4
+    assert found == {"slow": [3.0] * 3, "quick": [1.0] * 3}
