@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from bdlbench import catalog, data, environment, files, records
+from bdlbench.audit import audit
 from bdlbench.clock import Stopwatch, peak_memory_bytes, reset_peak_memory
 from bdlbench.data import Problem, Task
 from bdlbench.errors import BadInput, BenchError
@@ -27,7 +28,7 @@ from bdlbench.protocols import Conjugate, Evaluation, Model, Posterior, Referenc
 from bdlbench.records import Record
 from bdlbench.rng import Streams
 from bdlbench.spec import Cell, Choice, Replicate, Spec
-from bdlbench.training import Session, session
+from bdlbench.training import Fit, Session, session
 
 CHECKPOINTS = ".checkpoints"
 """Folder among the records for fits that are not done."""
@@ -59,11 +60,16 @@ class Batch:
 
 @dataclass(frozen=True)
 class Settings:
-    """Where records go, how often a fit is checkpointed (seconds), and whether parameters are kept beside records."""
+    """Where records go, how often a fit is checkpointed (seconds), and whether parameters are kept beside records.
+
+    selection: what data chose the options, where the suite says so; the record keeps it. nudge: see `training.Session`.
+    """
 
     results: Path
     checkpoint_every: float = 60.0
     keep_parameters: bool = False
+    selection: str = ""
+    nudge: Callable[[Tensor], Tensor] = lambda initial: initial
 
 
 class Outcome(NamedTuple):
@@ -99,7 +105,8 @@ def run_batch(
     reason = model.unsupported() or method.unsupported(model)
     if reason:
         return Outcome([], f"{cell.title}: {reason}")
-    spent = Session(settings.results / CHECKPOINTS / batch.key, settings.checkpoint_every, listen)
+    checkpoint = settings.results / CHECKPOINTS / batch.key
+    spent = Session(checkpoint, settings.checkpoint_every, listen, settings.nudge)
     written: list[Record] = []
     try:
         result = _fit_and_score(batch, problem, model, method.fit, spent, device)
@@ -147,7 +154,7 @@ def _fit_and_score(
             for name, (metric, found) in scored.items()
             for key, value in found.items()
         },
-        values=_values(posterior),
+        values=_values(posterior) | training_values(spent.fits, len(batch.rows)),
         arrays=_arrays(evaluation),
         finite=_finite_rows({**posterior.state, "log_prob": evaluation.test.log_prob(evaluation.y)}),
         cost=_cost(batch, problem, evaluation, spent, train_seconds, predict_seconds, device),
@@ -197,6 +204,46 @@ def _values(posterior: Posterior) -> dict[str, list[Any]]:
     for name, value in posterior.facts.items():
         values[f"fact.{name}"] = value.double().tolist()
     return values
+
+
+def training_values(fits: Sequence[Fit], rows: int) -> dict[str, list[Any]]:
+    """What a cheap re-run and the protocol lint need, a list over rows each; {} where nothing was minimised.
+
+    first_steps: the fingerprint of the first fit; objective: the audit of the last. A replicate of an ensemble is
+    several consecutive rows of the fit: their hashes are hashed, and of their factors the farthest from 1 is kept.
+    """
+    if not fits or fits[0].first is None:
+        return {}
+    first, found = fits[0].first, audit(fits[-1])
+    members = [range(r * len(first.loss) // rows, (r + 1) * len(first.loss) // rows) for r in range(rows)]
+    columns = {"temperature": found.temperature, "ramp": found.ramp, "local": found.local}
+
+    def measured(r: int) -> dict[str, Any]:
+        factors = {key: {name: _farthest(v, rows, r) for name, v in table.items()} for key, table in columns.items()}
+        return {**factors, "undeclared": _row_maximum(found.undeclared, rows, r), "named": found.named}
+
+    return {
+        "first_steps": [
+            {
+                "steps": first.steps,
+                "sha256": hashlib.sha256("".join(first.sha256[k] for k in of_row).encode()).hexdigest(),
+                "norm": [first.norm[k] for k in of_row],
+                "loss": [first.loss[k] for k in of_row],
+            }
+            for of_row in members
+        ],
+        "objective": [measured(r) for r in range(rows)],
+    }
+
+
+def _farthest(values: Tensor, rows: int, r: int) -> float:
+    """Of the members (R·K,) of replicate r, the value that is farthest from 1."""
+    mine = values.reshape(rows, -1)[r]
+    return float(mine[(mine - 1).abs().argmax()])
+
+
+def _row_maximum(values: Tensor, rows: int, r: int) -> float:
+    return float(values.reshape(rows, -1)[r].amax())
 
 
 def _hashes(state: Mapping[str, Tensor]) -> list[str]:
@@ -263,7 +310,7 @@ def _write_cell(batch: Batch, cell: Cell, result: _Result, settings: Settings) -
         replicates=tuple(batch.rows[i].replicate for i in good),
         values={"metrics": scored, **values},
         cost=result.cost | {name: float(value[mine].mean()) for name, value in result.measured.items()},
-        environment=environment.describe(cell.device, cell.threads) | _data_facts(cell),
+        environment=environment.describe(cell.device, cell.threads) | _data_facts(cell) | _selection(settings),
         failed={batch.rows[i].replicate: "parameters or predictions are not finite" for i in mine if i not in good},
     )
     rows = torch.tensor(good, dtype=torch.int64)
@@ -310,6 +357,10 @@ def _data_facts(cell: Cell) -> dict[str, Any]:
     """Checksums of what the data were made from, and what preprocessing took from the training examples of split 0."""
     task = load_task(cell.dataset, 0)
     return {"sources": dict(task.sources), "statistics": dict(task.statistics)}
+
+
+def _selection(settings: Settings) -> dict[str, str]:
+    return {"selection": settings.selection} if settings.selection else {}
 
 
 @lru_cache(maxsize=2)

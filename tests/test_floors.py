@@ -18,14 +18,14 @@ PACKAGE = ROOT / "bdlbench"
 FLOORS = (
     "types rng clock files spec errors options",  # shapes, streams, timer, writer, spec; what can be wrong
     "kernels/ stats/",  # pure functions
-    "predictive density data records environment",  # what a posterior predicts, what data are, what a run leaves behind
+    "predictive density data terms records environment",  # what a posterior predicts, what data are, what a run leaves behind
     "protocols",  # the seams
-    "layers blocks likelihoods latents stopping store splits training",  # rules, outputs, files of data, minimise
+    "layers blocks likelihoods latents stopping store splits training audit",  # rules, outputs, files of data, minimise
     "posteriors/",  # sampling and chunking, shared by methods
     "models/ datasets/ methods/ metrics/",  # one file per entry
     "catalog",  # the folder is the registry
     "plan run executors suites/",  # spec -> records
-    "compare rank verify reproduce score",  # verdicts over records
+    "compare rank verify lint reproduce score",  # verdicts over records
     "report tables figures progress claims/",  # what people read
     "gate peers",
     "__main__ api",  # the command line, and the same verbs in Python
