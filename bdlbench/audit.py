@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -78,7 +79,8 @@ def _factors(loss: Tensor, terms: Sequence[Term]) -> list[Tensor]:
     if not terms:
         return []
     values = [term.value for term in terms]
-    found = torch.autograd.grad(loss.sum(), values, retain_graph=True, allow_unused=True)
+    grad: Any = torch.autograd.grad  # where unused is allowed it gives None too, which its annotation does not say
+    found = grad(loss.sum(), values, retain_graph=True, allow_unused=True)
     return [torch.zeros_like(v) if factor is None else factor for v, factor in zip(values, found, strict=True)]
 
 
@@ -109,10 +111,10 @@ def _ramp(fit: Fit, flat: Tensor, batch: Examples, final: Mapping[str, Tensor]) 
 
 def _gradient_norm(value: Tensor, flat: Tensor) -> Tensor:
     """The norm of ∂value/∂flat of each row (R, Q): (R,) float64."""
-    found = None
-    if value.requires_grad:
-        (found,) = torch.autograd.grad(value.sum(), flat, retain_graph=True, allow_unused=True)
-    rows = torch.zeros_like(flat) if found is None else found
+    if not value.requires_grad:
+        return flat.new_zeros(len(flat), dtype=torch.float64)
+    # without a path to the rows the gradient is None, which the product with zero turns into zeros
+    (rows,) = torch.autograd.grad((value + 0 * flat.sum()).sum(), flat, retain_graph=True)
     return torch.stack([row.double().norm() for row in rows])
 
 

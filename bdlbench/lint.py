@@ -6,6 +6,7 @@ know. No name of a method, model or data set is ever asked for.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -49,6 +50,11 @@ class Finding:
         return f"{self.severity}: {self.where}: {self.message}"
 
 
+def of_replicates(title: str, replicates: Sequence[Replicate]) -> list[Finding]:
+    """Whether there are enough of them for an error bar."""
+    return list(_of_seeds(replicates, title))
+
+
 def of_spec(spec: Spec) -> list[Finding]:
     """What the cells and replicates asked for say by themselves."""
     found = list(_of_seeds(spec.replicates))
@@ -64,8 +70,7 @@ def of_task(name: str, task: Task) -> list[Finding]:
 
 def of_record(title: str, record: Record) -> list[Finding]:
     """What was minimised, as the record's own audit says: factors that are not 1, terms that no prior declares."""
-    found = [*_of_seeds([*record.replicates, *record.failed], title)]
-    found += _of_selection(record.environment.get("selection", ""), title)
+    found = list(_of_selection(record.environment.get("selection", ""), title))
     audits = record.values.get("objective", [])
     for message in dict.fromkeys(message for audit in audits for message in _of_audit(audit)):
         found.append(Finding("flagged", title, message))
@@ -225,10 +230,12 @@ def _off(factor: float | None) -> bool:
     return factor is None or abs(factor - 1) > FACTOR
 
 
-def ramps(record: Record) -> str:
-    """The ramps of a record in words: what grows, until when; "" where nothing does."""
-    ends: dict[str, float] = {}
-    for audit in record.values.get("objective", []):
-        for name, end in audit["ramp"].items():
-            ends[name] = max(ends.get(name, 0.0), end or 0.0)
-    return ", ".join(f"{name} ramps for {100 * end:.0f} % of training" for name, end in ends.items() if end)
+def temperature(record: Record) -> str:
+    """The effective temperature of a record in words, ramps named; "" where no prior is declared."""
+    audits = record.values.get("objective", [])
+    words = []
+    for name in dict.fromkeys(name for audit in audits for name in audit["temperature"]):
+        values = sorted({f"{audit['temperature'][name] or math.nan:.4g}" for audit in audits})
+        end = max(audit["ramp"][name] or 0.0 for audit in audits)
+        words.append(f"T = {' … '.join(values)}" + (f" after a ramp of {100 * end:.0f} % of training" if end else ""))
+    return ", ".join(words)

@@ -24,7 +24,7 @@ from bdlbench.clock import Stopwatch, peak_memory_bytes, reset_peak_memory
 from bdlbench.data import Problem, Task
 from bdlbench.errors import BadInput, BenchError
 from bdlbench.predictive import Predictive
-from bdlbench.protocols import Conjugate, Evaluation, Model, Posterior, Reference
+from bdlbench.protocols import Conjugate, Evaluation, Method, Model, Posterior, Reference
 from bdlbench.records import Record
 from bdlbench.rng import Streams
 from bdlbench.spec import Cell, Choice, Replicate, Spec
@@ -95,13 +95,9 @@ def run_batch(
     batch: Batch, settings: Settings, listen: Callable[[int, int], None] = lambda done, total: None
 ) -> Outcome:
     """Train, predict, score and write one batch. A failure becomes a record with its reason; bad input is raised."""
-    cell = batch.rows[0].cell
-    torch.set_num_threads(cell.threads)
-    device = torch.device(cell.device)
+    cell, device = batch.rows[0].cell, torch.device(batch.rows[0].cell.device)
     reset_peak_memory(device)
-    problem = data.to_device(_problem(batch), device)
-    model = catalog.build_model([row.cell.model for row in batch.rows], problem.signature)
-    method = catalog.build_method([row.cell.method for row in batch.rows])
+    problem, model, method = build(batch)
     reason = model.unsupported() or method.unsupported(model)
     if reason:
         return Outcome([], f"{cell.title}: {reason}")
@@ -119,6 +115,23 @@ def run_batch(
     for file in spent.files():
         file.unlink(missing_ok=True)
     return Outcome(written)
+
+
+class Built(NamedTuple):
+    """All that a batch needs before it is trained."""
+
+    problem: Problem
+    model: Model
+    method: Method
+
+
+def build(batch: Batch) -> Built:
+    """The data, model and method of a batch, on its device; torch takes the threads of its cells."""
+    cell = batch.rows[0].cell
+    torch.set_num_threads(cell.threads)
+    problem = data.to_device(_problem(batch), torch.device(cell.device))
+    model = catalog.build_model([row.cell.model for row in batch.rows], problem.signature)
+    return Built(problem, model, catalog.build_method([row.cell.method for row in batch.rows]))
 
 
 @dataclass(frozen=True)
@@ -144,7 +157,7 @@ def _fit_and_score(
     train_seconds = spent.seconds_before + watch.seconds()
     watch = Stopwatch(device)
     samples = batch.rows[0].cell.samples
-    evaluation = _evaluate(posterior, problem, model, samples, rng)
+    evaluation = evaluate(posterior, problem, model, samples, rng)
     predict_seconds = watch.seconds()
     evaluation = _with_reference(evaluation, posterior, problem, model, rng)
     scored = {name: (metric, metric(evaluation)) for name, metric in catalog.metrics().items()}
@@ -154,8 +167,8 @@ def _fit_and_score(
             for name, (metric, found) in scored.items()
             for key, value in found.items()
         },
-        values=_values(posterior) | training_values(spent.fits, len(batch.rows)),
-        arrays=_arrays(evaluation),
+        values=_values(posterior) | _training_values(spent.fits, len(batch.rows)),
+        arrays=arrays_of(evaluation),
         finite=_finite_rows({**posterior.state, "log_prob": evaluation.test.log_prob(evaluation.y)}),
         cost=_cost(batch, problem, evaluation, spent, train_seconds, predict_seconds, device),
         state=posterior.state,
@@ -163,7 +176,7 @@ def _fit_and_score(
     )
 
 
-def _evaluate(posterior: Posterior, problem: Problem, model: Model, samples: int, rng: Streams) -> Evaluation:
+def evaluate(posterior: Posterior, problem: Problem, model: Model, samples: int, rng: Streams) -> Evaluation:
     """Predict the test set and each out-of-distribution set, every set by streams of its own."""
 
     def predict(name: str, x: Tensor) -> Predictive:
@@ -198,7 +211,7 @@ def _entry(metric: Any, value: Tensor) -> dict[str, Any]:
 
 def _values(posterior: Posterior) -> dict[str, list[Any]]:
     """What is deterministic beside the metrics, a list over rows each."""
-    values: dict[str, list[Any]] = {"parameters_sha256": _hashes(posterior.state)}
+    values: dict[str, list[Any]] = {"parameters_sha256": row_hashes(posterior.state)}
     if posterior.bound is not None:
         values["elbo_nats"] = posterior.bound.double().tolist()
     for name, value in posterior.facts.items():
@@ -206,34 +219,43 @@ def _values(posterior: Posterior) -> dict[str, list[Any]]:
     return values
 
 
-def training_values(fits: Sequence[Fit], rows: int) -> dict[str, list[Any]]:
-    """What a cheap re-run and the protocol lint need, a list over rows each; {} where nothing was minimised.
+def _training_values(fits: Sequence[Fit], rows: int) -> dict[str, list[Any]]:
+    """What a cheap re-run and the protocol lint are held against; nothing where nothing was minimised."""
+    found = {"first_steps": first_steps(fits, rows), "objective": objectives(fits, rows)}
+    return {name: column for name, column in found.items() if column}
 
-    first_steps: the fingerprint of the first fit; objective: the audit of the last. A replicate of an ensemble is
-    several consecutive rows of the fit: their hashes are hashed, and of their factors the farthest from 1 is kept.
+
+def first_steps(fits: Sequence[Fit], rows: int) -> list[dict[str, Any]]:
+    """The fingerprint of the first fit, for each of R replicates; [] where nothing was minimised.
+
+    A replicate of an ensemble is several consecutive rows of the fit: their hashes are hashed.
     """
     if not fits or fits[0].first is None:
-        return {}
-    first, found = fits[0].first, audit(fits[-1])
-    members = [range(r * len(first.loss) // rows, (r + 1) * len(first.loss) // rows) for r in range(rows)]
+        return []
+    first, share = fits[0].first, len(fits[0].first.loss) // rows
+    parts = [slice(r * share, (r + 1) * share) for r in range(rows)]
+    return [
+        {
+            "steps": first.steps,
+            "sha256": hashlib.sha256("".join(first.sha256[part]).encode()).hexdigest(),
+            "norm": first.norm[part],
+            "loss": first.loss[part],
+        }
+        for part in parts
+    ]
+
+
+def objectives(fits: Sequence[Fit], rows: int) -> list[dict[str, Any]]:
+    """The audit of the last fit, for each of R replicates: of an ensemble's members the factor farthest from 1."""
+    if not fits or fits[-1].state is None:
+        return []
+    found = audit(fits[-1])
     columns = {"temperature": found.temperature, "ramp": found.ramp, "local": found.local}
-
-    def measured(r: int) -> dict[str, Any]:
-        factors = {key: {name: _farthest(v, rows, r) for name, v in table.items()} for key, table in columns.items()}
-        return {**factors, "undeclared": _row_maximum(found.undeclared, rows, r), "named": found.named}
-
-    return {
-        "first_steps": [
-            {
-                "steps": first.steps,
-                "sha256": hashlib.sha256("".join(first.sha256[k] for k in of_row).encode()).hexdigest(),
-                "norm": [first.norm[k] for k in of_row],
-                "loss": [first.loss[k] for k in of_row],
-            }
-            for of_row in members
-        ],
-        "objective": [measured(r) for r in range(rows)],
-    }
+    return [
+        {key: {name: _farthest(value, rows, r) for name, value in table.items()} for key, table in columns.items()}
+        | {"undeclared": float(found.undeclared.reshape(rows, -1)[r].amax()), "named": found.named}
+        for r in range(rows)
+    ]
 
 
 def _farthest(values: Tensor, rows: int, r: int) -> float:
@@ -242,11 +264,7 @@ def _farthest(values: Tensor, rows: int, r: int) -> float:
     return float(mine[(mine - 1).abs().argmax()])
 
 
-def _row_maximum(values: Tensor, rows: int, r: int) -> float:
-    return float(values.reshape(rows, -1)[r].amax())
-
-
-def _hashes(state: Mapping[str, Tensor]) -> list[str]:
+def row_hashes(state: Mapping[str, Tensor]) -> list[str]:
     """SHA-256 of each row of the posterior's state."""
     columns = [(name, value.detach().cpu().contiguous()) for name, value in sorted(state.items())]
     return [
@@ -260,7 +278,7 @@ def _finite_rows(state: Mapping[str, Tensor]) -> list[bool]:
     return [bool(ok) for ok in torch.stack(rows).all(0)]
 
 
-def _arrays(evaluation: Evaluation) -> dict[str, Tensor]:
+def arrays_of(evaluation: Evaluation) -> dict[str, Tensor]:
     """Per-example predictions to be stored beside the record, float32."""
     test = evaluation.test
     arrays = {f"test.{name}": value for name, value in (test.arrays() | test.scores).items()}
@@ -310,7 +328,7 @@ def _write_cell(batch: Batch, cell: Cell, result: _Result, settings: Settings) -
         replicates=tuple(batch.rows[i].replicate for i in good),
         values={"metrics": scored, **values},
         cost=result.cost | {name: float(value[mine].mean()) for name, value in result.measured.items()},
-        environment=environment.describe(cell.device, cell.threads) | _data_facts(cell) | _selection(settings),
+        environment=environment.describe(cell.device, cell.threads) | data_facts(cell) | _selection(settings),
         failed={batch.rows[i].replicate: "parameters or predictions are not finite" for i in mine if i not in good},
     )
     rows = torch.tensor(good, dtype=torch.int64)
@@ -353,7 +371,7 @@ def _problem(batch: Batch) -> Problem:
     return data.stack(tasks, [splits.index(row.replicate.split) for row in batch.rows])
 
 
-def _data_facts(cell: Cell) -> dict[str, Any]:
+def data_facts(cell: Cell) -> dict[str, Any]:
     """Checksums of what the data were made from, and what preprocessing took from the training examples of split 0."""
     task = load_task(cell.dataset, 0)
     return {"sources": dict(task.sources), "statistics": dict(task.statistics)}

@@ -92,7 +92,10 @@ class Fingerprint:
 
 @dataclass
 class Fit:
-    """One call of `minimise`, for whoever verifies or audits it: what was asked, the fingerprint, the latest state."""
+    """One call of `minimise`, for whoever verifies or audits it: what was asked, the fingerprint, the latest state.
+
+    mark: after how many steps the fingerprint is taken, or after all of them if there are fewer.
+    """
 
     objective: Objective
     initial: Tensor
@@ -100,13 +103,14 @@ class Fit:
     rng: Streams
     plan: Plan
     steps: int
+    mark: int = FIRST_STEPS
     first: Fingerprint | None = None
     state: State | None = None
 
     def reached(self, state: State) -> None:
         """Take note of the state after a step."""
         self.state = state
-        if state.step == min(FIRST_STEPS, self.steps):
+        if state.step == min(self.mark, self.steps):
             self.first = _fingerprint(state)
 
 
@@ -115,13 +119,15 @@ class Session:
     """What one fit shares with its surroundings: a checkpoint to resume from, a listener, and what was spent.
 
     checkpoint: a path without ending, or None; every: seconds between checkpoints; listen(done, total) hears of steps.
-    nudge: what is done to every initial row, to see how far rounding errors carry. fits: one for each `minimise`.
+    nudge: what is done to every initial row, to see how far rounding errors carry; mark: steps to the fingerprint.
+    fits: one for each call of `minimise`.
     """
 
     checkpoint: Path | None = None
     every: float = 60.0
     listen: Callable[[int, int], None] = lambda done, total: None
     nudge: Callable[[Tensor], Tensor] = lambda initial: initial
+    mark: int = FIRST_STEPS
     fits: list[Fit] = field(default_factory=list, init=False)
     calls: int = field(default=0, init=False)
     examples: int = field(default=0, init=False)
@@ -167,7 +173,7 @@ def minimise(objective: Objective, initial: Tensor, data: Data, rng: Streams, pl
     batch_size = min(plan.batch_size, data.num_data)
     steps = data.num_data // batch_size
     total = plan.epochs * steps
-    fit = Fit(objective, initial, data, rng, plan, total)
+    fit = Fit(objective, initial, data, rng, plan, total, current.mark)
     current.fits.append(fit)
     saver = _Saver(current, fit)
     noise = rng.child("noise")
@@ -276,7 +282,7 @@ class _Saver:
         if "first.sha256" in saved:
             hashes = [bytes(row).hex() for row in saved["first.sha256"].tolist()]
             norm, loss = saved["first.numbers"].tolist()
-            self.fit.first = Fingerprint(min(FIRST_STEPS, self.fit.steps), hashes, norm, loss)
+            self.fit.first = Fingerprint(min(self.fit.mark, self.fit.steps), hashes, norm, loss)
         return self.fit.state
 
     def save_when_due(self, state: State, noise: Streams) -> None:

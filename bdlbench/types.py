@@ -79,9 +79,9 @@ class Layout:
 
     def joined(self, leaves: Mapping[str, Tensor]) -> Tensor:
         """What `views` takes apart: {name: (*lead, *S)} -> (*lead, P), with zeros between leaves."""
-        first = next(iter(leaves.values()))
-        lead = first.shape[: first.ndim - len(next(iter(self.leaves.values())).shape)]
-        flat = first.new_zeros(*lead, self.width)
+        name, leaf = next(iter(self.leaves.items()))
+        lead = leaves[name].shape[: leaves[name].ndim - len(leaf.shape)]
+        flat = leaves[name].new_zeros(*lead, self.width)
         for name, view in self.views(flat).items():
             view.copy_(leaves[name])
         return flat
