@@ -28,7 +28,7 @@ from bdlbench.protocols import Conjugate, Evaluation, Method, Model, Posterior, 
 from bdlbench.records import Record
 from bdlbench.rng import Streams
 from bdlbench.spec import Cell, Choice, Replicate, Spec
-from bdlbench.training import Fit, Session, session
+from bdlbench.training import Fit, Nudge, Session, session, unchanged
 
 CHECKPOINTS = ".checkpoints"
 """Folder among the records for fits that are not done."""
@@ -69,7 +69,7 @@ class Settings:
     checkpoint_every: float = 60.0
     keep_parameters: bool = False
     selection: str = ""
-    nudge: Callable[[Tensor], Tensor] = lambda initial: initial
+    nudge: Nudge = unchanged
 
 
 class Outcome(NamedTuple):

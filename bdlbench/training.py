@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 import safetensors.torch
 import torch
@@ -76,6 +76,17 @@ class State:
     loss: Tensor
 
 
+T = TypeVar("T")
+
+Nudge = Callable[[Tensor], Tensor]
+"""What is done to the initial rows (R, Q) of every fit."""
+
+
+def unchanged(initial: Tensor) -> Tensor:
+    """No nudge."""
+    return initial
+
+
 FIRST_STEPS = 20
 """After so many steps a fit leaves a fingerprint of its rows, so that a cheap re-run can be held against it."""
 
@@ -126,7 +137,7 @@ class Session:
     checkpoint: Path | None = None
     every: float = 60.0
     listen: Callable[[int, int], None] = lambda done, total: None
-    nudge: Callable[[Tensor], Tensor] = lambda initial: initial
+    nudge: Nudge = unchanged
     mark: int = FIRST_STEPS
     fits: list[Fit] = field(default_factory=list, init=False)
     calls: int = field(default=0, init=False)
@@ -161,6 +172,24 @@ def session(current: Session) -> Iterator[Session]:
         yield current
     finally:
         _session.reset(token)
+
+
+class _Enough(Exception):
+    """As many steps as were asked for are done."""
+
+
+def begin(fit: Callable[[], T], steps: int, nudge: Nudge = unchanged) -> tuple[list[Fit], T | None]:
+    """Run `fit` for its first `steps` steps: its fits so far, and what it returned if it was done before."""
+
+    def listen(done: int, total: int) -> None:
+        if done >= min(steps, total):
+            raise _Enough
+
+    with session(Session(listen=listen, nudge=nudge, mark=steps)) as current:
+        try:
+            return current.fits, fit()
+        except _Enough:
+            return current.fits, None
 
 
 def minimise(objective: Objective, initial: Tensor, data: Data, rng: Streams, plan: Plan) -> Iterator[State]:

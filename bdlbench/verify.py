@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -26,7 +26,7 @@ from bdlbench.records import Record
 from bdlbench.rng import Streams
 from bdlbench.run import Batch, Row, Settings
 from bdlbench.spec import Cell
-from bdlbench.training import Session, session
+from bdlbench.training import Nudge, begin, unchanged
 
 Verdict = Literal["identical", "noise", "different", "unchecked"]
 WORST_FIRST: tuple[Verdict, ...] = ("different", "noise", "identical", "unchecked")
@@ -193,31 +193,12 @@ def _first_steps(record: Record, batch: Batch) -> Part:
     return _judged(name, *sides)
 
 
-def fingerprint(
-    batch: Batch, steps: int, nudge: Callable[[Tensor], Tensor] = lambda initial: initial
-) -> list[dict[str, Any]]:
+def fingerprint(batch: Batch, steps: int, nudge: Nudge = unchanged) -> list[dict[str, Any]]:
     """Train a batch for so many steps: what `run` records of them."""
     problem, model, method = run.build(batch)
-    current = Session(listen=_stop_at(steps), nudge=nudge, mark=steps)
     rng = Streams.of_seeds([row.replicate.seed for row in batch.rows])
-    try:
-        with session(current):
-            method.fit(model, problem.train, rng)
-    except _Enough:
-        pass
-    return run.first_steps(current.fits, len(batch.rows))
-
-
-class _Enough(Exception):
-    """The first steps are done."""
-
-
-def _stop_at(steps: int) -> Callable[[int, int], None]:
-    def listen(done: int, total: int) -> None:
-        if done >= min(steps, total):
-            raise _Enough
-
-    return listen
+    fits, _ = begin(lambda: method.fit(model, problem.train, rng), steps, nudge)
+    return run.first_steps(fits, len(batch.rows))
 
 
 def one_rounding_error(values: Tensor) -> Tensor:
@@ -279,9 +260,7 @@ def _whole(folder: Path, record: Record, batch: Batch) -> Iterator[Part]:
     yield _judged("metrics", *(_metrics(side) for side in (record, found, twin)))
 
 
-def _rerun(
-    batch: Batch, nudge: Callable[[Tensor], Tensor] = lambda initial: initial
-) -> tuple[Record, dict[str, Tensor]]:
+def _rerun(batch: Batch, nudge: Nudge = unchanged) -> tuple[Record, dict[str, Tensor]]:
     """The record and predictions of a batch of one cell, trained in a folder that is gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="bdlbench-") as folder:
         outcome = run.run_batch(batch, Settings(Path(folder), nudge=nudge))

@@ -21,6 +21,7 @@ class Ticking:
 @pytest.fixture
 def spend(monkeypatch):
     monkeypatch.setattr(clock, "Stopwatch", Ticking)
+    monkeypatch.setattr(clock, "_waited", lambda: 0.0)
 
     def spend(seconds):
         Ticking.time += seconds
