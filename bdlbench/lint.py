@@ -230,6 +230,26 @@ def _off(factor: float | None) -> bool:
     return factor is None or abs(factor - 1) > FACTOR
 
 
+def factors(record: Record) -> dict[str, float | None]:
+    """What a record's audit measured, by name: of all replicates the value farthest from what it should be."""
+    found: dict[str, float | None] = {}
+    for audit in record.values.get("objective", []):
+        rows = {f"effective temperature of its {name}": (value, 1.0) for name, value in audit["temperature"].items()}
+        rows |= {f"factor of the latent's {name}": (value, 1.0) for name, value in audit["local"].items()}
+        rows |= {f"ramp of its {name}": (value, 0.0) for name, value in audit["ramp"].items()}
+        rows["undeclared part of its gradient"] = (audit["undeclared"], 0.0)
+        for name, (value, right) in rows.items():
+            known = found.setdefault(name, value)
+            if value is None or (known is not None and abs(value - right) > abs(known - right)):
+                found[name] = value
+    return found
+
+
+def same_factor(a: float | None, b: float | None) -> bool:
+    """Whether two factors are one, to float32."""
+    return a == b if a is None or b is None else math.isclose(a, b, rel_tol=FACTOR / 10, abs_tol=FACTOR / 10)
+
+
 def temperature(record: Record) -> str:
     """The effective temperature of a record in words, ramps named; "" where no prior is declared."""
     audits = record.values.get("objective", [])

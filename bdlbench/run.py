@@ -163,7 +163,7 @@ def _fit_and_score(
     scored = {name: (metric, metric(evaluation)) for name, metric in catalog.metrics().items()}
     return _Result(
         metrics={
-            f"{name}[{key}]" if key else name: _entry(metric, value)
+            f"{name}[{key}]" if key else name: entry_of(metric) | {"values": value.tolist()}
             for name, (metric, found) in scored.items()
             for key, value in found.items()
         },
@@ -204,9 +204,10 @@ def _with_reference(
     return replace(evaluation, bound=posterior.bound, moments=posterior.moments(), reference=reference)
 
 
-def _entry(metric: Any, value: Tensor) -> dict[str, Any]:
+def entry_of(metric: Any) -> dict[str, Any]:
+    """What a record says of a metric beside its values."""
     definition = repr(metric) if is_dataclass(metric) else type(metric).__qualname__  # a plain repr holds an address
-    return {"unit": metric.unit, "better": metric.better, "definition": definition, "values": value.tolist()}
+    return {"unit": metric.unit, "better": metric.better, "definition": definition}
 
 
 def _values(posterior: Posterior) -> dict[str, list[Any]]:
