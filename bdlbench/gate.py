@@ -18,7 +18,7 @@ from typing import Any
 from bdlbench import catalog, environment, files, lint, objectives, plan, records, run, speed
 from bdlbench import compare as comparison
 from bdlbench.clock import now
-from bdlbench.compare import flatten
+from bdlbench.compare import Scores, flatten
 from bdlbench.errors import BadInput, DataUnavailable
 from bdlbench.records import Record
 from bdlbench.run import Batch, Settings, batches, run_batch
@@ -30,6 +30,9 @@ FINGERPRINT = ("packages.torch", "packages.numpy", "processor", "cpu_capability"
 
 MARGINS = {"nll": 0.05, "accuracy": 0.03, "rmse": 0.02, "ece": 0.03, "brier": 0.03, "negative_elbo": 0.3}
 """How much worse a metric of the suite may be: a regression is a whole interval beyond it."""
+
+FEW = 6
+"""Names that a line gives of what changed."""
 
 STATISTIC = 1e-12
 """Relative difference of a statistic of the data that is rounding: a sum in another order."""
@@ -133,7 +136,8 @@ def _changed(old: Record, new: Record) -> str:
         name for name in old.values | new.values if name != "metrics" and old.values.get(name) != new.values.get(name)
     }
     predictions = {"predictions"} if old.predictions != new.predictions else set()
-    return ", ".join(sorted(metrics | others | predictions))
+    changed = sorted(metrics) + sorted(others | predictions)
+    return ", ".join(changed[:FEW]) + (f" and {len(changed) - FEW} more" if len(changed) > FEW else "")
 
 
 def _metric(record: Record, name: str) -> Any:
@@ -170,7 +174,7 @@ def _protocol(gate: Gate) -> tuple[list[str], list[str]]:
         failures += [f"{name}: {line}" for record in recorded for line in _definitions(record)]
         for dataset in dict.fromkeys(cell.dataset for cell in spec.cells):
             try:
-                found = list(_data(dataset, recorded))
+                found = list(dict.fromkeys(_data(dataset, recorded)))
             except DataUnavailable as error:
                 notes.append(f"not at hand: {error}")
                 continue
@@ -230,20 +234,20 @@ def _definitions(record: Record) -> Iterator[str]:
         for key in ("unit", "better", "definition"):
             if entry[key] != here[key]:
                 yield f"{title_of(record)}: metric {name}: its {key} is {here[key]}, was {entry[key]}"
-        if any(value is None for value in entry["values"]):
+        if name in MARGINS and any(value is None for value in entry["values"]):
             yield f"{title_of(record)}: metric {name} is not finite in the reference"
 
 
 def _data(dataset: Choice, recorded: Sequence[Record]) -> Iterator[str]:
     """Checksums and statistics of a data set, and its lint. Raises DataUnavailable."""
     task = run.load_task(dataset, 0)
+    yield from (f"data set {finding.where}: {finding.message}" for finding in lint.of_task(dataset.name, task))
     mine = [record for record in recorded if record.cell["protocol"]["dataset"] == dataset.as_dict()]
     for record in mine:
         for what, found in (("sources", task.sources), ("statistics", task.statistics)):
             for name, was in record.environment.get(what, {}).items():
                 if not _same(found.get(name), was):
                     yield f"data set {dataset.name}: {what} {name} is {found.get(name)}, was {was}"
-    yield from (f"data set {finding.where}: {finding.message}" for finding in lint.of_task(dataset.name, task))
 
 
 def _same(a: Any, b: Any) -> bool:
@@ -262,7 +266,11 @@ def _minimised(gate: Gate) -> Iterator[str]:
             was, found = lint.factors(reference[record.key]), lint.factors(record)
             for name in sorted({*was, *found}):
                 if not lint.same_factor(was.get(name), found.get(name)):
-                    yield f"{title_of(record)}: {name} is {found.get(name)}, was {was.get(name)}"
+                    yield f"{title_of(record)}: {name} is {_number(found.get(name))}, was {_number(was.get(name))}"
+
+
+def _number(value: float | None) -> str:
+    return "absent" if value is None else f"{value:.6g}"
 
 
 # (b) objectives
@@ -310,19 +318,26 @@ def _quality(gate: Gate) -> tuple[list[str], list[str]]:
 
 
 def regressions(reference: Sequence[Record], made: Sequence[Record]) -> list[str]:
-    """One line for each metric of a cell whose whole 95 % interval is worse by more than its margin."""
-    from scipy.special import stdtrit
-
+    """One line for each metric of a cell whose whole 95 % interval is worse by more than its margin, or not finite."""
     lines = []
     for a, b in comparison.compare(reference, made).pairs:
-        for name, margin in MARGINS.items():
-            if name in a.scores and name in b.scores:
-                gap = comparison.paired_difference(a.scores[name].values, b.scores[name].values)
-                worse = gap.mean if a.scores[name].better == "lower" else -gap.mean
-                reach = float(stdtrit(gap.n - 1, 0.975)) * gap.standard_error if gap.n > 1 else math.nan
-                if not worse - reach <= margin:
-                    lines.append(f"{b.title}: {name} is worse by {worse:.3g} ± {reach:.2g}, margin {margin:g}")
+        for name in sorted(MARGINS.keys() & a.scores.keys() & b.scores.keys()):
+            was, found = a.scores[name], b.scores[name]
+            if lost := [r.seed for r, value in found.values.items() if not math.isfinite(value)]:
+                lines.append(f"{b.title}: {name} is not finite for seeds {', '.join(map(str, lost))}")
+            elif words := _regression(was, found, MARGINS[name]):
+                lines.append(f"{b.title}: {name} is worse by {words}")
     return lines
+
+
+def _regression(was: Scores, found: Scores, margin: float) -> str:
+    """By how much, where a margin is exceeded; one seed has no interval, so its difference itself counts."""
+    from scipy.special import stdtrit
+
+    gap = comparison.paired_difference(was.values, found.values)
+    worse = gap.mean if was.better == "lower" else -gap.mean
+    reach = float(stdtrit(gap.n - 1, 0.975)) * gap.standard_error if gap.n > 1 else 0.0
+    return "" if worse - reach <= margin else f"{worse:.3g} ± {reach:.2g}, margin {margin:g}"
 
 
 # (e) speed

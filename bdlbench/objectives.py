@@ -99,7 +99,7 @@ def differences(reference: Mapping[str, Measured], found: Mapping[str, Measured]
 
 
 def _parts(there: Measured, here: Measured) -> list[str]:
-    """What of a case differs, the cause before its effects."""
+    """What of a case differs: the terms and factors to blame, else the whole."""
     parts = []
     for kind, words in (
         ("temperature", "the factor of its {} is {}/N, was {}/N: kernels/elbo.py, or what it is given"),
@@ -110,6 +110,8 @@ def _parts(there: Measured, here: Measured) -> list[str]:
             was, now = there[kind].get(name), here[kind].get(name)
             if _apart(was, now):
                 parts.append(words.format(name, _spelled(now), _spelled(was)))
+    if parts:
+        return parts
     for kind, words in (("objective", "its objective"), ("gradient_norm", "the norm of its gradient")):
         if _apart(there[kind], here[kind]):
             parts.append(f"{words} is {_spelled(here[kind])}, was {_spelled(there[kind])}")
