@@ -115,7 +115,13 @@ def verify(folder: str | Path, *, full: bool = False, threads: int | None = None
     found = records.read(path)
     _require(found, path)
     place = path if path.is_dir() else path.parent
-    return (verify(place, record, full, threads) for record in found)
+    seeds = {
+        record.key: {r for other in found if other.key == record.key for r in other.replicates} for record in found
+    }
+    for record in found:
+        check = verify(place, record, full, threads)
+        few = lint.of_replicates(check.title, sorted(seeds[record.key]))
+        yield replace(check, findings=(*few, *check.findings))
 
 
 def gate(

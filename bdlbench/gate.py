@@ -19,7 +19,7 @@ from bdlbench import catalog, environment, files, lint, objectives, plan, record
 from bdlbench import compare as comparison
 from bdlbench.clock import now
 from bdlbench.compare import Scores, flatten
-from bdlbench.errors import BadInput, DataUnavailable
+from bdlbench.errors import BadInput, DataUnavailable, NotComparable
 from bdlbench.records import Record
 from bdlbench.run import Batch, Settings, batches, run_batch
 from bdlbench.spec import Choice, Spec
@@ -314,7 +314,10 @@ def _fingerprint(where: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _quality(gate: Gate) -> tuple[list[str], list[str]]:
-    return regressions(gate.recorded, gate.made), [f"{len(gate.made)} cells of {gate.name}"]
+    try:
+        return regressions(gate.recorded, gate.made), [f"{len(gate.made)} cells of {gate.name}"]
+    except NotComparable as error:
+        return [f"not comparable: {error}"], []
 
 
 def regressions(reference: Sequence[Record], made: Sequence[Record]) -> list[str]:
@@ -348,7 +351,7 @@ def _speed(gate: Gate) -> tuple[list[str], list[str]]:
     reference = _read(gate.reference / "speed.json")
     at_home = reference["environment"] == _fingerprint(_environment(gate.made))
     allowed = speed.SLOWER if at_home else speed.ELSEWHERE
-    worst = speed.excess(reference["ratios"], allowed)
+    worst = speed.excess(reference["ratios"], allowed, speed.ratios)
     failures = [
         f"the step of {name} takes {factor:.2f} times what it took, as a ratio to a plain torch step"
         for name, factor in sorted(worst.items(), key=lambda pair: -pair[1])

@@ -40,6 +40,9 @@ MULTIPLE = 10.0
 ROUNDING = 8 * torch.finfo(torch.float32).eps
 """Relative difference that is rounding, whatever was measured."""
 
+COARSE = 0.01
+"""Relative difference of a quantity that moves in steps, where one rounding error moved none."""
+
 Numbers = Mapping[str, Tensor]
 """What is compared, by name: float64, of any shape."""
 
@@ -229,7 +232,7 @@ def _predictions(folder: Path, record: Record, batch: Batch) -> Part:
     if _equal(recorded, found):
         return Part("predictions", "identical")
     nudged = predict({name: one_rounding_error(value) for name, value in state.items()})
-    return _judged("predictions", *map(_numbers, (recorded, found, nudged or {})))
+    return _judged("predictions", *map(_numbers, (recorded, found, nudged or {})), COARSE)
 
 
 def _arrays(posterior: Posterior, problem: Any, model: Any, batch: Batch) -> dict[str, Tensor]:
@@ -256,8 +259,8 @@ def _whole(folder: Path, record: Record, batch: Batch) -> Iterator[Part]:
         return
     twin, twins = _rerun(batch, one_rounding_error)
     if recorded:
-        yield _judged("predictions", *map(_numbers, (recorded, arrays, twins)))
-    yield _judged("metrics", *(_metrics(side) for side in (record, found, twin)))
+        yield _judged("predictions", *map(_numbers, (recorded, arrays, twins)), COARSE)
+    yield _judged("metrics", *map(_metrics, (record, found, twin)), COARSE)
 
 
 def _rerun(batch: Batch, nudge: Nudge = unchanged) -> tuple[Record, dict[str, Tensor]]:
@@ -273,20 +276,20 @@ def _rerun(batch: Batch, nudge: Nudge = unchanged) -> tuple[Record, dict[str, Te
 # Verdicts
 
 
-def _judged(name: str, recorded: Numbers, found: Numbers, nudged: Numbers) -> Part:
+def _judged(name: str, recorded: Numbers, found: Numbers, nudged: Numbers, coarse: float = 0.0) -> Part:
     """Noise, where each difference is within MULTIPLE of the one that a rounding error makes; else different.
 
-    Both are root mean squares over a quantity's elements. A quantity on which a rounding error has no effect, such as
-    an accuracy, is left to the others, if there are any.
+    Both are root mean squares over a quantity's elements. coarse: the relative difference that is allowed where a
+    rounding error shows no effect at all, for quantities that move in steps, such as an accuracy.
     """
     missing = [key for key in recorded if key not in found or found[key].shape != recorded[key].shape]
     if missing:
         return Part(name, "different", f"{missing[0]} is absent, or of another shape")
     noise = {key: _distance(nudged[key], found[key]) for key in recorded}
     gap = {key: _distance(value, found[key]) for key, value in recorded.items()}
-    judged = [key for key in recorded if noise[key] > 0] or list(recorded)
-    allowed = {key: MULTIPLE * noise[key] + ROUNDING * _scale(recorded[key]) for key in judged}
-    worst = max(judged, key=lambda key: _excess(gap[key], allowed[key]))
+    least = {key: (ROUNDING if noise[key] else max(coarse, ROUNDING)) * _scale(recorded[key]) for key in recorded}
+    allowed = {key: MULTIPLE * noise[key] + least[key] for key in recorded}
+    worst = max(recorded, key=lambda key: _excess(gap[key], allowed[key]))
     words = f"{worst} off by {gap[worst]:.2g}; a rounding error makes {noise[worst]:.2g}"
     return Part(name, "noise" if gap[worst] <= allowed[worst] else "different", words)
 

@@ -18,7 +18,7 @@ PACKAGE = ROOT / "bdlbench"
 FLOORS = (
     "types rng clock files spec errors options",  # shapes, streams, timer, writer, spec; what can be wrong
     "kernels/ stats/",  # pure functions
-    "predictive density data terms records environment",  # what a posterior predicts, what data are, what a run leaves behind
+    "predictive density data terms records environment",  # what is predicted, what data are, what a run leaves
     "protocols",  # the seams
     "layers blocks likelihoods latents stopping store splits training audit",  # rules, outputs, files of data, minimise
     "posteriors/",  # sampling and chunking, shared by methods
