@@ -15,13 +15,16 @@ from bdlbench.errors import BadInput, BenchError, unknown
 if TYPE_CHECKING:
     from bdlbench.api import Job
     from bdlbench.catalog import Kind
+    from bdlbench.gate import Section
     from bdlbench.results import Result
     from bdlbench.run import Outcome, Settings
     from bdlbench.sheets import Format
     from bdlbench.spec import Cell
+    from bdlbench.verify import Check
 
 LISTED = ("methods", "models", "datasets", "metrics", "suites")
 INCOMPLETE, INTERNAL, INTERRUPTED = 4, 70, 130
+SHOWN = 12  # failures of one part of the gate, so that all fits on a page
 
 app = typer.Typer(
     add_completion=False,
@@ -236,6 +239,49 @@ def report(
 
 
 @app.command()
+def verify(
+    results: Annotated[Path, typer.Argument(metavar="RESULTS", help="a folder of records, or one record")],
+    full: Annotated[bool, typer.Option("--full", help="train every cell again, whole")] = False,
+    threads: Annotated[int, typer.Option(metavar="N", help="instead of the record's own")] = 0,
+    plugin: Plugins = [],  # noqa: B006
+) -> None:
+    """Run a cheap slice of each record again: bit-identical, within the noise of equal runs, or different, and why."""
+    if threads < 0:
+        raise BadInput(f"--threads {threads} is out of range: at least 1, or 0 for the record's own")
+    from bdlbench import api
+
+    _add_plugins(plugin)
+    checks = []
+    for check in api.verify(results, full=full, threads=threads or None):
+        checks.append(check)
+        _print_check(check)
+    raise typer.Exit(_print_verdict(checks, full))
+
+
+@app.command()
+def gate(
+    reference: Annotated[Path, typer.Option(metavar="DIR", help="the reference records")] = Path("results/reference"),
+    config: Annotated[Path | None, typer.Option(metavar="SUITE.toml", help="instead of the suite smoke")] = None,
+    results: Annotated[Path | None, typer.Option(metavar="DIR", help="keep the suite's new records there")] = None,
+    accept: Annotated[bool, typer.Option("--accept", help="make the reference what this tree makes")] = False,
+    plugin: Plugins = [],  # noqa: B006
+) -> None:
+    """Hold this tree against the reference: protocol, objectives, bits, quality, speed."""
+    from bdlbench import api
+
+    _add_plugins(plugin)
+    if accept:
+        changes = api.accept(reference, config, results)
+        print("\n".join(changes) or "nothing changed")
+        return
+    sections = api.gate(reference, config, results, _print_section)
+    failed = [section.name for section in sections if section.failures]
+    print(f"gate: failed in {', '.join(f'({name})' for name in failed)}" if failed else "gate: passed")
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
 def data(
     name: Annotated[str, typer.Argument(help="fetch and verify this data set  [default: say how all stand]")] = "",
     plugin: Plugins = [],  # noqa: B006
@@ -354,6 +400,8 @@ def _report(job: Job, outcomes: Sequence[Outcome], metrics: Sequence[str]) -> bo
         if outcome.skipped:
             print(f"skipped: {outcome.skipped}")
     failed = _print_failures(found)
+    for finding in api.findings_of(job):
+        print(finding)
     count = sum(len(result.replicates) for result in done)
     trained = sum(len(batch.rows) for batch in job.batches)
     print(f"{count} replicates of {len(done)} cells in {job.results}; {trained or 'none'} had to be trained now")
@@ -503,6 +551,63 @@ def _standing(files: Sequence[Any]) -> str:
     if len(set(states)) == 1:
         return f"{states[0]}" + (f" ({len(files)} files)" if files else " with scikit-learn")
     return ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+
+
+# verify and gate
+
+
+VERDICTS = {
+    "identical": "bit-identical",
+    "noise": "within the noise of equal runs",
+    "different": "DIFFERENT",
+    "unchecked": "not checked",
+}
+
+
+def _print_check(check: Check) -> None:
+    """One line for a record, and below it what differs, why most likely, and what the lint says."""
+    what = ", ".join(part.name for part in check.parts if part.verdict == check.verdict)
+    replicates = f"{check.replicates} replicate" + "s" * (check.replicates != 1)
+    failed = f", {check.failed} failed" if check.failed else ""
+    hot = f"; {check.temperature}" if check.temperature else ""
+    print(
+        f"{VERDICTS[check.verdict]}: {check.title} ({replicates}{failed}){': ' if what else ''}{what}{hot}", flush=True
+    )
+    for part in check.parts:
+        if part.detail:
+            print(f"    {part.name}: {VERDICTS[part.verdict]}: {part.detail}")
+    if check.verdict in ("different", "noise") and check.elsewhere:
+        most, *rest = check.elsewhere
+        print(f"    most likely because of {most}" + (f" (also {'; '.join(rest)})" if rest else ""))
+    elif check.verdict == "different":
+        print("    nothing in the environment explains it: the code, or the hardware")
+    for finding in check.findings:
+        print(f"    {finding}")
+
+
+def _print_verdict(checks: Sequence[Check], full: bool) -> int:
+    """The last lines, and the exit code."""
+    counts = {words: sum(c.verdict == v for c in checks) for v, words in VERDICTS.items()}
+    print(
+        "; ".join(f"{count} {words}" for words, count in counts.items() if count) + (" (whole cells)" if full else "")
+    )
+    elsewhere = dict.fromkeys(line for check in checks for line in check.elsewhere)
+    if elsewhere:
+        print(f"this place differs from where they were made: {'; '.join(elsewhere)}")
+    refused = any(finding.severity == "refused" for check in checks for finding in check.findings)
+    if refused or counts["DIFFERENT"]:
+        return 1
+    return INCOMPLETE if counts["not checked"] or any(check.failed for check in checks) else 0
+
+
+def _print_section(section: Section) -> None:
+    state = "FAILED" if section.failures else "ok"
+    notes = f": {'; '.join(section.notes)}" if section.notes else ""
+    print(f"({section.name}) {section.title}: {state}{notes} [{section.seconds:.0f} s]", flush=True)
+    for line in section.failures[:SHOWN]:
+        print(f"    {line}")
+    if len(section.failures) > SHOWN:
+        print(f"    and {len(section.failures) - SHOWN} more")
 
 
 # output

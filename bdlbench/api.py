@@ -11,13 +11,14 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bdlbench import catalog, environment, files, options, plan, records, sources, store, tables
+from bdlbench import catalog, environment, files, lint, options, plan, records, sources, store, tables
 from bdlbench import compare as comparison
 from bdlbench import margins as margin_table
 from bdlbench import score as submissions
@@ -25,16 +26,22 @@ from bdlbench.compare import Comparison, Pairing
 from bdlbench.data import Task
 from bdlbench.errors import BadInput
 from bdlbench.executors import Event, execute
+from bdlbench.lint import Finding
 from bdlbench.records import Record
 from bdlbench.results import Result, merge, select
 from bdlbench.run import CHECKPOINTS, Batch, Outcome, Settings, batches, load_task
 from bdlbench.score import Claim
-from bdlbench.spec import Spec
+from bdlbench.spec import Choice, Spec
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+    from bdlbench.gate import Section
     from bdlbench.rank import Ranking
+    from bdlbench.verify import Check
+
+REFERENCE = Path("results/reference")
+GATE_SUITE = "smoke"
 
 RESULTS = Path("results/local")
 """Where `run` writes unless told otherwise."""
@@ -156,6 +163,55 @@ def report(folder: str | Path, out: str | Path = "report", metrics: Sequence[str
     return page.write(Path(folder), Path(out), metrics)
 
 
+def verify(folder: str | Path, *, full: bool = False, threads: int | None = None) -> Iterator[Check]:
+    """Hold each record of a folder, or one record, against what is computed here. Raises BadInput for none."""
+    from bdlbench.verify import verify
+
+    path = Path(folder)
+    found = records.read(path)
+    _require(found, path)
+    place = path if path.is_dir() else path.parent
+    seeds = {
+        record.key: {r for other in found if other.key == record.key for r in other.replicates} for record in found
+    }
+    for record in found:
+        check = verify(place, record, full, threads)
+        few = lint.of_replicates(check.title, sorted(seeds[record.key]))
+        yield replace(check, findings=(*few, *check.findings))
+
+
+def gate(
+    reference: str | Path = REFERENCE,
+    config: Path | None = None,
+    results: Path | None = None,
+    say: Callable[[Section], None] = lambda section: None,
+) -> list[Section]:
+    """Hold this tree against the reference, part by part. results: where the suite's new records stay."""
+    from bdlbench.gate import Gate, check
+
+    with _folder(results) as place:
+        return check(Gate(Path(reference), config or GATE_SUITE, place), say)
+
+
+def accept(reference: str | Path = REFERENCE, config: Path | None = None, results: Path | None = None) -> list[str]:
+    """Make the reference what this tree makes; what changed, a line each."""
+    from bdlbench.gate import Gate, accept
+
+    with _folder(results) as place:
+        return accept(Gate(Path(reference), config or GATE_SUITE, place))
+
+
+@contextmanager
+def _folder(given: Path | None) -> Iterator[Path]:
+    """A folder that stays if it was given, else one for the moment."""
+    if given is not None:
+        refuse_unwritable(given)
+        yield given
+        return
+    with tempfile.TemporaryDirectory(prefix="bdlbench-") as name:
+        yield Path(name)
+
+
 def results_of(folder: Path) -> list[Result]:
     """All results in a folder. Raises BadInput where it holds none."""
     found = records.read(folder)
@@ -170,6 +226,7 @@ def machines(folder: Path) -> list[str]:
 
 def prepare(spec: Spec, results: Path, fresh: bool = False) -> Job:
     """What is missing of a spec. Writes nothing. Raises BadInput for records that cannot be read."""
+    lint.refuse(lint.of_spec(spec))
     existing = records.read(results, conflicting=fresh) if results.is_dir() else []
     refuse_unwritable(results)
     return Job(spec, results, tuple(existing), tuple(batches(spec, [] if fresh else existing)), fresh)
@@ -191,9 +248,30 @@ def perform(
     if job.fresh:
         _forget_checkpoints(job.results, job.batches)
         _set_aside(job)
-    outcomes = execute(job.batches, settings or Settings(job.results), jobs, plugins, report)
+    chosen = replace(settings or Settings(job.results), selection=job.spec.selection)
+    outcomes = execute(job.batches, chosen, jobs, plugins, report)
     _tidy(job, began)
     return outcomes
+
+
+def findings_of(job: Job) -> list[Finding]:
+    """What the protocol lint flags in a job that was performed: its spec, the data it trained on, its records."""
+    found = lint.of_spec(job.spec)
+    found += [f for dataset, split in _used(job) for f in _data_findings(dataset, split)]
+    keys = {cell.key: cell.title for cell in job.spec.cells}
+    made = [record for record in records.read(job.results) if record.key in keys] if job.results.is_dir() else []
+    found += [f for record in made for f in lint.of_record(keys[record.key], record)]
+    return list(dict.fromkeys(found))
+
+
+def _used(job: Job) -> list[tuple[Choice, int]]:
+    """The splits of data sets that are about to be trained on."""
+    return list(dict.fromkeys((r.cell.dataset, r.replicate.split) for batch in job.batches for r in batch.rows))
+
+
+@lru_cache(maxsize=64)
+def _data_findings(dataset: Choice, split: int) -> tuple[Finding, ...]:
+    return tuple(lint.of_task(dataset.name, load_task(dataset, split)))
 
 
 def results_for(job: Job) -> list[Result]:
@@ -206,12 +284,15 @@ def results_for(job: Job) -> list[Result]:
 
 
 def fetch_data(job: Job) -> None:
-    """Verify and load every data set that is about to be used, downloading what is absent, before any training."""
-    wanted = {(row.cell.dataset, row.replicate.split): None for batch in job.batches for row in batch.rows}
+    """Verify, load and lint every data set that is about to be used, downloading what is absent, before any training.
+
+    Raises BadInput where a protocol is one that no reading of the numbers can mend.
+    """
+    wanted = _used(job)
     for name in dict.fromkeys(dataset.name for dataset, _ in wanted):
         store.fetch(getattr(catalog.load("datasets", name), "files", ()), name)
     for dataset, split in wanted:
-        load_task(dataset, split)
+        lint.refuse(_data_findings(dataset, split))
 
 
 def refuse_unwritable(folder: Path) -> None:

@@ -79,6 +79,18 @@ def choice(kind: Kind, name: str, settings: Mapping[str, Mapping[str, Any]]) -> 
     return Choice.of(name, options)
 
 
+def recorded(kind: Kind, table: Mapping[str, Any]) -> Choice:
+    """The choice that a record holds as {"name": …, option: value, …}. Raises BadInput where the entry is not known."""
+    settings: dict[str, dict[str, Any]] = {}
+
+    def collect(entry: Mapping[str, Any]) -> str:
+        nested = {key: collect(value) if isinstance(value, Mapping) else value for key, value in entry.items()}
+        settings[entry["name"]] = {key: value for key, value in nested.items() if key != "name"}
+        return str(entry["name"])
+
+    return choice(kind, collect(table), settings)
+
+
 def batch_key(kind: Kind, chosen: Choice) -> Choice:
     """The choice without what may differ between rows of one batch."""
     free = per_row_names(load(kind, chosen.name))

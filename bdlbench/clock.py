@@ -39,24 +39,39 @@ CPU = torch.device("cpu")
 
 
 def timed_in_turn(
-    works: Mapping[str, Callable[[], object]], rounds: int, device: torch.device = CPU, warmup: int = 1
+    works: Mapping[str, Callable[[], object]],
+    rounds: int = 20,
+    device: torch.device = CPU,
+    calls: int = 1,
+    warmup: int = 1,
 ) -> dict[str, list[float]]:
-    """Seconds of each work in each of `rounds` rounds, in which every work has its turn; `warmup` more go before them.
+    """Seconds per call of each work, one number for each of `rounds` rounds; `warmup` more go before them.
 
-    What slows the machine for a while slows the works of a round alike, so ratios within a round hold where seconds
-    do not. Raises ValueError for fewer than one round.
+    A round runs every work `calls` times before the next begins, so that what disturbs the machine for longer than a
+    round disturbs all of them: numbers of one round may be divided by each other, those of different calls of this
+    function may not. What the thread waited for a core that others held is taken off where the system (Linux) tells it.
+    Raises ValueError for fewer than one round.
     """
     if rounds < 1:
         raise ValueError(f"{rounds} rounds give no time: at least 1")
     seconds: dict[str, list[float]] = {name: [] for name in works}
-    for turn in range(-warmup, rounds):
+    for _ in range(warmup + rounds):
         for name, work in works.items():
             watch = Stopwatch(device)
-            work()
-            spent = watch.seconds()
-            if turn >= 0:
-                seconds[name].append(spent)
-    return seconds
+            waited = _waited()
+            for _ in range(calls):
+                work()
+            waited = _waited() - waited  # inside the watch: what is not seen makes a block longer, never shorter
+            seconds[name].append((watch.seconds() - waited) / calls)
+    return {name: values[warmup:] for name, values in seconds.items()}
+
+
+def _waited() -> float:
+    """Seconds that this thread was ready to run and no core was free, since it began; 0 where nobody counts."""
+    try:
+        return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, IndexError, ValueError):
+        return 0.0
 
 
 def now() -> float:

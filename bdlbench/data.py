@@ -46,6 +46,9 @@ class Task:
     sources: SHA-256 of each file or array that the data were made from.
     y_mean, y_sd: the transform from original units to the scale the model sees, y = (original − y_mean) / y_sd.
     statistics: what preprocessing took from the TRAINING data, by name, for the record.
+    standardised: where x was shifted and scaled by means and standard deviations of the training inputs, the axes that
+    they were taken over: (0,) for each column of a table, (0, 2, 3) for each channel of images.
+    validation: what was held out of the training data for choosing options, where the data set does so.
     """
 
     signature: Signature
@@ -56,6 +59,8 @@ class Task:
     y_mean: float = 0.0
     y_sd: float = 1.0
     statistics: dict[str, float] = field(default_factory=dict)
+    standardised: tuple[int, ...] = ()
+    validation: Examples | None = None
 
 
 @dataclass(frozen=True)

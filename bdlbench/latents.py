@@ -24,6 +24,7 @@ from bdlbench.kernels.latent import (
 from bdlbench.options import option
 from bdlbench.protocols import Accumulator
 from bdlbench.rng import Streams
+from bdlbench.terms import term
 from bdlbench.training import DECAYS, adam_step
 from bdlbench.types import ALIGNMENT
 
@@ -162,7 +163,8 @@ class LatentOutput:
 
     def bound(self, noise: Tensor) -> Tensor:
         """The ELBO by the draws of z that `noise` (*lead, k, B, Z) makes: (*lead, B)."""
-        return self.log_likelihood(noise).mean(-1) - standard_normal_kl(self.mean, self.log_sd)
+        kl = term("local", standard_normal_kl(self.mean, self.log_sd), "KL(q(z | x) ‖ p(z))")
+        return self.log_likelihood(noise).mean(-1) - kl
 
     def log_likelihood(self, noise: Tensor) -> Tensor:
         """log p(x | z), z = mean + sd · noise: noise (*lead, k, B, Z) -> (*lead, B, k)."""

@@ -13,12 +13,12 @@ from typing import Any
 from bdlbench import catalog
 from bdlbench.errors import BadInput, unknown
 from bdlbench.options import resolve
-from bdlbench.spec import Cell, Choice, Spec, replicates
+from bdlbench.spec import SELECTIONS, Cell, Choice, Spec, replicates
 
 Settings = Mapping[str, Mapping[str, Sequence[Any]]]
 """{entry: {option: values}}: more than one value sweeps."""
 
-TOP_KEYS = {"version", "title", "seeds", "splits", "samples", "grid", "options"}
+TOP_KEYS = {"version", "title", "seeds", "splits", "samples", "grid", "options", "selection"}
 CHOSEN: tuple[catalog.Kind, ...] = ("methods", "models", "datasets")
 GRID_KEYS = {"methods", "models", "datasets", "options"}
 
@@ -35,7 +35,10 @@ class Grid:
 
 @dataclass(frozen=True)
 class Suite:
-    """A named list of grids with their options, as a TOML file holds it."""
+    """A named list of grids with their options, as a TOML file holds it.
+
+    selection: what data chose the options: "none" (defaults, or by hand), "training", "validation", "test" or "ood".
+    """
 
     title: str
     version: int
@@ -44,6 +47,7 @@ class Suite:
     grids: tuple[Grid, ...]
     options: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
     splits: str = "one"
+    selection: str = ""
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,7 @@ def parse_suite(text: str, where: str) -> Suite:
         grids=tuple(_grid(grid, where) for grid in grids),
         options=_options(raw, where),
         splits=str(raw.get("splits", "one")),
+        selection=_selection(raw.get("selection", ""), where),
     )
 
 
@@ -139,7 +144,7 @@ def build_spec(suite: Suite, overrides: Overrides) -> Spec:
     ]
     _refuse_idle(given, cells)
     asked = replicates(overrides.seeds or suite.seeds, overrides.splits or suite.splits)
-    return Spec(tuple(dict.fromkeys(cells)), asked)
+    return Spec(tuple(dict.fromkeys(cells)), asked, suite.selection)
 
 
 def narrowed(grids: Sequence[Grid], overrides: Overrides) -> list[Grid]:
@@ -235,6 +240,12 @@ def _refuse_idle(settings: Settings, cells: Sequence[Cell]) -> None:
 def _names(choice: Choice) -> list[str]:
     nested = [name for _, value in choice.options if isinstance(value, Choice) for name in _names(value)]
     return [choice.name, *nested]
+
+
+def _selection(word: Any, where: str) -> str:
+    if word and word not in SELECTIONS:
+        raise unknown(f"value of selection in {where}", str(word), SELECTIONS)
+    return str(word)
 
 
 def _grid(raw: Any, where: str) -> Grid:

@@ -210,6 +210,15 @@ class Method(Protocol):
         ...
 
 
+@runtime_checkable
+class Restores(Protocol):
+    """A method whose posterior can be had back from what was kept of it, to predict what it predicted."""
+
+    def restored(self, model: Model, state: Mapping[str, Tensor]) -> Posterior | None:
+        """The posterior of `state` {name: (R, …)}; facts, bound and moments may be absent. None where it cannot."""
+        ...
+
+
 class Dataset(Protocol):
     """A frozen dataclass: its fields are the options of the data set."""
 

@@ -121,6 +121,11 @@ def parameters(folder: Path, record: Record) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in safetensors.torch.load_file(path).items()}
 
 
+def has_parameters(folder: Path, record: Record) -> bool:
+    """Whether parameters were kept."""
+    return _parameters_file(folder, record).exists()
+
+
 def _parameters_file(folder: Path, record: Record) -> Path:
     return folder / PARAMETERS / f"{record.name}.safetensors"
 

@@ -19,16 +19,17 @@ import torch
 from torch import Tensor
 
 from bdlbench import catalog, data, environment, files, records
+from bdlbench.audit import audit
 from bdlbench.clock import Stopwatch, peak_memory_bytes, reset_peak_memory
 from bdlbench.data import Problem, Task
 from bdlbench.errors import BadInput, BenchError
 from bdlbench.memory import keep_freed_memory
 from bdlbench.predictive import Predictive
-from bdlbench.protocols import Conjugate, Evaluation, Metric, Model, Posterior, Reference
+from bdlbench.protocols import Conjugate, Evaluation, Method, Metric, Model, Posterior, Reference
 from bdlbench.records import Record
 from bdlbench.rng import Streams
 from bdlbench.spec import Cell, Choice, Replicate, Spec
-from bdlbench.training import Session, session
+from bdlbench.training import Fit, Nudge, Session, session, unchanged
 
 CHECKPOINTS = ".checkpoints"
 """Folder among the records for fits that are not done."""
@@ -60,11 +61,16 @@ class Batch:
 
 @dataclass(frozen=True)
 class Settings:
-    """Where records go, how often a fit is checkpointed (seconds), and whether parameters are kept beside records."""
+    """Where records go, how often a fit is checkpointed (seconds), and whether parameters are kept beside records.
+
+    selection: what data chose the options, where the suite says so; the record keeps it. nudge: see `training.Session`.
+    """
 
     results: Path
     checkpoint_every: float = 60.0
     keep_parameters: bool = False
+    selection: str = ""
+    nudge: Nudge = unchanged
 
 
 class Outcome(NamedTuple):
@@ -90,18 +96,14 @@ def run_batch(
     batch: Batch, settings: Settings, listen: Callable[[int, int], None] = lambda done, total: None
 ) -> Outcome:
     """Train, predict, score and write one batch. A failure becomes a record with its reason; bad input is raised."""
-    cell = batch.rows[0].cell
-    torch.set_num_threads(cell.threads)
-    keep_freed_memory()
-    device = torch.device(cell.device)
+    cell, device = batch.rows[0].cell, torch.device(batch.rows[0].cell.device)
     reset_peak_memory(device)
-    problem = data.to_device(_problem(batch), device)
-    model = catalog.build_model([row.cell.model for row in batch.rows], problem.signature)
-    method = catalog.build_method([row.cell.method for row in batch.rows])
+    problem, model, method = build(batch)
     reason = model.unsupported() or method.unsupported(model)
     if reason:
         return Outcome([], f"{cell.title}: {reason}")
-    spent = Session(settings.results / CHECKPOINTS / batch.key, settings.checkpoint_every, listen)
+    checkpoint = settings.results / CHECKPOINTS / batch.key
+    spent = Session(checkpoint, settings.checkpoint_every, listen, settings.nudge)
     written: list[Record] = []
     try:
         result = _fit_and_score(batch, problem, model, method.fit, spent, device)
@@ -114,6 +116,24 @@ def run_batch(
     for file in spent.files():
         file.unlink(missing_ok=True)
     return Outcome(written)
+
+
+class Built(NamedTuple):
+    """All that a batch needs before it is trained."""
+
+    problem: Problem
+    model: Model
+    method: Method
+
+
+def build(batch: Batch) -> Built:
+    """The data, model and method of a batch, on its device; torch takes the threads of its cells."""
+    cell = batch.rows[0].cell
+    torch.set_num_threads(cell.threads)
+    keep_freed_memory()
+    problem = data.to_device(_problem(batch), torch.device(cell.device))
+    model = catalog.build_model([row.cell.model for row in batch.rows], problem.signature)
+    return Built(problem, model, catalog.build_method([row.cell.method for row in batch.rows]))
 
 
 @dataclass(frozen=True)
@@ -140,12 +160,14 @@ def _fit_and_score(
     train_seconds = spent.seconds_before + watch.seconds()
     watch = Stopwatch(device)
     samples = batch.rows[0].cell.samples
-    evaluation = _evaluate(posterior, problem, model, samples, rng)
+    evaluation = evaluate(posterior, problem, model, samples, rng)
     predict_seconds = watch.seconds()
     evaluation = _with_reference(evaluation, posterior, problem, model, rng)
     return _Result(
         metrics=measure(evaluation, catalog.metrics()),
-        values=_values(posterior) | {"samples": [evaluation.test.samples] * len(batch.rows)},
+        values=_values(posterior)
+        | _training_values(spent.fits, len(batch.rows))
+        | {"samples": [evaluation.test.samples] * len(batch.rows)},
         arrays=stored_arrays(evaluation),
         finite=_finite_rows({**posterior.state, "log_prob": evaluation.test.log_prob(evaluation.y)}),
         cost=_cost(batch, problem, evaluation, spent, train_seconds, predict_seconds, device),
@@ -155,7 +177,7 @@ def _fit_and_score(
     )
 
 
-def _evaluate(posterior: Posterior, problem: Problem, model: Model, samples: int, rng: Streams) -> Evaluation:
+def evaluate(posterior: Posterior, problem: Problem, model: Model, samples: int, rng: Streams) -> Evaluation:
     """Predict the test set and each out-of-distribution set, every set by streams of its own."""
 
     def predict(name: str, x: Tensor) -> Predictive:
@@ -187,20 +209,20 @@ def measure(evaluation: Evaluation, metrics: Mapping[str, Metric]) -> records.Me
     """Every metric that is defined, as records hold it: name, or name[key], unit, direction, definition, values."""
     scored = {name: (metric, metric(evaluation)) for name, metric in metrics.items()}
     return {
-        f"{name}[{key}]" if key else name: _entry(metric, value)
+        f"{name}[{key}]" if key else name: entry_of(metric) | {"values": value.tolist()}
         for name, (metric, found) in scored.items()
         for key, value in found.items()
     }
 
 
-def _entry(metric: Any, value: Tensor) -> dict[str, Any]:
-    about = {"unit": metric.unit, "better": metric.better, "definition": catalog.definition(metric)}
-    return {**about, "values": value.tolist()}
+def entry_of(metric: Any) -> dict[str, Any]:
+    """What a record says of a metric beside its values."""
+    return {"unit": metric.unit, "better": metric.better, "definition": catalog.definition(metric)}
 
 
 def _values(posterior: Posterior) -> dict[str, list[Any]]:
     """What is deterministic beside the metrics, a list over rows each."""
-    values: dict[str, list[Any]] = {"parameters_sha256": _hashes(posterior.state)}
+    values: dict[str, list[Any]] = {"parameters_sha256": row_hashes(posterior.state)}
     if posterior.bound is not None:
         values["elbo_nats"] = posterior.bound.double().tolist()
     for name, value in posterior.facts.items():
@@ -208,7 +230,52 @@ def _values(posterior: Posterior) -> dict[str, list[Any]]:
     return values
 
 
-def _hashes(state: Mapping[str, Tensor]) -> list[str]:
+def _training_values(fits: Sequence[Fit], rows: int) -> dict[str, list[Any]]:
+    """What a cheap re-run and the protocol lint are held against; nothing where nothing was minimised."""
+    found = {"first_steps": first_steps(fits, rows), "objective": objectives(fits, rows)}
+    return {name: column for name, column in found.items() if column}
+
+
+def first_steps(fits: Sequence[Fit], rows: int) -> list[dict[str, Any]]:
+    """The fingerprint of the first fit, for each of R replicates; [] where nothing was minimised.
+
+    A replicate of an ensemble is several consecutive rows of the fit: their hashes are hashed.
+    """
+    if not fits or fits[0].first is None:
+        return []
+    first, share = fits[0].first, len(fits[0].first.loss) // rows
+    parts = [slice(r * share, (r + 1) * share) for r in range(rows)]
+    return [
+        {
+            "steps": first.steps,
+            "sha256": hashlib.sha256("".join(first.sha256[part]).encode()).hexdigest(),
+            "norm": first.norm[part],
+            "loss": first.loss[part],
+        }
+        for part in parts
+    ]
+
+
+def objectives(fits: Sequence[Fit], rows: int) -> list[dict[str, Any]]:
+    """The audit of the last fit, for each of R replicates: of an ensemble's members the factor farthest from 1."""
+    if not fits or fits[-1].state is None:
+        return []
+    found = audit(fits[-1])
+    columns = {"temperature": found.temperature, "ramp": found.ramp, "local": found.local}
+    return [
+        {key: {name: _farthest(value, rows, r) for name, value in table.items()} for key, table in columns.items()}
+        | {"undeclared": float(found.undeclared.reshape(rows, -1)[r].amax()), "named": found.named}
+        for r in range(rows)
+    ]
+
+
+def _farthest(values: Tensor, rows: int, r: int) -> float:
+    """Of the members (R·K,) of replicate r, the value that is farthest from 1."""
+    mine = values.reshape(rows, -1)[r]
+    return float(mine[(mine - 1).abs().argmax()])
+
+
+def row_hashes(state: Mapping[str, Tensor]) -> list[str]:
     """SHA-256 of each row of the posterior's state."""
     columns = [(name, value.detach().cpu().contiguous()) for name, value in sorted(state.items())]
     return [
@@ -272,7 +339,10 @@ def _write_cell(batch: Batch, cell: Cell, result: _Result, settings: Settings) -
         replicates=tuple(batch.rows[i].replicate for i in good),
         values={"metrics": scored, **values},
         cost=result.cost | {name: float(value[mine].mean()) for name, value in result.measured.items()},
-        environment=environment.describe(cell.device, cell.threads) | _data_facts(cell) | {"examples": result.examples},
+        environment=environment.describe(cell.device, cell.threads)
+        | data_facts(cell)
+        | _selection(settings)
+        | {"examples": result.examples},
         failed={batch.rows[i].replicate: "parameters or predictions are not finite" for i in mine if i not in good},
     )
     rows = torch.tensor(good, dtype=torch.int64)
@@ -315,7 +385,7 @@ def _problem(batch: Batch) -> Problem:
     return data.stack(tasks, [splits.index(row.replicate.split) for row in batch.rows])
 
 
-def _data_facts(cell: Cell) -> dict[str, Any]:
+def data_facts(cell: Cell) -> dict[str, Any]:
     """Checksums of what the data were made from, and what preprocessing took from the training examples of split 0."""
     task = load_task(cell.dataset, 0)
     return {"sources": dict(task.sources), "statistics": dict(task.statistics)}
@@ -326,6 +396,10 @@ def _examples(problem: Problem) -> dict[str, Any]:
     test = problem.test.x[:1] if data.shared(problem.test.x) else problem.test.x
     hashes = {files.sha256(row.cpu().contiguous().numpy().tobytes()) for row in test}
     return {"train": problem.train.num_data, "test": problem.test.num_data, "test_sha256": sorted(hashes)}
+
+
+def _selection(settings: Settings) -> dict[str, str]:
+    return {"selection": settings.selection} if settings.selection else {}
 
 
 @lru_cache(maxsize=2)

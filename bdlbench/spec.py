@@ -68,12 +68,17 @@ class Cell:
         return f"{self.method.name} · {self.model.name} · {self.dataset.name}"
 
 
+SELECTIONS = ("none", "training", "validation", "test", "ood")
+"""What data chose the options of a suite; none where they are defaults or were set by hand."""
+
+
 @dataclass(frozen=True)
 class Spec:
-    """The cells and the replicates of each."""
+    """The cells and the replicates of each. selection: what data chose their options, where a suite says so."""
 
     cells: tuple[Cell, ...]
     replicates: tuple[Replicate, ...]
+    selection: str = ""
 
 
 SPLITS: dict[str, Callable[[int], int]] = {"one": lambda seed: 0, "each": lambda seed: seed}

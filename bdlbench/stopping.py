@@ -13,6 +13,7 @@ from bdlbench.kernels import halting
 from bdlbench.predictive import Categorical, CategoricalSum, join_facts, ordered_sum
 from bdlbench.protocols import Accumulator
 from bdlbench.rng import Streams
+from bdlbench.terms import term
 from bdlbench.types import PerRow
 
 Expectation = Literal["exact", "sampled"]
@@ -109,7 +110,9 @@ class StoppingOutput:
         log_r, weight = self._explored(), self._by_row(self.model.entropy_weight)
         r = log_r.exp()
         fit = self._relaxed_log_likelihood(y, log_r) if self.sampled else (r * self.log_likelihood(y)).sum(-1)
-        return fit + (r * (self.log_prior - weight * log_r)).sum(-1)
+        cross_entropy = term("local", -(r * self.log_prior).sum(-1), "E_q[−log p(z)]")
+        negative_entropy = term("local", (r * log_r).sum(-1), "−H(q(z | x))")
+        return fit - cross_entropy - weight[..., 0] * negative_entropy
 
     @property
     def sampled(self) -> bool:

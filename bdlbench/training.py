@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 import safetensors.torch
 import torch
@@ -80,16 +81,70 @@ class State:
     loss: Tensor
 
 
+T = TypeVar("T")
+
+Nudge = Callable[[Tensor], Tensor]
+"""What is done to the initial rows (R, Q) of every fit."""
+
+
+def unchanged(initial: Tensor) -> Tensor:
+    """No nudge."""
+    return initial
+
+
+FIRST_STEPS = 20
+"""After so many steps a fit leaves a fingerprint of its rows, so that a cheap re-run can be held against it."""
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """Rows (R, Q) after `steps` steps: SHA-256, norm, and the last loss in nats per example, one for each row."""
+
+    steps: int
+    sha256: list[str]
+    norm: list[float]
+    loss: list[float]
+
+
+@dataclass
+class Fit:
+    """One call of `minimise`, for whoever verifies or audits it: what was asked, the fingerprint, the latest state.
+
+    mark: after how many steps the fingerprint is taken, or after all of them if there are fewer.
+    """
+
+    objective: Objective
+    initial: Tensor
+    data: Data
+    rng: Streams
+    plan: Plan
+    steps: int
+    mark: int = FIRST_STEPS
+    first: Fingerprint | None = None
+    state: State | None = None
+
+    def reached(self, state: State) -> None:
+        """Take note of the state after a step."""
+        self.state = state
+        if state.step == min(self.mark, self.steps):
+            self.first = _fingerprint(state)
+
+
 @dataclass
 class Session:
     """What one fit shares with its surroundings: a checkpoint to resume from, a listener, and what was spent.
 
     checkpoint: a path without ending, or None; every: seconds between checkpoints; listen(done, total) hears of steps.
+    nudge: what is done to every initial row, to see how far rounding errors carry; mark: steps to the fingerprint.
+    fits: one for each call of `minimise`.
     """
 
     checkpoint: Path | None = None
     every: float = 60.0
     listen: Callable[[int, int], None] = lambda done, total: None
+    nudge: Nudge = unchanged
+    mark: int = FIRST_STEPS
+    fits: list[Fit] = field(default_factory=list, init=False)
     calls: int = field(default=0, init=False)
     examples: int = field(default=0, init=False)
     seconds_before: float = field(default=0.0, init=False)
@@ -124,6 +179,24 @@ def session(current: Session) -> Iterator[Session]:
         _session.reset(token)
 
 
+class _Enough(Exception):
+    """As many steps as were asked for are done."""
+
+
+def begin(fit: Callable[[], T], steps: int, nudge: Nudge = unchanged) -> tuple[list[Fit], T | None]:
+    """Run `fit` for its first `steps` steps: its fits so far, and what it returned if it was done before."""
+
+    def listen(done: int, total: int) -> None:
+        if done >= min(steps, total):
+            raise _Enough
+
+    with session(Session(listen=listen, nudge=nudge, mark=steps)) as current:
+        try:
+            return current.fits, fit()
+        except _Enough:
+            return current.fits, None
+
+
 def minimise(objective: Objective, initial: Tensor, data: Data, rng: Streams, plan: Plan) -> Iterator[State]:
     """Minimise each row's objective from `initial` (R, Q) by Adam, yielding the state after every epoch.
 
@@ -131,12 +204,14 @@ def minimise(objective: Objective, initial: Tensor, data: Data, rng: Streams, pl
     Raises Diverged when the loss of every row has left the finite numbers.
     """
     current = _session.get() or Session()
-    saver = _Saver(current)
-    noise = rng.child("noise")
-    state = saver.load(_start(initial), noise)
     batch_size = min(plan.batch_size, data.num_data)
     steps = data.num_data // batch_size
     total = plan.epochs * steps
+    fit = Fit(objective, initial, data, rng, plan, total, current.mark)
+    current.fits.append(fit)
+    saver = _Saver(current, fit)
+    noise = rng.child("noise")
+    state = saver.load(_start(current.nudge(initial)), noise)
     if state.step == total:
         yield state
     for epoch in range(state.step // steps, plan.epochs):
@@ -145,6 +220,7 @@ def minimise(objective: Objective, initial: Tensor, data: Data, rng: Streams, pl
             moment = Moment(state.step, total, reported=state.step + 1 == (epoch + 1) * steps)
             state = _step(objective, state, data.batch(index), noise, plan, moment)
             current.examples += batch_size
+            fit.reached(state)
             current.listen(state.step, total)
             saver.save_when_due(state, noise)
         if not torch.isfinite(state.loss).any():
@@ -161,6 +237,17 @@ def last(states: Iterator[State]) -> State:
 def _start(initial: Tensor) -> State:
     zeros = torch.zeros_like(initial)
     return State(initial.clone(), zeros, zeros.clone(), 0, initial.new_zeros(len(initial)))
+
+
+def _fingerprint(state: State) -> Fingerprint:
+    """Row by row, so that it does not depend on R."""
+    rows = [row.contiguous().cpu() for row in state.flat.detach()]
+    return Fingerprint(
+        state.step,
+        [hashlib.sha256(row.numpy().tobytes()).hexdigest() for row in rows],
+        [float(row.double().norm()) for row in rows],
+        state.loss.double().tolist(),
+    )
 
 
 def _order(data: Data, rng: Streams, steps: int, batch_size: int) -> Tensor:
@@ -213,8 +300,8 @@ def adam_step(
 class _Saver:
     """Writes and reads the checkpoint of one call of `minimise`."""
 
-    def __init__(self, current: Session) -> None:
-        self.current, self.path, self.due = current, current.next_file(), now() + current.every
+    def __init__(self, current: Session, fit: Fit) -> None:
+        self.current, self.fit, self.path, self.due = current, fit, current.next_file(), now() + current.every
 
     def load(self, fresh: State, noise: Streams) -> State:
         """The state of the checkpoint, with `noise` put where it stood; `fresh` where there is none."""
@@ -226,7 +313,12 @@ class _Saver:
         noise.resume(position, fresh.flat.device)
         seconds, examples, step = saved["spent"].tolist()
         self.current.seconds_before, self.current.examples = seconds, int(examples)
-        return State(saved["flat"], saved["mean"], saved["square"], int(step), saved["loss"])
+        self.fit.state = State(saved["flat"], saved["mean"], saved["square"], int(step), saved["loss"])
+        if "first.sha256" in saved:
+            hashes = [bytes(row).hex() for row in saved["first.sha256"].tolist()]
+            norm, loss = saved["first.numbers"].tolist()
+            self.fit.first = Fingerprint(min(self.fit.mark, self.fit.steps), hashes, norm, loss)
+        return self.fit.state
 
     def save_when_due(self, state: State, noise: Streams) -> None:
         """Write the checkpoint if `every` seconds have passed since the last."""
@@ -235,5 +327,9 @@ class _Saver:
         spent = torch.tensor([self.current.seconds, self.current.examples, state.step], dtype=torch.float64)
         tensors = {"flat": state.flat, "mean": state.mean, "square": state.square, "loss": state.loss, "spent": spent}
         tensors |= {f"noise.{name}": value for name, value in noise.position().items()}
+        if first := self.fit.first:
+            hashes = [list(bytes.fromhex(sha256)) for sha256 in first.sha256]
+            tensors["first.sha256"] = torch.tensor(hashes, dtype=torch.uint8)
+            tensors["first.numbers"] = torch.tensor([first.norm, first.loss], dtype=torch.float64)
         files.write_atomic(self.path, safetensors.torch.save({k: v.contiguous() for k, v in tensors.items()}))
         self.due = now() + self.current.every

@@ -6,7 +6,7 @@ D features, L depth. `*S` is the shape of a leaf in ONE replicate.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -80,6 +80,15 @@ class Layout:
         return {
             name: part.unflatten(-1, leaf.shape) for (name, leaf), part in zip(self.leaves.items(), parts, strict=True)
         }
+
+    def joined(self, leaves: Mapping[str, Tensor]) -> Tensor:
+        """What `views` takes apart: {name: (*lead, *S)} -> (*lead, P), with zeros between leaves."""
+        name, leaf = next(iter(self.leaves.items()))
+        lead = leaves[name].shape[: leaves[name].ndim - len(leaf.shape)]
+        flat = leaves[name].new_zeros(*lead, self.width)
+        for name, view in self.views(flat).items():
+            view.copy_(leaves[name])
+        return flat
 
     def packed(self, flat: Tensor) -> Tensor:
         """Rows without their padding: (*lead, P) -> (*lead, num_parameters)."""

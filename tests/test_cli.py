@@ -810,7 +810,7 @@ def test_parameters_are_kept_where_asked_for(results: Path, tmp_path: Path, plug
     (record,) = records.read(results)
     kept = records.parameters(results, record)
     assert {name: tuple(value.shape) for name, value in kept.items()} == {"fc1.weight": (2, 3, 13), "fc1.bias": (2, 3)}
-    assert record.values["parameters_sha256"] == run._hashes(kept)
+    assert record.values["parameters_sha256"] == run.row_hashes(kept)
     assert train(tmp_path / "without", "--method", "mle", "--seeds", "1,4") == 0
     assert not (tmp_path / "without" / "parameters").exists()
     (same,) = records.read(tmp_path / "without")

@@ -1,27 +1,56 @@
-"""Works are timed in turn, and nothing but the rounds asked for is kept."""
+"""What the clock promises whatever the time is: who is called, how often, in which order."""
 
 import pytest
+import torch
 
-from bdlbench.clock import timed_in_turn
+from bdlbench import clock
 
 
-def test_works_take_turns_after_the_warm_up():
+class Ticking:
+    """A stopwatch on which only works take time."""
+
+    time = 0.0
+
+    def __init__(self, device):
+        self.start = Ticking.time
+
+    def seconds(self):
+        return Ticking.time - self.start
+
+
+@pytest.fixture
+def spend(monkeypatch):
+    monkeypatch.setattr(clock, "Stopwatch", Ticking)
+    monkeypatch.setattr(clock, "_waited", lambda: 0.0)
+
+    def spend(seconds):
+        Ticking.time += seconds
+
+    return spend
+
+
+def test_works_take_turns_and_the_first_round_is_left_out(spend):
+    order = []
+
+    def work(name, first, later):
+        def once():
+            spend(later if name in order else first)
+            order.append(name)
+
+        return once
+
+    works = {"slow": work("slow", 100.0, 3.0), "quick": work("quick", 50.0, 1.0)}
+    found = clock.timed_in_turn(works, rounds=3, calls=2, device=torch.device("cpu"))
+    assert order == ["slow", "slow", "quick", "quick"] * 4
+    assert found == {"slow": [3.0] * 3, "quick": [1.0] * 3}
+
+
+def test_as_many_rounds_go_before_as_are_asked_for(spend):
     called = []
-    works = {"a": lambda: called.append("a"), "b": lambda: called.append("b")}
-    seconds = timed_in_turn(works, 3, warmup=2)
-    assert called == ["a", "b"] * 5
-    assert {name: len(values) for name, values in seconds.items()} == {"a": 3, "b": 3}
-    assert all(value >= 0 for values in seconds.values() for value in values)
-
-
-def test_each_work_gets_its_own_time(monkeypatch):
-    clock = iter(range(100))
-    durations = {"short": 1, "long": 5}
-    monkeypatch.setattr("time.perf_counter", lambda: float(next(clock)))
-    works = {name: lambda n=n: [next(clock) for _ in range(n)] for name, n in durations.items()}
-    assert timed_in_turn(works, 2) == {"short": [2.0, 2.0], "long": [6.0, 6.0]}
+    assert clock.timed_in_turn({"a": lambda: called.append("a")}, 3, warmup=2)["a"] == [0.0] * 3
+    assert called == ["a"] * 5
 
 
 def test_no_round_is_refused():
     with pytest.raises(ValueError, match="0 rounds"):
-        timed_in_turn({"a": list}, 0)
+        clock.timed_in_turn({"a": list}, 0)

@@ -18,14 +18,14 @@ PACKAGE = ROOT / "bdlbench"
 FLOORS = (
     "types rng clock memory files spec errors options",  # shapes, streams, timer, writer, spec; what can be wrong
     "kernels/ stats/",  # pure functions
-    "predictive density data records environment",  # what a posterior predicts, what data are, what a run leaves behind
+    "predictive density data terms records environment",  # what is predicted, what data are, what a run leaves
     "protocols",  # the seams
-    "layers blocks likelihoods latents stopping store submission splits training evaluation",  # outputs, data, minimise
+    "layers blocks likelihoods latents stopping store submission splits training audit evaluation",  # outputs, minimise
     "posteriors/",  # sampling and chunking, shared by methods
     "models/ datasets/ methods/ metrics/",  # one file per entry
     "catalog",  # the folder is the registry
     "plan run executors suites/",  # spec -> records
-    "results sources margins differences compare rank verify reproduce score",  # verdicts over records
+    "results sources margins differences compare rank verify lint objectives speed reproduce score",  # verdicts
     "report sheets tables verdicts figures progress claims/",  # what people read
     "gate peers/",
     "__main__ api",  # the command line, and the same verbs in Python

@@ -48,4 +48,15 @@ def test_every_run_command_plans(command, plugin, tmp_path, monkeypatch):
 
 def test_the_other_commands_are_known(capsys):
     verbs = {shlex.split(command)[3] for command in COMMANDS}
-    assert verbs == {"run", "list", "table", "compare", "rank", "data", "score", "report", "peers"}
+    assert verbs == {
+        *("run", "list", "table", "compare", "rank", "data", "score", "report", "peers", "verify", "gate"),
+    }
+
+
+def test_the_gate_takes_ten_lines():
+    text = (Path(__file__).resolve().parents[1] / "docs" / "gate.md").read_text("utf-8")
+    (block,) = re.findall(r"<!-- ten lines -->\n\n```yaml\n(.*?)```", text, re.DOTALL)
+    assert len(block.splitlines()) <= 10
+    named = re.search(r"OWNER/bdlbench/(\S+)@", block)[1]
+    action = Path(__file__).resolve().parents[1] / named
+    assert (action / "action.yml").exists() and (action / "gate.sh").exists()

@@ -103,6 +103,7 @@ def _task(name: str, files: tuple[RemoteFile, ...], num_train: int, split: int) 
         statistics={
             f"{what}[{c}]": float(v[c]) for what, v in (("pixel_mean", mean), ("pixel_sd", sd)) for c in range(3)
         },
+        standardised=(0, 2, 3),
     )
 
 

@@ -43,6 +43,7 @@ class Diabetes:
             y_mean=float(y_mean),
             y_sd=float(y_sd),
             statistics={"target_mean": float(y_mean), "target_sd": float(y_sd)},
+            standardised=(0,),
         )
 
 

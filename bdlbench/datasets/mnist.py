@@ -265,6 +265,7 @@ def _task(name: str, files: tuple[RemoteFile, ...], ood_names: tuple[str, ...], 
         test=Examples(standardise(task.test.x), task.test.y),
         ood={name: standardise(x) for name, x in task.ood.items()},
         statistics={"pixel_mean": float(mean[0]), "pixel_sd": float(sd[0])},
+        standardised=(0, 2, 3),
     )
 
 

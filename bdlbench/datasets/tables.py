@@ -60,6 +60,7 @@ def _task(bunch: Any, name: str, split: int, classes: int) -> Task:
         test=test,
         sources={f"scikit-learn {name}": array_checksum(table, labels)},
         statistics={"average_mean": float(mean.mean()), "average_sd": float(sd.mean())},
+        standardised=(0,),
     )
 
 

@@ -12,7 +12,7 @@ from bdlbench.data import Data
 from bdlbench.options import option, repeat_rows
 from bdlbench.posteriors.moments import mixture_moments
 from bdlbench.predictive import Predictive
-from bdlbench.protocols import Method, Model, Moments, Posterior
+from bdlbench.protocols import Method, Model, Moments, Posterior, Restores
 from bdlbench.rng import Streams
 
 
@@ -37,6 +37,14 @@ class DeepEnsemble:
         base: Method = repeat_rows(self.member, self.members)
         rows = base.fit(repeat_rows(model, self.members), data.repeat(self.members), rng.members(self.members))
         return EnsemblePosterior(rows, self.members)
+
+    def restored(self, model: Model, state: Mapping[str, Tensor]) -> Posterior | None:
+        """The members, where their method can have them back."""
+        if not isinstance(self.member, Restores):
+            return None
+        base: Restores = repeat_rows(self.member, self.members)
+        rows = base.restored(repeat_rows(model, self.members), {k: v.flatten(0, 1) for k, v in state.items()})
+        return None if rows is None else EnsemblePosterior(rows, self.members)
 
 
 @dataclass(frozen=True)

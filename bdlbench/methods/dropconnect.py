@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
 from torch import Tensor
 
 from bdlbench.data import Data
-from bdlbench.layers import DropConnect, Leaves
+from bdlbench.layers import DropConnect
 from bdlbench.options import option
 from bdlbench.posteriors.fitting import PriorScaling, fit_network, is_linear, prior_of
 from bdlbench.posteriors.moments import factorised_moments
@@ -46,13 +47,21 @@ class DropConnectVI:
         prior = prior_of(model, layout, self.prior_sd, self.prior_scaling, data.x)
         rates = self.rates(layout)
 
-        def rule(leaves: Leaves, noise: Streams) -> DropConnect:
-            return DropConnect(leaves, rates, noise)
+        def rule(flat: Tensor, noise: Streams) -> DropConnect:
+            return DropConnect(layout.views(flat), rates, noise)
 
-        states = fit_network(model, data, rng, plan, lambda flat, noise: rule(layout.views(flat), noise), prior)
-        flat = last(states).flat
-        state, moments = layout.views(flat), partial(self.moments, layout, flat)
-        return WeightPosterior(model, state, lambda noise, joint: rule(state, noise), moments=moments)
+        return self.posterior(model, layout, last(fit_network(model, data, rng, plan, rule, prior)).flat)
+
+    def restored(self, model: Model, state: Mapping[str, Tensor]) -> Posterior:
+        """The network that was learnt, under masks."""
+        layout = Layout(model.leaves())
+        return self.posterior(model, layout, layout.joined(state))
+
+    def posterior(self, model: Model, layout: Layout, flat: Tensor) -> WeightPosterior:
+        """Rows (R, P) under masks of their own."""
+        state, rates = layout.views(flat), self.rates(layout)
+        moments = partial(self.moments, layout, flat)
+        return WeightPosterior(model, state, lambda noise, joint: DropConnect(state, rates, noise), moments=moments)
 
     def rates(self, layout: Layout) -> dict[str, PerRow]:
         """The rate of each linear map."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
@@ -69,7 +70,13 @@ class Laplace:
             for r in range(data.rows)
         ]
         scale, evidence = (torch.stack(parts) for parts in zip(*rows, strict=True))
-        return self.posterior(model, layout, flat, scale, evidence)
+        return replace(self.posterior(model, layout, flat, scale), facts={"laplace_log_evidence": evidence})
+
+    def restored(self, model: Model, state: Mapping[str, Tensor]) -> Posterior:
+        """The Gaussian around the mode that was kept, its scale as narrow as it was stored."""
+        layout = Layout(model.leaves())
+        flat = layout.joined({name: state[f"{name}.mean"] for name in layout.leaves})
+        return self.posterior(model, layout, flat, state["scale"])
 
     def around(self, model: Model, layout: Layout, flat: Tensor, data: Data) -> tuple[Tensor, Tensor]:
         """Scale and log evidence of one network `flat` (1, P): w = flat + ε · scale, scale (n, P), or (P,) if diagonal.
@@ -98,7 +105,7 @@ class Laplace:
         padded[..., layout.fill(lambda leaf: 1.0).bool().to(scale.device)] = scale
         return padded, evidence
 
-    def posterior(self, model: Model, layout: Layout, flat: Tensor, scale: Tensor, evidence: Tensor) -> WeightPosterior:
+    def posterior(self, model: Model, layout: Layout, flat: Tensor, scale: Tensor) -> WeightPosterior:
         """Rows (R, P) with the scales (R, n, P), or (R, P) of a diagonal, as a posterior."""
         narrow = scale.to(flat)
         state = {f"{name}.mean": value for name, value in layout.views(flat).items()} | {"scale": narrow}
@@ -109,8 +116,7 @@ class Laplace:
             epsilon = noise.normal((1, narrow.shape[1]), flat)  # (M, R, 1, n)
             return Point(layout.views(flat + product(epsilon, narrow).squeeze(-2)))
 
-        facts = {"laplace_log_evidence": evidence}
-        return WeightPosterior(model, state, draw, facts=facts, moments=partial(self.moments, layout, flat, scale))
+        return WeightPosterior(model, state, draw, moments=partial(self.moments, layout, flat, scale))
 
     def moments(self, layout: Layout, flat: Tensor, scale: Tensor) -> Moments:
         """Of rows (R, P) with the scales (R, n, P), or (R, P) of a diagonal: the covariance is scaleᵀ scale."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+from torch import Tensor
 
 from bdlbench.data import Data
 from bdlbench.layers import Point
@@ -40,6 +43,11 @@ class MAP:
         prior = prior_of(model, layout, self.prior_sd, self.prior_scaling, data.x)
         flat = last(fit_network(model, data, rng, plan, lambda flat, noise: Point(layout.views(flat)), prior)).flat
         return point_posterior(model, layout, flat)
+
+    def restored(self, model: Model, state: Mapping[str, Tensor]) -> Posterior:
+        """The network that was learnt."""
+        layout = Layout(model.leaves())
+        return point_posterior(model, layout, layout.joined(state))
 
 
 methods = {"map": MAP}

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
+from torch import Tensor
+
 from bdlbench.data import Data
-from bdlbench.layers import Dropout, Leaves
+from bdlbench.layers import Dropout
 from bdlbench.options import option
 from bdlbench.posteriors.fitting import PriorScaling, fit_network, prior_of
 from bdlbench.posteriors.moments import dropout_moments
@@ -45,13 +48,21 @@ class MCDropout:
         prior = prior_of(model, layout, self.prior_sd, self.prior_scaling, data.x)
         rates = self.rates(layout)
 
-        def rule(leaves: Leaves, noise: Streams, joint: bool = False) -> Dropout:
-            return Dropout(leaves, rates, noise, joint)
+        def rule(flat: Tensor, noise: Streams) -> Dropout:
+            return Dropout(layout.views(flat), rates, noise)
 
-        states = fit_network(model, data, rng, plan, lambda flat, noise: rule(layout.views(flat), noise), prior)
-        flat = last(states).flat
-        state, moments = layout.views(flat), partial(dropout_moments, layout, flat, rates)
-        return WeightPosterior(model, state, lambda noise, joint: rule(state, noise, joint), moments=moments)
+        return self.posterior(model, layout, last(fit_network(model, data, rng, plan, rule, prior)).flat)
+
+    def restored(self, model: Model, state: Mapping[str, Tensor]) -> Posterior:
+        """The network that was learnt, under masks."""
+        layout = Layout(model.leaves())
+        return self.posterior(model, layout, layout.joined(state))
+
+    def posterior(self, model: Model, layout: Layout, flat: Tensor) -> WeightPosterior:
+        """Rows (R, P) under masks of their own."""
+        state, rates = layout.views(flat), self.rates(layout)
+        moments = partial(dropout_moments, layout, flat, rates)
+        return WeightPosterior(model, state, lambda noise, joint: Dropout(state, rates, noise, joint), moments=moments)
 
     def rates(self, layout: Layout) -> dict[str, PerRow]:
         """The rate at the input of each linear map. Maps of rate 0 draw too: another row's rate must not move noise."""

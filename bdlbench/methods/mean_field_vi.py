@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -24,6 +25,7 @@ from bdlbench.posteriors.moments import factorised_moments
 from bdlbench.posteriors.weights import WeightPosterior
 from bdlbench.protocols import Layer, Model, Posterior, Prior
 from bdlbench.rng import Streams
+from bdlbench.terms import term
 from bdlbench.training import DECAYS, Decay, Moment, Plan, last, minimise
 from bdlbench.types import Layout, PerRow
 
@@ -66,8 +68,9 @@ class MeanFieldVI:
             mean, log_sd = flat.chunk(2, dim=-1)
             variance = variance_of(log_sd)
             layer = RULES[self.estimator](layout.views(mean), layout.views(variance), noise)
-            elbo = model(layer, batch.x, noise).elbo(batch.y)
-            return negative_elbo(elbo, prior.kl(mean, log_sd, variance, moment.reported), data.num_data)
+            elbo = term("likelihood", model(layer, batch.x, noise).elbo(batch.y))
+            kl = term("divergence", prior.kl(mean, log_sd, variance, moment.reported))
+            return negative_elbo(elbo, kl, data.num_data)
 
         plan = Plan(self.epochs, self.batch_size, self.learning_rate, self.decay)
         flat = last(minimise(objective, self.initial(model, data, rng.child("init")), data, rng, plan)).flat
@@ -89,7 +92,13 @@ class MeanFieldVI:
         mean, log_sd = flat.double().chunk(2, dim=-1)
         return expected - prior.kl(mean, log_sd, variance_of(log_sd))
 
-    def posterior(self, model: Model, layout: Layout, flat: Tensor, bound: Tensor) -> WeightPosterior:
+    def restored(self, model: Model, state: Mapping[str, Tensor]) -> Posterior:
+        """The Gaussian that was learnt."""
+        layout = Layout(model.leaves())
+        parts = [{name: state[f"{name}.{part}"] for name in layout.leaves} for part in ("mean", "log_sd")]
+        return self.posterior(model, layout, torch.cat([layout.joined(part) for part in parts], -1), None)
+
+    def posterior(self, model: Model, layout: Layout, flat: Tensor, bound: Tensor | None) -> WeightPosterior:
         """Rows (R, 2P) as a posterior."""
         mean, log_sd = flat.chunk(2, dim=-1)
         means, log_sds = layout.views(mean), layout.views(log_sd)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+from torch import Tensor
 
 from bdlbench.data import Data
 from bdlbench.layers import Point
@@ -37,6 +40,11 @@ class MLE:
         plan = Plan(self.epochs, self.batch_size, self.learning_rate, self.decay)
         flat = last(fit_network(model, data, rng, plan, lambda flat, noise: Point(layout.views(flat)))).flat
         return point_posterior(model, layout, flat)
+
+    def restored(self, model: Model, state: Mapping[str, Tensor]) -> Posterior:
+        """The network that was learnt."""
+        layout = Layout(model.leaves())
+        return point_posterior(model, layout, layout.joined(state))
 
 
 methods = {"mle": MLE}

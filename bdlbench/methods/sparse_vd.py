@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from bdlbench.data import Data, Examples
 from bdlbench.kernels.elbo import negative_elbo
 from bdlbench.kernels.kl import log_alpha, log_uniform_kl_sum
-from bdlbench.layers import LocalNoise, WeightNoise
+from bdlbench.layers import Leaves, LocalNoise, WeightNoise
 from bdlbench.options import option
 from bdlbench.posteriors.fitting import initial_network, is_linear
 from bdlbench.posteriors.moments import factorised_moments
@@ -19,6 +20,7 @@ from bdlbench.posteriors.sparsity import sparsity_facts
 from bdlbench.posteriors.weights import WeightPosterior
 from bdlbench.protocols import Layer, Model, Moments, Posterior
 from bdlbench.rng import Streams
+from bdlbench.terms import term
 from bdlbench.training import DECAYS, Decay, Moment, Plan, last, minimise
 from bdlbench.types import Layout, PerRow, per_row
 
@@ -58,8 +60,8 @@ class SparseVD:
             alpha = log_alpha(mean.detach(), log_variance.detach())
             kept = mean * (1 - sparse * self.dropped(alpha).to(mean))  # masked_fill is ten times slower
             layer = LocalNoise(layout.views(kept), _linear(layout, log_variance.exp()), noise)
-            elbo = model(layer, batch.x, noise).elbo(batch.y)
-            kl = log_uniform_kl_sum(mean, log_variance, alpha, sparse, moment.reported)
+            elbo = term("likelihood", model(layer, batch.x, noise).elbo(batch.y))
+            kl = term("divergence", log_uniform_kl_sum(mean, log_variance, alpha, sparse, moment.reported))
             return negative_elbo(elbo, self.ramp(moment.progress).to(kl) * kl, data.num_data)
 
         plan = Plan(self.epochs, self.batch_size, self.learning_rate, self.decay)
@@ -90,20 +92,32 @@ class SparseVD:
             for name, value in layout.views(mean).items()
         }
         variances = _linear(layout, log_variance.exp() * kept)
-        state = {f"{k}.mean": v for k, v in means.items()} | {f"{k}.variance": v for k, v in variances.items()}
-
-        def draw(noise: Streams, joint: bool) -> Layer:
-            return (WeightNoise if joint else LocalNoise)(means, variances, noise)
-
-        moments = partial(self.moments, layout, flat, kept)
+        found = _sampled(model, means, variances)
         facts = sparsity_facts(_linear(layout, kept), layout)
-        return WeightPosterior(model, state, draw, facts=facts, moments=moments)
+        return replace(found, facts=facts, moments=partial(self.moments, layout, flat, kept))
+
+    def restored(self, model: Model, state: Mapping[str, Tensor]) -> Posterior:
+        """The weights that were kept, and their noise."""
+        layout = Layout(model.leaves())
+        means = {name: state[f"{name}.mean"] for name in layout.leaves}
+        linear = [name for name, leaf in layout.leaves.items() if is_linear(leaf)]
+        return _sampled(model, means, {name: state[f"{name}.variance"] for name in linear})
 
     def moments(self, layout: Layout, flat: Tensor, kept: Tensor) -> Moments:
         """Of rows (R, 2P) whose linear maps keep the weights `kept` (R, P); biases and scales are points."""
         mean, log_variance = flat.double().chunk(2, dim=-1)
         sparse = layout.fill(lambda leaf: float(is_linear(leaf))).to(flat.device)
         return factorised_moments(layout, mean * (1 - sparse * ~kept), log_variance.exp() * kept * sparse)
+
+
+def _sampled(model: Model, means: Leaves, variances: Leaves) -> WeightPosterior:
+    """Weights of these means and variances, as a posterior."""
+    state = {f"{k}.mean": v for k, v in means.items()} | {f"{k}.variance": v for k, v in variances.items()}
+
+    def draw(noise: Streams, joint: bool) -> Layer:
+        return (WeightNoise if joint else LocalNoise)(means, variances, noise)
+
+    return WeightPosterior(model, state, draw)
 
 
 def _linear(layout: Layout, flat: Tensor) -> dict[str, Tensor]:

@@ -20,6 +20,7 @@ from bdlbench.options import option
 from bdlbench.predictive import CategoricalSum
 from bdlbench.protocols import Accumulator, Layer
 from bdlbench.rng import Streams
+from bdlbench.terms import term
 from bdlbench.types import Leaf, PerRow
 
 
@@ -95,7 +96,8 @@ class M2:
         noise = rng.normal((x.shape[-2], self.latent), mean).unsqueeze(-3)
         logits = self.decode(layer, mean + log_sd.exp() * noise)  # (R, C, B, D)
         fit = bernoulli_log_prob(x.clamp(0.0, 1.0).unsqueeze(-3), logits)
-        bound = fit - standard_normal_kl(mean, log_sd) - math.log(self.signature.outputs)
+        kl = term("local", standard_normal_kl(mean, log_sd), "KL(q(z | x, y) ‖ p(z))")
+        bound = fit - kl - math.log(self.signature.outputs)
         return bound.mT.contiguous()
 
     def encode(self, layer: Layer, x: Tensor) -> Tensor:

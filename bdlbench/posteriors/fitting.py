@@ -15,6 +15,7 @@ from bdlbench.kernels.elbo import negative_elbo
 from bdlbench.kernels.kl import RowPrior, normal_kl_sum, normal_log_density_sum
 from bdlbench.protocols import HasStart, Layer, Model, OwnsPrior, Prior
 from bdlbench.rng import Streams
+from bdlbench.terms import term
 from bdlbench.training import Moment, Plan, State, minimise
 from bdlbench.types import Layout, Leaf, PerRow, per_row
 
@@ -88,8 +89,8 @@ def fit_network(
     """Minimise −[mean_b elbo_b + log p(w) / N] over a network (R, P) for each row, acting by `rule(flat, noise)`."""
 
     def objective(flat: Tensor, batch: Examples, noise: Streams, moment: Moment) -> Tensor:
-        elbo = model(rule(flat, noise), batch.x, noise).elbo(batch.y)
-        penalty = -prior.log_density(flat, moment.reported) if prior else 0.0
+        elbo = term("likelihood", model(rule(flat, noise), batch.x, noise).elbo(batch.y))
+        penalty = term("divergence", -prior.log_density(flat, moment.reported)) if prior else 0.0
         return negative_elbo(elbo, penalty, data.num_data)
 
     return minimise(objective, initial_network(model, data, rng.child("init")), data, rng, plan)

@@ -1,0 +1,338 @@
+"""Are the numbers of a record what this tree makes of it here? The first steps of training, predictions, or all of it.
+
+Where bits differ, the same work is done once more from parameters moved by one rounding error: what that changes is the
+noise between equal runs, and what lies within it is no difference.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from bdlbench import catalog, environment, lint, records, run
+from bdlbench.errors import BadInput
+from bdlbench.lint import Finding
+from bdlbench.protocols import Posterior, Restores
+from bdlbench.records import Record
+from bdlbench.results import flatten
+from bdlbench.rng import Streams
+from bdlbench.run import Batch, Row, Settings
+from bdlbench.spec import Cell
+from bdlbench.training import Nudge, begin, unchanged
+
+Verdict = Literal["identical", "noise", "different", "unchecked"]
+WORST_FIRST: tuple[Verdict, ...] = ("different", "noise", "identical", "unchecked")
+
+CHEAP = 5.0
+"""Seconds of recorded training and prediction up to which a record without a fingerprint is run again whole."""
+
+MULTIPLE = 10.0
+"""A difference up to so many times what one rounding error at the start makes is noise: every step rounds too."""
+
+ROUNDING = 8 * torch.finfo(torch.float32).eps
+"""Relative difference that is rounding, whatever was measured."""
+
+COARSE = 0.01
+"""Relative difference of a quantity that moves in steps, where one rounding error moved none."""
+
+Numbers = Mapping[str, Tensor]
+"""What is compared, by name: float64, of any shape."""
+
+
+class Part(NamedTuple):
+    """One thing that was held against the record."""
+
+    name: str
+    verdict: Verdict
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One record: what was compared, how this place differs from where it was made, and what the lint says of it."""
+
+    title: str
+    replicates: int
+    failed: int
+    parts: tuple[Part, ...] = ()
+    elsewhere: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    temperature: str = ""
+
+    @property
+    def verdict(self) -> Verdict:
+        """The worst of the parts; unchecked where there is none."""
+        found = {part.verdict for part in self.parts}
+        return next((verdict for verdict in WORST_FIRST if verdict in found), "unchecked")
+
+
+def verify(folder: Path, record: Record, full: bool = False, threads: int | None = None) -> Check:
+    """Hold a record against what is computed here and now. folder: where it lies; threads: instead of its own.
+
+    Raises BadInput where a file beside it is not the one that it names.
+    """
+    check = Check(
+        title_of(record),
+        len(record.replicates),
+        len(record.failed),
+        findings=tuple(lint.of_record(title_of(record), record)),
+        temperature=lint.temperature(record),
+    )
+    if not record.replicates:
+        return check
+    try:
+        batch = batch_of(record, threads)
+        here, found = _surroundings(batch)
+    except BadInput as error:  # an entry or a file that is not to be had here
+        return replace(check, parts=(Part("cell", "unchecked", str(error)),))
+    parts = tuple(_whole(folder, record, batch) if full else _slice(folder, record, batch))
+    elsewhere = tuple(differences(record, here, batch))
+    return replace(check, parts=parts, elsewhere=elsewhere, findings=(*check.findings, *found))
+
+
+def title_of(record: Record) -> str:
+    """For people: mle · mlp · digits."""
+    protocol = record.cell["protocol"]
+    return " · ".join([record.cell["treatment"]["name"], protocol["model"]["name"], protocol["dataset"]["name"]])
+
+
+def batch_of(record: Record, threads: int | None = None) -> Batch:
+    """The replicates of a record, to be trained again. Raises BadInput where an entry or option is not known here."""
+    protocol, device = record.cell["protocol"], record.cell["device"]
+    cell = Cell(
+        catalog.recorded("methods", record.cell["treatment"]),
+        catalog.recorded("models", protocol["model"]),
+        catalog.recorded("datasets", protocol["dataset"]),
+        protocol["samples"],
+        device if device == "cpu" or torch.cuda.is_available() else "cpu",
+        threads or record.cell["threads"],
+    )
+    return Batch(tuple(Row(cell, replicate) for replicate in record.replicates))
+
+
+def differences(record: Record, here: Mapping[str, Any], batch: Batch) -> Iterator[str]:
+    """How this place differs from where a record was made: what most likely changes bits comes first."""
+    there, cell = record.environment, batch.cells[0]
+    for source, sha256 in there.get("sources", {}).items():
+        if here["sources"].get(source) != sha256:
+            yield f"the data: SHA-256 of {source} is {here['sources'].get(source, 'absent')[:12]}, was {sha256[:12]}"
+    options, mine = flatten(record.cell), flatten(cell.as_dict())
+    yield from (f"{k}: {mine.get(k)} here, was {options.get(k)}" for k in options | mine if _apart(k, options, mine))
+    then, now = flatten(there), flatten(here)
+    for key in ("packages.torch", "device", "threads", "cpu_capability", "processor", "packages.numpy", "commit"):
+        if then.get(key) != now.get(key):
+            yield f"{key.removeprefix('packages.')}: {_short(now.get(key))} here, was {_short(then.get(key))}"
+    trained = int(record.cost.get("rows", len(batch.rows)))
+    if trained != len(batch.rows):
+        yield f"rows of its batch: {len(batch.rows)} here, were {trained} (convolutions then round differently)"
+    for key in sorted(then.keys() & now.keys()):
+        rest = key.startswith("packages.") and key not in ("packages.torch", "packages.numpy", "packages.bdlbench")
+        if (rest or key in ("python", "platform")) and then[key] != now[key]:
+            yield f"{key.removeprefix('packages.')}: {now[key]} here, was {then[key]}"
+
+
+def _apart(key: str, there: Mapping[str, Any], here: Mapping[str, Any]) -> bool:
+    return key not in ("device", "threads") and there.get(key) != here.get(key)
+
+
+def _short(value: Any) -> str:
+    text = str(value or "unknown")
+    return text[:12] + text[40:] if len(text) > 39 and set(text[:40]) <= set("0123456789abcdef") else text
+
+
+def _surroundings(batch: Batch) -> tuple[dict[str, Any], list[Finding]]:
+    """The environment of a record made here, and what the lint says of the data."""
+    cell = batch.cells[0]
+    splits = sorted({row.replicate.split for row in batch.rows})
+    tasks = [run.load_task(cell.dataset, split) for split in splits]
+    found = [finding for task in tasks for finding in lint.of_task(cell.dataset.name, task)]
+    return environment.describe(cell.device, cell.threads) | run.data_facts(cell), found
+
+
+# The cheap slice
+
+
+def _slice(folder: Path, record: Record, batch: Batch) -> Iterator[Part]:
+    """The data, the first steps of training, and predictions from parameters that were kept."""
+    yield _data(record, batch)
+    if "first_steps" in record.values:
+        yield _first_steps(record, batch)
+    elif _seconds(record) <= CHEAP:
+        yield from _whole(folder, record, batch)
+        return
+    else:
+        yield Part("training", "unchecked", "the record has no fingerprint of its first steps: --full runs it again")
+    if records.has_parameters(folder, record):
+        yield _predictions(folder, record, batch)
+
+
+def _data(record: Record, batch: Batch) -> Part:
+    """Checksums of the sources, and what preprocessing took from the training data."""
+    here = run.data_facts(batch.cells[0])
+    for what in ("sources", "statistics"):
+        for name, value in record.environment.get(what, {}).items():
+            if here[what].get(name) != value:
+                return Part("data", "different", f"{what} {name}")
+    return Part("data", "identical")
+
+
+def _first_steps(record: Record, batch: Batch) -> Part:
+    """The fingerprint of the rows after the first steps."""
+    recorded = record.values["first_steps"]
+    name = f"first {recorded[0]['steps']} steps"
+    found = fingerprint(batch, recorded[0]["steps"])
+    if [row["sha256"] for row in found] == [row["sha256"] for row in recorded]:
+        return Part(name, "identical")
+    nudged = fingerprint(batch, recorded[0]["steps"], one_rounding_error)
+    then, now, moved = (_columns(rows, ("loss", "norm")) for rows in (recorded, found, nudged))
+    return _judged(name, then, now, moved)
+
+
+def fingerprint(batch: Batch, steps: int, nudge: Nudge = unchanged) -> list[dict[str, Any]]:
+    """Train a batch for so many steps: what `run` records of them."""
+    problem, model, method = run.build(batch)
+    rng = Streams.of_seeds([row.replicate.seed for row in batch.rows])
+    fits, _ = begin(lambda: method.fit(model, problem.train, rng), steps, nudge)
+    return run.first_steps(fits, len(batch.rows))
+
+
+def one_rounding_error(values: Tensor) -> Tensor:
+    """Every number moved by one unit in its last place, up or down by turns."""
+    if not values.is_floating_point():
+        return values
+    up = (torch.arange(values.shape[-1], device=values.device) % 2 == 0) if values.ndim else torch.tensor(True)
+    return values.nextafter(torch.where(up, math.inf, -math.inf).to(values).expand_as(values))
+
+
+def _predictions(folder: Path, record: Record, batch: Batch) -> Part:
+    """What the parameters that were kept predict."""
+    problem, model, method = run.build(batch)
+    state = {name: value.to(batch.cells[0].device) for name, value in records.parameters(folder, record).items()}
+    if run.row_hashes(state) != record.values["parameters_sha256"]:
+        return Part("kept parameters", "different", "they are not those whose hash the record holds")
+    if not record.predictions:
+        return Part("predictions", "unchecked", "the record has none")
+
+    def predict(state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+        posterior = method.restored(model, state) if isinstance(method, Restores) else None
+        return None if posterior is None else _arrays(posterior, problem, model, batch)
+
+    found = predict(state)
+    if found is None:
+        return Part("predictions", "unchecked", "the method has no way back from its state")
+    recorded = records.predictions(folder, record)
+    if _equal(recorded, found):
+        return Part("predictions", "identical")
+    nudged = predict({name: one_rounding_error(value) for name, value in state.items()})
+    return _judged("predictions", _numbers(recorded), _numbers(found), _numbers(nudged or {}), COARSE)
+
+
+def _arrays(posterior: Posterior, problem: Any, model: Any, batch: Batch) -> dict[str, Tensor]:
+    rng = Streams.of_seeds([row.replicate.seed for row in batch.rows])
+    return run.stored_arrays(run.evaluate(posterior, problem, model, batch.cells[0].samples, rng))
+
+
+# The whole cell
+
+
+def _whole(folder: Path, record: Record, batch: Batch) -> Iterator[Part]:
+    """Train, predict and score again: parameters, metrics and all other values, predictions."""
+    found, arrays = _rerun(batch)
+    old = {name: column for name, column in record.values.items() if name not in ("metrics", "objective")}
+    new = {name: found.values.get(name) for name in old}
+    metrics = {name: entry["values"] for name, entry in record.values["metrics"].items()}
+    scored = {name: found.values["metrics"].get(name, {}).get("values") for name in metrics}
+    recorded = records.predictions(folder, record) if record.predictions else {}
+    if old == new and metrics == scored and _equal(recorded, arrays):
+        yield Part("whole cell", "identical")
+        return
+    if found.replicates != record.replicates:
+        yield Part("whole cell", "different", "other replicates fail than did then")
+        return
+    twin, twins = _rerun(batch, one_rounding_error)
+    if recorded:
+        yield _judged("predictions", _numbers(recorded), _numbers(arrays), _numbers(twins), COARSE)
+    yield _judged("metrics", _metrics(record), _metrics(found), _metrics(twin), COARSE)
+
+
+def _rerun(batch: Batch, nudge: Nudge = unchanged) -> tuple[Record, dict[str, Tensor]]:
+    """The record and predictions of a batch of one cell, trained in a folder that is gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="bdlbench-") as folder:
+        outcome = run.run_batch(batch, Settings(Path(folder), nudge=nudge))
+        if not outcome.records:
+            raise BadInput(outcome.skipped)
+        (record,) = outcome.records
+        return record, records.predictions(Path(folder), record)
+
+
+# Verdicts
+
+
+def _judged(name: str, recorded: Numbers, found: Numbers, nudged: Numbers, coarse: float = 0.0) -> Part:
+    """Noise, where each difference is within MULTIPLE of the one that a rounding error makes; else different.
+
+    Both are root mean squares over a quantity's elements. coarse: the relative difference that is allowed where a
+    rounding error shows no effect at all, for quantities that move in steps, such as an accuracy.
+    """
+    missing = [key for key in recorded if key not in found or found[key].shape != recorded[key].shape]
+    if missing:
+        return Part(name, "different", f"{missing[0]} is absent, or of another shape")
+    noise = {key: _distance(nudged[key], found[key]) for key in recorded}
+    gap = {key: _distance(value, found[key]) for key, value in recorded.items()}
+    least = {key: (ROUNDING if noise[key] else max(coarse, ROUNDING)) * _scale(recorded[key]) for key in recorded}
+    allowed = {key: MULTIPLE * noise[key] + least[key] for key in recorded}
+    worst = max(recorded, key=lambda key: _excess(gap[key], allowed[key]))
+    words = f"{worst} off by {gap[worst]:.2g}; a rounding error makes {noise[worst]:.2g}"
+    return Part(name, "noise" if gap[worst] <= allowed[worst] else "different", words)
+
+
+def _excess(gap: float, allowed: float) -> float:
+    return math.inf if math.isnan(gap) else gap / max(allowed, 1e-300)
+
+
+def _distance(a: Tensor, b: Tensor) -> float:
+    """Root mean square of a − b; equal infinities and NaN are no difference, other ones NaN."""
+    same = (a == b) | (a.isnan() & b.isnan())
+    return float(torch.where(same, 0.0, a - b).square().mean().sqrt())
+
+
+def _scale(values: Tensor) -> float:
+    finite = values[values.isfinite()]
+    return float(finite.square().mean().sqrt()) if len(finite) else 0.0
+
+
+def _equal(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
+    return all(name in b and _bits(value) == _bits(b[name]) for name, value in a.items())
+
+
+def _bits(value: Tensor) -> bytes:
+    return hashlib.sha256(value.contiguous().numpy().tobytes()).digest()
+
+
+def _numbers(arrays: Mapping[str, Tensor]) -> Numbers:
+    return {name: value.double() for name, value in arrays.items() if value.is_floating_point()}
+
+
+def _metrics(record: Record) -> Numbers:
+    return {name: _column(entry["values"]) for name, entry in record.values["metrics"].items()}
+
+
+def _columns(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Numbers:
+    return {name: _column([number for row in rows for number in row[name]]) for name in names}
+
+
+def _column(values: Sequence[float | None]) -> Tensor:
+    """None stands for what was not finite."""
+    return torch.tensor([math.nan if value is None else value for value in values], dtype=torch.float64)
+
+
+def _seconds(record: Record) -> float:
+    return record.cost.get("train_seconds", math.inf) + record.cost.get("predict_seconds", 0.0)

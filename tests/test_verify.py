@@ -1,0 +1,221 @@
+"""Records held against what this tree makes of them: the same bits, rounding, or something else, and why."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from bdlbench import __main__ as cli
+from bdlbench import api, catalog, files, records, run, verify
+from bdlbench.rng import Streams
+
+METHODS = [name for name in catalog.names("methods") if name != "exact"]
+QUICK = {name: 6 for name in METHODS if name != "deep_ensemble"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Every method on one small problem, parameters kept."""
+    path = tmp_path_factory.mktemp("verified")
+    spec = {"methods": METHODS, "models": ["mlp"], "datasets": ["wine"], "seeds": "3", "samples": 4}
+    settings = {f"{name}.epochs": epochs for name, epochs in QUICK.items()} | {"mlp.widths": "5"}
+    api.run(suite_of(tmp_path_factory), results=path, settings=settings, keep_parameters=True, **spec)
+    return path
+
+
+def suite_of(factory):
+    path = factory.mktemp("suite") / "all.toml"
+    path.write_text(f'[[grid]]\nmethods = {json.dumps(METHODS)}\nmodels = ["mlp"]\ndatasets = ["wine"]\n')
+    return path
+
+
+def record_of(folder, method):
+    return next(r for r in records.read(folder) if r.cell["treatment"]["name"] == method)
+
+
+def altered(record, column, **changes):
+    """The record with something else in the first row of a column of values."""
+    rows = [{**record.values[column][0], **changes}, *record.values[column][1:]]
+    return replace(record, values={**record.values, column: rows})
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_record_of_this_place_has_the_same_bits(folder, method):
+    found = verify.verify(folder, record_of(folder, method))
+    assert [(part.name, part.verdict) for part in found.parts] == [
+        ("data", "identical"),
+        ("first 12 steps", "identical"),
+        ("predictions", "identical"),
+    ]
+    assert (found.verdict, found.elsewhere, found.findings) == ("identical", (), ())
+
+
+def test_the_whole_cell_has_the_same_bits(folder):
+    found = verify.verify(folder, record_of(folder, "mean_field_vi"), full=True)
+    assert [(part.name, part.verdict) for part in found.parts] == [("whole cell", "identical")]
+    assert found.temperature == "T = 1"
+
+
+def test_rounding_is_noise_and_more_is_not(folder):
+    record = record_of(folder, "mean_field_vi")
+    row = record.values["first_steps"][0]
+    rounded = altered(record, "first_steps", sha256="another", loss=[row["loss"][0] * (1 + 1e-7)])
+    assert verify.verify(folder, rounded).verdict == "noise"
+    wrong = altered(record, "first_steps", sha256="another", loss=[row["loss"][0] * 1.01])
+    found = verify.verify(folder, wrong)
+    assert found.verdict == "different"
+    assert "loss off by" in found.parts[1].detail and "a rounding error makes" in found.parts[1].detail
+    lost = altered(record, "first_steps", sha256="another", loss=[None])
+    assert verify.verify(folder, lost).verdict == "different"
+
+
+def test_a_metric_that_is_another_is_different(folder):
+    record = record_of(folder, "mle")
+    nll = record.values["metrics"]["nll"]
+    worse = {**nll, "values": [value + 0.1 for value in nll["values"]]}
+    values = {**record.values, "metrics": {**record.values["metrics"], "nll": worse}}
+    found = verify.verify(folder, replace(record, values=values), full=True)
+    assert found.verdict == "different"
+    assert any(part.name == "metrics" and "nll off by 0.1" in part.detail for part in found.parts)
+
+
+def test_what_differs_here_is_named_most_likely_first(folder):
+    record = record_of(folder, "mle")
+    environment = {
+        **record.environment,
+        "packages": {**record.environment["packages"], "torch": "2.0.1", "scipy": "1.0"},
+        "commit": "f" * 40,
+        "sources": {"scikit-learn wine": "0" * 64},
+        "threads": 2,
+    }
+    found = verify.verify(folder, replace(record, environment=environment, cost={**record.cost, "rows": 9.0}))
+    names = [line.split(":")[0] for line in found.elsewhere]
+    assert names == ["the data", "torch", "threads", "commit", "rows of its batch", "scipy"]
+    assert f"torch: {torch.__version__} here, was 2.0.1" in found.elsewhere
+    assert (found.verdict, found.parts[0].detail) == ("different", "sources scikit-learn wine")
+
+
+def test_other_threads_are_named(folder):
+    found = verify.verify(folder, record_of(folder, "mle"), threads=2)
+    assert found.elsewhere == ("threads: 2 here, was 1",)
+
+
+def test_what_cannot_be_checked_says_why(folder):
+    record = record_of(folder, "mle")
+    gone = replace(record, cell={**record.cell, "treatment": {"name": "mlee"}})
+    found = verify.verify(folder, gone)
+    assert (found.verdict, found.parts[0].detail) == ("unchecked", "unknown method 'mlee': did you mean 'mle'?")
+    values = {name: column for name, column in record.values.items() if name != "first_steps"}
+    old = replace(record, values=values)
+    cheap = verify.verify(folder, old)
+    assert [part.name for part in cheap.parts] == ["data", "whole cell"]
+    slow = verify.verify(folder, replace(old, cost={"train_seconds": 1e4}))
+    assert (slow.parts[1].verdict, "--full" in slow.parts[1].detail) == ("unchecked", True)
+    failed = replace(record, replicates=(), failed=dict.fromkeys(record.replicates, "boom"))
+    assert (verify.verify(folder, failed).verdict, verify.verify(folder, failed).failed) == ("unchecked", 3)
+
+
+def test_parameters_that_are_not_the_records(folder):
+    record = record_of(folder, "map")
+    hashes = ["0" * 64, *record.values["parameters_sha256"][1:]]
+    found = verify.verify(folder, replace(record, values={**record.values, "parameters_sha256": hashes}))
+    assert found.verdict == "different"
+    assert found.parts[-1].name == "kept parameters"
+
+
+def test_one_rounding_error_is_one_unit_in_the_last_place():
+    values = torch.tensor([1.0, 1.0, -3.0])
+    moved = verify.one_rounding_error(values)
+    assert moved[0] > 1 > moved[1]
+    assert (moved - values).abs().max() <= 3 * torch.finfo(torch.float32).eps
+    assert torch.equal(verify.one_rounding_error(torch.tensor([1, 2])), torch.tensor([1, 2]))
+
+
+def test_the_fingerprint_is_of_rows_that_do_not_depend_on_each_other(folder):
+    batch = verify.batch_of(record_of(folder, "sparse_vd"))
+    together = verify.fingerprint(batch, 5)
+    alone = verify.fingerprint(run.Batch(batch.rows[1:2]), 5)
+    assert together[1:2] == alone
+    assert together[0]["sha256"] != together[1]["sha256"]
+
+
+def test_a_fingerprint_survives_a_checkpoint(folder, tmp_path):
+    from bdlbench.training import Session, session
+
+    class Stopped(Exception):
+        pass
+
+    def stop(done, total):
+        if done == 11:
+            raise Stopped
+
+    batch = verify.batch_of(record_of(folder, "mean_field_vi"))
+    problem, model, method = run.build(batch)
+
+    def fit(listen, mark=4):
+        with session(Session(tmp_path / "fit", 0.0, listen, mark=mark)) as current:
+            method.fit(model, problem.train, Streams.of_seeds([row.replicate.seed for row in batch.rows]))
+        return current
+
+    with pytest.raises(Stopped):
+        fit(stop)
+    resumed = fit(lambda done, total: None)
+    assert run.first_steps(resumed.fits, 3) == verify.fingerprint(batch, 4)
+
+
+# the command
+
+
+def test_verify_on_the_command_line(folder, tmp_path, capsys):
+    assert cli.main(["verify", str(folder)]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert f"{len(METHODS)} bit-identical" in out
+    assert any(line.startswith("bit-identical: sparse_vd · mlp · wine (3 replicates): data, ") for line in out)
+    assert any("T = 1 after a ramp of 15 % of training" in line for line in out)
+    one = next(folder.glob("wine-mlp-mle-*.json"))
+    assert cli.main(["verify", str(one), "--threads", "2"]) == 0
+    assert "this place differs from where they were made: threads: 2 here, was 1" in capsys.readouterr().out
+
+
+def test_a_difference_ends_with_exit_code_1_and_its_reason(folder, tmp_path, capsys):
+    source = next(folder.glob("wine-mlp-map-*.json"))
+    body = json.loads(source.read_text())
+    body.pop("checksum")
+    body["values"]["first_steps"][0] |= {"sha256": "0", "loss": [9.0]}
+    body["environment"]["packages"]["torch"] = "1.0"
+    path = tmp_path / source.name
+    path.write_text(json.dumps({**body, "checksum": files.digest(body)}))
+    assert cli.main(["verify", str(tmp_path)]) == 1
+    out = capsys.readouterr().out
+    assert "DIFFERENT: map · mlp · wine (3 replicates): first 12 steps" in out
+    assert f"most likely because of torch: {torch.__version__} here, was 1.0" in out
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "holds no records"),
+        ("{", "is not a whole record: remove it and run again"),
+        ('{"schema": 99}', "was written by a newer bdlbench (schema 99"),
+    ],
+)
+def test_folders_that_cannot_be_read(tmp_path, capsys, content, words):
+    if content is not None:
+        (tmp_path / "a.json").write_text(content)
+    assert cli.main(["verify", str(tmp_path)]) == 2
+    assert words in capsys.readouterr().err
+    assert cli.main(["verify", str(tmp_path / "nowhere")]) == 2
+    assert "does not exist" in capsys.readouterr().err
+    assert cli.main(["verify", str(tmp_path), "--threads", "-1"]) == 2
+
+
+def test_failed_replicates_end_with_exit_code_4(folder, tmp_path, capsys):
+    record = record_of(folder, "mle")
+    records.write(
+        tmp_path,
+        replace(record, replicates=(), values={"metrics": {}}, failed=dict.fromkeys(record.replicates, "boom")),
+        {},
+    )
+    assert cli.main(["verify", str(tmp_path)]) == 4
+    assert "not checked: mle · mlp · wine (0 replicates, 3 failed)" in capsys.readouterr().out
