@@ -103,10 +103,11 @@ def compare(
     only_a, only_b = (tuple(r for r in side if id(r) not in used) for side in (ours, theirs))
     if not couples:
         _refuse_other_protocol(ours, theirs)
+        metrics = ()
     for couple in couples:
         _refuse_other_measure(*couple)
-    columns_named([r for couple in couples for r in couple], metrics)  # refuses unknown names before any work
-    pairs = [_pair(left, right, (a, b), margins or {}, metrics) for left, right in couples]
+    columns = columns_named([r for couple in couples for r in couple], metrics)
+    pairs = [_pair(left, right, (a, b), margins or {}, columns) for left, right in couples]
     return Comparison(_judged(pairs), only_a, only_b, tuple(_lookalikes(only_a, only_b)), strict)
 
 
@@ -119,9 +120,9 @@ def _judged(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
 
 
 def _pair(
-    a: Result, b: Result, sources: tuple[Source, Source], margins: Mapping[str, float], metrics: Sequence[str]
+    a: Result, b: Result, sources: tuple[Source, Source], margins: Mapping[str, float], columns: Sequence[str]
 ) -> Pair:
-    names = [c for c in columns_named([a, b], metrics) if c in a.scores and c in b.scores]
+    names = [c for c in columns if c in a.scores and c in b.scores]
     measured_a, measured_b = (_measured(r, names, s) for r, s in zip((a, b), sources, strict=True))
     layout = _layout(a, b)
     found = [

@@ -182,9 +182,9 @@ def _difference(a: Measured, b: Measured, layout: Layout) -> tuple[Difference, P
     """The difference, to whom its interval speaks, and how many pairs of replicates there are."""
     shared = sorted(a.values.keys() & b.values.keys())
     if a.undefined or b.undefined or not (a.values and b.values):
-        unknown = Difference(*(np.array(math.nan) for _ in range(5)))
-        estimate = np.array(b.mean - a.mean)
-        return replace(unknown, estimate=estimate), "nothing beyond these numbers", len(shared)
+        nan = np.array(math.nan)
+        unknown = Difference(np.array(b.mean - a.mean), nan, 1.0, nan, 1.0)
+        return unknown, "nothing beyond these numbers", len(shared)
     if layout.nested is not None:
         splits = sorted({r.split for r in shared})
         left, right = (np.array([_split_mean(m.values, shared, split) for split in splits]) for m in (a, b))

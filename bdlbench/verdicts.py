@@ -34,7 +34,9 @@ def render(comparison: Comparison, style: Format = "terminal", width: int = 100,
         return "".join(sheets.latex(main, f"{main.title}. {summary}") for main, _ in shown)
     if style == "markdown":
         return _markdown(shown, summary, notes)
-    text = "".join(sheets.terminal(sheet, color) + "\n" for pair in shown for sheet in pair)
+    text = _terminal(shown, color)
+    if max(map(len, _terminal(shown, False).splitlines()), default=0) > width:
+        text = _terminal(list(_sheets(comparison, units=False)), color)
     return text + sheets.printed([*notes, summary, LEGEND], max(width, 100), color)
 
 
@@ -45,6 +47,10 @@ LEGEND = (
     "test examples change. could show: the smallest difference found with 80 % power at the corrected level; seeds to "
     "settle: how many a side would decide an inconclusive verdict."
 )
+
+
+def _terminal(shown: Sequence[tuple[Sheet, Sheet]], color: bool) -> str:
+    return "".join(sheets.terminal(sheet, color) + "\n" for pair in shown for sheet in pair)
 
 
 def describe(comparison: Comparison) -> str:
@@ -139,7 +145,7 @@ def _markdown(shown: Sequence[tuple[Sheet, Sheet]], summary: str, notes: Sequenc
 # sheets of a comparison
 
 
-def _sheets(comparison: Comparison) -> Iterator[tuple[Sheet, Sheet]]:
+def _sheets(comparison: Comparison, units: bool = True) -> Iterator[tuple[Sheet, Sheet]]:
     """For each data set the verdicts, and what their uncertainty is made of."""
     grouped: dict[str, list[Pair]] = {}
     for pair in comparison.pairs:
@@ -151,7 +157,7 @@ def _sheets(comparison: Comparison) -> Iterator[tuple[Sheet, Sheet]]:
         for i, pair in enumerate(pairs):
             words = [Field(_named(pair, name, column.get(i, ""))) for name, column in labels.items()]
             for finding in pair.findings:
-                verdicts.append((*words, *_verdict(finding)))
+                verdicts.append((*words, *_verdict(finding, units)))
                 parts.append((*words, *_parts(finding)))
                 words = [Field("") for _ in words]
         left = len(labels) + 1
@@ -170,14 +176,14 @@ def _named(pair: Pair, label: str, text: str) -> str:
     return f"{text} → {other}" if label == "method" and other != pair.a.cell["treatment"]["name"] else text
 
 
-def _verdict(finding: Finding) -> list[Field]:
+def _verdict(finding: Finding, units: bool) -> list[Field]:
     arrow = tables.ARROWS[finding.better]
     decided = finding.verdict in ("better", "worse")
     width, scale = finding.interval, max(abs(finding.mean_a), abs(finding.mean_b))
     low, high = (_rounded(finding.estimate + side * width, width / 2, scale) for side in (-1, 1))
     means = [_rounded(mean, max(width / 2, 1e-3 * scale), scale) for mean in (finding.mean_a, finding.mean_b)]
     return [
-        Field(f"{finding.metric} {arrow} ({finding.unit})"),
+        Field(f"{finding.metric} {arrow}" + f" ({finding.unit})" * units),
         *map(Field, means),
         Field(_signed(_rounded(finding.estimate, width / 2, scale))),
         Field(tables.ABSENT if math.isnan(width) else f"[{_signed(low)}, {_signed(high)}]"),

@@ -279,6 +279,12 @@ def source(*cells: Cell, definition: str = "Accuracy()", sha: str = "abc", value
     return Source(tuple((Path("nowhere"), record) for record in made))
 
 
+def test_a_metric_that_not_every_pair_has(runs: Path) -> None:
+    both = Source(sources.read(runs / "wine").entries + sources.read(runs / "linear").entries)
+    found = comparison.compare(both, both, metrics=["accuracy", "rmse"])
+    assert [len(pair.findings) for pair in found.pairs] == [1] * 5
+
+
 def test_the_same_threads_first() -> None:
     (pair,) = comparison.compare(source(cell()), source(cell(threads=2), cell())).pairs
     assert pair.b.cell["threads"] == 1
@@ -363,11 +369,12 @@ def shown(runs: Path) -> Comparison:
 
 
 def test_terminal(shown: Comparison) -> None:
-    text = verdicts.render(shown)
+    text = verdicts.render(shown, width=130)
     assert "mle → mc_dropout  accuracy ↑ (fraction)" in text
+    assert "mle → mc_dropout  accuracy ↑  0." in verdicts.render(shown, width=60)
     assert "Intervals speak of new seeds and new test examples." in text
     assert "3 tests, Holm-corrected at 5 %." in text
-    assert max(map(len, text.splitlines())) <= 120
+    assert max(map(len, text.splitlines())) <= 130
     assert "\x1b[1m" in verdicts.render(shown, color=True)
 
 

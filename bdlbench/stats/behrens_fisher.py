@@ -1,7 +1,8 @@
-"""Tests and intervals where the variance of an estimate is a sum of two parts, each estimated on its own."""
+"""Tests and intervals where the variance of an estimate is a sum of parts, each estimated on its own."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache, lru_cache
 from typing import Any
 
@@ -11,60 +12,49 @@ from scipy import special
 
 Array = NDArray[Any]
 
-NODES = 64
-"""Of the quadrature over how the two parts share their uncertainty."""
+NODES = {2: 64, 3: 32}
+"""Of each quadrature over how the parts share their uncertainty, by the number of parts."""
 
 HALVINGS = 50
 
 
-def p_value(estimate: Any, part_1: Any, df_1: Any, part_2: Any, df_2: Any) -> Array:
-    """Two-sided p of H0: mean 0, for an estimate with variance part_1 + part_2; each part_i ~ σ_i² χ²(df_i)/df_i.
+def p_value(estimate: Any, parts: Sequence[Any], dfs: Sequence[Any]) -> Array:
+    """Two-sided p of H0: mean 0, for an estimate whose variance is the sum of two or three parts.
 
-    All broadcast. The p is that of √(part_1/W_1 + part_2/W_2)·Z, W_i = χ²(df_i)/df_i (Behrens 1929; Fisher 1935; as a
-    generalised p-value: Tsui & Weerahandi 1989). Given the share B ~ Beta(df_1/2, df_2/2) of the first in the χ²s this
-    is Student's t with df_1 + df_2, so one quadrature over B is all. With one part only it is Student's t, exactly.
-    NaN where a part is.
+    Each part_i ~ σ_i² χ²(df_i)/df_i; all broadcast; parts of few degrees of freedom first. The p is that of
+    √(Σ part_i/W_i)·Z, W_i = χ²(df_i)/df_i (Behrens 1929; Fisher 1935; as a generalised p-value: Tsui & Weerahandi
+    1989). Given the shares of the χ²s in their sum, which are Dirichlet(df/2), this is Student's t with Σ df_i degrees
+    of freedom, so a quadrature over the shares is all. With one part only it is Student's t, exactly. NaN where a part
+    is.
 
     Satterthwaite's t, with degrees of freedom that are themselves estimated, rejects too often in the tails that a
     correction for many tests looks at: docs/statistics.md has the figures. This does not.
     """
-    df_1, df_2 = (np.asarray(df, dtype=float)[..., None] for df in (df_1, df_2))
-    return _average(estimate, part_1, df_1, part_2, df_2, _shares(df_1, df_2))
+    columns = [np.asarray(df, dtype=float)[..., None] for df in dfs]
+    return _average(estimate, parts, columns, _shares(columns))
 
 
-def _average(estimate: Any, part_1: Any, df_1: Array, part_2: Any, df_2: Array, shares: tuple[Array, ...]) -> Array:
-    """Student's p over the nodes of the share; df (…, 1), the rest (…)."""
-    estimate, part_1, part_2 = (np.asarray(x, dtype=float)[..., None] for x in (estimate, part_1, part_2))
-    small, large, weights = shares
-    total = df_1 + df_2
-    with np.errstate(divide="ignore", invalid="ignore"):
-        scaled = np.abs(estimate) * np.sqrt(total / (part_1 * df_1 / small + part_2 * df_2 / large))
-    scaled = np.where(estimate == 0, 0.0, scaled)
-    p = (2 * special.stdtr(total, -scaled) * weights).sum(-1)
-    return np.where(np.isnan(estimate + part_1 + part_2)[..., 0], np.nan, np.minimum(p, 1.0))
+def critical(parts: Sequence[Any], dfs: Sequence[float], level: float) -> Array:
+    """c with p_value(c, parts, dfs) = level, for parts that add up to 1: half an interval's width in standard errors.
 
-
-def critical(share: Any, df_1: float, df_2: float, level: float) -> Array:
-    """c with p_value(c, share, df_1, 1 − share, df_2) = level: half an interval's width in standard errors.
-
-    share: the part that the first has in the variance. By bisection on log c.
+    By bisection on log c.
     """
-    share = np.asarray(share, dtype=float)
-    df = [np.array([df]) for df in (df_1, df_2)]
-    nodes = _shares(*df)
-    low, high = np.full(share.shape, -3.0), np.full(share.shape, 40.0)
+    columns = [np.array([df]) for df in dfs]
+    nodes = _shares(columns)
+    low = np.full(np.broadcast_shapes(*(np.shape(part) for part in parts)), -3.0)
+    high = np.full_like(low, 40.0)
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        above = _average(np.exp(middle), share, df[0], 1 - share, df[1], nodes) > level
+        above = _average(np.exp(middle), parts, columns, nodes) > level
         low, high = np.where(above, middle, low), np.where(above, high, middle)
     return np.exp((low + high) / 2)
 
 
 @lru_cache(maxsize=256)
 def critical_curve(df_1: float, df_2: float, level: float, points: int = 41) -> tuple[Array, Array]:
-    """(shares, critical values) to interpolate between: nodes crowd at both ends, where the curve is steep."""
+    """(shares of the first of two parts, critical values) to interpolate between: nodes crowd at both ends."""
     shares = np.sin(np.linspace(0, np.pi / 2, points)) ** 2
-    return shares, critical(shares, df_1, df_2, level)
+    return shares, critical([shares, 1 - shares], [df_1, df_2], level)
 
 
 @cache
@@ -75,9 +65,30 @@ def crowded_nodes(count: int) -> tuple[Array, Array]:
     return root**3, weight / 2 * 3 * root**2
 
 
-def _shares(df_1: Array, df_2: Array) -> tuple[Array, Array, Array]:
-    """Nodes of B and of 1 − B, and their weights."""
-    u, weight = crowded_nodes(NODES)
-    small = special.betaincinv(df_1 / 2, df_2 / 2, u)
-    large = special.betaincinv(df_2 / 2, df_1 / 2, 1 - u)  # 1 − B, without cancellation
-    return small, large, weight
+def _average(estimate: Any, parts: Sequence[Any], dfs: Sequence[Array], nodes: tuple[list[Array], Array]) -> Array:
+    """Student's p over the nodes of the shares; df (…, 1), the rest (…)."""
+    shares, weights = nodes
+    estimate, *parts = (np.asarray(x, dtype=float)[..., None] for x in (estimate, *parts))
+    total = sum(dfs[1:], dfs[0])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        terms = [part * df / share for part, df, share in zip(parts, dfs, shares, strict=True)]
+        scaled = np.abs(estimate) * np.sqrt(total / sum(terms[1:], terms[0]))
+    p = (2 * special.stdtr(total, -np.where(estimate == 0, 0.0, scaled)) * weights).sum(-1)
+    known = ~np.isnan(estimate + sum(parts[1:], parts[0]))[..., 0]
+    return np.where(known, np.minimum(p, 1.0), np.nan)
+
+
+def _shares(dfs: Sequence[Array]) -> tuple[list[Array], Array]:
+    """Nodes (…, Q) of the share of each part, and their weights: sticks broken in turn, the first from the whole."""
+    u, weight = crowded_nodes(NODES[len(dfs)])
+    first, rest = _broken(dfs[0], sum(dfs[2:], dfs[1]), u)
+    if len(dfs) == 2:
+        return [first, rest], weight
+    second, third = (x[..., None, :] * rest[..., :, None] for x in _broken(dfs[1], dfs[2], u))
+    shares = [np.broadcast_to(first[..., :, None], second.shape), second, third]
+    return [share.reshape(*share.shape[:-2], -1) for share in shares], np.outer(weight, weight).ravel()
+
+
+def _broken(df: Array, others: Array, u: Array) -> tuple[Array, Array]:
+    """Quantiles of B ~ Beta(df/2, others/2), and 1 − B without cancellation."""
+    return special.betaincinv(df / 2, others / 2, u), special.betaincinv(others / 2, df / 2, 1 - u)

@@ -30,7 +30,8 @@ class Difference:
     """B − A, and the two parts of its variance with their degrees of freedom. Arrays (…).
 
     seed: what training again would change (with the Monte-Carlo noise of the predictive, and a seed's own pattern of
-    errors); example: what other test examples would change. NaN where a part cannot be known.
+    errors); example: what other test examples would change. NaN where a part cannot be known. strata: the seed part
+    as two variances with their degrees of freedom, the smaller first, where replicates are not all pairs.
     """
 
     estimate: Array
@@ -38,6 +39,7 @@ class Difference:
     seed_df: float | Array
     example: Array
     example_df: float | Array
+    strata: tuple[tuple[Array, float | Array], ...] = ()
 
     @property
     def standard_error(self) -> Array:
@@ -54,15 +56,21 @@ class Difference:
     def p_value(self, margin: float = 0.0) -> Array:
         """Two-sided p of H0: the difference is 0; with a margin, of H0: it is no further than the margin from 0."""
         beyond = np.maximum(np.abs(self.estimate) - margin, 0.0)
-        p = p_value(beyond, self.seed, self.seed_df, self.example, self.example_df)
+        p = p_value(beyond, *self._parts())
         return np.where(self.rounding_only, np.where(beyond > 0, 0.0, 1.0), p)
 
     def half_width(self, level: float = 0.05) -> Array:
         """Half the width of the interval with confidence 1 − level. Of one table: axes () only."""
         if not float(self.standard_error) > 0:
             return self.standard_error  # 0, or NaN
-        share = self.seed / (self.seed + self.example)
-        return critical(share, float(self.seed_df), float(self.example_df), level) * self.standard_error
+        parts, dfs = self._parts()
+        shares = [part / (self.seed + self.example) for part in parts]
+        return critical(shares, [float(df) for df in dfs], level) * self.standard_error
+
+    def _parts(self) -> tuple[list[Array], list[float | Array]]:
+        """Variances and their degrees of freedom, as `p_value` takes them."""
+        parts = [*(self.strata or [(self.seed, self.seed_df)]), (self.example, self.example_df)]
+        return [part for part, _ in parts], [df for _, df in parts]
 
 
 @dataclass(frozen=True)
@@ -86,7 +94,8 @@ def crossed(a: Side, b: Side, shared: Sequence[tuple[int, int]]) -> Difference:
     estimate = b.values.mean(-1) - a.values.mean(-1)
     strata = list(_strata(a, b, shared))
     known = all(stratum.values.shape[-1] > 1 for stratum in strata)
-    seed, seed_df = _seed_part(strata) if known else (np.full_like(estimate, np.nan), 1.0)
+    seeds = _seed_parts(strata) if known else [(np.full_like(estimate, np.nan), 1.0)]
+    seed, seed_df = _pooled([part for part, _ in seeds], [df for _, df in seeds])
     parts, sizes = [], []
     for k, (left, right) in enumerate(zip(a.examples, b.examples, strict=True)):
         raw = (right.mean(-2) - left.mean(-2)).var(-1, ddof=1) / right.shape[-1]
@@ -94,7 +103,7 @@ def crossed(a: Side, b: Side, shared: Sequence[tuple[int, int]]) -> Difference:
         parts.append(np.maximum(raw - residual, 0.0))
         sizes.append(right.shape[-1] - 1)
     example, example_df = _pooled(parts, sizes) if parts else (np.zeros_like(estimate), 1.0)
-    return Difference(estimate, seed, seed_df, example, example_df)
+    return Difference(estimate, seed, seed_df, example, example_df, tuple(seeds) if len(seeds) > 1 else ())
 
 
 def resampled(a: Array, b: Array, test_over_train: float) -> Difference:
@@ -126,20 +135,27 @@ def _strata(a: Side, b: Side, shared: Sequence[tuple[int, int]]) -> Iterator[_St
             yield _Stratum(side.values / count, tuple(x / count for x in side.examples), alone)
 
 
-def _seed_part(strata: Sequence[_Stratum]) -> tuple[Array, float | Array]:
-    """Σ count·variance over strata; Welch 1938's degrees of freedom where there are several."""
-    parts = [stratum.values.var(-1, ddof=1) * stratum.count for stratum in strata]
-    return _pooled(parts, [stratum.values.shape[-1] - 1 for stratum in strata])
+def _seed_parts(strata: Sequence[_Stratum]) -> list[tuple[Array, float | Array]]:
+    """count·variance of each stratum with its degrees of freedom, the smaller first; of three, the last two pooled.
+
+    One pooled part where all have as many degrees of freedom: there Welch's t (1938) holds its level and is sharper.
+    With 3 seeds against 10 it raises a false alarm in 10 % of null tables of 12 cells; kept apart, in 1 %.
+    """
+    parts = [(stratum.values.var(-1, ddof=1) * stratum.count, stratum.values.shape[-1] - 1) for stratum in strata]
+    parts.sort(key=lambda part: part[1])
+    alike = parts[0][1] == parts[-1][1]
+    groups = [parts] if alike else [parts[:1], parts[1:]]
+    return [_pooled([part for part, _ in group], [df for _, df in group]) for group in groups]
 
 
-def _pooled(parts: Sequence[Array], df: Sequence[int]) -> tuple[Array, float | Array]:
+def _pooled(parts: Sequence[Array], df: Sequence[float | Array]) -> tuple[Array, float | Array]:
     """The sum of independent variances, and its degrees of freedom: Satterthwaite 1946."""
     total = sum(parts[1:], parts[0])
     if len(parts) == 1:
-        return total, float(df[0])
+        return total, df[0]
     spread = sum(part**2 / n for part, n in zip(parts, df, strict=True))
     with np.errstate(invalid="ignore"):
-        return total, np.where(total > 0, total**2 / np.where(total > 0, spread, 1.0), float(min(df)))
+        return total, np.where(total > 0, total**2 / np.where(total > 0, spread, 1.0), df[0])
 
 
 def _residual(rows: Array) -> Array:

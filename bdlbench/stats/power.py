@@ -66,7 +66,7 @@ def seeds_to_settle(found: Difference, replicates: int, margin: float, level: fl
 
 def _with_seeds(found: Difference, now: int, then: int) -> Difference:
     df = float(found.seed_df) * max(then - 1, 1) / max(now - 1, 1)
-    return replace(found, seed=found.seed * now / then, seed_df=df)
+    return replace(found, seed=found.seed * now / then, seed_df=df, strata=())
 
 
 def _settled(found: Difference, margin: float, level: float) -> bool:

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from bdlbench.stats.behrens_fisher import p_value
 from bdlbench.stats.crossed import Difference, Side, crossed, resampled
 
 
@@ -58,13 +59,25 @@ def test_without_examples_it_is_the_paired_t_test():
     assert found.half_width() == pytest.approx((interval.high - interval.low) / 2, rel=1e-4)
 
 
-def test_unpaired_replicates_are_welchs_t_test():
-    a, b = np.array([0.1, 0.3, 0.2, 0.5]), np.array([0.4, 0.5, 0.9])
+def test_as_many_unpaired_replicates_are_welchs_t_test():
+    a, b = np.array([0.1, 0.3, 0.2, 0.5]), np.array([0.4, 0.5, 0.9, 0.3])
     found = crossed(Side(a), Side(b), [])
     expected = stats.ttest_ind(b, a, equal_var=False)
     assert found.standard_error == pytest.approx((b.mean() - a.mean()) / expected.statistic)
     assert found.seed_df == pytest.approx(expected.df)
     assert found.p_value() == pytest.approx(expected.pvalue, rel=1e-3)
+
+
+def test_unequal_numbers_are_kept_apart():
+    a, b = np.array([0.1, 0.3, 0.2, 0.5]), np.array([0.4, 0.5, 0.9])
+    found = crossed(Side(a), Side(b), [])
+    expected = stats.ttest_ind(b, a, equal_var=False)
+    assert found.standard_error == pytest.approx((b.mean() - a.mean()) / expected.statistic)
+    apart = p_value(found.estimate, [b.var(ddof=1) / 3, a.var(ddof=1) / 4], [2, 3])
+    assert found.p_value() == pytest.approx(apart, rel=0.01)
+    assert found.p_value() > expected.pvalue  # whose degrees of freedom are an estimate, taken as known
+    width = found.half_width(float(found.p_value()))
+    assert width == pytest.approx(abs(found.estimate), rel=1e-6)  # the interval at that level just touches 0
 
 
 def test_one_pair_among_many_cannot_be_told_from_none():

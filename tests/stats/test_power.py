@@ -42,6 +42,11 @@ def test_a_difference_of_the_reported_size_is_found(calibration, seeds, dominate
     assert 0.75 <= rate <= 0.88
 
 
+def test_unequal_numbers_of_seeds_without_partners(calibration):
+    rate = calibration.unpaired_rate(3, 10, calibration.DOMINATED["seeds"], tables=200)
+    assert rate <= stats.binom.isf(0.025, 200, 0.05) / 200
+
+
 def test_a_t_test_over_seeds_would_not_do(calibration):
     rates = calibration.null_rates(5, calibration.DOMINATED["examples"], "normal", tables=50)
     assert rates["over seeds"] > 0.5 > 10 * rates["ours"] / 2
