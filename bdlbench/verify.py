@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -192,8 +192,8 @@ def _first_steps(record: Record, batch: Batch) -> Part:
     if [row["sha256"] for row in found] == [row["sha256"] for row in recorded]:
         return Part(name, "identical")
     nudged = fingerprint(batch, recorded[0]["steps"], one_rounding_error)
-    then, now, moved = (_columns(rows, ("loss", "norm")) for rows in (recorded, found, nudged))
-    return _judged(name, then, now, moved)
+    sides = [_columns(rows, ("loss", "norm")) for rows in (recorded, found, nudged)]
+    return _judged(name, sides)
 
 
 def fingerprint(batch: Batch, steps: int, nudge: Nudge = unchanged) -> list[dict[str, Any]]:
@@ -232,7 +232,7 @@ def _predictions(folder: Path, record: Record, batch: Batch) -> Part:
     if _equal(recorded, found):
         return Part("predictions", "identical")
     nudged = predict({name: one_rounding_error(value) for name, value in state.items()})
-    return _judged("predictions", _numbers(recorded), _numbers(found), _numbers(nudged or {}), COARSE)
+    return _judged("predictions", map(_numbers, (recorded, found, nudged or {})), COARSE)
 
 
 def _arrays(posterior: Posterior, problem: Any, model: Any, batch: Batch) -> dict[str, Tensor]:
@@ -259,8 +259,8 @@ def _whole(folder: Path, record: Record, batch: Batch) -> Iterator[Part]:
         return
     twin, twins = _rerun(batch, one_rounding_error)
     if recorded:
-        yield _judged("predictions", _numbers(recorded), _numbers(arrays), _numbers(twins), COARSE)
-    yield _judged("metrics", _metrics(record), _metrics(found), _metrics(twin), COARSE)
+        yield _judged("predictions", map(_numbers, (recorded, arrays, twins)), COARSE)
+    yield _judged("metrics", map(_metrics, (record, found, twin)), COARSE)
 
 
 def _rerun(batch: Batch, nudge: Nudge = unchanged) -> tuple[Record, dict[str, Tensor]]:
@@ -276,12 +276,14 @@ def _rerun(batch: Batch, nudge: Nudge = unchanged) -> tuple[Record, dict[str, Te
 # Verdicts
 
 
-def _judged(name: str, recorded: Numbers, found: Numbers, nudged: Numbers, coarse: float = 0.0) -> Part:
+def _judged(name: str, sides: Iterable[Numbers], coarse: float = 0.0) -> Part:
     """Noise, where each difference is within MULTIPLE of the one that a rounding error makes; else different.
 
-    Both are root mean squares over a quantity's elements. coarse: the relative difference that is allowed where a
-    rounding error shows no effect at all, for quantities that move in steps, such as an accuracy.
+    sides: recorded, found here, and found here from nudged parameters. Both differences are root mean squares over a
+    quantity's elements. coarse: the relative difference that is allowed where a rounding error shows no effect at all,
+    for quantities that move in steps, such as an accuracy.
     """
+    recorded, found, nudged = sides
     missing = [key for key in recorded if key not in found or found[key].shape != recorded[key].shape]
     if missing:
         return Part(name, "different", f"{missing[0]} is absent, or of another shape")

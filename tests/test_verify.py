@@ -172,7 +172,7 @@ def test_verify_on_the_command_line(folder, tmp_path, capsys):
     out = capsys.readouterr().out.splitlines()
     assert f"{len(METHODS)} bit-identical" in out
     assert any(line.startswith("bit-identical: sparse_vd · mlp · wine (3 replicates): data, ") for line in out)
-    assert any("T = 1 after a ramp of 15 % of training" in line for line in out)
+    assert any("T = 1 after a ramp of 20 % of training" in line for line in out)
     one = next(folder.glob("wine-mlp-mle-*.json"))
     assert cli.main(["verify", str(one), "--threads", "2"]) == 0
     assert "this place differs from where they were made: threads: 2 here, was 1" in capsys.readouterr().out
