@@ -18,6 +18,7 @@ from typing import Any
 from bdlbench import catalog, environment, files, lint, margins, objectives, plan, records, run, sources, speed
 from bdlbench import compare as comparison
 from bdlbench.clock import now
+from bdlbench.compare import Pair
 from bdlbench.differences import Finding
 from bdlbench.errors import BadInput, DataUnavailable, NotComparable
 from bdlbench.records import Record
@@ -333,7 +334,7 @@ def regressions(reference: Source, made: Source) -> list[str]:
         f"{pair.b.title}: {finding.metric} {words}"
         for pair in comparison.compare(reference, made, allowed, sorted(_shared_metrics(reference, made))).pairs
         for finding in pair.findings
-        if (words := _regression(finding))
+        if (words := _regression(pair, finding))
     ]
 
 
@@ -343,10 +344,11 @@ def _shared_metrics(*sides: Source) -> set[str]:
     return MARGINS.keys() & set.intersection(*named)
 
 
-def _regression(finding: Finding) -> str:
+def _regression(pair: Pair, finding: Finding) -> str:
     """By how much, where a margin is exceeded; one seed has no interval, so its difference itself counts."""
-    if math.isfinite(finding.mean_a) and not math.isfinite(finding.mean_b):
-        return "is not finite"
+    scores = pair.b.scores[finding.metric].values
+    if lost := [replicate.seed for replicate, value in scores.items() if not math.isfinite(value)]:
+        return f"is not finite for seeds {', '.join(map(str, lost))}"
     worse = finding.estimate if finding.better == "lower" else -finding.estimate
     reach = finding.interval if finding.testable else 0.0
     return f"is worse by {worse:.3g} ± {reach:.2g}, margin {finding.margin:g}" if worse - reach > finding.margin else ""

@@ -7,6 +7,8 @@ import pytest
 
 from bdlbench import __main__ as cli
 from bdlbench import api, catalog, files, gate, lint, objectives, records, run, speed
+from bdlbench.sources import Source
+from bdlbench.spec import Replicate
 
 SUITE = """
 seeds = "3"
@@ -164,13 +166,13 @@ def test_cells_and_definitions_that_differ_from_the_reference(at_hand, tmp_path)
     assert "tiny: mean_field_vi · logistic · wine: metric gone does not exist any more" in lines
 
 
-def record(values, better="lower"):
-    from bdlbench.spec import Replicate
-
+def side(values, folder):
+    """One record without predictions."""
     cell = {"protocol": {"dataset": {"name": "d"}, "model": {"name": "m"}, "samples": 1}, "treatment": {"name": "t"}}
-    metric = {"unit": "nats", "better": better, "definition": "N()", "values": values}
+    metric = {"unit": "nats", "better": "lower", "definition": "N()", "values": values}
     replicates = tuple(Replicate(seed) for seed in range(len(values)))
-    return records.Record({**cell, "device": "cpu", "threads": 1}, replicates, {"metrics": {"nll": metric}}, {}, {})
+    found = records.Record({**cell, "device": "cpu", "threads": 1}, replicates, {"metrics": {"nll": metric}}, {}, {})
+    return Source(((folder, found),))
 
 
 @pytest.mark.parametrize(
@@ -184,14 +186,15 @@ def record(values, better="lower"):
         ([0.3, 0.4, 0.5], None),  # better
     ],
 )
-def test_a_regression_is_a_whole_interval_beyond_the_margin(values, words):
-    found = gate.regressions([record([0.5, 0.6, 0.7])], [record(values)])
+def test_a_regression_is_a_whole_interval_beyond_the_margin(values, words, tmp_path):
+    found = gate.regressions(side([0.5, 0.6, 0.7], tmp_path), side(values, tmp_path))
     assert bool(found) == bool(words)
     assert words is None or found[0].startswith(f"t · m · d: {words}")
 
 
-def test_one_seed_has_no_interval():
-    assert gate.regressions([record([0.5])], [record([0.7])]) == ["t · m · d: nll is worse by 0.2 ± 0, margin 0.05"]
+def test_one_seed_has_no_interval(tmp_path):
+    found = gate.regressions(side([0.5], tmp_path), side([0.7], tmp_path))
+    assert found == ["t · m · d: nll is worse by 0.2 ± 0, margin 0.02"]  # the margin of this repository
 
 
 @pytest.mark.parametrize(

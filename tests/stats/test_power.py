@@ -11,7 +11,7 @@ from scipy import stats
 from bdlbench.stats.crossed import Difference
 from bdlbench.stats.power import detectable, seeds_to_settle
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "calibration.py"
+SCRIPT = Path(__file__).parents[2] / "scripts" / "calibration.py"
 
 
 @pytest.fixture(scope="module")
