@@ -11,6 +11,10 @@ from bdlbench.errors import BadInput, unknown
 from bdlbench.options import Value
 
 
+ELSEWHERE = "elsewhere"
+"""The device of a cell whose predictions were not made here."""
+
+
 @dataclass(frozen=True)
 class Choice:
     """An entry of the catalog and ALL its options, defaults included, sorted by name."""

@@ -13,7 +13,7 @@ from bdlbench.errors import BadInput
 from bdlbench.options import resolve, spell
 from bdlbench.records import Record
 from bdlbench.results import Result, merge
-from bdlbench.score import ELSEWHERE
+from bdlbench.spec import ELSEWHERE
 from bdlbench.spec import Replicate
 
 BASE = "quick"
