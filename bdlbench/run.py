@@ -272,7 +272,10 @@ def objectives(fits: Sequence[Fit], rows: int) -> list[dict[str, Any]]:
         return [{"temperature": {}, "ramp": {}, "local": {}, "undeclared": None, "named": False}] * rows
     columns = {"temperature": (found.temperature, 1.0), "ramp": (found.ramp, 0.0), "local": (found.local, 1.0)}
     return [
-        {key: {name: _farthest(v, right, rows, r) for name, v in table.items()} for key, (table, right) in columns.items()}
+        {
+            key: {name: _farthest(v, right, rows, r) for name, v in table.items()}
+            for key, (table, right) in columns.items()
+        }
         | {"undeclared": float(found.undeclared.reshape(rows, -1)[r].amax()), "named": found.named}
         for r in range(rows)
     ]
