@@ -303,8 +303,8 @@ def _judged(name: str, sides: Iterable[Numbers], coarse: float = 0.0) -> Part:
     """Noise, where each difference is within MULTIPLE of the one that a rounding error makes; else different.
 
     sides: recorded, found here, and found here from nudged parameters, whose noise is 0 for what is missing there. Both
-    differences are root mean squares over a quantity's elements. coarse: the relative difference that is allowed where a
-    rounding error shows no effect at all, for quantities that move in steps, such as an accuracy.
+    differences are root mean squares over a quantity's elements. coarse: the relative difference that is allowed where
+    a rounding error shows no effect at all, for quantities that move in steps, such as an accuracy.
     """
     recorded, found, nudged = sides
     if not recorded:
