@@ -49,7 +49,8 @@ def timed_in_turn(
 
     A round runs every work `calls` times before the next begins, so that what disturbs the machine for longer than a
     round disturbs all of them: numbers of one round may be divided by each other, those of different calls of this
-    function may not. What the thread waited for a core that others held is taken off where the system (Linux) tells it.
+    function may not. What the thread waited for a core that others held is taken off where the system (Linux) tells it,
+    but for a GPU's seconds, which are its own.
     Raises ValueError for fewer than one round.
     """
     if rounds < 1:
@@ -61,7 +62,8 @@ def timed_in_turn(
             waited = _waited()
             for _ in range(calls):
                 work()
-            waited = _waited() - waited  # inside the watch: what is not seen makes a block longer, never shorter
+            # inside the watch: what is not seen makes a block longer, never shorter
+            waited = _waited() - waited if device.type != "cuda" else 0.0
             seconds[name].append((watch.seconds() - waited) / calls)
     return {name: values[warmup:] for name, values in seconds.items()}
 

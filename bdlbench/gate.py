@@ -9,24 +9,25 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from bdlbench import catalog, environment, files, lint, margins, objectives, plan, records, run, sources, speed
 from bdlbench import compare as comparison
 from bdlbench.clock import now
-from bdlbench.compare import Pair
+from bdlbench.compare import Pair, Pairing
 from bdlbench.differences import Finding
 from bdlbench.errors import BadInput, DataUnavailable, NotComparable
 from bdlbench.records import Record
-from bdlbench.results import flatten
+from bdlbench.results import flatten, merge
 from bdlbench.run import Batch, Settings, batches, run_batch
 from bdlbench.sources import Source
 from bdlbench.spec import Choice, Spec
-from bdlbench.verify import title_of
+from bdlbench.verify import same_statistic, title_of
 
 FINGERPRINT = ("packages.torch", "packages.numpy", "processor", "cpu_capability", "device")
 """What of an environment decides bits, and the ratios of times."""
@@ -36,9 +37,6 @@ MARGINS = {"nll": 0.05, "accuracy": 0.03, "rmse": 0.02, "ece": 0.03, "brier": 0.
 
 FEW = 6
 """Names that a line gives of what changed."""
-
-STATISTIC = 1e-12
-"""Relative difference of a statistic of the data that is rounding: a sum in another order."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +83,7 @@ class Gate:
 
 def check(gate: Gate, say: Callable[[Section], None] = lambda section: None) -> list[Section]:
     """All parts in order; `say` hears of each when it is done. Raises BadInput where the reference cannot be read."""
-    gate.recorded, _read(gate.reference / "objectives.json"), _read(gate.reference / "speed.json")
+    gate.recorded, _read_objectives(gate), _read_speed(gate)
     sections = []
     for letter, (title, part) in PARTS.items():
         began = now()
@@ -96,38 +94,98 @@ def check(gate: Gate, say: Callable[[Section], None] = lambda section: None) -> 
 
 
 def accept(gate: Gate) -> list[str]:
-    """Make the reference what this tree makes; one line for each thing that changed."""
-    lines = []
+    """Make the reference what this tree makes; one line for each thing that changed.
+
+    Everything is measured before anything is written; what of the old reference cannot be read counts as absent. Raises
+    BadInput for a suite file that bears the name of one of the package's, and where a cell fails or is not finite.
+    """
+    _refuse_borrowed_name(gate)
     gate.made = _trained(gate)
-    folder = gate.reference / gate.name
-    old = {record.name: record for record in records.read(folder)} if folder.exists() else {}
-    new = {record.name: record for record in gate.made}
-    for name in sorted({*old, *new}):
-        if name not in new:
-            lines.append(f"removed {title_of(old[name])}: {name}")
-        elif name not in old:
-            lines.append(f"added {title_of(new[name])}: {name}")
-        elif changed := _changed(old[name], new[name]):
-            lines.append(f"changed {title_of(new[name])}: {changed}")
-    _replace_records(gate, folder, lines)
-    was, found = _read(gate.reference / "objectives.json", {}), objectives.measure()
-    lines += [f"objective of {line}" for line in objectives.differences(was, found)]
+    _refuse_broken(gate.made)
+    found, ratios = objectives.measure(), _middle_ratios()
+    old = _readable(gate.reference / gate.name)
+    lines = [*_apart(old, gate.made)] if old else []
+    lines += _record_changes(old, gate.made)
+    if lines or len(old) != len(list((gate.reference / gate.name).glob("*.json"))):
+        _replace_records(gate)
+    measured: dict[str, Any] = {}
+    with suppress(BadInput):
+        measured = _read_objectives(gate)
+    lines += [f"objective of {line}" for line in objectives.differences(measured, found)]
+    was: dict[str, float] = {}
+    with suppress(BadInput):
+        was = _read_speed(gate)["ratios"]
+    lines += [
+        f"speed of {name}: {ratios.get(name)}, was {was.get(name)}"
+        for name in ratios | was
+        if was.get(name) != ratios.get(name)
+    ]
     _write(gate.reference / "objectives.json", found)
-    lines += _accept_speed(gate)
+    _write(gate.reference / "speed.json", {"environment": _fingerprint(_environment(gate.made)), "ratios": ratios})
     return lines
 
 
-def _replace_records(gate: Gate, folder: Path, lines: Sequence[str]) -> None:
-    """The new records in place of the old; where nothing deterministic changed, the files stay as they are."""
-    if not lines:
-        return
-    if folder.exists():
-        shutil.rmtree(folder)
-    for record in gate.made:
-        for ending in (".safetensors", ".json"):
-            source = gate.results / f"{record.name}{ending}"
-            if source.exists():
-                files.write_atomic(folder / source.name, source.read_bytes())
+def _refuse_borrowed_name(gate: Gate) -> None:
+    """A file of one's own must not replace the reference of a suite of the package."""
+    if isinstance(gate.suite, Path) and gate.name in plan.suite_names():
+        raise BadInput(
+            f"{gate.suite}: {gate.name} is a suite of the package, with a reference of its own: rename yours"
+        )
+
+
+def _refuse_broken(made: Sequence[Record]) -> None:
+    """What failed or is not finite is no reference."""
+    for record in made:
+        for replicate, reason in record.failed.items():
+            raise BadInput(f"not accepted: {title_of(record)}: seed {replicate.seed} failed: {reason}")
+        for name in _lost(record):
+            raise BadInput(f"not accepted: {title_of(record)}: metric {name} is not finite")
+
+
+def _lost(record: Record) -> list[str]:
+    """Metrics with a margin that are not finite."""
+    allowed = _margins()
+    entries = record.values["metrics"].items()
+    return [name for name, entry in entries if _counts(name, allowed) and None in entry["values"]]
+
+
+def _readable(folder: Path) -> list[Record]:
+    """The records of a folder that are whole, with the predictions that they name."""
+    found = []
+    for path in sorted(folder.glob("*.json")):
+        with suppress(BadInput):
+            record = records.read_one(path)
+            records.predictions(folder, record)
+            found.append(record)
+    return found
+
+
+def _record_changes(before: Sequence[Record], after: Sequence[Record]) -> Iterator[str]:
+    """Cells that were added, removed or changed."""
+    old, new = ({record.name: record for record in side} for side in (before, after))
+    for name in sorted({*old, *new}):
+        if name not in new:
+            yield f"removed {title_of(old[name])}: {name}"
+        elif name not in old:
+            yield f"added {title_of(new[name])}: {name}"
+        elif changed := _changed(old[name], new[name]):
+            yield f"changed {title_of(new[name])}: {changed}"
+
+
+def _replace_records(gate: Gate) -> None:
+    """The new records in place of the old, whole before the old ones go."""
+    folder = gate.reference / gate.name
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
+        fresh = Path(scratch) / "new"
+        for record in gate.made:
+            for ending in (".safetensors", ".json"):
+                source = gate.results / f"{record.name}{ending}"
+                if source.exists():
+                    files.write_atomic(fresh / source.name, source.read_bytes())
+        if folder.exists():
+            folder.rename(Path(scratch) / "old")
+        fresh.rename(folder)
 
 
 def _changed(old: Record, new: Record) -> str:
@@ -147,18 +205,10 @@ def _metric(record: Record, name: str) -> Any:
     return record.values["metrics"].get(name)
 
 
-def _accept_speed(gate: Gate) -> list[str]:
+def _middle_ratios() -> dict[str, float]:
     """The middle one of three measurements of each ratio."""
-    path = gate.reference / "speed.json"
     measured = [speed.ratios() for _ in range(3)]
-    middle = {name: round(sorted(found[name] for found in measured)[1], 3) for name in measured[0]}
-    was = _read(path, {"ratios": {}})["ratios"]
-    _write(path, {"environment": _fingerprint(_environment(gate.made)), "ratios": middle})
-    return [
-        f"speed of {name}: {middle.get(name)}, was {was.get(name)}"
-        for name in middle | was
-        if was.get(name) != middle.get(name)
-    ]
+    return {name: round(sorted(found[name] for found in measured)[1], 3) for name in measured[0]}
 
 
 # (a) protocol
@@ -169,7 +219,7 @@ def _protocol(gate: Gate) -> tuple[list[str], list[str]]:
     failures: list[str] = []
     notes: list[str] = []
     suites: dict[str, str | Path] = {name: name for name in plan.suite_names() if (gate.reference / name).is_dir()}
-    seen: set[str] = set()
+    findings: list[lint.Finding] = []
     for name, suite in (suites | {gate.name: gate.suite}).items():
         recorded = records.read(gate.reference / name)
         spec = _spec(suite)
@@ -177,14 +227,17 @@ def _protocol(gate: Gate) -> tuple[list[str], list[str]]:
         failures += [f"{name}: {line}" for record in recorded for line in _definitions(record)]
         for dataset in dict.fromkeys(cell.dataset for cell in spec.cells):
             try:
-                found = list(dict.fromkeys(_data(dataset, recorded)))
+                failures += _data(dataset, recorded)
+                findings += lint.of_task(f"data set {dataset.name}", run.load_task(dataset, 0))
             except DataUnavailable as error:
                 notes.append(f"not at hand: {error}")
-                continue
-            failures += [line for line in found if line not in seen]
-            seen.update(found)
+        findings += [replace(finding, where=name) for finding in lint.of_spec(spec)]
     gate.made = _trained(gate)
-    return failures + list(_minimised(gate)), notes
+    findings += [finding for record in gate.made for finding in lint.of_record(title_of(record), record)]
+    refused = [f"{finding.where}: {finding.message}" for finding in findings if finding.severity == "refused"]
+    failures = [*refused, *failures, *_minimised(gate)]
+    notes += [str(finding) for finding in findings if finding.severity == "flagged"]
+    return list(dict.fromkeys(failures)), list(dict.fromkeys(notes))
 
 
 def _spec(suite: str | Path) -> Spec:
@@ -237,26 +290,19 @@ def _definitions(record: Record) -> Iterator[str]:
         for key in ("unit", "better", "definition"):
             if entry[key] != here[key]:
                 yield f"{title_of(record)}: metric {name}: its {key} is {here[key]}, was {entry[key]}"
-        if name in MARGINS and any(value is None for value in entry["values"]):
-            yield f"{title_of(record)}: metric {name} is not finite in the reference"
+    for name in _lost(record):
+        yield f"{title_of(record)}: metric {name} is not finite in the reference"
 
 
 def _data(dataset: Choice, recorded: Sequence[Record]) -> Iterator[str]:
-    """Checksums and statistics of a data set, and its lint. Raises DataUnavailable."""
+    """Checksums and statistics of a data set. Raises DataUnavailable."""
     task = run.load_task(dataset, 0)
-    yield from (f"data set {finding.where}: {finding.message}" for finding in lint.of_task(dataset.name, task))
     mine = [record for record in recorded if record.cell["protocol"]["dataset"] == dataset.as_dict()]
     for record in mine:
         for what, found in (("sources", task.sources), ("statistics", task.statistics)):
             for name, was in record.environment.get(what, {}).items():
-                if not _same(found.get(name), was):
+                if not same_statistic(found.get(name), was):
                     yield f"data set {dataset.name}: {what} {name} is {found.get(name)}, was {was}"
-
-
-def _same(a: Any, b: Any) -> bool:
-    if isinstance(a, float) and isinstance(b, float):
-        return math.isclose(a, b, rel_tol=STATISTIC)
-    return bool(a == b)
 
 
 def _minimised(gate: Gate) -> Iterator[str]:
@@ -281,7 +327,7 @@ def _number(value: float | None) -> str:
 
 def _objectives(gate: Gate) -> tuple[list[str], list[str]]:
     found = objectives.measure()
-    return objectives.differences(_read(gate.reference / "objectives.json"), found), [f"{len(found)} cases"]
+    return objectives.differences(_read_objectives(gate), found), [f"{len(found)} cases"]
 
 
 # (c) bits
@@ -290,18 +336,22 @@ def _objectives(gate: Gate) -> tuple[list[str], list[str]]:
 def _bits(gate: Gate) -> tuple[list[str], list[str]]:
     """Values and predictions of the suite byte for byte, where everything that decides them is the same."""
     reference = {record.name: record for record in gate.recorded}
-    there, here = (_fingerprint(_environment(side)) for side in (gate.recorded, gate.made))
-    apart = [
-        f"{key.removeprefix('packages.')}: {here[key]} here, {there[key]} in the reference"
-        for key in here
-        if here[key] != there[key]
-    ]
-    if apart:
+    if apart := _apart(gate.recorded, gate.made):
         return [], [f"not compared: {'; '.join(apart)}"]
     shared = [record for record in gate.made if record.name in reference]
     changed = {title_of(record): _changed(reference[record.name], record) for record in shared}
     same = f"{sum(not words for words in changed.values())} of {len(shared)} cells bit-identical"
     return [f"{title}: other bits in {words}" for title, words in changed.items() if words], [same]
+
+
+def _apart(recorded: Sequence[Record], made: Sequence[Record]) -> list[str]:
+    """What of the environments decides bits and differs."""
+    there, here = (_fingerprint(_environment(side)) for side in (recorded, made))
+    return [
+        f"{key.removeprefix('packages.')}: {here[key]} here, {there[key]} in the reference"
+        for key in here
+        if here[key] != there[key]
+    ]
 
 
 def _environment(made: Sequence[Record]) -> Mapping[str, Any]:
@@ -317,10 +367,11 @@ def _fingerprint(where: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _quality(gate: Gate) -> tuple[list[str], list[str]]:
-    sides = (sources.read(gate.reference / gate.name), sources.read(gate.results))
+    """What was made now alone: other records may lie in the results folder."""
+    made = Source(tuple((gate.results, record) for record in gate.made))
     try:
-        return regressions(*sides), [f"{len(gate.made)} cells of {gate.name}"]
-    except NotComparable as error:
+        return regressions(sources.read(gate.reference / gate.name), made), [f"{len(gate.made)} cells of {gate.name}"]
+    except (NotComparable, BadInput) as error:
         return [f"not comparable: {error}"], []
 
 
@@ -329,19 +380,34 @@ def regressions(reference: Source, made: Source) -> list[str]:
 
     Margins are those of the nearest pyproject.toml, MARGINS for what it leaves out.
     """
-    allowed = MARGINS | margins.read(None, catalog.names("metrics"))
+    allowed = _margins()
+    columns = _shared_columns(reference, made, allowed)
+    if not columns:
+        return []
     return [
         f"{pair.b.title}: {finding.metric} {words}"
-        for pair in comparison.compare(reference, made, allowed, sorted(_shared_metrics(reference, made))).pairs
+        for pair in comparison.compare(reference, made, allowed, columns).pairs
         for finding in pair.findings
         if (words := _regression(pair, finding))
     ]
 
 
-def _shared_metrics(*sides: Source) -> set[str]:
-    """Those with a margin that both sides have."""
-    named = [{name.partition("[")[0] for record in side.records for name in record.values["metrics"]} for side in sides]
-    return MARGINS.keys() & set.intersection(*named)
+def _margins() -> dict[str, float]:
+    return MARGINS | margins.read(None, catalog.names("metrics"))
+
+
+def _counts(column: str, allowed: Mapping[str, float]) -> bool:
+    """Whether a column such as `ood_auroc[near]` has a margin."""
+    return column in allowed or column.partition("[")[0] in allowed
+
+
+def _shared_columns(reference: Source, made: Source, allowed: Mapping[str, float]) -> list[str]:
+    """Columns with a margin that both sides of some cell have."""
+    there, here = (
+        {Pairing().question(result, 0): result.scores for result in merge(side.records)} for side in (reference, made)
+    )
+    shared = {column for cell, scores in here.items() for column in scores if column in there.get(cell, {})}
+    return sorted(column for column in shared if _counts(column, allowed))
 
 
 def _regression(pair: Pair, finding: Finding) -> str:
@@ -359,16 +425,12 @@ def _regression(pair: Pair, finding: Finding) -> str:
 
 def _speed(gate: Gate) -> tuple[list[str], list[str]]:
     """Ratios to a plain torch step; the tolerance is wide where the environment is another."""
-    reference = _read(gate.reference / "speed.json")
+    reference = _read_speed(gate)
     at_home = reference["environment"] == _fingerprint(_environment(gate.made))
     allowed = speed.SLOWER if at_home else speed.ELSEWHERE
-    worst = speed.excess(reference["ratios"], allowed, speed.ratios)
-    failures = [
-        f"the step of {name} takes {factor:.2f} times what it took, as a ratio to a plain torch step"
-        for name, factor in sorted(worst.items(), key=lambda pair: -pair[1])
-    ]
     where = "" if at_home else ", as this is another processor or torch than the reference's"
-    return failures, [f"{len(reference['ratios'])} ratios, each allowed {allowed:g} times its reference{where}"]
+    note = f"{len(reference['ratios'])} ratios, each allowed {allowed:g} times its reference{where}"
+    return speed.differences(reference["ratios"], allowed, speed.ratios), [note]
 
 
 PARTS: dict[str, tuple[str, Callable[[Gate], tuple[list[str], list[str]]]]] = {
@@ -393,14 +455,31 @@ def _trained(gate: Gate) -> list[Record]:
     return done
 
 
-def _read(path: Path, default: Any = None) -> Any:
-    if not path.exists() and default is not None:
-        return default
+def _read_objectives(gate: Gate) -> dict[str, Any]:
+    return _read(gate.reference / "objectives.json", objectives.is_measured)
+
+
+def _read_speed(gate: Gate) -> dict[str, Any]:
+    return _read(gate.reference / "speed.json", _is_speed)
+
+
+def _is_speed(content: Any) -> bool:
+    ratios = content.get("ratios") if isinstance(content, dict) else None
+    numbers = isinstance(ratios, dict) and all(isinstance(ratio, int | float) for ratio in ratios.values())
+    return numbers and isinstance(content.get("environment"), dict)
+
+
+def _read(path: Path, is_right: Callable[[Any], bool]) -> dict[str, Any]:
+    """What a file of the reference holds. Raises BadInput where it is absent, not whole, or of another shape."""
     try:
-        return json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except (OSError, ValueError):
+        content = None
+    if not is_right(content):
         state = "is not whole" if path.exists() else "does not exist"
-        raise BadInput(f"{path} {state}: write the reference with gate --accept") from None
+        raise BadInput(f"{path} {state}: write the reference with gate --accept")
+    found: dict[str, Any] = content
+    return found
 
 
 def _write(path: Path, content: Any) -> None:

@@ -212,7 +212,7 @@ def _of_audit(audit: Mapping[str, Any]) -> Iterator[str]:
         return
     for name, temperature in audit["temperature"].items():
         if _off(temperature):
-            ramp = audit["ramp"][name] or 0
+            ramp = audit["ramp"].get(name) or 0
             when = f"; it ramps for {100 * ramp:.0f} % of training" if ramp else ""
             factor = "unknown" if temperature is None else f"{temperature:.4g}/N"
             yield f"the final factor of its {name} is {factor}, not 1/N: that is the effective temperature{when}"
@@ -255,7 +255,8 @@ def temperature(record: Record) -> str:
     audits = record.values.get("objective", [])
     words = []
     for name in dict.fromkeys(name for audit in audits for name in audit["temperature"]):
-        values = sorted({f"{audit['temperature'][name] or math.nan:.4g}" for audit in audits})
-        end = max(audit["ramp"][name] or 0.0 for audit in audits)
+        found = [audit["temperature"][name] for audit in audits if name in audit["temperature"]]
+        values = sorted({f"{math.nan if value is None else value:.4g}" for value in found})
+        end = max(audit["ramp"].get(name) or 0.0 for audit in audits)
         words.append(f"T = {' … '.join(values)}" + (f" after a ramp of {100 * end:.0f} % of training" if end else ""))
     return ", ".join(words)

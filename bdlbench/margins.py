@@ -25,6 +25,8 @@ def read(path: Path | None, metrics: Iterable[str]) -> dict[str, float]:
     tables = _parsed(found)
     for key in () if path and "margins" in tables else TABLE:
         tables = tables.get(key, {})
+        if not isinstance(tables, dict):
+            raise BadInput(f"{found}: {key} is not a table: margins are in [{'.'.join((*TABLE, 'margins'))}]")
     margins = tables.get("margins", {})
     if path and not margins:
         raise BadInput(f"{path} has no table [margins]: a line for each metric, such as nll = 0.01")

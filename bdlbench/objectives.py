@@ -87,6 +87,24 @@ def measure() -> dict[str, Measured]:
     return dict(_measured())
 
 
+def is_measured(content: Any) -> bool:
+    """Whether something read from a file has the shape of what `measure` returns."""
+    return isinstance(content, dict) and all(
+        isinstance(case, dict)
+        and all(_is_column(case.get(key)) for key in ("objective", "gradient_norm"))
+        and all(_is_table(case.get(key)) for key in _NOTHING)
+        for case in content.values()
+    )
+
+
+def _is_column(content: Any) -> bool:
+    return isinstance(content, list) and all(isinstance(value, int | float) for value in content)
+
+
+def _is_table(content: Any) -> bool:
+    return isinstance(content, dict) and all(map(_is_column, content.values()))
+
+
 def differences(reference: Mapping[str, Measured], found: Mapping[str, Measured]) -> list[str]:
     """One line for each case that is not as in the reference, with the part of its objective that is to blame."""
     lines = [f"{name}: no such case any more" for name in reference if name not in found]

@@ -163,14 +163,17 @@ def _fit_and_score(
     evaluation = evaluate(posterior, problem, model, samples, rng)
     predict_seconds = watch.seconds()
     evaluation = _with_reference(evaluation, posterior, problem, model, rng)
+    metrics, arrays = measure(evaluation, catalog.metrics()), stored_arrays(evaluation)
+    # before the audit in `_training_values`, whose memory is not the cell's
+    cost = _cost(batch, problem, evaluation, spent, train_seconds, predict_seconds, device)
     return _Result(
-        metrics=measure(evaluation, catalog.metrics()),
+        metrics=metrics,
         values=_values(posterior)
         | _training_values(spent.fits, len(batch.rows))
         | {"samples": [evaluation.test.samples] * len(batch.rows)},
-        arrays=stored_arrays(evaluation),
+        arrays=arrays,
         finite=_finite_rows({**posterior.state, "log_prob": evaluation.test.log_prob(evaluation.y)}),
-        cost=_cost(batch, problem, evaluation, spent, train_seconds, predict_seconds, device),
+        cost=cost,
         state=posterior.state,
         measured=posterior.measured(problem.test.x, rng.child("measured")),
         examples=_examples(problem),
@@ -257,22 +260,31 @@ def first_steps(fits: Sequence[Fit], rows: int) -> list[dict[str, Any]]:
 
 
 def objectives(fits: Sequence[Fit], rows: int) -> list[dict[str, Any]]:
-    """The audit of the last fit, for each of R replicates: of an ensemble's members the factor farthest from 1."""
+    """The audit of the last fit, for each of R replicates: of an ensemble's members what is farthest from right.
+
+    An objective that cannot be audited is one that names no term.
+    """
     if not fits or fits[-1].state is None:
         return []
-    found = audit(fits[-1])
-    columns = {"temperature": found.temperature, "ramp": found.ramp, "local": found.local}
+    try:
+        found = audit(fits[-1])
+    except Exception:  # the cell is trained and scored: what the audit cannot do must not undo that
+        return [{"temperature": {}, "ramp": {}, "local": {}, "undeclared": None, "named": False}] * rows
+    columns = {"temperature": (found.temperature, 1.0), "ramp": (found.ramp, 0.0), "local": (found.local, 1.0)}
     return [
-        {key: {name: _farthest(value, rows, r) for name, value in table.items()} for key, table in columns.items()}
+        {
+            key: {name: _farthest(v, right, rows, r) for name, v in table.items()}
+            for key, (table, right) in columns.items()
+        }
         | {"undeclared": float(found.undeclared.reshape(rows, -1)[r].amax()), "named": found.named}
         for r in range(rows)
     ]
 
 
-def _farthest(values: Tensor, rows: int, r: int) -> float:
-    """Of the members (R·K,) of replicate r, the value that is farthest from 1."""
+def _farthest(values: Tensor, right: float, rows: int, r: int) -> float:
+    """Of the members (R·K,) of replicate r, the value that is farthest from what is right."""
     mine = values.reshape(rows, -1)[r]
-    return float(mine[(mine - 1).abs().argmax()])
+    return float(mine[(mine - right).abs().argmax()])
 
 
 def row_hashes(state: Mapping[str, Tensor]) -> list[str]:

@@ -21,12 +21,9 @@ from bdlbench.predictive import Categorical, CategoricalSum
 from bdlbench.protocols import Evaluation, Metric
 from bdlbench.records import Record
 from bdlbench.run import load_task, measure, stored_arrays
-from bdlbench.spec import SPLITS, Cell, Choice, Replicate, parse_seeds
+from bdlbench.spec import ELSEWHERE, SPLITS, Cell, Choice, Replicate, parse_seeds
 from bdlbench.store import array_checksum
 from bdlbench.submission import Submission
-
-ELSEWHERE = "elsewhere"
-"""The device of a cell whose predictions were not made here."""
 
 
 @dataclass(frozen=True)

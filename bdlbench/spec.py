@@ -10,6 +10,9 @@ from bdlbench import files
 from bdlbench.errors import BadInput, unknown
 from bdlbench.options import Value
 
+ELSEWHERE = "elsewhere"
+"""The device of a cell whose predictions were not made here."""
+
 
 @dataclass(frozen=True)
 class Choice:

@@ -64,11 +64,28 @@ def slower(reference: Mapping[str, float], found: Mapping[str, float], allowed: 
     return {name: found[name] / was for name, was in reference.items() if name in found and found[name] > allowed * was}
 
 
-def excess(
+def differences(
     reference: Mapping[str, float], allowed: float, measure: Callable[[], Mapping[str, float]]
+) -> list[str]:
+    """One line for each ratio that only one side has, and for each that is too large, the worst first."""
+    found = measure()
+    lines = [f"{name}: no such ratio any more" for name in reference if name not in found]
+    lines += [f"{name}: not in the reference" for name in found if name not in reference]
+    worst = excess(reference, found, allowed, measure)
+    return lines + [
+        f"the step of {name} takes {factor:.2f} times what it took, as a ratio to a plain torch step"
+        for name, factor in sorted(worst.items(), key=lambda pair: -pair[1])
+    ]
+
+
+def excess(
+    reference: Mapping[str, float],
+    found: Mapping[str, float],
+    allowed: float,
+    measure: Callable[[], Mapping[str, float]],
 ) -> dict[str, float]:
-    """What is slower than allowed in each of ATTEMPTS measurements, by the smallest excess of them."""
-    worst: dict[str, float] = slower(reference, measure(), allowed)
+    """What is slower than allowed in `found` and all later of ATTEMPTS measurements, by the smallest excess of them."""
+    worst = slower(reference, found, allowed)
     for _ in range(ATTEMPTS - 1):
         if not worst:
             break

@@ -69,7 +69,7 @@ class Objective(Protocol):
 class State:
     """Rows after some steps: parameters and Adam's moments (R, Q), and the last loss (R,) in nats per example.
 
-    The loss is whole after the last step of an epoch, which is when states are yielded.
+    The loss is whole after the last step of an epoch, which is when states are yielded, and at the fingerprint.
 
     The next step changes the tensors in place: who keeps a state clones it.
     """
@@ -123,10 +123,15 @@ class Fit:
     first: Fingerprint | None = None
     state: State | None = None
 
+    @property
+    def marked(self) -> int:
+        """The steps after which the fingerprint is taken."""
+        return min(self.mark, self.steps)
+
     def reached(self, state: State) -> None:
         """Take note of the state after a step."""
         self.state = state
-        if state.step == min(self.mark, self.steps):
+        if state.step == self.marked:
             self.first = _fingerprint(state)
 
 
@@ -217,7 +222,8 @@ def minimise(objective: Objective, initial: Tensor, data: Data, rng: Streams, pl
     for epoch in range(state.step // steps, plan.epochs):
         order = _order(data, rng.child(f"batches {epoch}"), steps, batch_size)
         for index in order[state.step - epoch * steps :]:
-            moment = Moment(state.step, total, reported=state.step + 1 == (epoch + 1) * steps)
+            after = state.step + 1
+            moment = Moment(state.step, total, reported=after in ((epoch + 1) * steps, fit.marked))
             state = _step(objective, state, data.batch(index), noise, plan, moment)
             current.examples += batch_size
             fit.reached(state)
@@ -317,7 +323,7 @@ class _Saver:
         if "first.sha256" in saved:
             hashes = [bytes(row).hex() for row in saved["first.sha256"].tolist()]
             norm, loss = saved["first.numbers"].tolist()
-            self.fit.first = Fingerprint(min(self.fit.mark, self.fit.steps), hashes, norm, loss)
+            self.fit.first = Fingerprint(self.fit.marked, hashes, norm, loss)
         return self.fit.state
 
     def save_when_due(self, state: State, noise: Streams) -> None:

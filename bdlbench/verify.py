@@ -10,6 +10,7 @@ import hashlib
 import math
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -18,14 +19,14 @@ import torch
 from torch import Tensor
 
 from bdlbench import catalog, environment, lint, records, run
-from bdlbench.errors import BadInput
+from bdlbench.errors import BadInput, BenchError
 from bdlbench.lint import Finding
 from bdlbench.protocols import Posterior, Restores
 from bdlbench.records import Record
 from bdlbench.results import flatten
 from bdlbench.rng import Streams
 from bdlbench.run import Batch, Row, Settings
-from bdlbench.spec import Cell
+from bdlbench.spec import ELSEWHERE, Cell
 from bdlbench.training import Nudge, begin, unchanged
 
 Verdict = Literal["identical", "noise", "different", "unchecked"]
@@ -42,6 +43,9 @@ ROUNDING = 8 * torch.finfo(torch.float32).eps
 
 COARSE = 0.01
 """Relative difference of a quantity that moves in steps, where one rounding error moved none."""
+
+STATISTIC = 1e-12
+"""Relative difference of a statistic of the data that is rounding: a sum in another order."""
 
 Numbers = Mapping[str, Tensor]
 """What is compared, by name: float64, of any shape."""
@@ -77,7 +81,7 @@ class Check:
 def verify(folder: Path, record: Record, full: bool = False, threads: int | None = None) -> Check:
     """Hold a record against what is computed here and now. folder: where it lies; threads: instead of its own.
 
-    Raises BadInput where a file beside it is not the one that it names.
+    What goes wrong with this record is a part of its check: others of its folder are to be checked too.
     """
     check = Check(
         title_of(record),
@@ -88,14 +92,24 @@ def verify(folder: Path, record: Record, full: bool = False, threads: int | None
     )
     if not record.replicates:
         return check
+    if record.cell["device"] == ELSEWHERE:
+        return replace(check, parts=(Part("predictions made elsewhere", "unchecked"),))
     try:
         batch = batch_of(record, threads)
         here, found = _surroundings(batch)
-    except BadInput as error:  # an entry or a file that is not to be had here
+    except BenchError as error:  # an entry or a file that is not to be had here
         return replace(check, parts=(Part("cell", "unchecked", str(error)),))
-    parts = tuple(_whole(folder, record, batch) if full else _slice(folder, record, batch))
+    parts = tuple(_until_an_error(_whole(folder, record, batch) if full else _slice(folder, record, batch)))
     elsewhere = tuple(differences(record, here, batch))
     return replace(check, parts=parts, elsewhere=elsewhere, findings=(*check.findings, *found))
+
+
+def _until_an_error(parts: Iterator[Part]) -> Iterator[Part]:
+    """The parts; an error in one is a part too: the record says that this work went well, with the files beside it."""
+    try:
+        yield from parts
+    except BenchError as error:
+        yield Part("cell", "different", str(error))
 
 
 def title_of(record: Record) -> str:
@@ -179,9 +193,16 @@ def _data(record: Record, batch: Batch) -> Part:
     here = run.data_facts(batch.cells[0])
     for what in ("sources", "statistics"):
         for name, value in record.environment.get(what, {}).items():
-            if here[what].get(name) != value:
+            if not same_statistic(here[what].get(name), value):
                 return Part("data", "different", f"{what} {name}")
     return Part("data", "identical")
+
+
+def same_statistic(a: Any, b: Any) -> bool:
+    """Whether two facts of the data are one: numbers to rounding, anything else exactly."""
+    if isinstance(a, float) and isinstance(b, float):
+        return math.isclose(a, b, rel_tol=STATISTIC)
+    return bool(a == b)
 
 
 def _first_steps(record: Record, batch: Batch) -> Part:
@@ -191,7 +212,9 @@ def _first_steps(record: Record, batch: Batch) -> Part:
     found = fingerprint(batch, recorded[0]["steps"])
     if [row["sha256"] for row in found] == [row["sha256"] for row in recorded]:
         return Part(name, "identical")
-    nudged = fingerprint(batch, recorded[0]["steps"], one_rounding_error)
+    nudged: list[dict[str, Any]] = []
+    with suppress(BenchError):  # a twin that fails shows no noise
+        nudged = fingerprint(batch, recorded[0]["steps"], one_rounding_error)
     sides = [_columns(rows, ("loss", "norm")) for rows in (recorded, found, nudged)]
     return _judged(name, sides)
 
@@ -279,21 +302,31 @@ def _rerun(batch: Batch, nudge: Nudge = unchanged) -> tuple[Record, dict[str, Te
 def _judged(name: str, sides: Iterable[Numbers], coarse: float = 0.0) -> Part:
     """Noise, where each difference is within MULTIPLE of the one that a rounding error makes; else different.
 
-    sides: recorded, found here, and found here from nudged parameters. Both differences are root mean squares over a
-    quantity's elements. coarse: the relative difference that is allowed where a rounding error shows no effect at all,
-    for quantities that move in steps, such as an accuracy.
+    sides: recorded, found here, and found here from nudged parameters, whose noise is 0 for what is missing there. Both
+    differences are root mean squares over a quantity's elements. coarse: the relative difference that is allowed where
+    a rounding error shows no effect at all, for quantities that move in steps, such as an accuracy.
     """
     recorded, found, nudged = sides
+    if not recorded:
+        return Part(name, "unchecked", "the record has none")
     missing = [key for key in recorded if key not in found or found[key].shape != recorded[key].shape]
     if missing:
         return Part(name, "different", f"{missing[0]} is absent, or of another shape")
-    noise = {key: _distance(nudged[key], found[key]) for key in recorded}
+    noise = {key: _noise(nudged.get(key), found[key]) for key in recorded}
     gap = {key: _distance(value, found[key]) for key, value in recorded.items()}
     least = {key: (ROUNDING if noise[key] else max(coarse, ROUNDING)) * _scale(recorded[key]) for key in recorded}
     allowed = {key: MULTIPLE * noise[key] + least[key] for key in recorded}
     worst = max(recorded, key=lambda key: _excess(gap[key], allowed[key]))
     words = f"{worst} off by {gap[worst]:.2g}; a rounding error makes {noise[worst]:.2g}"
     return Part(name, "noise" if gap[worst] <= allowed[worst] else "different", words)
+
+
+def _noise(nudged: Tensor | None, found: Tensor) -> float:
+    """What a rounding error makes; 0 where the nudged side failed or has other numbers than the one found."""
+    if nudged is None or nudged.shape != found.shape:
+        return 0.0
+    distance = _distance(nudged, found)
+    return 0.0 if math.isnan(distance) else distance
 
 
 def _excess(gap: float, allowed: float) -> float:

@@ -1,9 +1,11 @@
 """Factors of an objective, measured from it, against objectives whose factors are known."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from bdlbench import catalog
+from bdlbench import catalog, lint, plan, run
 from bdlbench.audit import audit
 from bdlbench.data import Data
 from bdlbench.rng import Streams
@@ -91,3 +93,41 @@ def test_every_method_has_a_final_factor_of_one_and_names_all_its_terms(small, m
         assert all(torch.allclose(value, torch.ones(1).double()) for value in found.temperature.values())
         assert all(torch.allclose(value, torch.ones(1).double()) for value in found.local.values())
         assert (found.undeclared == 0).all()
+
+
+def test_a_record_keeps_the_member_farthest_from_what_is_right():
+    """Four members of two replicates, each with a ramp and factor of its own."""
+    ramps = torch.tensor([0.25, 1.0, 0.0, 0.5])
+    factors = torch.tensor([1.0, 0.9, 1.2, 1.0])
+
+    def objective(flat, batch, noise, moment):
+        rising = torch.where(moment.progress < ramps, 0.5, 1.0) * factors
+        elbo = term("likelihood", -(flat[:, :1] - batch.y).square())
+        return rising * term("divergence", flat.square().sum(-1)) / N - elbo.mean(-1)
+
+    last_step = fit_of(objective, rows=4, steps=100)
+    found = run.objectives([last_step], 2)
+    assert [row["ramp"]["divergence"] for row in found] == pytest.approx([1.0, 0.5])
+    assert [row["temperature"]["divergence"] for row in found] == pytest.approx([0.45, 1.2])
+
+
+def test_an_objective_that_cannot_be_audited_is_not_named_and_the_cell_stays_good(monkeypatch, tmp_path):
+    order = []
+    peak = run.peak_memory_bytes
+    monkeypatch.setattr(run, "peak_memory_bytes", lambda device: order.append("peak") or peak(device))
+
+    def broken(fit):
+        order.append("audit")
+        raise RuntimeError("no second pass")
+
+    monkeypatch.setattr(run, "audit", broken)
+    suite = replace(plan.read_suite("quick"), samples=2)
+    asked = plan.Overrides(("mle",), ("mlp",), ("wine",), "2", settings=("mle.epochs=1", "mlp.widths=3"), device="cpu")
+    (batch,) = run.batches(plan.build_spec(suite, asked), ())
+    ((record,), _) = run.run_batch(batch, run.Settings(tmp_path))
+    assert (len(record.replicates), record.failed) == (2, {})
+    assert [row["named"] for row in record.values["objective"]] == [False, False]
+    assert len(record.values["first_steps"]) == 2
+    (flagged,) = lint.of_record("mine", record)
+    assert "names no term" in flagged.message
+    assert order == ["peak", "audit"]  # the audit's memory is not the cell's

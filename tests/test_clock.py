@@ -54,3 +54,10 @@ def test_as_many_rounds_go_before_as_are_asked_for(spend):
 def test_no_round_is_refused():
     with pytest.raises(ValueError, match="0 rounds"):
         clock.timed_in_turn({"a": list}, 0)
+
+
+@pytest.mark.parametrize(("device", "seconds"), [("cpu", 2.0), ("cuda", 3.0)])
+def test_what_a_thread_waited_is_taken_off_a_processors_time_alone(spend, monkeypatch, device, seconds):
+    monkeypatch.setattr(clock, "_waited", lambda: Ticking.time / 3)
+    found = clock.timed_in_turn({"a": lambda: spend(3.0)}, 2, torch.device(device))
+    assert found["a"] == pytest.approx([seconds] * 2)

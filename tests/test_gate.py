@@ -1,12 +1,14 @@
 """The gate: an untouched tree passes, each kind of change is stopped by the part that is there for it."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
 
 from bdlbench import __main__ as cli
 from bdlbench import api, catalog, files, gate, lint, objectives, records, run, speed
+from bdlbench.errors import BadInput
 from bdlbench.sources import Source
 from bdlbench.spec import Replicate
 
@@ -46,8 +48,6 @@ def quick(patch):
 @pytest.fixture
 def at_hand(made, monkeypatch, tmp_path):
     """A copy of the reference that a test may change, and the suite."""
-    import shutil
-
     quick(monkeypatch)
     shutil.copytree(made[0], tmp_path / "reference")
     return tmp_path / "reference", made[1]
@@ -127,6 +127,11 @@ def test_an_objective_that_moved(at_hand, monkeypatch):
     }
 
 
+def test_ratios_that_one_side_lacks(at_hand, monkeypatch):
+    monkeypatch.setattr(speed, "ratios", lambda: {"mle · mlp": 2.6})
+    assert failing(*at_hand)["e"] == ("map · mlp: no such ratio any more", "mle · mlp: not in the reference")
+
+
 def test_a_step_that_is_slower(at_hand, monkeypatch):
     monkeypatch.setattr(speed, "ratios", lambda: {"map · mlp": 2.6})
     (line,) = failing(*at_hand)["e"]
@@ -166,12 +171,13 @@ def test_cells_and_definitions_that_differ_from_the_reference(at_hand, tmp_path)
     assert "tiny: mean_field_vi · logistic · wine: metric gone does not exist any more" in lines
 
 
-def side(values, folder):
+def side(values, folder, column="nll", dataset="d"):
     """One record without predictions."""
-    cell = {"protocol": {"dataset": {"name": "d"}, "model": {"name": "m"}, "samples": 1}, "treatment": {"name": "t"}}
+    protocol = {"dataset": {"name": dataset}, "model": {"name": "m"}, "samples": 1}
+    cell = {"protocol": protocol, "treatment": {"name": "t"}}
     metric = {"unit": "nats", "better": "lower", "definition": "N()", "values": values}
     replicates = tuple(Replicate(seed) for seed in range(len(values)))
-    found = records.Record({**cell, "device": "cpu", "threads": 1}, replicates, {"metrics": {"nll": metric}}, {}, {})
+    found = records.Record({**cell, "device": "cpu", "threads": 1}, replicates, {"metrics": {column: metric}}, {}, {})
     return Source(((folder, found),))
 
 
@@ -206,8 +212,6 @@ def test_one_seed_has_no_interval(tmp_path):
     ],
 )
 def test_a_reference_that_is_missing_or_truncated(at_hand, capsys, broken, words):
-    import shutil
-
     reference, suite = at_hand
     command = ["gate", "--reference", str(reference), "--config", str(suite)]
     path = reference / broken
@@ -218,6 +222,117 @@ def test_a_reference_that_is_missing_or_truncated(at_hand, capsys, broken, words
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     assert cli.main(command) == 2
     assert words in capsys.readouterr().err
+
+
+OTHER = [
+    ("speed.json", "{}"),
+    ("speed.json", '{"environment": {}, "ratios": {"map": "fast"}}'),
+    ("objectives.json", '{"map · mlp": {}}'),
+    ("objectives.json", "[1]"),
+]
+
+
+@pytest.mark.parametrize(("name", "content"), OTHER)
+def test_a_reference_of_another_shape(at_hand, capsys, name, content):
+    reference, suite = at_hand
+    (reference / name).write_text(content)
+    assert cli.main(["gate", "--reference", str(reference), "--config", str(suite)]) == 2
+    assert f"{name} is not whole" in capsys.readouterr().err
+
+
+def test_accept_mends_what_cannot_be_read(at_hand):
+    reference, suite = at_hand
+    before = {path: path.read_bytes() for path in reference.rglob("*") if path.is_file()}
+    broken = [reference / "speed.json", reference / "objectives.json", *(reference / "tiny").iterdir()]
+    for path in broken:
+        path.write_text("{")
+    (reference / "tiny" / "stray.json").write_text("{")
+    assert [line.split()[0] for line in api.accept(reference, suite)] == ["added", "added", "objective", "speed"]
+    after = {path: path.read_bytes() for path in reference.rglob("*") if path.is_file()}
+    assert after.keys() == before.keys()
+    assert failing(reference, suite) == {}
+
+
+def test_accept_writes_nothing_before_all_is_measured(at_hand, monkeypatch):
+    reference, suite = at_hand
+    before = {path: path.read_bytes() for path in reference.rglob("*") if path.is_file()}
+    monkeypatch.setattr(gate, "_changed", lambda old, new: "everything")
+
+    def broken():
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(speed, "ratios", broken)
+    with pytest.raises(ZeroDivisionError):
+        api.accept(reference, suite)
+    assert {path: path.read_bytes() for path in reference.rglob("*") if path.is_file()} == before
+
+
+def test_accept_takes_no_name_of_the_package_and_nothing_that_failed(at_hand, tmp_path, monkeypatch):
+    reference, suite = at_hand
+    (tmp_path / "quick.toml").write_text(suite.read_text())
+    with pytest.raises(BadInput, match="quick is a suite of the package"):
+        api.accept(reference, tmp_path / "quick.toml")
+    first, second = records.read(reference / "tiny")
+    nll = {**first.values["metrics"]["nll"], "values": [None]}
+    lost = replace(first, values={**first.values, "metrics": {"nll": nll}})
+    failed = replace(first, failed={Replicate(7): "boom"})
+    for broken, words in ((lost, "metric nll is not finite"), (failed, "seed 7 failed: boom")):
+        monkeypatch.setattr(gate, "_trained", lambda asked, broken=broken: [broken, second])
+        with pytest.raises(BadInput, match=f"not accepted: map · logistic · wine: {words}"):
+            api.accept(reference, suite)
+
+
+def test_accept_of_another_environment_alone(at_hand):
+    reference, suite = at_hand
+    for path in (reference / "tiny").glob("*.json"):
+        change(path, environment=lambda e: {**e, "processor": "another"})
+    (line,) = api.accept(reference, suite)
+    assert line.startswith("processor: ") and line.endswith("another in the reference")
+    assert "2 of 2 cells bit-identical" in api.gate(reference, suite)[2].notes
+
+
+def test_old_records_in_the_results_folder_do_not_count(at_hand, tmp_path):
+    reference, suite = at_hand
+    shutil.copytree(reference / "tiny", tmp_path / "new")
+    for path in (tmp_path / "new").glob("*.json"):  # as if other seeds had been run: far worse
+        body = json.loads(path.read_text())
+        nll = {**body["values"]["metrics"]["nll"], "values": [9.0, 9.1, 9.2]}
+        metrics = {**body["values"]["metrics"], "nll": nll}
+        moved = [{"seed": seed, "split": 0} for seed in (7, 8, 9)]
+        change(path, values=lambda v, m=metrics: {**v, "metrics": m}, replicates=lambda r, m=moved: m)
+        path.rename(path.with_name("old-" + path.name))
+    found = api.gate(reference, suite, tmp_path / "new")
+    assert not any(section.failures for section in found)
+
+
+def test_what_the_lint_flags_is_a_note(at_hand, monkeypatch):
+    monkeypatch.setattr(
+        lint, "of_spec", lambda spec: [lint.Finding("flagged", "x", "few"), lint.Finding("refused", "x", "bad")]
+    )
+    monkeypatch.setattr(lint, "of_record", lambda title, record: [lint.Finding("flagged", title, "hot")])
+    section = api.gate(*at_hand)[0]
+    assert section.failures == ("tiny: bad",)
+    assert set(section.notes) == {"flagged: tiny: few"} | {
+        f"flagged: {name} · logistic · wine: hot" for name in ("map", "mean_field_vi")
+    }
+
+
+def test_margins_of_the_project_choose_what_is_compared(tmp_path, monkeypatch):
+    (tmp_path / "pyproject.toml").write_text("[tool.bdlbench.gate.margins]\nood_auroc = 0.05\n")
+    monkeypatch.chdir(tmp_path)
+    sides = [side([0.5, 0.5, 0.5], tmp_path, "ood_auroc[far]"), side([0.8, 0.8, 0.8], tmp_path, "ood_auroc[far]")]
+    assert gate.regressions(*sides) == ["t · m · d: ood_auroc[far] is worse by 0.3 ± 0, margin 0.05"]
+    (tmp_path / "pyproject.toml").write_text("")
+    assert gate.regressions(*sides) == []
+    other = Source((*sides[1].entries, *side([0.5] * 3, tmp_path, "nll", "only here").entries))
+    assert gate.regressions(side([0.1] * 3, tmp_path, "nll"), other) == []
+
+
+def test_predictions_that_cannot_be_read_are_a_failure(at_hand):
+    reference, suite = at_hand
+    next((reference / "tiny").glob("*.safetensors")).write_text("altered")
+    (line,) = failing(reference, suite)["d"]
+    assert line.startswith("not comparable: ") and "is not the file that its record names" in line
 
 
 def test_replicates_that_fail_are_named(at_hand, monkeypatch):

@@ -144,3 +144,12 @@ def test_the_temperature_in_words():
     assert lint.temperature(record(ramp={"divergence": 0.1})) == "T = 1 after a ramp of 10 % of training"
     assert lint.temperature(record(temperature={"divergence": 0.5})) == "T = 0.5 … 1"
     assert lint.factors(record(temperature={"divergence": 0.5}))["effective temperature of its divergence"] == 0.5
+
+
+def test_a_temperature_of_zero_and_rows_of_different_names():
+    assert lint.temperature(record(temperature={"divergence": 0.0})) == "T = 0 … 1"
+    other = record(temperature={"other": 1.0}, ramp={})
+    assert lint.temperature(other) == "T = 1, T = 1"
+    assert lint.of_record("mine", other) == []
+    (found,) = lint.of_record("mine", record(temperature={"other": 0.5}, ramp={}))
+    assert "the final factor of its other is 0.5/N" in found.message

@@ -42,6 +42,7 @@ def test_a_file_of_its_own(tmp_path: Path) -> None:
         ("margins = 3\n", "margins is not a table"),
         ("nll = 1\n", r"has no table \[margins\]"),
         ("[margins\n", "is not TOML"),
+        ("tool.bdlbench = 3\n", "bdlbench is not a table"),
     ],
 )
 def test_refused(tmp_path: Path, text: str, words: str) -> None:

@@ -9,13 +9,19 @@ from bdlbench import catalog, speed
 def test_only_what_is_always_slower_counts():
     reference = {"elbo": 2.0, "mle": 1.0, "gone": 1.0}
     runs = iter([{"elbo": 2.7, "mle": 1.4}, {"elbo": 2.6, "mle": 1.0}, {"elbo": 2.8, "mle": 1.0}])
-    assert speed.excess(reference, 1.15, lambda: next(runs)) == {"elbo": pytest.approx(1.3)}
+    assert speed.excess(reference, next(runs), 1.15, lambda: next(runs)) == {"elbo": pytest.approx(1.3)}
     assert list(runs) == []
 
 
 def test_a_good_first_measurement_is_enough():
     runs = iter([{"elbo": 2.2}])
-    assert speed.excess({"elbo": 2.0}, 1.15, lambda: next(runs)) == {}
+    assert speed.differences({"elbo": 2.0}, 1.15, lambda: next(runs)) == []
+
+
+def test_a_ratio_that_one_side_lacks_is_a_difference():
+    found = speed.differences({"elbo": 2.0, "gone": 1.0}, 1.15, lambda: {"new": 1.0, "elbo": 3.0})
+    slow = "the step of elbo takes 1.50 times what it took, as a ratio to a plain torch step"
+    assert found == ["gone: no such ratio any more", "new: not in the reference", slow]
 
 
 def test_every_method_that_minimises_is_timed_and_threads_come_back():

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -162,3 +163,32 @@ def test_what_is_loaded_lies_on_a_boundary_as_a_products_bits_depend_on_it(tmp_p
         with session(Session(tmp_path / "fit", 0.0)):
             final = last(minimise(quadratic(), start(), data(), Streams.of_seeds([0, 1]), Plan(2, 5, 0.1)))
     assert final.flat.data_ptr() % 64 == 0
+
+
+@pytest.mark.parametrize("method", ["map", "mean_field_vi", "sparse_vd"])
+def test_the_loss_is_whole_at_the_fingerprint_and_no_bit_of_the_parameters_depends_on_that(small, method):
+    """Inside an epoch too, where objectives leave out terms whose gradient is known without their value."""
+    model = small.model("mlp")
+    built, examples = small.method(method, epochs=3), small.data(model, 2)
+
+    def fit(mark):
+        with session(Session(mark=mark)) as current:
+            built.fit(model, examples, Streams.of_seeds([0, 1]))
+        return current.fits[0]
+
+    marked, unmarked = fit(3), fit(10_000)  # four steps an epoch, the second is of all twelve
+    assert torch.equal(marked.state.flat, unmarked.state.flat)
+    heard = []
+
+    def whole(objective):
+        def heeding(flat, batch, noise, moment):
+            loss = objective(flat, batch, noise, replace(moment, reported=True))
+            heard.append(loss.detach().double().tolist())
+            return loss
+
+        return heeding
+
+    again = replace(marked, objective=whole(marked.objective))
+    last(minimise(again.objective, again.initial, again.data, again.rng, again.plan))
+    assert marked.first.steps == 3
+    assert marked.first.loss == heard[2]

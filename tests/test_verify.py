@@ -1,6 +1,8 @@
 """Records held against what this tree makes of them: the same bits, rounding, or something else, and why."""
 
 import json
+import math
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -8,6 +10,7 @@ import torch
 
 from bdlbench import __main__ as cli
 from bdlbench import api, catalog, files, records, run, verify
+from bdlbench.errors import Diverged
 from bdlbench.rng import Streams
 
 METHODS = [name for name in catalog.names("methods") if name != "exact"]
@@ -114,6 +117,64 @@ def test_what_cannot_be_checked_says_why(folder):
     assert (slow.parts[1].verdict, "--full" in slow.parts[1].detail) == ("unchecked", True)
     failed = replace(record, replicates=(), failed=dict.fromkeys(record.replicates, "boom"))
     assert (verify.verify(folder, failed).verdict, verify.verify(folder, failed).failed) == ("unchecked", 3)
+
+
+def test_predictions_made_elsewhere_are_not_checked(folder):
+    record = record_of(folder, "mle")
+    scored = replace(record, cell={**record.cell, "device": "elsewhere"}, cost={})
+    found = verify.verify(folder, scored)
+    assert [(part.name, part.verdict) for part in found.parts] == [("predictions made elsewhere", "unchecked")]
+
+
+def test_an_error_in_one_record_is_a_part_of_its_check(folder, tmp_path, capsys, monkeypatch):
+    for path in [*folder.glob("*-mle-*"), *folder.glob("*-map-*.json")]:  # the latter without its predictions
+        shutil.copy(path, tmp_path)
+    assert cli.main(["verify", "--full", str(tmp_path)]) == 1
+    out = capsys.readouterr().out
+    assert "is missing: the record beside it names it" in out
+    assert "bit-identical: mle · mlp · wine (3 replicates): whole cell" in out
+
+    def diverging(batch, steps, nudge=verify.unchanged):
+        raise Diverged("the loss is not finite in any replicate")
+
+    monkeypatch.setattr(verify, "fingerprint", diverging)
+    found = verify.verify(folder, record_of(folder, "mle"))
+    assert (found.verdict, found.parts[-1].detail) == ("different", "the loss is not finite in any replicate")
+
+
+def test_a_nudged_twin_that_fails_shows_no_noise(folder, monkeypatch):
+    record = record_of(folder, "mle")
+    plain = verify.fingerprint
+
+    def failing(batch, steps, nudge=verify.unchanged):
+        if nudge is not verify.unchanged:
+            raise Diverged("the twin")
+        return plain(batch, steps)
+
+    monkeypatch.setattr(verify, "fingerprint", failing)
+    loss = record.values["first_steps"][0]["loss"]
+    rounded = altered(record, "first_steps", sha256="another", loss=[loss[0] * (1 + 1e-7)])
+    assert verify.verify(folder, rounded).verdict == "noise"
+    wrong = altered(record, "first_steps", sha256="another", loss=[loss[0] * (1 + 1e-3)])
+    assert verify.verify(folder, wrong).verdict == "different"
+
+
+def test_verdicts_where_numbers_are_absent():
+    one, off, lost = (torch.tensor([value], dtype=torch.float64) for value in (1.0, 1.5, math.nan))
+    assert verify._judged("metrics", [{}, {}, {}]).verdict == "unchecked"
+    for nudged in ({}, {"nll": lost}, {"nll": torch.zeros(2, dtype=torch.float64)}):
+        assert verify._judged("metrics", [{"nll": one}, {"nll": one}, nudged]).verdict == "noise"
+        assert verify._judged("metrics", [{"nll": one}, {"nll": off}, nudged]).verdict == "different"
+
+
+def test_a_statistic_is_the_same_to_rounding_and_a_checksum_exactly(folder):
+    assert verify.same_statistic(0.3, 0.1 + 0.2)
+    assert not verify.same_statistic(0.3, 0.3 + 1e-9)
+    assert not verify.same_statistic("a", None)
+    record = record_of(folder, "mle")
+    rounded = {name: value * (1 + 1e-15) for name, value in record.environment["statistics"].items()}
+    found = verify.verify(folder, replace(record, environment={**record.environment, "statistics": rounded}))
+    assert found.parts[0] == ("data", "identical", "")
 
 
 def test_parameters_that_are_not_the_records(folder):

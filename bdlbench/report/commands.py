@@ -13,8 +13,7 @@ from bdlbench.errors import BadInput
 from bdlbench.options import resolve, spell
 from bdlbench.records import Record
 from bdlbench.results import Result, merge
-from bdlbench.score import ELSEWHERE
-from bdlbench.spec import Replicate
+from bdlbench.spec import ELSEWHERE, Replicate
 
 BASE = "quick"
 """The suite that `run` lays options over where none is named."""
