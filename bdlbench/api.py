@@ -159,7 +159,7 @@ def report(folder: str | Path, out: str | Path = "report", metrics: Sequence[str
     """Write one HTML page of a folder's records to out/index.html, its figures beside it. Returns its path."""
     from bdlbench.report import page
 
-    refuse_unwritable(Path(out))
+    refuse_unwritable(Path(out), "--out")
     return page.write(Path(folder), Path(out), metrics)
 
 
@@ -295,13 +295,13 @@ def fetch_data(job: Job) -> None:
         lint.refuse(_data_findings(dataset, split))
 
 
-def refuse_unwritable(folder: Path) -> None:
-    """Raises BadInput where a results folder cannot be made or written to. No write bit at all means read-only."""
+def refuse_unwritable(folder: Path, option: str = "--results") -> None:
+    """Raises BadInput where a folder cannot be made or written to, as said by `option`. No write bit is read-only."""
     nearest = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     if not nearest.is_dir():
-        raise BadInput(f"--results {folder}: {nearest} is a file; name a folder")
+        raise BadInput(f"{option} {folder}: {nearest} is a file; name a folder")
     if not (os.access(nearest, os.W_OK | os.X_OK) and nearest.stat().st_mode & 0o222):
-        raise BadInput(f"--results {folder}: {nearest} is not writable; name another folder")
+        raise BadInput(f"{option} {folder}: {nearest} is not writable; name another folder")
 
 
 def _probe(folder: Path) -> float:

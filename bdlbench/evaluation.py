@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bdlbench.predictive import Predicted, group_sizes, log_at
+from bdlbench.predictive import MAX_GROUPS, Predicted, group_sizes, log_at
 from bdlbench.protocols import Evaluation, MeanOverExamples, Metric
 from bdlbench.records import Record
 from bdlbench.stats.behrens_fisher import Array
@@ -79,11 +79,22 @@ def read(record: Record, arrays: Mapping[str, Tensor]) -> Evaluation | None:
         sets.setdefault(where.removeprefix("ood."), {})[what] = value
     test = sets.pop(TEST)
     y, groups = test.pop("y"), test.pop("group_log_prob", None)
-    samples = int(record.cell["protocol"]["samples"]) if groups is not None else 1
+    samples = drawn(record, len(groups)) if groups is not None else 1
     weights = tuple(map(float, group_sizes(samples, len(groups)))) if groups is not None else ()
     ood: dict[str, Predicted] = {name: Kept(samples, kept) for name, kept in sets.items()}
     targets = y if y.is_floating_point() else y.long()
     return Evaluation(Kept(samples, test, groups, weights), targets, ood, {}, 0)
+
+
+def drawn(record: Record, groups: int) -> int:
+    """M, of which so many groups were kept: a method or a file may have fewer than the protocol.
+
+    Older records do not say it: with as many groups as there can be it is the protocol's, with fewer their number.
+    """
+    stated = record.values.get("samples")
+    if stated:
+        return int(stated[0])
+    return int(record.cell["protocol"]["samples"]) if groups >= MAX_GROUPS else max(1, groups)
 
 
 def by_example(metric: Metric, evaluation: Evaluation) -> dict[str, tuple[Array, ...]]:

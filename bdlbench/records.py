@@ -89,8 +89,22 @@ def read(path: Path, conflicting: bool = False) -> list[Record]:
         raise BadInput(f"{path} does not exist: give a folder that `run` wrote")
     records = [read_one(p) for p in sorted(path.glob("*.json") if path.is_dir() else [path])]
     if not conflicting:
-        _refuse_conflicts(records)
+        refuse_conflicts(records)
     return records
+
+
+def refuse_conflicts(records: Sequence[Record]) -> None:
+    """Raises BadInput where two records give one replicate differing values."""
+    seen: dict[tuple[str, Replicate], tuple[Record, Any]] = {}
+    for record in records:
+        for i, replicate in enumerate(record.replicates):
+            values = _take(record, [i]).values
+            other, known = seen.setdefault((record.key, replicate), (record, values))
+            if known != values:
+                raise BadInput(
+                    f"{other.name} and {record.name} give seed {replicate.seed}, split {replicate.split} differing "
+                    "values: remove one of them"
+                )
 
 
 def predictions(folder: Path, record: Record) -> dict[str, Tensor]:
@@ -208,19 +222,6 @@ def read_one(path: Path) -> Record:
         failed={Replicate(f["seed"], f["split"]): f["reason"] for f in body["failed"]},
         predictions=body["predictions"],
     )
-
-
-def _refuse_conflicts(records: Sequence[Record]) -> None:
-    seen: dict[tuple[str, Replicate], tuple[Record, Any]] = {}
-    for record in records:
-        for i, replicate in enumerate(record.replicates):
-            values = _take(record, [i]).values
-            other, known = seen.setdefault((record.key, replicate), (record, values))
-            if known != values:
-                raise BadInput(
-                    f"{other.name} and {record.name} give seed {replicate.seed}, split {replicate.split} differing "
-                    "values: remove one of them"
-                )
 
 
 def _finite(value: Any) -> Any:

@@ -71,10 +71,13 @@ def score(path: Path, claim: Claim, results: Path, fresh: bool = False) -> Path:
         replicates=asked,
         values={"metrics": measure(evaluation, _metrics(found)), "samples": [len(found.probs)] * len(asked)},
         cost={},
-        environment=environment.describe("cpu", torch.get_num_threads()) | given | facts,
+        environment=environment.describe("cpu", cell.threads) | given | facts,
     )
-    _make_room(results, record, fresh)
-    return records.write(results, record, stored_arrays(evaluation))
+    replaced = _replaced(results, record, fresh)
+    path = records.write(results, record, stored_arrays(evaluation))
+    for old in replaced:  # only now: at no instant are these replicates in no record
+        records.without(results, old, set(asked))
+    return path
 
 
 def evaluate(found: Submission) -> Evaluation:
@@ -202,15 +205,17 @@ def _labels_alone(found: Submission) -> dict[str, Any]:
     return {"sources": {"labels": array_checksum(found.labels.numpy())}, "statistics": {}}
 
 
-def _make_room(results: Path, record: Record, fresh: bool) -> None:
-    """Raises BadInput where replicates of the cell are there already, unless they are to be replaced."""
-    for old in records.read(results) if results.is_dir() else []:
+def _replaced(results: Path, record: Record, fresh: bool) -> list[Record]:
+    """Records whose replicates a new one replaces, other than by its name. Raises BadInput for any unless `fresh`."""
+    found = []
+    for old in records.read(results, conflicting=fresh) if results.is_dir() else []:
         both = set(old.replicates) & set(record.replicates)
         if old.key == record.key and both:
             if not fresh:
                 seeds = ", ".join(str(replicate.seed) for replicate in sorted(both))
                 raise BadInput(f"{results} holds seeds {seeds} of this cell already: --fresh replaces them")
-            records.without(results, old, both)
+            found.append(old)
+    return [old for old in found if old.name != record.name]
 
 
 def _metrics(found: Submission) -> dict[str, Metric]:

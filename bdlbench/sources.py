@@ -92,4 +92,6 @@ def _read_tree(name: str, scratch: Path, archive: bytes) -> Source:
     paths = sorted(path for path in scratch.rglob("*.json") if RECORD.search(path.name))
     if not paths:
         raise BadInput(f"{name} holds no records")
-    return Source(tuple((path.parent, records.read_one(path)) for path in paths))
+    entries = tuple((path.parent, records.read_one(path)) for path in paths)
+    records.refuse_conflicts([record for _, record in entries])
+    return Source(entries)

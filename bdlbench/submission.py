@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import zipfile
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,6 +58,8 @@ def read(path: Path, axes: str = "") -> Submission:
         raise BadInput(f"{path} must end in {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}")
     if not path.is_file():
         raise BadInput(f"{path} does not exist: give a file of predictions, laid out as docs/score.md says")
+    if axes and path.suffix != ".npz":
+        raise BadInput(f"--axes {axes}: only an npz has axes; the columns of {path} say what its rows are")
     arrays = _read_npz(path, axes) if path.suffix == ".npz" else _read_table(path)
     return _checked(path, arrays)
 
@@ -67,9 +70,12 @@ def read(path: Path, axes: str = "") -> Submission:
 def _read_npz(path: Path, axes: str) -> Arrays:
     """Arrays by name; `probs` and `logits` as (M, R, N, C), labels and scores as (R, N)."""
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        content = np.load(path, allow_pickle=False)
+        if isinstance(content, np.ndarray):
+            raise ValueError("it is one array without a name, an npy")
+        with content as stored:
             arrays = {name: np.asarray(stored[name]) for name in stored.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         raise BadInput(f"{path} is not a whole npz of plain arrays: {error}") from None
     for name in arrays:
         if not (name in KEYS or re.fullmatch(rf"score\.{SCORE_NAME}", name) or _ood_key(name)):
@@ -191,6 +197,8 @@ def _checked(path: Path, arrays: Arrays) -> Submission:
     ood_probs, ood_scores = {}, {}
     for name in dict.fromkeys(key[0] for key in map(_ood_key, arrays) if key):
         part = f"ood.{name}."
+        if name == "test":
+            raise BadInput(f"{path}: {part}* has the name of the test set itself; name that set otherwise")
         outside = _probabilities(path, part, arrays)
         if outside is not None:
             _same_shape(path, part, outside, probs)
@@ -295,7 +303,10 @@ def _same_shape(path: Path, prefix: str, outside: Tensor, inside: Tensor) -> Non
 def _seeds(path: Path, arrays: Arrays, rows: int) -> tuple[int, ...]:
     if "seeds" not in arrays:
         return ()
-    seeds = _numbers(path, "seeds", np.atleast_1d(arrays["seeds"])).tolist()
+    numbers = _numbers(path, "seeds", np.atleast_1d(arrays["seeds"]))
+    if numbers.ndim > 1:
+        raise BadInput(f"{path}: seeds has shape {tuple(numbers.shape)}: give ({rows},)")
+    seeds = numbers.tolist()
     if len(seeds) != rows or any(seed != int(seed) or seed < 0 for seed in seeds) or len(set(seeds)) < rows:
         raise BadInput(f"{path}: seeds holds {arrays['seeds'].tolist()}: give {rows} different whole numbers from 0 on")
     return tuple(map(int, seeds))

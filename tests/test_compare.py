@@ -421,18 +421,37 @@ def test_a_bracket_after_the_end_of_a_row() -> None:
 # sources
 
 
+def commit(folder: Path) -> None:
+    """All of a folder as the one commit of a new repository."""
+    name = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
+    for arguments in (["init", "-q"], ["add", "."], ["commit", "-qm", "reference"]):
+        subprocess.run(["git", *name, *arguments], cwd=folder, check=True, capture_output=True)
+
+
+def test_a_revision_whose_records_conflict(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def change(record: Record) -> Record:
+        metrics = dict(record.values["metrics"])
+        metrics["nll"] = metrics["nll"] | {"values": [v + 1 for v in metrics["nll"]["values"]]}
+        return replace(record, values=record.values | {"metrics": metrics})
+
+    for name in ("one", "two"):
+        shutil.copytree(runs / "wine", tmp_path / "results" / name)
+    commit(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with sources.opened("HEAD") as whole:
+        assert len(whole.records) == 6  # the same values twice are no conflict
+    edited(tmp_path / "results" / "two", change)
+    shutil.rmtree(tmp_path / ".git")
+    commit(tmp_path)
+    with pytest.raises(BadInput, match="give seed 0, split 0 differing values"), sources.opened("HEAD"):
+        pass
+
+
 def test_a_revision(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = tmp_path / "results" / "reference"
     shutil.copytree(runs / "wine", kept / "wine")
     (kept / "speed.json").write_text("{}")
-
-    def git(*arguments: str) -> None:
-        name = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
-        subprocess.run(["git", *name, *arguments], cwd=tmp_path, check=True, capture_output=True)
-
-    git("init", "-q")
-    git("add", ".")
-    git("commit", "-qm", "reference")
+    commit(tmp_path)
     shutil.rmtree(kept)
     monkeypatch.chdir(tmp_path)
     assert {f.verdict for f in api.compare("HEAD", runs / "wine").findings} == {"equivalent"}

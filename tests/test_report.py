@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -16,7 +17,8 @@ import torch
 from matplotlib.figure import Figure
 
 from bdlbench import __main__ as cli
-from bdlbench import api, plan, records, tables
+from bdlbench import api, evaluation, plan, records, tables
+from bdlbench.errors import BadInput
 from bdlbench.records import Record
 from bdlbench.report import commands, evidence, page, plots
 from bdlbench.report.evidence import Section
@@ -32,12 +34,13 @@ def made(seed: int, *shape: int) -> np.ndarray:
     return (2 * torch.randn(*shape, generator=rng, dtype=torch.float64)).softmax(-1).numpy()
 
 
-def scored(folder: Path, method: str, seed: int, samples: int) -> None:
+def scored(folder: Path, method: str, seed: int, samples: int, seeds: tuple[int, ...] = (0, 1)) -> None:
     """A record of two replicates on data with an out-of-distribution set."""
     path = folder.parent / "predictions.npz"
     labels = torch.randint(3, (60,), generator=torch.Generator().manual_seed(0)).numpy()
     np.savez(path, probs=made(seed, samples, 2, 60, 3), labels=labels, **{"ood.far.probs": made(9, samples, 2, 40, 3)})
-    api.score(path, Claim(method, "<i>toy</i>", own_data=True, samples=12), folder)
+    said = "" if seeds == (0, 1) else ",".join(map(str, seeds))
+    api.score(path, Claim(method, "<i>toy</i>", own_data=True, samples=12, seeds=said), folder)
 
 
 @pytest.fixture(scope="module")
@@ -179,6 +182,34 @@ def test_records_without_their_predictions(folder: Path, tmp_path: Path) -> None
     assert titles == {"Every seed", "Accuracy against calibration"}
 
 
+def test_records_of_one_cell_that_differ_in_samples(tmp_path: Path) -> None:
+    """The curves over samples are of the larger M; all else is of every replicate."""
+    scored(tmp_path / "r", "mine", 1, 5, seeds=(2, 3))
+    scored(tmp_path / "r", "mine", 2, 12, seeds=(0, 1))
+    (section,) = evidence.sections(tmp_path / "r", evidence.gather(tmp_path / "r"))
+    (row,) = section.rows
+    assert section.notes == ("mine: its records differ in M: only those of 12 samples are in the curves over samples",)
+    assert (row.samples, len(row.arrays["test.probs"]), len(row.arrays["test.running_class"])) == (12, 4, 2)
+    for curves, metric in ((evidence.nll_by_samples, "nll"), (evidence.accuracy_by_samples, "accuracy")):
+        frame = curves([row])
+        values = row.result.scores[metric].values
+        whole = [values[Replicate(seed)] for seed in (0, 1)]
+        assert frame[frame["samples"] == 12][metric].tolist() == pytest.approx(whole, abs=1e-6)
+
+
+def test_bins_count_the_replicates_whose_predictions_are_there(tmp_path: Path, monkeypatch: Any) -> None:
+    scored(tmp_path / "r", "mine", 1, 12, seeds=(0, 1))
+    scored(tmp_path / "r", "mine", 2, 12, seeds=(2, 3))
+    sizes = []
+    kept = plots.proportion_interval
+    monkeypatch.setattr(plots, "proportion_interval", lambda k, n: sizes.append(float(n.sum())) or kept(k, n))
+    for expected in (60, 60):
+        (section,) = evidence.sections(tmp_path / "r", evidence.gather(tmp_path / "r"))
+        plots.reliability(section, {"mine": "C0"})
+        assert sizes.pop() == expected  # the examples of one replicate
+        next((tmp_path / "r").glob("*.safetensors")).unlink()
+
+
 def test_older_records_say_why_accuracy_by_samples_is_not_there(section: Section) -> None:
     old = [row.arrays.pop("test.running_class", None) for row in section.rows]  # type: ignore[attr-defined]
     try:
@@ -227,9 +258,9 @@ def test_labels_name_the_machine_only_where_they_must() -> None:
 def test_samples_of_records_that_do_not_say(section: Section) -> None:
     row = next(row for row in section.rows if row.method == EVIL)
     old = Record(row.result.cell, (), {"metrics": {}}, {}, {})
-    assert evidence._samples([old], {}) == 1
-    assert evidence._samples([old], {"test.group_log_prob": torch.zeros(5, 2, 3)}) == 5  # an ensemble of five
-    assert evidence._samples([old], {"test.group_log_prob": torch.zeros(10, 2, 3)}) == 12  # the protocol's
+    assert evaluation.drawn(old, 0) == 1
+    assert evaluation.drawn(old, 5) == 5  # an ensemble of five
+    assert evaluation.drawn(old, 10) == 12  # the protocol's
     assert row.samples == 12
 
 
@@ -267,6 +298,33 @@ def test_a_whole_suite_is_one_command() -> None:
     assert commands.commands(found, Path("a b"), Path("out"))[0] == (
         "python -m bdlbench run quick --seeds 0-1 --device cpu --results 'a b'"
     )
+
+
+def test_a_suite_whose_replicates_no_word_names() -> None:
+    """`--seeds 3`, then `--seeds 3-5 --splits each`: no command of the suite asks for both at once."""
+    spec = plan.build_spec(plan.read_suite("smoke"), plan.Overrides(device="cpu"))
+    found = [record_of(c, *asked) for c in spec.cells for asked in (("0-1", "one"), ("3-4", "each"))]
+    *lines, _ = commands.commands(found, Path("r"), Path("out"))
+    assert len(lines) == len(spec.cells) and all(line.startswith("# ") and "--splits" in line for line in lines)
+
+
+@pytest.mark.parametrize(("splits", "words"), [("each", []), ("one", ["--splits", "one"])])
+def test_splits_are_named_where_the_suite_has_others(splits: str, words: list[str]) -> None:
+    spec = plan.build_spec(plan.read_suite("semi_supervised"), plan.Overrides(device="cpu"))
+    found = [record_of(cell, "1-2", splits) for cell in spec.cells]
+    line, _ = commands.commands(found, Path("r"), Path("out"))
+    said = ["run", "semi_supervised", "--seeds", "1-2", *words, "--device", "cpu", "--results", "r"]
+    assert shlex.split(line)[3:] == said
+
+
+def test_nothing_is_written_where_the_commands_fail(folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    def refuse(*_: Any) -> None:
+        raise BadInput("no")
+
+    monkeypatch.setattr(commands, "commands", refuse)
+    with pytest.raises(BadInput, match="no"):
+        page.write(folder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_other_cells_are_asked_for_option_by_option(cells: Callable[..., list[Cell]]) -> None:
@@ -309,7 +367,7 @@ def test_bad_input_is_one_line(folder: Path, tmp_path: Path, capsys: pytest.Capt
         ([str(tmp_path / "none")], "does not exist"),
         ([str(tmp_path / "empty")], "holds no records"),
         ([str(folder), "--metrics", "nlll"], "unknown metric 'nlll': did you mean 'nll'?"),
-        ([str(folder), "--out", str(tmp_path / "file")], "is a file; name a folder"),
+        ([str(folder), "--out", str(tmp_path / "file")], f"--out {tmp_path / 'file'}: "),
     ):
         out = [] if "--out" in arguments else ["--out", str(tmp_path / "out")]
         assert cli.main(["report", *arguments, *out]) == 2

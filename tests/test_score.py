@@ -12,9 +12,10 @@ import pandas as pd
 import pytest
 import sklearn.metrics
 import torch
+from sklearn.linear_model import LogisticRegression
 
 from bdlbench import __main__ as cli
-from bdlbench import api, catalog, compare, records, submission
+from bdlbench import api, catalog, compare, evaluation, records, submission
 from bdlbench.errors import BadInput, NotComparable
 from bdlbench.run import load_task
 from bdlbench.score import Claim
@@ -109,6 +110,30 @@ def test_a_record_sits_beside_ours(saved: Callable[..., Path], tmp_path: Path) -
     assert records.read_one(again).cell["treatment"]["learning_rate"] == 3e-3  # a name of the catalog: its entry
 
 
+def test_a_method_of_ones_own_is_paired_with_ours(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`compare --treatment map:sklearn_logistic`: our cell in A, scikit-learn's predictions in B, one data set."""
+    ours, theirs, path = tmp_path / "ours", tmp_path / "theirs", tmp_path / "sklearn.npz"
+    assert cli.main(
+        ["run", "--method", "map", "--model", "logistic", "--dataset", "wine", "--samples", "2", "--seeds", "2",
+         "--set", "map.epochs=1", "--jobs", "1", "--results", str(ours)]
+    ) == 0  # fmt: skip
+    wine = api.task("wine")
+    model = LogisticRegression().fit(wine.train.x.numpy(), wine.train.y)
+    np.savez(path, labels=wine.test.y, probs=model.predict_proba(wine.test.x.numpy()))
+    claim = ["--method", "sklearn_logistic", "--model", "logistic", "--dataset", "wine", "--samples", "2"]
+    assert cli.main(["score", str(path), *claim, "--results", str(theirs)]) == 0
+    found = api.compare(ours, theirs, treatment=("map", "sklearn_logistic"))
+    (pair,) = found.pairs
+    assert (pair.a.title, pair.b.title) == ("map · logistic · wine", "sklearn_logistic · logistic · wine")
+    assert (found.only_a, found.only_b, found.apart) == ((), (), ())
+    assert "device is cpu in A and elsewhere in B" in pair.notes
+    accuracy = next(finding for finding in found.findings if finding.metric == "accuracy")
+    assert accuracy.mean_b == pytest.approx(model.score(wine.test.x.numpy(), wine.test.y))
+    capsys.readouterr()
+    assert cli.main(["compare", str(ours), str(theirs), "--treatment", "map:sklearn_logistic"]) == found.exit_code
+    assert "map → sklearn_logistic" in capsys.readouterr().out
+
+
 def test_comparing_with_itself_and_with_other_data(saved: Callable[..., Path], tmp_path: Path) -> None:
     a = api.score(saved(), Claim("mine", "toy", own_data=True), tmp_path / "a")
     b = api.score(saved(probs=made(7)), Claim("mine", "toy", own_data=True), tmp_path / "b")
@@ -116,6 +141,15 @@ def test_comparing_with_itself_and_with_other_data(saved: Callable[..., Path], t
     assert len(api.compare(a, b).pairs) == 1
     with pytest.raises(NotComparable, match="the data differ"):
         api.compare(a, c)
+
+
+def test_fewer_samples_than_the_protocol_has_are_weighed_as_drawn(saved: Callable[..., Path], tmp_path: Path) -> None:
+    """Thirteen samples in ten groups: three of two and seven of one, whatever M the cells beside them have."""
+    path = api.score(saved(probs=made(1, 13, 1)), Claim("mine", "wine", samples=100), tmp_path / "out")
+    record = records.read_one(path)
+    kept = evaluation.read(record, records.predictions(tmp_path / "out", record))
+    assert kept is not None and isinstance(kept.test, evaluation.Kept)
+    assert (kept.test.samples, kept.test.weights) == (13, (2.0,) * 3 + (1.0,) * 7)
 
 
 # the layout
@@ -245,13 +279,37 @@ def spoiled(at: tuple[int, ...], value: float) -> np.ndarray:
         ({"score.energy": np.zeros(NUM), "ood.far.probs": made(0, num=5)}, "score 'energy' must be given for the test"),
         ({"score.Energy": np.zeros(NUM)}, "unknown array in .* 'score.Energy'"),
         ({"seeds": [1, 2]}, "give 1 different whole numbers from 0 on"),
+        ({"seeds": [[3]]}, r"seeds has shape \(1, 1\): give \(1,\)"),
         ({"probs": np.array([{}])}, "is not a whole npz of plain arrays"),
+        ({"ood.test.probs": made(0, num=5)}, r"ood\.test\.\* has the name of the test set itself"),
     ],
 )
 def test_faults_of_an_npz(
     saved: Callable[..., Path], arrays: dict[str, Any], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     refused([str(saved(**arrays)), "--dataset", "wine"], words, tmp_path, capsys)
+
+
+def test_an_npy_that_is_called_npz(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "mine.npz"
+    with path.open("wb") as stream:
+        np.save(stream, made(0))
+    refused([str(path), "--dataset", "wine"], "is not a whole npz of plain arrays: it is one array", tmp_path, capsys)
+
+
+def test_a_damaged_npz(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "mine.npz"
+    np.savez_compressed(path, probs=made(0), labels=wine_labels())
+    content = bytearray(path.read_bytes())
+    content[30 + sum(content[26:30:2])] = 0xFF  # behind the first header and its name: no block of deflate begins so
+    path.write_bytes(content)
+    refused([str(path), "--dataset", "wine"], "is not a whole npz of plain arrays: Error -3", tmp_path, capsys)
+
+
+def test_a_table_has_no_axes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine.csv").write_text(CSV)
+    arguments = [str(tmp_path / "mine.csv"), "--dataset", "toy", "--own-data", "--axes", "NC"]
+    refused(arguments, "--axes NC: only an npz has axes", tmp_path, capsys)
 
 
 def refused(arguments: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -324,6 +382,30 @@ def test_what_is_there_is_replaced_only_when_asked(saved: Callable[..., Path], t
     before = values(first)["nll"]
     again = api.score(saved(probs=made(9)), claim, tmp_path / "out", fresh=True)
     assert again == first and values(again)["nll"] != before
+
+
+def test_what_is_replaced_goes_after_the_new_record_is_there(
+    saved: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A write that fails loses nothing; one that is done leaves every replicate in one record."""
+    claim, out = Claim("mine", "wine"), tmp_path / "out"
+    api.score(saved(probs=made(1, 1, 3), seeds=[0, 1, 2]), claim, out)
+    new = saved(probs=made(2, 1, 2), seeds=[1, 2])
+    with monkeypatch.context() as patched:
+        patched.setattr(records, "write", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            api.score(new, claim, out, fresh=True)
+    assert [[r.seed for r in record.replicates] for record in records.read(out)] == [[0, 1, 2]]
+    path = api.score(new, claim, out, fresh=True)
+    assert sorted(r.seed for record in records.read(out) for r in record.replicates) == [0, 1, 2]
+    again = api.score(new, claim, out, fresh=True)  # the same name: written over, not taken out
+    assert again == path and path.exists() and len(records.read(out)) == 2
+
+
+def test_the_environment_has_the_threads_of_the_cell(saved: Callable[..., Path], tmp_path: Path) -> None:
+    torch.set_num_threads(2)
+    record = records.read_one(api.score(saved(), Claim("mine", "wine"), tmp_path / "out"))
+    assert record.environment["threads"] == record.cell["threads"] == 1
 
 
 def test_splits_have_their_own_labels(saved: Callable[..., Path], tmp_path: Path) -> None:

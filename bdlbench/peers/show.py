@@ -127,8 +127,8 @@ def _summary(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
             k: v if any(t.contender.in_class for t in order if t.contender.library == k) else f"({v})"
             for k, v in cells.items()
         }
-        first = order[0].contender.library
-        cells[first] = f"**{cells[first]}**"
+        for first in order[:1]:
+            cells[first.contender.library] = f"**{cells[first.contender.library]}**"
         found.append([row.work.name, *(cells.get(library, ABSENT) for library in libraries)])
     return ["over plain / over fastest", *libraries], found
 

@@ -48,13 +48,25 @@ def _suites(results: Sequence[Result], folder: Path) -> tuple[list[str], list[Re
             spec = plan.build_spec(plan.read_suite(name), plan.Overrides(device="cpu"))
             keys = {replace(cell, device=device, threads=threads).key for cell in spec.cells}
             asked = {tuple(left[key].replicates) for key in keys & left.keys()}
-            if keys <= left.keys() and len(asked) == 1:
-                (replicates,) = asked
-                words = [] if spec.replicates == replicates else _seed_words(replicates)
+            words = _replicate_words(name, asked.pop()) if keys <= left.keys() and len(asked) == 1 else None
+            if words is not None:
                 words += _machine_words(left[min(keys)])
                 lines.append(_line("run", name, *words, "--results", str(folder)))
                 left = {key: result for key, result in left.items() if key not in keys}
     return lines, list(left.values())
+
+
+def _replicate_words(name: str, asked: Sequence[Replicate]) -> list[str] | None:
+    """Options with which a suite asks for these replicates; None where it cannot."""
+    suite = plan.read_suite(name)
+    if plan.build_spec(suite, plan.Overrides(device="cpu")).replicates == tuple(asked):
+        return []
+    try:
+        seeds, splits = _seeds(asked)
+        spec = plan.build_spec(suite, plan.Overrides(seeds=seeds, device="cpu", splits=splits))
+    except BadInput:
+        return None
+    return _seed_words(asked, suite.splits) if set(spec.replicates) == set(asked) else None
 
 
 def _grouped(results: Sequence[Result]) -> list[_Run]:
@@ -86,14 +98,15 @@ def _run_lines(run: _Run, folder: Path) -> list[str]:
         settings = tuple(_settings(run.options))
         seeds, splits = _seeds(first.replicates)
         asked = plan.Overrides(*names, seeds, protocol["samples"], settings, "cpu", first.cell["threads"], splits)
-        spec = plan.build_spec(plan.read_suite(BASE), asked)
+        suite = plan.read_suite(BASE)
+        spec = plan.build_spec(suite, asked)
     except BadInput as error:
         return [_comment(result, str(error)) for result in run.results]
     cells = {replace(cell, device=first.cell["device"]).key for cell in spec.cells}
     if cells != {result.key for result in run.results} or set(spec.replicates) != set(first.replicates):
         return [_comment(result, "no command of this version asks for this cell") for result in run.results]
     words = [word for name in methods for word in ("--method", name)]
-    words += ["--model", *names[1], "--dataset", *names[2], *_seed_words(first.replicates)]
+    words += ["--model", *names[1], "--dataset", *names[2], *_seed_words(first.replicates, suite.splits)]
     words += ["--samples", str(protocol["samples"]), *(word for text in settings for word in ("--set", text))]
     return [_line("run", *words, *_machine_words(first), "--results", str(folder))]
 
@@ -157,9 +170,10 @@ def _seeds(replicates: Sequence[Replicate]) -> tuple[str, str]:
     return (f"{seeds[0]}-{seeds[-1]}" if whole else ",".join(map(str, seeds))), word
 
 
-def _seed_words(replicates: Sequence[Replicate]) -> list[str]:
+def _seed_words(replicates: Sequence[Replicate], usual: str) -> list[str]:
+    """usual: the splits that the suite has without being told."""
     seeds, splits = _seeds(replicates)
-    return ["--seeds", seeds, *(["--splits", splits] if splits != "one" else [])]
+    return ["--seeds", seeds, *(["--splits", splits] if splits != usual else [])]
 
 
 def _machine_words(result: Result) -> list[str]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pandas import DataFrame, concat
 from torch import Tensor
 
-from bdlbench import catalog, files, records, tables
+from bdlbench import catalog, evaluation, records, tables
 from bdlbench.errors import BadInput
 from bdlbench.metrics.ood import OutOfDistribution
 from bdlbench.predictive import group_sizes
@@ -22,6 +22,8 @@ from bdlbench.stats.calibration import Reliability, reliability, top_class
 from bdlbench.stats.selective import risk_coverage
 from bdlbench.tables import Group
 
+OF_GROUPS = ("test.group_log_prob", "test.running_class")
+"""Arrays of groups of posterior samples: of records that differ in M they cannot be joined."""
 POINTS = 101
 """Of a curve that is drawn, from 0 to 1: what a screen can show."""
 
@@ -30,7 +32,8 @@ POINTS = 101
 class Shown:
     """A row of a table, with its stored predictions, {} where there are none: all replicates in one array each.
 
-    label: the row's words; place: which of the rows of its method in the section it is. samples: M, as it was drawn.
+    label: the row's words; place: which of the rows of its method in the section it is. samples: M, as it was drawn;
+    arrays of groups of samples are of the first replicates alone where records of one cell differ in M.
     """
 
     result: Result
@@ -65,14 +68,11 @@ def gather(path: Path) -> list[Record]:
 def sections(path: Path, found: Sequence[Record], metrics: Sequence[str] = ()) -> list[Section]:
     """One for each data set with its options, in order of appearance. Raises BadInput for an unknown metric."""
     tables.refuse_unknown_metrics(merge(found), metrics)
-    by_data: dict[str, list[Result]] = {}
-    for result in merge(found):
-        by_data.setdefault(files.digest(result.cell["protocol"]["dataset"]), []).append(result)
     folder = path if path.is_dir() else path.parent
     by_key: dict[str, list[Record]] = {}
     for record in found:
         by_key.setdefault(record.key, []).append(record)
-    return [_section(folder, members, by_key, metrics) for members in by_data.values()]
+    return [_section(folder, members, by_key, metrics) for members in tables.by_data(merge(found))]
 
 
 def _section(
@@ -82,10 +82,10 @@ def _section(
     rows: list[Shown] = []
     notes = []
     for result, label in zip(members, labels_of(group), strict=True):
-        arrays, lost = _arrays(folder, by_key[result.key])
-        notes += [f"{label}: {lost}"] if lost else []
+        arrays, samples, lost = _arrays(folder, by_key[result.key])
+        notes += [f"{label}: {line}" for line in lost]
         place = sum(other.method == result.cell["treatment"]["name"] for other in rows)
-        rows.append(Shown(result, label, place, arrays, _samples(by_key[result.key], arrays)))
+        rows.append(Shown(result, label, place, arrays, samples))
     return Section(group, tuple(rows), tuple(notes))
 
 
@@ -96,23 +96,30 @@ def labels_of(group: Group) -> list[str]:
     return short if len(set(short)) == len(short) else [" ".join(word for _, word in words) for words in whole]
 
 
-def _arrays(folder: Path, parts: Sequence[Record]) -> tuple[dict[str, Tensor], str]:
-    """The stored arrays of a cell, its records joined, and a line that says what is lost."""
+def _arrays(folder: Path, parts: Sequence[Record]) -> tuple[dict[str, Tensor], int, list[str]]:
+    """The stored arrays of a cell, its records joined, those of the largest M first; that M; what is lost, in words."""
     with_values = [part for part in parts if part.replicates]
     there = [part for part in with_values if part.predictions and (folder / f"{part.name}.safetensors").exists()]
-    lost = "" if len(there) == len(with_values) else "per-example predictions are not beside its record"
-    loaded = [records.predictions(folder, part) for part in there]
+    lost = [] if len(there) == len(with_values) else ["per-example predictions are not beside its record"]
+    loaded = [(_samples(part, arrays), arrays) for part in there for arrays in [records.predictions(folder, part)]]
+    most = max([m for m, _ in loaded] or [_samples(part, {}) for part in parts])
+    same = [arrays for m, arrays in loaded if m == most]
+    others = [arrays for m, arrays in loaded if m != most]
+    if others:
+        lost.append(f"its records differ in M: only those of {most} samples are in the curves over samples")
+    return _joined(same + others, of_groups=False) | _joined(same, of_groups=True), most, lost
+
+
+def _joined(loaded: Sequence[Mapping[str, Tensor]], of_groups: bool) -> dict[str, Tensor]:
+    """What all of them have, of groups of samples or else, along the axis of replicates."""
     names = [name for name in (loaded[0] if loaded else {}) if all(name in other for other in loaded)]
-    return {name: torch.cat([one[name] for one in loaded], records.row_axis(name)) for name in names}, lost
+    names = [name for name in names if (name in OF_GROUPS) == of_groups]
+    return {name: torch.cat([one[name] for one in loaded], records.row_axis(name)) for name in names}
 
 
-def _samples(parts: Sequence[Record], arrays: Mapping[str, Tensor]) -> int:
-    """M. Older records do not say it: with ten groups it is the protocol's, with fewer it is their number."""
-    stated = [int(m) for part in parts for m in part.values.get("samples", [])]
-    if stated:
-        return stated[0]
-    groups = len(arrays.get("test.group_log_prob", ()))
-    return int(parts[0].cell["protocol"]["samples"]) if groups >= 10 else max(1, groups)
+def _samples(part: Record, arrays: Mapping[str, Tensor]) -> int:
+    """M of a record."""
+    return evaluation.drawn(part, len(arrays.get("test.group_log_prob", ())))
 
 
 # curves: one row for each row of the table, replicate and place on the axis
@@ -141,7 +148,7 @@ def risk_curves(rows: Sequence[Shown]) -> DataFrame:
             coverage = np.linspace(0.05, 1, POINTS)
             index = np.maximum(np.round(coverage * curves.shape[1]).astype(int), 1) - 1
             parts.append(_long(row, "coverage", (index + 1) / curves.shape[1], risk=curves[:, index].numpy()))
-    return _joined(parts)
+    return _framed(parts)
 
 
 def nll_by_samples(rows: Sequence[Shown]) -> DataFrame:
@@ -155,7 +162,7 @@ def nll_by_samples(rows: Sequence[Shown]) -> DataFrame:
             log_sum = torch.logcumsumexp(groups.double() + sizes.log()[:, None, None], 0)
             nll = -(log_sum - total.log()[:, None, None]).mean(-1)  # (G, R)
             parts.append(_long(row, "samples", total.numpy(), nll=nll.T.numpy()))
-    return _joined(parts)
+    return _framed(parts)
 
 
 def accuracy_by_samples(rows: Sequence[Shown]) -> DataFrame:
@@ -164,10 +171,10 @@ def accuracy_by_samples(rows: Sequence[Shown]) -> DataFrame:
     for row in rows:
         running = row.arrays.get("test.running_class")  # (R, N, G)
         if running is not None:
-            right = running == row.arrays["test.y"].unsqueeze(-1)
+            right = running == row.arrays["test.y"][: len(running)].unsqueeze(-1)
             total = np.cumsum(group_sizes(row.samples, running.shape[-1]))
             parts.append(_long(row, "samples", total, accuracy=right.double().mean(1).numpy()))
-    return _joined(parts)
+    return _framed(parts)
 
 
 def roc_curves(rows: Sequence[Shown], score: str, name: str) -> DataFrame:
@@ -179,7 +186,7 @@ def roc_curves(rows: Sequence[Shown], score: str, name: str) -> DataFrame:
             grid = np.linspace(0, 1, POINTS)
             curves = [_roc(i.numpy(), o.numpy(), grid) for i, o in zip(inside, outside, strict=True)]
             parts.append(_long(row, "false_positive_rate", grid, true_positive_rate=np.stack(curves)))
-    return _joined(parts)
+    return _framed(parts)
 
 
 def ood_scores(rows: Sequence[Shown]) -> dict[str, tuple[str, list[str]]]:
@@ -232,5 +239,5 @@ def _long(row: Shown, axis: str, at: NDArray[np.floating], **curves: NDArray[np.
     return DataFrame({"label": row.label, **columns})
 
 
-def _joined(parts: Sequence[DataFrame]) -> DataFrame:
+def _framed(parts: Sequence[DataFrame]) -> DataFrame:
     return concat(parts, ignore_index=True) if parts else DataFrame()

@@ -53,6 +53,7 @@ def write(path: Path, out: Path, metrics: Sequence[str] = ()) -> Path:
     """
     found = evidence.gather(path)
     sections = evidence.sections(path, found, metrics)
+    again = commands.commands(found, path, out)  # before anything is written
     colours = plots.colours_of([row.method for section in sections for row in section.rows])
     shown = [_shown(section, i, colours, out / "figures") for i, section in enumerate(sections)]
     text = _template().render(
@@ -62,7 +63,7 @@ def write(path: Path, out: Path, metrics: Sequence[str] = ()) -> Path:
         overview=_overview(found),
         failures=_failures(found),
         environment=environment(found),
-        commands=commands.commands(found, path, out),
+        commands=again,
     )
     files.write_atomic(out / "index.html", text.encode())
     return out / "index.html"

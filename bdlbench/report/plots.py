@@ -285,7 +285,7 @@ def _seeds(rows: Sequence[Shown], column: Column, colours: Colours) -> Figure:
 
 def _reliability(row: Shown, bins: Reliability, colour: Any) -> Figure:
     figure, axis = _panel()
-    count = bins.size / len(row.result.replicates)  # of one replicate
+    count = bins.size / len(row.arrays["test.probs"])  # of one replicate
     kept = count > 0
     low, high = proportion_interval(count * bins.accuracy.nan_to_num(), count)
     edges = torch.linspace(0, 1, len(count) + 1).numpy()

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from bdlbench.peers.show import render, version
+from bdlbench.peers.show import FORMATS, render, version
 from bdlbench.peers.work import Contender, Row, Timing, Work
 
 PLAIN = Contender("plain torch", list, "default Adam")
@@ -18,10 +18,10 @@ GONE = Contender("Pyro", list)
 SECONDS = {PLAIN: (2.0, 2.0), FUSED: (1.0, 1.0), OURS: (3.0, 3.0), SLOW: (8.0, 8.0), OTHER: (2.5, 2.5)}
 
 
-def row(name="w", serial=False):
+def row(name="w", serial=False, timed=(SLOW, OTHER, OURS)):
     work = Work(name, "a work", PLAIN, FUSED, (SLOW, OTHER, GONE, OURS), 1, 1, serial)
     timings = [
-        Timing(c, SECONDS[c]) if c in SECONDS else Timing(c, failure="not installed (pyro)")
+        Timing(c, SECONDS[c]) if c in (PLAIN, FUSED, *timed) else Timing(c, failure="not installed (pyro)")
         for c in (PLAIN, FUSED, SLOW, OTHER, GONE, OURS)
     ]
     return Row(work, tuple(timings))
@@ -41,6 +41,13 @@ def test_the_best_of_the_class_comes_first_then_others(style):
 
 def test_markdown_sets_the_first_of_a_class_in_bold():
     assert "| w | **1.50 / 3.00** | 4.00 / 8.00 | (1.25 / 2.50) | — |" in render([[row()]], "markdown", 1)
+
+
+@pytest.mark.parametrize("style", FORMATS)
+def test_a_row_of_which_no_contender_was_timed(style):
+    text = render([[row("gone", timed=())]], style, 1, width=150)
+    assert "not installed (pyro)" in text
+    assert style != "markdown" or "| gone | — | — | — | — |" in text
 
 
 def test_networks_at_once_are_printed_as_a_rate():
