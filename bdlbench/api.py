@@ -168,8 +168,7 @@ def verify(folder: str | Path, *, full: bool = False, threads: int | None = None
     from bdlbench.verify import verify
 
     path = Path(folder)
-    found = records.read(path)
-    _require(found, path)
+    found = sources.read(path).records
     place = path if path.is_dir() else path.parent
     seeds = {
         record.key: {r for other in found if other.key == record.key for r in other.replicates} for record in found
@@ -214,9 +213,7 @@ def _folder(given: Path | None) -> Iterator[Path]:
 
 def results_of(folder: Path) -> list[Result]:
     """All results in a folder. Raises BadInput where it holds none."""
-    found = records.read(folder)
-    _require(found, folder)
-    return merge(found)
+    return merge(sources.read(folder).records)
 
 
 def machines(folder: Path) -> list[str]:
@@ -373,8 +370,3 @@ def _spell(value: Any) -> str:
     if isinstance(value, list):
         return ",".join(map(_spell, value))
     return options.spell(list(value) if isinstance(value, tuple) else value)
-
-
-def _require(found: Sequence[Record], folder: Path) -> None:
-    if not found:
-        raise BadInput(f"{folder} holds no records: give a folder that `run` wrote")

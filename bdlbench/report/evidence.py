@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from pandas import DataFrame, concat
 from torch import Tensor
 
-from bdlbench import catalog, evaluation, records, tables
-from bdlbench.errors import BadInput
+from bdlbench import catalog, evaluation, records, sources, tables
 from bdlbench.metrics.ood import OutOfDistribution
 from bdlbench.predictive import group_sizes
 from bdlbench.records import Record
@@ -59,10 +58,7 @@ class Section:
 
 def gather(path: Path) -> list[Record]:
     """The records of a folder, or of one file. Raises BadInput where there are none."""
-    found = records.read(path)
-    if not found:
-        raise BadInput(f"{path} holds no records: give a folder that `run` wrote")
-    return found
+    return list(sources.read(path).records)
 
 
 def sections(path: Path, found: Sequence[Record], metrics: Sequence[str] = ()) -> list[Section]:
