@@ -40,12 +40,12 @@ def norm_leaves(name: str, channels: int) -> dict[str, Leaf]:
 
 def affine(layer: Layer, name: str, x: Tensor) -> Tensor:
     """Dense layer with bias: x ([M,] R, B, I) -> ([M,] R, B, O)."""
-    return layer(f"{name}.weight", dense, x) + layer.leaf(f"{name}.bias").unsqueeze(-2)
+    return layer(f"{name}.weight", dense, x, f"{name}.bias")
 
 
 def convolution(layer: Layer, name: str, op: Conv2d, x: Tensor) -> Tensor:
     """Convolution with bias: x ([M,] R, B, C, H, W) -> ([M,] R, B, O, H', W')."""
-    return layer(f"{name}.weight", op, x) + _by_channel(layer.leaf(f"{name}.bias"))
+    return layer(f"{name}.weight", op, x, f"{name}.bias")
 
 
 def group_norm(layer: Layer, name: str, x: Tensor, groups: int, rectified: bool = False) -> Tensor:
@@ -82,8 +82,3 @@ def global_mean(x: Tensor) -> Tensor:
 def relu(x: Tensor) -> Tensor:
     """max(x, 0)."""
     return torch.relu(x)
-
-
-def _by_channel(leaf: Tensor) -> Tensor:
-    """([M,] R, C) -> ([M,] R, 1, C, 1, 1)."""
-    return leaf[..., None, :, None, None]

@@ -7,12 +7,18 @@ One sample of the weights, or one mask for a whole batch, is drawn once and kept
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 
 from bdlbench.kernels import sampling
+from bdlbench.kernels.sampling import Factors
+from bdlbench.protocols import Layer
 from bdlbench.rng import Streams
 from bdlbench.types import LinearOp, PerRow, per_row
 
@@ -29,6 +35,45 @@ class _Kept(dict[str, Tensor]):
         return self[name]
 
 
+@dataclass(frozen=True)
+class _Memory:
+    """What maps made of the tensor `source` itself, by their name and how they looked at it."""
+
+    source: Tensor
+    made: dict[tuple[object, ...], Any] = field(default_factory=dict)
+
+
+_memory: ContextVar[_Memory | None] = ContextVar("memory", default=None)
+
+T = TypeVar("T")
+
+
+@contextmanager
+def remembering(source: Tensor) -> Iterator[None]:
+    """Within the block, what a map of given weights makes of `source` before any noise is computed only once."""
+    token = _memory.set(_Memory(source))
+    try:
+        yield
+    finally:
+        _memory.reset(token)
+
+
+def recalled(name: str, x: Tensor, make: Callable[[], T]) -> T:
+    """make(), or what it was the last time for the map `name` where x is a view of what is remembered."""
+    memory = _memory.get()
+    if memory is None or memory.source.untyped_storage().data_ptr() != x.untyped_storage().data_ptr():
+        return make()
+    key = (name, x.storage_offset(), x.shape, x.stride())
+    if key not in memory.made:
+        memory.made[key] = make()
+    found: T = memory.made[key]
+    return found
+
+
+def _bias(layer: Layer, name: str) -> Tensor | None:
+    return layer.leaf(name) if name else None
+
+
 def _shape(x: Tensor, trailing: int, joint: bool) -> tuple[int, ...]:
     """The shape of x after R; with `joint`, one draw serves the whole batch."""
     shape = tuple(x.shape[x.ndim - trailing :])
@@ -41,9 +86,9 @@ class Point:
 
     leaves: Leaves
 
-    def __call__(self, name: str, op: LinearOp, x: Tensor) -> Tensor:
-        """Apply `op` with the leaf."""
-        return op(x, self.leaves[name])
+    def __call__(self, name: str, op: LinearOp, x: Tensor, bias: str = "") -> Tensor:
+        """Apply `op` with the leaves."""
+        return op(x, self.leaves[name], _bias(self, bias))
 
     def leaf(self, name: str) -> Tensor:
         """The leaf itself."""
@@ -52,7 +97,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Dropout:
-    """op(x · mask, w) / (1 − p), one mask for each example (for the batch where `joint`). Srivastava et al. 2014.
+    """op(x · mask / (1 − p), w), one mask for each example (for the batch where `joint`). Srivastava et al. 2014.
 
     rates: p of each leaf that is dropped out; a leaf without one acts as a point.
     """
@@ -63,22 +108,24 @@ class Dropout:
     joint: bool = False
     kept: _Kept = field(default_factory=_Kept, compare=False)
 
-    def __call__(self, name: str, op: LinearOp, x: Tensor) -> Tensor:
+    def __call__(self, name: str, op: LinearOp, x: Tensor, bias: str = "") -> Tensor:
         """Apply `op` to the masked input."""
-        if name not in self.rates:
-            return op(x, self.leaves[name])
-
-        def draw() -> Tensor:
-            bits = self.noise.bits(_shape(x, op.trailing, self.joint), x)
-            return sampling.keep_mask(bits, self.rates[name], op.trailing, x)
-
-        mask = self.kept.get_or_draw(name, draw) if self.joint else draw()
-        out = op(x * mask, self.leaves[name])
-        return out / per_row(1 - self.rates[name], out, 1 + op.trailing)
+        rate = self.rates.get(name, 0.0)
+        if isinstance(rate, float) and rate == 0:
+            out = recalled(name, x, lambda: op(x, self.leaves[name], _bias(self, bias)))
+            return out.expand(*self.noise.lead, *out.shape[out.ndim - op.trailing :])  # a sample like any other
+        mask = self.kept.get_or_draw(name, lambda: self._mask(name, op, x)) if self.joint else self._mask(name, op, x)
+        share = per_row(1 - rate, x, 1 + op.trailing)
+        kept = (x / share) * mask if x.ndim < mask.ndim else x * (mask / share)  # the smaller is divided
+        return op(kept, self.leaves[name], _bias(self, bias))
 
     def leaf(self, name: str) -> Tensor:
         """The leaf itself: biases and scales are not dropped."""
         return self.leaves[name]
+
+    def _mask(self, name: str, op: LinearOp, x: Tensor) -> Tensor:
+        bits = self.noise.bits(_shape(x, op.trailing, self.joint), x, name)
+        return sampling.keep_mask(bits, self.rates[name], op.trailing, x)
 
 
 @dataclass(frozen=True)
@@ -93,11 +140,11 @@ class DropConnect:
     noise: Streams
     kept: _Kept = field(default_factory=_Kept, compare=False)
 
-    def __call__(self, name: str, op: LinearOp, x: Tensor) -> Tensor:
+    def __call__(self, name: str, op: LinearOp, x: Tensor, bias: str = "") -> Tensor:
         """Apply `op` with masked weights."""
-        return op(
-            x, self.kept.get_or_draw(name, lambda: self._masked(name)) if name in self.rates else self.leaves[name]
-        )
+        masked = name in self.rates
+        weight = self.kept.get_or_draw(name, lambda: self._masked(name)) if masked else self.leaves[name]
+        return op(x, weight, _bias(self, bias))
 
     def leaf(self, name: str) -> Tensor:
         """The leaf itself: biases and scales are not dropped."""
@@ -111,9 +158,9 @@ class DropConnect:
 
 @dataclass(frozen=True)
 class LocalNoise:
-    """op(x, mean) + sqrt(op(x², variance)) · noise: Kingma, Salimans & Welling 2015. Biases are sampled as such.
+    """op(x, mean) + sqrt(op(x², variance)) · noise: Kingma, Salimans & Welling 2015.
 
-    mean, variance: leaves. A leaf without a variance acts as a point.
+    A bias acts as a weight of a constant input. mean, variance: leaves. One without a variance acts as a point.
     """
 
     mean: Leaves
@@ -121,13 +168,15 @@ class LocalNoise:
     noise: Streams
     kept: _Kept = field(default_factory=_Kept, compare=False)
 
-    def __call__(self, name: str, op: LinearOp, x: Tensor) -> Tensor:
-        """Apply `op` and add the pre-activation's own noise."""
+    def __call__(self, name: str, op: LinearOp, x: Tensor, bias: str = "") -> Tensor:
+        """Apply `op` and add the pre-activation's own noise, which is the bias's too."""
         if name not in self.variance:
-            return op(x, self.mean[name])
-        mean, variance = self.mean[name], self.variance[name]
-        noise = self.noise.normal(op.output_shape(x, mean), x)
-        return sampling.local_noise(op, x, mean, variance, noise)
+            return op(x, self.mean[name], _bias(self, bias))
+        mean, variance = (Factors(leaves[name], leaves.get(bias)) for leaves in (self.mean, self.variance))
+        noise = self.noise.normal(op.output_shape(x, mean.weight), x)
+        if x.requires_grad or mean.weight.requires_grad:
+            return sampling.local_noise(op, x, mean, variance, noise)
+        return torch.addcmul(*recalled(name, x, lambda: sampling.moments(op, x, mean, variance)), noise)
 
     def leaf(self, name: str) -> Tensor:
         """One sample of the leaf for the batch."""
@@ -143,9 +192,9 @@ class WeightNoise:
     noise: Streams
     kept: _Kept = field(default_factory=_Kept, compare=False)
 
-    def __call__(self, name: str, op: LinearOp, x: Tensor) -> Tensor:
+    def __call__(self, name: str, op: LinearOp, x: Tensor, bias: str = "") -> Tensor:
         """Apply `op` with sampled weights."""
-        return op(x, self.leaf(name))
+        return op(x, self.leaf(name), _bias(self, bias))
 
     def leaf(self, name: str) -> Tensor:
         """One sample of the leaf."""
@@ -161,13 +210,13 @@ class Flipout:
     noise: Streams
     kept: _Kept = field(default_factory=_Kept, compare=False)
 
-    def __call__(self, name: str, op: LinearOp, x: Tensor) -> Tensor:
+    def __call__(self, name: str, op: LinearOp, x: Tensor, bias: str = "") -> Tensor:
         """Apply `op` to x with the mean, and to sign-flipped x with the perturbation."""
         if name not in self.variance:
-            return op(x, self.mean[name])
+            return op(x, self.mean[name], _bias(self, bias))
         mean = self.mean[name]
         perturbation = self.variance[name].sqrt() * self.noise.normal(mean.shape[1:], mean)
-        out = op(x, mean)
+        out = op(x, mean, _bias(self, bias))
         return out + self._signs(out, op) * op(self._signs(x, op) * x, perturbation)
 
     def leaf(self, name: str) -> Tensor:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,21 +38,28 @@ class CategoricalOutput:
         return CategoricalSum(samples)
 
 
+class Noise(NamedTuple):
+    """Standard deviation of a Gaussian target, (1 or R, 1), and the log density at its mean in nats."""
+
+    sd: Tensor
+    log_peak: Tensor
+
+
 @dataclass(frozen=True)
 class GaussianOutput:
-    """A Gaussian for each example: mean ([M,] R, B), log_sd that broadcasts to it; on the scale the model sees."""
+    """A Gaussian for each example: mean ([M,] R, B), and a noise that broadcasts to it; on the scale the model sees."""
 
     mean: Tensor
-    log_sd: Tensor
+    noise: Noise
 
     @property
     def sd(self) -> Tensor:
         """Standard deviation."""
-        return self.log_sd.exp()
+        return self.noise.sd
 
     def elbo(self, y: Tensor) -> Tensor:
         """log N(y; mean, sd²) in nats: ([M,] R, B)."""
-        return -0.5 * ((y - self.mean) / self.sd).square() - self.log_sd - 0.5 * math.log(2 * math.pi)
+        return torch.sub(self.noise.log_peak, ((y - self.mean) / self.sd).square(), alpha=0.5)
 
     def fisher_targets(self) -> list[tuple[Tensor, Tensor]]:
         """One sd from the mean: there the score is 1 / sd, whose square is the Fisher information of the mean.
@@ -78,5 +87,11 @@ def output(signature: Signature, raw: Tensor, noise_sd: PerRow) -> Output:
     """
     if signature.likelihood == "categorical":
         return CategoricalOutput(raw)
-    sd = torch.as_tensor(noise_sd, dtype=raw.dtype, device=raw.device)
-    return GaussianOutput(raw.squeeze(-1), sd.log().reshape(-1, 1))
+    return GaussianOutput(raw.squeeze(-1), _noise(noise_sd, raw.dtype, raw.device))
+
+
+@lru_cache
+def _noise(sd: PerRow, dtype: torch.dtype, device: torch.device) -> Noise:
+    """Kept, since every step asks for it."""
+    column = torch.as_tensor(sd, dtype=dtype, device=device).reshape(-1, 1)
+    return Noise(column, -column.log() - 0.5 * math.log(2 * math.pi))

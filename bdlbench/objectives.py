@@ -66,7 +66,7 @@ class FixedStreams:
         """Standard normal numbers (*lead, *shape)."""
         return torch.from_numpy(ndtri(self._uniform(shape).numpy())).to(like)
 
-    def bits(self, shape: Sequence[int], like: Tensor) -> Tensor:
+    def bits(self, shape: Sequence[int], like: Tensor, name: str = "") -> Tensor:
         """Uniform int16 numbers (*lead, *shape)."""
         return (self._uniform(shape) * 65536 - 32768).floor().to(like.device, torch.int16)
 

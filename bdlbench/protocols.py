@@ -20,12 +20,12 @@ from bdlbench.types import Layout, Leaf, LinearOp
 class Layer(Protocol):
     """How the linear maps of a model act under one inference method."""
 
-    def __call__(self, name: str, op: LinearOp, x: Tensor) -> Tensor:
-        """Apply `op` with leaf `name` to x ([M,] R, B, …)."""
+    def __call__(self, name: str, op: LinearOp, x: Tensor, bias: str = "") -> Tensor:
+        """Apply `op` with leaf `name`, and the leaf `bias` where one is named, to x ([M,] R, B, …)."""
         ...
 
     def leaf(self, name: str) -> Tensor:
-        """A bias or a scale: ([M,] R, *S)."""
+        """A leaf that stands alone, such as a scale: ([M,] R, *S)."""
         ...
 
 
@@ -95,11 +95,14 @@ class Prior(Protocol):
         """log p of rows (R, P), in nats: (R,), differentiable. Where not `valued` only the gradient need be right."""
         ...
 
-    def kl(self, mean: Tensor, log_sd: Tensor, variance: Tensor, valued: bool = True) -> Tensor:
-        """KL(Π_i N(mean_i, variance_i) ‖ p) in nats, variance = exp(2 log_sd), (R, P) each: (R,), differentiable.
+    def kl(self, mean: Tensor, log_sd: Tensor) -> Tensor:
+        """KL(Π_i N(mean_i, sd_i²) ‖ p) in nats, of rows (R, P) each: (R,)."""
+        ...
 
-        In mean and log_sd, at a given variance. Where not `valued` only the gradient need be right.
-        """
+    def add_kl_gradient(
+        self, mean: Tensor, variance: Tensor, factor: Tensor, into_mean: Tensor, into_log_sd: Tensor
+    ) -> None:
+        """Add factor (R, 1) times the gradient of `kl` at mean and variance (R, P) to the other two, in place."""
         ...
 
 

@@ -19,8 +19,11 @@ from bdlbench.types import ALIGNMENT
 
 Kind = Literal["normal", "bits"]
 
-BLOCK = 1 << 16
-"""Numbers drawn at once for one row: large enough that filling costs more than asking."""
+BLOCK, AHEAD = 1 << 14, 4
+"""Numbers drawn at once for one row: at least so many, or so many times what is asked; filling must outweigh asking."""
+
+LARGE = 1 << 16
+"""Requests of this many numbers and more are drawn by themselves."""
 
 
 @dataclass
@@ -41,8 +44,8 @@ class Streams:
         self.lead = lead or (len(self.keys),)
         if math.prod(self.lead) != len(self.keys):
             raise ValueError(f"{len(self.keys)} keys do not fill {self.lead}")
-        self._generators: dict[Kind, list[torch.Generator]] = {}
-        self._blocks: dict[Kind, _Block] = {}
+        self._generators: dict[str, list[torch.Generator]] = {}
+        self._blocks: dict[str, _Block] = {}
 
     @classmethod
     def of_seeds(cls, seeds: Sequence[int]) -> Streams:
@@ -66,9 +69,12 @@ class Streams:
         """Standard normal numbers (*lead, *shape), in the dtype and on the device of `like`."""
         return self._take("normal", shape, like.device).to(like.dtype)
 
-    def bits(self, shape: Sequence[int], like: Tensor) -> Tensor:
-        """Uniform int16 numbers (*lead, *shape), all 65,536 values equally likely, on the device of `like`."""
-        return self._take("bits", shape, like.device)
+    def bits(self, shape: Sequence[int], like: Tensor, name: str = "") -> Tensor:
+        """Uniform int16 numbers (*lead, *shape), all 65,536 values equally likely, on the device of `like`.
+
+        name: of a sequence of its own, which goes on where it was whatever else is drawn.
+        """
+        return self._take("bits", shape, like.device, name)
 
     def permutation(self, length: int) -> Tensor:
         """A permutation of 0 … length − 1 for each row, int64 (*lead, length), on the CPU."""
@@ -78,26 +84,26 @@ class Streams:
     def position(self) -> dict[str, Tensor]:
         """Where the streams stand, to be given to `resume`."""
         saved: dict[str, Tensor] = {}
-        for kind, block in self._blocks.items():
-            saved[f"{kind}.before"] = torch.stack(block.before)
-            saved[f"{kind}.shape"] = torch.tensor([block.numbers.shape[1], block.used])
+        for slot, block in self._blocks.items():
+            saved[f"{slot}{_BEFORE}"] = torch.stack(block.before)
+            saved[f"{slot}{_SHAPE}"] = torch.tensor([block.numbers.shape[1], block.used])
         return saved
 
     def resume(self, saved: dict[str, Tensor], device: torch.device) -> None:
         """Put the streams where `position` found them: what is drawn next is what would have been drawn next."""
-        for kind in _KINDS:
-            if f"{kind}.before" in saved:
-                length, used = (int(n) for n in saved[f"{kind}.shape"])
-                for generator, state in zip(self._rows(kind, device), saved[f"{kind}.before"], strict=True):
-                    generator.set_state(state.clone())
-                self._blocks[kind] = self._draw(kind, length, device)
-                self._blocks[kind].used = used
+        for slot in [key.removesuffix(_BEFORE) for key in saved if key.endswith(_BEFORE)]:
+            length, used = (int(n) for n in saved[f"{slot}{_SHAPE}"])
+            for generator, state in zip(self._rows(slot, device), saved[f"{slot}{_BEFORE}"], strict=True):
+                generator.set_state(state.clone())
+            self._blocks[slot] = self._draw(slot, length, device)
+            self._blocks[slot].used = used
 
-    def _take(self, kind: Kind, shape: Sequence[int], device: torch.device) -> Tensor:
-        count = math.prod(shape)
-        block = self._blocks.get(kind)
+    def _take(self, kind: Kind, shape: Sequence[int], device: torch.device, name: str = "") -> Tensor:
+        slot, count = f"{kind} {name}" if name else kind, math.prod(shape)
+        block = self._blocks.get(slot)
         if block is None or block.used + count > block.numbers.shape[1]:
-            block = self._blocks[kind] = self._draw(kind, max(BLOCK, count) if self._long else count, device)
+            ahead = self._long and count < LARGE
+            block = self._blocks[slot] = self._draw(slot, max(BLOCK, AHEAD * count) if ahead else count, device)
         taken = block.numbers[:, block.used : block.used + count]
         block.used += count + -count % ALIGNMENT
         return taken.view(*self.lead, *shape)
@@ -107,15 +113,15 @@ class Streams:
         """Training draws again and again from R streams; a posterior sample's stream lives for one pass."""
         return len(self.lead) == 1
 
-    def _draw(self, kind: Kind, length: int, device: torch.device) -> _Block:
-        generators = self._rows(kind, device)
+    def _draw(self, slot: str, length: int, device: torch.device) -> _Block:
+        generators = self._rows(slot, device)
         before = [g.get_state() for g in generators] if self._long else []
-        return _Block(_KINDS[kind](generators, length, device), before, 0)
+        return _Block(_KINDS[slot.partition(" ")[0]](generators, length, device), before, 0)
 
-    def _rows(self, kind: Kind, device: torch.device) -> list[torch.Generator]:
-        if kind not in self._generators:
-            self._generators[kind] = [_generator(_hash(key, kind), device) for key in self.keys]
-        return self._generators[kind]
+    def _rows(self, slot: str, device: torch.device) -> list[torch.Generator]:
+        if slot not in self._generators:
+            self._generators[slot] = [_generator(_hash(key, slot), device) for key in self.keys]
+        return self._generators[slot]
 
 
 def _generator(key: int, device: torch.device) -> torch.Generator:
@@ -137,7 +143,9 @@ def _bits(generators: list[torch.Generator], length: int, device: torch.device) 
     return out.view(torch.int16)
 
 
-_KINDS: dict[Kind, Callable[[list[torch.Generator], int, torch.device], Tensor]] = {"normal": _normals, "bits": _bits}
+_BEFORE, _SHAPE = ".before", ".shape"
+
+_KINDS: dict[str, Callable[[list[torch.Generator], int, torch.device], Tensor]] = {"normal": _normals, "bits": _bits}
 
 
 def _hash(key: int, name: str) -> int:

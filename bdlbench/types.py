@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, Protocol
 
 import torch
@@ -15,6 +16,9 @@ from torch import Tensor
 
 PerRow = float | Tensor
 """A hyper-parameter that may differ between replicates: a number, or one for each row (R,)."""
+
+Gradients = tuple[Tensor | None, Tensor | None]
+"""Of the input and of the weight, where they are asked for."""
 
 Role = Literal["input", "weight", "bias", "scale"]
 """What a leaf does: a linear map that reads the data, any other linear map, an offset, or a gain (stored minus one)."""
@@ -24,19 +28,31 @@ ALIGNMENT = 16
 
 
 class LinearOp(Protocol):
-    """A map linear in both arguments, with the replicate axis in front."""
+    """A map linear in both arguments, with an offset for each output unit or channel; the replicate axis in front."""
 
     @property
     def trailing(self) -> int:
         """How many axes of the output follow R: 2 for a dense map (B, D), 4 for a convolution (B, C, H, W)."""
         ...
 
-    def __call__(self, x: Tensor, weight: Tensor) -> Tensor:
-        """x: ([M,] R, B, …), weight: ([M,] R, *S). Returns ([M,] R, B, …)."""
+    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """x: ([M,] R, B, …), weight: ([M,] R, *S), bias: ([M,] R, C). Returns ([M,] R, B, C, …)."""
         ...
 
     def output_shape(self, x: Tensor, weight: Tensor) -> tuple[int, ...]:
-        """The axes of the output that follow R: (B, …)."""
+        """The axes of the output that follow R: (B, C, …)."""
+        ...
+
+    def gradients(self, grad: Tensor, x: Tensor, weight: Tensor, of_x: bool, of_weight: bool) -> Gradients:
+        """Of x and of the weight, where asked for, from that of the result; all with the same lead (R,)."""
+        ...
+
+    def by_unit(self, bias: Tensor) -> Tensor:
+        """An offset (…, C) so that it broadcasts over the output: (…, 1, C, …)."""
+        ...
+
+    def unit_sums(self, grad: Tensor) -> Tensor:
+        """The output's (…, B, C, …) summed over all but its units: (…, C)."""
         ...
 
 
@@ -60,14 +76,20 @@ class Layout:
 
     leaves: dict[str, Leaf]
 
+    @cached_property
+    def spans(self) -> list[tuple[int, int]]:
+        """The size along P of each leaf, and of the padding behind it."""
+        return [(leaf.size, -leaf.size % ALIGNMENT) for leaf in self.leaves.values()]
+
+    @cached_property
     def pieces(self) -> list[int]:
-        """Sizes along P of each leaf and of the padding behind it, in turn."""
-        return [n for leaf in self.leaves.values() for n in (leaf.size, -leaf.size % ALIGNMENT)]
+        """The spans, one after the other."""
+        return [size for span in self.spans for size in span]
 
     @property
     def width(self) -> int:
         """P: the length of a row, padding included."""
-        return sum(self.pieces())
+        return sum(self.pieces)
 
     @property
     def num_parameters(self) -> int:
@@ -76,9 +98,9 @@ class Layout:
 
     def views(self, flat: Tensor) -> dict[str, Tensor]:
         """flat: (*lead, P) -> {name: (*lead, *S)}, sharing memory; gradients come back as one concatenation."""
-        parts = flat.split(self.pieces(), dim=-1)[::2]
+        parts, lead = flat.split(self.pieces, dim=-1)[::2], flat.shape[:-1]
         return {
-            name: part.unflatten(-1, leaf.shape) for (name, leaf), part in zip(self.leaves.items(), parts, strict=True)
+            name: part.view(*lead, *leaf.shape) for (name, leaf), part in zip(self.leaves.items(), parts, strict=True)
         }
 
     def joined(self, leaves: Mapping[str, Tensor]) -> Tensor:
@@ -92,7 +114,7 @@ class Layout:
 
     def packed(self, flat: Tensor) -> Tensor:
         """Rows without their padding: (*lead, P) -> (*lead, num_parameters)."""
-        return torch.cat(flat.split(self.pieces(), dim=-1)[::2], dim=-1)
+        return torch.cat(flat.split(self.pieces, dim=-1)[::2], dim=-1)
 
     def fill(self, value: Callable[[Leaf], float], padding: float = 0.0) -> Tensor:
         """(P,) float32 with `value(leaf)` at each leaf's elements and `padding` between them."""

@@ -1,16 +1,19 @@
-"""What the prior's strength does on images held out of MNIST's TRAINING set: how the suite `stopping` was chosen.
+"""What the prior's strength does on images held out of the TRAINING set: how the stopping suites were chosen.
 
-    python scripts/search_stopping.py OUT.csv [EPOCHS]     (bdlbench installed; $BDLBENCH_DATA)
+    python scripts/search_stopping.py SUITE OUT.csv [EPOCHS]     (bdlbench installed; $BDLBENCH_DATA)
 
-Trains on the first 50,000 training images and scores the last 10,000, one seed: each strength of the prior by q_mode,
-then each fixed depth. No test image is scored.
+Trains the suite's networks without the last fifth of its training images (at most 10,000), which it scores, one seed:
+strengths, entropy weights and weight priors as rows of one batch, by q_mode; then each fixed depth. No test image is
+scored.
 """
 
 from __future__ import annotations
 
 import csv
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -21,50 +24,69 @@ from bdlbench.protocols import Evaluation
 from bdlbench.rng import Streams
 from bdlbench.spec import Choice
 
-STRENGTHS = (0.003, 0.01, 0.02, 0.05)
-DEPTHS = (1, 2, 3, 4, 5, 6, 8)
+STRENGTHS = (0.003, 0.01, 0.03)
+ENTROPY = (0.1, 0.3)
+"""Weight of q(z)'s entropy, as a multiple of the strength."""
+PRIOR_SDS = (0.3, 1.0)
 SHOWN = ("accuracy", "nll", "depth", "flops", "flops_fraction")
 
+Settings = dict[str, dict[str, object]]
+Pairs = list[tuple[Choice, Choice]]
 
-def main(path: Path, epochs: str) -> None:
-    """One CSV line for each strength and each fixed depth."""
+
+def main(suite_name: str, path: Path, epochs: str) -> None:
+    """One CSV line for each row of each batch."""
     torch.set_num_threads(1)
-    suite = plan.read_suite("stopping")
-    settings = {entry: {name: values[0] for name, values in table.items()} for entry, table in suite.options.items()}
+    suite = plan.read_suite(suite_name)
+    settings: Settings = {
+        name: {key: values[0] for key, values in table.items()} for name, table in suite.options.items()
+    }
     settings["map"]["epochs"] = epochs or settings["map"]["epochs"]
-    task = validation_task(catalog.build_dataset(catalog.choice("datasets", "mnist", {})).load(0))
-    method = catalog.choice("methods", "map", settings)
-    models = [variant("stopping_resnet", settings, strength=s, entropy_weight=0.3 * s) for s in STRENGTHS]
-    models += [variant("constant_resnet", settings, blocks=depth) for depth in DEPTHS]
+    (dataset,) = suite.grids[0].datasets
+    task = validation_task(catalog.build_dataset(catalog.choice("datasets", dataset, {})).load(0))
     with path.open("w", newline="") as stream:
         writer = csv.writer(stream)
-        writer.writerow(["model", "layers", "strength", *SHOWN])
-        for model in models:
-            options = dict(model.options)
-            writer.writerow([model.name, options["blocks"], options.get("strength", ""), *score(method, model, task)])
+        writer.writerow(["model", "layers", "strength", "entropy_weight", "prior_sd", *SHOWN])
+        for pairs in batches(settings, suite.options["constant_resnet"]["blocks"]):
+            for (method, model), shown in zip(pairs, score(pairs, task), strict=True):
+                options = dict(model.options)
+                row = [options.get(name, "") for name in ("blocks", "strength", "entropy_weight")]
+                writer.writerow([model.name, *row, dict(method.options)["prior_sd"], *shown])
             stream.flush()
 
 
-def variant(name: str, settings: dict[str, dict[str, object]], **options: object) -> Choice:
-    """The suite's model with other options."""
-    return catalog.choice("models", name, {**settings, name: {**settings.get(name, {}), **options}})
+def batches(settings: Settings, depths: tuple[object, ...]) -> Iterator[Pairs]:
+    """All stopping networks at once, then each fixed depth under each weight prior."""
+
+    def pair(name: str, sd: float, **options: object) -> tuple[Choice, Choice]:
+        model = catalog.choice("models", name, {**settings, name: {**settings.get(name, {}), **options}})
+        return catalog.choice("methods", "map", {**settings, "map": {**settings["map"], "prior_sd": sd}}), model
+
+    grid = product(STRENGTHS, ENTROPY, PRIOR_SDS)
+    yield [pair("stopping_resnet", sd, strength=s, entropy_weight=round(e * s, 6)) for s, e, sd in grid]
+    for depth in depths:
+        yield [pair("constant_resnet", sd, blocks=depth) for sd in PRIOR_SDS]
 
 
 def validation_task(task: Task) -> Task:
-    """The last 10,000 training images as the test set; the real one is dropped."""
+    """The last training images as the test set; the real one is dropped."""
     x, y = task.train.x, task.train.y
-    return replace(task, train=Examples(x[:-10000], y[:-10000]), test=Examples(x[-10000:], y[-10000:]), ood={})
+    kept = len(x) - min(10_000, len(x) // 5)
+    return replace(task, train=Examples(x[:kept], y[:kept]), test=Examples(x[kept:], y[kept:]), ood={})
 
 
-def score(method: Choice, model: Choice, task: Task) -> list[str]:
-    """The shown metrics of one seed."""
-    problem = data.stack([task], [0])
-    network, rng = catalog.build_model([model], problem.signature), Streams.of_seeds([0])
-    posterior = catalog.build_method([method]).fit(network, problem.train, rng)
+def score(pairs: Pairs, task: Task) -> list[list[str]]:
+    """The shown metrics of each row; all rows have seed 0."""
+    methods, models = (list(column) for column in zip(*pairs, strict=True))
+    seeds = [0] * len(pairs)
+    problem = data.stack([task] * len(pairs), seeds)
+    network, rng = catalog.build_model(models, problem.signature), Streams.of_seeds(seeds)
+    posterior = catalog.build_method(methods).fit(network, problem.train, rng)
     test = posterior.predict(problem.test.x, 1, rng.child("predict"))
     evaluation = Evaluation(test, problem.test.y, {}, posterior.facts, 0)
-    return [f"{float(catalog.load('metrics', name)(evaluation)['']):.6g}" for name in SHOWN]
+    columns = [catalog.load("metrics", name)(evaluation)[""].tolist() for name in SHOWN]
+    return [[f"{value:.6g}" for value in row] for row in zip(*columns, strict=True)]
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else "")
+    main(sys.argv[1], Path(sys.argv[2]), sys.argv[3] if len(sys.argv) > 3 else "")

@@ -108,15 +108,16 @@ def draw_curve(table: pd.DataFrame, title: str) -> Figure:
         name_points(axis, rows, name)
     axis.set(xlabel="mean MFLOPs for one image (2×MAC, heads counted)", ylabel="test accuracy, %", title=title)
     axis.grid(alpha=0.3)
-    axis.margins(x=0.08, y=0.1)
+    axis.margins(x=0.13, y=0.1)
     figure.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     return figure
 
 
 def name_points(axis: Any, rows: pd.DataFrame, name: str) -> None:
-    """Layers, or prior strengths, beside the points; points that cost the same share one label at the highest."""
-    aside = {"xytext": (6, -11), "ha": "left"} if name == CONSTANT else {"xytext": (-5, 5), "ha": "right"}
-    for _, same in rows.groupby((rows["flops"] / rows["flops"].max()).round(2)):
+    """Layers, or prior strengths, beside the points; points that cost the same share one label."""
+    aside = {"xytext": (-5, 5), "ha": "right"} if name == CONSTANT else {"xytext": (6, -11), "ha": "left"}
+    apart = rows["flops"].diff() > 0.03 * rows["flops"].max()  # of rows by rising cost
+    for _, same in rows.groupby(apart.cumsum()):
         top = same.loc[same["accuracy"].idxmax()]
         label = ", ".join(f"{value:g}" for value in sorted(same["layers" if name == CONSTANT else "strength"]))
         place = (top["flops"] / 1e6, 100 * top["accuracy"])
@@ -135,7 +136,7 @@ def draw_images(folder: Path, record: Record, count: int = 16) -> Figure:
     wrong = (arrays["test.probs"].argmax(-1) != arrays["test.y"]).float().mean(0)
     order = score.argsort(stable=True)
     task = catalog.build_dataset(catalog.choice("datasets", record.cell["protocol"]["dataset"]["name"], {})).load(0)
-    figure = Figure(figsize=(8.2, 2.3), layout="constrained")
+    figure = Figure(figsize=(8.2, 2.1), layout="constrained")
     halves = figure.subfigures(1, 2, wspace=0.04)
     for part, name, index in zip(halves, ("fewest", "most"), (order[:count], order.flip(0)[:count]), strict=True):
         part.suptitle(f"{name} layers: {float(halted[index].mean()):.2f} on average", fontsize=10)

@@ -18,11 +18,14 @@ class WeightedPrior:
     weight: PerRow
     of_weights: bool = False
 
-    def log_density(self, flat):
-        return self.prior.log_density(flat)
+    def log_density(self, flat, valued=True):
+        return self.prior.log_density(flat, valued)
 
     def kl(self, mean, log_sd):
         return self.weight * self.prior.kl(mean, log_sd)
+
+    def add_kl_gradient(self, mean, variance, factor, into_mean, into_log_sd):
+        self.prior.add_kl_gradient(mean, variance, self.weight * factor, into_mean, into_log_sd)
 
 
 @dataclass(frozen=True)

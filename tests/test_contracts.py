@@ -393,15 +393,10 @@ def test_joint_samples_are_functions_of_the_input(small, method, monkeypatch):
     x = points(5, 7, (1, 5, 7))
     x[:, 4] = x[:, 2]
     predict(posterior, torch.cat([x, x, x], dim=1), samples=6, joint=True)
-    first, second, third = (torch.cat(part) for part in _thirds(seen))  # each (M, R, 7, C)
+    first, second, third = (torch.cat(seen[block::3]) for block in range(3))  # each (M, R, 7, C)
     assert torch.equal(first, second)
     assert torch.equal(first, third)
     torch.testing.assert_close(first[:, :, 4], first[:, :, 2])
-
-
-def _thirds(parts):
-    count = len(parts) // 3
-    return [parts[i * count : (i + 1) * count] for i in range(3)]
 
 
 # Resuming

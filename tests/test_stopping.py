@@ -232,8 +232,8 @@ def test_flops_are_twice_the_multiply_adds_of_every_map(net):
     leaves, x, spent = weights(net, 1), images(1, 1), []
 
     class Counting(Point):
-        def __call__(self, name, op, x):
-            out = super().__call__(name, op, x)
+        def __call__(self, name, op, x, bias=""):
+            out = super().__call__(name, op, x, bias)
             weight = self.leaves[name]
             places = out[0, 0, 0].numel() if weight.ndim == 5 else 1  # positions of a convolution
             spent.append(2 * places * weight.numel())

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from bdlbench.kernels.linear import apply, broadcast
+from bdlbench.types import Gradients
 
 Way = Literal["channels last", "as they lie"]
 
@@ -38,17 +39,32 @@ class Conv2d:
     padding: int = 0
     trailing: int = 4
 
-    def __call__(self, x: Tensor, weight: Tensor) -> Tensor:
-        """Apply the map. Differentiable once, also under `torch.func`."""
+    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Apply the map. Differentiable once, also under `torch.func`. bias: (*lead, O)."""
         lead = broadcast(x.shape[:-4], weight.shape[:-4])
         x, weight = x.expand(*lead, *x.shape[-4:]), weight.expand(*lead, *weight.shape[-4:])
         result: Tensor = apply(_Convolution, x, weight, self)
-        return result
+        return result if bias is None else result + self.by_unit(bias)
 
     def output_shape(self, x: Tensor, weight: Tensor) -> tuple[int, ...]:
         """(B, O, H', W')."""
         sides = [(side + 2 * self.padding - weight.shape[-1]) // self.stride + 1 for side in x.shape[-2:]]
         return x.shape[-4], weight.shape[-4], *sides
+
+    def gradients(self, grad: Tensor, x: Tensor, weight: Tensor, of_x: bool, of_weight: bool) -> Gradients:
+        """Of x and of the weight, in their shapes, from that of the result, where all have the same lead."""
+        wanted = of_x, of_weight
+        found = apply(_ConvolutionGradient, grad, x, weight, self, *wanted)
+        grad_x, grad_weight = (g if want else None for g, want in zip(found, wanted, strict=True))
+        return grad_x, grad_weight
+
+    def by_unit(self, bias: Tensor) -> Tensor:
+        """(*lead, O) -> (*lead, 1, O, 1, 1)."""
+        return bias[..., None, :, None, None]
+
+    def unit_sums(self, grad: Tensor) -> Tensor:
+        """(*lead, B, O, H, W) -> (*lead, O)."""
+        return grad.sum((-4, -2, -1))
 
 
 def image_last(t: Tensor) -> Tensor:
@@ -124,10 +140,7 @@ class _Convolution(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         x, weight = ctx.saved_tensors
-        wanted = ctx.needs_input_grad[:2]
-        grads = apply(_ConvolutionGradient, grad, x, weight, ctx.op, *wanted)
-        grad_x, grad_weight = (g if want else None for g, want in zip(grads, wanted, strict=True))
-        return grad_x, grad_weight, None
+        return *ctx.op.gradients(grad, x, weight, *ctx.needs_input_grad[:2]), None
 
     @staticmethod
     def vmap(info: Any, axes: tuple[Any, ...], x: Tensor, weight: Tensor, op: Conv2d) -> tuple[Tensor, int]:

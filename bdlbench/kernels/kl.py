@@ -54,25 +54,27 @@ class RowPrior(NamedTuple):
     counted: Tensor
 
 
-def normal_kl_sum(mean: Tensor, log_sd: Tensor, variance: Tensor, prior: RowPrior, valued: bool = True) -> Tensor:
-    """`normal_kl` summed over the weights that the prior counts: (R,), differentiable in mean and log_sd.
+def normal_kl_sum(mean: Tensor, log_sd: Tensor, prior: RowPrior) -> Tensor:
+    """`normal_kl` summed over the weights that the prior counts: (R,)."""
+    return row_sum(normal_kl(mean, log_sd, prior.sd) * prior.counted)
 
-    variance = exp(2 log_sd), (R, P), is taken as given. Gradients: mean · precision, and variance · precision − 1.
+
+def add_normal_kl_gradient(
+    mean: Tensor, variance: Tensor, factor: Tensor, prior: RowPrior, into_mean: Tensor, into_log_sd: Tensor
+) -> None:
+    """Add factor (R, 1) times the gradient of `normal_kl_sum` at mean and variance (R, P) to the other two, in place.
+
+    In the mean: mean · precision; in the log standard deviation: variance · precision − 1.
     """
-    total: Tensor = apply(_NormalKLSum, mean, log_sd, variance.detach(), *prior, valued)
-    return total
+    weight = prior.precision * factor
+    into_mean.addcmul_(mean, weight)
+    into_log_sd.addcmul_(variance, weight).addcmul_(prior.counted, factor, value=-1)
 
 
 def normal_log_density_sum(value: Tensor, prior: RowPrior, valued: bool = True) -> Tensor:
     """`normal_log_density` summed over the weights that the prior counts, (R,). Gradient: −value · precision."""
     total: Tensor = apply(_NormalLogDensitySum, value, *prior, valued)
     return total
-
-
-def variance_of(log_sd: Tensor) -> Tensor:
-    """exp(2 log_sd), elementwise, with a gradient of one product: 2 variance · grad."""
-    variance: Tensor = apply(_Variance, log_sd)
-    return variance
 
 
 def log_uniform_kl(log_alpha: Tensor) -> Tensor:
@@ -89,46 +91,24 @@ def log_alpha(mean: Tensor, log_variance: Tensor) -> Tensor:
     return (log_variance - (mean.square() + _TINY).log()).clamp(-LOG_ALPHA_LIMIT, LOG_ALPHA_LIMIT)
 
 
-def log_uniform_kl_sum(
-    mean: Tensor, log_variance: Tensor, alpha: Tensor, counted: Tensor, valued: bool = True
-) -> Tensor:
-    """`log_uniform_kl` of alpha = log_alpha(mean, log_variance), summed over what `counted` (P,) marks with 1: (R,).
+def add_log_uniform_kl_gradient(
+    mean: Tensor, variance: Tensor, alpha: Tensor, weight: Tensor, into_mean: Tensor, into_log_variance: Tensor
+) -> None:
+    """Add weight (R, P) times the gradient of `log_uniform_kl` to the last two, in place.
 
-    Differentiable in mean and log_variance; zero where log α is clipped. With σ(x) the logistic function,
-    d/d log α = −k1 k3 σ(t)(1 − σ(t)) − ½ σ(−log α) at t = k2 + k3 log α, d log α / d mean = −2 / mean.
+    In mean and log variance (R, P), at alpha = log_alpha(mean, log variance); zero where that is clipped. By log α:
+    −k1 k3 e / (1 + e)² − ½ mean² / (mean² + variance), with e = exp(−k2 − k3 log α); d log α / d mean = −2 / mean.
     """
-    total: Tensor = apply(_LogUniformKLSum, mean, log_variance, alpha, counted, valued)
-    return total
+    square = mean.square().add_(_TINY)
+    slope = torch.sub(torch.tensor(-K2, dtype=alpha.dtype), alpha, alpha=K3).exp_()
+    slope.div_((slope + 1).square_()).mul_(-K1 * K3).sub_(square / (square + variance), alpha=0.5)
+    inside = alpha.abs()
+    slope.mul_(torch.lt(inside, LOG_ALPHA_LIMIT, out=inside)).mul_(weight)  # masked_fill is ten times slower
+    into_log_variance.add_(slope)
+    into_mean.sub_(slope.mul_(mean).div_(square), alpha=2)
 
 
 _TINY = 1e-16
-
-
-def _logistic(x: Tensor) -> Tensor:
-    """1 / (1 + exp(−x)): torch.sigmoid rounds the tail of its memory differently, so bits would depend on R."""
-    return (-x).exp_().add_(1).reciprocal_()
-
-
-class _NormalKLSum(torch.autograd.Function):
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(
-        mean: Tensor, log_sd: Tensor, variance: Tensor, sd: Tensor, precision: Tensor, counted: Tensor, valued: bool
-    ) -> Tensor:
-        return row_sum(normal_kl(mean, log_sd, sd) * counted) if valued else mean.new_zeros(len(mean))
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        mean, _, variance, _, precision, counted, _ = inputs
-        ctx.save_for_backward(mean, variance, precision, counted)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        mean, variance, precision, counted = ctx.saved_tensors
-        by_row = grad.unsqueeze(-1)
-        weight = precision * by_row
-        return mean * weight, (variance * weight).sub_(counted * by_row), None, None, None, None, None
 
 
 class _NormalLogDensitySum(torch.autograd.Function):
@@ -147,43 +127,3 @@ class _NormalLogDensitySum(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         value, precision = ctx.saved_tensors
         return (precision * -grad.unsqueeze(-1)).mul_(value), None, None, None, None
-
-
-class _Variance(torch.autograd.Function):
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(log_sd: Tensor) -> Tensor:
-        return (2 * log_sd).exp_()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(output)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (variance,) = ctx.saved_tensors
-        result: Tensor = 2 * variance * grad
-        return result
-
-
-class _LogUniformKLSum(torch.autograd.Function):
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(mean: Tensor, log_variance: Tensor, alpha: Tensor, counted: Tensor, valued: bool) -> Tensor:
-        return (log_uniform_kl(alpha) * counted).sum(-1) if valued else mean.new_zeros(len(mean))
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        mean, _, alpha, counted, _ = inputs
-        ctx.save_for_backward(mean, alpha, counted)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        mean, alpha, counted = ctx.saved_tensors
-        rise = _logistic(K2 + K3 * alpha)
-        slope = (rise.square() - rise) * (K1 * K3) - 0.5 * _logistic(-alpha)
-        inside = (alpha.abs() < LOG_ALPHA_LIMIT).to(slope)  # masked_fill is ten times slower
-        slope = slope * inside * (grad.unsqueeze(-1) * counted)
-        return -2 * slope * mean / (mean.square() + _TINY), slope, None, None, None

@@ -2,7 +2,7 @@
 
 Which path is taken depends on the sizes of ONE row: small matrices go through one batched product (a lone row padded
 to two, since a batch of one takes another routine), large ones through a loop of plain products. The bits of a product
-on a CPU also depend on where its matrices lie in memory, so each is padded to end on a boundary.
+on a CPU also depend on where its matrices lie in memory, so each starts on a boundary.
 """
 
 from __future__ import annotations
@@ -15,11 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from bdlbench.types import Gradients
+
 SMALL = 1 << 20
 """Multiply-adds of one row up to which one batched product is faster than a loop of plain ones, on a CPU."""
-
-Gradients = tuple[Tensor | None, Tensor | None]
-"""Of the input and of the weight, where they are asked for."""
 
 BOUNDARY = 16
 """Bytes. MKL rounds differently where a factor or the result starts off a multiple of this; more changes nothing."""
@@ -47,8 +46,8 @@ def plain_product(a: Tensor, b: Tensor) -> Tensor:
         return _rows_product(a, b)
     lead = broadcast(a.shape[:-2], b.shape[:-2])
     large = a.shape[-2] * a.shape[-1] * b.shape[-1] > SMALL
-    if a.device.type == "cpu" and large and _padding(a, b) == (0, 0):
-        return _one_by_one(a, b, lead)  # without a copy of what is broadcast
+    if a.device.type == "cpu" and large:
+        return _one_by_one(_aligned(a), _aligned(b), lead)  # without a copy of what is broadcast
     result = _rows_product(_stacked(a, lead), _stacked(b, lead))
     return result.view(*lead, *result.shape[1:])
 
@@ -61,26 +60,27 @@ def apply(function: type[torch.autograd.Function], *args: Any) -> Any:
 
 
 def broadcast(a: torch.Size, b: torch.Size) -> torch.Size:
-    """`torch.broadcast_shapes`, which takes longer than a small product, asked only where the shapes differ."""
-    return a if a == b else torch.broadcast_shapes(a, b)
+    """`torch.broadcast_shapes`, which takes longer than a small product, asked only where neither ends on the other."""
+    longer, shorter = (a, b) if len(a) >= len(b) else (b, a)
+    return longer if longer[len(longer) - len(shorter) :] == shorter else torch.broadcast_shapes(a, b)
 
 
 def _rows_product(a: Tensor, b: Tensor) -> Tensor:
     """a (R, n, k), b (R, k, m) -> (R, n, m)."""
-    n, k, m = *a.shape[1:], b.shape[-1]
     if a.device.type != "cpu":
         return torch.bmm(a, b)
-    more_rows, more_columns = _padding(a, b)
-    if more_rows or more_columns:
-        a, b = functional.pad(a, (0, 0, 0, more_rows)), functional.pad(b, (0, more_columns))
-        return _aligned_product(a, b, n * k * m > SMALL)[:, :n, :m].contiguous()
-    return _aligned_product(a, b, n * k * m > SMALL)
-
-
-def _aligned_product(a: Tensor, b: Tensor, large: bool) -> Tensor:
-    if large:
+    (n, k), m = a.shape[1:], b.shape[-1]
+    a, b = _aligned(a), _aligned(b)
+    if n * k * m > SMALL:
         return _one_by_one(a, b, a.shape[:1])
-    return torch.bmm(a, b) if len(a) > 1 else torch.bmm(a.expand(2, -1, -1), b.expand(2, -1, -1))[:1]
+    unit = BOUNDARY // a.element_size()
+    if n * m % unit and n % unit:  # each row's result is to be aligned too; by sizes, since a lone row must do the same
+        return _batched(_longer(a, -n % unit), b)[:, :n]
+    return _batched(a, b)
+
+
+def _batched(a: Tensor, b: Tensor) -> Tensor:
+    return torch.bmm(a, b) if a.shape[0] > 1 else torch.bmm(a.expand(2, -1, -1), b.expand(2, -1, -1))[:1]
 
 
 def _one_by_one(a: Tensor, b: Tensor, lead: torch.Size) -> Tensor:
@@ -99,14 +99,23 @@ def _stacked(t: Tensor, lead: torch.Size) -> Tensor:
     return t.expand(*lead, *t.shape[-2:]).reshape(-1, *t.shape[-2:])
 
 
-def _padding(a: Tensor, b: Tensor) -> tuple[int, int]:
-    """Rows for a (…, n, k) and columns for b (…, k, m) with which each row of both, and of the result, is aligned.
+def _aligned(t: Tensor) -> Tensor:
+    """t (…, n, k) with each matrix on a boundary of memory: copied where it is not, its sizes as they were."""
+    unit = BOUNDARY // t.element_size()
+    starts = [stride for stride, size in zip(t.stride()[:-2], t.shape, strict=False) if size > 1 and stride % unit]
+    if not starts and t.storage_offset() % unit == 0:
+        return t
+    if t.stride(-2) < t.stride(-1):
+        return _aligned(t.mT).mT
+    rows = t.shape[-2]
+    return _longer(t, -rows % unit)[..., :rows, :]
 
-    By sizes alone, as if rows lay side by side: a lone row does not tell where the next would lie.
-    """
-    (n, k), m = a.shape[-2:], b.shape[-1]
-    unit = BOUNDARY // a.element_size()
-    return (-n % unit if n * k % unit or n * m % unit else 0), (-m % unit if k * m % unit else 0)
+
+def _longer(t: Tensor, more: int) -> Tensor:
+    """A copy of t (…, n, k) with rows of zeros behind it: (…, n + more, k); what lies transposed stays so."""
+    if t.stride(-2) < t.stride(-1):
+        return functional.pad(t.mT, (0, more)).mT
+    return functional.pad(t, (0, 0, 0, more)) if more else t.clone(memory_format=torch.contiguous_format)
 
 
 class _Product(torch.autograd.Function):
@@ -132,18 +141,17 @@ class _Product(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class Dense:
-    """y = x Wᵀ. x (*lead, B, I), W (*lead, O, I) -> (*lead, B, O), lead broadcast."""
+    """y = x Wᵀ + b. x (*lead, B, I), W (*lead, O, I), b (*lead, O) -> (*lead, B, O), lead broadcast."""
 
     trailing: int = 2
 
-    def __call__(self, x: Tensor, weight: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """Apply the map."""
-        if not (x.requires_grad or weight.requires_grad):
-            return plain_product(x, weight.mT)
-        if x.ndim == weight.ndim == 3 and len(x) == len(weight):
-            result: Tensor = apply(_Dense, x, weight)
+        if x.ndim == weight.ndim == 3 and len(x) == len(weight) and (x.requires_grad or weight.requires_grad):
+            result: Tensor = apply(_Dense, x, weight, bias)
             return result
-        return product(x, weight.mT)
+        out = product(x, weight.mT)
+        return out if bias is None else out + bias.unsqueeze(-2)
 
     def output_shape(self, x: Tensor, weight: Tensor) -> tuple[int, ...]:
         """(B, O)."""
@@ -153,23 +161,34 @@ class Dense:
         """Of x and of the weight, in their shapes, from that of the result, where all have the same lead (R,)."""
         return product(grad, weight) if of_x else None, product(grad.mT, x) if of_weight else None
 
+    def by_unit(self, bias: Tensor) -> Tensor:
+        """(*lead, O) -> (*lead, 1, O)."""
+        return bias.unsqueeze(-2)
+
+    def unit_sums(self, grad: Tensor) -> Tensor:
+        """(*lead, B, O) -> (*lead, O)."""
+        return grad.sum(-2)
+
 
 class _Dense(torch.autograd.Function):
-    """x Wᵀ, whose gradient of W lies in memory as W does."""
+    """x Wᵀ + b, whose gradient of W lies in memory as W does."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor, weight: Tensor) -> Tensor:
-        return _rows_product(x, weight.mT)
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        out = _rows_product(x, weight.mT)
+        return out if bias is None else out.add_(bias.unsqueeze(-2))
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:2])
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Gradients:
-        return dense.gradients(grad, *ctx.saved_tensors, *ctx.needs_input_grad)
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (x, weight), (of_x, of_weight, of_bias) = ctx.saved_tensors, ctx.needs_input_grad
+        found = dense.gradients(grad, x, weight, of_x, of_weight)
+        return *found, dense.unit_sums(grad) if of_bias else None
 
 
 dense = Dense()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, runtime_checkable
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from bdlbench.kernels.linear import Gradients, apply
+from bdlbench.kernels.linear import apply
 from bdlbench.types import LinearOp, PerRow
 
 TINY = 1e-16
@@ -23,51 +24,64 @@ def perturbed(mean: Tensor, variance: Tensor, noise: Tensor) -> Tensor:
     return mean + (variance + TINY).sqrt() * noise
 
 
-@runtime_checkable
-class HasGradients(LinearOp, Protocol):
-    """A linear map that knows its gradients, so that a rule can write its own backward."""
+class Factors(NamedTuple):
+    """Weights (R, *S) and biases (R, C) of a linear map: their means, or their variances; no bias where it is None."""
 
-    def gradients(self, grad: Tensor, x: Tensor, weight: Tensor, of_x: bool, of_weight: bool) -> Gradients:
-        """Of x and of the weight, from that of the result; all with the same lead (R,)."""
-        ...
+    weight: Tensor
+    bias: Tensor | None
 
 
-def local_noise(op: LinearOp, x: Tensor, mean: Tensor, variance: Tensor, noise: Tensor) -> Tensor:
-    """op(x, mean) + sqrt(op(x², variance)) · noise, the local reparameterisation of a linear map.
+def local_noise(op: LinearOp, x: Tensor, mean: Factors, variance: Factors, noise: Tensor) -> Tensor:
+    """op(x, mean) + sqrt(op(x², variance)) · noise, the local reparameterisation of a linear map with its bias.
 
-    Kingma, Salimans & Welling 2015, eq. 6. x (R, …), mean and variance (R, *S), noise in the shape of the result. The
-    backward of a map that knows its gradients is written out: with s the standard deviation and g the gradient,
-    h = g · noise / 2s goes back through op(x², variance), and 2x times what arrives there to x.
+    Kingma, Salimans & Welling 2015, eq. 6. x (R, …), noise in the shape of the result. The backward is written out:
+    with s the standard deviation and g the gradient, h = g · noise / 2s goes back through op(x², variance), and 2x
+    times what arrives there to x.
     """
-    if isinstance(op, HasGradients) and x.ndim == mean.ndim and (mean.requires_grad or x.requires_grad):
-        result: Tensor = apply(_LocalNoise, op, x, mean, variance, noise)[0]
+    if x.ndim == mean.weight.ndim == variance.weight.ndim and (mean.weight.requires_grad or x.requires_grad):
+        result: Tensor = apply(_LocalNoise, op, x, *mean, *variance, noise)[0]
         return result
-    return perturbed(op(x, mean), op(x.square(), variance), noise)
+    return torch.addcmul(*moments(op, x, mean, variance), noise)
+
+
+def moments(op: LinearOp, x: Tensor, mean: Factors, variance: Factors) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of a linear map's result under factorised Gaussian weights."""
+    return op(x, *mean), (op(x.square(), *variance) + TINY).sqrt()
 
 
 class _LocalNoise(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(op: HasGradients, x: Tensor, mean: Tensor, variance: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        sd = op(x.square(), variance).add_(TINY).sqrt_()
-        return op(x, mean).addcmul_(sd, noise), sd
+    def forward(
+        op: LinearOp,
+        x: Tensor,
+        mean: Tensor,
+        mean_bias: Tensor | None,
+        variance: Tensor,
+        variance_bias: Tensor | None,
+        noise: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        sd = op(x.square(), variance, variance_bias).add_(TINY).sqrt_()
+        return op(x, mean, mean_bias).addcmul_(sd, noise), sd
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        ctx.op = inputs[0]
-        ctx.save_for_backward(*inputs[1:], output[1])
+        ctx.op, x, mean, _, variance, _, noise = inputs
+        ctx.save_for_backward(x, mean, variance, noise, output[1])
         ctx.mark_non_differentiable(output[1])
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         x, mean, variance, noise, sd = ctx.saved_tensors
-        _, of_x, of_mean, of_variance, _ = ctx.needs_input_grad
+        _, of_x, of_mean, of_mean_bias, of_variance, of_variance_bias, _ = ctx.needs_input_grad
         inner = (grad * noise).div_(sd).mul_(0.5)
         back, grad_mean = ctx.op.gradients(grad, x, mean, of_x, of_mean)
         back_squared, grad_variance = ctx.op.gradients(inner, x.square(), variance, of_x, of_variance)
         grad_x = torch.addcmul(back, x, back_squared, value=2) if of_x else None
-        return None, grad_x, grad_mean, grad_variance, None
+        grad_mean_bias = ctx.op.unit_sums(grad) if of_mean_bias else None
+        grad_variance_bias = ctx.op.unit_sums(inner) if of_variance_bias else None
+        return None, grad_x, grad_mean, grad_mean_bias, grad_variance, grad_variance_bias, None
 
 
 def signs(bits: Tensor, like: Tensor) -> Tensor:
@@ -80,9 +94,14 @@ def keep_mask(bits: Tensor, rate: PerRow, trailing: int, like: Tensor) -> Tensor
 
     bits: uniform int16 ([M,] R, *S) with `trailing` axes in S; rate: a number or (R,). Met to 1/65,536.
     """
-    threshold = torch.as_tensor(rate, dtype=torch.float64).mul(65536).round().sub(32768).clamp(max=32767)
-    threshold = threshold.to(bits.device, torch.int16)
-    if threshold.ndim:
-        threshold = threshold.reshape(-1, *(1,) * trailing)
-    out = torch.empty(torch.broadcast_shapes(bits.shape, threshold.shape), dtype=like.dtype, device=bits.device)
+    threshold = _threshold(rate, trailing, bits.device)
+    out = torch.empty(bits.shape, dtype=like.dtype, device=bits.device)
     return torch.ge(bits, threshold, out=out)  # ten times as fast as by way of a bool
+
+
+@lru_cache
+def _threshold(rate: PerRow, trailing: int, device: torch.device) -> Tensor:
+    """The least of the int16 numbers that keep a unit: (), or (R, 1, …). Kept, since it takes six operations."""
+    threshold = torch.as_tensor(rate, dtype=torch.float64).mul(65536).round().sub(32768).clamp(max=32767)
+    threshold = threshold.to(device, torch.int16)
+    return threshold.reshape(-1, *(1,) * trailing) if threshold.ndim else threshold

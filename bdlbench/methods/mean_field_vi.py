@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -12,8 +12,8 @@ from torch import Tensor
 
 from bdlbench.data import Data, Examples
 from bdlbench.kernels.elbo import negative_elbo
-from bdlbench.kernels.kl import variance_of
-from bdlbench.layers import Flipout, LocalNoise, WeightNoise
+from bdlbench.kernels.factorised import factorised, sampled
+from bdlbench.layers import Flipout, LocalNoise, Point
 from bdlbench.options import option
 from bdlbench.posteriors.fitting import (
     PriorScaling,
@@ -30,11 +30,29 @@ from bdlbench.training import DECAYS, Decay, Moment, Plan, last, minimise
 from bdlbench.types import Layout, PerRow
 
 Estimator = Literal["local", "weight", "flipout"]
-RULES: dict[Estimator, type[LocalNoise | WeightNoise | Flipout]] = {
-    "local": LocalNoise,
-    "weight": WeightNoise,
-    "flipout": Flipout,
+Trained = tuple[Layer, Tensor]
+"""A layer rule of rows (R, 2P), and their KL (R,) in nats."""
+
+
+def _with_noise(
+    rule: type[LocalNoise | Flipout], flat: Tensor, layout: Layout, prior: Prior, noise: Streams, valued: bool
+) -> Trained:
+    mean, variance, kl = factorised(flat, layout, prior, valued)
+    return rule(mean, variance, noise), kl
+
+
+def _one_sample(flat: Tensor, layout: Layout, prior: Prior, noise: Streams, valued: bool) -> Trained:
+    leaves, kl = sampled(flat, noise.normal((layout.width,), flat), layout, prior, valued)
+    return Point(leaves), kl
+
+
+RULES: dict[Estimator, type[LocalNoise | Flipout]] = {"local": LocalNoise, "flipout": Flipout}
+LAYERS: dict[Estimator, Callable[[Tensor, Layout, Prior, Streams, bool], Trained]] = {
+    "local": partial(_with_noise, LocalNoise),
+    "weight": _one_sample,
+    "flipout": partial(_with_noise, Flipout),
 }
+"""How noise enters a linear map in training, with the KL."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +70,7 @@ class MeanFieldVI:
     prior_sd: PerRow = option(1.0, "standard deviation of the Gaussian prior", low=0, open_ends=True)
     prior_scaling: PriorScaling = option("none", "divide the prior's sd by √fan_in?", choices=("none", "fan_in"))
     initial_log_sd: PerRow = option(-5.0, "log standard deviation of q at the start", low=-30, high=5)
-    estimator: Estimator = option("local", "how noise enters a linear map", choices=tuple(RULES))
+    estimator: Estimator = option("local", "how noise enters a linear map", choices=tuple(LAYERS))
     bound_samples: int = option(3, "draws for the reported ELBO", low=1)
 
     def unsupported(self, model: Model) -> str | None:
@@ -65,32 +83,36 @@ class MeanFieldVI:
         prior = prior_of(model, layout, self.prior_sd, self.prior_scaling, data.x)
 
         def objective(flat: Tensor, batch: Examples, noise: Streams, moment: Moment) -> Tensor:
-            mean, log_sd = flat.chunk(2, dim=-1)
-            variance = variance_of(log_sd)
-            layer = RULES[self.estimator](layout.views(mean), layout.views(variance), noise)
+            layer, kl = LAYERS[self.estimator](flat, layout, prior, noise, moment.reported)
             elbo = term("likelihood", model(layer, batch.x, noise).elbo(batch.y))
-            kl = term("divergence", prior.kl(mean, log_sd, variance, moment.reported))
-            return negative_elbo(elbo, kl, data.num_data)
+            return negative_elbo(elbo, term("divergence", kl), data.num_data)
 
         plan = Plan(self.epochs, self.batch_size, self.learning_rate, self.decay)
         flat = last(minimise(objective, self.initial(model, data, rng.child("init")), data, rng, plan)).flat
         return self.posterior(model, layout, flat, self.bound(model, layout, flat, prior, data, rng.child("bound")))
 
-    def layer(self, layout: Layout, flat: Tensor, noise: Streams, joint: bool = False) -> Layer:
-        """The layer rule of rows (R, 2P)."""
+    def drawn(self, layout: Layout, flat: Tensor) -> Callable[[Streams, bool], Layer]:
+        """How networks are drawn from rows (R, 2P): one for all examples where `joint`."""
         mean, log_sd = flat.chunk(2, dim=-1)
-        rule = WeightNoise if joint else RULES[self.estimator]
-        return rule(layout.views(mean), layout.views(variance_of(log_sd)), noise)
+        sd = log_sd.exp()
+        means, variances, rule = layout.views(mean), layout.views(sd.square()), RULES.get(self.estimator)
+
+        def draw(noise: Streams, joint: bool) -> Layer:
+            if joint or rule is None:
+                return Point(layout.views(torch.addcmul(mean, sd, noise.normal((layout.width,), mean))))
+            return rule(means, variances, noise)
+
+        return draw
 
     def bound(self, model: Model, layout: Layout, flat: Tensor, prior: Prior, data: Data, rng: Streams) -> Tensor:
         """The ELBO of all training data in nats, (R,) float64, by `bound_samples` draws of the training estimator.
 
         Local noise treats the positions of a convolution as independent, so there it is the ELBO of that approximation.
         """
-        draw = partial(self.layer, layout, flat)
-        expected = expected_log_likelihood(model, draw, data, rng, self.bound_samples)
+        draw = self.drawn(layout, flat)
+        expected = expected_log_likelihood(model, lambda noise: draw(noise, False), data, rng, self.bound_samples)
         mean, log_sd = flat.double().chunk(2, dim=-1)
-        return expected - prior.kl(mean, log_sd, variance_of(log_sd))
+        return expected - prior.kl(mean, log_sd)
 
     def restored(self, model: Model, state: Mapping[str, Tensor]) -> Posterior:
         """The Gaussian that was learnt."""
@@ -104,7 +126,7 @@ class MeanFieldVI:
         means, log_sds = layout.views(mean), layout.views(log_sd)
         state = {f"{k}.mean": v for k, v in means.items()} | {f"{k}.log_sd": v for k, v in log_sds.items()}
         moments = partial(factorised_moments, layout, mean, (2 * log_sd.double()).exp(), gaussian=True)
-        return WeightPosterior(model, state, partial(self.layer, layout, flat), bound=bound, moments=moments)
+        return WeightPosterior(model, state, self.drawn(layout, flat), bound=bound, moments=moments)
 
     def initial(self, model: Model, data: Data, rng: Streams) -> Tensor:
         """(R, 2P): means as a network's weights, log standard deviations all the same."""

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from bdlbench.data import Data, Examples
 from bdlbench.kernels.elbo import negative_elbo
-from bdlbench.kernels.kl import log_alpha, log_uniform_kl_sum
+from bdlbench.kernels.factorised import sparse
+from bdlbench.kernels.kl import log_alpha
 from bdlbench.layers import Leaves, LocalNoise, WeightNoise
 from bdlbench.options import option
 from bdlbench.posteriors.fitting import initial_network, is_linear
@@ -53,16 +54,15 @@ class SparseVD:
     def fit(self, model: Model, data: Data, rng: Streams) -> Posterior:
         """Train each row's Gaussian."""
         layout = Layout(model.leaves())
-        sparse = layout.fill(lambda leaf: float(is_linear(leaf))).to(data.x.device)  # (P,)
+        counted = layout.fill(lambda leaf: float(is_linear(leaf))).to(data.x)  # (P,)
+        limit = torch.where(counted > 0, per_row(self.threshold, data.x, 2), torch.inf).reshape(-1, layout.width)
+        linear = [name for name, leaf in layout.leaves.items() if is_linear(leaf)]
 
         def objective(flat: Tensor, batch: Examples, noise: Streams, moment: Moment) -> Tensor:
-            mean, log_variance = flat.chunk(2, dim=-1)
-            alpha = log_alpha(mean.detach(), log_variance.detach())
-            kept = mean * (1 - sparse * self.dropped(alpha).to(mean))  # masked_fill is ten times slower
-            layer = LocalNoise(layout.views(kept), _linear(layout, log_variance.exp()), noise)
-            elbo = term("likelihood", model(layer, batch.x, noise).elbo(batch.y))
-            kl = term("divergence", log_uniform_kl_sum(mean, log_variance, alpha, sparse, moment.reported))
-            return negative_elbo(elbo, self.ramp(moment.progress).to(kl) * kl, data.num_data)
+            mean, variance, kl = sparse(flat, layout, linear, counted, limit, moment.reported)
+            elbo = term("likelihood", model(LocalNoise(mean, variance, noise), batch.x, noise).elbo(batch.y))
+            kl = self.ramp(moment.progress).to(kl) * term("divergence", kl)
+            return negative_elbo(elbo, kl, data.num_data)
 
         plan = Plan(self.epochs, self.batch_size, self.learning_rate, self.decay)
         flat = last(minimise(objective, self.initial(model, data, rng.child("init")), data, rng, plan)).flat

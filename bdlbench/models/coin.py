@@ -72,9 +72,20 @@ class BetaPrior:
         """The density of π, not of the logit, at rows of logits (R, P), in nats: (R,)."""
         return (beta.beta_log_density(flat, self.alpha, self.beta) * self.counted).sum(-1)
 
-    def kl(self, mean: Tensor, log_sd: Tensor, variance: Tensor, valued: bool = True) -> Tensor:
+    def kl(self, mean: Tensor, log_sd: Tensor) -> Tensor:
         """KL(logit ~ N(mean, sd²) ‖ π ~ Beta(alpha, beta)) of rows (R, P), in nats: (R,)."""
         return row_sum(beta.normal_beta_kl(mean, log_sd, self.alpha, self.beta) * self.counted)
+
+    def add_kl_gradient(
+        self, mean: Tensor, variance: Tensor, factor: Tensor, into_mean: Tensor, into_log_sd: Tensor
+    ) -> None:
+        """By autograd."""
+        there = mean.detach().requires_grad_(), (0.5 * variance.log()).requires_grad_()
+        with torch.enable_grad():
+            total = (beta.normal_beta_kl(*there, self.alpha, self.beta) * self.counted).sum()
+            of_mean, of_log_sd = torch.autograd.grad(total, there)
+        into_mean.addcmul_(of_mean, factor)
+        into_log_sd.addcmul_(of_log_sd, factor)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bdlbench.data import Data, Examples
 from bdlbench.kernels.elbo import negative_elbo
-from bdlbench.kernels.kl import RowPrior, normal_kl_sum, normal_log_density_sum
+from bdlbench.kernels.kl import RowPrior, add_normal_kl_gradient, normal_kl_sum, normal_log_density_sum
 from bdlbench.protocols import HasStart, Layer, Model, OwnsPrior, Prior
 from bdlbench.rng import Streams
 from bdlbench.terms import term
@@ -56,9 +56,15 @@ class GaussianPrior:
         """log p of rows (R, P), in nats: (R,)."""
         return normal_log_density_sum(flat, self.rows, valued)
 
-    def kl(self, mean: Tensor, log_sd: Tensor, variance: Tensor, valued: bool = True) -> Tensor:
-        """KL(Π_i N(mean_i, variance_i) ‖ p) of rows (R, P), in nats: (R,)."""
-        return normal_kl_sum(mean, log_sd, variance, self.rows, valued)
+    def kl(self, mean: Tensor, log_sd: Tensor) -> Tensor:
+        """KL(Π_i N(mean_i, sd_i²) ‖ p) of rows (R, P), in nats: (R,)."""
+        return normal_kl_sum(mean, log_sd, self.rows)
+
+    def add_kl_gradient(
+        self, mean: Tensor, variance: Tensor, factor: Tensor, into_mean: Tensor, into_log_sd: Tensor
+    ) -> None:
+        """In closed form."""
+        add_normal_kl_gradient(mean, variance, factor, self.rows, into_mean, into_log_sd)
 
 
 def gaussian_prior(layout: Layout, sd: PerRow, scaling: PriorScaling, like: Tensor) -> GaussianPrior:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from bdlbench.layers import remembering
 from bdlbench.predictive import Predictive
-from bdlbench.protocols import Layer, Model, Moments, Timed
+from bdlbench.protocols import Accumulator, Layer, Model, Moments, Timed
 from bdlbench.rng import Streams
 
 EXAMPLES = 500
@@ -41,11 +42,12 @@ class WeightPosterior:
         joint: each sample is one network for all the examples, not one for each example.
         """
         count = 1 if self.deterministic else samples
+        blocks = x.split(EXAMPLES, dim=1)
         with torch.no_grad():  # not inference_mode: an output may fit a latent of its own by gradients
-            first, *later = (
-                self._block(block, count, rng if joint else rng.child(f"block {i}"), joint)
-                for i, block in enumerate(x.split(EXAMPLES, dim=1))
-            )
+            if joint:
+                first, *later = self._jointly(blocks, count, rng)
+            else:
+                first, *later = (self._block(block, count, rng.child(f"block {i}")) for i, block in enumerate(blocks))
         return first.join(later)
 
     def measured(self, x: Tensor, rng: Streams) -> Mapping[str, Tensor]:
@@ -54,19 +56,31 @@ class WeightPosterior:
             return {}
         return self.model.measured(self.draw(rng.samples(0, 1), True), x)
 
-    def _block(self, x: Tensor, samples: int, rng: Streams, joint: bool) -> Predictive:
-        total = None
-        chunk = self._chunk(x, samples)
-        for start in range(0, samples, chunk):
-            noise = rng.samples(start, min(chunk, samples - start))
-            output = self.model(self.draw(noise, joint), x, noise.child("latent"))
-            total = total or output.accumulator(samples)
-            total.add(output)
+    def _block(self, x: Tensor, samples: int, rng: Streams) -> Predictive:
+        """Noise for each example; what precedes all noise is computed once."""
+        total, chunk = None, self._chunk(x, samples)
+        with remembering(x):
+            for start in range(0, samples, chunk):
+                noise = rng.samples(start, min(chunk, samples - start))
+                output = self.model(self.draw(noise, False), x, noise.child("latent"))
+                total = total or output.accumulator(samples)
+                total.add(output)
         assert total is not None
         return total.finish()
 
+    def _jointly(self, blocks: Sequence[Tensor], samples: int, rng: Streams) -> list[Predictive]:
+        """A network at a time, for all blocks."""
+        totals: dict[int, Accumulator] = {}
+        for sample in range(samples):
+            noise = rng.samples(sample, 1)
+            layer = self.draw(noise, True)
+            for i, block in enumerate(blocks):
+                output = self.model(layer, block, noise.child("latent"))
+                totals.setdefault(i, output.accumulator(samples)).add(output)
+        return [total.finish() for total in totals.values()]
+
     def _chunk(self, x: Tensor, samples: int) -> int:
         """How many samples to draw at once: as many as keep the widest activation in the cache."""
-        widest = max(leaf.shape[0] for leaf in self.model.leaves().values())
-        per_sample = x.shape[0] * x.shape[1] * max(widest, x[0, 0].numel())
-        return max(1, min(samples, CHUNK_ELEMENTS // per_sample))
+        leaves, pixels = self.model.leaves().values(), x[0, 0, 0].numel() if x.ndim == 5 else 1  # of images by channel
+        widest = max(leaf.shape[0] * (pixels if len(leaf.shape) == 4 else 1) for leaf in leaves)
+        return max(1, min(samples, CHUNK_ELEMENTS // (x.shape[0] * x.shape[1] * widest)))

@@ -1,0 +1,187 @@
+"""Factorised Gaussian weights: flat rows taken apart into leaves, and the gradient put together in one place.
+
+A row holds P means and then P log standard deviations, or log variances. Every leaf's gradient, the chain rule through
+the exponential and the gradient of the KL meet in ONE tensor (R, 2P): what a step does beside its products is to read
+and write memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from bdlbench.kernels.kl import add_log_uniform_kl_gradient, log_alpha, log_uniform_kl
+from bdlbench.kernels.linear import apply
+from bdlbench.types import Layout
+
+Leaves = dict[str, Tensor]
+
+
+class Divergence(Protocol):
+    """A KL from a factorised Gaussian, whose gradient is known."""
+
+    def kl(self, mean: Tensor, log_sd: Tensor) -> Tensor:
+        """In nats, of rows (R, P) each: (R,)."""
+        ...
+
+    def add_kl_gradient(
+        self, mean: Tensor, variance: Tensor, factor: Tensor, into_mean: Tensor, into_log_sd: Tensor
+    ) -> None:
+        """Add factor (R, 1) times the gradient of `kl` at mean and variance (R, P) to the other two, in place."""
+        ...
+
+
+class Factorised(NamedTuple):
+    """Leaves {name: (R, *S)} of means and of variances, and the KL (R,) in nats."""
+
+    mean: Leaves
+    variance: Leaves
+    kl: Tensor
+
+
+class Sampled(NamedTuple):
+    """One sample of the leaves {name: (R, *S)}, and the KL (R,) in nats."""
+
+    leaves: Leaves
+    kl: Tensor
+
+
+def factorised(flat: Tensor, layout: Layout, divergence: Divergence, valued: bool = True) -> Factorised:
+    """Means, variances exp(2 log_sd) and KL of rows flat (R, 2P), differentiable once.
+
+    Where not `valued`, the KL is zero and only its gradient is right.
+    """
+    kl, *leaves = apply(_Factorised, flat, layout, divergence, valued)
+    count = len(layout.leaves)
+    return Factorised(
+        dict(zip(layout.leaves, leaves[:count], strict=True)), dict(zip(layout.leaves, leaves[count:], strict=True)), kl
+    )
+
+
+def sampled(flat: Tensor, noise: Tensor, layout: Layout, divergence: Divergence, valued: bool = True) -> Sampled:
+    """Leaves of mean + exp(log_sd) · noise, and the KL, of rows flat (R, 2P) and noise (R, P), differentiable once.
+
+    Blundell et al. 2015, §3.2. Where not `valued`, the KL is zero and only its gradient is right.
+    """
+    kl, *leaves = apply(_Sampled, flat, noise, layout, divergence, valued)
+    return Sampled(dict(zip(layout.leaves, leaves, strict=True)), kl)
+
+
+def sparse(
+    flat: Tensor, layout: Layout, linear: Sequence[str], counted: Tensor, limit: Tensor, valued: bool = True
+) -> Factorised:
+    """Means, variances exp(log_variance) and log-uniform KL of rows (R, 2P): P means, then P log variances.
+
+    linear: the leaves that have a variance; counted (P,): 1 on their weights. A mean is zero where log α is at or above
+    limit (1 or R, P). Molchanov et al. 2017. Differentiable once; `valued` as for `factorised`.
+    """
+    kl, *leaves = apply(_Sparse, flat, layout, linear, counted, limit, valued)
+    count = len(layout.leaves)
+    variances = dict(zip(linear, leaves[count:], strict=True))
+    return Factorised(dict(zip(layout.leaves, leaves[:count], strict=True)), variances, kl)
+
+
+def gather(layout: Layout, grads: Sequence[Tensor | None], into: Tensor) -> None:
+    """Put gradients of leaves (R, *S), one layout after another, into a tensor (R, …); zeros where there is none."""
+    (rows, _), like, pieces = into.shape, into, []
+    for grad, (size, padding) in zip(grads, layout.spans * (len(grads) // len(layout.spans)), strict=True):
+        pieces.append(_zeros(rows, size, like.dtype, like.device) if grad is None else grad.reshape(rows, size))
+        if padding:
+            pieces.append(_zeros(rows, padding, like.dtype, like.device))
+    torch.cat(pieces, -1, out=into)
+
+
+@lru_cache
+def _zeros(rows: int, columns: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.zeros(rows, columns, dtype=dtype, device=device)
+
+
+class _Factorised(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, flat: Tensor, layout: Layout, divergence: Divergence, valued: bool) -> tuple[Tensor, ...]:
+        mean, log_sd = flat.chunk(2, -1)
+        variance = (2 * log_sd).exp_()
+        kl = divergence.kl(mean, log_sd) if valued else flat.new_zeros(len(flat))
+        ctx.layout, ctx.divergence = layout, divergence
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(flat, variance)
+        return kl, *layout.views(mean).values(), *layout.views(variance).values()
+
+    @staticmethod
+    def backward(ctx: Any, grad_kl: Tensor | None, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        flat, variance = ctx.saved_tensors
+        out = torch.empty_like(flat)
+        gather(ctx.layout, grads, out)
+        into_mean, into_log_sd = out.chunk(2, -1)
+        into_log_sd.mul_(variance).mul_(2)
+        if grad_kl is not None:
+            mean = flat[:, : variance.shape[1]]
+            ctx.divergence.add_kl_gradient(mean, variance, grad_kl.unsqueeze(-1), into_mean, into_log_sd)
+        return out, None, None, None
+
+
+class _Sampled(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, flat: Tensor, noise: Tensor, layout: Layout, divergence: Divergence, valued: bool
+    ) -> tuple[Tensor, ...]:
+        mean, log_sd = flat.chunk(2, -1)
+        sd = log_sd.exp()
+        kl = divergence.kl(mean, log_sd) if valued else flat.new_zeros(len(flat))
+        ctx.layout, ctx.divergence = layout, divergence
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(flat, sd, noise)
+        return kl, *layout.views(torch.addcmul(mean, sd, noise)).values()
+
+    @staticmethod
+    def backward(ctx: Any, grad_kl: Tensor | None, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        flat, sd, noise = ctx.saved_tensors
+        out = torch.empty_like(flat)
+        into_mean, into_log_sd = out.chunk(2, -1)
+        gather(ctx.layout, grads, into_mean)
+        torch.mul(into_mean, noise, out=into_log_sd).mul_(sd)
+        if grad_kl is not None:
+            mean = flat[:, : sd.shape[1]]
+            ctx.divergence.add_kl_gradient(mean, sd.square(), grad_kl.unsqueeze(-1), into_mean, into_log_sd)
+        return out, None, None, None, None
+
+
+class _Sparse(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        flat: Tensor,
+        layout: Layout,
+        linear: Sequence[str],
+        counted: Tensor,
+        limit: Tensor,
+        valued: bool,
+    ) -> tuple[Tensor, ...]:
+        mean, log_variance = flat.chunk(2, -1)
+        variance, alpha = log_variance.exp(), log_alpha(mean, log_variance)
+        kept = torch.lt(alpha, limit, out=torch.empty_like(alpha))  # ten times as fast as by way of a bool
+        kl = (log_uniform_kl(alpha) * counted).sum(-1) if valued else flat.new_zeros(len(flat))
+        ctx.layout, ctx.linear = layout, linear
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(flat, variance, alpha, kept, counted)
+        variances = layout.views(variance)
+        return kl, *layout.views(mean * kept).values(), *(variances[name] for name in linear)
+
+    @staticmethod
+    def backward(ctx: Any, grad_kl: Tensor | None, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        flat, variance, alpha, kept, counted = ctx.saved_tensors
+        out, means = torch.empty_like(flat), len(ctx.layout.leaves)
+        of_variance = dict(zip(ctx.linear, grads[means:], strict=True))
+        gather(ctx.layout, [*grads[:means], *map(of_variance.get, ctx.layout.leaves)], out)
+        into_mean, into_log_variance = out.chunk(2, -1)
+        into_mean.mul_(kept)
+        into_log_variance.mul_(variance)
+        if grad_kl is not None:
+            weight = counted * grad_kl.unsqueeze(-1)
+            mean = flat[:, : variance.shape[1]]
+            add_log_uniform_kl_gradient(mean, variance, alpha, weight, into_mean, into_log_variance)
+        return out, None, None, None, None, None
