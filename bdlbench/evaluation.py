@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bdlbench.environment import one_thread
 from bdlbench.predictive import MAX_GROUPS, Predicted, group_sizes, log_at
 from bdlbench.protocols import Evaluation, MeanOverExamples, Metric
 from bdlbench.records import Record
@@ -97,6 +98,7 @@ def drawn(record: Record, groups: int) -> int:
     return int(record.cell["protocol"]["samples"]) if groups >= MAX_GROUPS else max(1, groups)
 
 
+@one_thread()
 def by_example(metric: Metric, evaluation: Evaluation) -> dict[str, tuple[Array, ...]]:
     """What each example contributes to the metric: for each key an array (R, N) for each population that has a say.
 
@@ -120,6 +122,7 @@ def has_groups(evaluation: Evaluation) -> bool:
     return isinstance(evaluation.test, Kept) and evaluation.test.groups is not None
 
 
+@one_thread()
 def left_out(metric: Metric, evaluation: Evaluation) -> dict[str, Array]:
     """The metric without each group of posterior samples, (G, R) by key: {} where the groups do not tell it."""
     test = evaluation.test

@@ -172,7 +172,8 @@ class LocalNoise:
         """Apply `op` and add the pre-activation's own noise, which is the bias's too."""
         if name not in self.variance:
             return op(x, self.mean[name], _bias(self, bias))
-        mean, variance = (Factors(leaves[name], leaves.get(bias)) for leaves in (self.mean, self.variance))
+        mean = Factors(self.mean[name], self.mean[bias] if bias else None)
+        variance = Factors(self.variance[name], self.variance.get(bias))
         noise = self.noise.normal(op.output_shape(x, mean.weight), x)
         if x.requires_grad or mean.weight.requires_grad:
             return sampling.local_noise(op, x, mean, variance, noise)

@@ -92,6 +92,7 @@ def output(signature: Signature, raw: Tensor, noise_sd: PerRow) -> Output:
 
 @lru_cache
 def _noise(sd: PerRow, dtype: torch.dtype, device: torch.device) -> Noise:
-    """Kept, since every step asks for it."""
-    column = torch.as_tensor(sd, dtype=dtype, device=device).reshape(-1, 1)
-    return Noise(column, -column.log() - 0.5 * math.log(2 * math.pi))
+    """Kept, since every step asks for it; no inference tensor, whoever asks first: training needs it too."""
+    with torch.inference_mode(False):
+        column = torch.as_tensor(sd, dtype=dtype, device=device).reshape(-1, 1)
+        return Noise(column, -column.log() - 0.5 * math.log(2 * math.pi))

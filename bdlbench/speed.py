@@ -17,6 +17,7 @@ from torch.nn.functional import cross_entropy
 from bdlbench import catalog
 from bdlbench.clock import timed_in_turn
 from bdlbench.data import Data, Signature
+from bdlbench.environment import one_thread
 from bdlbench.options import fields
 from bdlbench.rng import Streams
 from bdlbench.training import Plan, begin, last, minimise
@@ -51,12 +52,8 @@ CLASSES = 10
 
 def ratios(rounds: int = ROUNDS) -> dict[str, float]:
     """Seconds of each step over those of the plain step of its size, by "method · sizes", on one thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         return {name: ratio for size in SIZES for name, ratio in _of_size(size, rounds).items()}
-    finally:
-        torch.set_num_threads(threads)
 
 
 def slower(reference: Mapping[str, float], found: Mapping[str, float], allowed: float) -> dict[str, float]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from bdlbench.methods.mean_field_vi import MeanFieldVI
 from bdlbench.options import option
 from bdlbench.protocols import Model, Prior
-from bdlbench.types import PerRow
+from bdlbench.types import PerRow, per_row
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,8 @@ class WeightedPrior:
         return self.weight * self.prior.kl(mean, log_sd)
 
     def add_kl_gradient(self, mean, variance, factor, into_mean, into_log_sd):
-        self.prior.add_kl_gradient(mean, variance, self.weight * factor, into_mean, into_log_sd)
+        weighted = per_row(self.weight, factor, 2) * factor
+        self.prior.add_kl_gradient(mean, variance, weighted, into_mean, into_log_sd)
 
 
 @dataclass(frozen=True)

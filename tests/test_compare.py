@@ -11,15 +11,17 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
+import torch
 
 from bdlbench import api, catalog, evaluation, records, sheets, sources, verdicts
 from bdlbench import compare as comparison
 from bdlbench.compare import Comparison, Pairing
 from bdlbench.errors import BadInput, NotComparable
+from bdlbench.protocols import Evaluation, Metric
 from bdlbench.records import Record
 from bdlbench.sources import Source
 from bdlbench.spec import Cell, Choice, Replicate
@@ -469,3 +471,19 @@ def test_one_record_is_a_side(runs: Path) -> None:
     path = next((runs / "wine").glob("*-mle-*.json"))
     found = api.compare(path, runs / "wine")
     assert (len(found.pairs), found.findings[0].population) == (1, "new seeds and new test examples")
+
+
+def test_jackknifing_works_on_one_thread_and_gives_the_others_back(runs: Path) -> None:
+    folder, seen = runs / "wine", []
+    record = records.read(folder)[0]
+    kept = evaluation.read(record, records.predictions(folder, record))
+
+    class Watched:
+        def __call__(self, whole: Evaluation) -> dict[str, torch.Tensor]:
+            seen.append(torch.get_num_threads())
+            return {"": whole.y.double().mean(1)}
+
+    torch.set_num_threads(2)
+    assert evaluation.by_example(cast(Metric, Watched()), kept)
+    assert set(seen) == {1}
+    assert torch.get_num_threads() == 2

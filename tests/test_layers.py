@@ -1,9 +1,11 @@
 import pytest
 import torch
 
+from bdlbench.data import Signature
 from bdlbench.kernels.convolution import Conv2d
 from bdlbench.kernels.linear import dense
-from bdlbench.layers import DropConnect, Dropout, Flipout, LocalNoise, Point, WeightNoise
+from bdlbench.layers import DropConnect, Dropout, Flipout, LocalNoise, Point, WeightNoise, recalled, remembering
+from bdlbench.likelihoods import output
 from bdlbench.rng import Streams
 from bdlbench.types import Layout, Leaf, per_row
 
@@ -149,3 +151,37 @@ def test_noise_of_examples_is_drawn_anew_at_every_use():
     for rule in ("dropout", "local"):
         network = rules(leaves, Streams.of_seeds([0, 1]))[rule]
         assert not torch.equal(network("w", op, x), network("w", op, x))
+
+
+def test_what_is_kept_between_steps_serves_training_whoever_asks_first():
+    signature, raw, y = Signature((3,), 1, "gaussian"), torch.randn(1, 5, 1), torch.randn(1, 5)
+    with torch.inference_mode():
+        output(signature, raw, 0.12345).elbo(y)
+    raw = raw.clone().requires_grad_()
+    output(signature, raw, 0.12345).elbo(y).sum().backward()
+    torch.testing.assert_close(raw.grad.squeeze(-1), (y - raw.detach().squeeze(-1)) / 0.12345**2)
+
+
+def test_a_bias_that_is_not_there_is_no_missing_bias():
+    leaves = {"w": torch.randn(1, 4, 3)}
+    for rule in (Point(leaves), LocalNoise(leaves, leaves, Streams.of_seeds([0]))):
+        with pytest.raises(KeyError):
+            rule("w", dense, torch.randn(1, 2, 3), "bais")
+
+
+def test_what_precedes_noise_is_computed_once_for_the_remembered_tensor_alone():
+    calls = []
+
+    def make():
+        calls.append(1)
+        return torch.ones(1)
+
+    x, other = torch.randn(1, 2, 6), torch.randn(1, 2, 6)
+    with remembering(x):
+        assert recalled("w", x, make) is recalled("w", x.flatten(2), make)
+        recalled("v", x, make)
+        recalled("w", x[..., :3], make)
+        recalled("w", other, make)
+        recalled("w", other, make)
+    recalled("w", x, make)
+    assert len(calls) == 6

@@ -1,7 +1,8 @@
 """Kullback-Leibler divergences of factorised weight posteriors, over flat rows (R, P).
 
-The sums that training needs carry their gradients in closed form: a few passes over the weights instead of twenty.
-Their value takes more than that: where nobody reads it (`valued` is false) it is left out, and is zero.
+Training needs their gradients, which have a closed form: a few passes over the weights instead of twenty
+(`kernels.factorised` adds them to those of the likelihood). Their value takes more than that: where nobody reads it
+(`valued` is false) it is left out, and is zero.
 """
 
 from __future__ import annotations

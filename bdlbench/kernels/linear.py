@@ -85,9 +85,9 @@ def _batched(a: Tensor, b: Tensor) -> Tensor:
 
 def _one_by_one(a: Tensor, b: Tensor, lead: torch.Size) -> Tensor:
     """A plain product for each row; a lone one is not copied."""
+    a, b = a.expand(*lead, *a.shape[-2:]), b.expand(*lead, *b.shape[-2:])
     if len(lead) == 1 and lead[0] == 1:
         return (a[0] @ b[0]).unsqueeze(0)
-    a, b = a.expand(*lead, *a.shape[-2:]), b.expand(*lead, *b.shape[-2:])
     rows = [a[i] @ b[i] for i in itertools.product(*map(range, lead))]
     return torch.stack(rows).view(*lead, *rows[0].shape)
 
@@ -100,14 +100,14 @@ def _stacked(t: Tensor, lead: torch.Size) -> Tensor:
 
 
 def _aligned(t: Tensor) -> Tensor:
-    """t (…, n, k) with each matrix on a boundary of memory: copied where it is not, its sizes as they were."""
-    unit = BOUNDARY // t.element_size()
-    starts = [stride for stride, size in zip(t.stride()[:-2], t.shape, strict=False) if size > 1 and stride % unit]
-    if not starts and t.storage_offset() % unit == 0:
+    """t (…, n, k) with each matrix dense and on a boundary of memory, copied where it is not; sizes stay."""
+    unit, (rows, columns), (*lead, down, across) = BOUNDARY // t.element_size(), t.shape[-2:], t.stride()
+    dense = (across == 1 and down == columns) or (down == 1 and across == rows)
+    off = [stride for stride, size in zip(lead, t.shape, strict=False) if size > 1 and stride % unit]
+    if dense and not off and t.storage_offset() % unit == 0:
         return t
-    if t.stride(-2) < t.stride(-1):
+    if down < across:
         return _aligned(t.mT).mT
-    rows = t.shape[-2]
     return _longer(t, -rows % unit)[..., :rows, :]
 
 
@@ -178,7 +178,10 @@ class _Dense(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         out = _rows_product(x, weight.mT)
-        return out if bias is None else out.add_(bias.unsqueeze(-2))
+        if bias is None:
+            return out
+        bias = bias.unsqueeze(-2)  # alone it may have an axis of vmap's
+        return out + bias if torch._C._are_functorch_transforms_active() else out.add_(bias)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:

@@ -63,7 +63,7 @@ class _LocalNoise(torch.autograd.Function):
         noise: Tensor,
     ) -> tuple[Tensor, Tensor]:
         sd = op(x.square(), variance, variance_bias).add_(TINY).sqrt_()
-        return op(x, mean, mean_bias).addcmul_(sd, noise), sd
+        return torch.addcmul(op(x, mean, mean_bias), sd, noise), sd
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -102,6 +102,7 @@ def keep_mask(bits: Tensor, rate: PerRow, trailing: int, like: Tensor) -> Tensor
 @lru_cache
 def _threshold(rate: PerRow, trailing: int, device: torch.device) -> Tensor:
     """The least of the int16 numbers that keep a unit: (), or (R, 1, …). Kept, since it takes six operations."""
-    threshold = torch.as_tensor(rate, dtype=torch.float64).mul(65536).round().sub(32768).clamp(max=32767)
-    threshold = threshold.to(device, torch.int16)
-    return threshold.reshape(-1, *(1,) * trailing) if threshold.ndim else threshold
+    with torch.inference_mode(False):
+        threshold = torch.as_tensor(rate, dtype=torch.float64).mul(65536).round().sub(32768).clamp(max=32767)
+        threshold = threshold.to(device, torch.int16)
+        return threshold.reshape(-1, *(1,) * trailing) if threshold.ndim else threshold

@@ -65,7 +65,7 @@ class MCDropout:
         return WeightPosterior(model, state, lambda noise, joint: Dropout(state, rates, noise, joint), moments=moments)
 
     def rates(self, layout: Layout) -> dict[str, PerRow]:
-        """The rate at the input of each linear map. Maps of rate 0 draw too: another row's rate must not move noise."""
+        """The rate at the input of each linear map, which draws from a stream of its own; where it is 0, not at all."""
         by_role = {"input": self.input_rate, "weight": self.rate}
         return {name: by_role[leaf.role] for name, leaf in layout.leaves.items() if leaf.role in by_role}
 

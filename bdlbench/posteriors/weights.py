@@ -17,7 +17,10 @@ EXAMPLES = 500
 """Examples in one pass. Prediction noise is keyed by the block of examples, so this is part of the definition."""
 
 CHUNK_ELEMENTS = 1 << 19
-"""Activations of one layer held at once: more falls out of the cache."""
+"""Activations of one hidden layer held at once: more falls out of the cache."""
+
+MOST_AT_ONCE = 8
+"""Samples at once, however small the layers: some methods make a noisy copy of the input for each."""
 
 
 @dataclass(frozen=True)
@@ -83,4 +86,4 @@ class WeightPosterior:
         """How many samples to draw at once: as many as keep the widest activation in the cache."""
         leaves, pixels = self.model.leaves().values(), x[0, 0, 0].numel() if x.ndim == 5 else 1  # of images by channel
         widest = max(leaf.shape[0] * (pixels if len(leaf.shape) == 4 else 1) for leaf in leaves)
-        return max(1, min(samples, CHUNK_ELEMENTS // (x.shape[0] * x.shape[1] * widest)))
+        return max(1, min(samples, MOST_AT_ONCE, CHUNK_ELEMENTS // (x.shape[0] * x.shape[1] * widest)))

@@ -158,3 +158,22 @@ def test_a_row_has_the_same_bits_alone():
     together = gradient(flat, drawn)
     for r in range(ROWS):
         assert torch.equal(together[r : r + 1], gradient(flat[r : r + 1], drawn[r : r + 1]))
+
+
+@pytest.mark.parametrize("width", [16, 80, 20_000 + 16, 100_000])
+def test_wide_rows_of_sparse_weights_have_the_same_bits_alone(threads, width):
+    layout = Layout({"weight": Leaf((width,), "weight", 5)})
+    rng = torch.Generator().manual_seed(0)
+    flat = torch.randn(5, 2 * layout.width, generator=rng)
+    counted, limit = torch.ones(layout.width), torch.full((1, layout.width), 1.0)
+
+    def found(flat):
+        flat = flat.clone().requires_grad_()
+        mean, variance, kl = kernels.sparse(flat, layout, ["weight"], counted, limit)
+        loss = mean["weight"].square().sum() + variance["weight"].sum() + kl.sum()
+        return kl.detach(), torch.autograd.grad(loss, flat)[0]
+
+    together = found(flat)
+    for r in range(5):
+        for value, expected in zip(together, found(flat[r : r + 1]), strict=True):
+            assert torch.equal(value[r : r + 1], expected)

@@ -152,3 +152,22 @@ def test_a_map_is_linear_in_both_arguments(op):
     )
     torch.testing.assert_close(op(2 * x - z, w), 2 * op(x, w) - op(z, w))
     torch.testing.assert_close(op(x, 3 * w + v), 3 * op(x, w) + op(x, v))
+
+
+@pytest.mark.parametrize("shape", [(7, 9, 6), (32, 13, 50), (64, 300, 100)])
+def test_a_row_that_is_part_of_a_wider_one_has_the_same_bits_alone(shape):
+    n, k, m = shape
+    wide, b = numbers(3, n, k + 3, dtype=torch.float32), numbers(3, k, m, dtype=torch.float32, seed=1)
+    together = product(wide[..., :k], b)
+    for r in range(3):
+        alone = product(wide[r : r + 1].clone()[..., :k], b[r : r + 1].clone())
+        assert torch.equal(together[r : r + 1], alone)
+
+
+def test_an_axis_of_vmap_on_the_bias_alone():
+    x, weight, biases = numbers(1, 5, 3), numbers(1, 4, 3, seed=1), numbers(6, 1, 4, seed=2)
+
+    def slope(bias):
+        return jacrev(lambda w: dense(x, w, bias).square().sum())(weight)
+
+    torch.testing.assert_close(vmap(slope)(biases), torch.stack([slope(bias) for bias in biases]))
