@@ -89,7 +89,7 @@ def _one_by_one(a: Tensor, b: Tensor, lead: torch.Size) -> Tensor:
     if len(lead) == 1 and lead[0] == 1:
         return (a[0] @ b[0]).unsqueeze(0)
     rows = [a[i] @ b[i] for i in itertools.product(*map(range, lead))]
-    return torch.stack(rows).view(*lead, *rows[0].shape)
+    return (torch.stack(rows) if len(rows) > 1 else rows[0]).view(*lead, *rows[0].shape)
 
 
 def _stacked(t: Tensor, lead: torch.Size) -> Tensor:
@@ -151,7 +151,11 @@ class Dense:
             result: Tensor = apply(_Dense, x, weight, bias)
             return result
         out = product(x, weight.mT)
-        return out if bias is None else out + bias.unsqueeze(-2)
+        if bias is None:
+            return out
+        derived = out.requires_grad or bias.requires_grad or torch._C._are_functorch_transforms_active()
+        fits = out.shape[:-2] == bias.shape[:-1] and not derived
+        return out.add_(bias.unsqueeze(-2)) if fits else out + bias.unsqueeze(-2)
 
     def output_shape(self, x: Tensor, weight: Tensor) -> tuple[int, ...]:
         """(B, O)."""

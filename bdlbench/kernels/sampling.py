@@ -61,23 +61,24 @@ class _LocalNoise(torch.autograd.Function):
         variance: Tensor,
         variance_bias: Tensor | None,
         noise: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        sd = op(x.square(), variance, variance_bias).add_(TINY).sqrt_()
-        return torch.addcmul(op(x, mean, mean_bias), sd, noise), sd
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        square = x.square()
+        sd = op(square, variance, variance_bias).add_(TINY).sqrt_()
+        return torch.addcmul(op(x, mean, mean_bias), sd, noise), sd, square
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         ctx.op, x, mean, _, variance, _, noise = inputs
-        ctx.save_for_backward(x, mean, variance, noise, output[1])
-        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(x, mean, variance, noise, *output[1:])
+        ctx.mark_non_differentiable(*output[1:])
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        x, mean, variance, noise, sd = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        x, mean, variance, noise, sd, square = ctx.saved_tensors
         _, of_x, of_mean, of_mean_bias, of_variance, of_variance_bias, _ = ctx.needs_input_grad
         inner = (grad * noise).div_(sd).mul_(0.5)
         back, grad_mean = ctx.op.gradients(grad, x, mean, of_x, of_mean)
-        back_squared, grad_variance = ctx.op.gradients(inner, x.square(), variance, of_x, of_variance)
+        back_squared, grad_variance = ctx.op.gradients(inner, square, variance, of_x, of_variance)
         grad_x = torch.addcmul(back, x, back_squared, value=2) if of_x else None
         grad_mean_bias = ctx.op.unit_sums(grad) if of_mean_bias else None
         grad_variance_bias = ctx.op.unit_sums(inner) if of_variance_bias else None

@@ -20,9 +20,10 @@ NUMBER = Signature((SMALL[0],), 1, "gaussian")
 PIXELS = Signature((SIZES[0],), SIZES[-1], "bernoulli")
 
 BATCH_SIZES = (100, 1000)
-STEPS = 2
-EPOCHS = {100: 25, 1000: 10}
-"""Batches of an epoch, and epochs of a call: what `fit` does but once weighs little beside so many steps."""
+STEPS = {100: 5, 1000: 2}
+EPOCHS = {100: 10, 1000: 10}
+"""Batches of an epoch, and epochs of a call, by batch size: what `fit` does once, or once an epoch, weighs more here
+than in a real training, where an epoch has hundreds of steps."""
 
 SMALL_STEPS, SMALL_EPOCHS = 10, 5
 
@@ -55,7 +56,7 @@ def chosen(names: Sequence[str]) -> list[Work]:
 
 def local(batch: int) -> Work:
     """Mean field, local reparameterisation."""
-    data = partial(batches, batch, STEPS)
+    data = partial(batches, batch, STEPS[batch])
     options = {"estimator": "local", "bound_samples": 1}
     theirs = (
         ours.training("mean_field_vi", _rows(data), CLASSES, batch, options, differs="also the ELBO when it is done"),
@@ -74,7 +75,7 @@ def local(batch: int) -> Work:
 
 def weight(batch: int) -> Work:
     """Mean field, one weight sample for the batch."""
-    data = partial(batches, batch, STEPS)
+    data = partial(batches, batch, STEPS[batch])
     options = {"estimator": "weight", "bound_samples": 1}
     theirs = (
         ours.training("mean_field_vi", _rows(data), CLASSES, batch, options, differs="also the ELBO when it is done"),
@@ -98,7 +99,7 @@ def weight(batch: int) -> Work:
 
 def sparse(batch: int) -> Work:
     """Sparse variational dropout."""
-    data = partial(batches, batch, STEPS)
+    data = partial(batches, batch, STEPS[batch])
     theirs = (
         ours.training("sparse_vd", _rows(data), CLASSES, batch, differs="leaves out the means of dropped weights"),
         Contender(AUTOGRAD, lambda count: plain.elbo_step(plain.SparseLinear, data(), count)),
@@ -108,7 +109,7 @@ def sparse(batch: int) -> Work:
 
 def predictive(joint: bool) -> Work:
     """The mean-field predictive."""
-    data = partial(batches, 100, STEPS)
+    data = partial(batches, 100, STEPS[100])
     options = {"estimator": "local", "bound_samples": 1}
     own = ours.predicting("mean_field_vi", _rows(data), CLASSES, inputs, options, joint)
     local_net = Contender(AUTOGRAD, lambda count: plain.averaged(plain.network(plain.LocalLinear), inputs, count))
@@ -139,18 +140,18 @@ def dropout(rate: float) -> Work:
     options = {"rate": rate, "input_rate": 0.0}
     usual = Contender(AUTOGRAD, lambda c: plain.averaged(plain.network(rate=rate), inputs, c), "nn.Dropout loop")
     library = Contender("torch-uncertainty", lambda count: libraries.torch_uncertainty_dropout(rate, inputs, count))
-    own = ours.predicting("mc_dropout", _rows(partial(batches, 100, STEPS)), CLASSES, inputs, options, False)
+    own = ours.predicting("mc_dropout", _rows(partial(batches, 100, STEPS[100])), CLASSES, inputs, options, False)
     title = f"MC dropout predictive, p = {rate:g}, {SAMPLES} samples × {INPUTS} inputs"
     return _prediction(f"dropout-{rate:g}", title, (own, usual, library))
 
 
 def vae() -> Work:
     """The variational autoencoder of PyTorch's examples."""
-    data, batch = partial(batches, 100, STEPS), 100
+    data, batch = partial(batches, 100, STEPS[100]), 100
     model = ("vae", {"widths": "400", "latent": 20, "activation": "relu"})
     default, fused = baselines(lambda count, fused: plain.vae_step(data(), count, fused), "PyTorch's example VAE")
     own = ours.training("mle", _rows(data), PIXELS, batch, model=model, differs="takes a binary draw of the pixels")
-    return Work("vae", f"VAE step, 784-400-20, batch {batch}", default, fused, (own,), EPOCHS[batch], STEPS)
+    return Work("vae", f"VAE step, 784-400-20, batch {batch}", default, fused, (own,), EPOCHS[batch], STEPS[batch])
 
 
 REPLICATED: dict[str, tuple[str, ours.Options]] = {
@@ -214,9 +215,9 @@ def _rows(data: Callable[[], plain.Batches], rows: int = 1) -> Callable[[], Data
 
 def _step(name: str, title: str, batch: int, contenders: tuple[Contender, ...]) -> Work:
     """Over the deterministic step of the same network."""
-    data = partial(batches, batch, STEPS)
+    data = partial(batches, batch, STEPS[batch])
     default, fused = baselines(lambda count, fused: plain.network_step(data(), count, fused))
-    return Work(name, title, default, fused, contenders, EPOCHS[batch], STEPS)
+    return Work(name, title, default, fused, contenders, EPOCHS[batch], STEPS[batch])
 
 
 def _prediction(name: str, title: str, contenders: tuple[Contender, ...]) -> Work:
