@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from multiprocessing.queues import Queue
 from pathlib import Path
 from queue import Empty
@@ -67,8 +67,9 @@ def _in_processes(
     context = multiprocessing.get_context("spawn")
     news: Queue[Event] = context.Queue()
     with ProcessPoolExecutor(jobs, context, _start_worker, (news, os.getpid(), tuple(plugins))) as pool:
-        futures = [pool.submit(_work, i, batch, settings) for i, batch in enumerate(batches)]
         try:
+            with _interrupts_wait():
+                futures = [pool.submit(_work, i, batch, settings) for i, batch in enumerate(batches)]
             for event in _events(news, futures):
                 report(event)
         except BaseException:
@@ -78,6 +79,22 @@ def _in_processes(
                 worker.terminate()
             raise
         return [future.result() for future in futures]
+
+
+@contextmanager
+def _interrupts_wait() -> Iterator[None]:
+    """Ctrl-C within the block is seen after it, and never by the processes that it starts.
+
+    Until a worker's own code runs and ignores it, it would end the worker with a traceback.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _events(news: Queue[Event], futures: Sequence[Future[Outcome]]) -> Iterator[Event]:

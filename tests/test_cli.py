@@ -790,12 +790,22 @@ def test_an_interrupt_ends_real_workers(tmp_path: Path) -> None:
         time.sleep(1.0)
         os.killpg(running.pid, signal.SIGINT)
         try:
-            _, said = running.communicate(timeout=20)
+            _, said = running.communicate(timeout=60)
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(running.pid, signal.SIGKILL)
     assert running.returncode == 130
     assert "interrupted" in said and "Traceback" not in said
+
+
+def test_an_interrupt_waits_until_workers_are_started_and_never_reaches_them() -> None:
+    later = "import time; time.sleep(0.3); print('alive')"
+    with pytest.raises(KeyboardInterrupt), executors._interrupts_wait():
+        started = subprocess.Popen([sys.executable, "-c", later], stdout=subprocess.PIPE, text=True)
+        os.kill(started.pid, signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        said, _ = started.communicate(timeout=20)
+        assert said == "alive\n"
 
 
 def test_an_ensemble_of_itself_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
