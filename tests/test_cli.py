@@ -773,6 +773,15 @@ def test_a_sweep_keeps_the_points_that_did_not_diverge(results: Path, capsys: py
     assert kept == {1e-3: 2, 3e38: 0}
 
 
+@pytest.fixture
+def heeds_interrupts() -> Iterator[None]:
+    """Whoever starts the tests in the background may have them, and all they start, ignore SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeds_interrupts")
 def test_an_interrupt_ends_real_workers(tmp_path: Path) -> None:
     words = [
         "--method=mle",
@@ -798,14 +807,15 @@ def test_an_interrupt_ends_real_workers(tmp_path: Path) -> None:
     assert "interrupted" in said and "Traceback" not in said
 
 
+@pytest.mark.usefixtures("heeds_interrupts")
 def test_an_interrupt_waits_until_workers_are_started_and_never_reaches_them() -> None:
     later = "import time; time.sleep(0.3); print('alive')"
     with pytest.raises(KeyboardInterrupt), executors._interrupts_wait():
-        started = subprocess.Popen([sys.executable, "-c", later], stdout=subprocess.PIPE, text=True)
-        os.kill(started.pid, signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
-        said, _ = started.communicate(timeout=20)
+        with subprocess.Popen([sys.executable, "-c", later], stdout=subprocess.PIPE, text=True) as started:
+            os.kill(started.pid, signal.SIGINT)
+            said, _ = started.communicate(timeout=20)
         assert said == "alive\n"
+        os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_an_ensemble_of_itself_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
