@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 from torch import Tensor
 
 from bdlbench.data import Data, Signature, Task
+from bdlbench.kernels.factorised import Divergence
 from bdlbench.predictive import Predicted, Predictive
 from bdlbench.rng import Streams
 from bdlbench.types import Layout, Leaf, LinearOp
@@ -83,8 +84,11 @@ class HasStart(Protocol):
         ...
 
 
-class Prior(Protocol):
-    """A distribution of the parameters before data: rows (R, P) as `Layout` lays them out, padding not counted."""
+class Prior(Divergence, Protocol):
+    """A distribution of the parameters before data: rows (R, P) as `Layout` lays them out, padding not counted.
+
+    As a `Divergence` it is the second argument of KL(Π_i N(mean_i, sd_i²) ‖ p).
+    """
 
     @property
     def of_weights(self) -> bool:
@@ -93,16 +97,6 @@ class Prior(Protocol):
 
     def log_density(self, flat: Tensor, valued: bool = True) -> Tensor:
         """log p of rows (R, P), in nats: (R,), differentiable. Where not `valued` only the gradient need be right."""
-        ...
-
-    def kl(self, mean: Tensor, log_sd: Tensor) -> Tensor:
-        """KL(Π_i N(mean_i, sd_i²) ‖ p) in nats, of rows (R, P) each: (R,)."""
-        ...
-
-    def add_kl_gradient(
-        self, mean: Tensor, variance: Tensor, factor: Tensor, into_mean: Tensor, into_log_sd: Tensor
-    ) -> None:
-        """Add factor (R, 1) times the gradient of `kl` at mean and variance (R, P) to the other two, in place."""
         ...
 
 

@@ -47,10 +47,6 @@ class LinearOp(Protocol):
         """Of x and of the weight, where asked for, from that of the result; all with the same lead (R,)."""
         ...
 
-    def by_unit(self, bias: Tensor) -> Tensor:
-        """An offset (…, C) so that it broadcasts over the output: (…, 1, C, …)."""
-        ...
-
     def unit_sums(self, grad: Tensor) -> Tensor:
         """The output's (…, B, C, …) summed over all but its units: (…, C)."""
         ...

@@ -44,7 +44,7 @@ class Conv2d:
         lead = broadcast(x.shape[:-4], weight.shape[:-4])
         x, weight = x.expand(*lead, *x.shape[-4:]), weight.expand(*lead, *weight.shape[-4:])
         result: Tensor = apply(_Convolution, x, weight, self)
-        return result if bias is None else result + self.by_unit(bias)
+        return result if bias is None else result + bias[..., None, :, None, None]
 
     def output_shape(self, x: Tensor, weight: Tensor) -> tuple[int, ...]:
         """(B, O, H', W')."""
@@ -57,10 +57,6 @@ class Conv2d:
         found = apply(_ConvolutionGradient, grad, x, weight, self, *wanted)
         grad_x, grad_weight = (g if want else None for g, want in zip(found, wanted, strict=True))
         return grad_x, grad_weight
-
-    def by_unit(self, bias: Tensor) -> Tensor:
-        """(*lead, O) -> (*lead, 1, O, 1, 1)."""
-        return bias[..., None, :, None, None]
 
     def unit_sums(self, grad: Tensor) -> Tensor:
         """(*lead, B, O, H, W) -> (*lead, O)."""

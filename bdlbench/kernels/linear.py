@@ -165,10 +165,6 @@ class Dense:
         """Of x and of the weight, in their shapes, from that of the result, where all have the same lead (R,)."""
         return product(grad, weight) if of_x else None, product(grad.mT, x) if of_weight else None
 
-    def by_unit(self, bias: Tensor) -> Tensor:
-        """(*lead, O) -> (*lead, 1, O)."""
-        return bias.unsqueeze(-2)
-
     def unit_sums(self, grad: Tensor) -> Tensor:
         """(*lead, B, O) -> (*lead, O)."""
         return grad.sum(-2)
