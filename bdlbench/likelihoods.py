@@ -39,10 +39,11 @@ class CategoricalOutput:
 
 
 class Noise(NamedTuple):
-    """Standard deviation of a Gaussian target, (1 or R, 1), and the log density at its mean in nats."""
+    """Standard deviation of a Gaussian target, the log density at its mean in nats, and ½ / sd²: (1 or R, 1) each."""
 
     sd: Tensor
     log_peak: Tensor
+    half_precision: Tensor
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,9 @@ class GaussianOutput:
 
     def elbo(self, y: Tensor) -> Tensor:
         """log N(y; mean, sd²) in nats: ([M,] R, B)."""
-        return torch.sub(self.noise.log_peak, ((y - self.mean) / self.sd).square(), alpha=0.5)
+        # (y − mean)² in one node of the graph; torch.nn.functional's warns where it broadcasts.
+        square: Tensor = torch._C._nn.mse_loss(self.mean, y, 0)  # type: ignore[arg-type]
+        return torch.addcmul(self.noise.log_peak, square, self.noise.half_precision, value=-1)
 
     def fisher_targets(self) -> list[tuple[Tensor, Tensor]]:
         """One sd from the mean: there the score is 1 / sd, whose square is the Fisher information of the mean.
@@ -95,4 +98,5 @@ def _noise(sd: PerRow, dtype: torch.dtype, device: torch.device) -> Noise:
     """Kept, since every step asks for it; no inference tensor, whoever asks first: training needs it too."""
     with torch.inference_mode(False):
         column = torch.as_tensor(sd, dtype=dtype, device=device).reshape(-1, 1)
-        return Noise(column, -column.log() - 0.5 * math.log(2 * math.pi))
+        log_peak = -column.log() - 0.5 * math.log(2 * math.pi)
+        return Noise(column, log_peak, 0.5 / column.square())

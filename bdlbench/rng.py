@@ -2,19 +2,26 @@
 
 A stream is a key; children are named (`init`, `batches`, `noise`, `predict`) and their keys are hashes of the path, so
 no draw depends on how many rows there are or on what was drawn elsewhere. There is no ambient state.
+
+On a CPU the words come from NumPy's SFC64, which takes a sixth of the time of torch's Mersenne twister for them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
-from typing import Literal
+from typing import Any, Literal, Protocol, cast
 
+import numpy as np
 import torch
+from numpy.random import SFC64
+from numpy.random.bit_generator import ISeedSequence
 from torch import Tensor
 
+from bdlbench.normals import normals
 from bdlbench.types import ALIGNMENT
 
 Kind = Literal["normal", "bits"]
@@ -24,6 +31,8 @@ BLOCK, AHEAD = 1 << 14, 4
 
 LARGE = 1 << 16
 """Requests of this many numbers and more are drawn by themselves."""
+
+_BEFORE, _SHAPE = ".before", ".shape"
 
 
 @dataclass
@@ -44,7 +53,7 @@ class Streams:
         self.lead = lead or (len(self.keys),)
         if math.prod(self.lead) != len(self.keys):
             raise ValueError(f"{len(self.keys)} keys do not fill {self.lead}")
-        self._generators: dict[str, list[torch.Generator]] = {}
+        self._generators: dict[str, list[_Generator]] = {}
         self._blocks: dict[str, _Block] = {}
 
     @classmethod
@@ -78,7 +87,7 @@ class Streams:
 
     def permutation(self, length: int) -> Tensor:
         """A permutation of 0 … length − 1 for each row, int64 (*lead, length), on the CPU."""
-        rows = [torch.randperm(length, generator=_generator(key, torch.device("cpu"))) for key in self.keys]
+        rows = [torch.randperm(length, generator=torch.Generator().manual_seed(key)) for key in self.keys]
         return torch.stack(rows).view(*self.lead, length)
 
     def position(self) -> dict[str, Tensor]:
@@ -94,7 +103,7 @@ class Streams:
         for slot in [key.removesuffix(_BEFORE) for key in saved if key.endswith(_BEFORE)]:
             length, used = (int(n) for n in saved[f"{slot}{_SHAPE}"])
             for generator, state in zip(self._rows(slot, device), saved[f"{slot}{_BEFORE}"], strict=True):
-                generator.set_state(state.clone())
+                generator.resume(state)
             self._blocks[slot] = self._draw(slot, length, device)
             self._blocks[slot].used = used
 
@@ -115,39 +124,76 @@ class Streams:
 
     def _draw(self, slot: str, length: int, device: torch.device) -> _Block:
         generators = self._rows(slot, device)
-        before = [g.get_state() for g in generators] if self._long else []
-        return _Block(_KINDS[slot.partition(" ")[0]](generators, length, device), before, 0)
+        before = [g.position() for g in generators] if self._long else []
+        words = torch.cat([g.words(length) for g in generators]) if len(generators) > 1 else generators[0].words(length)
+        return _Block(normals(words) if slot.startswith("normal") else words, before, 0)
 
-    def _rows(self, slot: str, device: torch.device) -> list[torch.Generator]:
+    def _rows(self, slot: str, device: torch.device) -> list[_Generator]:
         if slot not in self._generators:
-            self._generators[slot] = [_generator(_hash(key, slot), device) for key in self.keys]
+            make = _Cpu if device.type == "cpu" else partial(_Gpu, device)
+            self._generators[slot] = [make(_hash(key, slot)) for key in self.keys]
         return self._generators[slot]
 
 
-def _generator(key: int, device: torch.device) -> torch.Generator:
-    return torch.Generator(device).manual_seed(key)
+class _Generator(Protocol):
+    """Uniform words of one row."""
+
+    def words(self, count: int) -> Tensor:
+        """At least `count` int16 numbers, as whole words of 64 bits: (1, n)."""
+        ...
+
+    def position(self) -> Tensor:
+        """Where it stands."""
+        ...
+
+    def resume(self, position: Tensor) -> None:
+        """Go there."""
+        ...
 
 
-def _normals(generators: list[torch.Generator], length: int, device: torch.device) -> Tensor:
-    out = torch.empty(len(generators), length, device=device)
-    for row, generator in zip(out, generators, strict=True):
-        row.normal_(generator=generator)
-    return out
+class _Cpu:
+    """NumPy promises the raw words of a bit generator for good."""
+
+    def __init__(self, key: int) -> None:
+        self._source: Any = SFC64(cast(Any, _Seed(key)))
+
+    def words(self, count: int) -> Tensor:
+        return torch.from_numpy(self._source.random_raw(-(-count // 4)).view(np.int16)).unsqueeze(0)
+
+    def position(self) -> Tensor:
+        return torch.from_numpy(self._source.state["state"]["state"].view(np.int64))
+
+    def resume(self, position: Tensor) -> None:
+        state = {"state": position.numpy().view(np.uint64)}
+        self._source.state = {"bit_generator": "SFC64", "state": state, "has_uint32": 0, "uinteger": 0}
 
 
-def _bits(generators: list[torch.Generator], length: int, device: torch.device) -> Tensor:
-    """Four int16 from each 64-bit integer: a quarter of the generator's work."""
-    out = torch.empty(len(generators), -(-length // 4), dtype=torch.int64, device=device)
-    for row, generator in zip(out, generators, strict=True):
-        row.random_(-(2**63), None, generator=generator)
-    return out.view(torch.int16)
+class _Gpu:
+    def __init__(self, device: torch.device, key: int) -> None:
+        self._source = torch.Generator(device).manual_seed(key)
+
+    def words(self, count: int) -> Tensor:
+        out = torch.empty(1, -(-count // 4), dtype=torch.int64, device=self._source.device)
+        return out.random_(-(2**63), None, generator=self._source).view(torch.int16)
+
+    def position(self) -> Tensor:
+        return self._source.get_state()
+
+    def resume(self, position: Tensor) -> None:
+        self._source.set_state(position.clone())
 
 
-_BEFORE, _SHAPE = ".before", ".shape"
+@dataclass(frozen=True)
+class _Seed(ISeedSequence):
+    """Words that a bit generator starts from: a hash of the key. A quarter of the time of NumPy's `SeedSequence`."""
 
-_KINDS: dict[str, Callable[[list[torch.Generator], int, torch.device], Tensor]] = {"normal": _normals, "bits": _bits}
+    key: int
+
+    def generate_state(self, n_words: int, dtype: Any = np.uint32) -> Any:
+        size = n_words * np.dtype(dtype).itemsize
+        return np.frombuffer(blake2b(self.key.to_bytes(8, "little"), digest_size=size).digest(), dtype)
 
 
 def _hash(key: int, name: str) -> int:
     digest = blake2b(f"{key}/{name}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1  # a signed seed; a CPU generator counts 32 bits of it
+    return int.from_bytes(digest, "little") >> 1  # a signed seed

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -41,7 +42,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = {name: value for name, value in settings.items() if "mc_dropout" not in name}
     api.run(results=folder / "splits", methods=["mle", "map"], settings=settings, splits="each", **splits)
     linear = {"models": ["bayesian_linear_regression"], "datasets": ["diabetes"], "samples": 20, "seeds": "3"}
-    api.run(results=folder / "linear", methods=["exact", "laplace"], settings={"laplace.epochs": 20}, **linear)
+    api.run(results=folder / "linear", methods=["exact", "laplace"], settings={"laplace.epochs": 60}, **linear)
     return folder
 
 
@@ -373,7 +374,7 @@ def shown(runs: Path) -> Comparison:
 def test_terminal(shown: Comparison) -> None:
     text = verdicts.render(shown, width=130)
     assert "mle → mc_dropout  accuracy ↑ (fraction)" in text
-    assert "mle → mc_dropout  accuracy ↑  0." in verdicts.render(shown, width=60)
+    assert re.search(r"mle → mc_dropout  accuracy ↑ +0\.", verdicts.render(shown, width=60))
     assert "Intervals speak of new seeds and new test examples." in text
     assert "3 tests, Holm-corrected at 5 %." in text
     assert max(map(len, text.splitlines())) <= 130

@@ -221,7 +221,7 @@ def test_every_methods_posterior_on_the_linear_model(method):
 
 def test_laplace_on_the_linear_model_knows_the_evidence():
     model, _, data = linear(rows=2)
-    posterior = fitted("laplace", model, data)
+    posterior = fitted("laplace", model, data, epochs=3000)
     torch.testing.assert_close(
         posterior.facts["laplace_log_evidence"], model.exact(data).log_evidence, rtol=0, atol=1e-6
     )

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "bdlbench"
 
 FLOORS = (
-    "types rng clock memory files spec errors options",  # shapes, streams, timer, writer, spec; what can be wrong
+    "types normals rng clock memory files spec errors options",  # shapes, streams, timer, spec; what can be wrong
     "kernels/ stats/",  # pure functions
     "predictive density data terms records environment",  # what is predicted, what data are, what a run leaves
     "protocols",  # the seams

@@ -192,7 +192,7 @@ def by_quadrature(model, layer, x, log_prob):
 
 @pytest.mark.parametrize("signature", [BINARY, GREY], ids=["binary", "grey"])
 def test_the_importance_weighted_estimate_is_the_density_by_quadrature(signature):
-    model, layout, flat, x = tiny(signature, test_samples=4000)
+    model, layout, flat, x = tiny(signature, test_samples=20_000)
     layer = Point(layout.views(flat))
     output = model(layer, x, streams())
     truth = by_quadrature(model, layer, x, output.log_prob)
@@ -255,13 +255,14 @@ def pictures(count, rows=1):
 
 def test_images_that_the_encoder_never_saw_are_regretted_more(small):
     model = small.model("vae", likelihood="bernoulli", rows=[{"regret_steps": 60, "widths": "20", "test_samples": 50}])
-    x = pictures(300)
+    seeds = range(1, 5)
+    x = pictures(300, rows=4)
     posterior = small.method("mle", [{"mle": {"learning_rate": 0.01}}], epochs=40).fit(
-        model, Data(x, torch.zeros(1, 300)), streams(3)
+        model, Data(x, torch.zeros(4, 300)), streams(*seeds)
     )
-    lying = torch.zeros(1, 20, 1, 5, 7)
+    lying = torch.zeros(4, 20, 1, 5, 7)
     lying[:, :, :, 2] = 1  # a bright row
-    inside, outside = (posterior.predict(z, 1, streams(3)).scores for z in (x[:, :20], lying))
+    inside, outside = (posterior.predict(z, 1, streams(*seeds)).scores for z in (x[:, :20], lying))
     assert inside["likelihood_regret"].mean() < 2
     assert outside["likelihood_regret"].mean() > inside["likelihood_regret"].mean() + 2
     assert outside["density"].mean() > inside["density"].mean() + 10
@@ -360,7 +361,7 @@ def test_chunks_of_networks_do_not_matter(small, drawn, monkeypatch):
 
 
 def test_a_joint_draw_is_one_network_for_encoder_decoder_and_every_block(small, drawn, monkeypatch):
-    monkeypatch.setattr(weights, "EXAMPLES", 7)
+    monkeypatch.setattr(weights, "EXAMPLES_OF_ONE_NETWORK", 7)
     monkeypatch.setattr(latents, "ROWS_AT_ONCE", 14)
     x = small.classes(2, 7, seed=5).x.round()
     predictive = small.tensors(drawn.predict(torch.cat([x, x], dim=1), 3, streams(), joint=True))

@@ -36,6 +36,7 @@ NUMPY_OBJECTS = {
     "Generator",
     "BitGenerator",
     "SeedSequence",
+    "SFC64",
     "RandomState",
     "PCG64",
     "Philox",

@@ -14,7 +14,13 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from bdlbench.kernels.kl import add_log_uniform_kl_gradient, log_alpha, log_uniform_kl, row_sum
+from bdlbench.kernels.kl import (
+    add_log_uniform_kl_gradient,
+    log_alpha_of_square,
+    log_uniform_kl,
+    positive_square,
+    row_sum,
+)
 from bdlbench.kernels.linear import apply
 from bdlbench.types import Layout
 
@@ -162,18 +168,19 @@ class _Sparse(torch.autograd.Function):
         valued: bool,
     ) -> tuple[Tensor, ...]:
         mean, log_variance = flat.chunk(2, -1)
-        variance, alpha = log_variance.exp(), log_alpha(mean, log_variance)
+        variance, square = log_variance.exp(), positive_square(mean)
+        alpha = log_alpha_of_square(square, log_variance)
         kept = torch.lt(alpha, limit, out=torch.empty_like(alpha))  # ten times as fast as by way of a bool
         kl = row_sum(log_uniform_kl(alpha) * counted) if valued else flat.new_zeros(len(flat))
         ctx.layout, ctx.linear = layout, linear
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(flat, variance, alpha, kept, counted)
+        ctx.save_for_backward(flat, variance, square, alpha, kept, counted)
         variances = layout.views(variance)
         return kl, *layout.views(mean * kept).values(), *(variances[name] for name in linear)
 
     @staticmethod
     def backward(ctx: Any, grad_kl: Tensor | None, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        flat, variance, alpha, kept, counted = ctx.saved_tensors
+        flat, variance, square, alpha, kept, counted = ctx.saved_tensors
         out, means = torch.empty_like(flat), len(ctx.layout.leaves)
         of_variance = dict(zip(ctx.linear, grads[means:], strict=True))
         gather(ctx.layout, [*grads[:means], *map(of_variance.get, ctx.layout.leaves)], out)
@@ -183,5 +190,5 @@ class _Sparse(torch.autograd.Function):
         if grad_kl is not None:
             weight = counted * grad_kl.unsqueeze(-1)
             mean = flat[:, : variance.shape[1]]
-            add_log_uniform_kl_gradient(mean, variance, alpha, weight, into_mean, into_log_variance)
+            add_log_uniform_kl_gradient(mean, square, variance, alpha, weight, (into_mean, into_log_variance))
         return out, None, None, None, None, None

@@ -89,24 +89,38 @@ def log_uniform_kl(log_alpha: Tensor) -> Tensor:
 
 def log_alpha(mean: Tensor, log_variance: Tensor) -> Tensor:
     """log α = log variance − log mean², clipped to ± LOG_ALPHA_LIMIT. (R, P)."""
-    return (log_variance - (mean.square() + _TINY).log()).clamp(-LOG_ALPHA_LIMIT, LOG_ALPHA_LIMIT)
+    return log_alpha_of_square(positive_square(mean), log_variance)
+
+
+def positive_square(mean: Tensor) -> Tensor:
+    """mean² and a little, so that it has a logarithm."""
+    return mean.square().add_(_TINY)
+
+
+def log_alpha_of_square(square: Tensor, log_variance: Tensor) -> Tensor:
+    """`log_alpha` where the `positive_square` of the mean is at hand."""
+    return square.log().neg_().add_(log_variance).clamp_(-LOG_ALPHA_LIMIT, LOG_ALPHA_LIMIT)
 
 
 def add_log_uniform_kl_gradient(
-    mean: Tensor, variance: Tensor, alpha: Tensor, weight: Tensor, into_mean: Tensor, into_log_variance: Tensor
+    mean: Tensor, square: Tensor, variance: Tensor, alpha: Tensor, weight: Tensor, into: tuple[Tensor, Tensor]
 ) -> None:
-    """Add weight (R, P) times the gradient of `log_uniform_kl` to the last two, in place.
+    """Add weight (R, P) times the gradient of `log_uniform_kl` to `into`: that in the mean, that in the log variance.
 
-    In mean and log variance (R, P), at alpha = log_alpha(mean, log variance); zero where that is clipped. By log α:
-    −k1 k3 e / (1 + e)² − ½ mean² / (mean² + variance), with e = exp(−k2 − k3 log α); d log α / d mean = −2 / mean.
+    At square = positive_square(mean), alpha = log_alpha(mean, log variance), all (R, P); zero where alpha is clipped.
+    By log α: −½ [mean² / (mean² + variance) + 2 k1 k3 e / (1 + e)²], with e = exp(−k2 − k3 log α); d log α / d mean =
+    −2 / mean.
     """
-    square = mean.square().add_(_TINY)
-    slope = torch.sub(torch.tensor(-K2, dtype=alpha.dtype), alpha, alpha=K3).exp_()
-    slope.div_((slope + 1).square_()).mul_(-K1 * K3).sub_(square / (square + variance), alpha=0.5)
-    inside = alpha.abs()
-    slope.mul_(torch.lt(inside, LOG_ALPHA_LIMIT, out=inside)).mul_(weight)  # masked_fill is ten times slower
-    into_log_variance.add_(slope)
-    into_mean.sub_(slope.mul_(mean).div_(square), alpha=2)
+    # In two buffers: what is new to the cache costs twice as much to write.
+    e = torch.rsub(alpha, -K2, alpha=K3).exp_()
+    slope = (e + 1).square_()
+    e.div_(slope)
+    torch.div(square, torch.add(square, variance, out=slope), out=slope).add_(e, alpha=2 * K1 * K3).mul_(weight)
+    # Zero where alpha is at a limit, in one pass where a mask takes three.
+    torch.ops.aten.hardtanh_backward(slope, alpha, -LOG_ALPHA_LIMIT, LOG_ALPHA_LIMIT, grad_input=slope)
+    into_mean, into_log_variance = into
+    into_log_variance.sub_(slope, alpha=0.5)
+    into_mean.addcdiv_(slope.mul_(mean), square)
 
 
 _TINY = 1e-16

