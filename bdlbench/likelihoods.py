@@ -60,7 +60,7 @@ class GaussianOutput:
 
     def elbo(self, y: Tensor) -> Tensor:
         """log N(y; mean, sd²) in nats: ([M,] R, B)."""
-        # (y − mean)² in one node of the graph; torch.nn.functional's warns where it broadcasts.
+        # (y − mean)² in one node of the graph. y may broadcast, but not under `torch.func.vmap`; `functional`'s warns.
         square: Tensor = torch._C._nn.mse_loss(self.mean, y, 0)  # type: ignore[arg-type]
         return torch.addcmul(self.noise.log_peak, square, self.noise.half_precision, value=-1)
 

@@ -37,9 +37,9 @@ def normals(words: Tensor) -> Tensor:
 
 @lru_cache
 def slice_means(device: torch.device) -> Tensor:
-    """0.6 E[z | z in slice i] of the equally likely slices of N(0, 1), with a mean square of exactly 0.36: (65,536,).
+    """0.6 E[z | z in slice i] of the equally likely slices of N(0, 1): (65,536,), odd to the last bit.
 
-    By ∫ z φ(z) dz = −φ(z), and odd to the last bit.
+    By ∫ z φ(z) dz = −φ(z); longer by 7e-7, for a mean square of 0.36.
     """
     with torch.inference_mode(False):
         border = torch.special.ndtri(torch.arange(LEVELS + 1, dtype=torch.float64) / LEVELS)

@@ -86,7 +86,7 @@ class Streams:
         return self._take("bits", shape, like.device, name)
 
     def permutation(self, length: int) -> Tensor:
-        """A permutation of 0 … length − 1 for each row, int64 (*lead, length), on the CPU."""
+        """A permutation of 0 … length − 1 for each row, int64 (*lead, length), on the CPU; by 32 bits of the key."""
         rows = [torch.randperm(length, generator=torch.Generator().manual_seed(key)) for key in self.keys]
         return torch.stack(rows).view(*self.lead, length)
 

@@ -17,7 +17,8 @@ EXAMPLES = 500
 """Examples in one pass. Prediction noise is keyed by the block of examples, so this is part of the definition."""
 
 EXAMPLES_OF_ONE_NETWORK = 1000
-"""The same where one network serves all examples: its noise is no one's block's, and larger products are faster."""
+"""The same where one network serves all examples, since larger products are faster. A latent's noise starts anew in
+each block, so this too is part of the definition."""
 
 CHUNK_ELEMENTS = 1 << 19
 """Activations of one hidden layer held at once: more falls out of the cache."""
