@@ -3,7 +3,7 @@
 A stream is a key; children are named (`init`, `batches`, `noise`, `predict`) and their keys are hashes of the path, so
 no draw depends on how many rows there are or on what was drawn elsewhere. There is no ambient state.
 
-On a CPU the words come from NumPy's SFC64, which takes a sixth of the time of torch's Mersenne twister for them.
+On a CPU the words come from NumPy's SFC64, which takes half the time of torch's Mersenne twister for them.
 """
 
 from __future__ import annotations
