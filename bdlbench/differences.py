@@ -20,6 +20,12 @@ from bdlbench.stats.power import detectable, seeds_to_settle
 LEVEL = 0.05
 """How often a test, or all tests of one table together, may call equal things different."""
 
+FEW_CARRIERS = 10
+"""Below so many effective examples an interval that rests on them covers too rarely where losses are lopsided."""
+
+CARRIED = 0.2
+"""Share of the variance from which on the example part matters."""
+
 Better = Literal["higher", "lower"]
 Verdict = Literal["better", "worse", "equivalent", "inconclusive"]
 Population = Literal[
@@ -71,7 +77,7 @@ class Finding:
 
     interval: half the width of the 95 % interval of the difference. monte_carlo: the part of `seed_variance` that more
     posterior samples would remove. detectable: the smallest difference that would have been shown, 80 % power at the
-    corrected level. seeds: how many replicates a side would settle an inconclusive verdict.
+    corrected level. seeds: how many replicates a side a fresh comparison needs to settle an inconclusive verdict.
     """
 
     metric: str
@@ -99,8 +105,17 @@ class Finding:
 
     @property
     def testable(self) -> bool:
-        """Whether there is a claim about new training runs that could be tested."""
-        return not math.isnan(float(self.difference.standard_error))
+        """Whether there is a claim about new training runs that could be tested: not where nothing varies."""
+        return not math.isnan(self.interval) and not math.isnan(float(self.difference.seed))
+
+    @property
+    def rests_on_few(self) -> bool:
+        """Whether a few test examples carry most of the variance: then no interval for a mean can be relied on.
+
+        Bahadur & Savage 1956. FEW_CARRIERS, and the share of the variance that counts, are from docs/statistics.md.
+        """
+        seed, example = float(self.difference.seed), float(self.difference.example)
+        return float(self.difference.carriers) < FEW_CARRIERS and example > CARRIED * (seed + example)
 
 
 def find(
@@ -129,17 +144,18 @@ def find(
 
 
 def judge(findings: Sequence[Finding]) -> list[Finding]:
-    """The same with verdicts, all tests of the table corrected together (Holm 1979).
+    """The same with verdicts; each of its three kinds of test is corrected for all of the table (Holm 1979).
 
-    worse, better: the whole interval lies beyond the margin, by a test that survives the correction. equivalent: the
-    whole 95 % interval lies within it; saying so of all is an intersection-union test, which needs no correction.
+    worse, better: the difference is beyond the margin, by a test that survives the correction. equivalent: it is within
+    the margin, by two one-sided tests that survive it. So any one word, read alone, holds for the table.
     """
     corrected = holm([f.p_value for f in findings])
     beyond = holm([float(f.difference.p_value(f.margin)) for f in findings])
+    within = holm([float(f.difference.equivalence_p_value(f.margin)) for f in findings])
     tests = sum(f.testable for f in findings)
     return [
-        _judged(finding, float(p), float(p_beyond), LEVEL / max(tests, 1))
-        for finding, p, p_beyond in zip(findings, corrected, beyond, strict=True)
+        _judged(finding, *map(float, p_values), LEVEL / max(tests, 1))
+        for finding, *p_values in zip(findings, corrected, beyond, within, strict=True)
     ]
 
 
@@ -163,14 +179,14 @@ def monte_carlo_variance(a: Measured, b: Measured) -> float:
     return total
 
 
-def _judged(finding: Finding, corrected_p: float, p_beyond: float, level: float) -> Finding:
+def _judged(finding: Finding, corrected_p: float, p_beyond: float, p_within: float, level: float) -> Finding:
     judged = replace(finding, corrected_p=corrected_p)
     if not finding.testable:
         return judged
     verdict: Verdict = "inconclusive"
     if p_beyond <= LEVEL:
         verdict = "better" if (finding.estimate > 0) == (finding.better == "higher") else "worse"
-    elif abs(finding.estimate) + finding.interval <= finding.margin:
+    elif p_within <= LEVEL:
         verdict = "equivalent"
     seeds = math.nan
     if verdict == "inconclusive":

@@ -41,14 +41,14 @@ AROUND = [0.1, -0.1, 0.05, -0.05, 0.01]
         (UP, 1.5, "lower", "equivalent"),
         (AROUND, 0.0, "lower", "inconclusive"),
         (AROUND, 0.5, "lower", "equivalent"),
-        ([0.0] * 5, 0.0, "lower", "equivalent"),
-        ([1.0] * 5, 0.0, "lower", "worse"),
+        ([0.0] * 5, 0.0, "lower", "inconclusive"),  # no variance, no verdict
+        ([1.5] * 5, 0.0, "lower", "inconclusive"),
     ],
 )
 def test_verdicts(gaps: list[float], margin: float, better: str, verdict: str) -> None:
     (judged,) = judge([finding(gaps, {"nll": margin}, better)])
     assert judged.verdict == verdict
-    assert (judged.seeds > 0) == (verdict == "inconclusive")
+    assert (judged.seeds > 0) == (verdict == "inconclusive" and judged.testable)
 
 
 def test_what_is_told_apart_alone_may_drown_among_many() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,6 +13,12 @@ from bdlbench.stats.behrens_fisher import Array, critical, p_value
 
 ROUNDING = 1e-12
 """A standard error below this part of the difference is one of rounding."""
+
+LEAST_OF_COUNTS = 0.25
+"""Variance of a whole number at least, however alike a few of them are: what two neighbours in equal shares have."""
+
+WILSON_STEPS = 12
+"""Of the fixed point of an interval whose variance depends on its own end."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +39,10 @@ class Difference:
 
     seed: what training again would change (with the Monte-Carlo noise of the predictive, and a seed's own pattern of
     errors); example: what other test examples would change. NaN where a part cannot be known. strata: the seed part
-    as two variances with their degrees of freedom, the smaller first, where replicates are not all pairs.
+    as two variances with their degrees of freedom, the smaller first, where replicates are not all pairs. seen, least:
+    for each of these (one, where there are no strata) what the seeds showed, and what the part is at least; the part is
+    the larger of them. binary: N where each of N examples contributes 0 or 1 on both sides, else 0. carriers: how many examples the example
+    part effectively rests on, (Σ g²)²/Σ g⁴ of its N centred terms g; NaN where there is none.
     """
 
     estimate: Array
@@ -40,6 +51,10 @@ class Difference:
     example: Array
     example_df: float | Array
     strata: tuple[tuple[Array, float | Array], ...] = ()
+    seen: tuple[Array, ...] = ()
+    least: tuple[Array, ...] = ()
+    binary: int = 0
+    carriers: Array = field(default_factory=lambda: np.array(np.nan))
 
     @property
     def standard_error(self) -> Array:
@@ -48,28 +63,65 @@ class Difference:
         return error
 
     @property
-    def rounding_only(self) -> Array:
-        """Whether all differences agree to rounding: then there is nothing to test."""
+    def without_spread(self) -> Array:
+        """Whether all differences agree to rounding: such a sample says nothing of how they would vary."""
         alike: Array = self.standard_error <= ROUNDING * np.abs(self.estimate)
         return alike
 
     def p_value(self, margin: float = 0.0) -> Array:
-        """Two-sided p of H0: the difference is 0; with a margin, of H0: it is no further than the margin from 0."""
-        beyond = np.maximum(np.abs(self.estimate) - margin, 0.0)
-        p = p_value(beyond, *self._parts())
-        return np.where(self.rounding_only, np.where(beyond > 0, 0.0, 1.0), p)
+        """Two-sided p of H0: the difference is 0; with a margin, of H0: it is no further than the margin from 0.
+
+        NaN where there is a difference and no variance to hold it against.
+        """
+        return self._p_of(np.maximum(np.abs(self.estimate) - margin, 0.0), margin)
+
+    def equivalence_p_value(self, margin: float) -> Array:
+        """p of H0: the difference is as far as the margin from 0, or further.
+
+        Twice the larger p of two one-sided tests (Schuirmann 1987), so that p ≤ 5 % where the whole 95 % interval lies
+        within the margin. 1 where the estimate does not, NaN where there is no variance to hold it against.
+        """
+        return self._p_of(np.maximum(margin - np.abs(self.estimate), 0.0), margin)
 
     def half_width(self, level: float = 0.05) -> Array:
-        """Half the width of the interval with confidence 1 − level. Of one table: axes () only."""
-        if not float(self.standard_error) > 0:
-            return self.standard_error  # 0, or NaN
-        parts, dfs = self._parts()
-        shares = [part / (self.seed + self.example) for part in parts]
-        return critical(shares, [float(df) for df in dfs], level) * self.standard_error
+        """Half the width of the interval with confidence 1 − level. Of one table: axes () only.
 
-    def _parts(self) -> tuple[list[Array], list[float | Array]]:
-        """Variances and their degrees of freedom, as `p_value` takes them."""
-        parts = [*(self.strata or [(self.seed, self.seed_df)]), (self.example, self.example_df)]
+        Where contributions are 0 or 1 it is wide enough to hold every difference that a test at `level` would not
+        refuse: without any discordant example c²/(N + c²), Wilson's bound (1927). NaN where nothing varies.
+        """
+        if np.isnan(self.standard_error) or (bool(self.without_spread) and not self.binary):
+            return np.array(np.nan)
+        width = np.array(0.0)
+        for _ in range(WILSON_STEPS if self.binary else 1):
+            parts, dfs = self._parts(float(abs(self.estimate) + width))
+            total = sum(parts[1:], parts[0])
+            if not total > 0:  # nothing is discordant: start from the rule of three
+                width = np.array(3 / self.binary)
+                continue
+            width = critical([part / total for part in parts], [float(df) for df in dfs], level) * np.sqrt(total)
+        return width
+
+    def example_at(self, difference: float) -> Array:
+        """The example part, were the true difference this.
+
+        Of contributions in {0, 1}, a true difference δ takes |δ| discordant examples at least, whose variance is
+        |δ|(1 − |δ|)/N or more, whether or not the sample holds any: the variance of a score test (Tango 1998).
+        """
+        size = min(abs(difference), 0.5)
+        return np.maximum(self.example, size * (1 - size) / self.binary) if self.binary else self.example
+
+    def _p_of(self, distance: Array, null: float) -> Array:
+        """Two-sided p of a distance from a null difference."""
+        parts, dfs = self._parts(null)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            p = p_value(distance, parts, dfs)
+        spread = np.sqrt(sum(parts[1:], parts[0])) > ROUNDING * np.abs(self.estimate)
+        untested = np.where(distance > 0, np.nan, 1.0)
+        return np.where(spread | np.isnan(self.standard_error), p, untested)
+
+    def _parts(self, null: float = 0.0) -> tuple[list[Array], list[float | Array]]:
+        """Variances and their degrees of freedom at a null difference, as `p_value` takes them."""
+        parts = [*(self.strata or [(self.seed, self.seed_df)]), (self.example_at(null), self.example_df)]
         return [part for part, _ in parts], [df for _, df in parts]
 
 
@@ -80,30 +132,65 @@ class _Stratum:
     values: Array  # (…, K), as they enter: over R
     examples: tuple[Array, ...]  # (…, K, N) each
     count: int
+    least: float = 0.0  # variance of a value that no sample of them can undercut
+
+    @cached_property
+    def residuals(self) -> list[Array]:
+        """MS_residual/N for each population: what a row's mean owes to its own pattern over those examples."""
+        return [_residual(rows) for rows in self.examples]
+
+    @property
+    def seen(self) -> Array:
+        """Variance of one row times their number, as rows show it."""
+        variance: Array = self.values.var(-1, ddof=1) * self.count
+        return variance
+
+    @property
+    def floor(self) -> Array:
+        """What a row's own pattern over examples, or the grid of its values, makes of it at least."""
+        variance: Array = (sum(self.residuals, np.zeros(self.values.shape[:-1])) + self.least) * self.count
+        return variance
 
 
 def crossed(a: Side, b: Side, shared: Sequence[tuple[int, int]]) -> Difference:
     """Mean of b − mean of a, seeds and test examples crossed. shared: the replicates (i of a, j of b) that are pairs.
 
     With all of them pairs and d_rs = b_rs − a_rs = μ + a_r + b_s + ε_rs this is the two-way random-effects analysis of
-    variance, Var(μ̂) = (MS_seed + MS_example − MS_residual)/(R·N) (Searle, Casella & McCulloch 1992, §4.3), of which
-    MS_seed/(R·N) is the seed part and the rest the example part, taken as 0 where it is negative. Replicates without a
-    partner, or with the only partner, enter unpaired, by the variance of their own side; test examples stay paired.
-    Where a side has one replicate its seed part is NaN and the example part that of these networks.
+    variance, Var(μ̂) = (MS_seed + MS_example − MS_residual)/(R·N) (Searle, Casella & McCulloch 1992, §4.3): the seed
+    part is MS_seed/(R·N), the example part the rest, taken as 0 where it is negative. Since E MS_seed ≥ E MS_residual,
+    the seed part is MS_residual/(R·N) where MS_seed comes out smaller: a few seeds with equally many errors would
+    otherwise have a variance of 0. Whole numbers without examples (counts) have for the same reason a variance of ¼ at
+    least, that of two neighbouring numbers in equal shares. Replicates without a partner, or with the only partner,
+    enter unpaired, by the variance of their own side; test examples stay paired. Where a side has one replicate its
+    seed part is NaN and the example part that of these networks.
     """
     estimate = b.values.mean(-1) - a.values.mean(-1)
     strata = list(_strata(a, b, shared))
     known = all(stratum.values.shape[-1] > 1 for stratum in strata)
-    seeds = _seed_parts(strata) if known else [(np.full_like(estimate, np.nan), 1.0)]
-    seed, seed_df = _pooled([part for part, _ in seeds], [df for _, df in seeds])
-    parts, sizes = [], []
+    unknown = np.full_like(estimate, np.nan)
+    seeds = _seed_parts(strata) if known else [_SeedPart(unknown, unknown, unknown, 1.0)]
+    seed, seed_df = _pooled([part.variance for part in seeds], [part.df for part in seeds])
+    parts, sizes, carriers = [], [], []
     for k, (left, right) in enumerate(zip(a.examples, b.examples, strict=True)):
-        raw = (right.mean(-2) - left.mean(-2)).var(-1, ddof=1) / right.shape[-1]
-        residual = sum(_residual(s.examples[k]) * s.count for s in strata) if known else 0.0
+        terms = right.mean(-2) - left.mean(-2)  # (…, N)
+        raw = terms.var(-1, ddof=1) / terms.shape[-1]
+        residual = sum(stratum.residuals[k] * stratum.count for stratum in strata) if known else 0.0
         parts.append(np.maximum(raw - residual, 0.0))
-        sizes.append(right.shape[-1] - 1)
+        sizes.append(terms.shape[-1] - 1)
+        carriers.append(_carriers(terms))
     example, example_df = _pooled(parts, sizes) if parts else (np.zeros_like(estimate), 1.0)
-    return Difference(estimate, seed, seed_df, example, example_df, tuple(seeds) if len(seeds) > 1 else ())
+    return Difference(
+        estimate,
+        seed,
+        seed_df,
+        example,
+        example_df,
+        tuple((part.variance, part.df) for part in seeds) if len(seeds) > 1 else (),
+        tuple(part.seen for part in seeds),
+        tuple(part.least for part in seeds),
+        _binary(a, b),
+        np.min(carriers, axis=0) if carriers else np.full_like(estimate, np.nan),
+    )
 
 
 def resampled(a: Array, b: Array, test_over_train: float) -> Difference:
@@ -123,29 +210,62 @@ def resampled(a: Array, b: Array, test_over_train: float) -> Difference:
 
 def _strata(a: Side, b: Side, shared: Sequence[tuple[int, int]]) -> Iterator[_Stratum]:
     count_a, count_b = a.values.shape[-1], b.values.shape[-1]
+    whole = not a.examples and not any((side.values % 1).any() for side in (a, b))
     if len(shared) == 1 and max(count_a, count_b) > 1:
         shared = ()
     if shared:
         left, right = (np.array(index) for index in zip(*shared, strict=True))
         both = zip(a.examples, b.examples, strict=True)
         gaps = tuple(y.take(right, -2) / count_b - x.take(left, -2) / count_a for x, y in both)
-        yield _Stratum(b.values[..., right] / count_b - a.values[..., left] / count_a, gaps, len(shared))
+        values = b.values[..., right] / count_b - a.values[..., left] / count_a
+        yield _Stratum(values, gaps, len(shared), whole * LEAST_OF_COUNTS / max(count_a, count_b) ** 2)
     for side, count in ((a, count_a), (b, count_b)):
         if alone := count - len(shared):
-            yield _Stratum(side.values / count, tuple(x / count for x in side.examples), alone)
+            examples = tuple(x / count for x in side.examples)
+            yield _Stratum(side.values / count, examples, alone, whole * LEAST_OF_COUNTS / count**2)
 
 
-def _seed_parts(strata: Sequence[_Stratum]) -> list[tuple[Array, float | Array]]:
-    """count·variance of each stratum with its degrees of freedom, the smaller first; of three, the last two pooled.
+class _SeedPart(NamedTuple):
+    """What one or two strata add to the variance of the estimate; variance: the larger of `seen` and `least`."""
 
-    One pooled part where all have as many degrees of freedom: there Welch's t (1938) holds its level and is sharper.
-    With 3 seeds against 10 it raises a false alarm in 10 % of null tables of 12 cells; kept apart, in 1 %.
+    variance: Array
+    seen: Array
+    least: Array
+    df: float | Array
+
+
+def _seed_parts(strata: Sequence[_Stratum]) -> list[_SeedPart]:
+    """One for each stratum, that of fewer degrees of freedom first; of three, the last two pooled.
+
+    Two are never pooled: Welch's t (1938) takes degrees of freedom that it has estimated as known, and raises false
+    alarms where few seeds meet unequal variances or unequal numbers (docs/statistics.md).
     """
-    parts = [(stratum.values.var(-1, ddof=1) * stratum.count, stratum.values.shape[-1] - 1) for stratum in strata]
-    parts.sort(key=lambda part: part[1])
-    alike = parts[0][1] == parts[-1][1]
-    groups = [parts] if alike else [parts[:1], parts[1:]]
-    return [_pooled([part for part, _ in group], [df for _, df in group]) for group in groups]
+    parts = [
+        _SeedPart(np.maximum(seen, floor), seen, floor, stratum.values.shape[-1] - 1)
+        for stratum in strata
+        for seen, floor in [(stratum.seen, stratum.floor)]
+    ]
+    parts.sort(key=lambda part: float(part.df))
+    if len(parts) < 3:
+        return parts
+    first, *rest = parts
+    variance, df = _pooled([part.variance for part in rest], [part.df for part in rest])
+    return [first, _SeedPart(variance, rest[0].seen + rest[1].seen, rest[0].least + rest[1].least, df)]
+
+
+def _binary(a: Side, b: Side) -> int:
+    """N where there is one population and every contribution is 0 or 1, else 0."""
+    if len(a.examples) != 1 or any(((x != 0) & (x != 1)).any() for x in (*a.examples, *b.examples)):
+        return 0
+    return int(a.examples[0].shape[-1])
+
+
+def _carriers(terms: Array) -> Array:
+    """(Σ g²)²/Σ g⁴ over centred terms (…, N): N for two opposite values, N/3 for normal ones, k for k alike among 0s."""
+    squares = np.square(terms - terms.mean(-1, keepdims=True))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        count: Array = squares.sum(-1) ** 2 / np.square(squares).sum(-1)
+    return count
 
 
 def _pooled(parts: Sequence[Array], df: Sequence[float | Array]) -> tuple[Array, float | Array]:

@@ -3,38 +3,34 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from collections.abc import Sequence
 
 import numpy as np
 from scipy import special
 
-from bdlbench.stats.behrens_fisher import Array, critical_curve, crowded_nodes
+from bdlbench.stats.behrens_fisher import Array, critical_at, crowded_nodes
 from bdlbench.stats.crossed import Difference
 
 POWER = 0.8
 MOST_SEEDS = 1000
 """More is not worth saying."""
 
-NODES = 24
+NODES = {1: 24, 2: 10}
+"""Of the quadrature over each of two χ², by the number of seed parts."""
 
 
 def detectable(found: Difference, level: float, power: float = POWER) -> float:
     """The smallest true difference that a repetition of this comparison calls different with this chance.
 
-    level: two-sided, corrected for the number of tests. The seed part is known from a few replicates only, here and in
-    the repetition; the chance is taken over both, so it is what a reader who plans by this number will meet. With many
-    replicates it is the textbook's (t_{1−level/2} + t_{power}) standard errors. NaN where the error is, 0 without any.
+    level: two-sided, corrected for the number of tests. The seed parts are known from a few replicates only, here and
+    in the repetition; the chance is taken over both, so it is what a reader who plans by this number will meet. With
+    many replicates it is the textbook's (t_{1−level/2} + t_{power}) standard errors. NaN where the error is unknown or
+    nothing varies.
     """
     error = float(found.standard_error)
-    if not error > 0 or math.isnan(error):
-        return error
-    known, again, weight = _repetitions(float(found.seed_df))
-    seed = float(found.seed) / known  # the true seed part, given what was seen
-    new = seed * again  # and what a repetition sees
-    total = new + float(found.example)
-    shares, curve = critical_curve(round(float(found.seed_df), 2), round(float(found.example_df), 2), level)
-    half_width = np.interp(new / total, shares, curve) * np.sqrt(total)
-    sd = np.sqrt(seed + float(found.example))
+    if not error > 0:
+        return math.nan
+    half_width, sd, weight = _repeated(found, float(found.example), level)
 
     def chance(true: float) -> float:
         shown = special.ndtr((true - half_width) / sd) + special.ndtr((-true - half_width) / sd)
@@ -49,33 +45,64 @@ def detectable(found: Difference, level: float, power: float = POWER) -> float:
     return high
 
 
-def seeds_to_settle(found: Difference, replicates: int, margin: float, level: float) -> float:
-    """How many replicates a side would settle the verdict, were the difference and the parts' sizes as they are now.
+def seeds_to_settle(found: Difference, replicates: int, margin: float, level: float, power: float = POWER) -> float:
+    """How many replicates a side a fresh comparison needs to reach a verdict with this chance.
 
-    Settled: the interval at `level` lies wholly beyond the margin, or the 95 % interval wholly within it. ∞ where the
-    test examples, or a difference of just the margin, leave it open with MOST_SEEDS too.
+    It is planned for a true difference of 0, to be called equivalent; one of twice the margin is called worse or better
+    at least as often. What lies between takes more, and at the margin itself no number settles anything. What was seen
+    of the difference has no say: planning by it would be betting on noise. found: of `replicates` a side; level: of the
+    verdict, corrected for the number of tests. ∞ where there is no margin, or the test examples leave it open with
+    MOST_SEEDS too; NaN where nothing is known of the seeds.
     """
-    if math.isnan(float(found.seed)) or not _settled(_with_seeds(found, replicates, MOST_SEEDS), margin, level):
+    if math.isnan(float(found.seed)):
+        return math.nan
+    if not margin > 0 or _chance_of_equivalence(found, replicates, MOST_SEEDS, margin, level) < power:
         return math.inf
     low, high = 1, MOST_SEEDS
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if _settled(_with_seeds(found, replicates, middle), margin, level) else (middle, high)
+        enough = _chance_of_equivalence(found, replicates, middle, margin, level) >= power
+        low, high = (low, middle) if enough else (middle, high)
     return float(high)
 
 
-def _with_seeds(found: Difference, now: int, then: int) -> Difference:
-    df = float(found.seed_df) * max(then - 1, 1) / max(now - 1, 1)
-    return replace(found, seed=found.seed * now / then, seed_df=df, strata=())
+def _chance_of_equivalence(found: Difference, now: int, then: int, margin: float, level: float) -> float:
+    """Of a comparison with so many replicates a side, were the true difference 0."""
+    half_width, sd, weight = _repeated(found, float(found.example_at(margin)), level, now, then)
+    room = np.maximum(margin - half_width, 0.0) / np.where(sd > 0, sd, 1.0)
+    return float((weight * np.where(sd > 0, special.ndtr(room) - special.ndtr(-room), half_width < margin)).sum())
 
 
-def _settled(found: Difference, margin: float, level: float) -> bool:
-    size = abs(float(found.estimate))
-    return size - float(found.half_width(level)) > margin or size + float(found.half_width()) < margin
+def _repeated(found: Difference, example: float, level: float, now: int = 1, then: int = 1) -> tuple[Array, Array, Array]:
+    """Of a repetition with then/now times the replicates: half its interval, its standard deviation, and weights.
+
+    example: its example part where it judges. All over nodes of what the seed parts may truly be, given what was seen
+    of them, and of what the repetition will see.
+    """
+    parts = found.strata or ((found.seed, found.seed_df),)
+    dfs = [float(df) for _, df in parts]
+    first = [float(part) * now / then for part in found.seen or [part for part, _ in parts]]
+    least = [float(part) * now / then for part in found.least or [0.0] * len(parts)]
+    later = [df * max(then - 1, 1) / max(now - 1, 1) for df in dfs]
+    nodes, weight = _repetitions(dfs, later)
+    true = [np.maximum(part / known, low) for part, low, (known, _) in zip(first, least, nodes, strict=True)]
+    seen = [np.maximum(part * again, low) for part, low, (_, again) in zip(true, least, nodes, strict=True)]
+    total = sum(seen, np.array(example))
+    with np.errstate(invalid="ignore"):
+        shares = [np.where(total > 0, part / total, 0.0) for part in seen]
+    half_width = critical_at(shares, tuple(map(_rounded, [*later, float(found.example_df)])), level) * np.sqrt(total)
+    return half_width, np.sqrt(sum(true, np.array(float(found.example)))), weight
 
 
-def _repetitions(df: float) -> tuple[Array, Array, Array]:
-    """(Q, 1) and (1, Q) nodes of χ²(df)/df, and their joint weights: of what was seen, and of what will be."""
-    u, weight = crowded_nodes(NODES)
-    scaled = 2 * special.gammaincinv(df / 2, u) / df
-    return scaled[:, None], scaled[None, :], weight[:, None] * weight[None, :]
+def _rounded(df: float) -> float:
+    """To two decimals, or to two digits beyond 100 where critical values hardly change: so that tables are shared."""
+    return round(df, 2) if df < 100 else float(f"{df:.2g}")
+
+
+def _repetitions(now: Sequence[float], later: Sequence[float]) -> tuple[list[tuple[Array, Array]], Array]:
+    """For each seed part nodes of χ²(df)/df, of what was seen and of what will be; and the joint weights. (Q,) each."""
+    u, weight = crowded_nodes(NODES[len(now)])
+    axes = [2 * special.gammaincinv(df / 2, u) / df for pair in zip(now, later, strict=True) for df in pair]
+    grid = [axis.ravel() for axis in np.meshgrid(*axes, indexing="ij")]
+    weights = np.prod([axis.ravel() for axis in np.meshgrid(*[weight] * len(axes), indexing="ij")], axis=0)
+    return list(zip(grid[::2], grid[1::2], strict=True)), weights

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bdlbench.stats.behrens_fisher import critical, critical_curve, p_value
+from bdlbench.stats.behrens_fisher import critical, critical_at, p_value
 
 
 @pytest.mark.parametrize("df", [1, 2, 4.5, 19])
@@ -61,8 +61,12 @@ def test_critical_is_the_inverse(level):
 
 
 def test_the_curve_is_fine_enough_to_interpolate():
-    shares, values = critical_curve(2.0, 299.0, 0.05 / 12)
     between = np.linspace(0.003, 0.997, 40)
-    assert np.interp(between, shares, values) == pytest.approx(
-        critical([between, 1 - between], [2, 299], 0.05 / 12), rel=0.01
-    )
+    expected = critical([between, 1 - between], [2, 299], 0.05 / 12)
+    assert critical_at([between], (2.0, 299.0), 0.05 / 12) == pytest.approx(expected, rel=0.01)
+
+
+def test_so_is_the_surface_of_three_parts():
+    first, second = np.random.default_rng(0).dirichlet([1, 1, 1], size=30).T[:2]
+    expected = critical([first, second, 1 - first - second], [2, 9, 299], 0.05 / 12)
+    assert critical_at([first, second], (2.0, 9.0, 299.0), 0.05 / 12) == pytest.approx(expected, rel=0.03)

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import stats
+from scipy import optimize, stats
 
 from bdlbench.stats.behrens_fisher import p_value
 from bdlbench.stats.crossed import Difference, Side, crossed, resampled
@@ -48,7 +48,9 @@ def test_a_negative_example_part_is_nothing():
     d = np.array([[1.0, -1.0, 1.0, -1.0], [-1.0, 1.0, -1.0, 1.1]])  # all of it is the seed's own pattern
     found = crossed(side(np.zeros((2, 4))), side(d), pairs(2))
     assert found.example == 0
-    assert found.p_value() == pytest.approx(stats.ttest_1samp(d.mean(1), 0).pvalue, rel=1e-4)
+    *_, residual = anova(d)
+    assert found.seed == pytest.approx(residual / d.size)  # the larger of the two, as it is in expectation
+    assert found.p_value() == pytest.approx(2 * stats.t.sf(abs(d.mean()) / math.sqrt(residual / d.size), 1), rel=1e-4)
 
 
 def test_without_examples_it_is_the_paired_t_test():
@@ -59,13 +61,14 @@ def test_without_examples_it_is_the_paired_t_test():
     assert found.half_width() == pytest.approx((interval.high - interval.low) / 2, rel=1e-4)
 
 
-def test_as_many_unpaired_replicates_are_welchs_t_test():
+def test_unpaired_replicates_are_never_pooled():
     a, b = np.array([0.1, 0.3, 0.2, 0.5]), np.array([0.4, 0.5, 0.9, 0.3])
     found = crossed(Side(a), Side(b), [])
     expected = stats.ttest_ind(b, a, equal_var=False)
     assert found.standard_error == pytest.approx((b.mean() - a.mean()) / expected.statistic)
-    assert found.seed_df == pytest.approx(expected.df)
-    assert found.p_value() == pytest.approx(expected.pvalue, rel=1e-3)
+    apart = p_value(found.estimate, [a.var(ddof=1) / 4, b.var(ddof=1) / 4], [3, 3])
+    assert found.p_value() == pytest.approx(apart, rel=1e-3)
+    assert found.p_value() > expected.pvalue
 
 
 def test_unequal_numbers_are_kept_apart():
@@ -126,7 +129,8 @@ def test_differences_that_agree_to_rounding():
     same = Side(np.array([0.1, 0.2]))
     assert crossed(same, same, pairs(2)).p_value() == 1
     apart = crossed(same, Side(same.values + 1), pairs(2))
-    assert (apart.p_value(), apart.half_width()) == (0, 0)
+    for nothing in (apart.p_value(), apart.half_width(), apart.equivalence_p_value(1.5)):
+        assert np.isnan(nothing)  # a variance of 0 is none to test by
     assert apart.p_value(margin=1.5) == 1
 
 
@@ -143,3 +147,70 @@ def test_nadeau_and_bengio_by_hand():
     assert found.standard_error == pytest.approx(math.sqrt(1 / 3 + 1 / 9))
     assert np.isnan(resampled(a[:1], b[:1], 1 / 9).seed)
     assert np.isnan(resampled(a[:0], b[:0], 1 / 9).estimate)
+
+
+def test_seeds_with_equally_many_errors_have_a_variance():
+    """60 examples; A without an error, B with one for each of two seeds, on different examples."""
+    right, wrong = np.ones((2, 60)), np.ones((2, 60))
+    wrong[0, 3] = wrong[1, 7] = 0
+    found = crossed(side(right), side(wrong), pairs(2))
+    assert found.estimate == pytest.approx(-1 / 60)
+    assert found.p_value() > 0.3 and found.half_width() > 0.1
+    assert found.carriers == pytest.approx(2, abs=0.2)
+
+
+def test_no_error_on_either_side_leaves_wilsons_bound():
+    """Nothing discordant among N: 0 of N, whose interval by Wilson is c²/(N + c²), by Clopper and Pearson nearly so."""
+    same = side(np.ones((2, 50)))
+    found = crossed(same, same, pairs(2))
+    assert found.p_value() == 1
+    wilson = stats.binomtest(0, 50).proportion_ci(method="wilson").high
+    exact = stats.binomtest(0, 50).proportion_ci(method="exact").high
+    assert found.half_width() == pytest.approx(wilson, rel=0.06)  # t of 49 for the normal
+    assert found.half_width() == pytest.approx(exact, rel=0.06)
+    assert found.equivalence_p_value(0.01) > 0.3
+    many = side(np.ones((2, 2000)))
+    assert crossed(many, many, pairs(2)).equivalence_p_value(0.01) < 1e-4
+
+
+def test_the_interval_of_zeros_and_ones_is_what_the_tests_do_not_refuse():
+    rng = np.random.default_rng(5)
+    a, b = ((rng.random((3, 400)) < rate).astype(float) for rate in (0.99, 0.98))
+    found = crossed(side(a), side(b), pairs(3))
+    assert found.binary == 400
+    edge = float(abs(found.estimate) + found.half_width())
+    assert found.equivalence_p_value(edge) == pytest.approx(0.05, rel=0.02)
+    assert crossed(side(a), side(b + 0.1), pairs(3)).binary == 0
+
+
+@pytest.mark.parametrize(("a", "b"), [([20.0, 20.0], [21.0, 21.0]), ([4.0, 4.0, 4.0], [5.0, 5.0, 5.0])])
+def test_counts_that_agree_by_chance(a, b):
+    """Two neighbouring whole numbers in equal shares give k equal gaps of 1 with chance 2·4⁻ᵏ."""
+    count = len(a)
+    paired = crossed(Side(np.array(a)), Side(np.array(b)), pairs(count))
+    assert paired.p_value() == pytest.approx(2 * stats.t.sf(2 * math.sqrt(count), count - 1), rel=1e-4)
+    assert crossed(Side(np.array(a)), Side(np.array(b)), []).p_value() > 0.05
+
+
+def test_the_parts_are_those_of_a_mixed_model():
+    """Restricted maximum likelihood of y = μ + a_r + b_s + ε, by scipy's optimiser: Patterson & Thompson 1971."""
+    rng = np.random.default_rng(11)
+    seeds, examples = 4, 15
+    d = 0.4 + rng.normal(size=(seeds, 1)) + 1.5 * rng.normal(size=(1, examples)) + rng.normal(size=(seeds, examples))
+    one, whole = np.ones((d.size, 1)), np.ones
+    by_seed = np.kron(np.eye(seeds), whole((examples, examples)))
+    by_example = np.kron(whole((seeds, seeds)), np.eye(examples))
+
+    def deviance(log_variances):
+        s, e, r = np.exp(log_variances)
+        covariance = s * by_seed + e * by_example + r * np.eye(d.size)
+        inverse = np.linalg.inv(covariance)
+        information = (one.T @ inverse @ one).item()
+        gap = d.reshape(-1, 1) - (one.T @ inverse @ d.reshape(-1, 1)).item() / information
+        return np.linalg.slogdet(covariance)[1] + math.log(information) + (gap.T @ inverse @ gap).item()
+
+    fit = optimize.minimize(deviance, np.zeros(3), method="Nelder-Mead", options={"xatol": 1e-9, "fatol": 1e-12})
+    s, e, r = np.exp(fit.x)
+    found = crossed(side(np.zeros_like(d)), side(d), pairs(seeds))
+    assert found.seed == pytest.approx((s + r / examples) / seeds, rel=1e-4)
+    assert found.example == pytest.approx(e / examples, rel=1e-4)

@@ -39,7 +39,7 @@ def test_of_500_null_tables_at_most_one_in_twenty_errs(calibration, seeds, domin
 @pytest.mark.parametrize("dominated", ["seeds", "examples"])
 def test_a_difference_of_the_reported_size_is_found(calibration, seeds, dominated):
     rate = calibration.found_rate(seeds, calibration.DOMINATED[dominated], "skewed", tables=200)
-    assert 0.75 <= rate <= 0.88
+    assert 0.75 <= rate <= (0.95 if seeds == 3 else 0.88)  # of three seeds little is known: on the safe side
 
 
 def test_unequal_numbers_of_seeds_without_partners(calibration):
@@ -59,24 +59,19 @@ def test_with_many_degrees_of_freedom_it_is_the_textbooks():
 
 
 def test_nothing_to_detect():
-    assert detectable(difference(0, 0.0, 4.0), 0.05) == 0
+    assert math.isnan(detectable(difference(0, 0.0, 4.0), 0.05))  # nothing varies: nothing is known
     assert math.isnan(detectable(difference(0, math.nan, 1.0), 0.05))
 
 
-@pytest.mark.parametrize("margin", [0.0, 0.5])
-def test_seeds_that_settle_are_just_enough(margin):
-    found = difference(1.0, 0.5, 4.0)
-    needed = int(seeds_to_settle(found, 5, margin, 0.05 / 12))
-
-    def beyond(seeds):
-        half = stats.t.isf(0.05 / 24, seeds - 1) * math.sqrt(0.5 * 5 / seeds)
-        return 1.0 - half > margin
-
-    assert beyond(needed) and not beyond(needed - 1)
+def test_seeds_that_settle_are_the_textbooks_where_the_variance_is_known():
+    """Two one-sided tests at a true difference of 0: (t_{1−level/2} + t_{(1 + power)/2})²·σ²/margin² replicates."""
+    found = difference(7.0, 4.0 / 1000, 999.0)  # σ = 2; what was seen of the difference has no say
+    z = stats.norm.isf(0.05 / 24) + stats.norm.isf(0.1)
+    assert seeds_to_settle(found, 1000, 1.0, 0.05 / 12) == pytest.approx((2 * z) ** 2, rel=0.08)
 
 
-def test_seeds_cannot_settle_what_test_examples_leave_open():
-    assert seeds_to_settle(difference(1.0, 0.5, 4.0, example=1.0, example_df=299.0), 5, 0.0, 0.05) == math.inf
-    assert seeds_to_settle(difference(0.0, 0.5, 4.0), 5, 0.0, 0.05) == math.inf
-    assert seeds_to_settle(difference(0.0, 0.5, 4.0), 5, 0.5, 0.05) < 50  # equivalent, in the end
-    assert seeds_to_settle(difference(1.0, math.nan, 1.0), 1, 0.0, 0.05) == math.inf
+def test_what_seeds_cannot_settle():
+    assert seeds_to_settle(difference(0.0, 0.5, 4.0), 5, 0.0, 0.05) == math.inf  # no margin: nothing to plan for
+    assert seeds_to_settle(difference(1.0, 0.5, 4.0, example=1.0, example_df=299.0), 5, 1.0, 0.05) == math.inf
+    assert seeds_to_settle(difference(0.0, 0.5, 4.0), 5, 1.0, 0.05) < 60
+    assert math.isnan(seeds_to_settle(difference(1.0, math.nan, 1.0), 1, 0.5, 0.05))
