@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import Literal
 
 import numpy as np
@@ -157,6 +158,26 @@ def judge(findings: Sequence[Finding]) -> list[Finding]:
         _judged(finding, *map(float, p_values), LEVEL / max(tests, 1))
         for finding, *p_values in zip(findings, corrected, beyond, within, strict=True)
     ]
+
+
+def leaders(measured: Mapping[str, Measured], better: Better, layout: Layout) -> set[str]:
+    """Those of a column that no other is shown to be better than: every two by `compare`'s test, Holm-corrected.
+
+    measured: one metric, by the name of who reached it; on the same test examples. Methods that are equal in truth all
+    stay with probability 95 % at least. Comparisons with the best alone (Hsu 1981) promise that of one of them only.
+    Values that do not vary at all over replicates count as they are. Those that are not finite do not lead; neither do
+    those with one replicate, unless nothing is above them.
+    """
+    means = {name: m.mean if better == "higher" else -m.mean for name, m in measured.items() if math.isfinite(m.mean)}
+    pairs = list(combinations(sorted(means, key=means.__getitem__), 2))  # the worse mean first
+    found = [_difference(measured[worse], measured[above], layout)[0] for worse, above in pairs]
+    apart = [bool(d.without_spread) and float(d.estimate) != 0 for d in found]
+    corrected = holm([math.nan if sure else float(d.p_value()) for d, sure in zip(found, apart, strict=True)])
+    told = [
+        sure or p <= LEVEL or (math.isnan(p) and means[worse] < means[above])
+        for p, sure, (worse, above) in zip(corrected, apart, pairs, strict=True)
+    ]
+    return set(means) - {worse for (worse, _), below in zip(pairs, told, strict=True) if below}
 
 
 def monte_carlo_variance(a: Measured, b: Measured) -> float:

@@ -151,12 +151,11 @@ def _complete(table: dict[str, dict[str, Result]], methods: Sequence[str]) -> tu
 
 def _duels(names: Sequence[str], means: Array, runs: Sequence[Sequence[Array]]) -> list[Duel]:
     """Every two methods; means (blocks, k) and runs [method][block] (R,): lower is better."""
-    rng = np.random.default_rng(0)  # fixed: the same records, the same intervals
     places = pairs(len(names))
     p_values = [wilcoxon(means[:, i], means[:, j]) for i, j in places]
     found = []
     for (i, j), p, corrected in zip(places, p_values, holm(p_values), strict=True):
-        improvement, low, high = probability_of_improvement(runs[i], runs[j], rng)
+        improvement, low, high = probability_of_improvement(runs[i], runs[j])
         found.append(Duel(names[i], names[j], p, float(corrected), improvement, (low, high)))
     return found
 

@@ -294,7 +294,7 @@ def _ranking_summary(ranking: Ranking) -> str:
     pairs = "Pairs: Wilcoxon's signed ranks over data sets, Holm-corrected. "
     return (
         f"{friedman}{pairs}P(first better): that a run of the first beats one of the second, mean over data sets, with "
-        "a 95 % bootstrap interval over seeds: it speaks of new seeds on these data sets, p of new data sets."
+        "a 95 % interval (Newcombe 2006): it speaks of new seeds on these data sets, p of new data sets."
     )
 
 

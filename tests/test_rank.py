@@ -57,7 +57,7 @@ def test_order_and_groups(eight: Ranking) -> None:
         frozenset(pair) for pair in [("map", "mle"), ("map", "laplace"), ("mc_dropout", "mle")]
     } | {frozenset(("mc_dropout", "laplace")), frozenset(("mle", "laplace"))}
     duel = next(d for d in eight.duels if {d.first, d.second} == {"mle", "laplace"})
-    assert (duel.p_value, duel.improvement, duel.interval) == (pytest.approx(2 / 2**8), 1.0, (1.0, 1.0))
+    assert (duel.p_value, duel.improvement, duel.interval[1]) == (pytest.approx(2 / 2**8), 1.0, 1.0)
 
 
 def test_a_pair_does_not_depend_on_the_others(eight: Ranking) -> None:

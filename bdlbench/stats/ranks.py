@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from itertools import combinations
 
 import numpy as np
-from scipy import stats
+from scipy import optimize, special, stats
 
 from bdlbench.stats.behrens_fisher import Array
 
-RESAMPLES = 2000
+TINY = 1e-9
+"""How close to its estimate the end of an interval is looked for."""
 
 
 def mean_ranks(values: Array) -> Array:
@@ -62,20 +63,32 @@ def pairs(count: int) -> list[tuple[int, int]]:
 
 
 def probability_of_improvement(
-    a: Sequence[Array], b: Sequence[Array], rng: np.random.Generator, level: float = 0.05
+    a: Sequence[Array], b: Sequence[Array], level: float = 0.05
 ) -> tuple[float, float, float]:
-    """Mean over data sets of P(a run of a is lower, so better, than a run of b), ties ½, with its interval.
+    """Mean θ over K data sets of P(a run of a is lower, so better, than a run of b), ties ½, with its interval.
 
-    a, b: the runs' values (R,) for each data set. Percentile bootstrap, runs drawn within each data set: it speaks of
-    new seeds on these data sets. Agarwal et al. 2021 (arXiv:2108.13264), §4.3.
+    a, b: the runs' values (R,) for each data set. Agarwal et al. 2021 (arXiv:2108.13264), §4.3. The interval speaks of
+    new seeds on these data sets: all θ with (θ̂ − θ)² ≤ z² Σ_k Var_k(θ)/K², where Var_k is the variance of a Mann–Whitney
+    estimate from its own θ (Newcombe 2006, method 5). A bootstrap over few seeds would be of width 0 where all runs of
+    one side win, and cover 41 % of the time at a true .95 with two data sets and three seeds (docs/statistics.md).
     """
     wins = [(x[:, None] < y[None, :]) + 0.5 * (x[:, None] == y[None, :]) for x, y in zip(a, b, strict=True)]
-    drawn = np.zeros(RESAMPLES)
-    for table in wins:
-        rows, columns = (rng.integers(size, size=(RESAMPLES, size)) for size in table.shape)
-        drawn += table[rows[:, :, None], columns[:, None, :]].mean((1, 2))
-    low, high = np.quantile(drawn / len(wins), [level / 2, 1 - level / 2])
-    return float(np.mean([table.mean() for table in wins])), float(low), float(high)
+    mean = float(np.mean([table.mean() for table in wins]))
+    z = float(special.ndtri(1 - level / 2))
+
+    def beyond(theta: float) -> float:
+        variance = sum(_mann_whitney_variance(theta, *table.shape) for table in wins) / len(wins) ** 2
+        return float((mean - theta) ** 2 - z**2 * variance)
+
+    low = optimize.brentq(beyond, 0, mean - TINY) if mean > TINY else 0.0
+    high = optimize.brentq(beyond, mean + TINY, 1) if mean < 1 - TINY else 1.0
+    return mean, float(low), float(high)
+
+
+def _mann_whitney_variance(theta: float, m: int, n: int) -> float:
+    """Of the share of m·n pairs, exponential runs assumed for the shape (Hanley & McNeil 1982; Newcombe 2006)."""
+    middle = (m + n) / 2 - 1
+    return theta * (1 - theta) * (1 + middle * ((1 - theta) / (2 - theta) + theta / (1 + theta))) / (m * n)
 
 
 def _exact_signed_rank(gaps: Array) -> float:
