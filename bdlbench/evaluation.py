@@ -168,16 +168,16 @@ def _part(evaluation: Evaluation, population: str, index: Tensor) -> Evaluation:
 def _spoilt(evaluation: Evaluation, population: str) -> Evaluation:
     """With NaN for all that is known of one population, and −1 for what is counted."""
     predicted = _predicted(evaluation, population)
-    kept = {
-        name: torch.full_like(x, math.nan if x.is_floating_point() else -1) for name, x in predicted.arrays().items()
-    }
-    groups = predicted.groups if isinstance(predicted, Kept) else None
-    weights = predicted.weights if isinstance(predicted, Kept) else ()
-    spoilt = Kept(predicted.samples, kept, None if groups is None else torch.full_like(groups, math.nan), weights)
+    spoilt = Kept(predicted.samples, {name: _unknown(value) for name, value in predicted.arrays().items()})
+    if isinstance(predicted, Kept) and predicted.groups is not None:
+        spoilt = replace(spoilt, groups=_unknown(predicted.groups), weights=predicted.weights)
     if population == TEST:
-        y = torch.full_like(evaluation.y, math.nan if evaluation.y.is_floating_point() else -1)
-        return replace(evaluation, test=spoilt, y=y)
+        return replace(evaluation, test=spoilt, y=_unknown(evaluation.y))
     return replace(evaluation, ood={**evaluation.ood, population: spoilt})
+
+
+def _unknown(values: Tensor) -> Tensor:
+    return torch.full_like(values, math.nan if values.is_floating_point() else -1)
 
 
 def _predicted(evaluation: Evaluation, population: str) -> Predicted:

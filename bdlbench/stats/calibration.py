@@ -43,7 +43,8 @@ def calibration_error_without_blocks(confidence: Tensor, correct: Tensor, block:
     size = torch.bincount(block)  # (blocks,)
     cell = bin_index(confidence, bins) * len(size) + block
     gaps = torch.bincount(cell, correct.double() - confidence.double(), bins * len(size)).unflatten(0, (bins, -1))
-    return (gaps.sum(1, keepdim=True) - gaps).abs().sum(0) / (len(block) - size)
+    error: Tensor = (gaps.sum(1, keepdim=True) - gaps).abs().sum(0) / (len(block) - size)
+    return error
 
 
 def bin_index(confidence: Tensor, bins: int) -> Tensor:

@@ -66,8 +66,8 @@ def fpr_at_95_tpr(positive: Tensor, negative: Tensor) -> Tensor:
 def without_blocks(statistic: Statistic, positive: Tensor, negative: Tensor, block: Tensor, positives: bool) -> Tensor:
     """A statistic of this file without each block of the positives, or else of the negatives: (blocks,) float64.
 
-    positive: (P,), negative: (N,); block: int64 from 0, of each score of that class. Scores are sorted once. NaN where a
-    score is NaN or no other is left. The AUROC is a sum over pairs (a U statistic of two samples; Hoeffding 1948), so
+    positive: (P,), negative: (N,); block: int64 from 0, of each score of that class. Scores are sorted once. NaN where
+    a score is NaN or no other is left. The AUROC is a sum over pairs (a U statistic of two samples; Hoeffding 1948), so
     that a block takes its own pairs with it: (U − U_block) / (P·N − P_block·N).
     """
     size = torch.bincount(block)  # (blocks,)
