@@ -149,7 +149,8 @@ def _of_record(
     found: Mapping[str, Measured], record: Record, entry: str, metric: Metric, kept: Evaluation
 ) -> dict[str, Measured]:
     """The columns of one metric with the replicates of one record added."""
-    parts, groups = evaluation.by_example(metric, kept), evaluation.left_out(metric, kept)
+    parts = {key: tuple(rows.values()) for key, rows in evaluation.by_example(metric, kept).items()}
+    groups = evaluation.left_out(metric, kept)
     single = record.cell["protocol"]["samples"] > 1 and not evaluation.has_groups(kept)
     columns = {f"{entry}[{key}]" if key else entry: (key, value) for key, value in metric(kept).items()}
     return {

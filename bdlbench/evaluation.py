@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import cast
 
 import numpy as np
@@ -14,13 +13,10 @@ from torch import Tensor
 
 from bdlbench.environment import one_thread
 from bdlbench.predictive import MAX_GROUPS, Predicted, group_sizes, log_at
-from bdlbench.protocols import Evaluation, MeanOverExamples, Metric
+from bdlbench.protocols import TEST, Evaluation, MeanOverExamples, Metric, WithoutBlocks
 from bdlbench.records import Record
 from bdlbench.stats.behrens_fisher import Array
-from bdlbench.stats.jackknife import pseudo_values
-
-TEST = "test"
-"""The population of test examples; each out-of-distribution set is one of its own name."""
+from bdlbench.stats.jackknife import blocks, pseudo_values
 
 
 @dataclass(frozen=True)
@@ -75,7 +71,7 @@ def read(record: Record, arrays: Mapping[str, Tensor]) -> Evaluation | None:
     if "test.y" not in arrays:
         return None
     sets: dict[str, dict[str, Tensor]] = {}
-    for name, value in arrays.items():
+    for name, value in sorted(arrays.items()):  # files of the same arrays may hold them in another order
         where, _, what = name.rpartition(".")
         sets.setdefault(where.removeprefix("ood."), {})[what] = value
     test = sets.pop(TEST)
@@ -99,22 +95,47 @@ def drawn(record: Record, groups: int) -> int:
 
 
 @one_thread()
-def by_example(metric: Metric, evaluation: Evaluation) -> dict[str, tuple[Array, ...]]:
-    """What each example contributes to the metric: for each key an array (R, N) for each population that has a say.
+def by_example(metric: Metric, evaluation: Evaluation) -> dict[str, dict[str, Array]]:
+    """What each example contributes to the metric: by key, (R, N) of each population that this key uses.
 
     A mean over test examples tells it itself. Any other statistic is jackknifed, over blocks of test examples and of
     each out-of-distribution set: pseudo-values (R, blocks).
     """
     if isinstance(metric, MeanOverExamples):
-        return {key: (value.double().numpy(),) for key, value in metric.by_example(evaluation).items()}
+        return {key: {TEST: value.double().numpy()} for key, value in metric.by_example(evaluation).items()}
     whole = {key: value.double().numpy() for key, value in metric(evaluation).items()}
-    found: dict[str, tuple[Array, ...]] = {key: () for key in whole}
+    found: dict[str, dict[str, Array]] = {key: {} for key in whole}
     for population in [TEST, *evaluation.ood] if whole else []:
-        size = evaluation.y.shape[1] if population == TEST else _size(_kept(evaluation, population))
-        rows = pseudo_values(partial(_values, metric, evaluation, population), size, np.stack(list(whole.values())))
-        for key, values in zip(whole, rows, strict=True):
-            found[key] = (*found[key], values)
+        block = blocks(_size(evaluation, population))
+        for key, left_out in without_blocks(metric, evaluation, population, torch.from_numpy(block)).items():
+            found[key][population] = pseudo_values(whole[key], left_out.double().numpy(), block)
     return found
+
+
+def without_blocks(metric: Metric, evaluation: Evaluation, population: str, block: Tensor) -> dict[str, Tensor]:
+    """(R, blocks) by key: the metric without each block (N,) of the examples of one population, where it uses them.
+
+    A metric that has no faster way is asked anew for each block.
+    """
+    if isinstance(metric, WithoutBlocks):
+        return metric.without_blocks(evaluation, population, block)
+    keys = using(metric, evaluation, population)
+    count = int(block.max()) + 1 if keys else 0
+    values = [metric(_part(evaluation, population, (block != b).nonzero().flatten())) for b in range(count)]
+    return {key: torch.stack([value[key] for value in values], 1) for key in keys}
+
+
+def using(metric: Metric, evaluation: Evaluation, population: str) -> list[str]:
+    """The keys of a metric that change, vanish or raise when all that is known of a population becomes NaN.
+
+    Also those that are NaN as it is, of which nothing can be told.
+    """
+    whole = metric(evaluation)
+    try:
+        spoilt = metric(_spoilt(evaluation, population))
+    except Exception:  # whatever an unknown metric raises, it has looked
+        return list(whole)
+    return [key for key, value in whole.items() if key not in spoilt or not torch.equal(spoilt[key], value)]
 
 
 def has_groups(evaluation: Evaluation) -> bool:
@@ -137,22 +158,31 @@ def left_out(metric: Metric, evaluation: Evaluation) -> dict[str, Array]:
     return {key: np.stack(column) for key, column in columns.items()}
 
 
-def _values(metric: Metric, evaluation: Evaluation, population: str, index: Array) -> Array:
-    """(keys, R) of these examples of one population only."""
-    values = metric(_part(evaluation, population, torch.from_numpy(index)))
-    return torch.stack([value.double() for value in values.values()]).numpy()
-
-
 def _part(evaluation: Evaluation, population: str, index: Tensor) -> Evaluation:
     """With these examples of one population only."""
     if population == TEST:
         return replace(evaluation, test=_taken(evaluation.test, index), y=evaluation.y[:, index])
-    return replace(evaluation, ood={**evaluation.ood, population: _taken(_kept(evaluation, population), index)})
+    return replace(evaluation, ood={**evaluation.ood, population: _taken(_predicted(evaluation, population), index)})
 
 
-def _kept(evaluation: Evaluation, name: str) -> Predicted:
-    """What was predicted of an out-of-distribution set, whose arrays records keep."""
-    return cast(Predicted, evaluation.ood[name])
+def _spoilt(evaluation: Evaluation, population: str) -> Evaluation:
+    """With NaN for all that is known of one population, and −1 for what is counted."""
+    predicted = _predicted(evaluation, population)
+    spoilt = Kept(predicted.samples, {name: _unknown(value) for name, value in predicted.arrays().items()})
+    if isinstance(predicted, Kept) and predicted.groups is not None:
+        spoilt = replace(spoilt, groups=_unknown(predicted.groups), weights=predicted.weights)
+    if population == TEST:
+        return replace(evaluation, test=spoilt, y=_unknown(evaluation.y))
+    return replace(evaluation, ood={**evaluation.ood, population: spoilt})
+
+
+def _unknown(values: Tensor) -> Tensor:
+    return torch.full_like(values, math.nan if values.is_floating_point() else -1)
+
+
+def _predicted(evaluation: Evaluation, population: str) -> Predicted:
+    """Of the test set, or of an out-of-distribution set, whose arrays records keep."""
+    return evaluation.test if population == TEST else cast(Predicted, evaluation.ood[population])
 
 
 def _taken(predicted: Predicted, index: Tensor) -> Kept:
@@ -162,5 +192,7 @@ def _taken(predicted: Predicted, index: Tensor) -> Kept:
     return Kept(predicted.samples, kept, groups, weights)
 
 
-def _size(predicted: Predicted) -> int:
-    return next(iter(predicted.arrays().values())).shape[1]
+def _size(evaluation: Evaluation, population: str) -> int:
+    if population == TEST:
+        return evaluation.y.shape[1]
+    return next(iter(_predicted(evaluation, population).arrays().values())).shape[1]

@@ -241,6 +241,10 @@ class Scored(Protocol):
         ...
 
 
+TEST = "test"
+"""The population of test examples; each out-of-distribution set is one of its own name."""
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """What a metric sees: predictives of the test set and of each out-of-distribution set, the posterior's facts.
@@ -288,4 +292,16 @@ class MeanOverExamples(Protocol):
 
     def by_example(self, evaluation: Evaluation) -> dict[str, Tensor]:
         """(R, N) float64 each, by the same keys: the mean over N is the value."""
+        ...
+
+
+@runtime_checkable
+class WithoutBlocks(Protocol):
+    """A metric that tells its values without each block of examples faster than by being asked anew for each."""
+
+    def without_blocks(self, evaluation: Evaluation, population: str, block: Tensor) -> dict[str, Tensor]:
+        """(R, blocks) float64 each, by those of its keys that use the population: TEST, or an OOD set by its name.
+
+        block: (N,) int64 from 0, the block of each example of it; other populations stay whole.
+        """
         ...

@@ -8,13 +8,15 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bdlbench import files, sheets, tables
 from bdlbench.compare import Comparison, Pair
 from bdlbench.differences import LEVEL, Finding, Population
-from bdlbench.rank import Ranking
 from bdlbench.sheets import Field, Format, Sheet
+
+if TYPE_CHECKING:
+    from bdlbench.rank import Ranking  # scipy.stats is slow to import
 
 Row = dict[str, Any]
 
@@ -34,9 +36,12 @@ def render(comparison: Comparison, style: Format = "terminal", width: int = 100,
         return "".join(sheets.latex(main, f"{main.title}. {summary}") for main, _ in shown)
     if style == "markdown":
         return _markdown(shown, summary, notes)
-    text = _terminal(shown, color)
-    if max(map(len, _terminal(shown, False).splitlines()), default=0) > width:
-        text = _terminal(list(_sheets(comparison, units=False)), color)
+    text = _terminal(shown, False)
+    if max(map(len, text.splitlines()), default=0) > width:
+        shown = list(_sheets(comparison, units=False))
+        text = _terminal(shown, False)
+    if color:
+        text = _terminal(shown, True)
     return text + sheets.printed([*notes, summary, LEGEND], max(width, 100), color)
 
 

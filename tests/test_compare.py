@@ -88,10 +88,10 @@ def test_contributions_average_to_the_metric(runs: Path) -> None:
         kept = evaluation.read(record, records.predictions(runs / "wine", record))
         assert kept is not None
         for name in ("accuracy", "nll", "brier"):
-            (rows,) = evaluation.by_example(catalog.metrics()[name], kept)[""]
+            (rows,) = evaluation.by_example(catalog.metrics()[name], kept)[""].values()
             assert rows.shape == (SEEDS, 45)
             assert rows.mean(1) == pytest.approx(record.values["metrics"][name]["values"], rel=1e-5)
-        (rows,) = evaluation.by_example(catalog.metrics()["ece"], kept)[""]
+        (rows,) = evaluation.by_example(catalog.metrics()["ece"], kept)[""].values()
         assert rows.shape == (SEEDS, 45)  # as many blocks as examples, up to 50
 
 

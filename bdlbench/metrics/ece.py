@@ -8,8 +8,8 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from bdlbench.protocols import Evaluation, Metric
-from bdlbench.stats.calibration import expected_calibration_error, top_class
+from bdlbench.protocols import TEST, Evaluation, Metric
+from bdlbench.stats.calibration import calibration_error_without_blocks, expected_calibration_error, top_class
 from bdlbench.stats.rows import each_row
 
 
@@ -37,6 +37,14 @@ class ExpectedCalibrationError:
             return {}
         confidence, correct = top_class(probs, evaluation.y)  # (R, N) each
         return {"": each_row(partial(expected_calibration_error, bins=self.bins), confidence, correct)}
+
+    def without_blocks(self, evaluation: Evaluation, population: str, block: Tensor) -> dict[str, Tensor]:
+        """{"": (R, blocks)} of blocks of test examples; no other population is used."""
+        probs = evaluation.test.arrays().get("probs")  # (R, N, C)
+        if probs is None or population != TEST:
+            return {}
+        left_out = partial(calibration_error_without_blocks, block=block, bins=self.bins)
+        return {"": each_row(left_out, *top_class(probs, evaluation.y))}
 
 
 metrics: dict[str, Metric] = {"ece": ExpectedCalibrationError()}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from bdlbench.protocols import Evaluation, Metric
-from bdlbench.stats.ranking import Statistic, auroc, average_precision, fpr_at_95_tpr
+from bdlbench.protocols import TEST, Evaluation, Metric
+from bdlbench.stats.ranking import Statistic, auroc, average_precision, fpr_at_95_tpr, without_blocks
 from bdlbench.stats.rows import each_row
 
 STATISTICS: dict[str, Statistic] = {"AUROC": auroc, "AUPR": average_precision, "FPR at 95 % TPR": fpr_at_95_tpr}
@@ -37,12 +38,23 @@ class OutOfDistribution:
 
     def __call__(self, evaluation: Evaluation) -> dict[str, Tensor]:
         """{out-of-distribution set: (R,)}."""
-        inside = evaluation.test.scores.get(self.score)  # (R, N)
+        statistic = STATISTICS[self.statistic]
+        return {name: each_row(statistic, *scores) for name, scores in self._scores(evaluation).items()}
+
+    def without_blocks(self, evaluation: Evaluation, population: str, block: Tensor) -> dict[str, Tensor]:
+        """{out-of-distribution set: (R, blocks)} of blocks of test examples, or of the set's own."""
+        statistic, positives = STATISTICS[self.statistic], population != TEST
+        left_out = partial(without_blocks, statistic, block=block, positives=positives)
+        found = self._scores(evaluation)
+        return {name: each_row(left_out, *found[name]) for name in found if population in (TEST, name)}
+
+    def _scores(self, evaluation: Evaluation) -> dict[str, tuple[Tensor, Tensor]]:
+        """Of each out-of-distribution set its scores (R, N') and those of the test set (R, N)."""
+        inside = evaluation.test.scores.get(self.score)
         if inside is None or evaluation.test.samples < self.min_samples:
             return {}
         found = {name: predictive.scores.get(self.score) for name, predictive in evaluation.ood.items()}
-        outside = {name: scores for name, scores in found.items() if scores is not None}  # (R, N') each
-        return {name: each_row(STATISTICS[self.statistic], scores, inside) for name, scores in outside.items()}
+        return {name: (scores, inside) for name, scores in found.items() if scores is not None}
 
 
 metrics: dict[str, Metric] = {

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from bdlbench.protocols import Evaluation, Metric
+from bdlbench.protocols import TEST, Evaluation, Metric
 from bdlbench.stats.rows import each_row
 
 
@@ -22,11 +22,24 @@ class RootMeanSquaredError:
 
     def __call__(self, evaluation: Evaluation) -> dict[str, Tensor]:
         """{"": (R,)}."""
-        mean = evaluation.test.arrays().get("mean")  # (R, N)
-        if mean is None:
+        return {key: each_row(torch.mean, square).sqrt() for key, square in _squared_errors(evaluation).items()}
+
+    def without_blocks(self, evaluation: Evaluation, population: str, block: Tensor) -> dict[str, Tensor]:
+        """{"": (R, blocks)} of blocks of test examples; no other population is used."""
+        if population != TEST:
             return {}
-        squared_error = (evaluation.y.double() - mean.double()).square()  # (R, N)
-        return {"": each_row(torch.mean, squared_error).sqrt()}
+        rest = len(block) - torch.bincount(block)  # (blocks,)
+        sums = {
+            key: each_row(lambda row: row.sum() - torch.bincount(block, row), square)
+            for key, square in _squared_errors(evaluation).items()
+        }
+        return {key: (left / rest).clamp_min(0.0).sqrt() for key, left in sums.items()}
+
+
+def _squared_errors(evaluation: Evaluation) -> dict[str, Tensor]:
+    """(y_n − E[y | x_n])²: {"": (R, N)} float64."""
+    mean = evaluation.test.arrays().get("mean")  # (R, N)
+    return {} if mean is None else {"": (evaluation.y.double() - mean.double()).square()}
 
 
 metrics: dict[str, Metric] = {"rmse": RootMeanSquaredError()}

@@ -34,6 +34,19 @@ def expected_calibration_error(confidence: Tensor, correct: Tensor, bins: int = 
     return torch.stack([gap[index == b].sum().abs() for b in range(bins)]).sum() / len(gap)
 
 
+def calibration_error_without_blocks(confidence: Tensor, correct: Tensor, block: Tensor, bins: int = 15) -> Tensor:
+    """`expected_calibration_error` of the examples outside each block: (blocks,) float64.
+
+    confidence, correct: (N,); block: (N,) int64 from 0. Sums of gaps by bin and block tell them all:
+    Σ_bin |T_bin − S_(bin, block)| / (N − N_block).
+    """
+    size = torch.bincount(block)  # (blocks,)
+    cell = bin_index(confidence, bins) * len(size) + block
+    gaps = torch.bincount(cell, correct.double() - confidence.double(), bins * len(size)).unflatten(0, (bins, -1))
+    error: Tensor = (gaps.sum(1, keepdim=True) - gaps).abs().sum(0) / (len(block) - size)
+    return error
+
+
 def bin_index(confidence: Tensor, bins: int) -> Tensor:
     """Which of `bins` equal-width bins (lo, hi] each confidence (…) lies in, from 0: (…) int64."""
     inner = torch.arange(1, bins, dtype=torch.float64, device=confidence.device) / bins  # (bins − 1,)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from bdlbench.stats.behrens_fisher import Array
@@ -16,20 +14,16 @@ def blocks(size: int, most: int = BLOCKS) -> Array:
     return np.arange(size) % min(size, most)
 
 
-def pseudo_values(statistic: Callable[[Array], Array], size: int, whole: Array) -> Array:
+def pseudo_values(whole: Array, left_out: Array, block: Array) -> Array:
     """h_b·θ − (h_b − 1)·θ_(−b) for each block b, h_b = N / its size: (R, blocks). Quenouille 1956; Busing et al. 1999.
 
-    statistic: indices (n,) of examples -> (R,) values on them alone; whole: (R,) on all. Of a mean these are the means
-    of the blocks. Blocks of several examples, as for quantiles (Shao & Wu 1989), and since calibration errors bend
-    where a bin's gap changes sign.
+    whole: (R,) the statistic of all N examples; left_out: (R, blocks) without each block; block: (N,) that of each
+    example. Of a mean these are the means of the blocks. Blocks of several examples, as for quantiles (Shao & Wu 1989),
+    and since calibration errors bend where a bin's gap changes sign.
     """
-    block = blocks(size)
-    columns = []
-    for b in range(int(block.max()) + 1):
-        kept = np.flatnonzero(block != b)
-        share = size / (size - len(kept))
-        columns.append(share * whole - (share - 1) * statistic(kept))
-    return np.stack(columns, axis=-1)
+    share = len(block) / np.bincount(block)
+    values: Array = share * whole[:, None] - (share - 1) * left_out
+    return values
 
 
 def jackknife_variance(left_out: Array) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from functools import wraps
@@ -60,3 +61,25 @@ def fpr_at_95_tpr(positive: Tensor, negative: Tensor) -> Tensor:
     needed = -(-95 * len(positive) // 100)  # ⌈0.95 P⌉, in integers
     below = torch.searchsorted(negative, positive[len(positive) - needed])
     return (len(negative) - below).double() / len(negative)
+
+
+def without_blocks(statistic: Statistic, positive: Tensor, negative: Tensor, block: Tensor, positives: bool) -> Tensor:
+    """A statistic of this file without each block of the positives, or else of the negatives: (blocks,) float64.
+
+    positive: (P,), negative: (N,); block: int64 from 0, of each score of that class. Scores are sorted once. NaN where
+    a score is NaN or no other is left. The AUROC is a sum over pairs (a U statistic of two samples; Hoeffding 1948), so
+    that a block takes its own pairs with it: (U − U_block) / (P·N − P_block·N).
+    """
+    size = torch.bincount(block)  # (blocks,)
+    (scores, order), others = (positive if positives else negative).double().sort(), negative if positives else positive
+    others = others.double().sort().values
+    if len(size) < 2 or not len(others) or bool(scores.isnan().any() | others.isnan().any()):
+        return torch.full(size.shape, math.nan, dtype=torch.float64)
+    block = block[order]
+    if statistic is auroc:
+        twice = (torch.searchsorted(others, scores) + torch.searchsorted(others, scores, right=True)).double()
+        wins = (twice.sum() - torch.bincount(block, twice)) / (2 * len(others) * (len(scores) - size))
+        return wins if positives else 1 - wins
+    of_sorted: Statistic = inspect.unwrap(statistic)
+    kept = [scores[block != b] for b in range(len(size))]
+    return torch.stack([of_sorted(rest, others) if positives else of_sorted(others, rest) for rest in kept])

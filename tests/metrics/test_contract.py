@@ -7,7 +7,11 @@ import pytest
 import torch
 
 import bdlbench.metrics
-from bdlbench.protocols import MeanOverExamples
+from bdlbench import evaluation as stored
+from bdlbench.protocols import TEST, MeanOverExamples, WithoutBlocks
+from bdlbench.records import Record
+from bdlbench.run import stored_arrays
+from bdlbench.stats.jackknife import blocks
 
 FAMILIES = {
     m.name: importlib.import_module(f"bdlbench.metrics.{m.name}")
@@ -24,6 +28,9 @@ SCORES_OF_CLASSES = ("entropy", "mutual_information", "max_probability")
 OF_CLASSES = {name for name, metric in METRICS.items() if getattr(metric, "score", "") in SCORES_OF_CLASSES}
 OF_CLASSES |= {"accuracy", "ece", "brier"}
 OF_CONJUGATE = set(FAMILIES["posterior"].metrics)
+
+USES = {"near": {TEST, "near"}, "far": {TEST, "far"}, "simple": {TEST, "simple"}, "": {TEST}}
+"""The populations that a key of the catalog speaks of."""
 
 every_metric = pytest.mark.parametrize("name", METRICS)
 
@@ -144,3 +151,37 @@ def test_what_examples_contribute_averages_to_the_value(name, make):
         for key, value in values.items():
             assert rows[key].shape == evaluation.y.shape
             assert torch.allclose(rows[key].mean(1), value, rtol=1e-12)
+
+
+def as_stored(evaluation):
+    """What a record keeps of it."""
+    record = Record({"protocol": {"samples": 5}}, (), {"samples": [5]}, {}, {})
+    return stored.read(record, stored_arrays(evaluation))
+
+
+@dataclasses.dataclass(frozen=True)
+class Plain:
+    """A metric without any faster way."""
+
+    metric: object
+
+    def __call__(self, evaluation):
+        return self.metric(evaluation)
+
+
+@every_metric
+@pytest.mark.parametrize("kind", ["classification", "regression", "density"])
+def test_the_fast_way_to_leave_blocks_out_is_the_slow_one(name, kind, make):
+    """By the populations that the metric says it uses; and these are those that it is seen to use."""
+    metric, evaluation = METRICS[name], as_stored(getattr(make(rows=3), kind)())
+    if isinstance(metric, MeanOverExamples) or name == "parameters" or not metric(evaluation):
+        return
+    assert isinstance(metric, WithoutBlocks) == (name != "active_units"), f"{name} is jackknifed by a slow loop"
+    for population in (TEST, *evaluation.ood):
+        size = evaluation.y.shape[1] if population == TEST else {"near": 57}.get(population, 64)
+        block = torch.from_numpy(blocks(size, most=12))
+        fast, slow = (stored.without_blocks(m, evaluation, population, block) for m in (metric, Plain(metric)))
+        assert fast.keys() == slow.keys() == {key for key in metric(evaluation) if population in USES[key]}
+        for key, value in fast.items():
+            assert value.shape == (3, 12)
+            torch.testing.assert_close(value, slow[key], rtol=0, atol=1e-10)

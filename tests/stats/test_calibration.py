@@ -8,6 +8,7 @@ from sklearn.metrics import brier_score_loss
 
 from bdlbench.stats.calibration import (
     brier_score,
+    calibration_error_without_blocks,
     expected_calibration_error,
     proportion_interval,
     reliability,
@@ -124,3 +125,13 @@ def test_proportion_interval_is_jeffreys():
     assert low[1:].tolist() == pytest.approx([stats.beta(k + 0.5, n - k + 0.5).ppf(0.025) for k, n in
                                               ((3, 10), (10, 10), (2.5, 9.5))])  # fmt: skip
     assert (low[1], high[1]) == (pytest.approx(0.0927, abs=1e-4), pytest.approx(0.6058, abs=1e-4))
+
+
+def test_without_a_block_it_is_the_calibration_error_of_the_rest():
+    confidence, correct = top_class(*draw(103, 4, seed=5, dtype=torch.float32))
+    block = torch.arange(103) % 9
+    found = calibration_error_without_blocks(confidence, correct, block, bins=6)
+    rest = [expected_calibration_error(confidence[block != b], correct[block != b], bins=6) for b in range(9)]
+    torch.testing.assert_close(found, torch.stack(rest), rtol=0, atol=1e-14)
+    confidence[3] = math.nan
+    assert calibration_error_without_blocks(confidence, correct, block).isnan().all()

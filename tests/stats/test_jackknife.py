@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from bdlbench.stats.jackknife import blocks, jackknife_variance, pseudo_values
-from bdlbench.stats.ranking import auroc
+from bdlbench.stats.ranking import auroc, without_blocks
 
 
 def test_blocks_spread_what_is_sorted():
@@ -15,8 +15,10 @@ def test_blocks_spread_what_is_sorted():
 
 def test_of_a_mean_they_are_the_means_of_blocks():
     x = np.random.default_rng(0).normal(size=(2, 103))
-    found = pseudo_values(lambda index: x[:, index].mean(1), 103, x.mean(1))
-    expected = [x[:, blocks(103) == b].mean(1) for b in range(50)]
+    block = blocks(103)
+    left_out = np.stack([x[:, block != b].mean(1) for b in range(50)], axis=1)
+    found = pseudo_values(x.mean(1), left_out, block)
+    expected = [x[:, block == b].mean(1) for b in range(50)]
     assert found == pytest.approx(np.stack(expected, axis=1))
 
 
@@ -27,14 +29,13 @@ def test_the_variance_of_an_auroc_is_delongs():
     wins = (high[:, None] > low).astype(float)
     delong = wins.mean(1).var(ddof=1) / 50 + wins.mean(0).var(ddof=1) / 40
 
-    def area(x, y):
-        return np.array([float(auroc(torch.from_numpy(x), torch.from_numpy(y)))])
-
-    whole = area(high, low)
-    parts = [
-        pseudo_values(lambda index: area(high[index], low), 50, whole),
-        pseudo_values(lambda index: area(high, low[index]), 40, whole),
-    ]
+    scores = torch.from_numpy(high), torch.from_numpy(low)
+    whole = auroc(*scores)[None].numpy()
+    parts = []
+    for positives in (True, False):
+        block = blocks(50 if positives else 40)
+        left_out = without_blocks(auroc, *scores, torch.from_numpy(block), positives)
+        parts.append(pseudo_values(whole, left_out[None].numpy(), block))
     assert sum(p.var(ddof=1) / p.size for p in parts) == pytest.approx(delong, rel=1e-9)
 
 

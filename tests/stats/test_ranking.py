@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
-from bdlbench.stats.ranking import auroc, average_precision, fpr_at_95_tpr
+from bdlbench.stats.ranking import auroc, average_precision, fpr_at_95_tpr, without_blocks
 
 KERNELS = [auroc, average_precision, fpr_at_95_tpr]
 
@@ -139,3 +139,25 @@ def test_inputs_are_left_alone(kernel):
     kernel(positive, negative)
     assert positive.tolist() == [3, 1, 2]
     assert negative.tolist() == [2, 0]
+
+
+@pytest.mark.parametrize(("kernel", "oracle"), ORACLES)
+@pytest.mark.parametrize("positives", [True, False])
+@pytest.mark.parametrize("levels", [3, 10**6])
+def test_without_a_block_it_is_sklearns_of_the_rest(kernel, oracle, positives, levels):
+    rng = torch.Generator().manual_seed(levels)
+    scores = [torch.randint(levels, (count,), generator=rng).float() for count in (83, 61)]
+    block = torch.arange(83 if positives else 61) % 7
+    found = without_blocks(kernel, *scores, block, positives)
+    for b in range(7):
+        rest = [scores[0][block != b], scores[1]] if positives else [scores[0], scores[1][block != b]]
+        assert float(found[b]) == pytest.approx(by_sklearn(oracle, *rest), abs=1e-12)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_without_the_only_block_or_with_a_nan_nothing_is_left(kernel):
+    scores = torch.tensor([1.0, 2.0])
+    for positives in (True, False):
+        assert without_blocks(kernel, scores, scores, torch.zeros(2, dtype=torch.int64), positives).isnan().all()
+        broken = torch.tensor([1.0, math.nan])
+        assert without_blocks(kernel, scores, broken, torch.arange(2), positives).isnan().all()
