@@ -91,6 +91,7 @@ class Finding:
     verdict: Verdict = "inconclusive"
     detectable: float = math.nan
     seeds: float = math.nan
+    identical: bool = False  # replicates, predictions and values are the same, byte for byte: nothing is tested
 
     @property
     def estimate(self) -> float:
@@ -100,7 +101,7 @@ class Finding:
     @property
     def testable(self) -> bool:
         """Whether there is a claim about new training runs that could be tested."""
-        return not math.isnan(float(self.difference.standard_error))
+        return not (self.identical or math.isnan(float(self.difference.standard_error)))
 
 
 def find(
@@ -134,8 +135,8 @@ def judge(findings: Sequence[Finding]) -> list[Finding]:
     worse, better: the whole interval lies beyond the margin, by a test that survives the correction. equivalent: the
     whole 95 % interval lies within it; saying so of all is an intersection-union test, which needs no correction.
     """
-    corrected = holm([f.p_value for f in findings])
-    beyond = holm([float(f.difference.p_value(f.margin)) for f in findings])
+    corrected = holm([math.nan if f.identical else f.p_value for f in findings])
+    beyond = holm([math.nan if f.identical else float(f.difference.p_value(f.margin)) for f in findings])
     tests = sum(f.testable for f in findings)
     return [
         _judged(finding, float(p), float(p_beyond), LEVEL / max(tests, 1))
@@ -165,6 +166,8 @@ def monte_carlo_variance(a: Measured, b: Measured) -> float:
 
 def _judged(finding: Finding, corrected_p: float, p_beyond: float, level: float) -> Finding:
     judged = replace(finding, corrected_p=corrected_p)
+    if finding.identical:
+        return replace(judged, verdict="equivalent")
     if not finding.testable:
         return judged
     verdict: Verdict = "inconclusive"
