@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bdlbench import catalog, evaluation, files
+import numpy as np
+from torch import Tensor
+
+from bdlbench import catalog, evaluation, files, records
 from bdlbench.differences import Finding, Layout, Measured, find, judge
 from bdlbench.errors import BadInput, NotComparable
 from bdlbench.protocols import Evaluation, Metric
@@ -22,29 +26,38 @@ NEGATIVE, NOT_COMPARABLE, INCOMPLETE = 1, 3, 4
 
 @dataclass(frozen=True)
 class Pair:
-    """A cell on both sides. notes: what a reader must know of the pair before its numbers."""
+    """A cell on both sides. notes: what a reader must know of the pair before its numbers; missing: columns of A that B
+    lacks.
+    """
 
     a: Result
     b: Result
     findings: tuple[Finding, ...]
     notes: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
 
     @property
     def is_whole(self) -> bool:
-        """Whether B has, finite, what A has: no replicate failed, no value is undefined."""
+        """Whether B has, finite, what A has: each metric, as many replicates, none of A's failed."""
         lost = [r for r in self.b.failed if r in self.a.replicates]
-        return not lost and all(math.isfinite(f.mean_b) or not math.isfinite(f.mean_a) for f in self.findings)
+        if self.missing or lost or len(self.b.replicates) < len(self.a.replicates):
+            return False
+        return all(math.isfinite(f.mean_b) or not math.isfinite(f.mean_a) for f in self.findings)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Cells that both sides have, those that one side lacks, and why cells that look alike are no pair."""
+    """Cells that both sides have, those that one side lacks, and why cells that look alike are no pair.
+
+    apart: their protocols differ; options: the options of one method do.
+    """
 
     pairs: tuple[Pair, ...]
     only_a: tuple[Result, ...]
     only_b: tuple[Result, ...]
     apart: tuple[str, ...] = ()
     strict: bool = False
+    options: tuple[str, ...] = ()
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -54,7 +67,7 @@ class Comparison:
     @property
     def exit_code(self) -> int:
         """1 for anything worse beyond its margin (with `strict`, inconclusive), 3 for protocols that differ, 4 for
-        cells or replicates of A that B lacks, else 0.
+        cells, replicates, metrics or out-of-distribution sets of A that B lacks, else 0.
         """
         negative = {"worse", "inconclusive"} if self.strict else {"worse"}
         if any(finding.verdict in negative for finding in self.findings):
@@ -108,7 +121,8 @@ def compare(
         _refuse_other_measure(*couple)
     columns = columns_named([r for couple in couples for r in couple], metrics)
     pairs = [_pair(left, right, (a, b), margins or {}, columns) for left, right in couples]
-    return Comparison(_judged(pairs), only_a, only_b, tuple(_lookalikes(only_a, only_b)), strict)
+    apart, options = tuple(_lookalikes(only_a, only_b)), tuple(_other_options(only_a, only_b))
+    return Comparison(_judged(pairs), only_a, only_b, apart, strict, options)
 
 
 def _judged(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
@@ -119,56 +133,132 @@ def _judged(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
 # one pair
 
 
+Population = tuple[str, int]
+"""A population of examples by its name, and how many they are: others of that name are not the same examples."""
+
+
+@dataclass(frozen=True)
+class _Told:
+    """One metric of one side by replicate, as far as predictions were kept and the metric is known here."""
+
+    values: Mapping[Replicate, float]
+    examples: Mapping[Replicate, Mapping[Population, Array]]
+    left_out: Mapping[Replicate, Array]
+
+    @property
+    def populations(self) -> set[Population]:
+        """Of whose examples all replicates tell what they contribute; none where replicates differ in that."""
+        known = [set(self.examples.get(r, {})) for r in self.values]
+        return known[0] if known and all(one == known[0] for one in known) else set()
+
+
 def _pair(
     a: Result, b: Result, sources: tuple[Source, Source], margins: Mapping[str, float], columns: Sequence[str]
 ) -> Pair:
     names = [c for c in columns if c in a.scores and c in b.scores]
-    measured_a, measured_b = (_measured(r, names, s) for r, s in zip((a, b), sources, strict=True))
+    missing = tuple(c for c in columns if c in a.scores and c not in b.scores)
+    (told_a, bytes_a), (told_b, bytes_b) = (_told(r, names, s) for r, s in zip((a, b), sources, strict=True))
+    same = bytes_a == bytes_b and set(bytes_a) == {*a.replicates, *b.replicates}
     layout = _layout(a, b)
     found = [
-        find(name, a.scores[name].unit, a.scores[name].better, measured_a[name], measured_b[name], layout, margins)
+        replace(
+            find(name, a.scores[name].unit, a.scores[name].better, *_aligned(ours, theirs), layout, margins),
+            identical=same and bool(ours.values) and ours.values == theirs.values,
+        )
         for name in names
+        for ours, theirs in [(told_a[name], told_b[name])]
     ]
-    return Pair(a, b, tuple(found), tuple(_notes(a, b, found, layout)))
+    notes = [*_notes(a, b, found, layout), *_unpaired({name: (told_a[name], told_b[name]) for name in names})]
+    return Pair(a, b, tuple(found), (*notes, *(f"{name} is in A alone" for name in missing)), missing)
 
 
-def _measured(result: Result, names: Sequence[str], source: Source) -> dict[str, Measured]:
-    """Each metric with what its examples contribute, as far as predictions were kept and the metric is known here."""
-    found = {name: Measured(result.scores[name].values, {}, {}) for name in names}
+def _told(result: Result, names: Sequence[str], source: Source) -> tuple[dict[str, _Told], dict[Replicate, str]]:
+    """Each metric with what its examples contribute; and a checksum of each replicate's predictions, where kept."""
+    found = {name: _Told(result.scores[name].values, {}, {}) for name in names}
     known = catalog.metrics()
+    sums: dict[Replicate, str] = {}
     for record in result.records:
-        kept = evaluation.read(record, source.predictions(record)) if record.replicates else None
+        arrays = source.predictions(record) if record.replicates else {}
+        sums |= _checksums(record, arrays)
+        kept = evaluation.read(record, arrays)
         for entry in dict.fromkeys(name.partition("[")[0] for name in names) if kept else ():
             metric = known.get(entry)
             if kept is not None and metric is not None and _same_definition(metric, entry, result):
                 found |= _of_record(found, record, entry, metric, kept)
-    return found
+    return found, sums
+
+
+def _checksums(record: Record, arrays: Mapping[str, Tensor]) -> dict[Replicate, str]:
+    """SHA-256 of all that was predicted by each replicate; {} where nothing was kept."""
+    sums = {}
+    for i, replicate in enumerate(record.replicates if arrays else ()):
+        total = hashlib.sha256()
+        for name, value in sorted(arrays.items()):
+            row = value.select(records.row_axis(name), i).contiguous().numpy()
+            total.update(f"{name} {row.dtype} {row.shape}".encode() + row.tobytes())
+        sums[replicate] = total.hexdigest()
+    return sums
 
 
 def _of_record(
-    found: Mapping[str, Measured], record: Record, entry: str, metric: Metric, kept: Evaluation
-) -> dict[str, Measured]:
+    found: Mapping[str, _Told], record: Record, entry: str, metric: Metric, kept: Evaluation
+) -> dict[str, _Told]:
     """The columns of one metric with the replicates of one record added."""
-    parts = {key: tuple(rows.values()) for key, rows in evaluation.by_example(metric, kept).items()}
-    groups = evaluation.left_out(metric, kept)
+    parts, groups = evaluation.by_example(metric, kept), evaluation.left_out(metric, kept)
     single = record.cell["protocol"]["samples"] > 1 and not evaluation.has_groups(kept)
     columns = {f"{entry}[{key}]" if key else entry: (key, value) for key, value in metric(kept).items()}
     return {
-        name: _with(found[name], record.replicates, parts[key], groups.get(key), single)
+        name: _with(found[name], record.replicates, _sized(parts[key], kept), groups.get(key), single)
         for name, (key, value) in columns.items()
         if name in found and _agrees(value.tolist(), record.values["metrics"][name]["values"])
     }
 
 
+def _sized(parts: Mapping[str, Array], kept: Evaluation) -> dict[Population, Array]:
+    return {(name, evaluation.num_examples(kept, name)): rows for name, rows in parts.items()}
+
+
 def _with(
-    measured: Measured, rows: Sequence[Replicate], parts: Sequence[Array], groups: Array | None, single: bool
-) -> Measured:
+    told: _Told, rows: Sequence[Replicate], parts: Mapping[Population, Array], groups: Array | None, single: bool
+) -> _Told:
     """With what the rows of one record add. single: one posterior sample is all there is, so no Monte-Carlo error."""
-    examples = {r: tuple(part[i] for part in parts) for i, r in enumerate(rows)}
+    examples = {r: {population: part[i] for population, part in parts.items()} for i, r in enumerate(rows)}
     left_out = {r: groups[:, i] for i, r in enumerate(rows)} if groups is not None else {}
     if single:
-        left_out = {r: parts[0][i][:0] for i, r in enumerate(rows)}
-    return replace(measured, examples={**measured.examples, **examples}, left_out={**measured.left_out, **left_out})
+        left_out = {r: np.zeros(0) for r in rows}
+    return replace(told, examples={**told.examples, **examples}, left_out={**told.left_out, **left_out})
+
+
+def _aligned(a: _Told, b: _Told) -> tuple[Measured, Measured]:
+    """Both with the populations of either, in one order; without any where one side knows none.
+
+    Examples of a population that the other side does not have are met by zeros: their part of the variance is then
+    that of their own side alone, and the parts of two samples of different sizes add up as those of unpaired ones do.
+    """
+    lengths = {p: len(rows) for told in (a, b) for one in told.examples.values() for p, rows in one.items()}
+    order = sorted(a.populations | b.populations) if a.populations and b.populations else []
+    return _measured(a, order, lengths), _measured(b, order, lengths)
+
+
+def _measured(told: _Told, order: Sequence[Population], lengths: Mapping[Population, int]) -> Measured:
+    examples = {
+        r: tuple(told.examples[r].get(p, np.zeros(lengths[p])) for p in order) for r in (told.values if order else ())
+    }
+    return Measured(told.values, examples, told.left_out)
+
+
+def _unpaired(couples: Mapping[str, tuple[_Told, _Told]]) -> Iterator[str]:
+    """A line for each population that is not the same on both sides, and for each side that tells less."""
+    both = [couple for couple in couples.values() if all(told.populations for told in couple)]
+    sides = [{p for couple in both for p in couple[i].populations} for i in (0, 1)]
+    for name in sorted({name for name, _ in sides[0] ^ sides[1]}):
+        ours, theirs = (", ".join(str(n) for other, n in sorted(side) if other == name) or "no" for side in sides)
+        yield f"{name} has {ours} examples in A and {theirs} in B: they are compared unpaired"
+    for side, i in (("A", 0), ("B", 1)):
+        less = [name for name, couple in couples.items() if couple[1 - i].populations and not couple[i].populations]
+        less = [name for name in less if all(map(math.isfinite, couples[name][i].values.values()))]
+        if less:
+            yield f"the stored predictions of {side} do not tell {', '.join(less)}: new test examples are left out"
 
 
 def _same_definition(metric: Metric, entry: str, result: Result) -> bool:
@@ -298,6 +388,15 @@ def _lookalikes(only_a: Iterable[Result], only_b: Sequence[Result]) -> Iterator[
         gaps = sorted((_protocol_gap(a, b) for b in only_b if b.title == a.title), key=len)
         if gaps and gaps[0]:
             yield f"{a.title}: {'; '.join(gaps[0])}"
+
+
+def _other_options(only_a: Iterable[Result], only_b: Sequence[Result]) -> Iterator[str]:
+    """Cells that differ in nothing but options of their method, with these options."""
+    for a in only_a:
+        alike = [b for b in only_b if (b.title, b.cell["protocol"]) == (a.title, a.cell["protocol"])]
+        gaps = sorted((_gaps(*(flatten(r.cell["treatment"]) for r in (a, b))) for b in alike), key=len)
+        if gaps:
+            yield f"{a.title}: {', '.join(gaps[0])}"
 
 
 def _refuse_other_measure(a: Result, b: Result) -> None:

@@ -21,8 +21,8 @@ from bdlbench.stats.power import detectable, seeds_to_settle
 LEVEL = 0.05
 """How often a test, or all tests of one table together, may call equal things different."""
 
-FEW_CARRIERS = 10
-"""Below so many effective examples an interval that rests on them covers too rarely where losses are lopsided."""
+SKEWED = 0.1
+"""Skewness of a mean over examples from which on its interval covers too rarely."""
 
 CARRIED = 0.2
 """Share of the variance from which on the example part matters."""
@@ -98,6 +98,7 @@ class Finding:
     verdict: Verdict = "inconclusive"
     detectable: float = math.nan
     seeds: float = math.nan
+    identical: bool = False  # replicates, predictions and values are the same, byte for byte: nothing is tested
 
     @property
     def estimate(self) -> float:
@@ -107,16 +108,16 @@ class Finding:
     @property
     def testable(self) -> bool:
         """Whether there is a claim about new training runs that could be tested: not where nothing varies."""
-        return not math.isnan(self.interval) and not math.isnan(float(self.difference.seed))
+        return not (self.identical or math.isnan(self.interval) or math.isnan(float(self.difference.seed)))
 
     @property
     def rests_on_few(self) -> bool:
-        """Whether a few test examples carry most of the variance: then no interval for a mean can be relied on.
+        """Whether the mean over test examples is so skewed, by few of them, that its interval covers too rarely.
 
-        Bahadur & Savage 1956. FEW_CARRIERS, and the share of the variance that counts, are from docs/statistics.md.
+        A limit of any interval for a mean (Bahadur & Savage 1956); how rarely: docs/statistics.md.
         """
         seed, example = float(self.difference.seed), float(self.difference.example)
-        return float(self.difference.carriers) < FEW_CARRIERS and example > CARRIED * (seed + example)
+        return float(self.difference.skewness) > SKEWED and example > CARRIED * (seed + example)
 
 
 def find(
@@ -150,9 +151,11 @@ def judge(findings: Sequence[Finding]) -> list[Finding]:
     worse, better: the difference is beyond the margin, by a test that survives the correction. equivalent: it is within
     the margin, by two one-sided tests that survive it. So any one word, read alone, holds for the table.
     """
-    corrected = holm([f.p_value for f in findings])
-    beyond = holm([float(f.difference.p_value(f.margin)) for f in findings])
-    within = holm([float(f.difference.equivalence_p_value(f.margin)) for f in findings])
+    corrected = holm([f.p_value if f.testable else math.nan for f in findings])
+    beyond, within = (
+        holm([float(test(f.difference, f.margin)) if f.testable else math.nan for f in findings])
+        for test in (Difference.p_value, Difference.equivalence_p_value)
+    )
     tests = sum(f.testable for f in findings)
     return [
         _judged(finding, *map(float, p_values), LEVEL / max(tests, 1))
@@ -202,6 +205,8 @@ def monte_carlo_variance(a: Measured, b: Measured) -> float:
 
 def _judged(finding: Finding, corrected_p: float, p_beyond: float, p_within: float, level: float) -> Finding:
     judged = replace(finding, corrected_p=corrected_p)
+    if finding.identical:
+        return replace(judged, verdict="equivalent")
     if not finding.testable:
         return judged
     verdict: Verdict = "inconclusive"

@@ -106,7 +106,7 @@ def by_example(metric: Metric, evaluation: Evaluation) -> dict[str, dict[str, Ar
     whole = {key: value.double().numpy() for key, value in metric(evaluation).items()}
     found: dict[str, dict[str, Array]] = {key: {} for key in whole}
     for population in [TEST, *evaluation.ood] if whole else []:
-        block = blocks(_size(evaluation, population))
+        block = blocks(num_examples(evaluation, population))
         for key, left_out in without_blocks(metric, evaluation, population, torch.from_numpy(block)).items():
             found[key][population] = pseudo_values(whole[key], left_out.double().numpy(), block)
     return found
@@ -136,6 +136,13 @@ def using(metric: Metric, evaluation: Evaluation, population: str) -> list[str]:
     except Exception:  # whatever an unknown metric raises, it has looked
         return list(whole)
     return [key for key, value in whole.items() if key not in spoilt or not torch.equal(spoilt[key], value)]
+
+
+def num_examples(evaluation: Evaluation, population: str) -> int:
+    """N of the test set, or of an out-of-distribution set."""
+    if population == TEST:
+        return evaluation.y.shape[1]
+    return next(iter(_predicted(evaluation, population).arrays().values())).shape[1]
 
 
 def has_groups(evaluation: Evaluation) -> bool:
@@ -190,9 +197,3 @@ def _taken(predicted: Predicted, index: Tensor) -> Kept:
     groups = predicted.groups[:, :, index] if isinstance(predicted, Kept) and predicted.groups is not None else None
     weights = predicted.weights if isinstance(predicted, Kept) else ()
     return Kept(predicted.samples, kept, groups, weights)
-
-
-def _size(evaluation: Evaluation, population: str) -> int:
-    if population == TEST:
-        return evaluation.y.shape[1]
-    return next(iter(_predicted(evaluation, population).arrays().values())).shape[1]

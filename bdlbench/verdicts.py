@@ -63,7 +63,9 @@ def describe(comparison: Comparison) -> str:
     counts = Counter(finding.verdict for finding in comparison.findings)
     words = [f"{counts[verdict]} {verdict}" for verdict in ("worse", "better", "equivalent", "inconclusive")]
     tests = sum(finding.testable for finding in comparison.findings)
-    return f"{', '.join(words)}, of B against A; {tests} tests, Holm-corrected at {100 * LEVEL:g} %."
+    same = sum(finding.identical for finding in comparison.findings)
+    identical = f" {same} of the same predictions, byte for byte, are no tests." if same else ""
+    return f"{', '.join(words)}, of B against A; {tests} tests, Holm-corrected at {100 * LEVEL:g} %.{identical}"
 
 
 def long_rows(comparison: Comparison) -> Iterator[Row]:
@@ -227,6 +229,13 @@ def _notes(comparison: Comparison) -> Iterator[str]:
             yield f"only in {side}: {result.title}, {tables.spelled('methods', result.cell['treatment'])}"
     for line in comparison.apart:
         yield f"not comparable, the protocols differ: {line}"
+    for line in comparison.options:
+        yield f"the options differ: {line}; --ignore-options compares them"
+    if comparison.findings and not any(finding.margin for finding in comparison.findings):
+        yield (
+            "no margin is given, by --margins or [tool.bdlbench.gate.margins] of a pyproject.toml here or above: all "
+            "are 0, and only the same predictions can be equivalent"
+        )
     yield from _populations(comparison.findings)
 
 

@@ -194,7 +194,7 @@ def null_rates(draw: Draw, seeds: int, examples: int, tables: int = TABLES, stre
         for name, values in {"ours": p, **others}.items():
             wrong[name] += int((holm(values) <= LEVEL).any(-1).sum())
         covered += float((~(p <= LEVEL)).mean(-1).sum())
-        few += float((found.carriers < 10).mean(-1).sum())
+        few += float((found.skewness > 0.1).mean(-1).sum())
     return {name: n / tables for name, n in wrong.items()} | {"covered": covered / tables, "few": few / tables}
 
 
@@ -236,7 +236,7 @@ def _cell(found: Difference, table: int = 0, cell: int = 0) -> Difference:
         tuple(map(one, found.seen)),
         tuple(map(one, found.least)),
         found.binary,
-        one(found.carriers),
+        one(found.skewness),
     )
 
 

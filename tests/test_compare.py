@@ -24,6 +24,7 @@ from bdlbench.compare import Comparison, Pairing
 from bdlbench.errors import BadInput, NotComparable
 from bdlbench.protocols import Evaluation, Metric
 from bdlbench.records import Record
+from bdlbench.run import measure
 from bdlbench.sources import Source
 from bdlbench.spec import Cell, Choice, Replicate
 
@@ -488,3 +489,125 @@ def test_jackknifing_works_on_one_thread_and_gives_the_others_back(runs: Path) -
     assert evaluation.by_example(cast(Metric, Watched()), kept)
     assert set(seen) == {1}
     assert torch.get_num_threads() == 2
+
+
+# what a metric uses, and what one side lacks
+
+
+def predicted(folder: Path, ood: dict[str, int], seeds: int = 5, method: str = "mle", sharpness: float = 3.0) -> Path:
+    """A record of random class probabilities with a score of each OOD set; the same for the same arguments."""
+    rng = torch.Generator().manual_seed(1)
+    logits, noise = torch.randn(60, 4, generator=rng), torch.randn(seeds, 60, 4, generator=rng)
+    y = (logits + torch.randn(60, 4, generator=rng)).argmax(-1).expand(seeds, 60)
+    probs = (sharpness * logits + 0.2 * noise).softmax(-1)  # (R, 60, 4)
+    arrays = {"test.probs": probs, "test.y": y.to(torch.int16), "test.entropy": torch.special.entr(probs).sum(-1)}
+    for name, size in ood.items():
+        rng = torch.Generator().manual_seed(len(name))
+        arrays[f"ood.{name}.entropy"] = torch.rand(seeds, 200, generator=rng)[:, :size] * 0.5 * sharpness
+    replicates = tuple(Replicate(s) for s in range(seeds))
+    made = Record(cell(method).as_dict(), replicates, {"metrics": {}}, {}, {"sources": {}})
+    kept = evaluation.read(made, arrays)
+    assert kept is not None
+    known = {name: catalog.metrics()[name] for name in ("accuracy", "ece", "ood_auroc")}
+    records.write(folder, replace(made, values={"metrics": measure(kept, known)}), arrays)
+    return folder
+
+
+def test_an_interval_does_not_depend_on_what_its_metric_does_not_use(tmp_path: Path) -> None:
+    without = predicted(tmp_path / "without", {}, sharpness=2)
+    sides = predicted(tmp_path / "a", {"near": 70}), predicted(tmp_path / "b", {"near": 70, "far": 40}, sharpness=2)
+    pairs = [api.compare(a, b) for a, b in (sides, (sides[0], without), (without, without))]
+    for metric in ("ece", "accuracy"):
+        assert finding(pairs[0], metric).difference == finding(pairs[1], metric).difference
+        assert float(finding(pairs[0], metric).difference.example) > 0
+    assert finding(pairs[0], "ood_auroc[near]").population == "new seeds and new test examples"
+
+
+@pytest.mark.parametrize("sizes", [(70, 40), (70, 80)])  # 80 examples have as many blocks as 70
+def test_ood_sets_of_other_sizes_are_unpaired_samples(tmp_path: Path, sizes: tuple[int, int]) -> None:
+    sides = [
+        predicted(tmp_path / str(size), {"near": size}, seeds=1, sharpness=sharp)
+        for size, sharp in zip(sizes, (3, 2), strict=True)
+    ]
+    found = api.compare(*sides, metrics=["ood_auroc"])
+    assert [note for note in found.pairs[0].notes if "near" in note] == [
+        f"near has {sizes[0]} examples in A and {sizes[1]} in B: they are compared unpaired"
+    ]
+    parts = []
+    for folder in sides:
+        (record,) = records.read(folder)
+        kept = evaluation.read(record, records.predictions(folder, record))
+        assert kept is not None
+        parts.append(evaluation.by_example(catalog.metrics()["ood_auroc"], kept)["near"])
+    variance = [rows["near"][0].var(ddof=1) / rows["near"].shape[1] for rows in parts]
+    paired = (parts[1]["test"] - parts[0]["test"])[0]
+    expected = sum(variance) + paired.var(ddof=1) / len(paired)
+    assert float(finding(found, "ood_auroc[near]").difference.example) == pytest.approx(expected, rel=1e-9)
+
+
+def test_what_an_unknown_metric_uses_is_seen(tmp_path: Path) -> None:
+    folder = predicted(tmp_path, {"near": 70, "far": 40})
+    (record,) = records.read(folder)
+    kept = evaluation.read(record, records.predictions(folder, record))
+    assert kept is not None
+
+    class OfAll:
+        def __call__(self, whole: Evaluation) -> dict[str, torch.Tensor]:
+            mean = {name: cast(Any, part).scores["entropy"].double().mean(1) for name, part in whole.ood.items()}
+            if whole.y[0, 0] < 0:
+                raise IndexError("no such class")
+            return {**mean, "most": torch.stack([*mean.values()]).amax(0), "none": torch.zeros(5).double()}
+
+    metric = cast(Metric, OfAll())
+    assert evaluation.using(metric, kept, "near") == ["near", "most"]
+    assert evaluation.using(metric, kept, "far") == ["far", "most"]
+    assert evaluation.using(metric, kept, "test") == ["far", "near", "most", "none"]  # it raises: it has looked
+    assert list(evaluation.by_example(metric, kept)["most"]) == ["test", "far", "near"]
+
+
+def test_what_b_lacks_counts(tmp_path: Path) -> None:
+    whole = predicted(tmp_path / "whole", {"near": 70, "far": 40})
+    for name, other in (
+        ("ood_auroc[far]", predicted(tmp_path / "set", {"near": 70})),
+        ("ood_auroc[near]", predicted(tmp_path / "sets", {})),
+    ):
+        found = api.compare(whole, other)
+        assert (found.pairs[0].missing[-1], found.exit_code) == (name, 4)
+        assert f"{name} is in A alone" in verdicts.render(found)
+        assert api.compare(other, whole).exit_code == 0
+        assert api.compare(whole, other, metrics=["ece"]).exit_code == 0  # not what was asked
+    few = predicted(tmp_path / "few", {"near": 70, "far": 40}, seeds=2)
+    assert [f.verdict for f in api.compare(whole, few).findings].count("worse") == 0
+    assert api.compare(whole, few).exit_code == 4
+
+
+def test_a_changed_option_is_named() -> None:
+    found = comparison.compare(source(cell(), cell("map")), source(cell(epochs=7), cell("map")))
+    assert found.options == ("mle · logistic · wine: epochs is 1 in A and 7 in B",)
+    assert found.exit_code == 4
+    shown = verdicts.render(found)
+    assert "epochs is 1 in A and 7 in B" in shown and "--ignore-options" in shown
+
+
+def test_the_same_predictions_are_no_test(tmp_path: Path) -> None:
+    for folder, sharpness in (("a", 3.0), ("b", 2.0)):
+        predicted(tmp_path / folder, {}, sharpness=sharpness)
+        predicted(tmp_path / folder, {}, method="map")
+        predicted(tmp_path / f"{folder} alone", {}, sharpness=sharpness)
+    found, alone = api.compare(tmp_path / "a", tmp_path / "b"), api.compare(tmp_path / "a alone", tmp_path / "b alone")
+    same = [f for f in found.findings if f.identical]
+    assert [(f.metric, f.verdict, f.testable) for f in same] == [
+        ("accuracy", "equivalent", False),
+        ("ece", "equivalent", False),
+    ]
+    tested = [f for f in found.findings if not f.identical]
+    assert [(f.corrected_p, f.detectable) for f in tested] == [(f.corrected_p, f.detectable) for f in alone.findings]
+    (path,) = (tmp_path / "b").glob("*-map-*.safetensors")
+    path.unlink()
+    assert not any(f.identical for f in api.compare(tmp_path / "a", tmp_path / "b").findings)  # nobody can tell
+
+
+def test_that_margins_are_0_is_said_once(runs: Path) -> None:
+    for margins, times in (({}, 1), ({"nll": 0.1}, 0)):
+        found = api.compare(runs / "wine", runs / "wine", margins=margins, treatment=("mle", "map"))
+        assert verdicts.render(found).count("no margin is given") == times

@@ -41,8 +41,8 @@ class Difference:
     errors); example: what other test examples would change. NaN where a part cannot be known. strata: the seed part
     as two variances with their degrees of freedom, the smaller first, where replicates are not all pairs. seen, least:
     for each of these (one, where there are no strata) what the seeds showed, and what the part is at least; the part is
-    the larger of them. binary: N where each of N examples contributes 0 or 1 on both sides, else 0. carriers: how many examples the example
-    part effectively rests on, (Σ g²)²/Σ g⁴ of its N centred terms g; NaN where there is none.
+    the larger of them. binary: N where each of N examples contributes 0 or 1 on both sides, else 0. skewness: of the mean over examples, to
+    size, |Σ g³|/(Σ g²)^(3/2) of its N centred terms g: 1/√k where k of many differ alike; NaN where none does.
     """
 
     estimate: Array
@@ -54,7 +54,7 @@ class Difference:
     seen: tuple[Array, ...] = ()
     least: tuple[Array, ...] = ()
     binary: int = 0
-    carriers: Array = field(default_factory=lambda: np.array(np.nan))
+    skewness: Array = field(default_factory=lambda: np.array(np.nan))
 
     @property
     def standard_error(self) -> Array:
@@ -170,14 +170,14 @@ def crossed(a: Side, b: Side, shared: Sequence[tuple[int, int]]) -> Difference:
     unknown = np.full_like(estimate, np.nan)
     seeds = _seed_parts(strata) if known else [_SeedPart(unknown, unknown, unknown, 1.0)]
     seed, seed_df = _pooled([part.variance for part in seeds], [part.df for part in seeds])
-    parts, sizes, carriers = [], [], []
+    parts, sizes, skewness = [], [], []
     for k, (left, right) in enumerate(zip(a.examples, b.examples, strict=True)):
         terms = right.mean(-2) - left.mean(-2)  # (…, N)
         raw = terms.var(-1, ddof=1) / terms.shape[-1]
         residual = sum(stratum.residuals[k] * stratum.count for stratum in strata) if known else 0.0
         parts.append(np.maximum(raw - residual, 0.0))
         sizes.append(terms.shape[-1] - 1)
-        carriers.append(_carriers(terms))
+        skewness.append(_skewness(terms))
     example, example_df = _pooled(parts, sizes) if parts else (np.zeros_like(estimate), 1.0)
     return Difference(
         estimate,
@@ -189,7 +189,7 @@ def crossed(a: Side, b: Side, shared: Sequence[tuple[int, int]]) -> Difference:
         tuple(part.seen for part in seeds),
         tuple(part.least for part in seeds),
         _binary(a, b),
-        np.min(carriers, axis=0) if carriers else np.full_like(estimate, np.nan),
+        np.max(skewness, axis=0) if skewness else np.full_like(estimate, np.nan),
     )
 
 
@@ -260,12 +260,12 @@ def _binary(a: Side, b: Side) -> int:
     return int(a.examples[0].shape[-1])
 
 
-def _carriers(terms: Array) -> Array:
-    """(Σ g²)²/Σ g⁴ over centred terms (…, N): N for two opposite values, N/3 for normal ones, k for k alike among 0s."""
-    squares = np.square(terms - terms.mean(-1, keepdims=True))
+def _skewness(terms: Array) -> Array:
+    """To size, of the mean of terms (…, N)."""
+    gaps = terms - terms.mean(-1, keepdims=True)
     with np.errstate(invalid="ignore", divide="ignore"):
-        count: Array = squares.sum(-1) ** 2 / np.square(squares).sum(-1)
-    return count
+        skewness: Array = np.abs((gaps**3).sum(-1)) / np.square(gaps).sum(-1) ** 1.5
+    return skewness
 
 
 def _pooled(parts: Sequence[Array], df: Sequence[float | Array]) -> tuple[Array, float | Array]:
