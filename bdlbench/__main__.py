@@ -124,6 +124,9 @@ def table(
     metrics: Metrics = "",
     sort: Annotated[str, typer.Option(metavar="METRIC", help="best first by this metric")] = "",
     figure: Annotated[Path | None, typer.Option(metavar="FILE", help="draw it too: .png, .svg or .pdf")] = None,
+    interval: Annotated[
+        bool, typer.Option("--interval", help="half the 95 % interval, of new seeds and test examples, after ±")
+    ] = False,
 ) -> None:
     """Print the records of a folder: mean and standard error over replicates, the best and its equals in bold."""
     style = _style(format_)
@@ -132,7 +135,7 @@ def table(
     found = api.results_of(results)
     if figure is not None:
         figures.draw_table(found, figure, _names(metrics), sort)
-    _write(tables.render(found, style, _names(metrics), sort, *_screen()))
+    _write(tables.render(found, style, _names(metrics), sort, *_screen(), interval=interval))
     if style == "terminal":
         _print_machines(results, _names(metrics))
         _print_failures(found)

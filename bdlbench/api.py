@@ -213,7 +213,8 @@ def _folder(given: Path | None) -> Iterator[Path]:
 
 def results_of(folder: Path) -> list[Result]:
     """All results in a folder. Raises BadInput where it holds none."""
-    return merge(sources.read(folder).records)
+    source = sources.read(folder)
+    return merge(source.records, source)
 
 
 def machines(folder: Path) -> list[str]:
@@ -276,8 +277,9 @@ def results_for(job: Job) -> list[Result]:
     if not job.results.is_dir():
         return []
     keys = [cell.key for cell in job.spec.cells]
-    found = [record for record in records.read(job.results) if record.key in set(keys)]
-    return select(merge(found), keys, job.spec.replicates)
+    source = sources.read(job.results)
+    found = [record for record in source.records if record.key in set(keys)]
+    return select(merge(found, source), keys, job.spec.replicates)
 
 
 def fetch_data(job: Job) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from bdlbench import catalog, evaluation, files, records
-from bdlbench.differences import Finding, Layout, Measured, find, judge
+from bdlbench.differences import Finding, Layout, Measured, find, half_width, judge, leaders
 from bdlbench.errors import BadInput, NotComparable
 from bdlbench.protocols import Evaluation, Metric
 from bdlbench.records import Record
@@ -125,6 +125,40 @@ def compare(
     return Comparison(_judged(pairs), only_a, only_b, apart, strict, options)
 
 
+def leading(results: Sequence[Result], columns: Sequence[str]) -> dict[str, set[str]]:
+    """For each column the keys of those results that none of the others is shown to be better than.
+
+    results: of one data set. By `differences.leaders`, so by the same test as `compare`: seeds and, where predictions
+    were kept, test examples.
+    """
+    layout, better = _layout(*results), {name: s.better for result in results for name, s in result.scores.items()}
+    told = _told_by_column(results, columns)
+    return {
+        column: leaders(dict(zip(parts, _aligned(*parts.values()), strict=True)), better[column], layout)
+        for column, parts in told.items()
+        if parts
+    }
+
+
+def intervals(results: Sequence[Result], columns: Sequence[str]) -> dict[str, dict[str, float]]:
+    """By column and key half the 95 % interval of each mean, of new seeds and, where kept, new test examples."""
+    told, layout = _told_by_column(results, columns), _layout(*results)
+    return {
+        column: {key: half_width(_aligned(one)[0], layout) for key, one in parts.items()}
+        for column, parts in told.items()
+    }
+
+
+def _told_by_column(results: Sequence[Result], columns: Sequence[str]) -> dict[str, dict[str, _Told]]:
+    told: dict[str, dict[str, _Told]] = {column: {} for column in columns}
+    for result in results:
+        names = [column for column in columns if column in result.scores]
+        found = _told(result, names, result.source)[0] if result.source and names else _unexplained(result, names)
+        for name in names:
+            told[name][result.key] = found[name]
+    return told
+
+
 def _judged(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
     judged = iter(judge([finding for pair in pairs for finding in pair.findings]))
     return tuple(replace(pair, findings=tuple(next(judged) for _ in pair.findings)) for pair in pairs)
@@ -174,7 +208,7 @@ def _pair(
 
 def _told(result: Result, names: Sequence[str], source: Source) -> tuple[dict[str, _Told], dict[Replicate, str]]:
     """Each metric with what its examples contribute; and a checksum of each replicate's predictions, where kept."""
-    found = {name: _Told(result.scores[name].values, {}, {}) for name in names}
+    found = _unexplained(result, names)
     known = catalog.metrics()
     sums: dict[Replicate, str] = {}
     for record in result.records:
@@ -186,6 +220,11 @@ def _told(result: Result, names: Sequence[str], source: Source) -> tuple[dict[st
             if kept is not None and metric is not None and _same_definition(metric, entry, result):
                 found |= _of_record(found, record, entry, metric, kept)
     return found, sums
+
+
+def _unexplained(result: Result, names: Sequence[str]) -> dict[str, _Told]:
+    """Metrics of whose examples nothing is known."""
+    return {name: _Told(result.scores[name].values, {}, {}) for name in names}
 
 
 def _checksums(record: Record, arrays: Mapping[str, Tensor]) -> dict[Replicate, str]:
@@ -229,15 +268,16 @@ def _with(
     return replace(told, examples={**told.examples, **examples}, left_out={**told.left_out, **left_out})
 
 
-def _aligned(a: _Told, b: _Told) -> tuple[Measured, Measured]:
-    """Both with the populations of either, in one order; without any where one side knows none.
+def _aligned(*told: _Told) -> list[Measured]:
+    """All with the populations of any, in one order; without any where one knows none.
 
-    Examples of a population that the other side does not have are met by zeros: their part of the variance is then
-    that of their own side alone, and the parts of two samples of different sizes add up as those of unpaired ones do.
+    Examples of a population that another does not have are met by zeros: their part of the variance is then that of
+    their own side alone, and the parts of two samples of different sizes add up as those of unpaired ones do.
     """
-    lengths = {p: len(rows) for told in (a, b) for one in told.examples.values() for p, rows in one.items()}
-    order = sorted(a.populations | b.populations) if a.populations and b.populations else []
-    return _measured(a, order, lengths), _measured(b, order, lengths)
+    lengths = {p: len(rows) for one in told for known in one.examples.values() for p, rows in known.items()}
+    populations = [one.populations for one in told]
+    order = sorted(set.union(*populations)) if all(populations) else []
+    return [_measured(one, order, lengths) for one in told]
 
 
 def _measured(told: _Told, order: Sequence[Population], lengths: Mapping[Population, int]) -> Measured:
@@ -275,11 +315,11 @@ def _agrees(again: Sequence[float], stored: Sequence[float | None]) -> bool:
     return all(math.isclose(x, y, rel_tol=1e-5, abs_tol=1e-6) or math.isnan(x) == math.isnan(y) == 1 for x, y in pairs)
 
 
-def _layout(a: Result, b: Result) -> Layout:
+def _layout(*results: Result) -> Layout:
     """Nested where splits differ and their test examples are not known to be the same ones."""
-    if len({r.split for side in (a, b) for r in side.replicates}) <= 1:
+    if len({r.split for result in results for r in result.replicates}) <= 1:
         return Layout()
-    kept = [record.environment.get("examples", {}) for side in (a, b) for record in side.records]
+    kept = [record.environment.get("examples", {}) for result in results for record in result.records]
     hashes = {digest for one in kept for digest in one.get("test_sha256", [])}
     if all(kept) and len(hashes) == 1:
         return Layout()

@@ -183,6 +183,16 @@ def leaders(measured: Mapping[str, Measured], better: Better, layout: Layout) ->
     return set(means) - {worse for (worse, _), below in zip(pairs, told, strict=True) if below}
 
 
+def half_width(measured: Measured, layout: Layout) -> float:
+    """Half the 95 % interval of a metric's mean: as of its difference from a method that scores 0 for sure."""
+    nothing = Measured(
+        dict.fromkeys(measured.values, 0.0),
+        {r: tuple(np.zeros_like(x) for x in parts) for r, parts in measured.examples.items()},
+        {},
+    )
+    return float(_difference(nothing, measured, layout)[0].half_width(LEVEL))
+
+
 def monte_carlo_variance(a: Measured, b: Measured) -> float:
     """What the finite number of posterior samples adds to the variance of the difference; NaN where it is not known.
 

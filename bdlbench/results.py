@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
-from bdlbench.differences import LEVEL
 from bdlbench.errors import NotComparable, unknown
 from bdlbench.records import Record
+from bdlbench.sources import Source
 from bdlbench.spec import Replicate
-from bdlbench.stats.holm import holm
 
 MAIN_METRICS = (
     "accuracy",
@@ -51,7 +50,9 @@ class Scores:
 
 @dataclass(frozen=True)
 class Result:
-    """All that is known of one cell. costs: one for each batch that trained replicates of it; records: whence it is."""
+    """All that is known of one cell. costs: one for each batch that trained replicates of it; records: what it
+    was read from; source: where their predictions are, None where they are not to be asked for.
+    """
 
     key: str
     cell: dict[str, Any]
@@ -61,6 +62,7 @@ class Result:
     costs: tuple[dict[str, float], ...]
     sources: dict[str, str]
     records: tuple[Record, ...] = ()
+    source: Source | None = None
 
     @property
     def title(self) -> str:
@@ -69,16 +71,7 @@ class Result:
         return " · ".join([self.cell["treatment"]["name"], protocol["model"]["name"], protocol["dataset"]["name"]])
 
 
-class PairedDifference(NamedTuple):
-    """Mean of b − a over the n replicates that both have, its standard error, the p of a two-sided paired t-test."""
-
-    mean: float
-    standard_error: float
-    n: int
-    p_value: float
-
-
-def merge(records: Iterable[Record]) -> list[Result]:
+def merge(records: Iterable[Record], source: Source | None = None) -> list[Result]:
     """One result for each cell, in the order of first appearance.
 
     Raises NotComparable where records of a cell were made from differing data or with differing metrics.
@@ -86,48 +79,13 @@ def merge(records: Iterable[Record]) -> list[Result]:
     cells: dict[str, list[Record]] = {}
     for record in records:
         cells.setdefault(record.key, []).append(record)
-    return [_merge_cell(key, parts) for key, parts in cells.items()]
+    return [replace(_merge_cell(key, parts), source=source) for key, parts in cells.items()]
 
 
 def select(results: Iterable[Result], keys: Sequence[str], replicates: Iterable[Replicate]) -> list[Result]:
     """The results of these cells, in this order, with these replicates only."""
     wanted, known = set(replicates), {result.key: result for result in results}
     return [_only(known[key], wanted) for key in keys if key in known]
-
-
-def paired_difference(a: Mapping[Replicate, float], b: Mapping[Replicate, float]) -> PairedDifference:
-    """b − a over shared replicates: mean, standard error, and p of t = mean / error with n − 1 degrees of freedom.
-
-    NaN where it is undefined: n = 0 for the mean, n < 2 or a value that is not finite for error and p. Where all
-    differences agree to rounding, p is 1 for no difference and 0 for any. Student 1908.
-    """
-    gaps = [b[replicate] - value for replicate, value in sorted(a.items()) if replicate in b]
-    mean, error = _mean(gaps), _standard_error(gaps)
-    if math.isnan(error):
-        return PairedDifference(mean, error, len(gaps), math.nan)
-    if error <= 1e-12 * abs(mean):
-        return PairedDifference(mean, error, len(gaps), float(mean == 0))
-    from scipy.special import stdtr  # the t distribution without the weight of scipy.stats
-
-    return PairedDifference(mean, error, len(gaps), 2 * float(stdtr(len(gaps) - 1, -abs(mean / error))))
-
-
-def leaders(scores: Mapping[str, Scores]) -> set[str]:
-    """Who has the best mean, and who cannot be told from it: paired t-tests against the best, Holm-corrected.
-
-    scores: one metric, by the name of who reached it. Those that share fewer than two replicates with the best, or
-    have a value that is not finite, are not tested and do not lead, unless their mean is the same.
-    """
-    means = {name: _signed(score) for name, score in scores.items() if math.isfinite(score.mean)}
-    if not means:
-        return set()
-    top = max(means.values())
-    first = next(name for name, value in means.items() if value == top)
-    tests = {name: paired_difference(scores[first].values, scores[name].values).p_value for name in means}
-    tested = [name for name, p in tests.items() if name != first and not math.isnan(p)]
-    corrected = holm([tests[name] for name in tested])
-    level_with = {name for name, p in zip(tested, corrected, strict=True) if p > LEVEL}
-    return {name for name, value in means.items() if value == top} | level_with
 
 
 def columns_named(results: Iterable[Result], names: Sequence[str]) -> list[str]:
@@ -192,11 +150,7 @@ def _only(result: Result, wanted: set[Replicate]) -> Result:
     }
     replicates = tuple(r for r in result.replicates if r in wanted)
     failed = {r: why for r, why in result.failed.items() if r in wanted}
-    return Result(result.key, result.cell, scores, replicates, failed, result.costs, result.sources, result.records)
-
-
-def _signed(score: Scores) -> float:
-    return score.mean if score.better == "higher" else -score.mean
+    return replace(result, scores=scores, replicates=replicates, failed=failed)
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -14,10 +14,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bdlbench import catalog, files, sheets
+from scipy import special
+
+from bdlbench import catalog, compare, files, sheets
 from bdlbench.errors import BadInput, unknown
 from bdlbench.options import spell
-from bdlbench.results import MAIN_METRICS, Result, flatten, leaders, matching
+from bdlbench.results import MAIN_METRICS, Result, flatten, matching
 from bdlbench.sheets import Field, Format, Sheet
 
 if TYPE_CHECKING:
@@ -91,13 +93,14 @@ def render(
     sort: str = "",
     width: int = 100,
     color: bool = False,
+    interval: bool = False,
 ) -> str:
-    """All results as text. Raises BadInput for a metric that no result has, with the nearest."""
+    """All results as text; with `interval`, means ± half their 95 % interval. Raises BadInput for a metric that no result has, with the nearest."""
     refuse_unknown_metrics(results, [*metrics, *([sort] if sort else [])])
     if style in ("csv", "json"):
         return _csv(results, metrics) if style == "csv" else _json(results, metrics)
-    groups = group(results, metrics, sort)
-    caption = describe(results, groups)
+    groups = group(results, metrics, sort, interval)
+    caption = describe(results, groups, interval)
     if style == "terminal":
         return _terminal(groups, caption, width, color)
     if style == "markdown":
@@ -105,19 +108,27 @@ def render(
     return "".join(sheets.latex(_sheet(shown), f"{shown.title}. {caption}") for shown in groups)
 
 
-def group(results: Sequence[Result], metrics: Sequence[str] = (), sort: str = "") -> list[Group]:
+def group(
+    results: Sequence[Result], metrics: Sequence[str] = (), sort: str = "", interval: bool = False
+) -> list[Group]:
     """The tables, one for each data set with its options, in order of appearance."""
-    return [_group(members, metrics, sort) for members in by_data(results)]
+    return [_group(members, metrics, sort, interval) for members in by_data(results)]
 
 
-def describe(results: Sequence[Result], groups: Sequence[Group]) -> str:
+def describe(results: Sequence[Result], groups: Sequence[Group], interval: bool = False) -> str:
     """What the numbers are, for below the tables."""
     counts = {len(result.replicates) for result in results}
     parts = []
     if max(counts, default=0) > 1:
-        parts.append("Mean ± standard error over n replicates.")
-        parts.append("Bold: the best of a column, and all that a paired t-test over shared seeds")
-        parts.append("(two-sided, 5 %, Holm-corrected) cannot tell from it.")
+        if interval:
+            parts.append("Mean ± half its 95 % interval, of new replicates and new test examples.")
+        else:
+            covered = 100 * (2 * special.stdtr(max(2, min(counts)) - 1, 1.0) - 1)
+            parts.append("Mean ± standard error over n replicates: new replicates, on these test examples, have their")
+            parts.append(f"mean within it {covered:.0f} % of the time (--interval: 95 %, of new test examples too).")
+        parts.append("Bold: those that no other is shown to be better than, every two compared as `compare` does,")
+        parts.append("Holm-corrected at 5 %. The best of many looks better than it is: of five equal ones by 1.2")
+        parts.append("standard errors.")
     else:
         parts.append("One replicate: no standard error, and only the best is bold.")
     costs = [column.name for g in groups for column in g.columns if column.is_cost]
@@ -145,13 +156,14 @@ def long_rows(results: Iterable[Result], metrics: Sequence[str] = ()) -> Iterato
 def summary_rows(results: Sequence[Result], metrics: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
     """One row for each cell and metric: mean, standard error, n, failed replicates, and whether it leads."""
     for members in by_data(results):
-        for column in select_columns(members, metrics):
-            leading = _leading(members, column)
+        columns = select_columns(members, metrics)
+        leading = _leading(members, columns)
+        for column in columns:
             for result in members:
                 if score := result.scores.get(column.name):
                     numbers = {"mean": score.mean, "standard_error": score.standard_error, "n": len(score.values)}
                     facts = {"metric": column.name, "unit": column.unit, "better": column.better}
-                    leads = {"failed": len(result.failed), "leads": result.key in leading}
+                    leads = {"failed": len(result.failed), "leads": result.key in leading[column.name]}
                     yield {**_about(result), **facts, **numbers, **leads}
 
 
@@ -188,15 +200,19 @@ def number(value: float, error: float = math.nan) -> Entry:
 # rows and columns
 
 
-def _group(results: list[Result], metrics: Sequence[str], sort: str) -> Group:
+def _group(results: list[Result], metrics: Sequence[str], sort: str, interval: bool) -> Group:
     columns = select_columns(results, metrics)
     results = _sorted(results, sort)
     shown = labels(results)
-    leading = {column: _leading(results, column) for column in columns}
+    leading = _leading(results, columns)
+    widths = compare.intervals(results, [c.name for c in columns if not c.is_cost]) if interval else {}
     rows = [
         Row(
             tuple(label.get(i, "") for label in shown.values()),
-            tuple(_entry(result, column)._replace(leads=result.key in leading[column]) for column in columns),
+            tuple(
+                _entry(result, column, widths.get(column.name, {}))._replace(leads=result.key in leading[column.name])
+                for column in columns
+            ),
             _count(result),
         )
         for i, result in enumerate(results)
@@ -314,19 +330,22 @@ def _value(result: Result, column: Column) -> float:
     return score.mean if score else math.nan
 
 
-def _leading(results: Sequence[Result], column: Column) -> set[str]:
-    """Cells to be set in bold: none where there is but one, or all are the same."""
-    scores = {r.key: r.scores[column.name] for r in results if column.name in r.scores and not column.is_cost}
-    means = {score.mean for score in scores.values()}
-    return leaders(scores) if len(means) > 1 else set()
+def _leading(results: Sequence[Result], columns: Sequence[Column]) -> dict[str, set[str]]:
+    """By column the cells to be set in bold: none where there is but one, or all are the same."""
+    means = {c.name: {r.scores[c.name].mean for r in results if c.name in r.scores} for c in columns if not c.is_cost}
+    leading = compare.leading(results, [name for name, values in means.items() if len(values) > 1])
+    return {column.name: leading.get(column.name, set()) for column in columns}
 
 
-def _entry(result: Result, column: Column) -> Entry:
+def _entry(result: Result, column: Column, widths: Mapping[str, float]) -> Entry:
+    """widths: half the interval by the result's key, in place of the standard error."""
     if column.is_cost:
         values = [cost[column.name] for cost in result.costs if column.name in cost]
         return Entry(" + ".join(number(value).mean for value in values) or ABSENT)
     score = result.scores.get(column.name)
-    return number(score.mean, score.standard_error) if score and score.values else Entry(ABSENT)
+    if not score or not score.values:
+        return Entry(ABSENT)
+    return number(score.mean, widths.get(result.key, score.standard_error))
 
 
 def _count(result: Result) -> str:
@@ -379,7 +398,7 @@ def _terminal(groups: Sequence[Group], caption: str, width: int, color: bool) ->
     text, fits = _blocks(groups, width, color, False)
     if not fits:
         text, _ = _blocks(groups, width, color, True)
-        caption = caption.replace("Mean ± standard error", "Mean(standard error in units of the last digits)")
+        caption = caption.replace("Mean ± ", "Mean(± in units of the last digits), ±: ")
     return text + sheets.printed([caption], width, color)
 
 

@@ -46,11 +46,13 @@ def render(comparison: Comparison, style: Format = "terminal", width: int = 100,
 
 
 LEGEND = (
-    "B − A: difference of the means with its 95 % interval. p: of no difference, Holm-corrected over all tests shown. "
-    "worse, better: the whole interval beyond the margin, after that correction; equivalent: the whole interval "
-    "within it. Of the variance: what new seeds change (of it, what more posterior samples would remove) and what new "
+    "B − A: difference of the means with its 95 % interval, each taken alone. p: of no difference, Holm-corrected over "
+    "all tests shown. worse, better: beyond the margin, and equivalent: within it, by tests corrected in the same way. "
+    "Of the variance: what new seeds change (of it, what more posterior samples would remove) and what new "
     "test examples change. could show: the smallest difference found with 80 % power at the corrected level; seeds to "
-    "settle: how many a side would decide an inconclusive verdict."
+    "settle: a fresh run of so many a side reaches a verdict with 80 % power if the true difference is 0, or twice the "
+    "margin (∞: the test examples leave it open, or there is no margin). Adding to these seeds until a verdict comes "
+    "makes it wrong more often than 5 %."
 )
 
 
@@ -237,6 +239,12 @@ def _notes(comparison: Comparison) -> Iterator[str]:
             "are 0, and only the same predictions can be equivalent"
         )
     yield from _populations(comparison.findings)
+    skewed = list(dict.fromkeys(finding.metric for finding in comparison.findings if finding.rests_on_few))
+    if skewed:
+        yield (
+            f"A few test examples carry the uncertainty of {', '.join(skewed)}: such an interval covers less often than "
+            "95 %, and its verdict is to be taken with care (docs/statistics.md)."
+        )
 
 
 def _populations(findings: Iterable[Finding]) -> Iterator[str]:

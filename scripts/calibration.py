@@ -12,7 +12,7 @@ just the margin, and any is called equivalent. Fixed streams; about twenty minut
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from scipy import special, stats
 
-from bdlbench.differences import Finding, Layout, Measured, find, judge, leaders
+from bdlbench.differences import Layout, Measured, leaders
 from bdlbench.spec import Replicate
 from bdlbench.stats.behrens_fisher import Array
 from bdlbench.stats.calibration import calibration_error_without_blocks, expected_calibration_error
@@ -32,7 +32,7 @@ from bdlbench.stats.power import detectable, seeds_to_settle
 from bdlbench.stats.ranking import auroc, without_blocks
 from bdlbench.stats.ranks import probability_of_improvement
 
-CELLS, TABLES, LEVEL = 12, 1000, 0.05
+CELLS, TABLES, LEVEL = 12, 600, 0.05
 AT_ONCE = 5_000_000
 """Numbers of one side that are drawn together."""
 
@@ -108,12 +108,16 @@ def counts(
     return Side(a), Side(b + true)
 
 
-def calibration_errors(rng: np.random.Generator, tables: int, seeds: int, examples: int, true: float = 0.0) -> tuple[Side, Side]:
+def calibration_errors(
+    rng: np.random.Generator, tables: int, seeds: int, examples: int, true: float = 0.0
+) -> tuple[Side, Side]:
     """ECE of overconfident classifiers, jackknifed over blocks."""
     sides = []
     for _ in range(2):
         lead = (tables, CELLS)
-        logit = 2 + 1.5 * rng.standard_normal((*lead, 1, examples)) + 0.5 * rng.standard_normal((*lead, seeds, examples))
+        logit = (
+            2 + 1.5 * rng.standard_normal((*lead, 1, examples)) + 0.5 * rng.standard_normal((*lead, seeds, examples))
+        )
         logit = logit + 0.1 * rng.standard_normal((*lead, seeds, 1))
         right = rng.random((*lead, 1, examples)) < special.expit(0.7 * logit)
         confidence = torch.from_numpy(np.maximum(special.expit(logit), 0.5))
@@ -125,7 +129,9 @@ def calibration_errors(rng: np.random.Generator, tables: int, seeds: int, exampl
 def _jackknifed(confidence: torch.Tensor, correct: torch.Tensor, lead: tuple[int, ...]) -> Side:
     block = torch.from_numpy(blocks(confidence.shape[-1]))
     whole = np.array([float(expected_calibration_error(*row)) for row in zip(confidence, correct, strict=True)])
-    without = np.stack([calibration_error_without_blocks(*row, block).numpy() for row in zip(confidence, correct, strict=True)])
+    without = np.stack(
+        [calibration_error_without_blocks(*row, block).numpy() for row in zip(confidence, correct, strict=True)]
+    )
     pseudo = pseudo_values(whole, without, block.numpy())
     return Side(whole.reshape(lead), (pseudo.reshape(*lead, -1),))
 
@@ -281,9 +287,7 @@ def unpaired_rates(
     return wrong / tables, found / tables
 
 
-def settled_rate(
-    seeds: int, margin: float, true: float, tables: int = 300, stream: int = 4
-) -> tuple[float, float]:
+def settled_rate(seeds: int, margin: float, true: float, tables: int = 300, stream: int = 4) -> tuple[float, float]:
     """How often a fresh run of the advised number of seeds settles one cell of 12, and the median advice."""
     rng = np.random.default_rng([stream, seeds])
     settled, advised, level = 0, [], LEVEL / CELLS
@@ -323,7 +327,11 @@ def sequential_rate(tables: int = 400, stream: int = 5) -> tuple[float, float]:
     for _ in range(tables):
         d = continuous(Effects(1.0, 0.5, 1.0), "normal", rng, 1, 40, 300)[1].examples[0][0, :1]
         p = [
-            float(crossed(Side(np.zeros((1, n)), (np.zeros((1, n, 300)),)), Side(d[:, :n].mean(-1), (d[:, :n],)), pairs(n)).p_value()[0])
+            float(
+                crossed(
+                    Side(np.zeros((1, n)), (np.zeros((1, n, 300)),)), Side(d[:, :n].mean(-1), (d[:, :n],)), pairs(n)
+                ).p_value()[0]
+            )
             for n in range(5, 41, 5)
         ]
         once += p[0] <= LEVEL
@@ -448,7 +456,9 @@ def sections() -> Iterator[str]:
     yield "| bold | 3 seeds | 5 seeds | 10 seeds |\n| :-- | --: | --: | --: |"
     for methods in (2, 5, 10):
         rates = [bold_rates(methods, seeds) for seeds in (3, 5, 10)]
-        yield _row(f"{methods} methods: some of equals not bold · the best not bold", *(percent(*pair) for pair in rates))
+        yield _row(
+            f"{methods} methods: some of equals not bold · the best not bold", *(percent(*pair) for pair in rates)
+        )
     yield "\nCoverage of the interval of P(first better), in per cent:\n"
     yield "| data sets, seeds | .5 | .8 | .95 | .99 |\n| :-- | --: | --: | --: | --: |"
     for blocks_, seeds in ((2, 2), (2, 3), (2, 5), (6, 3), (6, 5), (6, 10)):

@@ -277,7 +277,7 @@ def cell(method: str = "mle", dataset: str = "wine", epochs: int = 1, **changes:
 
 
 def source(*cells: Cell, definition: str = "Accuracy()", sha: str = "abc", value: float = 0.5) -> Source:
-    accuracy = {"unit": "fraction", "better": "higher", "definition": definition, "values": [value, value + 0.01]}
+    accuracy = {"unit": "fraction", "better": "higher", "definition": definition, "values": [value, 1.02 * value]}
     seeds, where = (Replicate(0), Replicate(1)), {"sources": {"wine": sha}}
     made = [Record(c.as_dict(), seeds, {"metrics": {"accuracy": accuracy}}, {}, where) for c in cells]
     return Source(tuple((Path("nowhere"), record) for record in made))

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pytest
 
-from bdlbench.differences import Finding, Layout, Measured, find, judge, monte_carlo_variance
+from bdlbench.differences import Finding, Layout, Measured, find, judge, leaders, monte_carlo_variance
 from bdlbench.spec import Replicate
 
 WHOLE = Layout()
@@ -111,3 +111,28 @@ def test_monte_carlo_part_by_hand() -> None:
     assert monte_carlo_variance(a, a) == 0
     assert math.isnan(monte_carlo_variance(a, Measured({r[0]: 1.0}, {}, {})))
     assert monte_carlo_variance(b, b) == 0  # the same noise on both sides cancels
+
+
+def by_seed(values: Mapping[int, float]) -> Measured:
+    return Measured({Replicate(seed): value for seed, value in values.items()}, {}, {})
+
+
+def test_leaders_are_those_that_no_other_is_better_than() -> None:
+    best = {seed: 0.9 + 0.01 * seed for seed in range(5)}
+    near = {seed: value - 0.01 * (-1) ** seed for seed, value in best.items()}
+    far = {seed: value - 0.2 - 0.001 * seed for seed, value in best.items()}
+    contenders = {"best": best, "near": near, "far": far, "alone": {7: 0.8}, "nan": dict.fromkeys(best, math.nan)}
+    named = {name: by_seed(values) for name, values in contenders.items()}
+    assert leaders(named, "higher", Layout()) == {"best", "near"}
+    assert leaders(named, "lower", Layout()) == {"far"}
+    assert leaders({"nan": named["nan"]}, "higher", Layout()) == set()
+
+
+def test_leaders_of_one_replicate() -> None:
+    named = {"a": by_seed({0: 0.9}), "b": by_seed({0: 0.899}), "c": by_seed({0: 0.9})}
+    assert leaders(named, "higher", Layout()) == {"a", "c"}
+
+
+def test_leaders_that_do_not_vary_count_as_they_are() -> None:
+    named = {"exact": by_seed({0: 0.0, 1: 0.0}), "map": by_seed({0: 0.3, 1: 0.3}), "vi": by_seed({0: 0.1, 1: 0.5})}
+    assert leaders(named, "lower", Layout()) == {"exact", "vi"}

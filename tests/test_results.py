@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 from scipy import stats
 
@@ -49,49 +48,6 @@ def test_mean_and_standard_error() -> None:
     assert math.isnan(scores({0: 1.0}).standard_error)
     assert math.isnan(scores({}).mean)
     assert math.isnan(scores({0: 1.0, 1: math.nan}).mean)
-
-
-@pytest.mark.parametrize("n", [2, 3, 20])
-def test_paired_difference_is_scipys(n: int) -> None:
-    rng = np.random.default_rng(n)
-    a, b = rng.normal(size=n), rng.normal(0.3, 1, size=n)
-    found = results.paired_difference(scores(dict(enumerate(a))).values, scores(dict(enumerate(b))).values)
-    expected = stats.ttest_rel(b, a)
-    assert found.p_value == pytest.approx(expected.pvalue, rel=1e-12)
-    assert (found.mean, found.n) == (pytest.approx((b - a).mean()), n)
-    assert found.standard_error == pytest.approx(stats.sem(b - a))
-
-
-def test_paired_difference_of_shared_replicates_only() -> None:
-    a, b = scores({0: 1.0, 1: 2.0, 5: 9.0}).values, scores({1: 2.5, 0: 1.0, 7: 0.0}).values
-    assert results.paired_difference(a, b)[:3] == (0.25, 0.25, 2)
-
-
-def test_paired_difference_at_its_edges() -> None:
-    same, apart = scores({0: 1.0, 1: 2.0}).values, scores({0: 2.0, 1: 3.0}).values
-    assert results.paired_difference(same, same) == (0.0, 0.0, 2, 1.0)
-    assert results.paired_difference(same, apart).p_value == 0.0
-    lone = results.paired_difference(same, scores({1: 2.5}).values)
-    assert (lone.mean, lone.n, math.isnan(lone.p_value)) == (0.5, 1, True)
-    assert results.paired_difference(same, scores({9: 1.0}).values).n == 0
-
-
-def test_leaders() -> None:
-    best = {seed: 0.9 + 0.01 * seed for seed in range(5)}
-    near = {seed: value - 0.01 * (-1) ** seed for seed, value in best.items()}
-    far = {seed: value - 0.2 - 0.001 * seed for seed, value in best.items()}
-    alone = {7: 0.8}
-    nan = {seed: math.nan for seed in best}
-    contenders = {"best": best, "near": near, "far": far, "alone": alone, "nan": nan}
-    named = {name: scores(values) for name, values in contenders.items()}
-    assert results.leaders(named) == {"best", "near"}
-    assert results.leaders({name: scores(v, "lower") for name, v in contenders.items()}) == {"far"}
-    assert results.leaders({"nan": named["nan"]}) == set()
-
-
-def test_leaders_of_one_replicate() -> None:
-    named = {"a": scores({0: 0.9}), "b": scores({0: 0.899}), "c": scores({0: 0.9})}
-    assert results.leaders(named) == {"a", "c"}
 
 
 def test_merge_brings_replicates_together() -> None:

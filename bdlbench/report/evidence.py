@@ -17,6 +17,7 @@ from bdlbench.metrics.ood import OutOfDistribution
 from bdlbench.predictive import group_sizes
 from bdlbench.records import Record
 from bdlbench.results import MAIN_METRICS, Result, merge
+from bdlbench.sources import Source
 from bdlbench.stats.calibration import Reliability, reliability, top_class
 from bdlbench.stats.selective import risk_coverage
 from bdlbench.tables import Group
@@ -65,10 +66,11 @@ def sections(path: Path, found: Sequence[Record], metrics: Sequence[str] = ()) -
     """One for each data set with its options, in order of appearance. Raises BadInput for an unknown metric."""
     tables.refuse_unknown_metrics(merge(found), metrics)
     folder = path if path.is_dir() else path.parent
+    source = Source(tuple((folder, record) for record in found))
     by_key: dict[str, list[Record]] = {}
     for record in found:
         by_key.setdefault(record.key, []).append(record)
-    return [_section(folder, members, by_key, metrics) for members in tables.by_data(merge(found))]
+    return [_section(folder, members, by_key, metrics) for members in tables.by_data(merge(found, source))]
 
 
 def _section(

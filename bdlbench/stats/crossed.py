@@ -93,7 +93,8 @@ class Difference:
             return np.array(np.nan)
         width = np.array(0.0)
         for _ in range(WILSON_STEPS if self.binary else 1):
-            parts, dfs = self._parts(float(abs(self.estimate) + width))
+            ends = [float(np.clip(abs(self.estimate) + side * width, 0, 1)) for side in (-1, 1)]
+            parts, dfs = self._parts(max(ends, key=lambda end: end * (1 - end)))
             total = sum(parts[1:], parts[0])
             if not total > 0:  # nothing is discordant: start from the rule of three
                 width = np.array(3 / self.binary)
@@ -107,7 +108,7 @@ class Difference:
         Of contributions in {0, 1}, a true difference δ takes |δ| discordant examples at least, whose variance is
         |δ|(1 − |δ|)/N or more, whether or not the sample holds any: the variance of a score test (Tango 1998).
         """
-        size = min(abs(difference), 0.5)
+        size = min(abs(difference), 1.0)
         return np.maximum(self.example, size * (1 - size) / self.binary) if self.binary else self.example
 
     def _p_of(self, distance: Array, null: float) -> Array:
@@ -210,7 +211,8 @@ def resampled(a: Array, b: Array, test_over_train: float) -> Difference:
 
 def _strata(a: Side, b: Side, shared: Sequence[tuple[int, int]]) -> Iterator[_Stratum]:
     count_a, count_b = a.values.shape[-1], b.values.shape[-1]
-    whole = not a.examples and not any((side.values % 1).any() for side in (a, b))
+    values = np.concatenate([a.values, b.values], -1)
+    whole = not a.examples and not (values % 1).any() and bool((np.abs(values) > 1).any())  # no fractions of 0 or 1
     if len(shared) == 1 and max(count_a, count_b) > 1:
         shared = ()
     if shared:

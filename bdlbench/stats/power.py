@@ -73,7 +73,9 @@ def _chance_of_equivalence(found: Difference, now: int, then: int, margin: float
     return float((weight * np.where(sd > 0, special.ndtr(room) - special.ndtr(-room), half_width < margin)).sum())
 
 
-def _repeated(found: Difference, example: float, level: float, now: int = 1, then: int = 1) -> tuple[Array, Array, Array]:
+def _repeated(
+    found: Difference, example: float, level: float, now: int = 1, then: int = 1
+) -> tuple[Array, Array, Array]:
     """Of a repetition with then/now times the replicates: half its interval, its standard deviation, and weights.
 
     example: its example part where it judges. All over nodes of what the seed parts may truly be, given what was seen
