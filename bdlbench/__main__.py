@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bdlbench import instructions
 from bdlbench.errors import BadInput, BenchError, unknown
 
 if TYPE_CHECKING:
@@ -44,6 +45,18 @@ class Interrupted(BenchError):
     """Ctrl-C."""
 
     exit_code = INTERRUPTED
+
+
+@app.callback()
+def everywhere(
+    native: Annotated[
+        bool, typer.Option("--native", help="all vector instructions of the processor, not only AVX2: other bits")
+    ] = False,
+) -> None:
+    """Take the options that every command has."""
+    if native:
+        os.environ[instructions.NATIVE] = "1"
+        instructions.choose()
 
 
 @app.command()
@@ -338,6 +351,8 @@ def peers(
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if "--native" in arguments:  # an option of every command may stand anywhere
+        arguments = ["--native", *(word for word in arguments if word != "--native")]
     try:
         code = app(arguments or ["--help"], prog_name="bdlbench", standalone_mode=False)
         if code == INTERRUPTED:

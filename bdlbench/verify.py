@@ -47,6 +47,9 @@ COARSE = 0.01
 STATISTIC = 1e-12
 """Relative difference of a statistic of the data that is rounding: a sum in another order."""
 
+LIKELY = ("processor", "packages.numpy", "commit")
+"""What else of an environment is likely to change bits, after torch, device, threads and instructions."""
+
 Numbers = Mapping[str, Tensor]
 """What is compared, by name: float64, of any shape."""
 
@@ -141,9 +144,11 @@ def differences(record: Record, here: Mapping[str, Any], batch: Batch) -> Iterat
     options, mine = flatten(record.cell), flatten(cell.as_dict())
     yield from (f"{k}: {mine.get(k)} here, was {options.get(k)}" for k in options | mine if _apart(k, options, mine))
     then, now = flatten(there), flatten(here)
-    for key in ("packages.torch", "device", "threads", "cpu_capability", "processor", "packages.numpy", "commit"):
+    asked = [key for key in then if key.startswith("instructions.")]  # older records do not say
+    for key in ("packages.torch", "device", "threads", "cpu_capability", *asked, *LIKELY):
         if then.get(key) != now.get(key):
-            yield f"{key.removeprefix('packages.')}: {_short(now.get(key))} here, was {_short(then.get(key))}"
+            name = key.removeprefix("packages.").removeprefix("instructions.")
+            yield f"{name}: {_short(now.get(key))} here, was {_short(then.get(key))}"
     trained = int(record.cost.get("rows", len(batch.rows)))
     if trained != len(batch.rows):
         yield f"rows of its batch: {len(batch.rows)} here, were {trained} (convolutions then round differently)"
