@@ -36,12 +36,14 @@ WORST_FIRST: tuple[Verdict, ...] = ("different", "noise", "identical", "unchecke
 CHEAP = 5.0
 """Seconds of recorded training and prediction up to which a record without a fingerprint is run again whole."""
 
-MULTIPLE = 10.0
-"""A difference up to so many times the largest that a twin shows is noise.
+SPREAD = math.sqrt(100) * torch.finfo(torch.float32).eps / 2
+"""Relative standard deviation of what a twin adds to every parameter at every step.
 
-A twin rounds every parameter once in a step. A sum of n products in another order rounds them independently, which
-makes √n times as much: these are sums of about 100.
+A sum of n products in another order rounds n times independently: √n units of roundoff, here of about 100 products.
 """
+
+MULTIPLE = 3.0
+"""A difference up to so many times the largest that a twin shows is noise: a twin may fall short by chance."""
 
 TWINS = 16
 """Twins that are asked at most, one after another until they explain the difference.
@@ -248,13 +250,13 @@ def fingerprint(batch: Batch, steps: int, nudge: Nudge = unchanged) -> list[dict
 
 
 def rounding(twin: int) -> Nudge:
-    """Move every number by one unit in its last place, up or down at random, afresh at every step of every twin."""
+    """Move every number by a relative error of standard deviation SPREAD, afresh at every step of every twin."""
 
     def nudge(values: Tensor, step: int) -> Tensor:
         if not values.is_floating_point():
             return values
-        up = np.random.default_rng((twin, step)).random(values.shape, np.float32) < 0.5
-        return values.nextafter(torch.where(torch.from_numpy(up), math.inf, -math.inf).to(values))
+        errors = np.random.default_rng((twin, step)).standard_normal(tuple(values.shape))
+        return values * (1 + SPREAD * torch.from_numpy(errors)).to(values)
 
     return nudge
 
