@@ -31,7 +31,7 @@ from bdlbench.spec import ELSEWHERE, Cell
 from bdlbench.training import Nudge, begin, unchanged
 
 Verdict = Literal["identical", "noise", "different", "unchecked"]
-WORST_FIRST: tuple[Verdict, ...] = ("different", "noise", "identical", "unchecked")
+WORST_FIRST: tuple[Verdict, ...] = ("different", "unchecked", "noise", "identical")
 
 CHEAP = 5.0
 """Seconds of recorded training and prediction up to which a record without a fingerprint is run again whole."""
@@ -59,7 +59,10 @@ ROUNDING = 8 * torch.finfo(torch.float32).eps
 """Relative difference that is rounding, whatever was measured."""
 
 COARSE = 0.01
-"""Relative difference of a quantity that moves in steps, where one rounding error moved none."""
+"""Relative difference of a quantity that moves in steps, where the rounding errors of a twin moved only others."""
+
+CLOSED_FORM = torch.finfo(torch.float32).eps ** 0.5
+"""Relative difference where twins show nothing, since nothing was minimised: half the digits of float32."""
 
 STATISTIC = 1e-12
 """Relative difference of a statistic of the data that is rounding: a sum in another order."""
@@ -93,9 +96,14 @@ class Check:
 
     @property
     def verdict(self) -> Verdict:
-        """The worst of the parts; unchecked where there is none."""
+        """The worst of the parts; unchecked where one could not be checked, or where there is none."""
         found = {part.verdict for part in self.parts}
         return next((verdict for verdict in WORST_FIRST if verdict in found), "unchecked")
+
+    @property
+    def checked(self) -> tuple[str, ...]:
+        """The names of the parts that were held against the record."""
+        return tuple(part.name for part in self.parts if part.verdict != "unchecked")
 
 
 def verify(folder: Path, record: Record, full: bool = False, threads: int | None = None) -> Check:
@@ -205,7 +213,9 @@ def _slice(folder: Path, record: Record, batch: Batch) -> Iterator[Part]:
         yield from _whole(folder, record, batch)
         return
     else:
-        yield Part("training", "unchecked", "the record has no fingerprint of its first steps: --full runs it again")
+        yield Part(
+            "training", "unchecked", "nothing was minimised that would leave a fingerprint: --full runs it again"
+        )
     if records.has_parameters(folder, record):
         yield _predictions(folder, record, batch)
 
@@ -286,7 +296,7 @@ def _predictions(folder: Path, record: Record, batch: Batch) -> Part:
 
     found = predict(state)
     if found is None:
-        return Part("predictions", "unchecked", "the method has no way back from its state")
+        return Part("predictions", "unchecked", "the method has no way back from its state: --full runs it again")
     recorded = records.predictions(folder, record)
     if _equal(recorded, found):
         return Part("predictions", "identical")
@@ -348,7 +358,7 @@ def _judged(name: str, recorded: Numbers, found: Numbers, twins: Iterable[Number
 
     found: here; twins: found here with rounding errors, asked until they explain the difference; what is missing in one
     shows none. Differences are root mean squares over a quantity's elements. coarse: the relative difference that is
-    allowed where rounding shows no effect at all, for quantities that move in steps, such as an accuracy.
+    allowed where rounding shows an effect on others only, for quantities that move in steps, such as an accuracy.
     """
     if not recorded:
         return Part(name, "unchecked", "the record has none")
@@ -359,7 +369,8 @@ def _judged(name: str, recorded: Numbers, found: Numbers, twins: Iterable[Number
     noise = dict.fromkeys(recorded, 0.0)
     for twin in chain(twins, [{}]):  # the last, which shows nothing, is for when no twin could be had
         noise = {key: max(noise[key], _noise(twin.get(key), found[key])) for key in recorded}
-        least = {key: (ROUNDING if noise[key] else max(coarse, ROUNDING)) * _scale(recorded[key]) for key in recorded}
+        still = ROUNDING if not coarse else coarse if any(noise.values()) else CLOSED_FORM
+        least = {key: (ROUNDING if noise[key] else still) * _scale(recorded[key]) for key in recorded}
         allowed = {key: MULTIPLE * noise[key] + least[key] for key in recorded}
         worst = max(recorded, key=lambda key: _excess(gap[key], allowed[key]))
         if gap[worst] <= allowed[worst]:

@@ -118,6 +118,7 @@ def test_what_cannot_be_checked_says_why(folder):
     assert [part.name for part in cheap.parts] == ["data", "whole cell"]
     slow = verify.verify(folder, replace(old, cost={"train_seconds": 1e4}))
     assert (slow.parts[1].verdict, "--full" in slow.parts[1].detail) == ("unchecked", True)
+    assert (slow.verdict, slow.checked) == ("unchecked", ("data", "predictions"))  # never identical by its data alone
     failed = replace(record, replicates=(), failed=dict.fromkeys(record.replicates, "boom"))
     assert (verify.verify(folder, failed).verdict, verify.verify(folder, failed).failed) == ("unchecked", 3)
 
@@ -273,6 +274,16 @@ def test_a_fingerprint_survives_a_checkpoint(folder, tmp_path):
     assert run.first_steps(resumed.fits, 3) == verify.fingerprint(batch, 4)
 
 
+def test_where_no_twin_shows_anything_half_the_digits_are_allowed():
+    """A closed form: nothing is minimised, so nothing is rounded, and one per cent is not rounding."""
+    one = torch.tensor([1.0], dtype=torch.float64)
+    for factor, verdict in ((1 + 1e-4, "noise"), (1.005, "different")):
+        sides = {"rmse": one}, {"rmse": one * factor}
+        assert verify._judged("metrics", *sides, [{"rmse": one * factor}], verify.COARSE).verdict == verdict
+    moved = {"accuracy": one, "nll": one}, {"accuracy": one * 1.005, "nll": one}, [{"nll": one * 1.1}]
+    assert verify._judged("metrics", *moved, verify.COARSE).verdict == "noise"
+
+
 # the command
 
 
@@ -282,6 +293,7 @@ def test_verify_on_the_command_line(folder, tmp_path, capsys):
     assert f"{len(METHODS)} bit-identical" in out
     assert any(line.startswith("bit-identical: sparse_vd · mlp · wine (3 replicates): data, ") for line in out)
     assert any("T = 1 after a ramp of 20 % of training" in line for line in out)
+    assert f"checked: {len(METHODS)} in data, first 12 steps, predictions" in out
     one = next(folder.glob("wine-mlp-mle-*.json"))
     assert cli.main(["verify", str(one), "--threads", "2"]) == 0
     assert "this place differs from where they were made: threads: 2 here, was 1" in capsys.readouterr().out
@@ -299,6 +311,24 @@ def test_a_difference_ends_with_exit_code_1_and_its_reason(folder, tmp_path, cap
     out = capsys.readouterr().out
     assert "DIFFERENT: map · mlp · wine (3 replicates): first 12 steps" in out
     assert f"most likely because of torch: {torch.__version__} here, was 1.0" in out
+
+
+def test_a_method_with_a_loop_of_its_own_is_not_called_identical_unchecked(folder, tmp_path, capsys):
+    """Nothing was minimised, and a whole re-run is not cheap: exit code 4, until --full runs it."""
+    source = next(folder.glob("wine-mlp-map-*.json"))
+    for path in folder.glob(f"{source.stem}*"):
+        shutil.copy(path, tmp_path)
+    body = json.loads(source.read_text())
+    body.pop("checksum")
+    body["values"].pop("first_steps")
+    body["cost"]["train_seconds"] = 1e4
+    (tmp_path / source.name).write_text(json.dumps({**body, "checksum": files.digest(body)}))
+    assert cli.main(["verify", str(tmp_path)]) == 4
+    out = capsys.readouterr().out
+    assert "not checked: map · mlp · wine (3 replicates): training" in out
+    assert "1 not checked" in out and "bit-identical" not in out.splitlines()[-3]
+    assert cli.main(["verify", "--full", str(tmp_path)]) == 0
+    assert "checked: 1 in whole cell" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
