@@ -605,7 +605,7 @@ def _print_verdict(checks: Sequence[Check], full: bool) -> int:
     counts = {words: sum(c.verdict == v for c in checks) for v, words in VERDICTS.items()}
     print("; ".join(f"{count} {words}" for words, count in counts.items() if count))
     extent = [", ".join(check.checked) or "nothing" for check in checks]
-    print(f"checked: {'; '.join(f'{what} of {extent.count(what)}' for what in dict.fromkeys(extent))}")
+    print(f"checked, by records: {'; '.join(f'{extent.count(what)}: {what}' for what in dict.fromkeys(extent))}")
     if not full and any(what != "nothing" and "whole cell" not in what for what in extent):
         print("training beyond the first steps, and the metrics, were not run again there: --full does")
     elsewhere = dict.fromkeys(line for check in checks for line in check.elsewhere)

@@ -293,7 +293,7 @@ def test_verify_on_the_command_line(folder, tmp_path, capsys):
     assert f"{len(METHODS)} bit-identical" in out
     assert any(line.startswith("bit-identical: sparse_vd · mlp · wine (3 replicates): data, ") for line in out)
     assert any("T = 1 after a ramp of 20 % of training" in line for line in out)
-    assert f"checked: data, first 12 steps, predictions of {len(METHODS)}" in out
+    assert f"checked, by records: {len(METHODS)}: data, first 12 steps, predictions" in out
     one = next(folder.glob("wine-mlp-mle-*.json"))
     assert cli.main(["verify", str(one), "--threads", "2"]) == 0
     assert "this place differs from where they were made: threads: 2 here, was 1" in capsys.readouterr().out
@@ -328,7 +328,7 @@ def test_a_method_with_a_loop_of_its_own_is_not_called_identical_unchecked(folde
     assert "not checked: map · mlp · wine (3 replicates): training" in out
     assert "1 not checked" in out and "bit-identical" not in out.splitlines()[-3]
     assert cli.main(["verify", "--full", str(tmp_path)]) == 0
-    assert "checked: whole cell of 1" in capsys.readouterr().out
+    assert "checked, by records: 1: whole cell" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
