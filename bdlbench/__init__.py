@@ -7,6 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from bdlbench import instructions
+
+instructions.choose()  # before torch computes anything
+
 
 def __getattr__(name: str) -> Any:
     """`import bdlbench; bdlbench.api.run(…)`: the verbs are imported when they are first asked for."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bdlbench import instructions
 from bdlbench.errors import BadInput, BenchError, unknown
 
 if TYPE_CHECKING:
@@ -44,6 +45,18 @@ class Interrupted(BenchError):
     """Ctrl-C."""
 
     exit_code = INTERRUPTED
+
+
+@app.callback()
+def everywhere(
+    native: Annotated[
+        bool, typer.Option("--native", help="all vector instructions of the processor, not only AVX2: other bits")
+    ] = False,
+) -> None:
+    """Take the options that every command has."""
+    if native:
+        os.environ[instructions.NATIVE] = "1"
+        instructions.choose()
 
 
 @app.command()
@@ -341,6 +354,8 @@ def peers(
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if "--native" in arguments:  # an option of every command may stand anywhere
+        arguments = ["--native", *(word for word in arguments if word != "--native")]
     try:
         code = app(arguments or ["--help"], prog_name="bdlbench", standalone_mode=False)
         if code == INTERRUPTED:
@@ -591,9 +606,11 @@ def _print_check(check: Check) -> None:
 def _print_verdict(checks: Sequence[Check], full: bool) -> int:
     """The last lines, and the exit code."""
     counts = {words: sum(c.verdict == v for c in checks) for v, words in VERDICTS.items()}
-    print(
-        "; ".join(f"{count} {words}" for words, count in counts.items() if count) + (" (whole cells)" if full else "")
-    )
+    print("; ".join(f"{count} {words}" for words, count in counts.items() if count))
+    extent = [", ".join(check.checked) or "nothing" for check in checks]
+    print(f"checked, by records: {'; '.join(f'{extent.count(what)}: {what}' for what in dict.fromkeys(extent))}")
+    if not full and any(what != "nothing" and "whole cell" not in what for what in extent):
+        print("training beyond the first steps, and the metrics, were not run again there: --full does")
     elsewhere = dict.fromkeys(line for check in checks for line in check.elsewhere)
     if elsewhere:
         print(f"this place differs from where they were made: {'; '.join(elsewhere)}")

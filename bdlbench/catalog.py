@@ -11,7 +11,7 @@ import importlib.util
 import inspect
 import pkgutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import is_dataclass
 from functools import cache
 from pathlib import Path
@@ -29,6 +29,7 @@ Kind = Literal["methods", "models", "datasets", "metrics"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 _plugins: dict[Kind, dict[str, Any]] = {kind: {} for kind in KINDS}
+_plugin_files: dict[str, Path] = {}
 
 
 def names(kind: Kind) -> list[str]:
@@ -65,6 +66,12 @@ def add_plugin(path: Path) -> None:
                 raise BadInput(f"plugin {path} redefines the {kind.removesuffix('s')} {name!r}: choose another name")
     for kind, entries in found.items():
         _plugins[kind].update(entries)
+        _plugin_files.update(dict.fromkeys(entries, path))
+
+
+def plugin_files(entries: Iterable[str]) -> list[Path]:
+    """The files that `add_plugin` took any of these names from, each once: what a command must name to have them."""
+    return list(dict.fromkeys(_plugin_files[name] for name in entries if name in _plugin_files))
 
 
 def choice(kind: Kind, name: str, settings: Mapping[str, Mapping[str, Any]]) -> Choice:

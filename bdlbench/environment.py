@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from bdlbench import instructions
+
 PACKAGES = ("bdlbench", "torch", "numpy", "scikit-learn", "scipy")
 
 
@@ -37,7 +39,8 @@ def describe(device: str, threads: int) -> dict[str, Any]:
         "packages": {name: _version(name) for name in PACKAGES},
         "platform": platform.platform(),
         "processor": _processor(),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),  # what is in force
+        "instructions": instructions.asked(),  # what was asked for; of oneDNN torch does not tell what is in force
         "device": torch.cuda.get_device_name() if device.startswith("cuda") else "cpu",
         "threads": threads,
         "commit": _commit(),

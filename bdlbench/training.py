@@ -83,13 +83,13 @@ class State:
 
 T = TypeVar("T")
 
-Nudge = Callable[[Tensor], Tensor]
-"""What is done to the initial rows (R, Q) of every fit."""
+Nudge = Callable[[Tensor, int], Tensor]
+"""(rows (R, Q), steps done) -> the rows at which the next gradient is taken."""
 
 
-def unchanged(initial: Tensor) -> Tensor:
+def unchanged(flat: Tensor, step: int) -> Tensor:
     """No nudge."""
-    return initial
+    return flat
 
 
 FIRST_STEPS = 20
@@ -140,7 +140,7 @@ class Session:
     """What one fit shares with its surroundings: a checkpoint to resume from, a listener, and what was spent.
 
     checkpoint: a path without ending, or None; every: seconds between checkpoints; listen(done, total) hears of steps.
-    nudge: what is done to every initial row, to see how far rounding errors carry; mark: steps to the fingerprint.
+    nudge: where each step takes its gradient, to see how far rounding errors carry; mark: steps to the fingerprint.
     fits: one for each call of `minimise`.
     """
 
@@ -216,7 +216,7 @@ def minimise(objective: Objective, initial: Tensor, data: Data, rng: Streams, pl
     current.fits.append(fit)
     saver = _Saver(current, fit)
     noise = rng.child("noise")
-    state = saver.load(_start(current.nudge(initial)), noise)
+    state = saver.load(_start(initial), noise)
     if state.step == total:
         yield state
     for epoch in range(state.step // steps, plan.epochs):
@@ -224,7 +224,7 @@ def minimise(objective: Objective, initial: Tensor, data: Data, rng: Streams, pl
         for index in order[state.step - epoch * steps :]:
             after = state.step + 1
             moment = Moment(state.step, total, reported=after in ((epoch + 1) * steps, fit.marked))
-            state = _step(objective, state, data.batch(index), noise, plan, moment)
+            state = _step(objective, state, data.batch(index), noise, plan, moment, current.nudge)
             current.examples += batch_size
             fit.reached(state)
             current.listen(state.step, total)
@@ -262,11 +262,13 @@ def _order(data: Data, rng: Streams, steps: int, batch_size: int) -> Tensor:
     return shuffled.reshape(data.rows, steps, batch_size).transpose(0, 1).contiguous().to(data.x.device)
 
 
-def _step(objective: Objective, state: State, batch: Examples, noise: Streams, plan: Plan, moment: Moment) -> State:
-    flat = state.flat.requires_grad_()
-    loss = objective(flat, batch, noise, moment)
-    gradient = _gradient(loss, flat)
-    flat = flat.detach()
+def _step(
+    objective: Objective, state: State, batch: Examples, noise: Streams, plan: Plan, moment: Moment, nudge: Nudge
+) -> State:
+    point = nudge(state.flat, state.step).requires_grad_()
+    loss = objective(point, batch, noise, moment)
+    gradient = _gradient(loss, point)
+    flat = state.flat.detach()
     factor = DECAYS[plan.decay](moment.progress)
     adam_step(flat, gradient, state.mean, state.square, state.step + 1, plan.learning_rate, factor)
     return State(flat, state.mean, state.square, state.step + 1, loss.detach())

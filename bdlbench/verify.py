@@ -1,7 +1,7 @@
 """Are the numbers of a record what this tree makes of it here? The first steps of training, predictions, or all of it.
 
-Where bits differ, the same work is done once more from parameters moved by one rounding error: what that changes is the
-noise between equal runs, and what lies within it is no difference.
+Where bits differ, the same work is done again by twins whose every gradient is taken where rounding errors moved the
+parameters to: what that changes is the noise between equal runs, and what lies within it is no difference.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 import math
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, tee
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,22 +31,44 @@ from bdlbench.spec import ELSEWHERE, Cell
 from bdlbench.training import Nudge, begin, unchanged
 
 Verdict = Literal["identical", "noise", "different", "unchecked"]
-WORST_FIRST: tuple[Verdict, ...] = ("different", "noise", "identical", "unchecked")
+WORST_FIRST: tuple[Verdict, ...] = ("different", "unchecked", "noise", "identical")
 
 CHEAP = 5.0
 """Seconds of recorded training and prediction up to which a record without a fingerprint is run again whole."""
 
-MULTIPLE = 10.0
-"""A difference up to so many times what one rounding error at the start makes is noise: every step rounds too."""
+SPREAD = math.sqrt(100) * torch.finfo(torch.float32).eps / 2
+"""Relative standard deviation of what a twin adds to every parameter at every step.
+
+A sum of n products in another order rounds n times independently: √n units of roundoff, here of about 100 products.
+"""
+
+MULTIPLE = 3.0
+"""A difference up to so many times the largest that a twin shows is noise: a twin may fall short by chance."""
+
+TWINS = 16
+"""Twins that are asked at most, one after another until they explain the difference.
+
+Most differences are of one size in every twin. Some are rare and large, such as a unit whose input is 0 but for
+rounding, on in one run and off in the other: 5 of 16 twins had what two processors showed of `constant_resnet`.
+"""
+
+WHOLE_TWINS = 3
+"""The same, where a twin predicts anew or trains a whole cell."""
 
 ROUNDING = 8 * torch.finfo(torch.float32).eps
 """Relative difference that is rounding, whatever was measured."""
 
 COARSE = 0.01
-"""Relative difference of a quantity that moves in steps, where one rounding error moved none."""
+"""Relative difference of a quantity that moves in steps, where the rounding errors of a twin moved only others."""
+
+CLOSED_FORM = torch.finfo(torch.float32).eps ** 0.5
+"""Relative difference where twins show nothing, since nothing was minimised: half the digits of float32."""
 
 STATISTIC = 1e-12
 """Relative difference of a statistic of the data that is rounding: a sum in another order."""
+
+LIKELY = ("processor", "packages.numpy", "commit")
+"""What else of an environment is likely to change bits, after torch, device, threads and instructions."""
 
 Numbers = Mapping[str, Tensor]
 """What is compared, by name: float64, of any shape."""
@@ -73,9 +96,14 @@ class Check:
 
     @property
     def verdict(self) -> Verdict:
-        """The worst of the parts; unchecked where there is none."""
+        """The worst of the parts; unchecked where one could not be checked, or where there is none."""
         found = {part.verdict for part in self.parts}
         return next((verdict for verdict in WORST_FIRST if verdict in found), "unchecked")
+
+    @property
+    def checked(self) -> tuple[str, ...]:
+        """The names of the parts that were held against the record."""
+        return tuple(part.name for part in self.parts if part.verdict != "unchecked")
 
 
 def verify(folder: Path, record: Record, full: bool = False, threads: int | None = None) -> Check:
@@ -141,9 +169,11 @@ def differences(record: Record, here: Mapping[str, Any], batch: Batch) -> Iterat
     options, mine = flatten(record.cell), flatten(cell.as_dict())
     yield from (f"{k}: {mine.get(k)} here, was {options.get(k)}" for k in options | mine if _apart(k, options, mine))
     then, now = flatten(there), flatten(here)
-    for key in ("packages.torch", "device", "threads", "cpu_capability", "processor", "packages.numpy", "commit"):
+    asked = [key for key in then if key.startswith("instructions.")]  # older records do not say
+    for key in ("packages.torch", "device", "threads", "cpu_capability", *asked, *LIKELY):
         if then.get(key) != now.get(key):
-            yield f"{key.removeprefix('packages.')}: {_short(now.get(key))} here, was {_short(then.get(key))}"
+            name = key.removeprefix("packages.").removeprefix("instructions.")
+            yield f"{name}: {_short(now.get(key))} here, was {_short(then.get(key))}"
     trained = int(record.cost.get("rows", len(batch.rows)))
     if trained != len(batch.rows):
         yield f"rows of its batch: {len(batch.rows)} here, were {trained} (convolutions then round differently)"
@@ -183,7 +213,9 @@ def _slice(folder: Path, record: Record, batch: Batch) -> Iterator[Part]:
         yield from _whole(folder, record, batch)
         return
     else:
-        yield Part("training", "unchecked", "the record has no fingerprint of its first steps: --full runs it again")
+        yield Part(
+            "training", "unchecked", "nothing was minimised that would leave a fingerprint: --full runs it again"
+        )
     if records.has_parameters(folder, record):
         yield _predictions(folder, record, batch)
 
@@ -212,11 +244,11 @@ def _first_steps(record: Record, batch: Batch) -> Part:
     found = fingerprint(batch, recorded[0]["steps"])
     if [row["sha256"] for row in found] == [row["sha256"] for row in recorded]:
         return Part(name, "identical")
-    nudged: list[dict[str, Any]] = []
-    with suppress(BenchError):  # a twin that fails shows no noise
-        nudged = fingerprint(batch, recorded[0]["steps"], one_rounding_error)
-    sides = [_columns(rows, ("loss", "norm")) for rows in (recorded, found, nudged)]
-    return _judged(name, sides)
+
+    def again(nudge: Nudge) -> Numbers:
+        return _columns(fingerprint(batch, recorded[0]["steps"], nudge))
+
+    return _judged(name, _columns(recorded), _columns(found), _twins(again, TWINS))
 
 
 def fingerprint(batch: Batch, steps: int, nudge: Nudge = unchanged) -> list[dict[str, Any]]:
@@ -227,12 +259,26 @@ def fingerprint(batch: Batch, steps: int, nudge: Nudge = unchanged) -> list[dict
     return run.first_steps(fits, len(batch.rows))
 
 
-def one_rounding_error(values: Tensor) -> Tensor:
-    """Every number moved by one unit in its last place, up or down by turns."""
-    if not values.is_floating_point():
-        return values
-    up = (torch.arange(values.shape[-1], device=values.device) % 2 == 0) if values.ndim else torch.tensor(True)
-    return values.nextafter(torch.where(up, math.inf, -math.inf).to(values).expand_as(values))
+def rounding(twin: int) -> Nudge:
+    """Move every number by a relative error of standard deviation SPREAD, afresh at every step of every twin."""
+
+    def nudge(values: Tensor, step: int) -> Tensor:
+        if not values.is_floating_point():
+            return values
+        errors = np.random.default_rng((twin, step)).standard_normal(tuple(values.shape))
+        return values * (1 + SPREAD * torch.from_numpy(errors)).to(values)
+
+    return nudge
+
+
+def _twins(again: Callable[[Nudge], Numbers], most: int) -> Iterator[Numbers]:
+    """What each twin makes of the same work; one that fails shows no noise."""
+    for twin in range(most):
+        try:
+            numbers = again(rounding(twin))
+        except BenchError:
+            continue
+        yield numbers
 
 
 def _predictions(folder: Path, record: Record, batch: Batch) -> Part:
@@ -250,12 +296,15 @@ def _predictions(folder: Path, record: Record, batch: Batch) -> Part:
 
     found = predict(state)
     if found is None:
-        return Part("predictions", "unchecked", "the method has no way back from its state")
+        return Part("predictions", "unchecked", "the method has no way back from its state: --full runs it again")
     recorded = records.predictions(folder, record)
     if _equal(recorded, found):
         return Part("predictions", "identical")
-    nudged = predict({name: one_rounding_error(value) for name, value in state.items()})
-    return _judged("predictions", map(_numbers, (recorded, found, nudged or {})), COARSE)
+
+    def again(nudge: Nudge) -> Numbers:
+        return _numbers(predict({name: nudge(state[name], i) for i, name in enumerate(sorted(state))}) or {})
+
+    return _judged("predictions", _numbers(recorded), _numbers(found), _twins(again, WHOLE_TWINS), COARSE)
 
 
 def _arrays(posterior: Posterior, problem: Any, model: Any, batch: Batch) -> dict[str, Tensor]:
@@ -280,10 +329,15 @@ def _whole(folder: Path, record: Record, batch: Batch) -> Iterator[Part]:
     if found.replicates != record.replicates:
         yield Part("whole cell", "different", "other replicates fail than did then")
         return
-    twin, twins = _rerun(batch, one_rounding_error)
+
+    def again(nudge: Nudge) -> Numbers:
+        twin, predicted = _rerun(batch, nudge)
+        return {**_metrics(twin), **_numbers(predicted)}
+
+    for_predictions, for_metrics = tee(_twins(again, WHOLE_TWINS))
     if recorded:
-        yield _judged("predictions", map(_numbers, (recorded, arrays, twins)), COARSE)
-    yield _judged("metrics", map(_metrics, (record, found, twin)), COARSE)
+        yield _judged("predictions", _numbers(recorded), _numbers(arrays), for_predictions, COARSE)
+    yield _judged("metrics", _metrics(record), _metrics(found), for_metrics, COARSE)
 
 
 def _rerun(batch: Batch, nudge: Nudge = unchanged) -> tuple[Record, dict[str, Tensor]]:
@@ -299,33 +353,37 @@ def _rerun(batch: Batch, nudge: Nudge = unchanged) -> tuple[Record, dict[str, Te
 # Verdicts
 
 
-def _judged(name: str, sides: Iterable[Numbers], coarse: float = 0.0) -> Part:
-    """Noise, where each difference is within MULTIPLE of the one that a rounding error makes; else different.
+def _judged(name: str, recorded: Numbers, found: Numbers, twins: Iterable[Numbers], coarse: float = 0.0) -> Part:
+    """Noise, where each difference is within MULTIPLE of the largest that rounding made in a twin; else different.
 
-    sides: recorded, found here, and found here from nudged parameters, whose noise is 0 for what is missing there. Both
-    differences are root mean squares over a quantity's elements. coarse: the relative difference that is allowed where
-    a rounding error shows no effect at all, for quantities that move in steps, such as an accuracy.
+    found: here; twins: found here with rounding errors, asked until they explain the difference; what is missing in one
+    shows none. Differences are root mean squares over a quantity's elements. coarse: the relative difference that is
+    allowed where rounding shows an effect on others only, for quantities that move in steps, such as an accuracy.
     """
-    recorded, found, nudged = sides
     if not recorded:
         return Part(name, "unchecked", "the record has none")
     missing = [key for key in recorded if key not in found or found[key].shape != recorded[key].shape]
     if missing:
         return Part(name, "different", f"{missing[0]} is absent, or of another shape")
-    noise = {key: _noise(nudged.get(key), found[key]) for key in recorded}
     gap = {key: _distance(value, found[key]) for key, value in recorded.items()}
-    least = {key: (ROUNDING if noise[key] else max(coarse, ROUNDING)) * _scale(recorded[key]) for key in recorded}
-    allowed = {key: MULTIPLE * noise[key] + least[key] for key in recorded}
-    worst = max(recorded, key=lambda key: _excess(gap[key], allowed[key]))
-    words = f"{worst} off by {gap[worst]:.2g}; a rounding error makes {noise[worst]:.2g}"
+    noise = dict.fromkeys(recorded, 0.0)
+    for twin in chain(twins, [{}]):  # the last, which shows nothing, is for when no twin could be had
+        noise = {key: max(noise[key], _noise(twin.get(key), found[key])) for key in recorded}
+        still = ROUNDING if not coarse else coarse if any(noise.values()) else CLOSED_FORM
+        least = {key: (ROUNDING if noise[key] else still) * _scale(recorded[key]) for key in recorded}
+        allowed = {key: MULTIPLE * noise[key] + least[key] for key in recorded}
+        worst = max(recorded, key=lambda key: _excess(gap[key], allowed[key]))
+        if gap[worst] <= allowed[worst]:
+            break
+    words = f"{worst} off by {gap[worst]:.2g}; rounding makes {noise[worst]:.2g}"
     return Part(name, "noise" if gap[worst] <= allowed[worst] else "different", words)
 
 
-def _noise(nudged: Tensor | None, found: Tensor) -> float:
-    """What a rounding error makes; 0 where the nudged side failed or has other numbers than the one found."""
-    if nudged is None or nudged.shape != found.shape:
+def _noise(twin: Tensor | None, found: Tensor) -> float:
+    """What rounding makes; 0 where the twin failed or has other numbers than the run it is a twin of."""
+    if twin is None or twin.shape != found.shape:
         return 0.0
-    distance = _distance(nudged, found)
+    distance = _distance(twin, found)
     return 0.0 if math.isnan(distance) else distance
 
 
@@ -360,8 +418,9 @@ def _metrics(record: Record) -> Numbers:
     return {name: _column(entry["values"]) for name, entry in record.values["metrics"].items()}
 
 
-def _columns(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Numbers:
-    return {name: _column([number for row in rows for number in row[name]]) for name in names}
+def _columns(rows: Sequence[Mapping[str, Any]]) -> Numbers:
+    """Loss and norm of a fingerprint."""
+    return {name: _column([number for row in rows for number in row[name]]) for name in ("loss", "norm")}
 
 
 def _column(values: Sequence[float | None]) -> Tensor:

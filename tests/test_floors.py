@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "bdlbench"
 
 FLOORS = (
-    "types normals rng clock memory files spec errors options",  # shapes, streams, timer, spec; what can be wrong
+    "instructions types normals rng clock memory files spec errors options",  # shapes, streams, timer, spec; errors
     "kernels/ stats/",  # pure functions
     "predictive density data terms records environment",  # what is predicted, what data are, what a run leaves
     "protocols",  # the seams
@@ -132,12 +132,16 @@ def cycle(sources: Mapping[str, str]) -> list[str]:
 
 
 def eager(source: str) -> list[int]:
-    """Lines of the front door that import the package when it is imported: not in a function, not for types alone."""
+    """Lines of the front door that import the package when it is imported: not in a function, not for types alone.
+
+    Only `instructions` may be: it must speak before torch computes, and imports nothing heavy.
+    """
     lines = []
     for node in ast.parse(source).body:
         for part in [node] if isinstance(node, ast.Import | ast.ImportFrom) else []:
             names = _named(part, "bdlbench", True)
-            lines += [part.lineno for name in names if name.split(".")[0] == "bdlbench"][:1]
+            own = (name for name in names if name.split(".")[0] == "bdlbench" and name != "bdlbench.instructions")
+            lines += [part.lineno for _ in own][:1]
     return lines
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import shlex
 import shutil
@@ -17,7 +18,7 @@ import torch
 from matplotlib.figure import Figure
 
 from bdlbench import __main__ as cli
-from bdlbench import api, evaluation, plan, records, tables
+from bdlbench import api, catalog, evaluation, plan, records, tables
 from bdlbench.errors import BadInput
 from bdlbench.records import Record
 from bdlbench.report import commands, evidence, page, plots
@@ -336,6 +337,24 @@ def test_other_cells_are_asked_for_option_by_option(cells: Callable[..., list[Ce
     assert set().union(*asked) == {cell.key for cell in (*plain, *swept)}
     assert sum(map(len, asked)) == len(plain) + len(swept)
     assert len(runs) == 3  # the two learning rates of a member cannot share a command; all else is one
+
+
+def test_a_plugin_is_named(tmp_path: Path, monkeypatch: Any, cells: Callable[..., list[Cell]]) -> None:
+    """A cell of an entry that a file has: the command asks for it by that file."""
+    for name in ("_plugins", "_plugin_files"):
+        monkeypatch.setattr(catalog, name, copy.deepcopy(getattr(catalog, name)))
+    plugin = tmp_path / "theirs.py"
+    plugin.write_text("from bdlbench.methods.mle import MLE\nmethods = {'theirs': MLE}\n")
+    (cell,) = cells(methods=("mle",))
+    theirs = Cell(Choice.of("theirs", dict(cell.method.options)), cell.model, cell.dataset, cell.samples)
+    lines = commands.commands([record_of(theirs)], Path("r"), Path("out"))
+    assert lines[0].startswith("# ") and "--plugin" in lines[0]
+    catalog.add_plugin(plugin)
+    run, report = commands.commands([record_of(theirs)], Path("r"), Path("out"))
+    assert cells_asked_for(run) == {theirs.key}
+    for line in (run, report):
+        words = shlex.split(line)
+        assert words[words.index("--plugin") + 1] == str(plugin)
 
 
 def test_what_no_command_gives_is_a_comment(cells: Callable[..., list[Cell]]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,8 @@ def commands(found: Sequence[Record], folder: Path, out: Path) -> list[str]:
     runs = [line for group in _grouped(possible) for line in _run_lines(group, folder)]
     runs += [line for result in left if result not in possible for line in alone[result.key]]
     scored = [_score_line(record, folder) for record in found if record.cell["device"] == ELSEWHERE]
-    return [*suites, *runs, *scored, _line("report", str(folder), "--out", str(out))]
+    entries = dict.fromkeys(entry for result in results for entry in _options(result))
+    return [*suites, *runs, *scored, _line("report", str(folder), "--out", str(out), *_plugin_words(entries))]
 
 
 def _suites(results: Sequence[Result], folder: Path) -> tuple[list[str], list[Result]]:
@@ -108,7 +109,12 @@ def _run_lines(run: _Run, folder: Path) -> list[str]:
     words = [word for name in methods for word in ("--method", name)]
     words += ["--model", *names[1], "--dataset", *names[2], *_seed_words(first.replicates, suite.splits)]
     words += ["--samples", str(protocol["samples"]), *(word for text in settings for word in ("--set", text))]
+    words += _plugin_words(run.options)
     return [_line("run", *words, *_machine_words(first), "--results", str(folder))]
+
+
+def _plugin_words(entries: Iterable[str]) -> list[str]:
+    return [word for path in catalog.plugin_files(entries) for word in ("--plugin", str(path))]
 
 
 def _options(result: Result) -> dict[str, dict[str, Any]]:
@@ -152,7 +158,7 @@ def _settings(options: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
 def _load(entry: str) -> Any:
     kinds = [kind for kind in plan.CHOSEN if entry in catalog.names(kind)]
     if not kinds:
-        raise BadInput(f"{entry} is not in this catalog; a plugin may have had it")
+        raise BadInput(f"{entry} is not in this catalog: if a plugin has it, add --plugin FILE.py")
     return catalog.load(kinds[0], entry)
 
 
@@ -193,6 +199,7 @@ def _score_line(record: Record, folder: Path) -> str:
     for choice in (treatment, protocol["model"], protocol["dataset"]):
         for entry, table in _entries(choice):
             words += [word for key, value in table.items() for word in ("--set", f"{entry}.{key}={spell(value)}")]
+            words += _plugin_words([entry])
     return _line("score", *words, "--results", str(folder))
 
 
