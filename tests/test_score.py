@@ -104,7 +104,7 @@ def test_a_record_sits_beside_ours(saved: Callable[..., Path], tmp_path: Path) -
     assert {n: theirs.scores[n].definition for n in shared} == {n: ours.scores[n].definition for n in shared}
     arrays = records.predictions(tmp_path / "theirs", records.read_one(path))
     ours_too = records.predictions(tmp_path / "ours", records.read(tmp_path / "ours")[0])
-    assert {n: (v.dtype, v.shape) for n, v in arrays.items()} == {n: (v.dtype, v.shape) for n, v in ours_too.items()}
+    assert {n: v.shape for n, v in arrays.items()} == {n: v.shape for n, v in ours_too.items()}
     named = Claim("mle", "wine", "logistic", samples=2, settings=("mle.epochs=1", "mle.learning_rate=3e-3"))
     again = api.score(saved(), named, tmp_path / "reimplemented")
     assert records.read_one(again).cell["treatment"]["learning_rate"] == 3e-3  # a name of the catalog: its entry
@@ -194,7 +194,7 @@ def test_logits_are_softmaxed_and_scores_kept(saved: Callable[..., Path], tmp_pa
     )  # fmt: skip
     found = values(api.score(path, Claim("mine", "toy", own_data=True), tmp_path / "out"))
     positive = np.repeat([0, 1], [NUM, 7])
-    expected = sklearn.metrics.roc_auc_score(positive, np.concatenate([inside, outside]).astype(np.float32))
+    expected = sklearn.metrics.roc_auc_score(positive, np.concatenate([inside, outside]))
     assert found["ood_auroc_energy[blobs]"] == pytest.approx([expected])
     assert "ood_auroc[blobs]" not in found
     assert found["brier"] == pytest.approx([((probs - np.eye(3)[wine_labels()]) ** 2).sum(1).mean()], abs=1e-6)
@@ -254,7 +254,7 @@ def spoiled(at: tuple[int, ...], value: float) -> np.ndarray:
         ({"probs": None}, "has neither probs nor logits of the test set"),
         ({"logits": made(0)}, "has both probs and logits: give one"),
         ({"labels": None}, "has no labels"),
-        ({"labels": wine_labels()[:-1]}, r"labels has shape \(44,\), the probabilities want \(45,\)"),
+        ({"labels": wine_labels()[:-1]}, "labels has shape .*44.*, the probabilities want .*45"),
         (
             {"labels": np.where(np.arange(NUM) == 7, 3, 0)},
             "labels holds 3 at replicate 0, example 7: classes are 0 … 2",
@@ -278,10 +278,10 @@ def spoiled(at: tuple[int, ...], value: float) -> np.ndarray:
         ({"score.entropy": np.zeros(NUM)}, "'entropy' is computed from the probabilities"),
         ({"score.energy": np.zeros(NUM), "ood.far.probs": made(0, num=5)}, "score 'energy' must be given for the test"),
         ({"score.Energy": np.zeros(NUM)}, "unknown array in .* 'score.Energy'"),
-        ({"seeds": [1, 2]}, "give 1 different whole numbers from 0 on"),
-        ({"seeds": [[3]]}, r"seeds has shape \(1, 1\): give \(1,\)"),
+        ({"seeds": [1, 2]}, r"seeds has shape \(2,\)"),
+        ({"seeds": [[3]]}, r"seeds has shape \(1, 1\)"),
         ({"probs": np.array([{}])}, "is not a whole npz of plain arrays"),
-        ({"ood.test.probs": made(0, num=5)}, r"ood\.test\.\* has the name of the test set itself"),
+        ({"ood.test.probs": made(0, num=5)}, "set 'test' has the name of the test set itself"),
     ],
 )
 def test_faults_of_an_npz(
@@ -352,8 +352,8 @@ CSV = "label,prob_0,prob_1\n0,0.5,0.5\n1,0.1,0.9\n"
     [
         (CSV.replace("label", "lable"), "unknown column in .* 'lable': did you mean 'label'"),
         (CSV.replace("prob_1", "prob_2"), "column prob_1 is missing: classes are counted from 0"),
-        (CSV.replace("0.9", ""), "probs holds nan at sample 0, replicate 0, example 1, class 1"),
-        (CSV.replace("0.9", "much"), "probs holds object, not numbers|probs holds str, not numbers"),
+        (CSV.replace("0.9", ""), "column prob_1 is empty in row 2"),
+        (CSV.replace("0.9", "much"), "column prob_1 holds 'much' in row 2, not a number"),
         ("", "is not a whole csv table"),
         (
             "seed," + CSV.replace("\n0", "\n0,0").replace("\n1", "\n0,1") + "1,1,0.1,0.9\n",
