@@ -94,13 +94,15 @@ def evaluate(found: Submission) -> Evaluation:
 
 
 def _cell(claim: Claim, found: Submission) -> Cell:
+    names = (claim.method, claim.model, claim.dataset)
+    if unseen := next((text for text in (*names, *claim.settings, claim.seeds) if not text.isprintable()), ""):
+        raise BadInput(f"{unseen!r} holds characters that cannot be seen")
+    if not all(name.strip() for name in names):
+        raise BadInput("method, model and data set need names")
     settings = {
         entry: {option: _single(entry, option, values) for option, values in table.items()}
         for entry, table in plan.parse_settings(claim.settings).items()
     }
-    for name in (claim.method, claim.model, claim.dataset):
-        if not (name.strip() and name.isprintable()):
-            raise BadInput(f"{name!r}: method, model and data set need names, of characters that can be seen")
     chosen = (
         _choice("methods", claim.method, settings),
         _choice("models", claim.model, settings),
@@ -155,9 +157,10 @@ def _choice(kind: catalog.Kind, name: str, settings: Mapping[str, Mapping[str, A
 
 def _own(name: str, settings: Mapping[str, Mapping[str, Any]]) -> Choice:
     options = settings.get(name, {})
-    for option in options:
-        if option == "name" or not option.isprintable():
-            raise BadInput(f"--set {name}.{option}: an option cannot be called {option!r}")
+    if "name" in options:
+        raise BadInput(
+            f"--set {name}.name={options['name']}: an option cannot be called name; --method and --model are"
+        )
     return Choice.of(name, {option: _typed(text) for option, text in options.items()})
 
 

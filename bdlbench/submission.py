@@ -94,13 +94,13 @@ def read(path: Path, axes: str = "") -> Submission:
 def _read_npz(path: Path, axes: str) -> Arrays:
     """Arrays by name; `probs` and `logits` as (M, R, N, C), labels and scores as they are."""
     try:
-        with warnings.catch_warnings(action="ignore"):  # NumPy's, of headers that Python 2 wrote
-            content = np.load(path, allow_pickle=False)
+        # NumPy warns of headers that Python 2 wrote, and leaves a file open that it cannot read
+        with warnings.catch_warnings(action="ignore"), path.open("rb") as file:
+            content = np.load(file, allow_pickle=False)
             if isinstance(content, np.ndarray):
                 raise ValueError("it is one array without a name, an npy")
-            with content as stored:
-                arrays = {name: np.asarray(stored[name]) for name in stored.files}
-                names = stored.files
+            names = content.files
+            arrays = {name: np.asarray(content[name]) for name in names}
     except Exception as error:  # bytes of others: zipfile, zlib, ast and NumPy raise whatever they like
         raise BadInput(f"{path} is not a whole npz of plain arrays: {_one_line(error)}") from None
     _refuse_twice(path, "array", names)
@@ -451,7 +451,7 @@ def _probabilities(path: Path, prefix: str, arrays: Arrays, rounding: float) -> 
         raise BadInput(f"{path}: {name} holds {value[at]:.9g} at {place}: not a probability (are these logits?)")
     sums = value.sum(-1)
     coarse = [torch.finfo(dtype).eps for dtype in COARSE if torch.equal(value.to(dtype).double(), value)]
-    tolerance = max(rounding, 2 * min(coarse, default=0.0)) + value.shape[-1] * torch.finfo(torch.float32).eps / 2
+    tolerance = max(rounding, 2 * max(coarse, default=0.0)) + value.shape[-1] * torch.finfo(torch.float32).eps / 2
     if bool((wrong := (sums - 1).abs() > tolerance).any()):
         at, place = _first(wrong)
         raise BadInput(f"{path}: {name} sums to {sums[at]:.9g} at {place}, not to one within {tolerance:.2g}")
