@@ -622,6 +622,12 @@ def test_an_option_that_no_record_can_hold(
     refused([str(saved()), *arguments], setting.partition(".")[0], tmp_path, capsys)
 
 
+@pytest.mark.parametrize("value", ["inf", "nan", "1e999", "9" * 400])
+def test_an_option_of_ours_is_a_finite_number(saved: Callable[..., Path], tmp_path: Path, value: str) -> None:
+    with pytest.raises(BadInput, match="learning_rate"):
+        api.score(saved(), Claim("mle", "wine", settings=(f"mle.learning_rate={value}",)), tmp_path / "out")
+
+
 @pytest.mark.parametrize(
     ("arrays", "name"),
     [
