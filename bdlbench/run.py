@@ -301,8 +301,8 @@ def _finite_rows(state: Mapping[str, Tensor]) -> list[bool]:
     return [bool(ok) for ok in torch.stack(rows).all(0)]
 
 
-def stored_arrays(evaluation: Evaluation) -> dict[str, Tensor]:
-    """Per-example predictions to be stored beside the record, float32; classes int16."""
+def stored_arrays(evaluation: Evaluation, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    """Per-example predictions to be stored beside the record, in `dtype`; classes int16, int32 where they are more."""
     test = evaluation.test
     arrays = {f"test.{name}": value for name, value in (test.arrays() | test.scores).items()}
     arrays["test.y"] = evaluation.y
@@ -310,11 +310,13 @@ def stored_arrays(evaluation: Evaluation) -> dict[str, Tensor]:
         arrays["test.group_log_prob"] = test.group_log_prob(evaluation.y)
     for name, predictive in evaluation.ood.items():
         arrays |= {f"ood.{name}.{score}": value for score, value in predictive.scores.items()}
-    return {name: value.cpu().to(_compact(value)) for name, value in arrays.items()}
+    return {name: value.cpu().to(_compact(value, dtype)) for name, value in arrays.items()}
 
 
-def _compact(value: Tensor) -> torch.dtype:
-    return torch.float32 if value.is_floating_point() else torch.int16
+def _compact(value: Tensor, dtype: torch.dtype) -> torch.dtype:
+    if value.is_floating_point():
+        return dtype
+    return torch.int16 if not value.numel() or int(value.max()) <= torch.iinfo(torch.int16).max else torch.int32
 
 
 def _cost(

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,8 +32,8 @@ class Claim:
     """What the predictions are said to be. Names of the catalog stand for its entries; others are the user's own.
 
     dataset: of the catalog, whose test labels the file must hold, unless `own_data`. samples: M of the protocol, None
-    for that of the file. seeds: as `parse_seeds` reads them, "" for those of the file, else from 0 on. splits: one or
-    each. settings: NAME.OPTION=VALUE. axes: what the axes of an npz stand for.
+    for that of the file. seeds: as `parse_seeds` reads them, in the order of the file's replicates; "" for those of the
+    file, else from 0 on. splits: one or each. settings: NAME.OPTION=VALUE. axes: what the axes of an npz stand for.
     """
 
     method: str
@@ -74,14 +75,14 @@ def score(path: Path, claim: Claim, results: Path, fresh: bool = False) -> Path:
         environment=environment.describe("cpu", cell.threads) | given | facts,
     )
     replaced = _replaced(results, record, fresh)
-    path = records.write(results, record, stored_arrays(evaluation))
+    path = records.write(results, record, stored_arrays(evaluation, torch.float64))
     for old in replaced:  # only now: at no instant are these replicates in no record
         records.without(results, old, set(asked))
     return path
 
 
 def evaluate(found: Submission) -> Evaluation:
-    """What metrics see. Probabilities are float32, as those of every cell that is trained here."""
+    """What metrics see: float64, as the file gives it."""
     ood: dict[str, Any] = {
         name: _predictive(probs, found.ood_scores.get(name, {})) for name, probs in found.ood_probs.items()
     }
@@ -93,17 +94,22 @@ def evaluate(found: Submission) -> Evaluation:
 
 
 def _cell(claim: Claim, found: Submission) -> Cell:
+    names = (claim.method, claim.model, claim.dataset)
+    if unseen := next((text for text in (*names, *claim.settings, claim.seeds) if not text.isprintable()), ""):
+        raise BadInput(f"{unseen!r} holds characters that cannot be seen")
+    if not all(name.strip() for name in names):
+        raise BadInput("method, model and data set need names")
     settings = {
         entry: {option: _single(entry, option, values) for option, values in table.items()}
         for entry, table in plan.parse_settings(claim.settings).items()
     }
-    if not all(name.strip() for name in (claim.method, claim.model, claim.dataset)):
-        raise BadInput("method, model and data set need names")
     chosen = (
         _choice("methods", claim.method, settings),
         _choice("models", claim.model, settings),
         _dataset(claim, settings),
     )
+    for choice in chosen:
+        _refuse_infinite(choice)
     for entry in settings:
         if entry not in (used := {name for choice in chosen for name in _names(choice)}):
             raise unknown("entry of this file", entry, used)
@@ -129,6 +135,15 @@ def _names(choice: Choice) -> list[str]:
     return [choice.name, *nested]
 
 
+def _refuse_infinite(choice: Choice) -> None:
+    """Raises BadInput for an option that is no finite number, which no record can hold."""
+    for option, value in choice.options:
+        if isinstance(value, Choice):
+            _refuse_infinite(value)
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise BadInput(f"--set {choice.name}.{option}={value} is not a finite number")
+
+
 def _single(entry: str, option: str, values: Sequence[str]) -> str:
     if len(values) > 1:
         raise BadInput(f"--set {entry}.{option}={','.join(values)} names {len(values)} values: a file is of one")
@@ -141,15 +156,23 @@ def _choice(kind: catalog.Kind, name: str, settings: Mapping[str, Mapping[str, A
 
 
 def _own(name: str, settings: Mapping[str, Mapping[str, Any]]) -> Choice:
-    return Choice.of(name, {option: _typed(text) for option, text in settings.get(name, {}).items()})
+    options = settings.get(name, {})
+    if "name" in options:
+        raise BadInput(
+            f"--set {name}.name={options['name']}: an option cannot be called name; --method and --model are"
+        )
+    return Choice.of(name, {option: _typed(text) for option, text in options.items()})
 
 
 def _typed(text: str) -> int | float | str:
-    """A number where it reads as a finite one."""
-    try:
+    """A number where all of the text writes one that int64 or float64 holds: not 007, 980e663509 or 1e-999."""
+    if re.fullmatch(r"[-+]?(0|[1-9][0-9]{0,18})", text) and -(2**63) <= int(text) < 2**63:
         return int(text)
-    except ValueError:
-        return float(text) if re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", text.lower()) else text
+    if re.fullmatch(r"[-+]?((0|[1-9][0-9]*)\.[0-9]*|\.[0-9]+|(0|[1-9][0-9]*)(?=[eE]))([eE][-+]?[0-9]+)?", text):
+        number = float(text)
+        lost = number == 0 and re.search("[1-9]", re.split("[eE]", text)[0])
+        return text if math.isinf(number) or lost else number
+    return text
 
 
 def _replicates(path: Path, claim: Claim, found: Submission) -> tuple[Replicate, ...]:
@@ -158,11 +181,24 @@ def _replicates(path: Path, claim: Claim, found: Submission) -> tuple[Replicate,
         raise BadInput(f"--seeds {claim.seeds}: {path} names its seeds itself")
     if claim.splits not in SPLITS:
         raise unknown("value of --splits", claim.splits, SPLITS)
-    seeds = parse_seeds(claim.seeds) if claim.seeds else found.seeds or tuple(range(count))
-    if len(seeds) != count:
-        alone = f"; write {claim.seeds}-{claim.seeds} for seed {claim.seeds} alone" if claim.seeds.isdigit() else ""
-        raise BadInput(f"--seeds {claim.seeds} names {len(seeds)} seeds, {path} holds {count} replicates{alone}")
+    seeds = _seeds_in_order(path, claim.seeds, count) if claim.seeds else found.seeds or tuple(range(count))
     return tuple(Replicate(seed, SPLITS[claim.splits](seed)) for seed in seeds)
+
+
+def _seeds_in_order(path: Path, text: str, count: int) -> tuple[int, ...]:
+    """The seeds that `text` names, as it gives them: the first is that of row 0. Their number must be `count`."""
+    first, dash, last = text.partition("-")
+    try:  # before `parse_seeds` lists them: 0-999999999 is a typing error, not eight gigabytes
+        named = text.count(",") + 1 if "," in text else int(last) - int(first) + 1 if dash else int(text)
+    except ValueError:
+        named = count  # `parse_seeds` says what is wrong
+    if named > 0 and named != count:
+        alone = f"; write {text}-{text} for seed {text} alone" if text.isdigit() else ""
+        raise BadInput(f"--seeds {text} names {named} seeds, {path} holds {count} replicates{alone}")
+    seeds = parse_seeds(text)
+    if max(seeds) >= 2**63:
+        raise BadInput(f"--seeds {text}: seeds are below 2^63")
+    return tuple(int(part) for part in text.split(",")) if "," in text else seeds
 
 
 def _data_facts(path: Path, dataset: Choice, found: Submission, asked: Iterable[Replicate]) -> dict[str, Any]:
@@ -231,7 +267,7 @@ def _metrics(found: Submission) -> dict[str, Metric]:
 def _predictive(probs: Tensor, own_scores: Mapping[str, Tensor]) -> Categorical:
     """probs: (M, R, N, C) -> their predictive, reduced over M where every other is."""
     total = CategoricalSum(len(probs))
-    for sample in probs.float():
+    for sample in probs:
         total.add_probs(sample, torch.special.entr(sample).sum(-1))
     made = total.finish()
     return Categorical(made.samples, made.probs, made.group_probs, made.expected_entropy, {}, own_scores)
