@@ -236,6 +236,7 @@ def _notes(comparison: Comparison) -> Iterator[str]:
             "no margin is given, by --margins or [tool.bdlbench.gate.margins] of a pyproject.toml here or above: all "
             "are 0, and only the same predictions can be equivalent"
         )
+    yield from comparison.untold
     yield from _populations(comparison.findings)
 
 
