@@ -140,18 +140,21 @@ def table(
     interval: Annotated[
         bool, typer.Option("--interval", help="half the 95 % interval, of new seeds and test examples, after ±")
     ] = False,
+    plugin: Plugins = [],  # noqa: B006
 ) -> None:
     """Print the records of a folder: mean and standard error over replicates, the best and its equals in bold."""
     style = _style(format_)
     from bdlbench import api, figures, tables
 
-    found = api.results_of(results)
+    found, untold = api.completed(results, [*_names(metrics), sort], plugin)
     if figure is not None:
         figures.draw_table(found, figure, _names(metrics), sort)
     _write(tables.render(found, style, _names(metrics), sort, *_screen(), interval=interval))
     if style == "terminal":
         _print_machines(results, _names(metrics))
         _print_failures(found)
+        for line in untold:
+            print(line)
 
 
 @app.command()
@@ -170,13 +173,21 @@ def compare(
     ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="inconclusive counts as failure")] = False,
     format_: Style = "terminal",
+    plugin: Plugins = [],  # noqa: B006
 ) -> None:
     """Hold B against A: differences with intervals, verdicts, and what would settle what is open. Exits 1 if worse."""
     style, pair = _style(format_), _treatment(treatment)
     from bdlbench import api, verdicts
 
     found = api.compare(
-        a, b, metrics=_names(metrics), margins=margins, treatment=pair, ignore_options=ignore_options, strict=strict
+        a,
+        b,
+        metrics=_names(metrics),
+        margins=margins,
+        treatment=pair,
+        ignore_options=ignore_options,
+        strict=strict,
+        plugins=plugin,
     )
     _write(verdicts.render(found, style, *_screen()))
     if found.exit_code:
@@ -192,12 +203,13 @@ def rank(
     figure: Annotated[
         Path | None, typer.Option(metavar="FILE", help="a critical-difference diagram: .png, .svg or .pdf")
     ] = None,
+    plugin: Plugins = [],  # noqa: B006
 ) -> None:
     """Rank methods over data sets: Friedman, then every pair by Wilcoxon with Holm's correction."""
     style = _style(format_)
     from bdlbench import api, figures, verdicts
 
-    found = api.rank(results, metric, _names(methods))
+    found = api.rank(results, metric, _names(methods), plugin)
     if figure is not None:
         figures.draw_ranking(found, figure)
     _write(verdicts.render_ranking(found, style, *_screen()))

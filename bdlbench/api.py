@@ -18,7 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bdlbench import catalog, environment, files, lint, options, plan, records, sources, store, tables
+from bdlbench import catalog, environment, files, lint, options, plan, records, rescore, sources, store, tables
 from bdlbench import compare as comparison
 from bdlbench import margins as margin_table
 from bdlbench import score as submissions
@@ -83,8 +83,7 @@ def run(
     Raises BadInput before anything is written where something asked for does not exist or is out of range.
     """
     paths = [Path(plugin) for plugin in plugins]
-    for path in paths:
-        catalog.add_plugin(path)
+    _add_plugins(paths)
     job = prepare(_spec(suite, settings or {}, overrides), Path(results), fresh)
     perform(job, jobs, paths, Settings(job.results, checkpoint_every, keep_parameters))
     keys = {cell.key for cell in job.spec.cells}
@@ -98,11 +97,15 @@ def read(folder: str | Path) -> DataFrame:
     return DataFrame(list(tables.long_rows(results_of(Path(folder)))))
 
 
-def table(folder: str | Path, metrics: Sequence[str] = ()) -> DataFrame:
-    """One row for each cell and metric: mean, standard error, n, failed replicates, and whether it leads its column."""
+def table(folder: str | Path, metrics: Sequence[str] = (), plugins: Iterable[str | Path] = ()) -> DataFrame:
+    """One row for each cell and metric: mean, standard error, n, failed replicates, and whether it leads its column.
+
+    Metrics that a record does not hold are computed from its stored predictions. plugins: files with more of them.
+    """
     from pandas import DataFrame
 
-    return DataFrame(list(tables.summary_rows(results_of(Path(folder)), metrics)))
+    found, _ = completed(Path(folder), metrics, plugins)
+    return DataFrame(list(tables.summary_rows(found, metrics)))
 
 
 def compare(
@@ -114,13 +117,16 @@ def compare(
     treatment: tuple[str, str] | None = None,
     ignore_options: bool = False,
     strict: bool = False,
+    plugins: Iterable[str | Path] = (),
 ) -> Comparison:
     """B against A, cell by cell: two folders, records, or git revisions of results/.
 
     margins: {metric: how much worse is still as good}, or a TOML file; by default those of the nearest pyproject.toml.
     treatment: (method in A, method in B); ignore_options: whatever the methods' options. strict: inconclusive fails.
+    plugins: files with metrics of your own, computed from stored predictions with their examples' part of the variance.
     Raises NotComparable where the protocols differ.
     """
+    _add_plugins(plugins)
     allowed = margins
     if not isinstance(allowed, Mapping):
         allowed = margin_table.read(Path(allowed) if allowed else None, catalog.names("metrics"))
@@ -129,11 +135,15 @@ def compare(
         return comparison.compare(left, right, allowed, metrics, pairing, strict)
 
 
-def rank(folder: str | Path, metric: str = "nll", methods: Sequence[str] = ()) -> Ranking:
-    """The methods of a folder against each other, over its data sets. methods: only these."""
+def rank(
+    folder: str | Path, metric: str = "nll", methods: Sequence[str] = (), plugins: Iterable[str | Path] = ()
+) -> Ranking:
+    """The methods of a folder against each other, over its data sets. methods: only these; plugins: as of `table`."""
     from bdlbench import rank as ranking  # scipy.stats is slow to import
 
-    return ranking.rank(results_of(Path(folder)), metric, methods)
+    found, untold = completed(Path(folder), [metric], plugins)
+    ranked = ranking.rank(found, metric, methods)
+    return replace(ranked, notes=(*ranked.notes, *untold))
 
 
 def score(file: str | Path, claim: Claim, results: str | Path = RESULTS, fresh: bool = False) -> Path:
@@ -155,10 +165,19 @@ def task(dataset: str, split: int = 0, **options: Any) -> Task:
     return load_task(catalog.choice("datasets", dataset, {dataset: options}), split)
 
 
-def report(folder: str | Path, out: str | Path = "report", metrics: Sequence[str] = ()) -> Path:
-    """Write one HTML page of a folder's records to out/index.html, its figures beside it. Returns its path."""
+def report(
+    folder: str | Path,
+    out: str | Path = "report",
+    metrics: Sequence[str] = (),
+    plugins: Iterable[str | Path] = (),
+) -> Path:
+    """Write one HTML page of a folder's records to out/index.html, its figures beside it. Returns its path.
+
+    plugins: as of `table`.
+    """
     from bdlbench.report import page
 
+    _add_plugins(plugins)
     refuse_unwritable(Path(out), "--out")
     return page.write(Path(folder), Path(out), metrics)
 
@@ -215,6 +234,20 @@ def results_of(folder: Path) -> list[Result]:
     """All results in a folder. Raises BadInput where it holds none."""
     source = sources.read(folder)
     return merge(source.records, source)
+
+
+def completed(
+    folder: Path, metrics: Sequence[str], plugins: Iterable[str | Path] = ()
+) -> tuple[list[Result], tuple[str, ...]]:
+    """All results in a folder with what their stored predictions tell of `metrics`; and lines on what they do not."""
+    _add_plugins(plugins)
+    found, untold = rescore.complete(sources.read(folder), metrics)
+    return merge(found.records, found), untold
+
+
+def _add_plugins(paths: Iterable[str | Path]) -> None:
+    for path in paths:
+        catalog.add_plugin(Path(path))
 
 
 def machines(folder: Path) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from bdlbench import catalog, evaluation, files, records
+from bdlbench import catalog, evaluation, files, records, rescore
 from bdlbench.differences import Finding, Layout, Measured, find, half_width, judge, leaders
 from bdlbench.errors import BadInput, NotComparable
 from bdlbench.protocols import Evaluation, Metric
@@ -49,7 +49,8 @@ class Pair:
 class Comparison:
     """Cells that both sides have, those that one side lacks, and why cells that look alike are no pair.
 
-    apart: their protocols differ; options: the options of one method do.
+    apart: their protocols differ; options: the options of one method do. untold: metrics that records do not hold, and
+    their stored predictions do not tell.
     """
 
     pairs: tuple[Pair, ...]
@@ -58,6 +59,7 @@ class Comparison:
     apart: tuple[str, ...] = ()
     strict: bool = False
     options: tuple[str, ...] = ()
+    untold: tuple[str, ...] = ()
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -107,9 +109,12 @@ def compare(
     """B against A: cells of the same protocol and treatment; device and threads may differ.
 
     margins: {metric: how much worse is still as good}, 0 for others; metrics: which to compare, by default the main
-    ones. Raises NotComparable, naming the field, where the sides share no protocol, or where a shared cell was scored
-    on differing data or by differing metrics; BadInput for an unknown metric, and where partners are not to be told.
+    ones; those that a record does not hold are computed from its stored predictions. Raises NotComparable, naming the
+    field, where the sides share no protocol, or where a shared cell was scored on differing data or by differing
+    metrics; BadInput for an unknown metric, and where partners are not to be told.
     """
+    both, untold = rescore.complete(Source(a.entries + b.entries), metrics)
+    a, b = Source(both.entries[: len(a.entries)]), Source(both.entries[len(a.entries) :])
     ours, theirs = ([r for r in merge(s.records) if pairing.question(r, i)] for i, s in enumerate((a, b)))
     couples = list(_couples(ours, theirs, pairing))
     used = {id(result) for couple in couples for result in couple}
@@ -122,7 +127,7 @@ def compare(
     columns = columns_named([r for couple in couples for r in couple], metrics)
     pairs = [_pair(left, right, (a, b), margins or {}, columns) for left, right in couples]
     apart, options = tuple(_lookalikes(only_a, only_b)), tuple(_other_options(only_a, only_b))
-    return Comparison(_judged(pairs), only_a, only_b, apart, strict, options)
+    return Comparison(_judged(pairs), only_a, only_b, apart, strict, options, untold)
 
 
 def leading(results: Sequence[Result], columns: Sequence[str]) -> dict[str, set[str]]:

@@ -80,7 +80,7 @@ def read(record: Record, arrays: Mapping[str, Tensor]) -> Evaluation | None:
     weights = tuple(map(float, group_sizes(samples, len(groups)))) if groups is not None else ()
     ood: dict[str, Predicted] = {name: Kept(samples, kept) for name, kept in sets.items()}
     targets = y if y.is_floating_point() else y.long()
-    return Evaluation(Kept(samples, test, groups, weights), targets, ood, {}, 0)
+    return Evaluation(Kept(samples, test, groups, weights), targets, ood, {}, None)
 
 
 def drawn(record: Record, groups: int) -> int:

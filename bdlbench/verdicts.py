@@ -238,6 +238,7 @@ def _notes(comparison: Comparison) -> Iterator[str]:
             "no margin is given, by --margins or [tool.bdlbench.gate.margins] of a pyproject.toml here or above: all "
             "are 0, and only the same predictions can be equivalent"
         )
+    yield from comparison.untold
     yield from _populations(comparison.findings)
     skewed = list(dict.fromkeys(finding.metric for finding in comparison.findings if finding.rests_on_few))
     if skewed:

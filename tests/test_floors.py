@@ -25,7 +25,7 @@ FLOORS = (
     "models/ datasets/ methods/ metrics/",  # one file per entry
     "catalog",  # the folder is the registry
     "plan run executors suites/",  # spec -> records
-    "results sources margins differences compare rank verify lint objectives speed reproduce score",  # verdicts
+    "results sources margins differences compare rank verify lint objectives speed reproduce score rescore",  # verdicts
     "report sheets tables verdicts figures progress claims/",  # what people read
     "gate peers/",
     "__main__ api",  # the command line, and the same verbs in Python

@@ -51,7 +51,7 @@ def write(path: Path, out: Path, metrics: Sequence[str] = ()) -> Path:
 
     The same records give the same page. Raises BadInput for a folder without records and for an unknown metric.
     """
-    found = evidence.gather(path)
+    found, untold = evidence.gather(path, metrics)
     sections = evidence.sections(path, found, metrics)
     again = commands.commands(found, path, out)  # before anything is written
     colours = plots.colours_of([row.method for section in sections for row in section.rows])
@@ -61,7 +61,7 @@ def write(path: Path, out: Path, metrics: Sequence[str] = ()) -> Path:
         sections=shown,
         colours={method: mpl.colors.to_hex(colour) for method, colour in colours.items()},
         overview=_overview(found),
-        failures=_failures(found),
+        failures=[*_failures(found), *untold],
         environment=environment(found),
         commands=again,
     )

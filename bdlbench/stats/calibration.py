@@ -50,7 +50,7 @@ def calibration_error_without_blocks(confidence: Tensor, correct: Tensor, block:
 def bin_index(confidence: Tensor, bins: int) -> Tensor:
     """Which of `bins` equal-width bins (lo, hi] each confidence (…) lies in, from 0: (…) int64."""
     inner = torch.arange(1, bins, dtype=torch.float64, device=confidence.device) / bins  # (bins − 1,)
-    return torch.bucketize(confidence, inner.to(confidence.dtype))
+    return torch.bucketize(confidence.contiguous(), inner.to(confidence.dtype))
 
 
 def brier_score(probs: Tensor, y: Tensor) -> Tensor:

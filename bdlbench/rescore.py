@@ -1,0 +1,66 @@
+"""Metrics that records do not hold, computed from the predictions that lie beside them: nothing is trained again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from bdlbench import catalog, evaluation
+from bdlbench.errors import BadInput
+from bdlbench.protocols import Metric
+from bdlbench.records import Metrics, Record
+from bdlbench.results import matching, merge
+from bdlbench.run import measure
+from bdlbench.sources import Source
+
+
+def complete(source: Source, metrics: Sequence[str]) -> tuple[Source, tuple[str, ...]]:
+    """The records with those of `metrics` that they lack and their stored predictions tell; and lines on the others.
+
+    metrics: as the command line takes them; those that the catalog, with its plugins, does not know are left alone.
+    Nothing is written. Of a metric that no record held, a line for each reason why cells do not tell it.
+    Raises BadInput, with the reason, where none does.
+    """
+    known = catalog.metrics()
+    wanted = {entry: known[entry] for name in metrics if (entry := name.partition("[")[0]) in known}
+    completed: list[Record] = []
+    reasons: dict[str, dict[str, str]] = {entry: {} for entry in wanted}
+    for _, record in source.entries:
+        found: Metrics = {}
+        for entry, metric in _lacking(record, wanted).items():
+            columns, reason = _scored(source, record, entry, metric)
+            found |= columns
+            if reason:
+                reasons[entry][next(iter(merge([record]))).title] = reason
+        completed.append(replace(record, values=record.values | {"metrics": record.values["metrics"] | found}))
+    lines = []
+    for entry, untold in reasons.items():
+        if untold and not any(matching(entry, record.values["metrics"]) for record in completed):
+            title, reason = next(iter(untold.items()))
+            raise BadInput(f"metric {entry} is in no record, and no stored predictions tell it: {title}: {reason}")
+        if not any(matching(entry, record.values["metrics"]) for record in source.records):
+            for reason in dict.fromkeys(untold.values()):
+                first, *rest = [title for title, why in untold.items() if why == reason]
+                others = f" and {len(rest)} more cells" if rest else ""
+                lines.append(f"{entry} of {first}{others} is not known: {reason}")
+    places = [folder for folder, _ in source.entries]
+    return Source(tuple(zip(places, completed, strict=True))), tuple(lines)
+
+
+def _lacking(record: Record, wanted: Mapping[str, Metric]) -> dict[str, Metric]:
+    """Those of which a record with replicates holds no column."""
+    if not record.replicates:
+        return {}
+    return {entry: metric for entry, metric in wanted.items() if not matching(entry, record.values["metrics"])}
+
+
+def _scored(source: Source, record: Record, entry: str, metric: Metric) -> tuple[Metrics, str]:
+    """The columns of one metric, and why there are none."""
+    kept = evaluation.read(record, source.predictions(record))
+    if kept is None:
+        return {}, "no predictions lie beside its record"
+    try:
+        columns = measure(kept, {entry: metric})
+    except Exception as error:  # an unknown metric may ask for what no record keeps, and then raises anything
+        return {}, f"on stored predictions it raises {type(error).__name__}: {error}"
+    return columns, "" if columns else "it is undefined for what is stored"
