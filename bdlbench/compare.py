@@ -199,14 +199,11 @@ def _pair(
     (told_a, bytes_a), (told_b, bytes_b) = (_told(r, names, s) for r, s in zip((a, b), sources, strict=True))
     same = bytes_a == bytes_b and set(bytes_a) == {*a.replicates, *b.replicates}
     layout = _layout(a, b)
-    found = [
-        replace(
-            find(name, a.scores[name].unit, a.scores[name].better, *_aligned(ours, theirs), layout, margins),
-            identical=same and bool(ours.values) and ours.values == theirs.values,
-        )
-        for name in names
-        for ours, theirs in [(told_a[name], told_b[name])]
-    ]
+    found = []
+    for name in names:
+        left, right = _aligned(told_a[name], told_b[name])
+        finding = find(name, a.scores[name].unit, a.scores[name].better, left, right, layout, margins)
+        found.append(replace(finding, identical=same and bool(left.values) and left.values == right.values))
     notes = [*_notes(a, b, found, layout), *_unpaired({name: (told_a[name], told_b[name]) for name in names})]
     return Pair(a, b, tuple(found), (*notes, *(f"{name} is in A alone" for name in missing)), missing)
 

@@ -158,8 +158,8 @@ def judge(findings: Sequence[Finding]) -> list[Finding]:
     )
     tests = sum(f.testable for f in findings)
     return [
-        _judged(finding, *map(float, p_values), LEVEL / max(tests, 1))
-        for finding, *p_values in zip(findings, corrected, beyond, within, strict=True)
+        _judged(finding, float(p), float(p_beyond), float(p_within), LEVEL / max(tests, 1))
+        for finding, p, p_beyond, p_within in zip(findings, corrected, beyond, within, strict=True)
     ]
 
 

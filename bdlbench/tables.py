@@ -95,7 +95,10 @@ def render(
     color: bool = False,
     interval: bool = False,
 ) -> str:
-    """All results as text; with `interval`, means ± half their 95 % interval. Raises BadInput for a metric that no result has, with the nearest."""
+    """All results as text; with `interval`, means ± half their 95 % interval.
+
+    Raises BadInput for a metric that no result has, with the nearest.
+    """
     refuse_unknown_metrics(results, [*metrics, *([sort] if sort else [])])
     if style in ("csv", "json"):
         return _csv(results, metrics) if style == "csv" else _json(results, metrics)

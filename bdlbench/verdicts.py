@@ -243,8 +243,8 @@ def _notes(comparison: Comparison) -> Iterator[str]:
     skewed = list(dict.fromkeys(finding.metric for finding in comparison.findings if finding.rests_on_few))
     if skewed:
         yield (
-            f"A few test examples carry the uncertainty of {', '.join(skewed)}: such an interval covers less often than "
-            "95 %, and its verdict is to be taken with care (docs/statistics.md)."
+            f"A few test examples carry the uncertainty of {', '.join(skewed)}: such an interval covers less often "
+            "than 95 %, and its verdict is to be taken with care (docs/statistics.md)."
         )
 
 

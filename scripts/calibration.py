@@ -432,11 +432,13 @@ def sections() -> Iterator[str]:
     """All tables, one after the other."""
     heads = " | ".join(f"{seeds} seeds" for seeds in SEEDS)
     lines = " | ".join("--:" for _ in SEEDS)
-    yield f"False alarms · coverage · found (at N = 300), in per cent; rests on few: cells with that warning.\n\n| differences | N | {heads} | rests on few |"
+    yield "False alarms · coverage · found (at N = 300), in per cent; rests on few: cells with that warning.\n"
+    yield f"| differences | N | {heads} | rests on few |"
     yield f"| :-- | --: | {lines} | --: |"
     yield from main_rows()
     yield from other_rows()
-    yield f"\nTables with any cell falsely equivalent, all differing by just the margin, in per cent:\n\n| differences | N | {heads} |"
+    yield "\nTables with any cell falsely equivalent, all differing by just the margin, in per cent:\n"
+    yield f"| differences | N | {heads} |"
     yield f"| :-- | --: | {lines} |"
     yield from equivalence_rows()
     yield "\nWithout partners, lopsided, 300 examples; false alarms · found, in per cent:\n"
@@ -444,15 +446,16 @@ def sections() -> Iterator[str]:
     for a, b, ratio in ((3, 3, 1), (3, 3, 10), (5, 5, 1), (5, 5, 10), (2, 5, 1), (3, 10, 1), (10, 3, 10)):
         rates = [unpaired_rates(a, b, ratio, effects, 200) for effects in DOMINATED.values()]
         yield _row(f"{a} against {b}", f"× {ratio}", *(percent(*pair) for pair in rates))
-    yield "\nFresh runs of the advised number of seeds that settle, margin 1.5 standard deviations of a seed, in per cent:\n"
+    yield "\nFresh runs of the advised number of seeds that settle, in per cent; the margin is 1.5 standard deviations"
+    yield "of a seed:\n"
     yield "| seeds at first | true difference | settled | median advice |\n| --: | :-- | --: | --: |"
     for seeds in (3, 5, 10):
         for name, true in (("0", 0.0), ("twice the margin", 3.0)):
             rate, advice = settled_rate(seeds, 1.5, true)
             yield _row(str(seeds), name, percent(rate), f"{advice:.0f}")
     once, ever = sequential_rate()
-    yield f"\nOf null comparisons of one metric, {percent(once)} % are called different at five seeds, and {percent(ever)} % at some time"
-    yield "where five more of the same run are added until 40: fresh seeds, not more of them.\n"
+    yield f"\nOf null comparisons of one metric, {percent(once)} % are called different at five seeds, and"
+    yield f"{percent(ever)} % at some time where five more of the same run are added until 40: fresh seeds, not more of them.\n"
     yield "| bold | 3 seeds | 5 seeds | 10 seeds |\n| :-- | --: | --: | --: |"
     for methods in (2, 5, 10):
         rates = [bold_rates(methods, seeds) for seeds in (3, 5, 10)]

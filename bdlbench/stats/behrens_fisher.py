@@ -16,7 +16,7 @@ Array = NDArray[Any]
 NODES = {2: 64, 3: 32}
 """Of each quadrature over how the parts share their uncertainty, by the number of parts."""
 
-HALVINGS = 40
+HALVINGS = 24
 
 
 def p_value(estimate: Any, parts: Sequence[Any], dfs: Sequence[Any]) -> Array:
@@ -38,12 +38,12 @@ def p_value(estimate: Any, parts: Sequence[Any], dfs: Sequence[Any]) -> Array:
 def critical(parts: Sequence[Any], dfs: Sequence[float], level: float) -> Array:
     """c with p_value(c, parts, dfs) = level, for parts that add up to 1: half an interval's width in standard errors.
 
-    By bisection on log c.
+    By bisection on log c, which lies between that of the normal and that of Student's t of the fewest degrees of freedom.
     """
     columns = [np.array([df]) for df in dfs]
     nodes = _shares(columns)
-    low = np.full(np.broadcast_shapes(*(np.shape(part) for part in parts)), -3.0)
-    high = np.full_like(low, 40.0)
+    low = np.full(np.broadcast_shapes(*(np.shape(part) for part in parts)), np.log(-special.ndtri(level / 2)) - 0.02)
+    high = np.full_like(low, np.log(-special.stdtrit(min(dfs), level / 2)) + 0.02)
     for _ in range(HALVINGS):
         middle = (low + high) / 2
         above = _average(np.exp(middle), parts, columns, nodes) > level

@@ -41,8 +41,9 @@ class Difference:
     errors); example: what other test examples would change. NaN where a part cannot be known. strata: the seed part
     as two variances with their degrees of freedom, the smaller first, where replicates are not all pairs. seen, least:
     for each of these (one, where there are no strata) what the seeds showed, and what the part is at least; the part is
-    the larger of them. binary: N where each of N examples contributes 0 or 1 on both sides, else 0. skewness: of the mean over examples, to
-    size, |Σ g³|/(Σ g²)^(3/2) of its N centred terms g: 1/√k where k of many differ alike; NaN where none does.
+    the larger of them. binary: N where each of N examples contributes 0 or 1 on both sides, else 0. skewness: of the
+    mean over examples, to size, |Σ g³|/(Σ g²)^(3/2) of its N centred terms g: 1/√k where k of many differ alike; NaN
+    where none does.
     """
 
     estimate: Array

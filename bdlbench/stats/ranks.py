@@ -68,7 +68,7 @@ def probability_of_improvement(
     """Mean θ over K data sets of P(a run of a is lower, so better, than a run of b), ties ½, with its interval.
 
     a, b: the runs' values (R,) for each data set. Agarwal et al. 2021 (arXiv:2108.13264), §4.3. The interval speaks of
-    new seeds on these data sets: all θ with (θ̂ − θ)² ≤ z² Σ_k Var_k(θ)/K², where Var_k is the variance of a Mann–Whitney
+    new seeds on these data sets: all θ with (θ̂ − θ)² ≤ z² Σ_k Var_k(θ)/K², with Var_k the variance of a Mann–Whitney
     estimate from its own θ (Newcombe 2006, method 5). A bootstrap over few seeds would be of width 0 where all runs of
     one side win, and cover 41 % of the time at a true .95 with two data sets and three seeds (docs/statistics.md).
     """
