@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pandas import DataFrame, concat
 from torch import Tensor
 
-from bdlbench import catalog, evaluation, records, rescore, sources, tables
+from bdlbench import catalog, evaluation, records, sources, tables
 from bdlbench.metrics.ood import OutOfDistribution
 from bdlbench.predictive import group_sizes
 from bdlbench.records import Record
@@ -57,14 +57,9 @@ class Section:
     notes: tuple[str, ...] = field(default=())
 
 
-def gather(path: Path, metrics: Sequence[str] = ()) -> tuple[list[Record], tuple[str, ...]]:
-    """The records of a folder, or of one file, and lines on what of `metrics` they do not tell.
-
-    Metrics that a record does not hold are computed from its stored predictions. Raises BadInput where there
-    are no records.
-    """
-    found, untold = rescore.complete(sources.read(path), metrics)
-    return list(found.records), untold
+def gather(path: Path) -> list[Record]:
+    """The records of a folder, or of one file. Raises BadInput where there are none."""
+    return list(sources.read(path).records)
 
 
 def sections(path: Path, found: Sequence[Record], metrics: Sequence[str] = ()) -> list[Section]:

@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from bdlbench import files, tables
+from bdlbench import files, rescore, sources, tables
 from bdlbench.records import Record
 from bdlbench.report import commands, evidence, plots
 from bdlbench.report.evidence import Section
@@ -51,7 +51,8 @@ def write(path: Path, out: Path, metrics: Sequence[str] = ()) -> Path:
 
     The same records give the same page. Raises BadInput for a folder without records and for an unknown metric.
     """
-    found, untold = evidence.gather(path, metrics)
+    completed, untold = rescore.complete(sources.read(path), metrics)
+    found = completed.records
     sections = evidence.sections(path, found, metrics)
     again = commands.commands(found, path, out)  # before anything is written
     colours = plots.colours_of([row.method for section in sections for row in section.rows])
