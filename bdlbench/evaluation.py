@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bdlbench.environment import one_thread
-from bdlbench.predictive import MAX_GROUPS, Predicted, group_sizes, log_at
+from bdlbench.predictive import MAX_GROUPS, Predicted, at_class, group_sizes, log_of, with_probs
 from bdlbench.protocols import TEST, Evaluation, MeanOverExamples, Metric, WithoutBlocks
 from bdlbench.records import Record
 from bdlbench.stats.behrens_fisher import Array
@@ -23,7 +23,7 @@ from bdlbench.stats.jackknife import blocks, pseudo_values
 class Kept:
     """What a record keeps of a predictive of R replicates on N inputs.
 
-    kept: (R, N, …) by name, such as probs, or mean and sd, and the scores; groups: (G, R, N) log probability of the
+    kept: (R, N, …) by name, such as log_probs, or mean and sd, and the scores; groups: (G, R, N) log probability of the
     targets by each group of samples, with its weight.
     """
 
@@ -48,8 +48,10 @@ class Kept:
 
     def log_prob(self, y: Tensor) -> Tensor:
         """(R, N) nats: from class probabilities, a density, the groups of a mixture, or one Gaussian."""
-        if "probs" in self.kept:
-            return log_at(self.kept["probs"], y)
+        if "log_probs" in self.kept:
+            return at_class(self.kept["log_probs"], y)
+        if "probs" in self.kept:  # of a record from before 0.3
+            return log_of(at_class(self.kept["probs"], y))
         if "log_density" in self.kept:
             return self.kept["log_density"]
         if self.groups is not None:
@@ -71,7 +73,7 @@ def read(record: Record, arrays: Mapping[str, Tensor]) -> Evaluation | None:
     if "test.y" not in arrays:
         return None
     sets: dict[str, dict[str, Tensor]] = {}
-    for name, value in sorted(arrays.items()):  # files of the same arrays may hold them in another order
+    for name, value in sorted(with_probs(arrays).items()):  # files of the same arrays may hold them in another order
         where, _, what = name.rpartition(".")
         sets.setdefault(where.removeprefix("ood."), {})[what] = value
     test = sets.pop(TEST)

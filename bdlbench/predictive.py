@@ -1,6 +1,7 @@
 """What a posterior predicts, reduced over its M samples as they stream by. The only place that averages over M.
 
-PROBABILITIES are averaged, never logits. Sample i belongs to group i mod G, G = min(M, 10); the group means are kept
+PROBABILITIES are averaged, never logits; but their logarithms are what is kept, added by log(exp a + exp b), since a
+probability under 1e-38 is none in float32. Sample i belongs to group i mod G, G = min(M, 10); the group means are kept
 so that the Monte-Carlo variance of any metric can be estimated. Samples are added one at a time and in order, so the
 result does not depend on how they were chunked.
 """
@@ -47,7 +48,10 @@ class Predicted(Protocol):
         ...
 
     def arrays(self) -> dict[str, Tensor]:
-        """What describes the predictive and is stored per example, float32: {name: (R, N, …)}."""
+        """What describes the predictive: {name: (R, N, …)}; all is stored per example, float32, but `probs`.
+
+        Of classes `probs` is exp(`log_probs`), and made again when a record is read.
+        """
         ...
 
 
@@ -71,52 +75,62 @@ class Predictive(Predicted, Protocol):
 class Categorical:
     """Mean class probabilities of M samples.
 
-    probs (R, N, C), group_probs (G, R, N, C), expected_entropy (R, N) in nats. own_scores: out-of-distribution scores
-    (R, N) that whoever made the predictions gave beside them; a mixture has none.
+    log_probs (R, N, C) float64, group_log_probs (G, R, N, C) float32: log of the mean probabilities of all samples, and
+    of each group. expected_entropy (R, N) float64. All in nats. own_scores: out-of-distribution scores (R, N) that
+    whoever made the predictions gave beside them; a mixture has none. dtype: what they are stored in, and scored by.
     """
 
     samples: int
-    probs: Tensor
-    group_probs: Tensor
+    log_probs: Tensor
+    group_log_probs: Tensor
     expected_entropy: Tensor
     facts: Mapping[str, Tensor] = field(default_factory=dict)
     own_scores: Mapping[str, Tensor] = field(default_factory=dict)
+    dtype: torch.dtype = torch.float32
+
+    @property
+    def probs(self) -> Tensor:
+        """Mean class probabilities, (R, N, C) in `dtype`, as they are stored."""
+        return self.log_probs.to(self.dtype).exp()
 
     @property
     def entropy(self) -> Tensor:
-        """H[E_θ p(y | x, θ)] in nats, (R, N)."""
-        terms: Tensor = torch.special.entr(self.probs)
-        return terms.sum(-1)
+        """H[E_θ p(y | x, θ)] in nats, (R, N) float64."""
+        return entropy(self.log_probs)
 
     @property
     def scores(self) -> dict[str, Tensor]:
-        """Predictive entropy; mutual information H[E p] − E H[p] (nats); minus the largest probability; own ones."""
+        """Predictive entropy; mutual information H[E p] − E H[p]; log(1 − the largest probability); own ones.
+
+        In nats and float64: how sure a network is differs between examples by less than float32 tells from certainty.
+        """
         entropy = self.entropy
         return {
             **self.own_scores,
             "entropy": entropy,
             "mutual_information": (entropy - self.expected_entropy).clamp_min(0.0),
-            "max_probability": -self.probs.amax(-1),
+            "max_probability": log_others(self.log_probs),
         }
 
     def log_prob(self, y: Tensor) -> Tensor:
-        """log p(y | x) (R, N) in nats, of int64 classes y (R, N)."""
-        return log_at(self.probs, y)
+        """log p(y | x) (R, N) in nats, of int64 classes y (R, N); from what is stored, so in `dtype`."""
+        return at_class(self.log_probs.to(self.dtype), y)
 
     def group_log_prob(self, y: Tensor) -> Tensor:
         """log p(y | x) by each group of samples alone, (G, R, N)."""
-        return log_at(self.group_probs, y.expand(len(self.group_probs), *y.shape))
+        return at_class(self.group_log_probs, y.expand(len(self.group_log_probs), *y.shape))
 
     @property
     def running_class(self) -> Tensor:
         """The most probable class by the samples of the first g groups together, for g = 1 … G: (R, N, G) int64."""
-        sizes = group_sizes(self.samples, len(self.group_probs))
-        sums = itertools.accumulate(p * n for p, n in zip(self.group_probs, sizes, strict=True))
-        return torch.stack([total.argmax(-1) for total in sums], -1)
+        sizes = group_sizes(self.samples, len(self.group_log_probs))
+        weighted = (log + math.log(n) for log, n in zip(self.group_log_probs, sizes, strict=True))
+        return torch.stack([total.argmax(-1) for total in itertools.accumulate(weighted, torch.logaddexp)], -1)
 
     def arrays(self) -> dict[str, Tensor]:
         """The mean class probabilities; with several samples also what more and more of them call the class."""
-        return {"probs": self.probs} | ({"running_class": self.running_class} if len(self.group_probs) > 1 else {})
+        found = with_probs({"log_probs": self.log_probs.to(self.dtype)})
+        return found | ({"running_class": self.running_class} if len(self.group_log_probs) > 1 else {})
 
     def in_units(self, y_mean: Tensor, y_sd: Tensor) -> Self:
         """Unchanged: classes have no scale."""
@@ -126,17 +140,17 @@ class Categorical:
         """Probabilities averaged over members; a member is a group of samples, whatever their number."""
         if members == 1:
             return self
-        probs = self.probs.unflatten(0, (-1, members)).transpose(0, 1)  # (K, R, N, C)
-        entropy = self.expected_entropy.unflatten(0, (-1, members)).transpose(0, 1)
-        return type(self)(self.samples * members, ordered_sum(probs) / members, probs, ordered_sum(entropy) / members)
+        logs = self.log_probs.unflatten(0, (-1, members)).transpose(0, 1)  # (K, R, N, C)
+        entropy = ordered_sum(self.expected_entropy.unflatten(0, (-1, members)).transpose(0, 1)) / members
+        return type(self)(self.samples * members, log_mean(logs), logs.float(), entropy)
 
     def join(self, later: Sequence[Self]) -> Self:
         """Along N."""
         blocks = [self, *later]
         return type(self)(
             self.samples,
-            torch.cat([b.probs for b in blocks], 1),
-            torch.cat([b.group_probs for b in blocks], 2),
+            torch.cat([b.log_probs for b in blocks], 1),
+            torch.cat([b.group_log_probs for b in blocks], 2),
             torch.cat([b.expected_entropy for b in blocks], 1),
             join_facts([b.facts for b in blocks]),
             join_facts([b.own_scores for b in blocks]),
@@ -227,7 +241,7 @@ class HasMoments(Protocol):
 
 
 class CategoricalSum:
-    """Accumulates class probabilities, sample by sample, into `Categorical`."""
+    """Accumulates class probabilities, sample by sample, into `Categorical`, in float64."""
 
     def __init__(self, samples: int) -> None:
         self.samples, self.added = samples, 0
@@ -237,20 +251,18 @@ class CategoricalSum:
     def add(self, output: HasLogits) -> None:
         """output.logits: ([m,] R, B, C), the next m samples in order, or the only one."""
         logits = output.logits if output.logits.ndim == 4 else output.logits.unsqueeze(0)
-        # Both softmaxes go row by row: exp() of the log would round the tail of its memory differently.
-        log_probs, probs = logits.float().log_softmax(-1), logits.float().softmax(-1)
-        entropy = -(probs * log_probs).sum(-1)
-        for p, h in zip(probs, entropy, strict=True):
-            self.add_probs(p, h)
+        for log_probs, entropies in zip(*normalised(logits.double()), strict=True):
+            self.add_log_probs(log_probs, entropies)
 
-    def add_probs(self, probs: Tensor, entropy: Tensor) -> None:
-        """The next sample as class probabilities (R, B, C) and their entropy (R, B) in nats."""
+    def add_log_probs(self, log_probs: Tensor, entropies: Tensor) -> None:
+        """The next sample as log class probabilities (R, B, C) and entropies (R, B), float64, in nats."""
         groups = min(self.samples, MAX_GROUPS)
         if self.added < groups:
-            self.groups.append(probs.clone())
+            self.groups.append(log_probs)
         else:
-            self.groups[self.added % groups] += probs
-        self.entropy = entropy.clone() if self.entropy is None else self.entropy + entropy
+            g = self.added % groups
+            self.groups[g] = torch.logaddexp(self.groups[g], log_probs)
+        self.entropy = entropies if self.entropy is None else self.entropy + entropies
         self.added += 1
 
     def finish(self) -> Categorical:
@@ -258,9 +270,9 @@ class CategoricalSum:
         if self.added != self.samples or self.entropy is None:
             raise ValueError(f"{self.added} samples were added, {self.samples} promised")
         sizes = group_sizes(self.samples, len(self.groups))
-        total = ordered_sum(self.groups) / self.samples
-        group_probs = torch.stack([p / n for p, n in zip(self.groups, sizes, strict=True)])
-        return Categorical(self.samples, total, group_probs, self.entropy / self.samples)
+        total = reduce(torch.logaddexp, self.groups) - math.log(self.samples)
+        groups = torch.stack([(log - math.log(n)).float() for log, n in zip(self.groups, sizes, strict=True)])
+        return Categorical(self.samples, total, groups, self.entropy / self.samples)
 
 
 class GaussianStack:
@@ -294,10 +306,71 @@ def group_sizes(samples: int, groups: int) -> list[int]:
     return [len(range(g, samples, groups)) for g in range(groups)]
 
 
-def log_at(probs: Tensor, y: Tensor) -> Tensor:
-    """log of the probability of class y: probs (…, C), y (…) int64. Returns (…), nats."""
-    picked = probs.gather(-1, y.unsqueeze(-1)).squeeze(-1)
-    return picked.clamp_min(torch.finfo(probs.dtype).tiny).log()
+def at_class(values: Tensor, y: Tensor) -> Tensor:
+    """That of class y: values (…, C), y (…) int64. Returns (…)."""
+    return values.gather(-1, y.unsqueeze(-1)).squeeze(-1)
+
+
+def log_of(probs: Tensor) -> Tensor:
+    """The logarithm of probabilities that somebody rounded, elementwise, in nats.
+
+    A 0 counts as the smallest normal float32, 1.2e-38: it is a probability that was lost, not an impossibility.
+    """
+    logs: Tensor = torch.where(probs > 0, probs, torch.finfo(torch.float32).tiny).log()
+    return logs
+
+
+def with_probs(arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The arrays, and for each named `[….]log_probs` its exp, named `[….]probs`."""
+    logs = {name: value for name, value in arrays.items() if name.rpartition(".")[2] == "log_probs"}
+    return {**arrays, **{name.removesuffix("log_probs") + "probs": value.exp() for name, value in logs.items()}}
+
+
+def without_probs(arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What `with_probs` was given."""
+    derived = [name.removesuffix("log_probs") + "probs" for name in arrays if name.rpartition(".")[2] == "log_probs"]
+    return {name: value for name, value in arrays.items() if name not in derived}
+
+
+def log_mean(log_terms: Tensor) -> Tensor:
+    """log (1/M) Σ_m exp over the leading axis, one term after another: (M, …) -> (…)."""
+    total: Tensor = reduce(torch.logaddexp, log_terms)
+    return total - math.log(len(log_terms))
+
+
+# Of a network that is sure 1 − p is far under one rounding error of p, and is all that tells its examples apart: the
+# largest probability is never subtracted from one; what the other classes have is added up.
+
+
+def normalised(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """log softmax(logits) (…, C) and its entropy (…), in nats, of logits (…, C).
+
+    With gaps g = logits − max ≤ 0 and r = Σ exp(g) over all classes but the first largest: log p = g − log(1 + r) and
+    H = log(1 + r) − Σ exp(g) g / (1 + r).
+    """
+    top, first = logits.max(-1, keepdim=True)
+    gaps = logits - top
+    weights = gaps.exp()
+    rest = weights.scatter(-1, first, 0.0).sum(-1)
+    log_total = rest.log1p()
+    spread: Tensor = torch.special.entr(weights).sum(-1)
+    return gaps - log_total.unsqueeze(-1), log_total + spread / (1 + rest)
+
+
+def log_others(log_probs: Tensor) -> Tensor:
+    """log(1 − the largest probability) in nats, as the sum of all others: (…, C) -> (…)."""
+    first = log_probs.argmax(-1, keepdim=True)
+    return log_probs.scatter(-1, first, -math.inf).logsumexp(-1)
+
+
+def entropy(log_probs: Tensor) -> Tensor:
+    """−Σ_c p_c log p_c in nats: (…, C) -> (…), the largest p by log(1 − those of all others) where that is > ½."""
+    first = log_probs.argmax(-1, keepdim=True)
+    probs = log_probs.exp()
+    rest = probs.scatter(-1, first, 0.0).sum(-1)
+    log_top = torch.where(rest < 0.5, torch.log1p(-rest), log_probs.gather(-1, first).squeeze(-1))
+    others: Tensor = torch.special.entr(probs).scatter(-1, first, 0.0).sum(-1)
+    return others - (1 - rest) * log_top
 
 
 def _mixture_log_prob(means: Tensor, sds: Tensor, y: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from bdlbench.clock import Stopwatch, peak_memory_bytes, reset_peak_memory
 from bdlbench.data import Problem, Task
 from bdlbench.errors import BadInput, BenchError
 from bdlbench.memory import keep_freed_memory
-from bdlbench.predictive import Predictive
+from bdlbench.predictive import Predictive, without_probs
 from bdlbench.protocols import Conjugate, Evaluation, Method, Metric, Model, Posterior, Reference
 from bdlbench.records import Record
 from bdlbench.rng import Streams
@@ -302,15 +302,20 @@ def _finite_rows(state: Mapping[str, Tensor]) -> list[bool]:
 
 
 def stored_arrays(evaluation: Evaluation, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
-    """Per-example predictions to be stored beside the record, in `dtype`; classes int16, int32 where they are more."""
+    """Per-example predictions to be stored beside the record, in `dtype`; classes int16, int32 where they are more.
+
+    Scores are kept as they are: rounding to float32 would make equal what differs, entropies under 1e-38 of networks
+    that are sure.
+    """
     test = evaluation.test
-    arrays = {f"test.{name}": value for name, value in (test.arrays() | test.scores).items()}
+    arrays = {f"test.{name}": value for name, value in without_probs(test.arrays()).items()}
     arrays["test.y"] = evaluation.y
     if test.samples > 1:
         arrays["test.group_log_prob"] = test.group_log_prob(evaluation.y)
-    for name, predictive in evaluation.ood.items():
-        arrays |= {f"ood.{name}.{score}": value for score, value in predictive.scores.items()}
-    return {name: value.cpu().to(_compact(value, dtype)) for name, value in arrays.items()}
+    arrays = {name: value.to(_compact(value, dtype)) for name, value in arrays.items()}
+    for place, predicted in {"test": test, **{f"ood.{name}": found for name, found in evaluation.ood.items()}}.items():
+        arrays |= {f"{place}.{score}": value for score, value in predicted.scores.items()}
+    return {name: value.cpu() for name, value in arrays.items()}
 
 
 def _compact(value: Tensor, dtype: torch.dtype) -> torch.dtype:

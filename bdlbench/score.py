@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from bdlbench import catalog, environment, files, plan, records, submission
 from bdlbench.errors import BadInput, unknown
 from bdlbench.metrics.ood import OutOfDistribution
-from bdlbench.predictive import Categorical, CategoricalSum
+from bdlbench.predictive import Categorical, CategoricalSum, entropy
 from bdlbench.protocols import Evaluation, Metric
 from bdlbench.records import Record
 from bdlbench.run import load_task, measure, stored_arrays
@@ -70,7 +70,7 @@ def score(path: Path, claim: Claim, results: Path, fresh: bool = False) -> Path:
     record = Record(
         cell=cell.as_dict(),
         replicates=asked,
-        values={"metrics": measure(evaluation, _metrics(found)), "samples": [len(found.probs)] * len(asked)},
+        values={"metrics": measure(evaluation, _metrics(found)), "samples": [len(found.log_probs)] * len(asked)},
         cost={},
         environment=environment.describe("cpu", cell.threads) | given | facts,
     )
@@ -84,10 +84,10 @@ def score(path: Path, claim: Claim, results: Path, fresh: bool = False) -> Path:
 def evaluate(found: Submission) -> Evaluation:
     """What metrics see: float64, as the file gives it."""
     ood: dict[str, Any] = {
-        name: _predictive(probs, found.ood_scores.get(name, {})) for name, probs in found.ood_probs.items()
+        name: _predictive(logs, found.ood_scores.get(name, {})) for name, logs in found.ood_log_probs.items()
     }
     ood |= {name: OwnScores(scores) for name, scores in found.ood_scores.items() if name not in ood}
-    return Evaluation(_predictive(found.probs, found.scores), found.labels, ood, {}, None)
+    return Evaluation(_predictive(found.log_probs, found.scores), found.labels, ood, {}, None)
 
 
 # the claim
@@ -113,7 +113,7 @@ def _cell(claim: Claim, found: Submission) -> Cell:
     for entry in settings:
         if entry not in (used := {name for choice in chosen for name in _names(choice)}):
             raise unknown("entry of this file", entry, used)
-    count = len(found.probs)
+    count = len(found.log_probs)
     samples = count if claim.samples is None else claim.samples
     if samples < count:
         raise BadInput(f"--samples {samples} is less than the {count} samples that the file holds")
@@ -176,7 +176,7 @@ def _typed(text: str) -> int | float | str:
 
 
 def _replicates(path: Path, claim: Claim, found: Submission) -> tuple[Replicate, ...]:
-    count = found.probs.shape[1]
+    count = found.log_probs.shape[1]
     if found.seeds and claim.seeds:
         raise BadInput(f"--seeds {claim.seeds}: {path} names its seeds itself")
     if claim.splits not in SPLITS:
@@ -208,10 +208,10 @@ def _data_facts(path: Path, dataset: Choice, found: Submission, asked: Iterable[
         if "categorical" not in task.signature.likelihood:
             raise BadInput(f"{dataset.name} has no classes to predict: score takes class probabilities")
         where = f"the test split {replicate.split} of {dataset.name}"
-        if found.probs.shape[-1] != task.signature.outputs:
-            raise BadInput(f"{path} has {found.probs.shape[-1]} classes, {where} has {task.signature.outputs}")
+        if found.log_probs.shape[-1] != task.signature.outputs:
+            raise BadInput(f"{path} has {found.log_probs.shape[-1]} classes, {where} has {task.signature.outputs}")
         _same_labels(path, where, labels, task.test.y)
-        for name in {**found.ood_probs, **found.ood_scores}:
+        for name in {**found.ood_log_probs, **found.ood_scores}:
             if name not in task.ood:
                 raise unknown(f"out-of-distribution set of {dataset.name}", name, task.ood)
             count = _num_examples(found, name)
@@ -231,8 +231,8 @@ def _same_labels(path: Path, where: str, labels: Tensor, expected: Tensor) -> No
 
 
 def _num_examples(found: Submission, name: str) -> int:
-    if name in found.ood_probs:
-        return found.ood_probs[name].shape[2]
+    if name in found.ood_log_probs:
+        return found.ood_log_probs[name].shape[2]
     return next(iter(found.ood_scores[name].values())).shape[1]
 
 
@@ -264,10 +264,9 @@ def _metrics(found: Submission) -> dict[str, Metric]:
     return known | own
 
 
-def _predictive(probs: Tensor, own_scores: Mapping[str, Tensor]) -> Categorical:
-    """probs: (M, R, N, C) -> their predictive, reduced over M where every other is."""
-    total = CategoricalSum(len(probs))
-    for sample in probs:
-        total.add_probs(sample, torch.special.entr(sample).sum(-1))
-    made = total.finish()
-    return Categorical(made.samples, made.probs, made.group_probs, made.expected_entropy, {}, own_scores)
+def _predictive(log_probs: Tensor, own_scores: Mapping[str, Tensor]) -> Categorical:
+    """log_probs: (M, R, N, C) -> their predictive, reduced over M where every other is; kept in float64."""
+    total = CategoricalSum(len(log_probs))
+    for sample in log_probs:
+        total.add_log_probs(sample, entropy(sample))
+    return replace(total.finish(), own_scores=own_scores, dtype=torch.float64)

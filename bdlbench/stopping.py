@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bdlbench.kernels import halting
-from bdlbench.predictive import Categorical, CategoricalSum, join_facts, ordered_sum
+from bdlbench.predictive import Categorical, CategoricalSum, join_facts, log_mean, ordered_sum
 from bdlbench.protocols import Accumulator
 from bdlbench.rng import Streams
 from bdlbench.terms import term
@@ -132,16 +132,16 @@ class StoppingOutput:
         return halting.logistic(self.rng.normal(self.halting.shape[-2:], self.halting)).view_as(self.halting)
 
     def rules(self) -> dict[str, Tensor]:
-        """Class probabilities ([M,] R, B, C) by each rule but q_mode; none where there is one exit."""
+        """Log class probabilities ([M,] R, B, C) by each rule but q_mode; none where there is one exit."""
         if len(self.exits.depths) == 1:
             return {}
-        probs, log_p = self.exit_logits.softmax(-2), self.log_prior
-        joint_mode = (log_p + self.exit_logits.log_softmax(-2).amax(-2)).argmax(-1)
+        log_probs, log_p = self.exit_logits.log_softmax(-2), self.log_prior
+        joint_mode = (log_p + log_probs.amax(-2)).argmax(-1)
         return {
-            "q_marginal": (probs * self.log_q.exp().unsqueeze(-2)).sum(-1),
-            "q_sample": self.at(halting.sampled(self.halting, self.noise())).softmax(-1),
-            "prior": (probs * log_p.exp().unsqueeze(-2)).sum(-1),
-            "joint": self.at(joint_mode).softmax(-1),
+            "q_marginal": (log_probs + self.log_q.unsqueeze(-2)).logsumexp(-1),
+            "q_sample": self.at(halting.sampled(self.halting, self.noise())).log_softmax(-1),
+            "prior": (log_probs + log_p.unsqueeze(-2)).logsumexp(-1),
+            "joint": self.at(joint_mode).log_softmax(-1),
         }
 
     def facts(self) -> dict[str, Tensor]:
@@ -190,16 +190,16 @@ class StoppingSum:
 
     def finish(self) -> StoppingPredictive:
         """The predictive of the samples added: means over them."""
-        rules, facts = (
-            {name: ordered_sum(samples) / len(samples) for name, samples in kept.items()}
-            for kept in (self.rules, self.facts)
-        )
+        rules = {name: log_mean(torch.stack(samples)) for name, samples in self.rules.items()}
+        facts = {name: ordered_sum(samples) / len(samples) for name, samples in self.facts.items()}
         return StoppingPredictive(self.mode.finish(), rules, facts, self.exits)
 
 
 @dataclass(frozen=True)
 class StoppingPredictive:
-    """What M networks of uncertain depth predict. mode: by q_mode, whose cost is stated; others: (R, N, C) each.
+    """What M networks of uncertain depth predict. mode: by q_mode, whose cost is stated.
+
+    others: by each other rule log of the mean class probabilities, (R, N, C) in nats.
 
     facts: means over networks (R, N): depth (of the mode of q), expected_depth (E_q z), flops (of one network, until
     the mode is known), full_flops (of all its layers and one head).
@@ -221,14 +221,14 @@ class StoppingPredictive:
         return self.mode.probs
 
     @property
-    def group_probs(self) -> Tensor:
-        """The same by each group of samples, (G, R, N, C)."""
-        return self.mode.group_probs
+    def group_log_probs(self) -> Tensor:
+        """Their logarithms by each group of samples, (G, R, N, C)."""
+        return self.mode.group_log_probs
 
     @property
     def rules(self) -> dict[str, Tensor]:
-        """Class probabilities (R, N, C) by each rule's name."""
-        return {"q_mode": self.mode.probs, **self.others}
+        """Log class probabilities (R, N, C) in nats by each rule's name."""
+        return {"q_mode": self.mode.log_probs.float(), **self.others}
 
     @property
     def scores(self) -> dict[str, Tensor]:
@@ -255,11 +255,12 @@ class StoppingPredictive:
     def mix(self, members: int) -> Self:
         """Means over members: the FLOPs too are those of one network."""
 
-        def mean(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-            rows = {name: value.unflatten(0, (-1, members)).transpose(0, 1) for name, value in values.items()}
-            return {name: ordered_sum(value) / members for name, value in rows.items()}
+        def by_member(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {name: value.unflatten(0, (-1, members)).transpose(0, 1) for name, value in values.items()}
 
-        return type(self)(self.mode.mix(members), mean(self.others), mean(self.facts), self.exits)
+        others = {name: log_mean(value) for name, value in by_member(self.others).items()}
+        facts = {name: ordered_sum(value) / members for name, value in by_member(self.facts).items()}
+        return type(self)(self.mode.mix(members), others, facts, self.exits)
 
     def join(self, later: Sequence[Self]) -> Self:
         """Along N."""

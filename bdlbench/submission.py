@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bdlbench.errors import BadInput, unknown
+from bdlbench.predictive import log_of, normalised
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -48,16 +49,16 @@ CLASS_NUMBER = r"(0|[1-9][0-9]*)"
 
 @dataclass(frozen=True)
 class Submission:
-    """What a file holds: probs (M, R, N, C) float64, labels (R, N), seeds (R,) where it names them.
+    """What a file holds: log_probs (M, R, N, C) float64 in nats, labels (R, N), seeds (R,) where it names them.
 
-    scores: (R, N) float64 by name; ood_probs: (M, R, N', C) by set; ood_scores: (R, N') by set and name.
+    scores: (R, N) float64 by name; ood_log_probs: (M, R, N', C) by set; ood_scores: (R, N') by set and name.
     """
 
-    probs: Tensor
+    log_probs: Tensor
     labels: Tensor
     seeds: tuple[int, ...] = ()
     scores: dict[str, Tensor] = field(default_factory=dict)
-    ood_probs: dict[str, Tensor] = field(default_factory=dict)
+    ood_log_probs: dict[str, Tensor] = field(default_factory=dict)
     ood_scores: dict[str, dict[str, Tensor]] = field(default_factory=dict)
 
 
@@ -405,32 +406,32 @@ class _Part:
 
 
 def _checked(path: Path, arrays: Arrays, rounding: float) -> Submission:
-    probs = _probabilities(path, "", arrays, rounding)
-    if probs is None:
+    log_probs = _log_probabilities(path, "", arrays, rounding)
+    if log_probs is None:
         raise BadInput(f"{path} has neither probs nor logits of the test set")
-    rows = probs.shape[1]
-    labels = _labels(path, arrays, probs)
+    rows = log_probs.shape[1]
+    labels = _labels(path, arrays, log_probs)
     scores = {
-        name.removeprefix("score."): _score(path, name, value, rows, probs.shape[2])
+        name.removeprefix("score."): _score(path, name, value, rows, log_probs.shape[2])
         for name, value in arrays.items()
         if name.startswith("score.")
     }
-    ood_probs, ood_scores = {}, {}
+    ood_log_probs, ood_scores = {}, {}
     for name in dict.fromkeys(key[0] for key in map(_ood_key, arrays) if key):
         part = f"ood.{name}."
-        outside = _probabilities(path, part, arrays, rounding)
+        outside = _log_probabilities(path, part, arrays, rounding)
         if outside is not None:
-            _same_shape(path, part, outside, probs)
-            ood_probs[name] = outside
+            _same_shape(path, part, outside, log_probs)
+            ood_log_probs[name] = outside
         ood_scores[name] = _ood_scores(path, part, arrays, rows, None if outside is None else outside.shape[2])
         if ood_scores[name].keys() != scores.keys():
             gap = sorted(ood_scores[name].keys() ^ scores.keys())[0]
             raise BadInput(f"{path}: score {gap!r} must be given for the test set and for ood.{name}, or for neither")
-    return Submission(probs, labels, _seeds(path, arrays, rows), scores, ood_probs, ood_scores)
+    return Submission(log_probs, labels, _seeds(path, arrays, rows), scores, ood_log_probs, ood_scores)
 
 
-def _probabilities(path: Path, prefix: str, arrays: Arrays, rounding: float) -> Tensor | None:
-    """(M, R, N, C) float64 of one set, from `probs` or from `logits`; None where it has neither.
+def _log_probabilities(path: Path, prefix: str, arrays: Arrays, rounding: float) -> Tensor | None:
+    """Log probabilities (M, R, N, C) float64 of one set, from `probs` or `logits`; None where it has neither.
 
     A sum may differ from one by the rounding of its C terms: each by half a step of its format, which leaves 2·eps of
     a coarse one, and float32's in adding them up. What that lifts over one is one, so that no NLL is negative.
@@ -445,7 +446,7 @@ def _probabilities(path: Path, prefix: str, arrays: Arrays, rounding: float) -> 
     if value.shape[-1] < 2 or not value.numel():
         raise BadInput(f"{path}: {name} has shape {tuple(value.shape)} (M, R, N, C): give every class of every example")
     if found[0] == "logits":
-        return value.softmax(-1)
+        return normalised(value)[0]
     if bool((wrong := (value < 0) | (value > 1 + BINARY_ROUNDING)).any()):
         at, place = _first(wrong)
         raise BadInput(f"{path}: {name} holds {value[at]:.9g} at {place}: not a probability (are these logits?)")
@@ -455,7 +456,7 @@ def _probabilities(path: Path, prefix: str, arrays: Arrays, rounding: float) -> 
     if bool((wrong := (sums - 1).abs() > tolerance).any()):
         at, place = _first(wrong)
         raise BadInput(f"{path}: {name} sums to {sums[at]:.9g} at {place}, not to one within {tolerance:.2g}")
-    return value.clamp_max(1.0)
+    return log_of(value.clamp_max(1.0))
 
 
 def _numbers(path: Path, name: str, value: NDArray[Any]) -> Tensor:

@@ -455,7 +455,7 @@ def sections() -> Iterator[str]:
             yield _row(str(seeds), name, percent(rate), f"{advice:.0f}")
     once, ever = sequential_rate()
     yield f"\nOf null comparisons of one metric, {percent(once)} % are called different at five seeds, and"
-    yield f"{percent(ever)} % at some time where five more of the same run are added until 40: fresh seeds, not more of them.\n"
+    yield f"{percent(ever)} % at some time where five more are added until 40: plan a fresh run, not more of the same.\n"
     yield "| bold | 3 seeds | 5 seeds | 10 seeds |\n| :-- | --: | --: | --: |"
     for methods in (2, 5, 10):
         rates = [bold_rates(methods, seeds) for seeds in (3, 5, 10)]

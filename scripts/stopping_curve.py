@@ -133,7 +133,7 @@ def draw_images(folder: Path, record: Record, count: int = 16) -> Figure:
     """The test images of least and greatest expected depth, averaged over seeds, with label and mean depth."""
     arrays = records.predictions(folder, record)
     score, halted = arrays["test.depth"].mean(0), arrays["test.halted_depth"].mean(0)
-    wrong = (arrays["test.probs"].argmax(-1) != arrays["test.y"]).float().mean(0)
+    wrong = (arrays["test.log_probs"].argmax(-1) != arrays["test.y"]).float().mean(0)
     order = score.argsort(stable=True)
     task = catalog.build_dataset(catalog.choice("datasets", record.cell["protocol"]["dataset"]["name"], {})).load(0)
     figure = Figure(figsize=(8.2, 2.1), layout="constrained")

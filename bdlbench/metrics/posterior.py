@@ -92,8 +92,7 @@ class PredictiveKL:
 def predictive_kl(exact: Predicted, other: Predicted) -> Tensor | None:
     """KL(exact ‖ other) for each input, (R, N) float64 nats; None where they are of different kinds."""
     if isinstance(exact, Categorical) and isinstance(other, Categorical):
-        p, q = exact.probs.double(), other.probs.double().clamp_min(torch.finfo(torch.float32).tiny)
-        terms = torch.special.xlogy(p, p) - torch.special.xlogy(p, q)  # (R, N, C)
+        terms = exact.log_probs.exp() * (exact.log_probs - other.log_probs)  # (R, N, C)
         return ordered_sum(terms.unbind(-1))
     if not isinstance(exact, GaussianMixture) or not isinstance(other, GaussianMixture) or exact.samples > 1:
         return None

@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from bdlbench.predictive import at_class
 from bdlbench.protocols import Evaluation, Metric
 from bdlbench.stats.calibration import expected_calibration_error, top_class
 from bdlbench.stats.rows import each_row
@@ -17,21 +18,20 @@ from bdlbench.stopping import StoppingPredictive
 BINS = 15
 
 
-def _accuracy(probs: Tensor, y: Tensor) -> Tensor:
-    return top_class(probs, y)[1].mean()
+def _accuracy(log_probs: Tensor, y: Tensor) -> Tensor:
+    return top_class(log_probs.exp(), y)[1].mean()
 
 
-def _nll(probs: Tensor, y: Tensor) -> Tensor:
-    picked = probs.gather(-1, y.unsqueeze(-1)).squeeze(-1)
-    return 0.0 - picked.clamp_min(torch.finfo(probs.dtype).tiny).log().double().mean()
+def _nll(log_probs: Tensor, y: Tensor) -> Tensor:
+    return 0.0 - at_class(log_probs, y).double().mean()
 
 
-def _ece(probs: Tensor, y: Tensor) -> Tensor:
-    return expected_calibration_error(*top_class(probs, y), bins=BINS)
+def _ece(log_probs: Tensor, y: Tensor) -> Tensor:
+    return expected_calibration_error(*top_class(log_probs.exp(), y), bins=BINS)
 
 
 STATISTICS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"accuracy": _accuracy, "NLL": _nll, "ECE": _ece}
-"""Class probabilities (N, C) and classes (N,) -> ()."""
+"""Log class probabilities (N, C) and classes (N,) -> ()."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class ByRule:
         test = evaluation.test
         if not isinstance(test, StoppingPredictive) or not test.others:
             return {}
-        return {name: each_row(STATISTICS[self.statistic], p, evaluation.y) for name, p in test.rules.items()}
+        return {name: each_row(STATISTICS[self.statistic], log, evaluation.y) for name, log in test.rules.items()}
 
 
 @dataclass(frozen=True)
@@ -109,9 +109,9 @@ class CalibrationByDepth:
         test = evaluation.test
         if not isinstance(test, StoppingPredictive) or not test.others:
             return {}
-        depth = test.facts["depth"].round()
+        depth, log_probs = test.facts["depth"].round(), test.rules["q_mode"]
         return {
-            str(d): each_row(lambda p, y, leaves: _ece(p[leaves], y[leaves]), test.probs, evaluation.y, depth == d)
+            str(d): each_row(lambda log, y, leaves: _ece(log[leaves], y[leaves]), log_probs, evaluation.y, depth == d)
             for d in range(1, test.exits + 1)
         }
 

@@ -137,9 +137,9 @@ class BetaPosterior:
         """In closed form, whatever `samples` and `joint`: heads with (alpha + heads) / (alpha + beta + N)."""
         heads, tails = self.alpha + self.heads, self.beta + self.tails
         pi = torch.stack([tails, heads], -1) / (heads + tails).unsqueeze(-1)  # (R, 2)
-        probs = pi.float().unsqueeze(1).expand(*x.shape[:2], 2).contiguous()  # (R, N, 2)
-        entropy = self._expected_entropy(heads, tails).float().unsqueeze(1).expand(x.shape[:2]).contiguous()
-        return Categorical(1, probs, probs.unsqueeze(0), entropy)
+        log_probs = pi.double().log().unsqueeze(1).expand(*x.shape[:2], 2).contiguous()  # (R, N, 2)
+        entropy = self._expected_entropy(heads, tails).double().unsqueeze(1).expand(x.shape[:2]).contiguous()
+        return Categorical(1, log_probs, log_probs.float().unsqueeze(0), entropy)
 
     @staticmethod
     def _expected_entropy(heads: Tensor, tails: Tensor) -> Tensor:

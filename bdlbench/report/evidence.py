@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bdlbench import catalog, evaluation, records, sources, tables
 from bdlbench.metrics.ood import OutOfDistribution
-from bdlbench.predictive import group_sizes
+from bdlbench.predictive import group_sizes, with_probs
 from bdlbench.records import Record
 from bdlbench.results import MAIN_METRICS, Result, merge
 from bdlbench.sources import Source
@@ -99,7 +99,9 @@ def _arrays(folder: Path, parts: Sequence[Record]) -> tuple[dict[str, Tensor], i
     with_values = [part for part in parts if part.replicates]
     there = [part for part in with_values if part.predictions and (folder / f"{part.name}.safetensors").exists()]
     lost = [] if len(there) == len(with_values) else ["per-example predictions are not beside its record"]
-    loaded = [(_samples(part, arrays), arrays) for part in there for arrays in [records.predictions(folder, part)]]
+    loaded = [
+        (_samples(part, arrays), arrays) for part in there for arrays in [with_probs(records.predictions(folder, part))]
+    ]
     most = max([m for m, _ in loaded] or [_samples(part, {}) for part in parts])
     same = [arrays for m, arrays in loaded if m == most]
     others = [arrays for m, arrays in loaded if m != most]

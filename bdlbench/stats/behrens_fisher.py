@@ -38,7 +38,8 @@ def p_value(estimate: Any, parts: Sequence[Any], dfs: Sequence[Any]) -> Array:
 def critical(parts: Sequence[Any], dfs: Sequence[float], level: float) -> Array:
     """c with p_value(c, parts, dfs) = level, for parts that add up to 1: half an interval's width in standard errors.
 
-    By bisection on log c, which lies between that of the normal and that of Student's t of the fewest degrees of freedom.
+    By bisection on log c, which lies between that of the normal and that of Student's t of the fewest degrees of
+    freedom.
     """
     columns = [np.array([df]) for df in dfs]
     nodes = _shares(columns)

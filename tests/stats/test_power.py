@@ -71,7 +71,9 @@ def test_where_few_examples_skew_a_mean_it_is_said(calibration):
 
 
 @pytest.mark.parametrize("seeds", [2, 5])
-@pytest.mark.parametrize(("accuracy", "persistent", "examples"), [(0.98, 0.5, 50), (0.98, 0.9, 300), (0.999, 0.9, 1000)])
+@pytest.mark.parametrize(
+    ("accuracy", "persistent", "examples"), [(0.98, 0.5, 50), (0.98, 0.9, 300), (0.999, 0.9, 1000)]
+)
 def test_falsely_equivalent_at_the_margin(calibration, seeds, accuracy, persistent, examples):
     draw = partial(calibration.errors, accuracy, persistent)
     at_most(calibration.falsely_equivalent_rate(draw, seeds, examples, 0.02, 400), 400)
