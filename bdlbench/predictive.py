@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import reduce
+from functools import partial, reduce
 from typing import Protocol, Self
 
 import torch
@@ -91,7 +91,7 @@ class Categorical:
     @property
     def probs(self) -> Tensor:
         """Mean class probabilities, (R, N, C) in `dtype`, as they are stored."""
-        return self.log_probs.to(self.dtype).exp()
+        return by_vectors(torch.exp, self.log_probs.to(self.dtype))
 
     @property
     def entropy(self) -> Tensor:
@@ -261,7 +261,7 @@ class CategoricalSum:
             self.groups.append(log_probs)
         else:
             g = self.added % groups
-            self.groups[g] = torch.logaddexp(self.groups[g], log_probs)
+            self.groups[g] = by_vectors(torch.logaddexp, self.groups[g], log_probs)
         self.entropy = entropies if self.entropy is None else self.entropy + entropies
         self.added += 1
 
@@ -270,7 +270,7 @@ class CategoricalSum:
         if self.added != self.samples or self.entropy is None:
             raise ValueError(f"{self.added} samples were added, {self.samples} promised")
         sizes = group_sizes(self.samples, len(self.groups))
-        total = reduce(torch.logaddexp, self.groups) - math.log(self.samples)
+        total = log_mean(self.groups) + math.log(len(self.groups) / self.samples)
         groups = torch.stack([(log - math.log(n)).float() for log, n in zip(self.groups, sizes, strict=True)])
         return Categorical(self.samples, total, groups, self.entropy / self.samples)
 
@@ -323,7 +323,10 @@ def log_of(probs: Tensor) -> Tensor:
 def with_probs(arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The arrays, and for each named `[….]log_probs` its exp, named `[….]probs`."""
     logs = {name: value for name, value in arrays.items() if name.rpartition(".")[2] == "log_probs"}
-    return {**arrays, **{name.removesuffix("log_probs") + "probs": value.exp() for name, value in logs.items()}}
+    return {
+        **arrays,
+        **{name.removesuffix("log_probs") + "probs": by_vectors(torch.exp, value) for name, value in logs.items()},
+    }
 
 
 def without_probs(arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -332,11 +335,32 @@ def without_probs(arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value for name, value in arrays.items() if name not in derived}
 
 
-def log_mean(log_terms: Tensor) -> Tensor:
-    """log (1/M) Σ_m exp over the leading axis, one term after another: (M, …) -> (…)."""
-    total: Tensor = reduce(torch.logaddexp, log_terms)
-    return total - math.log(len(log_terms))
+def by_vectors(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+    """An elementwise function of tensors of one shape, in that shape.
 
+    Torch rounds what is left over at the end of a tensor by other code than whole vectors, so that the last bit of an
+    element would depend on how many others there are, and a row's on the other rows. Here all is whole vectors.
+    """
+    shape, count = tensors[0].shape, tensors[0].numel()
+    padded = [torch.nn.functional.pad(x.reshape(-1), (0, -count % WHOLE)) for x in tensors]
+    return function(*padded)[:count].view(shape)
+
+
+def log_mean(log_terms: Iterable[Tensor]) -> Tensor:
+    """log (1/M) Σ_m exp over M terms of one shape, or a leading axis, one after another."""
+    terms = list(log_terms)
+    return reduce(partial(by_vectors, torch.logaddexp), terms) - math.log(len(terms))
+
+
+def log_sum(log_terms: Tensor) -> Tensor:
+    """log Σ exp over the last axis: (…, C) -> (…). −∞ where all terms are."""
+    top = log_terms.amax(-1, keepdim=True).clamp_min(torch.finfo(log_terms.dtype).min)
+    total = by_vectors(torch.exp, log_terms - top).sum(-1)
+    return by_vectors(torch.log, total) + top.squeeze(-1)
+
+
+WHOLE = 64
+"""Elements whose number every vector of every processor divides, unrolled or not."""
 
 # Of a network that is sure 1 − p is far under one rounding error of p, and is all that tells its examples apart: the
 # largest probability is never subtracted from one; what the other classes have is added up.
@@ -350,26 +374,26 @@ def normalised(logits: Tensor) -> tuple[Tensor, Tensor]:
     """
     top, first = logits.max(-1, keepdim=True)
     gaps = logits - top
-    weights = gaps.exp()
+    weights = by_vectors(torch.exp, gaps)
     rest = weights.scatter(-1, first, 0.0).sum(-1)
-    log_total = rest.log1p()
-    spread: Tensor = torch.special.entr(weights).sum(-1)
+    log_total = by_vectors(torch.log1p, rest)
+    spread = by_vectors(torch.special.entr, weights).sum(-1)
     return gaps - log_total.unsqueeze(-1), log_total + spread / (1 + rest)
 
 
 def log_others(log_probs: Tensor) -> Tensor:
     """log(1 − the largest probability) in nats, as the sum of all others: (…, C) -> (…)."""
     first = log_probs.argmax(-1, keepdim=True)
-    return log_probs.scatter(-1, first, -math.inf).logsumexp(-1)
+    return log_sum(log_probs.scatter(-1, first, -math.inf))
 
 
 def entropy(log_probs: Tensor) -> Tensor:
     """−Σ_c p_c log p_c in nats: (…, C) -> (…), the largest p by log(1 − those of all others) where that is > ½."""
     first = log_probs.argmax(-1, keepdim=True)
-    probs = log_probs.exp()
+    probs = by_vectors(torch.exp, log_probs)
     rest = probs.scatter(-1, first, 0.0).sum(-1)
-    log_top = torch.where(rest < 0.5, torch.log1p(-rest), log_probs.gather(-1, first).squeeze(-1))
-    others: Tensor = torch.special.entr(probs).scatter(-1, first, 0.0).sum(-1)
+    log_top = torch.where(rest < 0.5, by_vectors(torch.log1p, -rest), log_probs.gather(-1, first).squeeze(-1))
+    others = by_vectors(torch.special.entr, probs).scatter(-1, first, 0.0).sum(-1)
     return others - (1 - rest) * log_top
 
 

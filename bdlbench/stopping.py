@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bdlbench.kernels import halting
-from bdlbench.predictive import Categorical, CategoricalSum, join_facts, log_mean, ordered_sum
+from bdlbench.predictive import Categorical, CategoricalSum, join_facts, log_mean, log_sum, ordered_sum
 from bdlbench.protocols import Accumulator
 from bdlbench.rng import Streams
 from bdlbench.terms import term
@@ -138,9 +138,9 @@ class StoppingOutput:
         log_probs, log_p = self.exit_logits.log_softmax(-2), self.log_prior
         joint_mode = (log_p + log_probs.amax(-2)).argmax(-1)
         return {
-            "q_marginal": (log_probs + self.log_q.unsqueeze(-2)).logsumexp(-1),
+            "q_marginal": log_sum(log_probs + self.log_q.unsqueeze(-2)),
             "q_sample": self.at(halting.sampled(self.halting, self.noise())).log_softmax(-1),
-            "prior": (log_probs + log_p.unsqueeze(-2)).logsumexp(-1),
+            "prior": log_sum(log_probs + log_p.unsqueeze(-2)),
             "joint": self.at(joint_mode).log_softmax(-1),
         }
 
@@ -190,7 +190,7 @@ class StoppingSum:
 
     def finish(self) -> StoppingPredictive:
         """The predictive of the samples added: means over them."""
-        rules = {name: log_mean(torch.stack(samples)) for name, samples in self.rules.items()}
+        rules = {name: log_mean(samples) for name, samples in self.rules.items()}
         facts = {name: ordered_sum(samples) / len(samples) for name, samples in self.facts.items()}
         return StoppingPredictive(self.mode.finish(), rules, facts, self.exits)
 

@@ -151,8 +151,8 @@ def test_the_paired_analysis_is_the_formula(runs: Path) -> None:
     logs = {}
     for record in records.read(runs / "wine"):
         arrays = records.predictions(runs / "wine", record)
-        picked = arrays["test.probs"].double().gather(-1, arrays["test.y"].long().unsqueeze(-1))[..., 0]
-        logs[record.cell["treatment"]["name"]] = -picked.log().numpy()
+        picked = arrays["test.log_probs"].double().gather(-1, arrays["test.y"].long().unsqueeze(-1))[..., 0]
+        logs[record.cell["treatment"]["name"]] = -picked.numpy()
     d = logs["mc_dropout"] - logs["mle"]
     seeds, examples = d.shape
     residual = d - d.mean(1, keepdims=True) - d.mean(0) + d.mean()

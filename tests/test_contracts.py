@@ -234,9 +234,9 @@ def test_shape_device_and_dtype_follow_the_inputs(small, method, model, dtype):
 
 def assert_probabilities(found, shape):
     assert found.probs.shape == shape
-    assert found.group_probs.shape[1:] == shape
+    assert found.group_log_probs.shape[1:] == shape
     torch.testing.assert_close(found.probs.sum(-1), torch.ones(shape[:2]))
-    torch.testing.assert_close(found.group_probs.sum(-1), torch.ones(found.group_probs.shape[:3]))
+    torch.testing.assert_close(found.group_log_probs.exp().sum(-1), torch.ones(found.group_log_probs.shape[:3]))
 
 
 # What is supported

@@ -1,9 +1,10 @@
 import math
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
-from scipy import stats
+from scipy import special, stats
 
 from bdlbench.predictive import Categorical, CategoricalSum, GaussianMixture, GaussianStack
 
@@ -31,7 +32,7 @@ LOGITS = 2 * numbers(23, 3, 11, 4)  # (M, R, N, C)
 def test_probabilities_are_averaged_never_logits():
     found, probs = categorical(LOGITS), LOGITS.softmax(-1)
     torch.testing.assert_close(found.probs, probs.mean(0))
-    torch.testing.assert_close(found.expected_entropy, torch.special.entr(probs).sum(-1).mean(0))
+    torch.testing.assert_close(found.expected_entropy.float(), torch.special.entr(probs).sum(-1).mean(0))
     assert not torch.allclose(found.probs, LOGITS.mean(0).softmax(-1), atol=1e-2)
 
 
@@ -39,14 +40,16 @@ def test_scores_are_entropy_mutual_information_and_max_probability():
     found, mean = categorical(LOGITS), LOGITS.softmax(-1).mean(0)
     entropy = torch.from_numpy(stats.entropy(mean.numpy(), axis=-1))
     within = torch.from_numpy(stats.entropy(LOGITS.softmax(-1).numpy(), axis=-1)).mean(0)
-    torch.testing.assert_close(found.scores["entropy"], entropy)
-    torch.testing.assert_close(found.scores["mutual_information"], entropy - within, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(found.scores["max_probability"], -mean.max(-1).values)
+    torch.testing.assert_close(found.scores["entropy"].float(), entropy)
+    torch.testing.assert_close(found.scores["mutual_information"].float(), entropy - within, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        found.scores["max_probability"].float(), torch.log1p(-mean.max(-1).values), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_agreeing_samples_carry_no_mutual_information():
     found = categorical(LOGITS[:1].expand(7, -1, -1, -1))
-    torch.testing.assert_close(found.scores["mutual_information"], torch.zeros(3, 11), rtol=0, atol=1e-6)
+    torch.testing.assert_close(found.scores["mutual_information"].float(), torch.zeros(3, 11), rtol=0, atol=1e-6)
     assert (found.scores["mutual_information"] >= 0).all()
 
 
@@ -54,8 +57,8 @@ def test_agreeing_samples_carry_no_mutual_information():
 def test_groups_are_the_samples_with_the_same_last_digit(samples):
     probs = LOGITS[:samples].softmax(-1)
     found = categorical(LOGITS[:samples])
-    assert len(found.group_probs) == min(samples, 10)
-    for g, group in enumerate(found.group_probs):
+    assert len(found.group_log_probs) == min(samples, 10)
+    for g, group in enumerate(found.group_log_probs.exp()):
         torch.testing.assert_close(group, probs[g::10].mean(0))
 
 
@@ -63,8 +66,8 @@ def test_chunks_of_samples_do_not_change_a_bit():
     whole = categorical(LOGITS)
     for chunks in ((1,), (5,), (3, 1, 19)):
         parts = categorical(LOGITS, chunks)
-        assert torch.equal(parts.probs, whole.probs)
-        assert torch.equal(parts.group_probs, whole.group_probs)
+        assert torch.equal(parts.log_probs, whole.log_probs)
+        assert torch.equal(parts.group_log_probs, whole.group_log_probs)
         assert torch.equal(parts.expected_entropy, whole.expected_entropy)
 
 
@@ -78,10 +81,35 @@ def test_log_prob_is_that_of_the_class_and_finite_at_zero():
     found, y = categorical(LOGITS), torch.randint(4, (3, 11), generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(found.log_prob(y), found.probs.gather(-1, y[..., None])[..., 0].log())
     for g, values in enumerate(found.group_log_prob(y)):
-        torch.testing.assert_close(values, found.group_probs[g].gather(-1, y[..., None])[..., 0].log())
-    certain = Categorical(1, torch.tensor([[[1.0, 0.0]]]), torch.tensor([[[[1.0, 0.0]]]]), torch.zeros(1, 1))
-    assert certain.log_prob(torch.tensor([[1]])).isfinite().all()
-    assert certain.log_prob(torch.tensor([[0]])).item() == 0
+        torch.testing.assert_close(values, found.group_log_probs[g].gather(-1, y[..., None])[..., 0])
+    sure = categorical(torch.tensor([[[[0.0, -2e4]]]]))
+    assert sure.log_prob(torch.tensor([[1]])).item() == -2e4  # under the smallest float32, and no cap
+    assert sure.log_prob(torch.tensor([[0]])).item() == 0
+
+
+@pytest.mark.parametrize("gap", [1.0, 30.0, 90.0, 1e3, 2e4])
+def test_log_prob_of_a_sure_network_is_that_of_float64(gap):
+    """A cap at the smallest float32 made 87.3 of every larger loss."""
+    logits = gap * numbers(5, 3, 11, 4)
+    found, y = categorical(logits), torch.randint(4, (3, 11), generator=torch.Generator().manual_seed(1))
+    exact = special.logsumexp(special.log_softmax(logits.double().numpy(), -1), 0) - math.log(5)
+    expected = np.take_along_axis(exact, y.numpy()[..., None], -1)[..., 0]
+    torch.testing.assert_close(found.log_prob(y), torch.from_numpy(expected).float())
+
+
+@pytest.mark.parametrize("gap", [3.0, 30.0, 300.0])
+def test_scores_of_sure_networks_keep_their_order(gap):
+    """In float32, 1 − 1e-13 is 1: the AUROC of gaps of 30 against 25 was .503, for .943."""
+    rng = np.random.default_rng(0)
+    tops = gap + rng.normal(0, 0.1 * gap, size=(1, 1, 400)) + 0.2 * rng.normal(size=(4, 1, 400))
+    tops = torch.tensor(tops, dtype=torch.float32)
+    found = categorical(torch.stack([tops, torch.zeros_like(tops), torch.zeros_like(tops)], -1))
+    other = -tops.double().numpy() - np.log1p(2 * np.exp(-tops.double().numpy()))  # log p of each of two others
+    mean = special.logsumexp(other, 0) - math.log(4)
+    np.testing.assert_allclose(found.scores["max_probability"].numpy(), mean + math.log(2), rtol=1e-9)
+    top, mean_top = -np.log1p(2 * np.exp(-tops.double().numpy())), np.log1p(-2 * np.exp(mean))
+    divergences = np.exp(top) * (top - mean_top) + 2 * np.exp(other) * (other - mean)  # KL(p_m ‖ p̄)
+    np.testing.assert_allclose(found.scores["mutual_information"].numpy(), divergences.mean(0), rtol=1e-6)
 
 
 @pytest.mark.parametrize("added", [0, 2])
@@ -98,20 +126,20 @@ def test_mixing_members_averages_their_probabilities():
     mixed = found.mix(2)
     assert mixed.samples == 46
     torch.testing.assert_close(mixed.probs, found.probs.unflatten(0, (2, 2)).mean(1))
-    torch.testing.assert_close(mixed.group_probs[1], found.probs[1::2])
+    torch.testing.assert_close(mixed.group_log_probs[1].exp(), found.probs[1::2])
     torch.testing.assert_close(mixed.expected_entropy, found.expected_entropy.unflatten(0, (2, 2)).mean(1))
 
 
 def test_blocks_join_along_the_examples():
     blocks = [categorical(part) for part in LOGITS.split(4, dim=2)]
     joined, whole = blocks[0].join(blocks[1:]), categorical(LOGITS)
-    for name in ("probs", "group_probs", "expected_entropy"):
+    for name in ("log_probs", "group_log_probs", "expected_entropy"):
         assert torch.equal(getattr(joined, name), getattr(whole, name))
 
 
 def test_facts_by_example_are_joined_and_facts_by_replicate_kept():
     facts = {"depth": torch.ones(3, 11), "sparsity": torch.ones(3)}
-    one = Categorical(1, LOGITS[0].softmax(-1), LOGITS[:1].softmax(-1), torch.zeros(3, 11), facts)
+    one = Categorical(1, LOGITS[0].log_softmax(-1), LOGITS[:1].log_softmax(-1), torch.zeros(3, 11), facts)
     joined = one.join([one])
     assert joined.facts["depth"].shape == (3, 22)
     assert joined.facts["sparsity"].shape == (3,)
@@ -120,7 +148,7 @@ def test_facts_by_example_are_joined_and_facts_by_replicate_kept():
 def test_classes_have_no_scale():
     found = categorical(LOGITS)
     assert found.in_units(torch.ones(3), torch.ones(3)) is found
-    assert found.arrays().keys() == {"probs", "running_class"}
+    assert found.arrays().keys() == {"log_probs", "probs", "running_class"}
 
 
 @pytest.mark.parametrize("samples", [7, 23])
@@ -132,12 +160,14 @@ def test_the_running_class_is_that_of_more_and_more_samples(samples):
         taken = [i for i in range(samples) if i % groups < g]
         assert torch.equal(found.running_class[..., g - 1], probs[taken].mean(0).argmax(-1))
     assert torch.equal(found.running_class[..., -1], found.probs.argmax(-1))
-    assert categorical(LOGITS[:1]).arrays().keys() == {"probs"}
+    assert categorical(LOGITS[:1]).arrays().keys() == {"log_probs", "probs"}
 
 
 def test_own_scores_stand_beside_those_that_probabilities_imply():
     energy = torch.arange(33.0).view(3, 11)
-    one = Categorical(1, LOGITS[0].softmax(-1), LOGITS[:1].softmax(-1), torch.zeros(3, 11), {}, {"energy": energy})
+    one = Categorical(
+        1, LOGITS[0].log_softmax(-1), LOGITS[:1].log_softmax(-1), torch.zeros(3, 11), {}, {"energy": energy}
+    )
     assert torch.equal(one.scores["energy"], energy) and "entropy" in one.scores
     assert torch.equal(one.join([one]).scores["energy"], torch.cat([energy, energy], 1))
 

@@ -37,7 +37,7 @@ class Asking:
     summary, unit, better = "what only training knows", "count", "lower"
 
     def __call__(self, evaluation):
-        return {"": evaluation.test.group_probs.double().sum((0, 2, 3))}
+        return {"": evaluation.test.group_log_probs.double().sum((0, 2, 3))}
 
 
 metrics = {"own_spread": Spread(), "own_mean": Spread(root=False), "own_asking": Asking()}
@@ -110,7 +110,7 @@ def test_its_interval_speaks_of_new_test_examples(folder: Path, plugin: str) -> 
     for result in (first.a, first.b):
         (record,) = result.records
         arrays = records.predictions(folder, record)
-        picked = arrays["test.probs"].double().gather(-1, arrays["test.y"].long()[..., None])[..., 0].numpy()
+        picked = arrays["test.log_probs"].double().exp().gather(-1, arrays["test.y"].long()[..., None])[..., 0].numpy()
         rows.append(picked)
     gaps = rows[1] - rows[0]  # (R, N): 45 examples are 45 blocks
     part = gaps.mean(0).var(ddof=1) / gaps.shape[1]
@@ -143,5 +143,5 @@ def test_the_side_that_lacks_a_metric_is_completed(folder: Path, tmp_path: Path)
     source, _ = rescore.complete(sources.read(old), ["accuracy"])
     (again,) = [r for r in source.records if r.name == record.name]
     for row, value in enumerate(again.values["metrics"]["accuracy"]["values"]):
-        called, y = arrays["test.probs"][row].argmax(-1), arrays["test.y"][row]
+        called, y = arrays["test.log_probs"][row].argmax(-1), arrays["test.y"][row]
         assert value == pytest.approx(accuracy_score(y, called))

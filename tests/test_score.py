@@ -177,7 +177,7 @@ def test_three_axes_must_be_named(saved: Callable[..., Path], axes: str, shape: 
     with pytest.raises(BadInput, match=r"probs has 3 axes \(5, 45, 3\): say --axes RNC for 5 replicates or MNC"):
         submission.read(path)
     found = submission.read(path, axes)
-    assert found.probs.shape[:2][::-1] == shape
+    assert found.log_probs.shape[:2][::-1] == shape
 
 
 def test_logits_are_softmaxed_and_scores_kept(saved: Callable[..., Path], tmp_path: Path) -> None:
@@ -454,7 +454,9 @@ def test_rows_of_a_table_are_matched_by_the_names_of_seed_and_sample(tmp_path: P
     rows = ["9,0,test,0,0.75,0.25", "9,0,far,,0.9,0.1", "4,0,test,0,0.25,0.75", "4,0,far,,0.2,0.8"]
     found = submission.read(as_file(tmp_path, TWO + "\n".join(rows)))
     assert found.seeds == (4, 9)
-    assert found.probs[0, :, 0, 0].tolist() == [0.25, 0.75] and found.ood_probs["far"][0, :, 0, 0].tolist() == [
+    assert found.log_probs[0, :, 0, 0].exp().tolist() == [0.25, 0.75] and found.ood_log_probs["far"][
+        0, :, 0, 0
+    ].exp().tolist() == [
         0.2,
         0.9,
     ]
@@ -468,7 +470,7 @@ def test_words_for_nothing_name_sets(tmp_path: Path) -> None:
     names = ["NA", "null", "None", "nan", "N/A", "true", "1"]
     rows = "".join(f"{name},,0.5,0.5\n" for name in names)
     found = submission.read(as_file(tmp_path, f"set,label,prob_0,prob_1\ntest,1,0.5,0.5\n{rows}"))
-    assert list(found.ood_probs) == names
+    assert list(found.ood_log_probs) == names
 
 
 @pytest.mark.parametrize(
@@ -541,9 +543,8 @@ def test_what_rounding_does_to_softmax_is_accepted(
     for logits in (torch.randn(NUM, classes, generator=torch.Generator().manual_seed(0)), torch.zeros(NUM, classes)):
         probs = logits.softmax(-1).to(dtype)
         stored = probs.float() if widened or dtype == torch.bfloat16 else probs
-        assert torch.equal(
-            submission.read(saved(probs=stored.numpy(), labels=np.zeros(NUM))).probs[0, 0], probs.double()
-        )
+        found = submission.read(saved(probs=stored.numpy(), labels=np.zeros(NUM))).log_probs[0, 0]
+        assert torch.equal(found, probs.double().log())
 
 
 def test_no_probability_is_over_one(saved: Callable[..., Path], tmp_path: Path) -> None:
@@ -599,7 +600,9 @@ def test_types_of_a_parquet_file(tmp_path: Path, kind: str) -> None:
     stored.set_index(np.array([5, 1, 7])).to_parquet(folder / "mine.parquet")
     found = submission.read(folder / "mine.parquet")
     assert (found.seeds, found.labels.tolist()) == ((3,), [[1, 0]])
-    assert found.probs.tolist() == [[[[1, 0], [0, 1]]]] and found.ood_probs["NA"].tolist() == [[[[0, 1]]]]
+    assert found.log_probs.exp().round().tolist() == [[[[1, 0], [0, 1]]]] and found.ood_log_probs[
+        "NA"
+    ].exp().round().tolist() == [[[[0, 1]]]]
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,7 @@ def agree(found: dict[str, list[float]], rows: list[Row]) -> None:
 def scored(path: Path) -> dict[str, list[float]]:
     """By name; replicates in the order of their seeds' values."""
     found = submission.read(path)
-    order = np.argsort(found.seeds) if found.seeds else range(found.probs.shape[1])
+    order = np.argsort(found.seeds) if found.seeds else range(found.log_probs.shape[1])
     metrics = measure(score.evaluate(found), score._metrics(found))
     return {name: [entry["values"][i] for i in order] for name, entry in metrics.items()}
 

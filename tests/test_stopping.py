@@ -122,13 +122,13 @@ def test_rules_by_a_loop():
         for b in range(6):
             probs, q = said.exit_logits[r, b].softmax(0), said.log_q[r, b].exp()  # (C, L), (L,)
             torch.testing.assert_close(said.logits[r, b].softmax(-1), probs[:, q.argmax()])
-            torch.testing.assert_close(rules["q_marginal"][r, b], probs @ q)
-            torch.testing.assert_close(rules["prior"][r, b], probs @ p)
+            torch.testing.assert_close(rules["q_marginal"][r, b].exp(), probs @ q)
+            torch.testing.assert_close(rules["prior"][r, b].exp(), probs @ p)
             joint = p * probs  # (C, L): p(y, z | x), which sums to one
             torch.testing.assert_close(joint.sum(), torch.ones((), dtype=torch.float64))
             y, z = divmod(int(joint.argmax()), 3)
             assert int(rules["joint"][r, b].argmax()) == y
-            torch.testing.assert_close(rules["joint"][r, b], probs[:, z])
+            torch.testing.assert_close(rules["joint"][r, b].exp(), probs[:, z])
 
 
 def test_facts_state_the_modes_depth_and_what_it_took_to_know_it():
@@ -160,8 +160,8 @@ def test_samples_are_averaged_as_probabilities_one_by_one_or_together():
     together = together.finish()
     for name in set(RULES) - {"q_sample"}:
         torch.testing.assert_close(together.rules[name], apart.rules[name])
-    marginal = sum(o.rules()["q_marginal"] for o in outputs) / 3
-    torch.testing.assert_close(apart.rules["q_marginal"], marginal.float())
+    marginal = sum(o.rules()["q_marginal"].exp() for o in outputs) / 3
+    torch.testing.assert_close(apart.rules["q_marginal"].exp().float(), marginal.float())
     assert apart.scores["depth"].shape == (2, 6)
     torch.testing.assert_close(apart.facts["depth"], sum(o.facts()["depth"] for o in outputs).float() / 3)
 
@@ -170,7 +170,7 @@ def test_a_mixture_of_members_and_later_examples():
     whole = accumulated([output(rows=4)])
     mixed = whole.mix(2)
     for name, value in whole.rules.items():
-        torch.testing.assert_close(mixed.rules[name], value.unflatten(0, (2, 2)).mean(1))
+        torch.testing.assert_close(mixed.rules[name].exp(), value.exp().unflatten(0, (2, 2)).mean(1))
     assert mixed.facts["flops"].shape == (2, 6)
     joined = whole.join([whole])
     assert joined.rules["prior"].shape == (4, 12, CLASSES)
@@ -211,7 +211,7 @@ def test_q_with_all_its_mass_at_one_depth_is_the_network_of_that_depth(net, dept
     expected = network.exit_logits[..., -1]
     torch.testing.assert_close(said.logits, expected, rtol=1e-5, atol=1e-5)
     for name in ("q_marginal", "q_sample"):
-        torch.testing.assert_close(said.rules()[name], expected.softmax(-1), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(said.rules()[name].exp(), expected.softmax(-1), rtol=1e-5, atol=1e-5)
     assert (said.facts()["depth"] == depth).all()
     fit = network.log_likelihood(y)[..., -1]
     torch.testing.assert_close(said.elbo(y), fit + said.log_prior[depth - 1], rtol=1e-5, atol=1e-5)
@@ -286,7 +286,7 @@ def test_stopping_for_real_predicts_what_all_depths_at_once_predict(net, more, n
         found = stop(x[r], noise[r])
         assert torch.equal(found.depth, found.layers)
         assert torch.equal(found.depth - 1, halting.sampled(said.halting, noise)[r])
-        torch.testing.assert_close(found.logits.softmax(-1), sampled[r])
+        torch.testing.assert_close(found.logits.softmax(-1), sampled[r].exp())
 
 
 def test_examples_leave_the_batch(net):

@@ -73,7 +73,7 @@ class ElboGap:
 class PredictiveKL:
     """KL(exact predictive ‖ the method's predictive), mean over test inputs.
 
-    Classes: a sum, in which a probability under the smallest float32 counts as that. A Gaussian from a Gaussian: closed
+    Classes: a sum, infinite where what may happen was called impossible. A Gaussian from a Gaussian: closed
     form. From a mixture of M Gaussians, of which Monte Carlo is part: Gauss-Hermite quadrature.
     """
 
@@ -92,7 +92,8 @@ class PredictiveKL:
 def predictive_kl(exact: Predicted, other: Predicted) -> Tensor | None:
     """KL(exact ‖ other) for each input, (R, N) float64 nats; None where they are of different kinds."""
     if isinstance(exact, Categorical) and isinstance(other, Categorical):
-        terms = exact.log_probs.exp() * (exact.log_probs - other.log_probs)  # (R, N, C)
+        p = exact.log_probs.exp()
+        terms = torch.where(p > 0, p * (exact.log_probs - other.log_probs), 0.0)  # (R, N, C)
         return ordered_sum(terms.unbind(-1))
     if not isinstance(exact, GaussianMixture) or not isinstance(other, GaussianMixture) or exact.samples > 1:
         return None

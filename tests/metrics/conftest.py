@@ -21,7 +21,8 @@ class Make:
         rng = torch.Generator().manual_seed(seed)
         logits = sharpness * torch.randn(samples, self.rows, num, classes, generator=rng, dtype=self.dtype)
         probs = logits.softmax(-1)
-        return Categorical(samples, probs.mean(0), probs, torch.special.entr(probs).sum(-1).mean(0))
+        entropy = torch.special.entr(probs).sum(-1).mean(0)
+        return Categorical(samples, probs.mean(0).log(), probs.log(), entropy, dtype=self.dtype)
 
     def targets(self, num, classes=4):
         return torch.randint(classes, (self.rows, num), generator=torch.Generator().manual_seed(9))
@@ -74,8 +75,8 @@ def one_row(predictive, r):
         return Density(predictive.log_densities[:, r : r + 1].contiguous(), *of_rows, facts)
     return replace(
         predictive,
-        probs=predictive.probs[r : r + 1],
-        group_probs=predictive.group_probs[:, r : r + 1],
+        log_probs=predictive.log_probs[r : r + 1],
+        group_log_probs=predictive.group_log_probs[:, r : r + 1],
         expected_entropy=predictive.expected_entropy[r : r + 1],
     )
 
@@ -114,7 +115,7 @@ def certain():
     """`certain([[0, 1, …], …], classes)`: probability one for each of these classes."""
 
     def of(labels, classes):
-        probs = torch.nn.functional.one_hot(torch.tensor(labels), classes).float()
-        return Categorical(1, probs, probs.unsqueeze(0), torch.zeros(probs.shape[:2]))
+        log_probs = torch.nn.functional.one_hot(torch.tensor(labels), classes).double().log()
+        return Categorical(1, log_probs, log_probs.unsqueeze(0).float(), torch.zeros(log_probs.shape[:2]))
 
     return of

@@ -117,7 +117,8 @@ def test_a_row_of_densities_with_a_nan_is_nan_and_no_other(name, make):
 def test_a_row_with_a_nan_is_nan_and_no_other(name, make):
     evaluation = make(rows=3).classification()
     for predictive in (evaluation.test, *evaluation.ood.values()):
-        predictive.probs[1, 5] = math.nan
+        predictive.log_probs[1, 5] = math.nan
+        predictive.expected_entropy[1, 5] = math.nan
     values = METRICS[name](evaluation)
     assert values
     for value in values.values():
@@ -134,9 +135,10 @@ def test_a_regression_row_with_a_nan_is_nan_and_no_other(name, make):
 @pytest.mark.parametrize("name", ["accuracy", "ece", "brier"])
 def test_float32_probabilities_are_summed_in_float64(name, make):
     evaluation = make(rows=2).classification()
-    test = dataclasses.replace(evaluation.test, probs=evaluation.test.probs.double())
+    probs = evaluation.test.probs.double()  # as float32 holds them
+    test = dataclasses.replace(evaluation.test, log_probs=probs.log(), dtype=torch.float64)
     wide = METRICS[name](dataclasses.replace(evaluation, test=test))
-    assert torch.equal(METRICS[name](evaluation)[""], wide[""])
+    torch.testing.assert_close(METRICS[name](evaluation)[""], wide[""], rtol=0, atol=1e-12)
 
 
 @every_metric

@@ -22,7 +22,7 @@ def stopping(make):
 
         def uncertain(test, seed):
             num = test.probs.shape[1]
-            others = {name: make(rows=3).categorical(seed + i, num).probs for i, name in enumerate(list(RULES)[1:])}
+            others = {name: make(rows=3).categorical(seed + i, num).log_probs for i, name in enumerate(list(RULES)[1:])}
             depth = (torch.arange(num) % exits + 1.0).expand(3, num)
             facts = {"depth": depth, "expected_depth": depth + 0.5, "flops": 10 * depth}
             facts["full_flops"] = torch.full_like(depth, 40.0)
@@ -41,7 +41,7 @@ def test_each_rule_is_scored_as_a_prediction_of_its_own(stopping, name, plain):
     assert list(values) == list(RULES)
     assert torch.equal(values["q_mode"], plain[name](evaluation)[""])
     for rule, value in values.items():
-        as_mode = dataclasses.replace(evaluation.test.mode, probs=evaluation.test.rules[rule])
+        as_mode = dataclasses.replace(evaluation.test.mode, log_probs=evaluation.test.rules[rule])
         torch.testing.assert_close(value, plain[name](dataclasses.replace(evaluation, test=as_mode))[""])
 
 
@@ -59,8 +59,8 @@ def test_calibration_by_depth_is_that_of_the_examples_that_leave_there(stopping)
     assert list(values) == ["1", "2", "3"]
     for depth in range(1, 4):
         leaving = torch.arange(101) % 3 + 1 == depth
-        probs = evaluation.test.probs[:, leaving]
-        part = dataclasses.replace(evaluation.test.mode, probs=probs)
+        log_probs = evaluation.test.mode.log_probs[:, leaving]
+        part = dataclasses.replace(evaluation.test.mode, log_probs=log_probs)
         alone = ece["ece"](dataclasses.replace(evaluation, test=part, y=evaluation.y[:, leaving]))[""]
         assert values[str(depth)].tolist() == alone.tolist()
 
