@@ -245,7 +245,6 @@ def test_every_method_of_one_network_starts_from_the_same_weights(small):
 @pytest.mark.parametrize(("method", "means"), {"mc_dropout": 0.75**-0.5, "dropconnect": 0.75**0.5}.items())
 def test_the_penalty_of_dropping_is_the_divergence_from_another_prior(small, method, means):
     """With p = ¼ and prior_sd 1: E W² / s² over masks is the penalty's w² where s is `means`."""
-    model = small.suited("bayesian_linear_regression")
     built, options = small.suited("bayesian_linear_regression"), {"rate": 0.25, "input_rate": 0.25}
     options = {key: value for key, value in options.items() if key in fields(catalog.load("methods", method))}
     layout = Layout(built.leaves())
