@@ -95,7 +95,7 @@ def run(  # noqa: PLR0913 - one parameter for each option of the command
 
     _add_plugins(plugin)
     for name in _names(metrics):
-        if name.partition("[")[0] not in (known := {*catalog.names("metrics"), *tables.SHORT}):
+        if name.partition("[")[0] not in (known := {*catalog.names("metrics"), *tables.COSTS}):
             raise unknown("metric", name, known)
     source = plan.read_suite_file(config) if config else plan.read_suite(suite or "quick")
     names, settings = (tuple(method), tuple(model), tuple(dataset)), tuple(set_)
@@ -530,8 +530,16 @@ def _summaries(kind: str) -> dict[str, str]:
     from bdlbench import catalog, plan
 
     if found := _catalog_kind(kind):
-        return {name: catalog.summary(found, name) for name in catalog.names(found)}
+        entries = {name: catalog.summary(found, name) for name in catalog.names(found)}
+        return entries | (_costs() if found == "metrics" else {})
     return {name: plan.read_suite(name).title for name in plan.suite_names()}
+
+
+def _costs() -> dict[str, str]:
+    """What `--metrics` of `run`, `table` and `report` takes beside metrics, one line each."""
+    from bdlbench import tables
+
+    return {name: f"cost of a batch, in tables only: {line}" for name, line in tables.COSTS.items()}
 
 
 def _catalog_kind(kind: str) -> Kind | None:
@@ -568,8 +576,12 @@ def _print_entry(kind: str, name: str) -> None:
         for grid in suite.grids:
             print("  " + " × ".join(", ".join(part) for part in (grid.methods, grid.models, grid.datasets)))
         return
+    if found == "metrics" and name in (costs := _costs()):
+        print(f"{name}: {costs[name]}")
+        return
     entry = catalog.load(found, name)
-    print(f"{name}: {catalog.summary(found, name) if found == 'metrics' else inspect.getdoc(entry)}")
+    summary = f"{entry.summary} ({entry.unit}; {entry.better} is better)\n" if found == "metrics" else ""
+    print(f"{name}: {summary}{inspect.getdoc(entry)}")
     _print_options(kind, name, "  ")
 
 

@@ -37,7 +37,9 @@ def complete(source: Source, metrics: Sequence[str]) -> tuple[Source, tuple[str,
     for entry, untold in reasons.items():
         if untold and not any(matching(entry, record.values["metrics"]) for record in completed):
             title, reason = next(iter(untold.items()))
-            raise BadInput(f"metric {entry} is in no record, and no stored predictions tell it: {title}: {reason}")
+            asked = next(name for name in metrics if name.partition("[")[0] == entry)
+            what = f"{asked} is undefined for these records, none of which holds it ({wanted[entry].summary})"
+            raise BadInput(f"{what}; {title}: {reason}")
         if not any(matching(entry, record.values["metrics"]) for record in source.records):
             for reason in dict.fromkeys(untold.values()):
                 first, *rest = [title for title, why in untold.items() if why == reason]
@@ -58,9 +60,9 @@ def _scored(source: Source, record: Record, entry: str, metric: Metric) -> tuple
     """The columns of one metric, and why there are none."""
     kept = evaluation.read(record, source.predictions(record))
     if kept is None:
-        return {}, "no predictions lie beside its record"
+        return {}, "no predictions lie beside the record"
     try:
         columns = measure(kept, {entry: metric})
     except Exception as error:  # an unknown metric may ask for what no record keeps, and then raises anything
-        return {}, f"on stored predictions it raises {type(error).__name__}: {error}"
+        return {}, f"stored predictions make it raise {type(error).__name__}: {error}"
     return columns, "" if columns else "it is undefined for what is stored"

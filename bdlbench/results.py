@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from bdlbench.errors import NotComparable, unknown
+from bdlbench import catalog
+from bdlbench.errors import BadInput, NotComparable, unknown
 from bdlbench.records import Record
 from bdlbench.sources import Source
 from bdlbench.spec import Replicate
@@ -100,8 +101,23 @@ def columns_named(results: Iterable[Result], names: Sequence[str]) -> list[str]:
     found = {name: matching(name, sorted(known)) for name in names or MAIN_METRICS}
     for name in names:
         if not found[name]:
-            raise unknown("metric", name, known | {column.partition("[")[0] for column in known})
+            raise absent(name, known)
     return list(dict.fromkeys(column for columns in found.values() for column in columns))
+
+
+def absent(name: str, columns: Iterable[str]) -> BadInput:
+    """The error for a metric that is none of these columns: it is undefined for them, or does not exist.
+
+    Of a metric with columns such as `ood_auroc[near]` it names those that there are.
+    """
+    known = list(columns)
+    entry = name.partition("[")[0]
+    if entry not in catalog.names("metrics"):
+        return unknown("metric", name, {*known, *(column.partition("[")[0] for column in known)})
+    if others := matching(entry, known):
+        return BadInput(f"{name} is undefined for these records: of {entry} they have {', '.join(others)}")
+    metric = catalog.metrics()[entry]
+    return BadInput(f"{entry} is undefined for these records: {metric.summary}; see: list metrics {entry}")
 
 
 def matching(name: str, known: Iterable[str]) -> list[str]:

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from scipy import special
 
 from bdlbench import catalog, compare, files, sheets
-from bdlbench.errors import BadInput, unknown
+from bdlbench.errors import BadInput
 from bdlbench.options import spell
-from bdlbench.results import MAIN_METRICS, Result, flatten, matching
+from bdlbench.results import MAIN_METRICS, Result, absent, flatten, matching
 from bdlbench.sheets import Field, Format, Sheet
 
 if TYPE_CHECKING:
@@ -30,6 +30,18 @@ ARROWS = {"higher": "↑", "lower": "↓"}
 COST_UNITS = {"_per_second": ("1/s", "higher"), "_seconds": ("s", "lower"), "_bytes": ("bytes", "lower")}
 SHORT = {"throughput": ("train_replicate_examples_per_second", "predict_sample_examples_per_second")}
 """Names for several costs at once."""
+
+COSTS = {
+    "throughput": "training and prediction speed: the next two",
+    "train_replicate_examples_per_second": "examples trained on per second, times replicates",
+    "predict_sample_examples_per_second": "examples predicted per second, times replicates and posterior samples",
+    "train_examples_per_second": "examples trained on per second, all replicates at once",
+    "train_seconds": "time of training all replicates of the batch",
+    "predict_seconds": "time of predicting the test and out-of-distribution sets, all replicates",
+    "peak_memory_bytes": "most memory in use",
+    "rows": "replicates trained in the batch",
+}
+"""What a record holds of its batch beside metrics, with one line each, and names for several of them."""
 
 ABSENT = "—"
 
@@ -310,7 +322,7 @@ def refuse_unknown_metrics(results: Sequence[Result], names: Sequence[str]) -> N
     known = {c.name: c for c in select_columns(results, ["*"])}
     for name in names:
         if not _matches(name, known):
-            raise unknown("metric", name, {key.partition("[")[0] for key in known} | known.keys())
+            raise absent(name, known)
 
 
 def _sorted(results: list[Result], sort: str) -> list[Result]:

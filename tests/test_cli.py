@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from bdlbench import __main__ as cli
-from bdlbench import api, catalog, environment, executors, files, plan, progress, records, run, store
+from bdlbench import api, catalog, environment, executors, files, plan, progress, records, run, store, tables
 from bdlbench.errors import BadInput
 from bdlbench.peers import work, works
 from bdlbench.records import Record
@@ -150,6 +150,7 @@ def test_list_names_every_entry(kind: str, capsys: pytest.CaptureFixture[str]) -
     assert cli.main(["list", kind]) == 0
     lines = capsys.readouterr().out.splitlines()
     known = plan.suite_names() if kind == "suites" else catalog.names(kind)  # type: ignore[arg-type]
+    known = [*known, *tables.COSTS] if kind == "metrics" else known
     assert [line.split()[0] for line in lines] == known
     assert all(len(line.split()) > 2 for line in lines)
 
@@ -882,6 +883,44 @@ def test_a_metric_that_does_not_exist_is_refused_before_training(
     assert train(results, "--metrics", "troughput") == 2
     assert "did you mean 'throughput'?" in capsys.readouterr().err
     assert computed == [] and not results.exists()
+
+
+def test_what_list_metrics_shows_is_what_metrics_takes(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train(results, "--method", "mle", "--metrics", "predict_seconds,rows") == 0
+    assert "predict_seconds" in capsys.readouterr().out
+    (record,) = records.read(results)
+    assert set(record.cost) == tables.COSTS.keys() - tables.SHORT.keys()
+    for name in tables.COSTS:
+        assert cli.main(["table", str(results), "--metrics", name]) == 0
+        assert cli.main(["list", "metrics", name]) == 0
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize("name", ["predictive_kl", "ood_auroc[nowhere]", "rmse"])
+@pytest.mark.parametrize("bare", [False, True])
+def test_a_metric_that_exists_but_is_undefined_is_said_to_be(
+    results: Path, capsys: pytest.CaptureFixture[str], name: str, bare: bool
+) -> None:
+    assert train(results, "--method", "mle") == 0
+    for file in results.rglob("*.safetensors") if bare else []:
+        file.unlink()
+    capsys.readouterr()
+    commands = [["table", str(results), "--metrics", name], ["table", str(results), "--sort", name]]
+    commands += [["rank", str(results), "--metric", name], ["compare", str(results), str(results), "--metrics", name]]
+    for command in commands:
+        assert cli.main(command) == 2
+        line = one_line(capsys)
+        assert name in line and "undefined" in line and "did you mean" not in line
+    assert cli.main(["table", str(results), "--metrics", "predictiv_kl"]) == 2
+    assert "predictiv_kl" in one_line(capsys)
+
+
+def test_predictive_kl_says_which_predictives_it_knows(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["list", "metrics", "predictive_kl"]) == 0
+    out = capsys.readouterr().out
+    assert "class" in out and "Gaussian" in out and "nats" in out
+    assert cli.main(["list", "metrics", "ood_auroc"]) == 0
+    assert "shifted" in capsys.readouterr().out
 
 
 def test_machine_is_the_gpu_or_the_processor() -> None:

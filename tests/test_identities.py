@@ -15,6 +15,7 @@ from bdlbench.posteriors.weights import WeightPosterior
 from bdlbench.protocols import OwnsPrior
 from bdlbench.rng import Streams
 from bdlbench.training import Plan, minimise
+from bdlbench.types import Layout
 
 METHODS, MODELS = catalog.names("methods"), catalog.names("models")
 SINGLE = [
@@ -239,3 +240,21 @@ def test_every_method_of_one_network_starts_from_the_same_weights(small):
     scale = views["fc1.weight"].std().item() / (2 / 35) ** 0.5
     assert scale == pytest.approx(1, abs=5 / (2 * 2 * 35 * 17) ** 0.5)
     assert (views["fc1.bias"].abs() < 1e-20).all()
+
+
+@pytest.mark.parametrize(("method", "means"), {"mc_dropout": 0.75**-0.5, "dropconnect": 0.75**0.5}.items())
+def test_the_penalty_of_dropping_is_the_divergence_from_another_prior(small, method, means):
+    """With p = ¼ and prior_sd 1: E W² / s² over masks is the penalty's w² where s is `means`."""
+    built, options = small.suited("bayesian_linear_regression"), {"rate": 0.25, "input_rate": 0.25}
+    options = {key: value for key, value in options.items() if key in fields(catalog.load("methods", method))}
+    layout = Layout(built.leaves())
+    state = layout.views(torch.linspace(-1, 2, layout.width).unsqueeze(0))
+    moments = small.method(method, [{method: options}]).restored(built, state).moments()
+    second = moments.covariance.diagonal(dim1=-2, dim2=-1) + moments.mean.square()  # (1, P), the bias last
+    weight = layout.packed(layout.joined(state)).double().square()[:, :-1]
+    torch.testing.assert_close(second[:, :-1] / means**2, weight)
+
+
+def test_the_options_say_that_an_equal_prior_sd_is_no_equal_prior():
+    for method in DROPPING:
+        assert "1 − p" in fields(catalog.load("methods", method))["prior_sd"].metadata["help"]

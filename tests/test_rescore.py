@@ -81,7 +81,7 @@ def test_a_metric_of_the_catalog_is_what_it_was(folder: Path, tmp_path: Path, me
 
 
 def test_parameters_are_not_in_the_predictions(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="metric parameters is in no record"):
+    with pytest.raises(BadInput, match="parameters is undefined"):
         api.table(without(folder, "parameters", tmp_path), ["parameters"])
 
 

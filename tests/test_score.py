@@ -454,12 +454,8 @@ def test_rows_of_a_table_are_matched_by_the_names_of_seed_and_sample(tmp_path: P
     rows = ["9,0,test,0,0.75,0.25", "9,0,far,,0.9,0.1", "4,0,test,0,0.25,0.75", "4,0,far,,0.2,0.8"]
     found = submission.read(as_file(tmp_path, TWO + "\n".join(rows)))
     assert found.seeds == (4, 9)
-    assert found.log_probs[0, :, 0, 0].exp().tolist() == [0.25, 0.75] and found.ood_log_probs["far"][
-        0, :, 0, 0
-    ].exp().tolist() == [
-        0.2,
-        0.9,
-    ]
+    assert found.log_probs[0, :, 0, 0].exp().tolist() == pytest.approx([0.25, 0.75])
+    assert found.ood_log_probs["far"][0, :, 0, 0].exp().tolist() == pytest.approx([0.2, 0.9])
     for key, row in (("seed 4", "5,0,far,,0.2,0.8"), ("seed 4", ""), ("sample 0", "4,1,far,,0.2,0.8")):
         wrong = [*rows[:3], row] if key != "sample 0" else ["4,0,test,0,0.25,0.75", row]
         with pytest.raises(BadInput, match=f"{key} is in one of the sets"):

@@ -26,6 +26,8 @@ class DropConnectVI:
 
     q(w) = Π_i [p δ(w_i) + (1 − p) δ(w_i − λ_i)], one mask for each batch. Minimises
     −(1/N) [Σ_n log p(y_n | x_n, λ · mask) + log N(λ; 0, prior_sd²)]; the mean weight is (1 − p) λ.
+    The KL of q from N(0, s²) is, in λ, (1 − p) λ² / (2 s²): this penalty means s = prior_sd √(1 − p), so an equal
+    prior_sd is no equal prior across methods.
     """
 
     epochs: int = option(60, "passes over the training data", low=1)
@@ -33,7 +35,13 @@ class DropConnectVI:
     learning_rate: PerRow = option(1e-3, "Adam's step size", low=0, open_ends=True)
     decay: Decay = option("constant", "learning rate over time", choices=tuple(DECAYS))
     rate: PerRow = option(0.5, "probability that a weight is dropped", low=0, high=0.99)
-    prior_sd: PerRow = option(1.0, "standard deviation of the Gaussian prior", low=0, open_ends=True)
+    prior_sd: PerRow = option(
+        1.0,
+        "sd of the Gaussian prior of λ, whose KL has a factor 1 − p: the prior of λ · mask has the sd "
+        "prior_sd · √(1 − p); an equal number is no equal prior across methods",
+        low=0,
+        open_ends=True,
+    )
     prior_scaling: PriorScaling = option("none", "divide the prior's sd by √fan_in?", choices=("none", "fan_in"))
 
     def unsupported(self, model: Model) -> str | None:

@@ -26,6 +26,8 @@ class MCDropout:
 
     Minimises −(1/N) [Σ_n log p(y_n | x_n, w, mask) + log N(w; 0, prior_sd²)], eq. 5 of the paper up to a factor; the
     prior stands for its weight decay. Rates as in Srivastava et al. 2014: one half of hidden units, a fifth of inputs.
+    The KL of the masked weights w · mask / (1 − p) from N(0, s²) is, in w, (1 − p) (w / (1 − p))² / (2 s²) (appendix of
+    the paper): this penalty means s = prior_sd / √(1 − p), so an equal prior_sd is no equal prior across methods.
     """
 
     epochs: int = option(60, "passes over the training data", low=1)
@@ -34,7 +36,13 @@ class MCDropout:
     decay: Decay = option("constant", "learning rate over time", choices=tuple(DECAYS))
     rate: PerRow = option(0.5, "probability that a hidden unit is dropped", low=0, high=0.99)
     input_rate: PerRow = option(0.2, "probability that an input is dropped", low=0, high=0.99)
-    prior_sd: PerRow = option(1.0, "standard deviation of the Gaussian prior", low=0, open_ends=True)
+    prior_sd: PerRow = option(
+        1.0,
+        "sd of the Gaussian prior of w, whose KL has a factor 1 − p: the prior of w · mask / (1 − p) has the sd "
+        "prior_sd / √(1 − p); an equal number is no equal prior across methods",
+        low=0,
+        open_ends=True,
+    )
     prior_scaling: PriorScaling = option("none", "divide the prior's sd by √fan_in?", choices=("none", "fan_in"))
 
     def unsupported(self, model: Model) -> str | None:

@@ -19,6 +19,11 @@ STATISTICS: dict[str, Statistic] = {"AUROC": auroc, "AUPR": average_precision, "
 class OutOfDistribution:
     """One statistic of one score, for each out-of-distribution set against the test set.
 
+    The test set counts as in-distribution whatever it is. Of the data sets here it is a part of the same data as the
+    training set; where a test set is itself shifted (corrupted or rotated images, another hospital, as predictions
+    made elsewhere may be of), the statistic tells shifted inputs from the other set and no longer the training
+    distribution from it: a method that rightly doubts the shifted test inputs is then marked down.
+
     Undefined where a predictive lacks the score, or has fewer than `min_samples` posterior samples: of one sample,
     mutual information is 0 but for rounding. AUPR depends on the sizes of the two sets. Papers that call the
     in-distribution set positive report another AUPR and another FPR; the AUROC is the same.
@@ -34,7 +39,8 @@ class OutOfDistribution:
     @property
     def summary(self) -> str:
         """One line: which statistic of which score."""
-        return f"{self.statistic} of out-of-distribution (positive) against test inputs, by {self.score}"
+        inside = "test inputs (in-distribution, even if shifted)"
+        return f"{self.statistic} of out-of-distribution (positive) against {inside}, by {self.score}"
 
     def __call__(self, evaluation: Evaluation) -> dict[str, Tensor]:
         """{out-of-distribution set: (R,)}."""

@@ -73,11 +73,16 @@ class ElboGap:
 class PredictiveKL:
     """KL(exact predictive ‖ the method's predictive), mean over test inputs.
 
+    Defined where the model has an exact posterior, when a method is trained: a record keeps no exact predictive. It
+    knows class probabilities of both, or one Gaussian of the exact posterior and a Gaussian or an equal mixture of them
+    of the method; of any other kind of predictive, such as a density of images, it is undefined.
     Classes: a sum, infinite where what may happen was called impossible. A Gaussian from a Gaussian: closed
     form. From a mixture of M Gaussians, of which Monte Carlo is part: Gauss-Hermite quadrature.
     """
 
-    summary: ClassVar[str] = "KL of the method's predictive from the exact predictive, mean over test inputs"
+    summary: ClassVar[str] = (
+        "KL of the predictive (classes, Gaussian, mixture) from the exact one, mean over test inputs"
+    )
     unit: ClassVar[str] = "nats"
     better: ClassVar[Literal["lower"]] = "lower"
 
