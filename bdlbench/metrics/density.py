@@ -45,6 +45,21 @@ class ImportanceSamples:
 
 
 @dataclass(frozen=True)
+class RegretGain:
+    """1/N Σ_n of what the last sweep added to the likelihood regret of x_n: far from 0, `regret_steps` are too few."""
+
+    summary: ClassVar[str] = "mean gain of the likelihood regret's last sweep: about 0 where it has converged"
+    unit: ClassVar[str] = "nats"
+    better: ClassVar[Literal["lower"]] = "lower"
+
+    def __call__(self, evaluation: Evaluation) -> dict[str, Tensor]:
+        """{"": (R,)} of the test set, and one for each out-of-distribution set."""
+        sets = {"": evaluation.test, **evaluation.ood}
+        gains = {name: predictive.facts.get("regret_gain") for name, predictive in sets.items()}  # (R, N)
+        return {name: each_row(torch.mean, gain.double()) for name, gain in gains.items() if gain is not None}
+
+
+@dataclass(frozen=True)
 class ActiveUnits:
     """The number of latent dimensions whose posterior mean varies over test inputs by more than `threshold`.
 
@@ -68,5 +83,6 @@ class ActiveUnits:
 metrics: dict[str, Metric] = {
     "negative_elbo": NegativeELBO(),
     "importance_samples": ImportanceSamples(),
+    "regret_gain": RegretGain(),
     "active_units": ActiveUnits(),
 }
