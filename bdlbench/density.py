@@ -134,7 +134,8 @@ def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
 
 def _as_one_of_many(found: Estimate) -> Estimate:
     """With an axis of one network in front."""
-    return Estimate(*(None if part is None else part[None] for part in found))
+    regret, gain = (None if part is None else part[None] for part in (found.regret, found.regret_gain))
+    return Estimate(found.log_density[None], found.elbo[None], found.latent_mean[None], regret, gain)
 
 
 def _mean(parts: Sequence[Tensor]) -> Tensor:

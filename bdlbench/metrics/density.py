@@ -55,7 +55,8 @@ class RegretGain:
     def __call__(self, evaluation: Evaluation) -> dict[str, Tensor]:
         """{"": (R,)} of the test set, and one for each out-of-distribution set."""
         sets = {"": evaluation.test, **evaluation.ood}
-        gains = {name: predictive.facts.get("regret_gain") for name, predictive in sets.items()}  # (R, N)
+        facts = {name: getattr(predictive, "facts", {}) for name, predictive in sets.items()}  # bare scores have none
+        gains = {name: found.get("regret_gain") for name, found in facts.items()}  # (R, N)
         return {name: each_row(torch.mean, gain.double()) for name, gain in gains.items() if gain is not None}
 
 
