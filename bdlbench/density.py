@@ -17,13 +17,15 @@ class Estimate(NamedTuple):
     """What one network says of each input: ([m,] R, B) each, in nats; latent_mean ([m,] R, B, Z).
 
     log_density: an importance-weighted estimate of log p(x), below it on average; elbo: its bound by one posterior q;
-    regret: how much the bound gains where q is fitted to the input alone, or None.
+    regret: how much the bound gains where q is fitted to the input alone, or None; regret_gain: its part that the last
+    sweep of that fit added, about 0 once it has converged.
     """
 
     log_density: Tensor
     elbo: Tensor
     latent_mean: Tensor
     regret: Tensor | None
+    regret_gain: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -114,12 +116,13 @@ class DensitySum:
         """The predictive of the networks added."""
         found = self.estimates
         regrets = [e.regret for e in found if e.regret is not None]
+        gains = [e.regret_gain for e in found if e.regret_gain is not None]
         return Density(
             torch.cat([e.log_density for e in found]),
             _mean([e.elbo for e in found]),
             _mean([e.latent_mean for e in found]),
             _mean(regrets) if regrets else None,
-            dict(self.facts),
+            {**self.facts, **({"regret_gain": _mean(gains)} if gains else {})},
         )
 
 
@@ -131,8 +134,8 @@ def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
 
 def _as_one_of_many(found: Estimate) -> Estimate:
     """With an axis of one network in front."""
-    regret = None if found.regret is None else found.regret[None]
-    return Estimate(found.log_density[None], found.elbo[None], found.latent_mean[None], regret)
+    regret, gain = (None if part is None else part[None] for part in (found.regret, found.regret_gain))
+    return Estimate(found.log_density[None], found.elbo[None], found.latent_mean[None], regret, gain)
 
 
 def _mean(parts: Sequence[Tensor]) -> Tensor:

@@ -40,8 +40,14 @@ RAREST = 1e-3
 REGRET_DRAWS = 20
 """Draws of z that both bounds of the likelihood regret share."""
 
-REGRET_RATE = 0.03
-"""Adam's step size for the likelihood regret, which falls to zero over the second half of the steps."""
+REGRET_RATE = 0.2
+"""Adam's step size for the likelihood regret, which falls to zero over the second half of a sweep."""
+
+REGRET_SWEEP = 50
+"""Steps of Adam between two looks at what they gained."""
+
+REGRET_TOLERANCE = 0.005
+"""The share of a regret, and nats, that one more sweep must gain for another."""
 
 Objective = Literal["elbo", "importance_weighted"]
 Decode = Callable[[Tensor], Tensor]
@@ -113,7 +119,7 @@ class Effort:
     """How hard a latent is integrated out.
 
     objective: what training maximises, with `train_samples` draws of z; test_samples: k of the importance-weighted
-    log p(x); regret_steps: of Adam, to fit q to each input alone, 0 leaves the regret out.
+    log p(x); regret_steps: the most of Adam, to fit q to each input alone, 0 leaves the regret out.
     """
 
     objective: Objective
@@ -126,7 +132,7 @@ _EFFORT_OPTIONS: dict[str, Callable[[], Any]] = {
     "objective": partial(option, "elbo", "what training maximises", choices=("elbo", "importance_weighted")),
     "train_samples": partial(option, 1, "draws of z for each training example", low=1),
     "test_samples": partial(option, 100, "k: draws of z in the importance-weighted log p(x)", low=1),
-    "regret_steps": partial(option, 100, "steps of the likelihood regret; 0 leaves it out", low=0),
+    "regret_steps": partial(option, 200, "the most steps of the likelihood regret; 0 leaves it out", low=0),
 }
 
 
@@ -190,9 +196,9 @@ class LatentOutput:
             parts.append((self.log_likelihood(noise), self.log_ratio(noise)))
         likelihood, ratio = (torch.cat(part, -1) for part in zip(*parts, strict=True))  # (*lead, B, k)
         elbo = likelihood.mean(-1) - standard_normal_kl(self.mean, self.log_sd)
-        regret = likelihood_regret(self) if self.effort.regret_steps else None
+        regret, gain = likelihood_regret(self) if self.effort.regret_steps else (None, None)
         mean = self.mean.expand(*elbo.shape, latent)
-        return Estimate(log_mean_exp(likelihood + ratio), elbo, mean, regret)
+        return Estimate(log_mean_exp(likelihood + ratio), elbo, mean, regret, gain)
 
     def _latent(self, noise: Tensor) -> Tensor:
         return self.mean.unsqueeze(-3) + self.log_sd.unsqueeze(-3).exp() * noise
@@ -206,26 +212,64 @@ def latent_output(
     return LatentOutput(pixels, mean, log_sd, decode, PIXELS[signature.likelihood].log_prob, rng, effort)
 
 
-def likelihood_regret(output: LatentOutput) -> Tensor:
-    """max_q ELBO(x; q) − ELBO(x; q(z | x)) in nats, (*lead, B): Xiao, Yan & Amit 2020, eq. 4.
+class Regret(NamedTuple):
+    """Likelihood regret, and what its last sweep of steps gained: nats, (*lead, B) each."""
 
-    The maximum is over each input's own mean and log standard deviation, from the encoder's, by Adam; the decoder
-    stays. Both bounds use the same REGRET_DRAWS draws of z; each step draws one, so a regret can fall a little below
-    zero. Larger = the encoder serves this input worse.
+    value: Tensor
+    gain: Tensor
+
+
+def likelihood_regret(output: LatentOutput) -> Regret:
+    """max_q ELBO(x; q) − ELBO(x; q(z | x)) in nats: Xiao, Yan & Amit 2020, eq. 4.
+
+    The maximum is over each input's own mean and log standard deviation, from the encoder's; the decoder stays. Sweeps
+    of REGRET_SWEEP steps of Adam, each started anew with steps that fall to zero, go on until `regret_steps` are done
+    or no input gains more than the REGRET_TOLERANCE share of its regret, or as many nats. An input that gains no more
+    stays as it is, and the best q that it had counts. Bounds before and after share REGRET_DRAWS draws of z; each step
+    has a pair ±ε of its own. Larger = the encoder serves this input worse.
     """
     shape = output.mean.shape[-2:]
-    noise = output.rng.normal((REGRET_DRAWS, *shape), output.mean)
-    before = output.bound(noise)
+    noise = _pairs(output, REGRET_DRAWS)
+    before = best = output.bound(noise)
     flat = _as_rows(output.mean.expand(*before.shape, shape[-1]), output.log_sd.expand(*before.shape, shape[-1]))
+    gain, going = torch.zeros_like(before), torch.ones_like(before, dtype=torch.bool)
+    left = output.effort.regret_steps
+    while left and going.any():
+        steps = min(left, REGRET_SWEEP)
+        left -= steps
+        moved = _swept(output, flat, steps)
+        bound = _with_q(output, moved).bound(noise)
+        won = bound - best
+        flat = torch.where(_each_number(going & (won > 0), flat, shape[-1]), moved, flat)
+        gain = torch.where(going, won.clamp(min=0), gain)
+        best = torch.where(going, torch.maximum(bound, best), best)
+        going = going & (won > REGRET_TOLERANCE * (1 + best - before))
+    return Regret(best - before, gain)
+
+
+def _swept(output: LatentOutput, flat: Tensor, steps: int) -> Tensor:
+    """The rows after so many steps of Adam."""
     moments = torch.zeros_like(flat), torch.zeros_like(flat)
-    for step in range(1, output.effort.regret_steps + 1):
+    flat = flat.clone()
+    for step in range(1, steps + 1):
         with torch.enable_grad():
-            loss = -_with_q(output, flat.requires_grad_()).bound(output.rng.normal((1, *shape), flat)).sum()
+            loss = -_with_q(output, flat.requires_grad_()).bound(_pairs(output, 2)).sum()
             (gradient,) = torch.autograd.grad(loss, flat)
         flat = flat.detach()
-        factor = DECAYS["second_half"](step / output.effort.regret_steps)
-        adam_step(flat, gradient, *moments, step, REGRET_RATE, factor)
-    return _with_q(output, flat).bound(noise) - before
+        adam_step(flat, gradient, *moments, step, REGRET_RATE, DECAYS["second_half"]((step - 1) / steps))
+    return flat
+
+
+def _pairs(output: LatentOutput, draws: int) -> Tensor:
+    """Noise (*lead, draws, B, Z) in pairs ±ε: an error of the mean, however large, adds no variance to the bound."""
+    half = output.rng.normal((draws // 2, *output.mean.shape[-2:]), output.mean)
+    return torch.cat([half, -half], -3)
+
+
+def _each_number(chosen: Tensor, flat: Tensor, latent: int) -> Tensor:
+    """Which numbers of the rows `flat` belong to the chosen inputs (*lead, B)."""
+    numbers = chosen.unsqueeze(-1).expand(*chosen.shape, latent)
+    return _as_rows(numbers, numbers)
 
 
 def _as_rows(mean: Tensor, log_sd: Tensor) -> Tensor:

@@ -45,6 +45,22 @@ class ImportanceSamples:
 
 
 @dataclass(frozen=True)
+class RegretGain:
+    """1/N Σ_n of what the last sweep added to the likelihood regret of x_n: far from 0, `regret_steps` are too few."""
+
+    summary: ClassVar[str] = "mean gain of the likelihood regret's last sweep: about 0 where it has converged"
+    unit: ClassVar[str] = "nats"
+    better: ClassVar[Literal["lower"]] = "lower"
+
+    def __call__(self, evaluation: Evaluation) -> dict[str, Tensor]:
+        """{"": (R,)} of the test set, and one for each out-of-distribution set."""
+        sets = {"": evaluation.test, **evaluation.ood}
+        facts = {name: getattr(predictive, "facts", {}) for name, predictive in sets.items()}  # bare scores have none
+        gains = {name: found.get("regret_gain") for name, found in facts.items()}  # (R, N)
+        return {name: each_row(torch.mean, gain.double()) for name, gain in gains.items() if gain is not None}
+
+
+@dataclass(frozen=True)
 class ActiveUnits:
     """The number of latent dimensions whose posterior mean varies over test inputs by more than `threshold`.
 
@@ -68,5 +84,6 @@ class ActiveUnits:
 metrics: dict[str, Metric] = {
     "negative_elbo": NegativeELBO(),
     "importance_samples": ImportanceSamples(),
+    "regret_gain": RegretGain(),
     "active_units": ActiveUnits(),
 }

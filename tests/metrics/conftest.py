@@ -50,6 +50,7 @@ class Make:
         sd = torch.tensor([1.0, 0.3, 0.03, 0.0], dtype=self.dtype)  # of the latent's four dimensions
         latent = 5 + sd * torch.randn(self.rows, num, 4, generator=rng, dtype=self.dtype)
         facts = {"importance_samples": torch.full((self.rows,), 50.0, dtype=self.dtype)}
+        facts["regret_gain"] = regret / 100
         return Density(log, log.mean(0) - 1, latent, regret + higher, facts)
 
     def conjugate(self, num=101, samples=5):

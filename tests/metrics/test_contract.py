@@ -103,7 +103,7 @@ def test_what_needs_a_density_is_undefined_for_targets(name, make):
     assert METRICS[name](make().density())
 
 
-@pytest.mark.parametrize("name", sorted(OF_DENSITY - {"importance_samples"} | {"nll"}))
+@pytest.mark.parametrize("name", sorted(OF_DENSITY - {"importance_samples", "regret_gain"} | {"nll"}))
 def test_a_row_of_densities_with_a_nan_is_nan_and_no_other(name, make):
     evaluation = make(rows=3).density()
     for predictive in (evaluation.test, *evaluation.ood.values()):

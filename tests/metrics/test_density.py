@@ -36,10 +36,19 @@ def test_networks_trained_apart_have_no_latent_to_count():
     assert ACTIVE(evaluation()) == {}
 
 
+def test_the_gain_of_a_regret_is_averaged_for_each_set_that_has_one():
+    base = evaluation()
+    gain = dataclasses.replace(base.test, facts={"regret_gain": torch.tensor([[1.0, 2, 3, 6], [0, 0, 0, 4]])})
+    found = metrics["regret_gain"](dataclasses.replace(base, test=gain, ood={"other": gain, "without": base.test}))
+    assert {name: values.tolist() for name, values in found.items()} == {"": [3, 1], "other": [3, 1]}
+    assert metrics["regret_gain"](base) == {}
+
+
 def test_directions_and_units():
     assert {name: (m.unit, m.better) for name, m in metrics.items()} == {
         "negative_elbo": ("nats", "lower"),
         "importance_samples": ("count", "higher"),
+        "regret_gain": ("nats", "lower"),
         "active_units": ("count", "higher"),
     }
 
