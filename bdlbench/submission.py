@@ -270,6 +270,8 @@ def _arrays_of(path: Path, columns: dict[str, Column]) -> Arrays:
     num_rows = max((len(column.values) for column in columns.values()), default=0)
     if not num_rows:
         raise BadInput(f"{path} has no rows")
+    if empty := next((name for name, column in columns.items() if column.absent.all()), ""):
+        raise BadInput(f"{path}: column {empty} is empty in every row: fill it, or leave it out")
     keys = [name for name in ("sample", "seed") if name in columns]
     whole: Arrays = {name: _whole_column(path, name, columns[name]) for name in keys}
     sets = _set_column(path, columns["set"]) if "set" in columns else np.full(num_rows, "test", dtype=object)

@@ -462,6 +462,14 @@ def test_rows_of_a_table_are_matched_by_the_names_of_seed_and_sample(tmp_path: P
             submission.read(as_file(tmp_path, TWO + "\n".join(wrong)))
 
 
+@pytest.mark.parametrize("column", ["score_mine", "logit_0", "seed", "label", "set"])
+def test_a_column_that_is_empty_in_every_row_is_not_left_out(tmp_path: Path, column: str) -> None:
+    text = f"{CSV.replace('label', 'label' if column != 'label' else 'seed')}".replace("\n", ",\n")
+    path = as_file(tmp_path, text.replace("prob_1,", f"prob_1,{column}", 1))
+    with pytest.raises(BadInput, match=f"column {column} is empty"):
+        submission.read(path)
+
+
 def test_words_for_nothing_name_sets(tmp_path: Path) -> None:
     names = ["NA", "null", "None", "nan", "N/A", "true", "1"]
     rows = "".join(f"{name},,0.5,0.5\n" for name in names)
