@@ -104,8 +104,8 @@ class Problem:
     train: Data
     test: Data
     ood: dict[str, Tensor]  # (R, N, *S)
-    y_mean: Tensor  # (R,)
-    y_sd: Tensor  # (R,)
+    y_mean: Tensor  # (R,) float64
+    y_sd: Tensor  # (R,) float64
 
 
 def stack(tasks: Sequence[Task], rows: Sequence[int]) -> Problem:
@@ -115,8 +115,8 @@ def stack(tasks: Sequence[Task], rows: Sequence[int]) -> Problem:
         train=Data(_rows([t.train.x for t in tasks], rows), _rows([t.train.y for t in tasks], rows)),
         test=Data(_rows([t.test.x for t in tasks], rows), _rows([t.test.y for t in tasks], rows)),
         ood={name: _rows([t.ood[name] for t in tasks], rows) for name in tasks[0].ood},
-        y_mean=torch.tensor([tasks[i].y_mean for i in rows]),
-        y_sd=torch.tensor([tasks[i].y_sd for i in rows]),
+        y_mean=torch.tensor([tasks[i].y_mean for i in rows], dtype=torch.float64),
+        y_sd=torch.tensor([tasks[i].y_sd for i in rows], dtype=torch.float64),
     )
 
 

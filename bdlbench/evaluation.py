@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bdlbench.environment import one_thread
-from bdlbench.predictive import MAX_GROUPS, Predicted, at_class, group_sizes, log_of, with_probs
+from bdlbench.predictive import MAX_GROUPS, Predicted, at_class, group_sizes, log_of, normal_log_prob, with_probs
 from bdlbench.protocols import TEST, Evaluation, MeanOverExamples, Metric, WithoutBlocks
 from bdlbench.records import Record
 from bdlbench.stats.behrens_fisher import Array
@@ -57,8 +57,7 @@ class Kept:
         if self.groups is not None:
             weights = torch.tensor(self.weights, dtype=self.groups.dtype)
             return torch.logsumexp(self.groups + (weights / weights.sum()).log()[:, None, None], 0)
-        gap = (y - self.kept["mean"]) / self.kept["sd"]
-        return -0.5 * gap.square() - self.kept["sd"].log() - 0.5 * math.log(2 * math.pi)
+        return normal_log_prob(self.kept["mean"], self.kept["sd"], y)
 
     def group_log_prob(self, y: Tensor) -> Tensor:
         """(G, R, N) nats, of the targets that were kept with them."""

@@ -301,9 +301,14 @@ def _finite_rows(state: Mapping[str, Tensor]) -> list[bool]:
     return [bool(ok) for ok in torch.stack(rows).all(0)]
 
 
+LOCATED = ("test.y", "test.mean", "test.sd")
+"""Where a real target lies and was predicted to lie, in original units."""
+
+
 def stored_arrays(evaluation: Evaluation, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
     """Per-example predictions to be stored beside the record, in `dtype`; classes int16, int32 where they are more.
 
+    Targets that are real, and a predictive's mean and sd, are kept in float64: a density needs their difference.
     Scores are kept as they are: rounding to float32 would make equal what differs, entropies under 1e-38 of networks
     that are sure.
     """
@@ -312,7 +317,8 @@ def stored_arrays(evaluation: Evaluation, dtype: torch.dtype = torch.float32) ->
     arrays["test.y"] = evaluation.y
     if test.samples > 1:
         arrays["test.group_log_prob"] = test.group_log_prob(evaluation.y)
-    arrays = {name: value.to(_compact(value, dtype)) for name, value in arrays.items()}
+    dtypes = dict.fromkeys(LOCATED, torch.float64)
+    arrays = {name: value.to(_compact(value, dtypes.get(name, dtype))) for name, value in arrays.items()}
     for place, predicted in {"test": test, **{f"ood.{name}": found for name, found in evaluation.ood.items()}}.items():
         arrays |= {f"{place}.{score}": value for score, value in predicted.scores.items()}
     return {name: value.cpu() for name, value in arrays.items()}

@@ -6,7 +6,10 @@ import pytest
 import torch
 from scipy import special, stats
 
+from bdlbench import run
+from bdlbench.evaluation import Kept
 from bdlbench.predictive import Categorical, CategoricalSum, GaussianMixture, GaussianStack
+from bdlbench.protocols import Evaluation
 
 
 def numbers(*shape, seed=0):
@@ -229,3 +232,23 @@ def test_a_standard_deviation_shared_by_all_is_spread():
     torch.testing.assert_close(
         gaussian(MEANS[:1], torch.full((1, 3, 1), 0.5)).log_prob(MEANS[0]), torch.full((3, 11), expected)
     )
+
+
+def test_gaussians_far_from_zero_are_scored_as_scipy_does_in_memory_and_from_records():
+    """Mean 1e6, sd 1: in float32 a target is off by up to .03 sd."""
+    generator = torch.Generator().manual_seed(0)
+    means, y = (torch.randn(shape, generator=generator) for shape in ((1, 2, 50), (2, 50)))
+    shift, scale = torch.full((2,), 1e6, dtype=torch.float64), torch.ones(2, dtype=torch.float64)
+    targets = y * scale[:, None] + shift[:, None]
+    exact = stats.norm.logpdf(targets.numpy(), means[0].double().numpy() + 1e6, 1.0)
+    one = GaussianMixture(means, torch.ones_like(means)).in_units(shift, scale)
+    np.testing.assert_allclose(one.log_prob(targets), exact, atol=1e-8)
+    stored = run.stored_arrays(Evaluation(one, targets, {}, {}, None))
+    kept = Kept(1, {name: stored[f"test.{name}"] for name in ("mean", "sd")})
+    np.testing.assert_allclose(kept.log_prob(stored["test.y"]), exact, atol=1e-8)
+    several = GaussianMixture(means.expand(3, 2, 50), torch.ones(3, 2, 50)).in_units(shift, scale)
+    np.testing.assert_allclose(several.log_prob(targets), exact, atol=1e-8)
+    np.testing.assert_allclose(several.variance, 1.0, atol=1e-6)
+    stored = run.stored_arrays(Evaluation(several, targets, {}, {}, None))
+    groups = Kept(3, {}, stored["test.group_log_prob"], (1.0, 1.0, 1.0))
+    np.testing.assert_allclose(groups.log_prob(stored["test.y"]), exact, atol=1e-5)

@@ -80,9 +80,7 @@ class PredictiveKL:
     form. From a mixture of M Gaussians, of which Monte Carlo is part: Gauss-Hermite quadrature.
     """
 
-    summary: ClassVar[str] = (
-        "KL of the predictive (classes, Gaussian, mixture) from the exact one, mean over test inputs"
-    )
+    summary: ClassVar[str] = "KL of the predictive (classes, Gaussian, mixture) from the exact one, mean over inputs"
     unit: ClassVar[str] = "nats"
     better: ClassVar[Literal["lower"]] = "lower"
 
