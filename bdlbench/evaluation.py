@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bdlbench.environment import one_thread
-from bdlbench.predictive import MAX_GROUPS, Predicted, at_class, group_sizes, log_of, normal_log_prob, with_probs
+from bdlbench.predictive import MAX_GROUPS, Predicted, group_sizes, log_at, normal_log_prob, with_probs
 from bdlbench.protocols import TEST, Evaluation, MeanOverExamples, Metric, WithoutBlocks
 from bdlbench.records import Record
 from bdlbench.stats.behrens_fisher import Array
@@ -49,9 +49,9 @@ class Kept:
     def log_prob(self, y: Tensor) -> Tensor:
         """(R, N) nats: from class probabilities, a density, the groups of a mixture, or one Gaussian."""
         if "log_probs" in self.kept:
-            return at_class(self.kept["log_probs"], y)
+            return log_at(self.kept["log_probs"], y)
         if "probs" in self.kept:  # of a record from before 0.3
-            return log_of(at_class(self.kept["probs"], y))
+            return log_at(self.kept["probs"].log(), y)
         if "log_density" in self.kept:
             return self.kept["log_density"]
         if self.groups is not None:

@@ -114,11 +114,11 @@ class Categorical:
 
     def log_prob(self, y: Tensor) -> Tensor:
         """log p(y | x) (R, N) in nats, of int64 classes y (R, N); from what is stored, so in `dtype`."""
-        return at_class(self.log_probs.to(self.dtype), y)
+        return log_at(self.log_probs.to(self.dtype), y)
 
     def group_log_prob(self, y: Tensor) -> Tensor:
         """log p(y | x) by each group of samples alone, (G, R, N)."""
-        return at_class(self.group_log_probs, y.expand(len(self.group_log_probs), *y.shape))
+        return log_at(self.group_log_probs, y.expand(len(self.group_log_probs), *y.shape))
 
     @property
     def running_class(self) -> Tensor:
@@ -315,13 +315,13 @@ def at_class(values: Tensor, y: Tensor) -> Tensor:
     return values.gather(-1, y.unsqueeze(-1)).squeeze(-1)
 
 
-def log_of(probs: Tensor) -> Tensor:
-    """The logarithm of probabilities that somebody rounded, elementwise, in nats.
+def log_at(log_probs: Tensor, y: Tensor) -> Tensor:
+    """log of the probability of class y in nats: log_probs (…, C), y (…) int64. Returns (…).
 
-    A 0 counts as the smallest normal float32, 1.2e-38: it is a probability that was lost, not an impossibility.
+    A probability of exactly 0 counts as the smallest normal float32, 1.2e-38: one that rounding lost.
     """
-    logs: Tensor = torch.where(probs > 0, probs, torch.finfo(torch.float32).tiny).log()
-    return logs
+    found = at_class(log_probs, y)
+    return found.masked_fill(found == -math.inf, math.log(torch.finfo(torch.float32).tiny))
 
 
 def with_probs(arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bdlbench.errors import BadInput, unknown
-from bdlbench.predictive import log_of, normalised
+from bdlbench.predictive import normalised
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -458,7 +458,7 @@ def _log_probabilities(path: Path, prefix: str, arrays: Arrays, rounding: float)
     if bool((wrong := (sums - 1).abs() > tolerance).any()):
         at, place = _first(wrong)
         raise BadInput(f"{path}: {name} sums to {sums[at]:.9g} at {place}, not to one within {tolerance:.2g}")
-    return log_of(value.clamp_max(1.0))
+    return value.clamp_max(1.0).log()
 
 
 def _numbers(path: Path, name: str, value: NDArray[Any]) -> Tensor:

@@ -194,8 +194,9 @@ def test_a_mixtures_density_far_away_is_finite():
 def test_a_mixtures_moments_follow_the_law_of_total_variance():
     found = gaussian(MEANS, SDS)
     assert found.samples == 23
-    torch.testing.assert_close(found.mean, MEANS.mean(0))
-    torch.testing.assert_close(found.variance, SDS.square().mean(0) + MEANS.var(0, correction=0))
+    means, sds = MEANS.double(), SDS.double()
+    torch.testing.assert_close(found.mean, means.mean(0))
+    torch.testing.assert_close(found.variance, sds.square().mean(0) + means.var(0, correction=0))
     torch.testing.assert_close(found.scores["variance"], found.variance)
     torch.testing.assert_close(found.arrays()["sd"], found.variance.sqrt())
 
@@ -230,7 +231,8 @@ def test_a_standard_deviation_shared_by_all_is_spread():
     assert found.sds.shape == (2, 3, 11)
     expected = -0.5 * math.log(2 * math.pi) - math.log(0.5)
     torch.testing.assert_close(
-        gaussian(MEANS[:1], torch.full((1, 3, 1), 0.5)).log_prob(MEANS[0]), torch.full((3, 11), expected)
+        gaussian(MEANS[:1], torch.full((1, 3, 1), 0.5)).log_prob(MEANS[0]),
+        torch.full((3, 11), expected, dtype=torch.float64),
     )
 
 
