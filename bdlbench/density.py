@@ -18,7 +18,7 @@ class Estimate(NamedTuple):
 
     log_density: an importance-weighted estimate of log p(x), below it on average; elbo: its bound by one posterior q;
     regret: how much the bound gains where q is fitted to the input alone, or None; regret_gain: its part that the last
-    sweep of that fit added, about 0 once it has converged.
+    step of that fit added, about 0 once it has converged.
     """
 
     log_density: Tensor

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from bdlbench.data import Data, Signature, shared
 from bdlbench.density import DensitySum, Estimate
@@ -21,12 +21,12 @@ from bdlbench.kernels.latent import (
     log_mean_exp,
     standard_normal_kl,
 )
+from bdlbench.kernels.linear import plain_product
 from bdlbench.options import option
+from bdlbench.predictive import ordered_sum
 from bdlbench.protocols import Accumulator
 from bdlbench.rng import Streams
 from bdlbench.terms import term
-from bdlbench.training import DECAYS, adam_step
-from bdlbench.types import ALIGNMENT
 
 LEVELS = 256
 """Grey levels of a discretised likelihood."""
@@ -37,17 +37,17 @@ ROWS_AT_ONCE = 2000
 RAREST = 1e-3
 """The least probability that a pixel is thought to be on, or off, before training."""
 
-REGRET_DRAWS = 20
-"""Draws of z that both bounds of the likelihood regret share."""
-
-REGRET_RATE = 0.2
-"""Adam's step size for the likelihood regret, which falls to zero over the second half of a sweep."""
-
-REGRET_SWEEP = 50
-"""Steps of Adam between two looks at what they gained."""
+REGRET_PAIRS = 10
+"""Of draws z = mean ± sd · noise that the bounds of the likelihood regret average over; Z where that is more."""
 
 REGRET_TOLERANCE = 0.005
-"""The share of a regret, and nats, that one more sweep must gain for another."""
+"""Nats: q is fitted once a full step promises no more than this."""
+
+LEAST_CURVATURE = 0.1
+"""Of −log p(x, z) in any direction, in a step of the likelihood regret: the standard normal prior alone has 1."""
+
+LEAST_STEP = 2**-8
+"""Of a step of the likelihood regret: an input that gains nothing by so little of it stays where it is."""
 
 Objective = Literal["elbo", "importance_weighted"]
 Decode = Callable[[Tensor], Tensor]
@@ -119,7 +119,7 @@ class Effort:
     """How hard a latent is integrated out.
 
     objective: what training maximises, with `train_samples` draws of z; test_samples: k of the importance-weighted
-    log p(x); regret_steps: the most of Adam, to fit q to each input alone, 0 leaves the regret out.
+    log p(x); regret_steps: the most that fit q to each input alone, 0 leaves the regret out.
     """
 
     objective: Objective
@@ -132,7 +132,7 @@ _EFFORT_OPTIONS: dict[str, Callable[[], Any]] = {
     "objective": partial(option, "elbo", "what training maximises", choices=("elbo", "importance_weighted")),
     "train_samples": partial(option, 1, "draws of z for each training example", low=1),
     "test_samples": partial(option, 100, "k: draws of z in the importance-weighted log p(x)", low=1),
-    "regret_steps": partial(option, 200, "the most steps of the likelihood regret; 0 leaves it out", low=0),
+    "regret_steps": partial(option, 25, "most Newton steps of the likelihood regret; 0 leaves it out", low=0),
 }
 
 
@@ -213,76 +213,108 @@ def latent_output(
 
 
 class Regret(NamedTuple):
-    """Likelihood regret, and what its last sweep of steps gained: nats, (*lead, B) each."""
+    """Likelihood regret, and what the last step that gained anything gained: nats, (*lead, B) each."""
 
     value: Tensor
     gain: Tensor
 
 
 def likelihood_regret(output: LatentOutput) -> Regret:
-    """max_q ELBO(x; q) − ELBO(x; q(z | x)) in nats: Xiao, Yan & Amit 2020, eq. 4.
+    """max_q ELBO(x; q) − ELBO(x; q(z | x)) in nats.
 
-    The maximum is over each input's own mean and log standard deviation, from the encoder's; the decoder stays. Sweeps
-    of REGRET_SWEEP steps of Adam, each started anew with steps that fall to zero, go on until `regret_steps` are done
-    or no input gains more than the REGRET_TOLERANCE share of its regret, or as many nats. An input that gains no more
-    stays as it is, and the best q that it had counts. Bounds before and after share REGRET_DRAWS draws of z; each step
-    has a pair ±ε of its own. Larger = the encoder serves this input worse.
+    Xiao, Yan & Amit 2020, eq. 4. The maximum is over each input's own mean and log standard deviation, from the
+    encoder's; the decoder stays. Larger = the encoder serves this input worse. Both bounds average log p(x | z) over
+    the same pairs of draws, whose means, variances and covariances are those of N(0, I): exact where log p(x | z) is
+    quadratic in z. With its gradient g and Hessian H there, averaged over q (Opper & Archambeau 2009),
+
+        mean ← mean + t (I − H)⁻¹ (g − mean),    log sd ← log sd − ½ t log[(1 − H_ii) sd²],
+
+    t = 1, and half as much until an input gains. An input is done when such a step promises REGRET_TOLERANCE or less,
+    or after `regret_steps` of them; a step that gains nothing is one too.
     """
-    shape = output.mean.shape[-2:]
-    noise = _pairs(output, REGRET_DRAWS)
-    before = best = output.bound(noise)
-    flat = _as_rows(output.mean.expand(*before.shape, shape[-1]), output.log_sd.expand(*before.shape, shape[-1]))
-    gain, going = torch.zeros_like(before), torch.ones_like(before, dtype=torch.bool)
-    left = output.effort.regret_steps
-    while left and going.any():
-        steps = min(left, REGRET_SWEEP)
-        left -= steps
-        moved = _swept(output, flat, steps)
-        bound = _with_q(output, moved).bound(noise)
-        won = bound - best
-        flat = torch.where(_each_number(going & (won > 0), flat, shape[-1]), moved, flat)
-        gain = torch.where(going, won.clamp(min=0), gain)
-        best = torch.where(going, torch.maximum(bound, best), best)
-        going = going & (won > REGRET_TOLERANCE * (1 + best - before))
-    return Regret(best - before, gain)
+    noise = _paired_noise(output)
+    here = _at(output, output.mean.double(), output.log_sd.double(), noise)
+    start, gain = here.bound, torch.zeros_like(here.bound)
+    size = torch.ones_like(here.bound)
+    for _ in range(output.effort.regret_steps):
+        by_mean, by_log_sd, promised = _newton_step(here)
+        moving = (promised > REGRET_TOLERANCE) & (size > LEAST_STEP)
+        if not bool(moving.any()):
+            break
+        step = size.unsqueeze(-1)
+        there = _at(output, here.mean + step * by_mean, here.log_sd + step * by_log_sd, noise)
+        better = moving & (there.bound > here.bound)
+        gain = torch.where(better, there.bound - here.bound, gain)
+        size = torch.where(better, (2 * size).clamp_max(1.0), torch.where(moving, size / 2, size))
+        here = _Place(*(_chosen(better, new, old) for new, old in zip(there, here, strict=True)))
+    return Regret((here.bound - start).to(output.mean), gain.to(output.mean))
 
 
-def _swept(output: LatentOutput, flat: Tensor, steps: int) -> Tensor:
-    """The rows after so many steps of Adam."""
-    moments = torch.zeros_like(flat), torch.zeros_like(flat)
-    flat = flat.clone()
-    for step in range(1, steps + 1):
+class _Place(NamedTuple):
+    """q of each input and what is known there, float64: mean, log_sd (*lead, B, Z), the bound (*lead, B) in nats.
+
+    gradient (*lead, B, Z) and hessian (*lead, B, Z, Z) are those of log p(x | z), averaged over q.
+    """
+
+    mean: Tensor
+    log_sd: Tensor
+    bound: Tensor
+    gradient: Tensor
+    hessian: Tensor
+
+
+def _at(output: LatentOutput, mean: Tensor, log_sd: Tensor, noise: Tensor) -> _Place:
+    """The bound by the draws mean ± sd · noise, (*lead, P, B, Z), a few at a time.
+
+    Stein's identity gives the Hessian: E[∇ log p · noiseᵀ] / sd, with noise ~ N(0, I).
+    """
+    sd, parts = log_sd.exp(), []
+    for some in noise.split(max(1, ROWS_AT_ONCE // (2 * noise.shape[-2])), dim=-3):
+        signed = torch.cat([some, -some], -3)
+        z = (mean.unsqueeze(-3) + sd.unsqueeze(-3) * signed).to(output.mean)
         with torch.enable_grad():
-            loss = -_with_q(output, flat.requires_grad_()).bound(_pairs(output, 2)).sum()
-            (gradient,) = torch.autograd.grad(loss, flat)
-        flat = flat.detach()
-        adam_step(flat, gradient, *moments, step, REGRET_RATE, DECAYS["second_half"]((step - 1) / steps))
-    return flat
+            z = z.detach().requires_grad_()
+            raw = output.decode(z.flatten(-3, -2)).unflatten(-2, z.shape[-3:-1])
+            values = output.log_prob(output.x.unsqueeze(-3), raw)  # (*lead, k, B)
+            (slopes,) = torch.autograd.grad(values.sum(), z)
+        slopes = slopes.double()
+        by_draw = slopes.movedim(-3, -1), signed.movedim(-3, -2)  # (*lead, B, Z, k), (*lead, B, k, Z)
+        products = plain_product(*(t.flatten(0, -3).contiguous() for t in by_draw))
+        sums = [ordered_sum(t.unbind(axis)) for t, axis in ((values.detach().double(), -2), (slopes, -3))]
+        parts.append((*sums, products.unflatten(0, sums[0].shape)))
+    value, gradient, products = (ordered_sum(part) / (2 * noise.shape[-3]) for part in zip(*parts, strict=True))
+    hessian = products / sd.unsqueeze(-2)
+    bound = value - standard_normal_kl(mean, log_sd)
+    mean, log_sd = (t.expand(*bound.shape, -1) for t in (mean, log_sd))
+    return _Place(mean, log_sd, bound, gradient, 0.5 * (hessian + hessian.mT))
 
 
-def _pairs(output: LatentOutput, draws: int) -> Tensor:
-    """Noise (*lead, draws, B, Z) in pairs ±ε: an error of the mean, however large, adds no variance to the bound."""
-    half = output.rng.normal((draws // 2, *output.mean.shape[-2:]), output.mean)
-    return torch.cat([half, -half], -3)
+def _newton_step(here: _Place) -> tuple[Tensor, Tensor, Tensor]:
+    """The full step of the mean and of log sd (*lead, B, Z), and what a quadratic bound would gain by it (*lead, B)."""
+    hessian = here.hessian.nan_to_num(0.0, 0.0, 0.0)  # LAPACK refuses what is not finite
+    curvature = torch.eye(here.mean.shape[-1]).to(hessian) - hessian
+    values, vectors = torch.linalg.eigh(curvature)
+    slope = here.gradient - here.mean
+    along = (vectors * slope.unsqueeze(-1)).sum(-2) / values.abs().clamp_min(LEAST_CURVATURE)
+    by_mean = (vectors * along.unsqueeze(-2)).sum(-1)
+    scaled = curvature.diagonal(dim1=-2, dim2=-1) * (2 * here.log_sd).exp()
+    by_log_sd = -0.5 * scaled.clamp_min(0.25).log()  # sd at most doubles: what is not concave has no best one
+    promised = 0.5 * (slope * by_mean).sum(-1) + 0.5 * ((1 - scaled) * by_log_sd).sum(-1)
+    return by_mean, by_log_sd, promised
 
 
-def _each_number(chosen: Tensor, flat: Tensor, latent: int) -> Tensor:
-    """Which numbers of the rows `flat` belong to the chosen inputs (*lead, B)."""
-    numbers = chosen.unsqueeze(-1).expand(*chosen.shape, latent)
-    return _as_rows(numbers, numbers)
-
-
-def _as_rows(mean: Tensor, log_sd: Tensor) -> Tensor:
-    """Mean and log sd of q, (*lead, B, Z) each, as rows (prod(lead), Q) as `adam_step` wants them: padded."""
-    flat = torch.stack([mean, log_sd], -3).flatten(-3).flatten(0, -2)
-    return pad(flat, (0, -flat.shape[-1] % ALIGNMENT))
-
-
-def _with_q(output: LatentOutput, flat: Tensor) -> LatentOutput:
-    """The output whose q(z | x) are these rows."""
+def _paired_noise(output: LatentOutput) -> Tensor:
+    """(*lead, P, B, Z) normal draws, P ≥ Z, made white: with their negatives they have mean 0 and covariance I."""
     batch, latent = output.mean.shape[-2:]
-    q = flat[:, : 2 * batch * latent].view(*output.rng.lead, 2, batch, latent)
-    return replace(output, mean=q.select(-3, 0), log_sd=q.select(-3, 1))
+    pairs = max(REGRET_PAIRS, latent)
+    noise = output.rng.normal((pairs, batch, latent), output.mean).double().transpose(-3, -2)  # (*lead, B, P, Z)
+    orthogonal, _ = torch.linalg.qr(noise)
+    white: Tensor = math.sqrt(pairs) * orthogonal
+    return white.transpose(-3, -2).contiguous()
+
+
+def _chosen(where: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    return torch.where(where.reshape(*where.shape, *(1,) * (new.ndim - where.ndim)), new, old)
 
 
 def _pieces(total: int, batch: int) -> list[int]:

@@ -1,5 +1,6 @@
 """A model with a latent against what can be computed without one: closed forms and quadrature."""
 
+import math
 from dataclasses import replace
 from itertools import pairwise
 
@@ -10,7 +11,7 @@ from torch.distributions import MultivariateNormal, Normal
 from bdlbench import latents
 from bdlbench.blocks import upsampled
 from bdlbench.data import Data, Signature
-from bdlbench.kernels.latent import log_mean_exp
+from bdlbench.kernels.latent import bernoulli_log_prob, log_mean_exp
 from bdlbench.latents import Effort, LatentOutput, likelihood_regret, observed, unsupported
 from bdlbench.layers import Point
 from bdlbench.models.vae import VAE
@@ -39,7 +40,7 @@ class Linear:
         return z @ self.weight
 
     def log_prob(self, x, raw):
-        return Normal(raw, self.noise_sd).log_prob(x).sum(-1)
+        return Normal(raw, self.noise_sd, validate_args=False).log_prob(x).sum(-1)
 
     def log_density(self, x):
         """log p(x), (R, B)."""
@@ -135,48 +136,78 @@ def test_few_latents_are_decoded_at_once(linear, monkeypatch):
 
 
 def test_there_is_nothing_to_regret_at_the_exact_posterior(linear):
-    found = likelihood_regret(linear.output(X, *linear.posterior(X), replace(EFFORT, regret_steps=200)))
-    assert (found.value >= 0).all()
-    assert (found.value < 0.1).all()
+    output = linear.output(X, *linear.posterior(X), replace(EFFORT, regret_steps=30))
+    torch.testing.assert_close(likelihood_regret(output), (torch.zeros(2, 7).double(),) * 2, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("offset", [0, 1, 2, 4, 8])
-def test_the_regret_is_the_gap_to_the_log_density_however_far_the_encoder_is_off(linear, monkeypatch, offset):
-    monkeypatch.setattr(latents, "REGRET_DRAWS", 4000)  # the bounds' own error is not in question here
-    mean, log_sd = linear.posterior(X)
-    output = linear.output(X, mean + offset, log_sd, replace(EFFORT, regret_steps=1000))
-    exact = Normal(mean, log_sd.exp())
-    gap = torch.distributions.kl_divergence(Normal(mean + offset, log_sd.exp()), exact).sum(-1)  # log p(x) − ELBO
-    found = likelihood_regret(output)
-    torch.testing.assert_close(found.value, gap, rtol=0.01, atol=0.02)
-    assert (found.gain <= latents.REGRET_TOLERANCE * (1 + found.value)).all()
+@pytest.mark.parametrize("offset", [0.0, 1.0, 4.0, 8.0])
+@pytest.mark.parametrize("latent", [1, 3, 12])
+def test_the_regret_reaches_the_best_q_of_a_linear_model(offset, latent):
+    """x = W z + noise: the best diagonal q has the exact mean, and 1 / sd² the diagonal of the exact precision."""
+    linear, weight, x = Linear(), numbers(2, latent, 20, seed=3), numbers(2, 7, 20, seed=4)
+    linear.weight = weight
+    precision = torch.eye(latent) + weight @ weight.mT / linear.noise_sd**2
+    exact = torch.linalg.solve(precision, weight @ x.mT / linear.noise_sd**2).mT  # (R, B, Z)
+    mean, log_sd = exact + offset, 0.3 * numbers(2, 7, latent, seed=5) - 1
+
+    def bound(mean, log_sd):
+        miss, variance = mean - exact, (2 * log_sd).exp()
+        diagonal = precision.diagonal(dim1=1, dim2=2).unsqueeze(1)
+        return log_sd.sum(-1) - 0.5 * ((miss @ precision) * miss + diagonal * variance).sum(-1)
+
+    best = -0.5 * precision.diagonal(dim1=1, dim2=2).log().unsqueeze(1).expand(2, 7, latent)
+    expected = bound(exact, best) - bound(mean, log_sd)
+    found, gain = likelihood_regret(linear.output(x, mean, log_sd, replace(EFFORT, regret_steps=40)))
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=latents.REGRET_TOLERANCE)
+    assert (gain >= 0).all()
+    one, _ = likelihood_regret(linear.output(x, mean, log_sd, replace(EFFORT, regret_steps=1)))
+    assert (one > 0.5 * expected).all()  # a first step is a whole one
 
 
-def test_one_step_moves_and_says_what_it_gained(linear):
-    mean, log_sd = linear.posterior(X)
-    found = likelihood_regret(linear.output(X, mean + 1, log_sd, replace(EFFORT, regret_steps=1)))
-    assert (found.value > 0.1).all()
-    assert torch.equal(found.value, found.gain)
-
-
-def test_an_input_that_gains_no_more_stays_whatever_the_others_do(linear):
-    mean, log_sd = linear.posterior(X)
-    far = torch.zeros_like(mean)
-    far[:, 1:] = 30
-    together = linear.output(X, mean + far, log_sd, replace(EFFORT, regret_steps=1000))
-    alone = linear.output(X, mean, log_sd, replace(EFFORT, regret_steps=1000))
-    assert torch.equal(likelihood_regret(together).value[:, 0], likelihood_regret(alone).value[:, 0])
-
-
-def test_the_regret_is_the_kl_to_the_exact_posterior_once_q_has_moved_there(linear, monkeypatch):
-    monkeypatch.setattr(latents, "REGRET_DRAWS", 2000)
+def test_an_input_that_is_done_waits_for_the_others_unchanged(linear):
+    """Examples and rows are fitted apart: beside an input far off, the others end at the same bits."""
     mean, log_sd = wrong_posterior(linear)
-    output = linear.output(X, mean + 1, log_sd, replace(EFFORT, regret_steps=200))
-    found = likelihood_regret(output).value
-    exact = Normal(linear.posterior(X)[0], linear.posterior(X)[1].exp())
-    kl = torch.distributions.kl_divergence(Normal(mean + 1, log_sd.exp()), exact).sum(-1)
-    assert (found > 0).all()
-    torch.testing.assert_close(found, kl, rtol=0.1, atol=0.1)
+    far = mean.clone()
+    far[0, 0] += 50
+    one, other = (
+        likelihood_regret(linear.output(X, m, log_sd, replace(EFFORT, regret_steps=40)))[0] for m in (mean, far)
+    )
+    assert other[0, 0] > 100
+    assert torch.equal(one[1], other[1]) and torch.equal(one[0, 1:], other[0, 1:])
+
+
+def test_a_row_of_nan_has_no_regret_and_others_have_theirs(linear):
+    mean, log_sd = wrong_posterior(linear)
+    spoiled = mean.clone()
+    spoiled[0] = math.nan
+    found, _ = likelihood_regret(linear.output(X, spoiled, log_sd, replace(EFFORT, regret_steps=40)))
+    whole, _ = likelihood_regret(linear.output(X, mean, log_sd, replace(EFFORT, regret_steps=40)))
+    assert found[0].isnan().all() and torch.equal(found[1], whole[1])
+
+
+def test_the_regret_of_a_network_stands_where_a_long_gradient_ascent_ends():
+    """Bernoulli pixels by a hidden layer: nothing is quadratic; Adam on the same bound is the judge."""
+    hidden, pixels = numbers(1, 3, 8, seed=6), numbers(1, 8, 30, seed=7)
+    decode = lambda z: (z @ hidden).tanh() @ pixels  # noqa: E731
+    x = (numbers(1, 5, 30, seed=8) > 0).double()
+    mean, log_sd = 2 * numbers(1, 5, 3, seed=9), torch.zeros(1, 5, 3).double()
+    output = LatentOutput(x, mean, log_sd, decode, bernoulli_log_prob, streams(3), replace(EFFORT, regret_steps=60))
+    found, gain = likelihood_regret(output)
+    noise = latents._paired_noise(replace(output, rng=streams(3)))
+    draws = torch.cat([noise, -noise], -3)
+
+    def bound(mean, log_sd):
+        return replace(output, mean=mean, log_sd=log_sd).bound(draws)
+
+    q = [mean.clone().requires_grad_(), log_sd.clone().requires_grad_()]
+    adam = torch.optim.Adam(q, 0.02)
+    for _ in range(4000):
+        adam.zero_grad()
+        (-bound(*q).sum()).backward()
+        adam.step()
+    reached = (bound(*q) - bound(mean, log_sd)).detach()
+    assert (found > reached - 0.02 * reached.clamp_min(1.0)).all()
+    assert (gain < 0.5).all()
 
 
 def test_no_steps_leave_the_regret_out(linear):

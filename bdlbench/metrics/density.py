@@ -46,9 +46,9 @@ class ImportanceSamples:
 
 @dataclass(frozen=True)
 class RegretGain:
-    """1/N Σ_n of what the last sweep added to the likelihood regret of x_n: far from 0, `regret_steps` are too few."""
+    """1/N Σ_n of what the last step added to the likelihood regret of x_n: far from 0, `regret_steps` are too few."""
 
-    summary: ClassVar[str] = "mean gain of the likelihood regret's last sweep: about 0 where it has converged"
+    summary: ClassVar[str] = "mean gain of the likelihood regret's last step: about 0 where it has converged"
     unit: ClassVar[str] = "nats"
     better: ClassVar[Literal["lower"]] = "lower"
 
