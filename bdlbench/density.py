@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, Self
@@ -10,7 +9,7 @@ from typing import NamedTuple, Protocol, Self
 import torch
 from torch import Tensor
 
-from bdlbench.predictive import MAX_GROUPS, join_facts, ordered_sum
+from bdlbench.predictive import MAX_GROUPS, join_facts, log_mean, ordered_sum
 
 
 class Estimate(NamedTuple):
@@ -50,21 +49,21 @@ class Density:
     @property
     def scores(self) -> dict[str, Tensor]:
         """−log p(x), the negative ELBO, and the likelihood regret (Xiao et al. 2020) where it was computed; nats."""
-        scores = {"density": -_log_mean(self.log_densities), "negative_elbo": -self.elbo}
+        scores = {"density": -log_mean(self.log_densities), "negative_elbo": -self.elbo}
         return scores if self.regret is None else {**scores, "likelihood_regret": self.regret}
 
     def log_prob(self, y: Tensor) -> Tensor:
         """log p(x) of the inputs themselves (R, N), in nats, whatever their labels y are."""
-        return _log_mean(self.log_densities)
+        return log_mean(self.log_densities)
 
     def group_log_prob(self, y: Tensor) -> Tensor:
         """The same by each group of networks, (G, R, N)."""
         groups = min(self.samples, MAX_GROUPS)
-        return torch.stack([_log_mean(self.log_densities[g::groups]) for g in range(groups)])
+        return torch.stack([log_mean(self.log_densities[g::groups]) for g in range(groups)])
 
     def arrays(self) -> dict[str, Tensor]:
         """log p(x), the ELBO, and the posterior mean of the latent where there is one."""
-        arrays = {"log_density": _log_mean(self.log_densities), "elbo": self.elbo}
+        arrays = {"log_density": log_mean(self.log_densities), "elbo": self.elbo}
         return arrays if self.latent_mean is None else {**arrays, "latent_mean": self.latent_mean}
 
     def in_units(self, y_mean: Tensor, y_sd: Tensor) -> Self:
@@ -142,14 +141,6 @@ def _mean(parts: Sequence[Tensor]) -> Tensor:
     """Over networks: [(m, R, …), …] -> (R, …)."""
     values = torch.cat(list(parts))
     return ordered_sum(values) / len(values)
-
-
-def _log_mean(log_densities: Tensor) -> Tensor:
-    """log (1/M) Σ_m exp over the leading axis."""
-    if len(log_densities) == 1:
-        return log_densities[0]
-    top = log_densities.amax(0)
-    return top + ordered_sum((log_densities - top).exp()).log() - math.log(len(log_densities))
 
 
 def _mean_member(values: Tensor, members: int) -> Tensor:

@@ -27,6 +27,9 @@ SKEWED = 0.1
 CARRIED = 0.2
 """Share of the variance from which on the example part matters."""
 
+ROUNDING = 8 * np.finfo(np.float32).eps
+"""Relative difference of two means that is rounding, however surely it is not 0: predictions are float32."""
+
 Better = Literal["higher", "lower"]
 Verdict = Literal["better", "worse", "equivalent", "inconclusive"]
 Population = Literal[
@@ -109,6 +112,11 @@ class Finding:
     def testable(self) -> bool:
         """Whether there is a claim about new training runs that could be tested: not where nothing varies."""
         return not (self.identical or math.isnan(self.interval) or math.isnan(float(self.difference.seed)))
+
+    @property
+    def is_rounding(self) -> bool:
+        """Whether the means are the same but for rounding."""
+        return abs(self.estimate) <= ROUNDING * max(abs(self.mean_a), abs(self.mean_b))
 
     @property
     def rests_on_few(self) -> bool:
@@ -220,7 +228,7 @@ def _judged(finding: Finding, corrected_p: float, p_beyond: float, p_within: flo
     if not finding.testable:
         return judged
     verdict: Verdict = "inconclusive"
-    if p_beyond <= LEVEL:
+    if p_beyond <= LEVEL and not finding.is_rounding:
         verdict = "better" if (finding.estimate > 0) == (finding.better == "higher") else "worse"
     elif p_within <= LEVEL:
         verdict = "equivalent"

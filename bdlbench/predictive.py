@@ -310,17 +310,12 @@ def group_sizes(samples: int, groups: int) -> list[int]:
     return [len(range(g, samples, groups)) for g in range(groups)]
 
 
-def at_class(values: Tensor, y: Tensor) -> Tensor:
-    """That of class y: values (…, C), y (…) int64. Returns (…)."""
-    return values.gather(-1, y.unsqueeze(-1)).squeeze(-1)
-
-
 def log_at(log_probs: Tensor, y: Tensor) -> Tensor:
     """log of the probability of class y in nats: log_probs (…, C), y (…) int64. Returns (…).
 
     A probability of exactly 0 counts as the smallest normal float32, 1.2e-38: one that rounding lost.
     """
-    found = at_class(log_probs, y)
+    found = log_probs.gather(-1, y.unsqueeze(-1)).squeeze(-1)
     return found.masked_fill(found == -math.inf, math.log(torch.finfo(torch.float32).tiny))
 
 

@@ -51,6 +51,14 @@ def test_verdicts(gaps: list[float], margin: float, better: str, verdict: str) -
     assert (judged.seeds > 0) == (verdict == "inconclusive" and judged.testable)
 
 
+@pytest.mark.parametrize(("gap", "verdict"), [(6e-8, "inconclusive"), (1e-4, "worse")])
+def test_a_difference_of_rounding_is_no_verdict_however_sure(gap: float, verdict: str) -> None:
+    a, b = measured([1.0] * 5), measured([1 + gap * x for x in UP])
+    (judged,) = judge([find("nll", "nats", "lower", a, b, WHOLE, {})])
+    assert judged.corrected_p < 1e-3
+    assert judged.verdict == verdict
+
+
 def test_what_is_told_apart_alone_may_drown_among_many() -> None:
     weak = finding([0.5, 0.6, 0.1, 0.3, 0.4])
     assert judge([weak])[0].verdict == "worse"

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from bdlbench.predictive import at_class
+from bdlbench.predictive import log_at
 from bdlbench.protocols import Evaluation, Metric
 from bdlbench.stats.calibration import expected_calibration_error, top_class
 from bdlbench.stats.rows import each_row
@@ -23,7 +23,7 @@ def _accuracy(log_probs: Tensor, y: Tensor) -> Tensor:
 
 
 def _nll(log_probs: Tensor, y: Tensor) -> Tensor:
-    return 0.0 - at_class(log_probs, y).double().mean()
+    return 0.0 - log_at(log_probs, y).double().mean()
 
 
 def _ece(log_probs: Tensor, y: Tensor) -> Tensor:
