@@ -288,7 +288,7 @@ def perform(
 def findings_of(job: Job) -> list[Finding]:
     """What the protocol lint flags in a job that was performed: its spec, the data it trained on, its records."""
     found = lint.of_spec(job.spec)
-    found += [f for dataset, split in _used(job) for f in _data_findings(dataset, split)]
+    found += _of_data(_used(job))
     keys = {cell.key: cell.title for cell in job.spec.cells}
     made = [record for record in records.read(job.results) if record.key in keys] if job.results.is_dir() else []
     found += [f for record in made for f in lint.of_record(keys[record.key], record)]
@@ -298,6 +298,14 @@ def findings_of(job: Job) -> list[Finding]:
 def _used(job: Job) -> list[tuple[Choice, int]]:
     """The splits of data sets that are about to be trained on."""
     return list(dict.fromkeys((r.cell.dataset, r.replicate.split) for batch in job.batches for r in batch.rows))
+
+
+def _of_data(used: Sequence[tuple[Choice, int]]) -> list[Finding]:
+    """What the lint says of data sets, all splits of each together."""
+    by_set: dict[Choice, dict[int, tuple[Finding, ...]]] = {}
+    for dataset, split in used:
+        by_set.setdefault(dataset, {})[split] = _data_findings(dataset, split)
+    return [f for dataset, splits in by_set.items() for f in lint.of_splits(dataset.name, splits)]
 
 
 @lru_cache(maxsize=64)
@@ -323,8 +331,7 @@ def fetch_data(job: Job) -> None:
     wanted = _used(job)
     for name in dict.fromkeys(dataset.name for dataset, _ in wanted):
         store.fetch(getattr(catalog.load("datasets", name), "files", ()), name)
-    for dataset, split in wanted:
-        lint.refuse(_data_findings(dataset, split))
+    lint.refuse(_of_data(wanted))
 
 
 def refuse_unwritable(folder: Path, option: str = "--results") -> None:

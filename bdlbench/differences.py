@@ -116,7 +116,7 @@ class Finding:
     @property
     def is_rounding(self) -> bool:
         """Whether the means are the same but for rounding."""
-        return abs(self.estimate) <= ROUNDING * max(abs(self.mean_a), abs(self.mean_b))
+        return bool(abs(self.estimate) <= ROUNDING * max(abs(self.mean_a), abs(self.mean_b)))
 
     @property
     def rests_on_few(self) -> bool:

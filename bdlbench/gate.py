@@ -234,7 +234,7 @@ def _protocol(gate: Gate) -> tuple[list[str], list[str]]:
         findings += [replace(finding, where=name) for finding in lint.of_spec(spec)]
     gate.made = _trained(gate)
     findings += [finding for record in gate.made for finding in lint.of_record(title_of(record), record)]
-    refused = [f"{finding.where}: {finding.message}" for finding in findings if finding.severity == "refused"]
+    refused = [f"{finding.where}: {finding.text}" for finding in findings if finding.severity == "refused"]
     failures = [*refused, *failures, *_minimised(gate)]
     notes += [str(finding) for finding in findings if finding.severity == "flagged"]
     return list(dict.fromkeys(failures)), list(dict.fromkeys(notes))

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -40,14 +40,20 @@ SHARED = (0.01, 0.5)
 
 @dataclass(frozen=True)
 class Finding:
-    """One fault of a protocol: how bad, where, what."""
+    """One fault of a protocol: how bad, where, what; and the detail that differs from split to split."""
 
     severity: Severity
     where: str
     message: str
+    detail: str = ""
+
+    @property
+    def text(self) -> str:
+        """What, with its detail in brackets."""
+        return f"{self.message} ({self.detail})" if self.detail else self.message
 
     def __str__(self) -> str:
-        return f"{self.severity}: {self.where}: {self.message}"
+        return f"{self.severity}: {self.where}: {self.text}"
 
 
 def of_replicates(title: str, replicates: Sequence[Replicate]) -> list[Finding]:
@@ -68,6 +74,25 @@ def of_task(name: str, task: Task) -> list[Finding]:
     return [*_of_inputs(name, task), *_of_targets(name, task), *_of_overlaps(name, task)]
 
 
+def of_splits(name: str, found: Mapping[int, Sequence[Finding]]) -> list[Finding]:
+    """What `of_task` says of the splits of one data set, each fault in one line: the splits, the first one's detail."""
+    groups: dict[tuple[Severity, str], dict[int, str]] = {}
+    for split, findings in sorted(found.items()):
+        for finding in findings:
+            groups.setdefault((finding.severity, finding.message), {})[split] = finding.detail
+    return [
+        Finding(severity, _with_splits(name, list(details), len(found)), message, next(iter(details.values())))
+        for (severity, message), details in groups.items()
+    ]
+
+
+def _with_splits(name: str, splits: Sequence[int], count: int) -> str:
+    """wine, split 3; wine, 8 of 20 splits, the first 2"""
+    if len(splits) == 1:
+        return f"{name}, split {splits[0]}" if splits[0] else name
+    return f"{name}, {len(splits)} of {count} splits, the first {splits[0]}"
+
+
 def of_record(title: str, record: Record) -> list[Finding]:
     """What was minimised, as the record's own audit says: factors that are not 1, terms that no prior declares."""
     found = list(_of_selection(record.environment.get("selection", ""), title))
@@ -82,7 +107,7 @@ def refuse(findings: Iterable[Finding]) -> list[Finding]:
     kept = list(findings)
     for finding in kept:
         if finding.severity == "refused":
-            raise BadInput(f"{finding.where}: {finding.message}")
+            raise BadInput(f"{finding.where}: {finding.text}")
     return kept
 
 
@@ -126,23 +151,15 @@ def _of_inputs(name: str, task: Task) -> Iterator[Finding]:
     train, test = task.train.x, task.test.x
     if task.standardised:
         far = _off_standard(train, task.standardised)
-        if far > STANDARD:
-            whose = _whose(train, test, task.standardised)
-            yield Finding("refused", name, f"its inputs are standardised by the statistics of {whose} ({far:.1g} off)")
+        if far.distance > STANDARD:
+            yield _off(name, "inputs", far, train, test, task.standardised)
         return
     for axes in dict.fromkeys([(0,), (0, *range(2, train.ndim))]):
         for whose, x in (("the test data", test), ("training and test data together", torch.cat([train, test]))):
-            if len(x) > FEWEST_SEEDS and _off_standard(x, axes) < BY_CHANCE < _off_standard(train, axes):
+            distances = [_off_standard(part, axes).distance for part in (x, train)]
+            if len(x) > FEWEST_SEEDS and distances[0] < BY_CHANCE < distances[1]:
                 yield Finding("refused", name, f"its inputs are standardised by the statistics of {whose}")
                 return
-
-
-def _whose(train: Tensor, test: Tensor, axes: tuple[int, ...]) -> str:
-    if _off_standard(test, axes) < STANDARD:
-        return "the test data"
-    if _off_standard(torch.cat([train, test]), axes) < STANDARD:
-        return "training and test data together"
-    return "other than the training data"
 
 
 def _of_targets(name: str, task: Task) -> Iterator[Finding]:
@@ -150,12 +167,38 @@ def _of_targets(name: str, task: Task) -> Iterator[Finding]:
     if (task.y_mean, task.y_sd) == (0.0, 1.0) or not task.train.y.is_floating_point():
         return
     far = _off_standard(task.train.y[:, None], (0,))
-    if far > STANDARD:
-        whose = _whose(task.train.y[:, None], task.test.y[:, None], (0,))
-        yield Finding("refused", name, f"its targets are standardised by the statistics of {whose} ({far:.1g} off)")
+    if far.distance > STANDARD:
+        yield _off(name, "targets", far._replace(place=()), task.train.y[:, None], task.test.y[:, None], (0,))
 
 
-def _off_standard(x: Tensor, axes: tuple[int, ...]) -> float:
+def _off(name: str, what: str, far: _Off, train: Tensor, test: Tensor, axes: tuple[int, ...]) -> Finding:
+    """Which data they were standardised by, if that can be told; else how far off the training data are, and where."""
+    both = torch.cat([train, test])
+    for whose, x in (("the test data", test), ("training and test data together", both)):
+        if _off_standard(x, axes).distance < STANDARD:
+            return Finding("refused", name, f"its {what} are standardised by the statistics of {whose}", far.words)
+    declared = f"its {what} are declared to be standardised by the training data, and are not"
+    return Finding("refused", name, declared, far.words)
+
+
+class _Off(NamedTuple):
+    """How far data are from being standardised: the mean and standard deviation at the place that is farthest."""
+
+    mean: float
+    sd: float
+    distance: float
+    place: tuple[int, ...]
+
+    @property
+    def words(self) -> str:
+        """column 8, from 0, has mean 1 and standard deviation 0"""
+        where = "they have"
+        if self.place:
+            where = f"{'column' if len(self.place) == 1 else 'position'} {'-'.join(map(str, self.place))}, from 0, has"
+        return f"{where} mean {self.mean:.4g} and standard deviation {self.sd:.4g}"
+
+
+def _off_standard(x: Tensor, axes: tuple[int, ...]) -> _Off:
     """The largest distance from mean 0 and standard deviation 1 over what does not lie along `axes`; ∞ if constant."""
     count, mean, square = 0, torch.zeros(()), torch.zeros(())
     for part in x.split(2000):
@@ -164,9 +207,11 @@ def _off_standard(x: Tensor, axes: tuple[int, ...]) -> float:
         count, mean, square = count + size, mean + values.sum(axes), square + values.square().sum(axes)
     mean, sd = mean / count, (square / count - (mean / count).square()).clamp_min(0).sqrt()
     varies = sd > BY_CHANCE
-    if not varies.any():
-        return float("inf")
-    return float(torch.maximum(mean.abs(), torch.where(varies, (sd - 1).abs(), 0.0)).max())
+    distance = torch.maximum(mean.abs(), torch.where(varies, (sd - 1).abs(), 0.0))
+    worst = int(distance.nan_to_num(math.inf).argmax())
+    place = tuple(int(i) for i in torch.unravel_index(torch.tensor(worst), distance.shape))
+    far = math.inf if not varies.any() else float(distance.flatten()[worst])
+    return _Off(float(mean.flatten()[worst]), float(sd.flatten()[worst]), math.inf if math.isnan(far) else far, place)
 
 
 # Sets that share examples
@@ -184,8 +229,11 @@ def _of_overlaps(name: str, task: Task) -> Iterator[Finding]:
         share = _share(sets[a], sets[b])
         if share >= SHARED[0]:
             severity: Severity = "refused" if share >= SHARED[1] else "flagged"
-            words = "are all" if share == 1 else f"are, by {100 * share:.0f} %,"
-            yield Finding(severity, name, f"its {a} data {words} {b} data")
+            there = set(sets[b])
+            i = next(i for i, one in enumerate(sets[a]) if one in there)
+            which = f"such as example {i}, from 0, which is {b} example {sets[b].index(sets[a][i])}"
+            message = f"its {a} data are {'all' if share == 1 else 'in part'} {b} data"
+            yield Finding(severity, name, message, which if share == 1 else f"{100 * share:.0f} %, {which}")
 
 
 def _inputs(x: Tensor) -> list[bytes]:
@@ -211,13 +259,13 @@ def _of_audit(audit: Mapping[str, Any]) -> Iterator[str]:
         yield "its objective names no term (bdlbench.terms), so neither prior nor temperature can be checked"
         return
     for name, temperature in audit["temperature"].items():
-        if _off(temperature):
+        if _is_off(temperature):
             ramp = audit["ramp"].get(name) or 0
             when = f"; it ramps for {100 * ramp:.0f} % of training" if ramp else ""
             factor = "unknown" if temperature is None else f"{temperature:.4g}/N"
             yield f"the final factor of its {name} is {factor}, not 1/N: that is the effective temperature{when}"
     for name, factor in audit["local"].items():
-        if _off(factor):
+        if _is_off(factor):
             number = "an unknown factor" if factor is None else f"a factor of {factor:.4g}"
             yield f"the latent's {name} has {number} in an example's ELBO, not 1"
     if audit["undeclared"] is None or audit["undeclared"] > FACTOR:
@@ -226,7 +274,7 @@ def _of_audit(audit: Mapping[str, Any]) -> Iterator[str]:
         yield f"the objective has a penalty {beside}, such as L2{share}"
 
 
-def _off(factor: float | None) -> bool:
+def _is_off(factor: float | None) -> bool:
     return factor is None or abs(factor - 1) > FACTOR
 
 

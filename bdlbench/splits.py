@@ -19,6 +19,9 @@ Reals = NDArray[np.float64]
 TEST_FRACTION = 0.25
 """The share of a small bundled set that is held out for testing."""
 
+ROUNDING = 8 * np.finfo(np.float64).eps
+"""Relative range of a column up to which it is constant."""
+
 
 def random_words(count: int, *key: str | int) -> NDArray[np.uint64]:
     """(count,) random 64-bit words fixed by `key`.
@@ -123,9 +126,20 @@ def binary_pixels(grey: Tensor, *key: str | int) -> Tensor:
 
 
 def column_statistics(train: Reals) -> tuple[Reals, Reals]:
-    """Mean and standard deviation (D,) of the columns of a table (N, D); a constant column gets 1 for the latter."""
-    sd = train.std(axis=0)
-    return train.mean(axis=0), np.where(sd > 0, sd, 1.0)
+    """Mean and standard deviation (D,) of the columns of a table (N, D); a constant column gets 1 for the latter.
+
+    Constant is a column whose values differ by no more than rounding: its computed deviation is seldom exactly 0.
+    Raises BadInput for a table without rows, and for a column, counted from 0, that is not finite.
+    """
+    if not len(train):
+        raise BadInput("the training table has no rows, so there is nothing to standardise by")
+    broken = np.flatnonzero(~np.isfinite(train).all(axis=0))
+    if len(broken):
+        row = int(np.flatnonzero(~np.isfinite(train[:, broken[0]]))[0])
+        raise BadInput(f"column {broken[0]} of the training table is {train[row, broken[0]]} in row {row}, from 0")
+    spread = train.max(axis=0) - train.min(axis=0)
+    varies = spread > ROUNDING * np.abs(train).max(axis=0)
+    return train.mean(axis=0), np.where(varies, train.std(axis=0), 1.0)
 
 
 def class_labels(labels: NDArray[np.integer]) -> Tensor:

@@ -196,9 +196,9 @@ def _surroundings(batch: Batch) -> tuple[dict[str, Any], list[Finding]]:
     """The environment of a record made here, and what the lint says of the data."""
     cell = batch.cells[0]
     splits = sorted({row.replicate.split for row in batch.rows})
-    tasks = [run.load_task(cell.dataset, split) for split in splits]
-    found = [finding for task in tasks for finding in lint.of_task(cell.dataset.name, task)]
-    return environment.describe(cell.device, cell.threads) | run.data_facts(cell), found
+    name = cell.dataset.name
+    found = {split: lint.of_task(name, run.load_task(cell.dataset, split)) for split in splits}
+    return environment.describe(cell.device, cell.threads) | run.data_facts(cell), lint.of_splits(name, found)
 
 
 # The cheap slice

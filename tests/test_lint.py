@@ -52,7 +52,8 @@ def test_statistics_of_other_than_training_data_are_refused(by, whose, declared,
 
 def test_inputs_that_are_said_to_be_standardised_and_are_not():
     (found,) = lint.of_task("mine", task("none"))
-    assert "by the statistics of other than the training data" in found.message
+    assert "declared to be standardised by the training data, and are not" in found.message
+    assert found.detail.startswith("column ")
     assert lint.of_task("mine", task("none", declared=False)) == []
 
 
@@ -68,15 +69,51 @@ def test_targets_are_standardised_by_training_data_too():
 def test_sets_that_share_examples():
     made = task()
     held = replace(made, validation=made.test)
-    assert [str(f) for f in lint.of_task("mine", held)] == ["refused: mine: its validation data are all test data"]
+    assert [str(f) for f in lint.of_task("mine", held)] == [
+        "refused: mine: its validation data are all test data (such as example 0, from 0, which is test example 0)"
+    ]
     far = replace(made, ood={"far": made.test.x[:20]})
     assert "its out-of-distribution (far) data are all test data" in str(lint.of_task("mine", far)[0])
     some = Examples(torch.cat([made.test.x[:36], made.train.x[:4]]), made.test.y)
     (found,) = lint.of_task("mine", replace(made, test=some, standardised=()))
-    assert (found.severity, found.message) == ("flagged", "its test data are, by 10 %, training data")
+    assert (found.severity, found.message) == ("flagged", "its test data are in part training data")
+    assert found.detail == "10 %, such as example 36, from 0, which is training example 0"
     same = torch.ones(40, 4)
     constant = replace(made, train=Examples(same, made.test.y), test=Examples(same, made.test.y), standardised=())
     assert lint.of_task("coin", constant) == []
+
+
+@pytest.mark.parametrize(("shape", "place"), [((4,), "column 2, from 0,"), ((3, 5, 5), "column 2, from 0,")])
+def test_what_is_not_standardised_is_named(shape, place):
+    made = task(shape=shape)
+    made.train.x[:, 2] += 0.5
+    (found,) = lint.of_task("mine", made)
+    assert found.detail == f"{place} has mean 0.5 and standard deviation 1"
+    made.train.x[0, 2] = torch.nan
+    (found,) = lint.of_task("mine", made)
+    assert found.detail == f"{place} has mean nan and standard deviation nan"
+
+
+def test_a_constant_column_that_is_not_0_is_named():
+    """What a table divided by a standard deviation of rounding looks like."""
+    made = task()
+    made.train.x[:, 1] = 1.0
+    (found,) = lint.of_task("mine", made)
+    assert "test data" not in found.text
+    assert found.detail == "column 1, from 0, has mean 1 and standard deviation 0"
+
+
+def test_the_splits_of_a_data_set_have_one_line_for_each_fault():
+    clean, made = task(), task()
+    some = Examples(torch.cat([made.test.x[:36], made.train.x[:4]]), made.test.y)
+    leaks = lint.of_task("mine", replace(made, test=some))
+    found = lint.of_splits("mine", {0: lint.of_task("mine", clean), 2: leaks, 3: leaks})
+    assert [str(f) for f in found] == [
+        "flagged: mine, 2 of 3 splits, the first 2: its test data are in part training data "
+        "(10 %, such as example 36, from 0, which is training example 0)"
+    ]
+    assert [f.where for f in lint.of_splits("mine", {2: leaks})] == ["mine, split 2"]
+    assert [f.where for f in lint.of_splits("mine", {0: leaks})] == ["mine"]
 
 
 def spec(seeds="3", *settings, **changes):

@@ -191,6 +191,25 @@ def test_a_constant_column_is_only_centred() -> None:
     assert (mean.tolist(), sd.tolist()) == ([2.0, 5.0], [1.0, 1.0])
 
 
+@pytest.mark.parametrize("value", [0.998, 0.1, -1e120, 1e-300, 0.0])
+def test_a_constant_column_has_sd_1_whatever_rounding_makes_of_it(value: float) -> None:
+    table = np.full((10_741, 2), value)
+    table[1, 1] = np.nextafter(value, 2 * value)  # constant but for rounding
+    assert splits.column_statistics(table)[1].tolist() == [1.0, 1.0]
+    narrow = np.array([[1e6], [1e6 + 1e-3]])  # but this is a column that varies
+    assert splits.column_statistics(narrow)[1][0] == pytest.approx(5e-4, rel=1e-3)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_column_that_is_not_finite_is_refused_by_its_number(value: float) -> None:
+    table = np.ones((4, 3))
+    table[2, 1] = value
+    with pytest.raises(BadInput, match=f"column 1 of the training table is {value} in row 2"):
+        splits.column_statistics(table)
+    with pytest.raises(BadInput, match="no rows"):
+        splits.column_statistics(np.ones((0, 3)))
+
+
 def test_digits(load: Callable[..., Task]) -> None:
     task = load("digits")
     assert (len(task.train.y), len(task.test.y), task.signature.input_shape) == (1347, 450, (1, 8, 8))
