@@ -74,6 +74,9 @@ def run(  # noqa: PLR0913 - one parameter for each option of the command
     results: Annotated[Path, typer.Option(metavar="DIR", help="where records go")] = Path("results/local"),
     metrics: Metrics = "",
     fresh: Annotated[bool, typer.Option("--fresh", help="train again what is done already")] = False,
+    any_code: Annotated[
+        bool, typer.Option("--any-code", help="keep what is done, though its method or bdlbench has changed since")
+    ] = False,
     set_: Annotated[
         list[str], typer.Option("--set", metavar="NAME.OPTION=V1,V2", help="an option; a list sweeps; repeatable")
     ] = [],  # noqa: B006
@@ -100,8 +103,9 @@ def run(  # noqa: PLR0913 - one parameter for each option of the command
     source = plan.read_suite_file(config) if config else plan.read_suite(suite or "quick")
     names, settings = (tuple(method), tuple(model), tuple(dataset)), tuple(set_)
     asked = plan.Overrides(*names, seeds, samples, settings, device, threads, splits)
-    job = api.prepare(plan.build_spec(source, asked), results, fresh)
+    job = api.prepare(plan.build_spec(source, asked), results, fresh, any_code)
     workers = _workers(jobs, job)
+    _print_outdated(job)
     if dry_run:
         _print_plan(job, workers)
         return
@@ -455,6 +459,20 @@ def _print_failures(found: Sequence[Result]) -> bool:
         for reason, places in by_reason.items():
             print(f"failed: {result.title}, {'; '.join(places)}: {reason}")
     return any(result.failed for result in found)
+
+
+def _print_outdated(job: Job) -> None:
+    """Why records are not taken as they are, and which of their replicates are left as they are all the same."""
+    titles = {cell.key: cell.title for cell in job.spec.cells}
+    by_reason: dict[str, list[str]] = {}
+    for record, reason in job.outdated:
+        by_reason.setdefault(reason, []).append(titles[record.key])
+        left = sorted({replicate.seed for replicate in set(record.replicates) - set(job.spec.replicates)})
+        if left:
+            print(f"left as other code made them: {titles[record.key]}, seeds {_ranges(left)}; name them to train them")
+    for reason, which in by_reason.items():
+        what = ", ".join(which) if len(which) < 4 else f"{len(which)} cells"
+        print(f"to be trained again, since {reason}: {what} (--any-code keeps the records)")
 
 
 def _print_plan(job: Job, workers: int) -> None:

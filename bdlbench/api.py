@@ -18,7 +18,20 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bdlbench import catalog, environment, files, lint, options, plan, records, rescore, sources, store, tables
+from bdlbench import (
+    catalog,
+    environment,
+    files,
+    lint,
+    options,
+    plan,
+    provenance,
+    records,
+    rescore,
+    sources,
+    store,
+    tables,
+)
 from bdlbench import compare as comparison
 from bdlbench import margins as margin_table
 from bdlbench import score as submissions
@@ -52,13 +65,17 @@ REPLACED = ".replaced"
 
 @dataclass(frozen=True)
 class Job:
-    """What a run has to do. existing: the records that lie in `results` already."""
+    """What a run has to do. existing: the records that lie in `results` already.
+
+    outdated: of those that were asked for, the ones that other code made, with what has changed.
+    """
 
     spec: Spec
     results: Path
     existing: tuple[Record, ...]
     batches: tuple[Batch, ...]
     fresh: bool = False
+    outdated: tuple[tuple[Record, str], ...] = ()
 
 
 def run(
@@ -69,22 +86,24 @@ def run(
     plugins: Iterable[str | Path] = (),
     jobs: int = 1,
     fresh: bool = False,
+    any_code: bool = False,
     checkpoint_every: float = 60.0,
     keep_parameters: bool = False,
     **overrides: Any,
 ) -> list[Record]:
-    """Train what is missing, and return the records of all cells asked for.
+    """Train what is missing or was made by other code, and return the records of all cells asked for.
 
     suite: a suite's name, the path of a TOML file, or a spec. settings: {"NAME.OPTION": value or list of values}.
     overrides: methods, models, datasets (lists of names), seeds ("5", "0-9", "1,4,7"), splits ("one", "each"), samples,
     device, threads.
+    any_code: records stand whatever code made them, as those in results/reference do.
     keep_parameters: also write each posterior's state, for `records.parameters`.
     jobs: worker processes; a script that asks for more than one needs `if __name__ == "__main__":`.
     Raises BadInput before anything is written where something asked for does not exist or is out of range.
     """
     paths = [Path(plugin) for plugin in plugins]
     _add_plugins(paths)
-    job = prepare(_spec(suite, settings or {}, overrides), Path(results), fresh)
+    job = prepare(_spec(suite, settings or {}, overrides), Path(results), fresh, any_code)
     perform(job, jobs, paths, Settings(job.results, checkpoint_every, keep_parameters))
     keys = {cell.key for cell in job.spec.cells}
     return [record for record in records.read(job.results) if record.key in keys] if job.results.exists() else []
@@ -255,12 +274,26 @@ def machines(folder: Path) -> list[str]:
     return sorted({environment.machine(record.environment) for record in records.read(folder) if record.cost})
 
 
-def prepare(spec: Spec, results: Path, fresh: bool = False) -> Job:
-    """What is missing of a spec. Writes nothing. Raises BadInput for records that cannot be read."""
+def prepare(spec: Spec, results: Path, fresh: bool = False, any_code: bool = False) -> Job:
+    """What is missing of a spec, or was made by other code. Writes nothing. Raises BadInput for unreadable records."""
     lint.refuse(lint.of_spec(spec))
     existing = records.read(results, conflicting=fresh) if results.is_dir() else []
     refuse_unwritable(results)
-    return Job(spec, results, tuple(existing), tuple(batches(spec, [] if fresh else existing)), fresh)
+    is_reference = results.resolve().is_relative_to(REFERENCE.resolve())  # `verify` says whether these hold
+    outdated = [] if fresh or any_code or is_reference else list(_outdated(spec, existing))
+    stale = {record.name for record, _ in outdated}
+    current = [] if fresh else [record for record in existing if record.name not in stale]
+    return Job(spec, results, tuple(existing), tuple(batches(spec, current)), fresh, tuple(outdated))
+
+
+def _outdated(spec: Spec, existing: Iterable[Record]) -> Iterator[tuple[Record, str]]:
+    """Records of what is asked for that other code made, with what has changed."""
+    cells = {cell.key: cell for cell in spec.cells}
+    for record in existing:
+        if record.key in cells and not set(spec.replicates).isdisjoint(record.replicates):
+            changed = provenance.change(record, cells[record.key])
+            if changed:
+                yield record, changed
 
 
 def perform(
@@ -270,7 +303,7 @@ def perform(
     settings: Settings | None = None,
     report: Callable[[Event], None] = lambda event: None,
 ) -> list[Outcome]:
-    """Run the batches of a job. With `fresh`, old records are set aside first and removed once all new ones are there.
+    """Run the batches of a job. Records to be replaced are set aside first and removed once all new ones are there.
 
     Raises DataUnavailable before anything is trained, BadInput where the folder cannot be written.
     """
@@ -278,7 +311,7 @@ def perform(
     began = _probe(job.results)
     if job.fresh:
         _forget_checkpoints(job.results, job.batches)
-        _set_aside(job)
+    _set_aside(job)
     chosen = replace(settings or Settings(job.results), selection=job.spec.selection)
     outcomes = execute(job.batches, chosen, jobs, plugins, report)
     _tidy(job, began)
@@ -375,8 +408,7 @@ def _tidy(job: Job, began: float) -> None:
                 part.unlink()
     with suppress(OSError):  # it is not there, or others' checkpoints lie in it
         hidden.rmdir()
-    if job.fresh:
-        shutil.rmtree(job.results / REPLACED, ignore_errors=True)
+    shutil.rmtree(job.results / REPLACED, ignore_errors=True)
 
 
 def _set_aside(job: Job) -> None:
@@ -384,14 +416,15 @@ def _set_aside(job: Job) -> None:
 
     An interrupted fresh run is then like any other: what is missing is what is left to do, and nothing is lost.
     """
-    for cell in job.spec.cells:
-        for old in job.existing:
-            if old.key == cell.key and not set(job.spec.replicates).isdisjoint([*old.replicates, *old.failed]):
-                for ending in (".safetensors", ".json"):
-                    source = job.results / f"{old.name}{ending}"
-                    if source.exists():
-                        files.write_atomic(job.results / REPLACED / source.name, source.read_bytes())
-                records.without(job.results, old, set(job.spec.replicates))
+    cells = {cell.key for cell in job.spec.cells}
+    replaced = job.existing if job.fresh else [record for record, _ in job.outdated]
+    for old in replaced:
+        if old.key in cells and not set(job.spec.replicates).isdisjoint([*old.replicates, *old.failed]):
+            for ending in (".safetensors", ".json"):
+                source = job.results / f"{old.name}{ending}"
+                if source.exists():
+                    files.write_atomic(job.results / REPLACED / source.name, source.read_bytes())
+            records.without(job.results, old, set(job.spec.replicates))
 
 
 def _spec(suite: str | Path | Spec, settings: Mapping[str, Any], overrides: Mapping[str, Any]) -> Spec:

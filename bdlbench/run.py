@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from bdlbench import catalog, data, environment, files, records
+from bdlbench import catalog, data, environment, files, provenance, records
 from bdlbench.audit import audit
 from bdlbench.clock import Stopwatch, peak_memory_bytes, reset_peak_memory
 from bdlbench.data import Problem, Task
@@ -365,6 +365,7 @@ def _write_cell(batch: Batch, cell: Cell, result: _Result, settings: Settings) -
         values={"metrics": scored, **values},
         cost=result.cost | {name: float(value[mine].mean()) for name, value in result.measured.items()},
         environment=environment.describe(cell.device, cell.threads)
+        | {"code": provenance.code_of(cell)}
         | data_facts(cell)
         | _selection(settings)
         | {"examples": result.examples},
@@ -384,7 +385,7 @@ def _write_failures(batch: Batch, cells: Sequence[Cell], settings: Settings, rea
     failures = []
     for cell in cells:
         failed = {row.replicate: reason for row in batch.rows if row.cell == cell}
-        where = environment.describe(cell.device, cell.threads)
+        where = environment.describe(cell.device, cell.threads) | {"code": provenance.code_of(cell)}
         record = Record(cell.as_dict(), (), {"metrics": {}}, {}, where, failed)
         records.write(settings.results, record, {})
         failures.append(record)
