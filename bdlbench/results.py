@@ -95,9 +95,12 @@ def columns_named(results: Iterable[Result], names: Sequence[str]) -> list[str]:
     A metric stands for all its columns, `ood_auroc` for ood_auroc[near] and ood_auroc[far]. Raises BadInput for a
     name that no result has, with the nearest.
     """
+    results = list(results)
     known = {name for result in results for name in result.scores}
     if list(names) == ["*"]:
         return sorted(known)
+    for cost in {"throughput", *(cost for result in results for costs in result.costs for cost in costs)} & {*names}:
+        raise BadInput(f"{cost} is a cost of a whole batch, so it has no replicates to compare: see it in `table`")
     found = {name: matching(name, sorted(known)) for name in names or MAIN_METRICS}
     for name in names:
         if not found[name]:

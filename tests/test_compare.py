@@ -143,6 +143,8 @@ def test_a_folder_against_itself(runs: Path) -> None:
     assert api.compare(runs / "wine", runs / "wine", metrics=["nll"]).pairs[0].findings[0].metric == "nll"
     with pytest.raises(BadInput, match="did you mean 'nll'"):
         api.compare(runs / "wine", runs / "wine", metrics=["nl"])
+    with pytest.raises(BadInput, match="train_seconds is a cost of a whole batch"):
+        api.compare(runs / "wine", runs / "wine", metrics=["train_seconds"])
 
 
 def test_the_paired_analysis_is_the_formula(runs: Path) -> None:

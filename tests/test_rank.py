@@ -110,6 +110,8 @@ def test_refused() -> None:
     three = grid(3, {"mle": 0.0, "map": 1.0})
     with pytest.raises(BadInput, match="unknown metric 'nl': did you mean 'nll'"):
         rank(three, "nl")
+    with pytest.raises(BadInput, match="throughput is a cost of a whole batch"):
+        rank(three, "throughput")
     with pytest.raises(BadInput, match="unknown method 'mlee': did you mean 'mle'"):
         rank(three, "nll", ["mlee", "map"])
     with pytest.raises(BadInput, match="nll: 2 methods share 1 data sets"):
