@@ -37,10 +37,13 @@ class _Kept(dict[str, Tensor]):
 
 @dataclass(frozen=True)
 class _Memory:
-    """What maps made of the tensor `source` itself, by their name and how they looked at it."""
+    """What maps made of the tensor `source` itself, by their leaves, operation and how they looked at it.
+
+    Beside it the operation, so that no other can come to have its identity.
+    """
 
     source: Tensor
-    made: dict[tuple[object, ...], Any] = field(default_factory=dict)
+    made: dict[tuple[object, ...], tuple[LinearOp, Any]] = field(default_factory=dict)
 
 
 _memory: ContextVar[_Memory | None] = ContextVar("memory", default=None)
@@ -58,15 +61,23 @@ def remembering(source: Tensor) -> Iterator[None]:
         _memory.reset(token)
 
 
-def recalled(name: str, x: Tensor, make: Callable[[], T]) -> T:
-    """make(), or what it was the last time for the map `name` where x is a view of what is remembered."""
+def recalled(name: str, op: LinearOp, x: Tensor, bias: str, make: Callable[[], T]) -> T:
+    """make(), or what it was the last time for the same map where x is a view of what is remembered.
+
+    The map is that of the leaf `name` by `op`, with the leaf `bias`: a model may use one leaf in several maps.
+    """
     memory = _memory.get()
     if memory is None or memory.source.untyped_storage().data_ptr() != x.untyped_storage().data_ptr():
         return make()
-    key = (name, x.storage_offset(), x.shape, x.stride())
+    operation: object = op
+    try:
+        hash(op)
+    except TypeError:  # what cannot be told by its value is told by its identity
+        operation = id(op)
+    key = (name, operation, bias, x.dtype, x.storage_offset(), x.shape, x.stride())
     if key not in memory.made:
-        memory.made[key] = make()
-    found: T = memory.made[key]
+        memory.made[key] = op, make()
+    found: T = memory.made[key][1]
     return found
 
 
@@ -112,7 +123,7 @@ class Dropout:
         """Apply `op` to the masked input."""
         rate = self.rates.get(name, 0.0)
         if isinstance(rate, float) and rate == 0:
-            out = recalled(name, x, lambda: op(x, self.leaves[name], _bias(self, bias)))
+            out = recalled(name, op, x, bias, lambda: op(x, self.leaves[name], _bias(self, bias)))
             return out.expand(*self.noise.lead, *out.shape[out.ndim - op.trailing :])  # a sample like any other
         mask = self.kept.get_or_draw(name, lambda: self._mask(name, op, x)) if self.joint else self._mask(name, op, x)
         share = per_row(1 - rate, x, 1 + op.trailing)
@@ -177,7 +188,7 @@ class LocalNoise:
         noise = self.noise.normal(op.output_shape(x, mean.weight), x)
         if x.requires_grad or mean.weight.requires_grad:
             return sampling.local_noise(op, x, mean, variance, noise)
-        return torch.addcmul(*recalled(name, x, lambda: sampling.moments(op, x, mean, variance)), noise)
+        return torch.addcmul(*recalled(name, op, x, bias, lambda: sampling.moments(op, x, mean, variance)), noise)
 
     def leaf(self, name: str) -> Tensor:
         """One sample of the leaf for the batch."""

@@ -1,3 +1,5 @@
+from dataclasses import dataclass
+
 import pytest
 import torch
 
@@ -176,12 +178,53 @@ def test_what_precedes_noise_is_computed_once_for_the_remembered_tensor_alone():
         calls.append(1)
         return torch.ones(1)
 
+    def ask(name, x, op=dense, bias=""):
+        return recalled(name, op, x, bias, make)
+
     x, other = torch.randn(1, 2, 6), torch.randn(1, 2, 6)
     with remembering(x):
-        assert recalled("w", x, make) is recalled("w", x.flatten(2), make)
-        recalled("v", x, make)
-        recalled("w", x[..., :3], make)
-        recalled("w", other, make)
-        recalled("w", other, make)
-    recalled("w", x, make)
-    assert len(calls) == 6
+        assert ask("w", x) is ask("w", x.flatten(2))
+        assert ask("w", x, Conv2d(padding=1)) is ask("w", x, Conv2d(padding=1))
+        for _ in range(2):
+            ask("v", x)
+            ask("w", x[..., :3])
+            ask("w", x, bias="b")
+            ask("w", x, Conv2d(padding=2))
+            ask("w", x.view(torch.int32))
+        assert len(calls) == 7
+        ask("w", other)
+        ask("w", other)
+    ask("w", x)
+    assert len(calls) == 10
+
+
+@dataclass
+class Reversed:
+    """A map like `dense`, of the reversed weight. It cannot be hashed."""
+
+    trailing: int = 2
+
+    def __call__(self, x, weight, bias=None):
+        return dense(x, weight.flip(-1), bias)
+
+    def output_shape(self, x, weight):
+        return dense.output_shape(x, weight)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rates", [0.0, 0.5])
+def test_one_leaf_in_several_maps_of_the_input_is_several_maps(rule, rates):
+    """By another operation, by another bias or none, of a part of the input: as where nothing is remembered."""
+    x, other, again = numbers(R, B, 5), Reversed(), Reversed()
+    leaves = {"w": numbers(R, 4, 5, seed=1), "b": numbers(R, 4, seed=2), "c": numbers(R, 4, seed=3)}
+    maps = [(dense, ""), (other, ""), (dense, "b"), (dense, "c"), (other, "c"), (again, "b"), (dense, "")]
+
+    def predicted():
+        layer = rules(leaves, Streams.of_seeds([0, 1]).samples(0, M))[rule]
+        if rule == "dropout":
+            layer = Dropout(leaves, {"w": rates}, layer.noise)
+        return [layer("w", op, x, bias) for op, bias in maps]
+
+    expected = predicted()
+    with remembering(x):
+        assert all(torch.equal(a, b) for a, b in zip(predicted(), expected, strict=True))
