@@ -135,6 +135,7 @@ def _ours(method: str, size: Size) -> Callable[[], object] | None:
         return None
     fits, _ = begin(lambda: built.fit(model, data, Streams.of_seeds(range(size.rows))), 1)
     plan = Plan(1, size.batch, 1e-4)
-    return (
-        (lambda: last(minimise(fits[0].objective, fits[0].initial, fits[0].data, fits[0].rng, plan))) if fits else None
-    )
+    if not fits:
+        return None
+    fit = fits[0]
+    return lambda: last(minimise(fit.objective, fit.initial, fit.data, fit.rng, plan, fit.update))

@@ -1,14 +1,20 @@
-"""The only optimisation loop: it trains all rows at once, yields its states, and resumes to the same bits."""
+"""The only training loop: it trains all rows at once, by Adam or by a step rule, and resumes to the same bits.
+
+What a checkpoint holds is what was given to the loop: the rows, the tensors of the step rule, those that are collected,
+and where the noise stands. What a method gathers beside the loop would be lost when a run resumes, without a word: the
+loop refuses to be used like that.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import safetensors.torch
 import torch
@@ -17,7 +23,7 @@ from torch import Tensor
 from bdlbench import files
 from bdlbench.clock import now
 from bdlbench.data import Data, Examples
-from bdlbench.errors import Diverged
+from bdlbench.errors import BadInput, Diverged
 from bdlbench.rng import Streams
 from bdlbench.types import PerRow
 
@@ -32,7 +38,10 @@ DECAYS: dict[Decay, Callable[[float], float]] = {
 
 @dataclass(frozen=True)
 class Plan:
-    """How to optimise: Adam (Kingma & Ba 2015) over shuffled batches, an epoch's last incomplete one left out."""
+    """How to train: by steps over shuffled batches, an epoch's last incomplete one left out.
+
+    learning_rate: of Adam, or what another step rule is given as its rate; decay: its factor over time.
+    """
 
     epochs: int
     batch_size: int
@@ -65,20 +74,57 @@ class Objective(Protocol):
         ...
 
 
+Tensors = Mapping[str, Tensor]
+"""By name, (R, …) each: what is kept from step to step, and in the checkpoint."""
+
+
 @dataclass(frozen=True)
 class State:
-    """Rows after some steps: parameters and Adam's moments (R, Q), and the last loss (R,) in nats per example.
+    """Rows after some steps: parameters (R, Q), and the last loss (R,) in nats per example.
 
     The loss is whole after the last step of an epoch, which is when states are yielded, and at the fingerprint.
+    kept: what the step rule keeps (Adam: its moments `mean` and `square`, (R, Q)); epoch: how many are done, the one
+    that is not over left out; collected: what `Collect` has gathered.
 
-    The next step changes the tensors in place: who keeps a state clones it.
+    The next step may change the tensors in place: who keeps a state clones it.
     """
 
     flat: Tensor
-    mean: Tensor
-    square: Tensor
+    kept: Tensors
     step: int
     loss: Tensor
+    epoch: int = 0
+    collected: Tensors = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Update:
+    """A step rule, such as an optimiser's or a sampler's. All that it keeps from step to step is in its tensors.
+
+    start(flat) -> the tensors that it keeps, (R, …) each, before the first step.
+    step(flat, gradient, kept, rate, moment, noise) -> (flat, kept) after the step. flat, gradient: (R, Q); rate: the
+    plan's, after its decay, a number or (R,); moment: before the step; noise: the streams that the objective draws
+    from, whose position is in the checkpoint. No operation may mix rows.
+    """
+
+    start: Callable[[Tensor], Tensors]
+    step: Callable[[Tensor, Tensor, Tensors, PerRow, Moment, Streams], tuple[Tensor, Tensors]]
+
+
+@dataclass(frozen=True)
+class Collect:
+    """What is gathered from the states of training, such as the sums of an average.
+
+    start(flat) -> the tensors before training, (R, …) each; add(state, collected) -> those after an epoch, by the same
+    names and of the same shapes and types. `State.collected` of the last state has them in the end.
+    """
+
+    start: Callable[[Tensor], Tensors]
+    add: Callable[[State, Tensors], Tensors]
+
+
+NOTHING = Collect(lambda flat: {}, lambda state, collected: collected)
+"""Nothing is collected."""
 
 
 T = TypeVar("T")
@@ -91,6 +137,12 @@ def unchanged(flat: Tensor, step: int) -> Tensor:
     """No nudge."""
     return flat
 
+
+KEPT, COLLECTED = "kept.", "collected."
+"""Of what is kept and collected, the names in a checkpoint begin so."""
+
+BOUNDARY = 64
+"""Bytes. New tensors start at a multiple of it."""
 
 FIRST_STEPS = 20
 """After so many steps a fit leaves a fingerprint of its rows, so that a cheap re-run can be held against it."""
@@ -110,7 +162,7 @@ class Fingerprint:
 class Fit:
     """One call of `minimise`, for whoever verifies or audits it: what was asked, the fingerprint, the latest state.
 
-    mark: after how many steps the fingerprint is taken, or after all of them if there are fewer.
+    mark: after how many steps the fingerprint is taken, or after all of them if there are fewer. update: None for Adam.
     """
 
     objective: Objective
@@ -122,6 +174,7 @@ class Fit:
     mark: int = FIRST_STEPS
     first: Fingerprint | None = None
     state: State | None = None
+    update: Update | None = None
 
     @property
     def marked(self) -> int:
@@ -202,47 +255,90 @@ def begin(fit: Callable[[], T], steps: int, nudge: Nudge = unchanged) -> tuple[l
             return current.fits, None
 
 
-def minimise(objective: Objective, initial: Tensor, data: Data, rng: Streams, plan: Plan) -> Iterator[State]:
-    """Minimise each row's objective from `initial` (R, Q) by Adam, yielding the state after every epoch.
+class States(Iterator[State]):
+    """The states of one call of `minimise`, after every epoch.
 
-    Resumes from the session's checkpoint where there is one; states of epochs before it are not yielded again.
-    Raises Diverged when the loss of every row has left the finite numbers.
+    In a run, which may be resumed, only `last` takes them: a resumed run does not come by those before its checkpoint.
     """
+
+    def __init__(self, made: Iterator[State]) -> None:
+        self._made = made
+
+    def __next__(self) -> State:
+        """The state after the next epoch. Raises BadInput in a run, naming the line that asks."""
+        current = _session.get()
+        if current is not None and current.checkpoint is not None:
+            asking = sys._getframe(1)
+            raise BadInput(
+                f"{asking.f_code.co_filename}:{asking.f_lineno} takes the states of training one by one, and those "
+                "from before a checkpoint do not come again when a run resumes: take last(…) of them, and let "
+                "minimise(…, collect=…) gather what is needed of the others"
+            )
+        return next(self._made)
+
+    def last(self) -> State:
+        """The final state."""
+        *_, final = self._made
+        return final
+
+
+def last(states: Iterator[State]) -> State:
+    """The final state."""
+    if isinstance(states, States):
+        return states.last()
+    *_, final = states
+    return final
+
+
+def minimise(
+    objective: Objective,
+    initial: Tensor,
+    data: Data,
+    rng: Streams,
+    plan: Plan,
+    update: Update | None = None,
+    collect: Collect = NOTHING,
+) -> States:
+    """Minimise each row's objective from `initial` (R, Q), or sample by it: the states after every epoch.
+
+    update: the step rule, Adam (Kingma & Ba 2015) if None; collect: what is gathered after every epoch. Resumes from
+    the session's checkpoint where there is one; states of epochs before it do not come again, so take `last` of them.
+    Raises Diverged when the loss of every row has left the finite numbers; BadInput where `update` or `collect` changes
+    the names, shapes or types of what it keeps.
+    """
+    return States(_states(objective, initial, data, rng, plan, update or ADAM, collect))
+
+
+def _states(
+    objective: Objective, initial: Tensor, data: Data, rng: Streams, plan: Plan, update: Update, collect: Collect
+) -> Iterator[State]:
     current = _session.get() or Session()
     batch_size = min(plan.batch_size, data.num_data)
     steps = data.num_data // batch_size
     total = plan.epochs * steps
-    fit = Fit(objective, initial, data, rng, plan, total, current.mark)
+    fit = Fit(objective, initial, data, rng, plan, total, current.mark, update=update)
     current.fits.append(fit)
     saver = _Saver(current, fit)
     noise = rng.child("noise")
-    state = saver.load(_start(initial), noise)
+    kept, collected = (_own(start, initial) for start in (update.start, collect.start))
+    state = saver.load(State(initial.clone(), kept, 0, initial.new_zeros(len(initial)), 0, collected), noise, steps)
     if state.step == total:
         yield state
     for epoch in range(state.step // steps, plan.epochs):
         order = _order(data, rng.child(f"batches {epoch}"), steps, batch_size)
         for index in order[state.step - epoch * steps :]:
-            after = state.step + 1
-            moment = Moment(state.step, total, reported=after in ((epoch + 1) * steps, fit.marked))
-            state = _step(objective, state, data.batch(index), noise, plan, moment, current.nudge)
+            done = state.step + 1 == (epoch + 1) * steps
+            moment = Moment(state.step, total, reported=done or state.step + 1 == fit.marked)
+            state = _step(objective, state, data.batch(index), noise, plan, moment, current.nudge, update)
             current.examples += batch_size
             fit.reached(state)
+            if done:
+                if not torch.isfinite(state.loss).any():
+                    raise Diverged(f"the loss is not finite in any replicate after {epoch + 1} epochs")
+                state = _gathered(replace(state, epoch=epoch + 1), collect)
             current.listen(state.step, total)
             saver.save_when_due(state, noise)
-        if not torch.isfinite(state.loss).any():
-            raise Diverged(f"the loss is not finite in any replicate after {epoch + 1} epochs")
         yield state
-
-
-def last(states: Iterator[State]) -> State:
-    """The final state."""
-    *_, final = states
-    return final
-
-
-def _start(initial: Tensor) -> State:
-    zeros = torch.zeros_like(initial)
-    return State(initial.clone(), zeros, zeros.clone(), 0, initial.new_zeros(len(initial)))
 
 
 def _fingerprint(state: State) -> Fingerprint:
@@ -263,15 +359,87 @@ def _order(data: Data, rng: Streams, steps: int, batch_size: int) -> Tensor:
 
 
 def _step(
-    objective: Objective, state: State, batch: Examples, noise: Streams, plan: Plan, moment: Moment, nudge: Nudge
+    objective: Objective,
+    state: State,
+    batch: Examples,
+    noise: Streams,
+    plan: Plan,
+    moment: Moment,
+    nudge: Nudge,
+    update: Update,
 ) -> State:
     point = nudge(state.flat, state.step).requires_grad_()
     loss = objective(point, batch, noise, moment)
     gradient = _gradient(loss, point)
-    flat = state.flat.detach()
-    factor = DECAYS[plan.decay](moment.progress)
-    adam_step(flat, gradient, state.mean, state.square, state.step + 1, plan.learning_rate, factor)
-    return State(flat, state.mean, state.square, state.step + 1, loss.detach())
+    flat, rate = state.flat.detach(), plan.learning_rate * DECAYS[plan.decay](moment.progress)
+    with torch.no_grad():
+        found: Any = update.step(flat, gradient, state.kept, rate, moment, noise)
+    if update is not ADAM:  # whose step is our own; the check takes as long as a small layer
+        if not isinstance(found, tuple) or len(found) != 2 or not isinstance(found[1], Mapping):
+            raise BadInput(f"{_place(update.step)} does not return (rows, what it keeps by name)")
+        before, after = {"the rows": flat, **state.kept}, {"the rows": found[0], **found[1]}
+        rows, *kept = _alike(before, after, update.step).items()
+        found = rows[1], dict(kept)
+    return replace(state, flat=found[0], kept=found[1], step=state.step + 1, loss=loss.detach())
+
+
+def _gathered(state: State, collect: Collect) -> State:
+    """The state with what is collected after it. `add` sees copies: the next step may change the rows in place."""
+    if collect is NOTHING:
+        return state
+    own = {name: value.clone() for name, value in state.kept.items()}
+    with torch.no_grad():
+        found = collect.add(replace(state, flat=state.flat.detach().clone(), kept=own), state.collected)
+    return replace(state, collected=_alike(state.collected, found, collect.add))
+
+
+def _own(start: Callable[[Tensor], Tensors], initial: Tensor) -> Tensors:
+    """Copies of the tensors that a function starts with. Raises BadInput where they are not rows by name."""
+    found: Any = start(initial.clone())
+    if not isinstance(found, Mapping):
+        raise BadInput(f"{_place(start)} gives a {type(found).__name__}, not tensors by name")
+    for name, value in found.items():
+        if not isinstance(value, Tensor) or value.shape[:1] != initial.shape[:1]:
+            raise BadInput(
+                f"{_place(start)}: {name} is {_form(value)}, not of {len(initial)} rows: ({len(initial)}, …)"
+            )
+    return {name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in found.items()}
+
+
+def _alike(before: Tensors, after: Any, by: Callable[..., object]) -> Tensors:
+    """`after` in the order of `before`, as a checkpoint would give it back. Raises BadInput where its form is another.
+
+    Each contiguous, on a boundary and in memory of its own: the bits of a product or a sum depend on where a tensor
+    lies, and what is changed in place must not change another tensor only until the run is resumed.
+    """
+    if not isinstance(after, Mapping) or after.keys() != before.keys():
+        names = ", ".join(after) or "nothing" if isinstance(after, Mapping) else f"a {type(after).__name__}"
+        raise BadInput(f"{_place(by)} returns {names}, not {', '.join(before) or 'an empty dict'}")
+    found: dict[str, Tensor] = {}
+    taken = set()
+    for name, old in before.items():
+        new = after[name]
+        if not isinstance(new, Tensor) or (new.shape, new.dtype) != (old.shape, old.dtype):
+            raise BadInput(f"{_place(by)} makes {name} {_form(new)}, which was {_form(old)}")
+        memory = new.untyped_storage().data_ptr()
+        if memory in taken or new.data_ptr() % BOUNDARY or not new.is_contiguous():
+            new = new.clone(memory_format=torch.contiguous_format)
+        taken.add(memory)
+        found[name] = new.detach()
+    return found
+
+
+def _form(value: object) -> str:
+    if not isinstance(value, Tensor):
+        return f"a {type(value).__name__}"
+    return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
+
+
+def _place(function: Callable[..., object]) -> str:
+    """Where a function stands: its file and first line."""
+    plain = getattr(function, "func", function)  # of a partial
+    code = getattr(plain, "__code__", None) or getattr(type(plain).__call__, "__code__", None)
+    return f"{code.co_filename}:{code.co_firstlineno}" if code else repr(function)
 
 
 def _gradient(loss: Tensor, flat: Tensor) -> Tensor:
@@ -314,14 +482,28 @@ def adam_step(
     )
 
 
+def _adam(
+    flat: Tensor, gradient: Tensor, kept: Tensors, rate: PerRow, moment: Moment, noise: Streams
+) -> tuple[Tensor, Tensors]:
+    adam_step(flat, gradient, kept["mean"], kept["square"], moment.step + 1, rate)
+    return flat, kept
+
+
+ADAM = Update(lambda flat: {"mean": torch.zeros_like(flat), "square": torch.zeros_like(flat)}, _adam)
+"""Adam (Kingma & Ba 2015)."""
+
+
 class _Saver:
     """Writes and reads the checkpoint of one call of `minimise`."""
 
     def __init__(self, current: Session, fit: Fit) -> None:
         self.current, self.fit, self.path, self.due = current, fit, current.next_file(), now() + current.every
 
-    def load(self, fresh: State, noise: Streams) -> State:
-        """The state of the checkpoint, with `noise` put where it stood; `fresh` where there is none."""
+    def load(self, fresh: State, noise: Streams, steps: int) -> State:
+        """The state of the checkpoint, with `noise` put where it stood; `fresh` where there is none.
+
+        steps: of an epoch. Raises BadInput where it holds other tensors than `fresh`.
+        """
         if self.path is None or not self.path.exists():
             return fresh
         saved = safetensors.torch.load_file(self.path, device=str(fresh.flat.device))
@@ -330,7 +512,14 @@ class _Saver:
         noise.resume(position, fresh.flat.device)
         seconds, examples, step = saved["spent"].tolist()
         self.current.seconds_before, self.current.examples = seconds, int(examples)
-        self.fit.state = State(saved["flat"], saved["mean"], saved["square"], int(step), saved["loss"])
+        kept, collected = (
+            {k.removeprefix(part): v for k, v in saved.items() if k.startswith(part)} for part in (KEPT, COLLECTED)
+        )
+        found = State(saved["flat"], kept, int(step), saved["loss"], int(step) // steps, collected)
+        for mine, theirs in ((fresh.kept, kept), (fresh.collected, collected), ({"": fresh.flat}, {"": found.flat})):
+            if {k: _form(v) for k, v in mine.items()} != {k: _form(v) for k, v in theirs.items()}:
+                raise BadInput(f"{self.path} was left by a method that kept other tensors than this one does")
+        self.fit.state = found
         if "first.sha256" in saved:
             hashes = [bytes(row).hex() for row in saved["first.sha256"].tolist()]
             norm, loss = saved["first.numbers"].tolist()
@@ -342,7 +531,9 @@ class _Saver:
         if self.path is None or now() < self.due:
             return
         spent = torch.tensor([self.current.seconds, self.current.examples, state.step], dtype=torch.float64)
-        tensors = {"flat": state.flat, "mean": state.mean, "square": state.square, "loss": state.loss, "spent": spent}
+        tensors = {"flat": state.flat, "loss": state.loss, "spent": spent}
+        for part, named in ((KEPT, state.kept), (COLLECTED, state.collected)):
+            tensors |= {f"{part}{name}": value for name, value in named.items()}
         tensors |= {f"noise.{name}": value for name, value in noise.position().items()}
         if first := self.fit.first:
             hashes = [list(bytes.fromhex(sha256)) for sha256 in first.sha256]

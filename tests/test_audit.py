@@ -18,7 +18,7 @@ N = 10
 def fit_of(objective, flat=None, rows=2, steps=100):
     x = torch.arange(N).float().reshape(1, N, 1).expand(rows, N, 1)
     flat = torch.linspace(0.1, 1.7, 16).repeat(rows, 1) if flat is None else flat
-    state = State(flat, flat, flat, steps, flat[:, 0])
+    state = State(flat, {}, steps, flat[:, 0])
     fit = Fit(objective, flat, Data(x, x[..., 0]), Streams.of_seeds(range(rows)), Plan(1, 4, 0.1), steps)
     fit.state = state
     return fit

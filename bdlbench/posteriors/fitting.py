@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -16,7 +16,7 @@ from bdlbench.kernels.kl import RowPrior, add_normal_kl_gradient, normal_kl_sum,
 from bdlbench.protocols import HasStart, Layer, Model, OwnsPrior, Prior
 from bdlbench.rng import Streams
 from bdlbench.terms import term
-from bdlbench.training import Moment, Plan, State, minimise
+from bdlbench.training import NOTHING, Collect, Moment, Plan, States, Update, minimise
 from bdlbench.types import Layout, Leaf, PerRow, per_row
 
 PriorScaling = Literal["none", "fan_in"]
@@ -91,15 +91,20 @@ def fit_network(
     plan: Plan,
     rule: Callable[[Tensor, Streams], Layer],
     prior: Prior | None = None,
-) -> Iterator[State]:
-    """Minimise −[mean_b elbo_b + log p(w) / N] over a network (R, P) for each row, acting by `rule(flat, noise)`."""
+    update: Update | None = None,
+    collect: Collect = NOTHING,
+) -> States:
+    """Minimise −[mean_b elbo_b + log p(w) / N] over a network (R, P) for each row, acting by `rule(flat, noise)`.
+
+    update, collect: the step rule, and what is gathered, of `training.minimise`.
+    """
 
     def objective(flat: Tensor, batch: Examples, noise: Streams, moment: Moment) -> Tensor:
         elbo = term("likelihood", model(rule(flat, noise), batch.x, noise).elbo(batch.y))
         penalty = term("divergence", -prior.log_density(flat, moment.reported)) if prior else 0.0
         return negative_elbo(elbo, penalty, data.num_data)
 
-    return minimise(objective, initial_network(model, data, rng.child("init")), data, rng, plan)
+    return minimise(objective, initial_network(model, data, rng.child("init")), data, rng, plan, update, collect)
 
 
 def expected_log_likelihood(

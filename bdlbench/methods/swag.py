@@ -1,0 +1,122 @@
+"""Stochastic weight averaging, Gaussian: how to write a method that collects states of training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from bdlbench.data import Data
+from bdlbench.kernels.linear import product
+from bdlbench.layers import Point
+from bdlbench.options import option
+from bdlbench.posteriors.fitting import PriorScaling, fit_network, prior_of
+from bdlbench.posteriors.weights import WeightPosterior
+from bdlbench.protocols import Layer, Model, Moments, Posterior
+from bdlbench.rng import Streams
+from bdlbench.training import ADAM, Collect, Moment, Plan, State, Tensors, Update, last
+from bdlbench.types import Layout, PerRow, per_row
+
+PARTS = ("mean", "variance")
+
+
+@dataclass(frozen=True)
+class SWAG:
+    """SWAG: a Gaussian with the moments of the weights along SGD at a constant rate (Maddox et al. 2019).
+
+    After a burn-in by Adam, MAP's training, SGD goes on at `collect_rate`, and every `every` epochs its weights w enter
+    the moments, those at the end of the burn-in first (algorithm 1). With diagonal Σ = E w² − (E w)² and D the last
+    K ≤ `rank` deviations of w from the mean so far, a draw is E w + Σ^½ z₁ / √2 + D z₂ / √(2 (K − 1)) (eq. 1). Without
+    two deviations there is no D, and a draw is E w + Σ^½ z₁: SWAG-diagonal. One draw for each block of examples. The
+    paper's new statistics of BatchNorm for each draw have no place here: no model has BatchNorm.
+    """
+
+    epochs: int = option(60, "passes over the training data, the collecting ones included", low=2)
+    batch_size: int = option(64, "examples in a batch", low=1)
+    learning_rate: PerRow = option(1e-3, "Adam's step size, in the burn-in", low=0, open_ends=True)
+    prior_sd: PerRow = option(1.0, "standard deviation of the Gaussian prior", low=0, open_ends=True)
+    prior_scaling: PriorScaling = option("none", "divide the prior's sd by √fan_in?", choices=("none", "fan_in"))
+    collect_from: float = option(0.53, "fraction of the epochs that are the burn-in, of one at least", low=0, high=1)
+    collect_rate: PerRow = option(0.01, "SGD's step size while states are collected", low=0)
+    every: int = option(1, "epochs from one collected state to the next", low=1)
+    rank: int = option(20, "deviations that are kept; 0 or 1: the covariance is diagonal", low=0)
+
+    def unsupported(self, model: Model) -> str | None:
+        """Every model has weights."""
+        return None
+
+    def fit(self, model: Model, data: Data, rng: Streams) -> Posterior:
+        """Train each row's network and collect the moments of its weights."""
+        layout, burn_in = Layout(model.leaves()), max(1, round(self.collect_from * self.epochs))
+        prior = prior_of(model, layout, self.prior_sd, self.prior_scaling, data.x)
+        columns = min(self.rank, (self.epochs - burn_in) // self.every)
+        columns = columns if columns > 1 else 0
+
+        def step(
+            flat: Tensor, gradient: Tensor, kept: Tensors, rate: PerRow, moment: Moment, noise: Streams
+        ) -> tuple[Tensor, Tensors]:
+            if moment.progress < burn_in / self.epochs:
+                return ADAM.step(flat, gradient, kept, rate, moment, noise)
+            return flat - per_row(self.collect_rate, flat, 2) * gradient, kept
+
+        def nothing(flat: Tensor) -> Tensors:
+            sums = {name: torch.zeros_like(flat, dtype=torch.float64) for name in ("mean", "squares")}
+            deviations = flat.new_zeros(len(flat), columns, layout.width)
+            return {"count": flat.new_zeros(len(flat), 1), **sums, "deviations": deviations}
+
+        def add(state: State, sums: Tensors) -> Tensors:
+            if state.epoch < burn_in or (state.epoch - burn_in) % self.every:
+                return sums
+            count, before = sums["count"] + 1, state.flat - sums["mean"]
+            mean = sums["mean"] + before / count
+            after = state.flat - mean
+            squares = sums["squares"] + before * after  # Welford (1962): exactly 0 where nothing moves
+            deviations = torch.cat([sums["deviations"], after.to(state.flat).unsqueeze(1)], 1)[:, 1:]
+            return {"count": count, "mean": mean, "squares": squares, "deviations": deviations}
+
+        plan, rule = Plan(self.epochs, self.batch_size, self.learning_rate), Update(ADAM.start, step)
+        states = fit_network(
+            model, data, rng, plan, lambda flat, noise: Point(layout.views(flat)), prior, rule, Collect(nothing, add)
+        )
+        found = last(states).collected
+        mean, variance = found["mean"].to(data.x), (found["squares"] / found["count"]).to(data.x)
+        return self.posterior(model, layout, mean, variance, found["deviations"])
+
+    def restored(self, model: Model, state: Mapping[str, Tensor]) -> Posterior:
+        """The Gaussian that was kept."""
+        layout = Layout(model.leaves())
+        mean, variance = (layout.joined({k: state[f"{k}.{part}"] for k in layout.leaves}) for part in PARTS)
+        return self.posterior(model, layout, mean, variance, state["deviations"])
+
+    def posterior(
+        self, model: Model, layout: Layout, mean: Tensor, variance: Tensor, deviations: Tensor
+    ) -> WeightPosterior:
+        """Means and variances (R, P) with the deviations (R, K, P), K = 0 for none, as a posterior."""
+        parts = dict(zip(PARTS, (mean, variance), strict=True))
+        state = {f"{k}.{part}": v for part, flat in parts.items() for k, v in layout.views(flat).items()}
+        columns = deviations.shape[1]
+        sd = (variance / 2 if columns else variance).sqrt()
+        low = deviations / math.sqrt(2 * (columns - 1)) if columns else deviations
+
+        def draw(noise: Streams, joint: bool) -> Layer:
+            flat = mean + sd * noise.normal((layout.width,), mean)
+            if columns:
+                flat = flat + product(noise.normal((1, columns), mean), low).squeeze(-2)
+            return Point(layout.views(flat))
+
+        moments = partial(self.moments, layout, mean, sd, low)
+        return WeightPosterior(model, {**state, "deviations": deviations}, draw, moments=moments)
+
+    def moments(self, layout: Layout, mean: Tensor, sd: Tensor, low: Tensor) -> Moments:
+        """Of a draw: the covariance is diag(sd²) + lowᵀ low, rows (R, P) and (R, K, P)."""
+        factors = layout.packed(low.double())
+        shared = torch.stack([row.mT @ row for row in factors.clone()])
+        alone = torch.diag_embed(layout.packed(sd.double()).square())
+        return Moments(layout.packed(mean).double(), alone + shared, gaussian=True)
+
+
+methods = {"swag": SWAG}
