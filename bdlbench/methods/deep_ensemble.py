@@ -10,9 +10,8 @@ from torch import Tensor
 
 from bdlbench.data import Data
 from bdlbench.options import option, repeat_rows
-from bdlbench.posteriors.moments import mixture_moments
-from bdlbench.predictive import Predictive
-from bdlbench.protocols import Method, Model, Moments, Posterior, Restores
+from bdlbench.posteriors.ensemble import EnsemblePosterior
+from bdlbench.protocols import Method, Model, Posterior, Restores
 from bdlbench.rng import Streams
 
 
@@ -45,49 +44,6 @@ class DeepEnsemble:
         base: Restores = repeat_rows(self.member, self.members)
         rows = base.restored(repeat_rows(model, self.members), {k: v.flatten(0, 1) for k, v in state.items()})
         return None if rows is None else EnsemblePosterior(rows, self.members)
-
-
-@dataclass(frozen=True)
-class EnsemblePosterior:
-    """An equal mixture of `members` consecutive rows of `rows`."""
-
-    rows: Posterior
-    members: int
-
-    @property
-    def state(self) -> Mapping[str, Tensor]:
-        """Each tensor (R, K, …)."""
-        return {name: value.unflatten(0, (-1, self.members)) for name, value in self.rows.state.items()}
-
-    @property
-    def bound(self) -> Tensor | None:
-        """A mixture of points has no bound."""
-        return None
-
-    @property
-    def facts(self) -> Mapping[str, Tensor]:
-        """Means over the members; `compression`, a ratio |w| / |w ≠ 0|, by the harmonic mean."""
-        facts = {name: value.unflatten(0, (-1, self.members)) for name, value in self.rows.facts.items()}
-        means = {name: value.mean(1) for name, value in facts.items()}
-        if "compression" in facts:
-            means["compression"] = 1 / (1 / facts["compression"]).mean(1)
-        return means
-
-    def moments(self) -> Moments | None:
-        """Of the mixture of the members."""
-        members = self.rows.moments()
-        return None if members is None else mixture_moments(members, self.members)
-
-    def measured(self, x: Tensor, rng: Streams) -> Mapping[str, Tensor]:
-        """Means over the members: one network each."""
-        found = self.rows.measured(Data(x, x).repeat(self.members).x, rng.members(self.members))
-        return {name: value.unflatten(0, (-1, self.members)).mean(1) for name, value in found.items()}
-
-    def predict(self, x: Tensor, samples: int, rng: Streams, joint: bool = False) -> Predictive:
-        """The mixture's predictive: `samples` draws shared out among the members, one each for point members."""
-        repeated = Data(x, x).repeat(self.members).x
-        share = max(1, samples // self.members)
-        return self.rows.predict(repeated, share, rng.members(self.members), joint).mix(self.members)
 
 
 methods = {"deep_ensemble": DeepEnsemble}

@@ -1,0 +1,66 @@
+"""The posterior of a method that learns several networks: an equal mixture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from bdlbench.data import Data
+from bdlbench.options import repeat_rows
+from bdlbench.posteriors.moments import mixture_moments
+from bdlbench.posteriors.point import point_posterior
+from bdlbench.predictive import Predictive
+from bdlbench.protocols import Model, Moments, Posterior
+from bdlbench.rng import Streams
+from bdlbench.types import Layout
+
+
+@dataclass(frozen=True)
+class EnsemblePosterior:
+    """An equal mixture of `members` consecutive rows of `rows`."""
+
+    rows: Posterior
+    members: int
+
+    @property
+    def state(self) -> Mapping[str, Tensor]:
+        """Each tensor (R, K, …)."""
+        return {name: value.unflatten(0, (-1, self.members)) for name, value in self.rows.state.items()}
+
+    @property
+    def bound(self) -> Tensor | None:
+        """A mixture of points has no bound."""
+        return None
+
+    @property
+    def facts(self) -> Mapping[str, Tensor]:
+        """Means over the members; `compression`, a ratio |w| / |w ≠ 0|, by the harmonic mean."""
+        facts = {name: value.unflatten(0, (-1, self.members)) for name, value in self.rows.facts.items()}
+        means = {name: value.mean(1) for name, value in facts.items()}
+        if "compression" in facts:
+            means["compression"] = 1 / (1 / facts["compression"]).mean(1)
+        return means
+
+    def moments(self) -> Moments | None:
+        """Of the mixture of the members."""
+        members = self.rows.moments()
+        return None if members is None else mixture_moments(members, self.members)
+
+    def measured(self, x: Tensor, rng: Streams) -> Mapping[str, Tensor]:
+        """Means over the members: one network each."""
+        found = self.rows.measured(Data(x, x).repeat(self.members).x, rng.members(self.members))
+        return {name: value.unflatten(0, (-1, self.members)).mean(1) for name, value in found.items()}
+
+    def predict(self, x: Tensor, samples: int, rng: Streams, joint: bool = False) -> Predictive:
+        """The mixture's predictive: `samples` draws shared out among the members, one each for point members."""
+        repeated = Data(x, x).repeat(self.members).x
+        share = max(1, samples // self.members)
+        return self.rows.predict(repeated, share, rng.members(self.members), joint).mix(self.members)
+
+
+def mixture_of_points(model: Model, layout: Layout, flat: Tensor) -> EnsemblePosterior:
+    """The equal mixture of the K networks of each row of `flat` (R, K, P), such as the samples of a chain."""
+    count = flat.shape[1]
+    return EnsemblePosterior(point_posterior(repeat_rows(model, count), layout, flat.flatten(0, 1)), count)
