@@ -24,6 +24,7 @@ from bdlbench import files
 from bdlbench.clock import now
 from bdlbench.data import Data, Examples
 from bdlbench.errors import BadInput, Diverged
+from bdlbench.purity import Held, held, place
 from bdlbench.rng import Streams
 from bdlbench.types import PerRow
 
@@ -320,7 +321,7 @@ def _states(
     total = plan.epochs * steps
     fit = Fit(objective, initial, data, rng, plan, total, current.mark, update=update)
     current.fits.append(fit)
-    saver = _Saver(current, fit)
+    saver = _Saver(current, fit, collect)
     noise = rng.child("noise")
     kept, collected = (_own(start, initial) for start in (update.start, collect.start))
     state = saver.load(State(initial.clone(), kept, 0, initial.new_zeros(len(initial)), 0, collected), noise, steps)
@@ -338,6 +339,7 @@ def _states(
                 if not torch.isfinite(state.loss).any():
                     raise Diverged(f"the loss is not finite in any replicate after {epoch + 1} epochs")
                 state = _gathered(replace(state, epoch=epoch + 1), collect)
+                saver.refuse_what_it_would_lose()
             current.listen(state.step, total)
             saver.save_when_due(state, noise)
         yield state
@@ -378,7 +380,7 @@ def _step(
         found: Any = update.step(flat, gradient, state.kept, rate, moment, noise)
     if update is not ADAM:  # whose step is our own; the check takes as long as a small layer
         if not isinstance(found, tuple) or len(found) != 2 or not isinstance(found[1], Mapping):
-            raise BadInput(f"{_place(update.step)} does not return (rows, what it keeps by name)")
+            raise BadInput(f"{place(update.step)} does not return (rows, what it keeps by name)")
         before, after = {"the rows": flat, **state.kept}, {"the rows": found[0], **found[1]}
         rows, *kept = _alike(before, after, update.step).items()
         found = rows[1], dict(kept)
@@ -399,12 +401,10 @@ def _own(start: Callable[[Tensor], Tensors], initial: Tensor) -> Tensors:
     """Copies of the tensors that a function starts with. Raises BadInput where they are not rows by name."""
     found: Any = start(initial.clone())
     if not isinstance(found, Mapping):
-        raise BadInput(f"{_place(start)} gives a {type(found).__name__}, not tensors by name")
+        raise BadInput(f"{place(start)} gives a {type(found).__name__}, not tensors by name")
     for name, value in found.items():
         if not isinstance(value, Tensor) or value.shape[:1] != initial.shape[:1]:
-            raise BadInput(
-                f"{_place(start)}: {name} is {_form(value)}, not of {len(initial)} rows: ({len(initial)}, …)"
-            )
+            raise BadInput(f"{place(start)}: {name} is {_form(value)}, not of {len(initial)} rows: ({len(initial)}, …)")
     return {name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in found.items()}
 
 
@@ -416,13 +416,13 @@ def _alike(before: Tensors, after: Any, by: Callable[..., object]) -> Tensors:
     """
     if not isinstance(after, Mapping) or after.keys() != before.keys():
         names = ", ".join(after) or "nothing" if isinstance(after, Mapping) else f"a {type(after).__name__}"
-        raise BadInput(f"{_place(by)} returns {names}, not {', '.join(before) or 'an empty dict'}")
+        raise BadInput(f"{place(by)} returns {names}, not {', '.join(before) or 'an empty dict'}")
     found: dict[str, Tensor] = {}
     taken = set()
     for name, old in before.items():
         new = after[name]
         if not isinstance(new, Tensor) or (new.shape, new.dtype) != (old.shape, old.dtype):
-            raise BadInput(f"{_place(by)} makes {name} {_form(new)}, which was {_form(old)}")
+            raise BadInput(f"{place(by)} makes {name} {_form(new)}, which was {_form(old)}")
         memory = new.untyped_storage().data_ptr()
         if memory in taken or new.data_ptr() % BOUNDARY or not new.is_contiguous():
             new = new.clone(memory_format=torch.contiguous_format)
@@ -435,13 +435,6 @@ def _form(value: object) -> str:
     if not isinstance(value, Tensor):
         return f"a {type(value).__name__}"
     return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
-
-
-def _place(function: Callable[..., object]) -> str:
-    """Where a function stands: its file and first line."""
-    plain = getattr(function, "func", function)  # of a partial
-    code = getattr(plain, "__code__", None) or getattr(type(plain).__call__, "__code__", None)
-    return f"{code.co_filename}:{code.co_firstlineno}" if code else repr(function)
 
 
 def _gradient(loss: Tensor, flat: Tensor) -> Tensor:
@@ -498,8 +491,27 @@ ADAM = Update(lambda flat: {"mean": torch.zeros_like(flat), "square": torch.zero
 class _Saver:
     """Writes and reads the checkpoint of one call of `minimise`."""
 
-    def __init__(self, current: Session, fit: Fit) -> None:
+    def __init__(self, current: Session, fit: Fit, collect: Collect) -> None:
         self.current, self.fit, self.path, self.due = current, fit, current.next_file(), now() + current.every
+        self.collect = collect
+        self.beside = self._beside()
+
+    def refuse_what_it_would_lose(self) -> None:
+        """Raise BadInput where the method remembers something from step to step that a checkpoint would not hold."""
+        for key, after in self._beside().items():
+            if not self.beside.get(key, after).same(after):
+                raise BadInput(
+                    f"{after.where} changes {after.name} from step to step, and no checkpoint has that, so a resumed "
+                    "run would go on without it: keep it in the tensors of Update or Collect"
+                )
+
+    def _beside(self) -> dict[tuple[str, str], Held]:
+        """What the method's functions hold outside them, by function and name."""
+        if self.path is None:
+            return {}
+        found = [*held(self.fit.objective, caches=True), *held(self.collect.add, caches=False)]
+        found += held(self.fit.update.step, caches=False) if self.fit.update else []
+        return {(one.where, one.name): one for one in found}
 
     def load(self, fresh: State, noise: Streams, steps: int) -> State:
         """The state of the checkpoint, with `noise` put where it stood; `fresh` where there is none.
@@ -532,6 +544,7 @@ class _Saver:
         """Write the checkpoint if `every` seconds have passed since the last."""
         if self.path is None or now() < self.due:
             return
+        self.refuse_what_it_would_lose()
         spent = torch.tensor([self.current.seconds, self.current.examples, state.step], dtype=torch.float64)
         tensors = {"flat": state.flat, "loss": state.loss, "spent": spent}
         for part, named in ((KEPT, state.kept), (COLLECTED, state.collected)):

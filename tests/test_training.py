@@ -5,9 +5,21 @@ import pytest
 import torch
 
 from bdlbench.data import Data
-from bdlbench.errors import Diverged
+from bdlbench.errors import BadInput, Diverged
 from bdlbench.rng import Streams
-from bdlbench.training import DECAYS, Plan, Session, adam_step, last, minimise, session
+from bdlbench.training import (
+    DECAYS,
+    NOTHING,
+    Collect,
+    Plan,
+    Session,
+    Update,
+    adam_step,
+    last,
+    minimise,
+    session,
+)
+from bdlbench.types import per_row
 
 
 def numbers(*shape, seed=0):
@@ -155,6 +167,7 @@ def test_each_fit_of_a_session_has_its_own_checkpoint_and_a_finished_one_is_not_
     again, heard, resumed = fit()
     assert heard == []
     assert torch.equal(final.flat, resumed.flat)
+    assert resumed.epoch == final.epoch == 2
     assert again.seconds >= current.seconds_before
 
 
@@ -192,3 +205,221 @@ def test_the_loss_is_whole_at_the_fingerprint_and_no_bit_of_the_parameters_depen
     last(minimise(again.objective, again.initial, again.data, again.rng, again.plan))
     assert marked.first.steps == 3
     assert marked.first.loss == heard[2]
+
+
+# Step rules
+
+
+def momentum_rule(factor=0.9):
+    """SGD with momentum, as torch.optim.SGD has it."""
+
+    def step(flat, gradient, kept, rate, moment, noise):
+        velocity = factor * kept["velocity"] + gradient
+        return flat - per_row(rate, flat, 2) * velocity, {"velocity": velocity}
+
+    return Update(lambda flat: {"velocity": torch.zeros_like(flat)}, step)
+
+
+FOUR = Plan(4, 4, 0.1)
+
+
+def fitted(rates=0.1, path=None, stop=0, update=None, collect=NOTHING, plan=FOUR, every=0.0):
+    """The last state of two rows on a quadratic; interrupted after `stop` steps."""
+
+    def listen(done, total):
+        if done == stop:
+            raise KeyboardInterrupt
+
+    with session(Session(path, every, listen)):
+        return last(
+            minimise(
+                quadratic(),
+                start(),
+                data(),
+                Streams.of_seeds([0, 1]),
+                replace(plan, learning_rate=rates),
+                update,
+                collect,
+            )
+        )
+
+
+@pytest.mark.parametrize("decay", DECAYS)
+@pytest.mark.parametrize("rates", [0.02, torch.tensor([0.02, 0.05], dtype=torch.float64)])
+def test_a_rule_is_given_the_plans_rate_for_each_row_and_torchs_sgd_is_one(rates, decay):
+    plan, row = Plan(5, 4, rates, decay), torch.zeros(16, requires_grad=True)
+    found = fitted(rates, update=momentum_rule(), plan=plan)
+    rate = rates if isinstance(rates, float) else rates[1].item()
+    optimizer = torch.optim.SGD([row], lr=rate, momentum=0.9)
+    for step in range(10):
+        optimizer.param_groups[0]["lr"] = rate * DECAYS[decay](step / 10)
+        optimizer.zero_grad()
+        (row - 3).square().sum().backward()
+        optimizer.step()
+    torch.testing.assert_close(found.flat[1], row.detach())
+    assert (found.step, found.epoch) == (10, 5)
+
+
+def noisy_rule():
+    def step(flat, gradient, kept, rate, moment, noise):
+        heat = noise.normal((16,), flat) * noise.bits((16,), flat, "signs").sign()
+        return flat - rate * gradient + 0.1 * heat, {"count": kept["count"] + 1, "path": kept["path"] + heat.double()}
+
+    return Update(lambda flat: {"count": torch.zeros(2, dtype=torch.int64), "path": flat.double()}, step)
+
+
+def sums():
+    """The sum of the rows over epochs, and the last rows."""
+    names = lambda flat: {"sum": torch.zeros_like(flat, dtype=torch.float64), "last": flat}  # noqa: E731
+    return Collect(names, lambda state, so_far: {"sum": so_far["sum"] + state.flat, "last": state.flat})
+
+
+@pytest.mark.parametrize("rule", [None, momentum_rule(), noisy_rule()], ids=["adam", "momentum", "noise"])
+def test_rules_and_collections_resume_to_the_same_bits_from_every_step(rule, tmp_path):
+    whole = fitted(update=rule, collect=sums())
+    for stop in range(2, 9):
+        with pytest.raises(KeyboardInterrupt):
+            fitted(path=tmp_path / f"fit {stop}", stop=stop, update=rule, collect=sums())
+        found = fitted(path=tmp_path / f"fit {stop}", update=rule, collect=sums(), every=1000.0)
+        assert torch.equal(found.flat, whole.flat)
+        for mine, alone in ((found.kept, whole.kept), (found.collected, whole.collected)):
+            assert mine.keys() == alone.keys()
+            assert all(
+                torch.equal(mine[name], value) and mine[name].dtype == value.dtype for name, value in alone.items()
+            )
+
+
+def test_what_is_collected_is_that_of_every_epoch_once_and_adam_does_not_change_it_in_place():
+    states = [
+        (s.epoch, s.flat.detach().clone())
+        for s in minimise(quadratic(), start(), data(), Streams.of_seeds([0, 1]), Plan(4, 4, 0.1))
+    ]
+    assert [epoch for epoch, _ in states] == [1, 2, 3, 4]
+    seen = []
+
+    def add(state, so_far):
+        assert all(torch.equal(kept, flat) for kept, (_, flat) in zip(seen, states, strict=False))
+        seen.append(state.flat)
+        return {"sum": so_far["sum"] + state.flat, "last": state.flat}
+
+    found = fitted(collect=Collect(sums().start, add)).collected
+    assert torch.equal(found["last"], states[-1][1])
+    torch.testing.assert_close(found["sum"], sum(flat.double() for _, flat in states))
+
+
+def test_tensors_that_are_changed_in_place_are_their_own(tmp_path):
+    """What starts or comes back as one tensor under two names: else they would part when a run resumes."""
+
+    def step(flat, gradient, kept, rate, moment, noise):
+        kept["a"].add_(1)
+        flat.sub_(kept["b"])
+        return flat, {"a": kept["a"], "b": kept["a"]}
+
+    def add(state, so_far):
+        so_far["a"].add_(1)
+        return {"a": so_far["a"] + so_far["b"], "b": state.kept["a"], "view": so_far["a"].T.contiguous().T}
+
+    both = lambda flat: {"a": flat, "b": flat}  # noqa: E731
+    rule, collect = Update(both, step), Collect(lambda flat: {"a": flat, "b": flat, "view": flat}, add)
+    whole = fitted(update=rule, collect=collect)
+    with pytest.raises(KeyboardInterrupt):
+        fitted(path=tmp_path / "fit", stop=6, update=rule, collect=collect)
+    found = fitted(path=tmp_path / "fit", update=rule, collect=collect, every=1000.0)
+    assert torch.equal(found.flat, whole.flat)
+    assert all(torch.equal(found.collected[name], value) for name, value in whole.collected.items())
+    assert all(value.is_contiguous() for value in whole.collected.values())
+
+
+def line_of(function):
+    return f"{__file__}:{function.__code__.co_firstlineno}"
+
+
+FLAWS = {
+    "another name": (lambda t: {"b": t["a"]}, "returns .*b, not .*a"),
+    "one more": (lambda t: {**t, "b": t["a"]}, "returns .*a, b, not .*a"),
+    "nothing": (lambda t: None, "NoneType|does not return"),
+    "another shape": (lambda t: {"a": t["a"][:, :3]}, r"makes a float32 \(2, 3\), which was float32 \(2, 16\)"),
+    "another type": (lambda t: {"a": t["a"].double()}, r"makes a float64 \(2, 16\), which was float32"),
+    "no tensor": (lambda t: {"a": 1.0}, "makes a a float, which was"),
+}
+
+
+@pytest.mark.parametrize("flaw", FLAWS)
+@pytest.mark.parametrize("seam", ["update", "collect"])
+def test_what_comes_back_in_another_form_is_refused_with_the_place(flaw, seam):
+    change, words = FLAWS[flaw]
+
+    def step(flat, gradient, kept, rate, moment, noise):
+        return flat, change(kept)
+
+    def add(state, so_far):
+        return change(so_far)
+
+    one = lambda flat: {"a": torch.zeros_like(flat)}  # noqa: E731
+    wrong = {"update": Update(one, step)} if seam == "update" else {"collect": Collect(one, add)}
+    with pytest.raises(BadInput, match=words) as caught:
+        fitted(**wrong)
+    assert str(caught.value).startswith(line_of(step if seam == "update" else add))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "rows", [lambda flat: flat, lambda flat: (flat,), lambda flat: (flat[:1], {}), lambda flat: (flat.double(), {})]
+)
+def test_a_rule_returns_rows_of_their_form_and_what_it_keeps(rows):
+    def step(flat, gradient, kept, rate, moment, noise):
+        return rows(flat)
+
+    with pytest.raises(BadInput, match="rows") as caught:
+        fitted(update=Update(lambda flat: {}, step))
+    assert str(caught.value).startswith(line_of(step))
+
+
+@pytest.mark.parametrize(
+    "given", [torch.zeros(2, 3), {"a": torch.zeros(())}, {"a": torch.zeros(3, 16)}, {"a": 0.0}, None]
+)
+def test_what_is_kept_starts_as_rows_by_name(given):
+    start_of = lambda flat: given  # noqa: E731
+    for wrong in ({"update": Update(start_of, momentum_rule().step)}, {"collect": Collect(start_of, sums().add)}):
+        with pytest.raises(BadInput, match=r"rows|by name") as caught:
+            fitted(**wrong)
+        assert str(caught.value).startswith(line_of(start_of))
+
+
+def test_a_checkpoint_with_other_tensors_is_refused(tmp_path):
+    fitted(path=tmp_path / "fit", update=momentum_rule(), collect=sums())
+    wider = Collect(lambda flat: {"sum": flat.double(), "last": flat[:, :3]}, sums().add)
+    for other in ({}, {"update": momentum_rule()}, {"collect": sums()}, {"update": momentum_rule(), "collect": wider}):
+        with pytest.raises(BadInput, match=r"fit.1.safetensors .* other tensors"):
+            fitted(path=tmp_path / "fit", **other)
+
+
+def test_a_row_of_a_sampler_has_the_same_bits_alone():
+    def chain(seeds, rates):
+        rule = noisy_rule()
+        examples = data(len(seeds))
+        rule = Update(lambda flat: {"count": torch.zeros(len(flat)), "path": flat.double()}, rule.step)
+
+        def step(flat, gradient, kept, rate, moment, noise):
+            return rule.step(flat, gradient, kept, per_row(rate, flat, 2), moment, noise)
+
+        plan = Plan(4, 4, rates)
+        return last(
+            minimise(quadratic(), start(len(seeds)), examples, Streams.of_seeds(seeds), plan, Update(rule.start, step))
+        )
+
+    rates = torch.tensor([0.1, 0.01, 0.05], dtype=torch.float64)
+    together, alone = chain([5, 6, 7], rates), chain([6], rates[1:2])
+    assert torch.equal(together.flat[1:2], alone.flat)
+    assert torch.equal(together.kept["path"][1:2], alone.kept["path"])
+
+
+def test_a_fit_that_diverges_at_its_end_diverges_again_when_resumed(tmp_path):
+    """Its last checkpoint must not be taken for a fit that is done."""
+
+    def objective(flat, batch, noise, moment):
+        return (flat - (math.nan if moment.step == 3 else 1.0)).square().sum(-1)
+
+    for _ in range(2):
+        with pytest.raises(Diverged), session(Session(tmp_path / "fit", 0.0)):
+            last(minimise(objective, start(), data(), Streams.of_seeds([0, 1]), Plan(2, 5, 0.1)))
