@@ -384,7 +384,7 @@ def _step(
         before, after = {"the rows": flat, **state.kept}, {"the rows": found[0], **found[1]}
         rows, *kept = _alike(before, after, update.step).items()
         found = rows[1], dict(kept)
-    return replace(state, flat=found[0], kept=found[1], step=state.step + 1, loss=loss.detach())
+    return State(found[0], found[1], state.step + 1, loss.detach(), state.epoch, state.collected)
 
 
 def _gathered(state: State, collect: Collect) -> State:
@@ -532,7 +532,10 @@ class _Saver:
         found = State(saved["flat"], kept, int(step), saved["loss"], int(step) // steps, collected)
         for mine, theirs in ((fresh.kept, kept), (fresh.collected, collected), ({"": fresh.flat}, {"": found.flat})):
             if {k: _form(v) for k, v in mine.items()} != {k: _form(v) for k, v in theirs.items()}:
-                raise BadInput(f"{self.path} was left by a method that kept other tensors than this one does")
+                raise BadInput(
+                    f"{self.path} was left by a method that kept other tensors than this one does: "
+                    "--fresh trains it from the start"
+                )
         self.fit.state = found
         if "first.sha256" in saved:
             hashes = [bytes(row).hex() for row in saved["first.sha256"].tolist()]
