@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
+import random
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from types import BuiltinMethodType, FunctionType, MethodType
+from types import BuiltinMethodType, FunctionType, MethodType, ModuleType
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
+
+from bdlbench.rng import Streams
+
+CLOSED = (type, FunctionType, MethodType, ModuleType, Tensor, Streams, random.Random)
+"""What is not looked into: code, and what `_version` tells of."""
 
 
 @dataclass(frozen=True)
 class Held:
     """A variable that the function at `where` takes from around it, and what it held.
 
-    parts: the objects in a container; version: how often a tensor had been changed in place.
+    parts: the objects in a container; version: what changes with a tensor in place, or with a generator that draws.
     """
 
     where: str
     name: str
     value: Any
     parts: tuple[Any, ...]
-    version: int
+    version: Any
 
     def same(self, now: Held) -> bool:
         """Whether neither the variable nor what is in it has changed."""
@@ -41,12 +49,13 @@ def held(function: Callable[..., object], caches: bool, depth: int = 3) -> Itera
     if plain is None or depth == 0:
         return
     for name, value in _outer(function, plain).items():
-        inside = getattr(value, "__self__", value) if isinstance(value, BuiltinMethodType) else value  # kept.append
         if isinstance(value, FunctionType | MethodType | partial):
             yield from held(value, caches, depth - 1)
-        hidden = caches and isinstance(inside, dict | Tensor)
-        version = inside._version if isinstance(inside, Tensor) and not hidden else 0
-        yield Held(place(plain), name, inside, () if hidden else _parts(inside), version)
+        inside = getattr(value, "__self__", value) if isinstance(value, BuiltinMethodType) else value  # kept.append
+        own = vars(inside) if hasattr(inside, "__dict__") and not isinstance(inside, CLOSED) else {}
+        for key, one in {name: inside, **{f"{name}.{attribute}": part for attribute, part in own.items()}}.items():
+            hidden = caches and isinstance(one, dict | Tensor)
+            yield Held(place(plain), key, one, () if hidden else _parts(one), 0 if hidden else _version(one))
 
 
 def _outer(function: Callable[..., object], plain: FunctionType) -> dict[str, Any]:
@@ -60,6 +69,10 @@ def _outer(function: Callable[..., object], plain: FunctionType) -> dict[str, An
             found[name] = cell.cell_contents
         except ValueError:  # nothing was assigned to it yet
             found[name] = None
+    if isinstance(function, MethodType):
+        found["self"] = function.__self__
+    elif not isinstance(function, FunctionType | partial):
+        found["self"] = function
     if isinstance(function, partial):
         found |= dict(zip(plain.__code__.co_varnames, function.args, strict=False)) | function.keywords
     return found
@@ -84,3 +97,15 @@ def _parts(value: Any) -> tuple[Any, ...]:
     if isinstance(value, dict):
         return (*value, *value.values())
     return tuple(value) if isinstance(value, list | set | deque) else ()
+
+
+def _version(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value._version
+    if isinstance(value, Streams):
+        return value.drawn()
+    if isinstance(value, torch.Generator):
+        return value.get_state().tolist()
+    if isinstance(value, np.random.Generator):
+        return repr(value.bit_generator.state)
+    return value.getstate() if isinstance(value, random.Random) else 0

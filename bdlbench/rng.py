@@ -107,6 +107,10 @@ class Streams:
             self._blocks[slot] = self._draw(slot, length, device)
             self._blocks[slot].used = used
 
+    def drawn(self) -> tuple[object, ...]:
+        """What changes whenever numbers are drawn; of no meaning beyond this process."""
+        return tuple((slot, id(block), block.used) for slot, block in self._blocks.items())
+
     def _take(self, kind: Kind, shape: Sequence[int], device: torch.device, name: str = "") -> Tensor:
         slot, count = f"{kind} {name}" if name else kind, math.prod(shape)
         block = self._blocks.get(slot)

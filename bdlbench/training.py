@@ -502,7 +502,8 @@ class _Saver:
             if not self.beside.get(key, after).same(after):
                 raise BadInput(
                     f"{after.where} changes {after.name} from step to step, and no checkpoint has that, so a resumed "
-                    "run would go on without it: keep it in the tensors of Update or Collect"
+                    "run would go on without it: keep it in the tensors of Update or Collect, and draw from the noise "
+                    "that is given"
                 )
 
     def _beside(self) -> dict[tuple[str, str], Held]:

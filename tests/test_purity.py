@@ -1,7 +1,10 @@
 """What a method remembers beside the loop is refused where a run may be resumed; what only helps it is not."""
 
-from functools import partial
+import random
+from dataclasses import dataclass
+from functools import cached_property, partial
 
+import numpy as np
 import pytest
 import torch
 
@@ -142,7 +145,52 @@ def in_place():
     return total.add_
 
 
+def by_streams():
+    mine = Streams.of_seeds([0, 1])
+    return lambda flat: mine.normal((16,), flat)
+
+
+def by_torch():
+    generator = torch.Generator().manual_seed(0)
+    return lambda flat: torch.randn(3, generator=generator)
+
+
+def by_numpy():
+    generator = np.random.default_rng(0)
+    return lambda flat: generator.normal()
+
+
+def by_python():
+    generator = random.Random(0)
+    return lambda flat: generator.random()
+
+
+class Chain:
+    """An object that remembers."""
+
+    def __init__(self):
+        self.kept, self.count = [], 0
+
+    def add(self, flat):
+        self.kept.append(flat)
+
+    def step(self, flat):
+        self.count += 1
+
+    __call__ = add
+
+
+def an_object():
+    chain = Chain()
+    return lambda flat: [chain.add(flat)]
+
+
+def a_method_of_an_object():
+    return Chain().step
+
+
 ALWAYS = [appending, a_set, counting, replacing, unassigned, of_the_module, a_global, a_partial, a_method, deeper]
+ALWAYS += [by_streams, by_torch, by_numpy, by_python, an_object, a_method_of_an_object, Chain]
 
 
 @pytest.mark.parametrize(
@@ -157,7 +205,8 @@ def test_what_is_remembered_beside_the_loop_is_refused_by_name_where_a_run_may_b
         train(tmp_path / "fit", **at(seam, make()))
     place, _, said = str(caught.value).partition(" changes ")
     assert place.startswith(f"{__file__}:")
-    assert said.split()[0] in ("kept", "count", "mean", "previous", "work", "COUNT", "sums", "total")
+    told = said.split()[0].removeprefix("self.").removeprefix("work.").removeprefix("chain.")
+    assert told in ("kept", "count", "mean", "previous", "work", "COUNT", "sums", "total", "generator", "mine")
     assert not list(tmp_path.iterdir())
 
 
@@ -176,6 +225,22 @@ def constants():
     return lambda flat: flat * number + len(names) + table["a"][0]
 
 
+@dataclass(frozen=True)
+class Options:
+    """What has a cached property, and a list that stays."""
+
+    names: list
+
+    @cached_property
+    def width(self):
+        return len(self.names)
+
+
+def options():
+    chosen, mine = Options(["a"]), Streams.of_seeds([0, 1])
+    return lambda flat: chosen.width + mine.child("each time the same").normal((16,), flat)
+
+
 def local():
     def work(flat):
         kept = []
@@ -187,7 +252,7 @@ def local():
 @pytest.mark.parametrize(
     ("seam", "make"),
     [("objective", make) for make in (cache, buffer)]
-    + [(seam, make) for seam in ("objective", "step", "add") for make in (constants, local)],
+    + [(seam, make) for seam in ("objective", "step", "add") for make in (constants, options, local)],
 )
 def test_what_helps_without_remembering_is_fine(seam, make, tmp_path):
     assert train(tmp_path / "fit", **at(seam, make())).epoch == 2
