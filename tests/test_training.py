@@ -423,3 +423,28 @@ def test_a_fit_that_diverges_at_its_end_diverges_again_when_resumed(tmp_path):
     for _ in range(2):
         with pytest.raises(Diverged), session(Session(tmp_path / "fit", 0.0)):
             last(minimise(objective, start(), data(), Streams.of_seeds([0, 1]), Plan(2, 5, 0.1)))
+
+
+def test_langevin_steps_sample_the_posterior():
+    """U(w) = N (w − 3)² / 2 in 10 examples: N(3, 1/N). Steps of h make of it the variance 1 / (N (1 − h/2)) exactly."""
+    rows, num, rate, burn_in, steps = 40, 10, 0.4, 50, 500
+
+    def objective(flat, batch, noise, moment):
+        return 0.5 * (flat - 3.0).square().sum(-1)
+
+    def step(flat, gradient, kept, rate, moment, noise):
+        return flat - rate * gradient + (2 * rate / num) ** 0.5 * noise.normal((16,), flat), kept
+
+    def add(state, sums):
+        w = state.flat.double() * (state.epoch > burn_in)
+        return {"w": sums["w"] + w, "w²": sums["w²"] + w.square()}
+
+    chain = Collect(lambda flat: {name: torch.zeros_like(flat, dtype=torch.float64) for name in ("w", "w²")}, add)
+    update, rng = Update(lambda flat: {}, step), Streams.of_seeds(range(rows))
+    plan = Plan(burn_in + steps, num, rate)
+    found = last(minimise(objective, start(rows), data(rows, num), rng, plan, update, chain)).collected
+    count, independent = rows * 16 * steps, (1 - 0.6) / (1 + 0.6)  # of an AR(1) chain with coefficient 1 − h
+    mean, square = (found[name].sum().item() / count for name in ("w", "w²"))
+    variance = 1 / (num * (1 - rate / 2))
+    assert mean == pytest.approx(3, abs=5 * (variance / (count * independent)) ** 0.5)
+    assert square - mean**2 == pytest.approx(variance, abs=5 * variance * (2 / (count * independent)) ** 0.5)
