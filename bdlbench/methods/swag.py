@@ -33,6 +33,7 @@ class SWAG:
     K ≤ `rank` deviations of w from the mean so far, a draw is E w + Σ^½ z₁ / √2 + D z₂ / √(2 (K − 1)) (eq. 1). Without
     two deviations there is no D, and a draw is E w + Σ^½ z₁: SWAG-diagonal. One draw for each block of examples. The
     paper's new statistics of BatchNorm for each draw have no place here: no model has BatchNorm.
+    The defaults from `collect_from` on are those of the authors' VGG-16, from epoch 161 of 300; their SGD has momentum.
     """
 
     epochs: int = option(60, "passes over the training data, the collecting ones included", low=2)
