@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import itertools
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from bdlbench import catalog
 from bdlbench.errors import BadInput, unknown
-from bdlbench.options import resolve
-from bdlbench.spec import SELECTIONS, Cell, Choice, Spec, replicates
+from bdlbench.options import fields, resolve
+from bdlbench.spec import SELECTIONS, Cell, Choice, Seeds, Spec, replicates, whole
 
 Settings = Mapping[str, Mapping[str, Sequence[Any]]]
 """{entry: {option: values}}: more than one value sweeps."""
@@ -42,7 +42,7 @@ class Suite:
 
     title: str
     version: int
-    seeds: str
+    seeds: Seeds
     samples: int
     grids: tuple[Grid, ...]
     options: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
@@ -54,13 +54,14 @@ class Suite:
 class Overrides:
     """What a command line lays over a suite; empty means as the suite says.
 
-    methods, models, datasets: of each grid those that are named here; what no grid has joins the first.
+    methods, models, datasets: every combination of what is named here is run, and nothing else; what is not named comes
+    from the suite's grids. seeds: as `spec.parse_seeds` takes them.
     """
 
     methods: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
     datasets: tuple[str, ...] = ()
-    seeds: str = ""
+    seeds: Seeds = ""
     samples: int | None = None
     settings: tuple[str, ...] = ()
     device: str = "auto"
@@ -102,7 +103,7 @@ def parse_suite(text: str, where: str) -> Suite:
     _known(raw, TOP_KEYS, where)
     version, samples = raw.get("version", 1), raw.get("samples", 100)
     for key, value in {"version": version, "samples": samples}.items():
-        if not isinstance(value, int):
+        if not isinstance(value, int) or isinstance(value, bool):
             raise BadInput(f"{where}: {key}={value!r} is not a whole number")
     grids = raw.get("grid", [])
     if not isinstance(grids, list) or not grids:
@@ -110,7 +111,7 @@ def parse_suite(text: str, where: str) -> Suite:
     return Suite(
         title=str(raw.get("title", where)),
         version=version,
-        seeds=str(raw.get("seeds", "5")),
+        seeds=raw.get("seeds", "5"),
         samples=samples,
         grids=tuple(_grid(grid, where) for grid in grids),
         options=_options(raw, where),
@@ -128,45 +129,88 @@ def build_spec(suite: Suite, overrides: Overrides) -> Spec:
     given = parse_settings(overrides.settings)
     for settings in (given, suite.options, *(grid.options for grid in suite.grids)):
         _refuse_stray(settings)
-    samples = suite.samples if overrides.samples is None else overrides.samples
-    if samples < 1:
-        raise BadInput(f"--samples {samples} is out of range: at least 1")
-    if overrides.threads < 1:
-        raise BadInput(f"--threads {overrides.threads} is out of range: at least 1")
+    samples = whole("--samples", suite.samples if overrides.samples is None else overrides.samples)
+    threads = whole("--threads", overrides.threads)
     device = resolve_device(overrides.device)
     cells = [
-        Cell(method, model, dataset, samples, device, overrides.threads)
-        for grid in narrowed(suite.grids, overrides)
-        for settings in [merge(merge(suite.options, grid.options), given)]
-        for dataset in _choices("datasets", grid.datasets, settings)
-        for model in _choices("models", grid.models, settings)
-        for method in _choices("methods", grid.methods, settings)
+        Cell(*choices, samples, device, threads)
+        for grid, names in _named_cells(suite.grids, overrides)
+        for choices in _unfolded(names, merge(in_force(suite, grid, names), given))
     ]
     _refuse_idle(given, cells)
-    asked = replicates(overrides.seeds or suite.seeds, overrides.splits or suite.splits)
+    seeds = suite.seeds if overrides.seeds == "" else overrides.seeds
+    asked = replicates(seeds, overrides.splits or suite.splits)
     return Spec(tuple(dict.fromkeys(cells)), asked, suite.selection)
 
 
-def narrowed(grids: Sequence[Grid], overrides: Overrides) -> list[Grid]:
-    """The grids with what `overrides` names of them; where none is left, the first with all that is named instead."""
-    kept = [
-        _with_names(grid, *(_named(kind, grid, grids, getattr(overrides, kind)) for kind in CHOSEN)) for grid in grids
-    ]
-    first = grids[0]
-    instead = _with_names(first, *(getattr(overrides, kind) or getattr(first, kind) for kind in CHOSEN))
-    return [grid for grid in kept if grid.methods and grid.models and grid.datasets] or [instead]
+class Names(NamedTuple):
+    """A cell before its options are known."""
+
+    method: str
+    model: str
+    dataset: str
 
 
-def _with_names(grid: Grid, methods: Sequence[str], models: Sequence[str], datasets: Sequence[str]) -> Grid:
-    return Grid(tuple(methods), tuple(models), tuple(datasets), grid.options)
+def in_force(suite: Suite, grid: Grid, names: Names) -> Settings:
+    """The suite's options that hold in a cell: those of its own cells hold in no other.
+
+    Options of the model and of the data set hold where both stand in the grid, so that a method that joins them has the
+    same protocol; those of methods where the method stands there too. Elsewhere the defaults hold.
+    """
+    options = merge(suite.options, grid.options)
+    if not (_stands_in(grid, "models", names.model) and _stands_in(grid, "datasets", names.dataset)):
+        return {}
+    if _stands_in(grid, "methods", names.method):
+        return options
+    return {entry: table for entry, table in options.items() if entry in (names.model, names.dataset)}
 
 
-def _named(kind: catalog.Kind, grid: Grid, grids: Sequence[Grid], asked: Sequence[str]) -> tuple[str, ...]:
-    """What a grid keeps of a kind: all, or what is asked for; what no grid has goes to the first."""
-    if not asked:
-        return tuple(getattr(grid, kind))
-    known = {name for other in grids for name in getattr(other, kind)}
-    return tuple(name for name in asked if name in getattr(grid, kind) or (grid is grids[0] and name not in known))
+def _named_cells(grids: Sequence[Grid], overrides: Overrides) -> Iterator[tuple[Grid, Names]]:
+    """The cells of a suite under the names of a command line, each with the grid that it belongs to.
+
+    Every combination of what is named is there. A grid that has the combination gives what is not named; where none has
+    it, the grid with the same model and data set does, else the one with the same data set, with the same model, or the
+    first.
+    """
+    named = {kind: list(dict.fromkeys(getattr(overrides, kind))) for kind in CHOSEN}
+    for kind, names in named.items():
+        for name in names:
+            catalog.load(kind, name)
+
+    def shared(grid: Grid, combination: Mapping[catalog.Kind, str]) -> tuple[bool, ...]:
+        method, model, dataset = (
+            kind not in combination or _stands_in(grid, kind, combination[kind]) for kind in CHOSEN
+        )
+        return (method and model and dataset, model and dataset, dataset, model)
+
+    homes: dict[tuple[str, ...], list[Grid]] = {}
+    kinds = [kind for kind in CHOSEN if named[kind]]
+    for combination in itertools.product(*(named[kind] for kind in kinds)):
+        likeness = [shared(grid, dict(zip(kinds, combination, strict=True))) for grid in grids]
+        whole = [grid for grid, alike in zip(grids, likeness, strict=True) if alike[0]]
+        homes[combination] = whole or [grids[likeness.index(max(likeness))]]
+    for grid in grids:
+        if not any(grid is home for found in homes.values() for home in found):
+            continue
+        lists = {kind: named[kind] or _listed(grid, kind) for kind in CHOSEN}
+        for dataset, model, method in itertools.product(lists["datasets"], lists["models"], lists["methods"]):
+            names = Names(method, model, dataset)
+            key = tuple(name for kind, name in zip(CHOSEN, names, strict=True) if kind in kinds)
+            if any(grid is home for home in homes[key]):
+                yield grid, names
+
+
+def _stands_in(grid: Grid, kind: catalog.Kind, name: str) -> bool:
+    """Whether a grid has an entry. One that lists none of a kind leaves them to the command line."""
+    listed: tuple[str, ...] = getattr(grid, kind)
+    return name in listed or not listed
+
+
+def _listed(grid: Grid, kind: catalog.Kind) -> tuple[str, ...]:
+    listed: tuple[str, ...] = getattr(grid, kind)
+    if not listed:
+        raise BadInput(f"no {kind} given: name one with --{kind.removesuffix('s')}")
+    return listed
 
 
 def parse_settings(texts: Sequence[str]) -> dict[str, dict[str, list[Any]]]:
@@ -198,23 +242,28 @@ def resolve_device(name: str) -> str:
     return "cuda" if present and name != "cpu" else "cpu"
 
 
-def _choices(kind: catalog.Kind, names: Sequence[str], settings: Settings) -> list[Choice]:
-    """Each entry once for every combination of the values swept over."""
-    if not names:
-        raise BadInput(f"no {kind} given: name one with --{kind.removesuffix('s')}")
-    return [choice for name in names for choice in _unfold(kind, name, settings)]
+def _unfolded(names: Names, settings: Settings) -> Iterator[tuple[Choice, Choice, Choice]]:
+    """Method, model and data set with their options, once for every combination of the values that these sweep."""
+    methods, models, datasets = (_swept(kind, name, settings) for kind, name in zip(CHOSEN, names, strict=True))
+    for dataset, model, method in itertools.product(datasets, models, methods):
+        yield method, model, dataset
 
 
-def _unfold(kind: catalog.Kind, name: str, settings: Settings) -> list[Choice]:
-    catalog.load(kind, name)
-    swept = [(entry, option, values) for entry, table in settings.items() for option, values in table.items()]
-    combinations = itertools.product(*(values for _, _, values in swept))
+def _swept(kind: catalog.Kind, name: str, settings: Settings, outer: tuple[str, ...] = ()) -> list[Choice]:
+    """An entry once for every combination of its own options' values, and of those of the entries that it builds on.
+
+    outer: the entries that build on this one. Options of others do not concern it, however many values they have.
+    """
+    entry, own = catalog.load(kind, name), settings.get(name, {})
+    if name in outer:
+        raise BadInput(f"{' in '.join((name, *reversed(outer)))} would nest without end: name another entry")
     found: dict[Choice, None] = {}
-    for combination in combinations:
-        chosen: dict[str, dict[str, Any]] = {}
-        for (entry, option, _), value in zip(swept, combination, strict=True):
-            chosen.setdefault(entry, {})[option] = value
-        found[catalog.choice(kind, name, chosen)] = None
+    for values in itertools.product(*own.values()):
+        options = resolve(entry, name, dict(zip(own, values, strict=True)))
+        inner = {key: field.metadata["entry"] for key, field in fields(entry).items() if field.metadata["entry"]}
+        below = [_swept(nested, str(options[key]), settings, (*outer, name)) for key, nested in inner.items()]
+        for members in itertools.product(*below):
+            found[Choice.of(name, {**options, **dict(zip(inner, members, strict=True))})] = None
     return list(found)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import index
 from typing import Any
 
 from bdlbench import files
@@ -88,31 +89,52 @@ SPLITS: dict[str, Callable[[int], int]] = {"one": lambda seed: 0, "each": lambda
 """Which split a seed is trained on: all on split 0, or each on the split of its own number."""
 
 
-def replicates(seeds: str, splits: str) -> tuple[Replicate, ...]:
+def whole(name: str, value: Any) -> int:
+    """A count that a user gave as `name`. Raises BadInput where it is no whole number, or below 1."""
+    try:
+        number = index(value)
+    except TypeError:
+        raise BadInput(f"{name} {value!r} is not a whole number") from None
+    if isinstance(value, bool):
+        raise BadInput(f"{name} {value!r} is not a whole number")
+    if number < 1:
+        raise BadInput(f"{name} {number} is out of range: at least 1")
+    return number
+
+
+Seeds = str | int | Sequence[int]
+"""A number of seeds, a text for `parse_seeds`, or the seeds themselves."""
+
+
+def replicates(seeds: Seeds, splits: str) -> tuple[Replicate, ...]:
     """One for each seed of `seeds`, as `parse_seeds` reads them, on the splits that `splits` names.
 
     Raises BadInput for another word.
     """
     if splits not in SPLITS:
-        raise unknown("value of --splits", splits, SPLITS)
+        raise unknown("value of --splits", str(splits), SPLITS)
     return tuple(Replicate(seed, SPLITS[splits](seed)) for seed in parse_seeds(seeds))
 
 
-def parse_seeds(text: str) -> tuple[int, ...]:
-    """Seeds from "5" (0 to 4), "0-9" or "1,4,7". Raises BadInput for anything else, and for repeats."""
+def parse_seeds(given: Seeds) -> tuple[int, ...]:
+    """Seeds from "5" or 5 (0 to 4), "0-9", "1,4,7" or [1, 4, 7]. Raises BadInput for anything else, and for repeats."""
     allowed = "give a number of seeds (5), a range (0-9) or a list (1,4,7)"
     try:
-        if "," in text:
-            seeds = [int(part) for part in text.split(",")]
-        elif "-" in text:
-            first, last = (int(part) for part in text.split("-"))
+        if not isinstance(given, str):
+            if isinstance(given, bool):
+                raise TypeError
+            seeds = [index(seed) for seed in given] if isinstance(given, Iterable) else list(range(index(given)))
+        elif "," in given:
+            seeds = [int(part) for part in given.split(",")]
+        elif "-" in given:
+            first, last = (int(part) for part in given.split("-"))
             seeds = list(range(first, last + 1))
         else:
-            seeds = list(range(int(text)))
-    except ValueError:
-        raise BadInput(f"--seeds {text!r} cannot be read: {allowed}") from None
+            seeds = list(range(int(given)))
+    except (TypeError, ValueError):
+        raise BadInput(f"--seeds {given!r} cannot be read: {allowed}") from None
     if not seeds or min(seeds) < 0:
-        raise BadInput(f"--seeds {text!r} names no seed: {allowed}")
+        raise BadInput(f"--seeds {given!r} names no seed: {allowed}")
     if len(set(seeds)) < len(seeds):
-        raise BadInput(f"--seeds {text!r} names a seed twice: {allowed}")
+        raise BadInput(f"--seeds {given!r} names a seed twice: {allowed}")
     return tuple(sorted(seeds))
