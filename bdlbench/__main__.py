@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from bdlbench.catalog import Kind
     from bdlbench.gate import Section
     from bdlbench.results import Result
-    from bdlbench.run import Outcome, Settings
+    from bdlbench.run import Settings
     from bdlbench.sheets import Format
     from bdlbench.spec import Cell
     from bdlbench.verify import Check
@@ -109,8 +110,7 @@ def run(  # noqa: PLR0913 - one parameter for each option of the command
     if dry_run:
         _print_plan(job, workers)
         return
-    outcomes = _perform(job, workers, plugin, Settings(results, checkpoint_every, keep_parameters))
-    if _report(job, outcomes, _names(metrics)):
+    if _report(_perform(job, workers, plugin, Settings(results, checkpoint_every, keep_parameters)), _names(metrics)):
         raise typer.Exit(INCOMPLETE)
 
 
@@ -155,6 +155,7 @@ def table(
         figures.draw_table(found, figure, _names(metrics), sort)
     _write(tables.render(found, style, _names(metrics), sort, *_screen(), interval=interval))
     if style == "terminal":
+        _print_options_in_force(found)
         _print_machines(results, _names(metrics))
         _print_failures(found)
         for line in untold:
@@ -405,41 +406,61 @@ def _workers(jobs: int, job: Job) -> int:
     return max(1, min(jobs or most, len(job.batches)))
 
 
-def _perform(job: Job, workers: int, plugins: Sequence[Path], settings: Settings) -> list[Outcome]:
+def _perform(job: Job, workers: int, plugins: Sequence[Path], settings: Settings) -> Job:
+    """Train what can be trained of a job. Returns it with what was left out."""
     from bdlbench import api, progress
 
-    if not job.batches:
-        return api.perform(job)
+    job = api.ready(job)
+    for line in _left_out(job):
+        print(line, file=sys.stderr, flush=True)
     try:
         with progress.reporting(job.batches, sys.stderr) as report:
-            return api.perform(job, workers, plugins, settings, report)
+            api.perform(job, workers, plugins, settings, report)
     except KeyboardInterrupt:
         again = "without --fresh " if job.fresh else ""
         kept = f"what is done is kept in {job.results}"
         if job.fresh:
             kept += f", what it replaces in its folder {api.REPLACED}"
         raise Interrupted(f"interrupted; {kept}: the same command {again}resumes where it was") from None
+    return job
 
 
-def _report(job: Job, outcomes: Sequence[Outcome], metrics: Sequence[str]) -> bool:
-    """Print the table and what is missing from it. Returns whether something failed."""
+def _report(job: Job, metrics: Sequence[str]) -> bool:
+    """Print the table and what is missing from it. Returns whether anything asked for is missing."""
     from bdlbench import api, tables
 
     found = api.results_for(job)
     done = [result for result in found if result.replicates]
     if done:
         _write(tables.render(done, "terminal", metrics, "", *_screen()))
+        _print_options_in_force(done)
         _print_machines(job.results, metrics)
-    for outcome in outcomes:
-        if outcome.skipped:
-            print(f"skipped: {outcome.skipped}")
+    left_out = _left_out(job)
+    for line in left_out:
+        print(line)
     failed = _print_failures(found)
     for finding in api.findings_of(job):
         print(finding)
     count = sum(len(result.replicates) for result in done)
     trained = sum(len(batch.rows) for batch in job.batches)
     print(f"{count} replicates of {len(done)} cells in {job.results}; {trained or 'none'} had to be trained now")
-    return failed
+    return failed or bool(left_out)
+
+
+def _left_out(job: Job) -> list[str]:
+    """A line for each reason why cells that were asked for are not trained, with the cells."""
+    titles: dict[str, list[str]] = {}
+    for cell, reason in (job.skipped or {}).items():
+        titles.setdefault(reason, []).append(cell.title)
+    return [f"skipped: {'; '.join(dict.fromkeys(cells))}: {reason}" for reason, cells in titles.items()]
+
+
+def _print_options_in_force(found: Sequence[Result]) -> None:
+    """Those that are not the methods' defaults, a line for each data set."""
+    from bdlbench import tables
+
+    for line in tables.not_the_defaults(found):
+        print(line)
 
 
 def _print_machines(results: Path, metrics: Sequence[str]) -> None:
@@ -477,15 +498,20 @@ def _print_outdated(job: Job) -> None:
 
 def _print_plan(job: Job, workers: int) -> None:
     """What would be trained, where the data stand, and how long it may take."""
+    from bdlbench import api, catalog, tables
+
+    refused = api.refused(job)
+    job = replace(job, batches=tuple(batch for batch in job.batches if batch.cells[0] not in refused))
     missing: dict[Cell, list[int]] = {cell: [] for cell in job.spec.cells}
     for batch in job.batches:
         for row in batch.rows:
             missing[row.cell].append(row.replicate.seed)
     for cell, seeds in missing.items():
         todo = f"{len(seeds)} to train (seeds {_ranges(seeds)})" if seeds else "done"
-        print(f"{cell.title}: {todo}")
-    from bdlbench import catalog
-
+        print(f"{cell.title}: {f'skipped: {refused[cell]}' if cell in refused else todo}")
+        for kind, choice in (("methods", cell.method), ("models", cell.model), ("datasets", cell.dataset)):
+            if words := tables.all_options(kind, choice.as_dict()):
+                print(f"    {choice.name}: {words}")
     for name in dict.fromkeys(cell.dataset.name for cell, seeds in missing.items() if seeds):
         print(f"data set {name}: {_standing(getattr(catalog.load('datasets', name), 'files', ()))}")
     rows = sum(map(len, missing.values()))
@@ -593,6 +619,10 @@ def _print_entry(kind: str, name: str) -> None:
         print(f"{name}: {suite.title} (version {suite.version}); seeds {suite.seeds}, M = {suite.samples}")
         for grid in suite.grids:
             print("  " + " × ".join(", ".join(part) for part in (grid.methods, grid.models, grid.datasets)))
+            for entry, values in plan.merge(suite.options, grid.options).items():
+                if any(entry in listed for listed in (grid.methods, grid.models, grid.datasets)):
+                    print(f"    {entry}: {', '.join(f'{k} {_values(v)}' for k, v in values.items())}")
+        print("  these options hold in these cells alone; what is not shown has its default: list methods --options")
         return
     if found == "metrics" and name in (costs := _costs()):
         print(f"{name}: {costs[name]}")
@@ -601,6 +631,13 @@ def _print_entry(kind: str, name: str) -> None:
     summary = f"{entry.summary} ({entry.unit}; {entry.better} is better)\n" if found == "metrics" else ""
     print(f"{name}: {summary}{inspect.getdoc(entry)}")
     _print_options(kind, name, "  ")
+
+
+def _values(values: Sequence[Any]) -> str:
+    """120, or 1|2|4 for a sweep."""
+    from bdlbench import options
+
+    return "|".join(map(options.spell, values))
 
 
 def _standing(files: Sequence[Any]) -> str:

@@ -37,14 +37,15 @@ from bdlbench import margins as margin_table
 from bdlbench import score as submissions
 from bdlbench.compare import Comparison, Pairing
 from bdlbench.data import Task
-from bdlbench.errors import BadInput
+from bdlbench.errors import BadInput, DataUnavailable
 from bdlbench.executors import Event, execute
 from bdlbench.lint import Finding
 from bdlbench.records import Record
 from bdlbench.results import Result, merge, select
-from bdlbench.run import CHECKPOINTS, Batch, Outcome, Settings, batches, load_task
+from bdlbench.run import CHECKPOINTS, Batch, Outcome, Settings, batches, load_task, unsupported
 from bdlbench.score import Claim
-from bdlbench.spec import Choice, Spec
+from bdlbench.sources import Source
+from bdlbench.spec import Cell, Choice, Spec
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -68,6 +69,7 @@ class Job:
     """What a run has to do. existing: the records that lie in `results` already.
 
     outdated: of those that were asked for, the ones that other code made, with what has changed.
+    skipped: why for each cell that cannot be trained here; None where nobody has looked yet.
     """
 
     spec: Spec
@@ -76,6 +78,7 @@ class Job:
     batches: tuple[Batch, ...]
     fresh: bool = False
     outdated: tuple[tuple[Record, str], ...] = ()
+    skipped: Mapping[Cell, str] | None = None
 
 
 def run(
@@ -303,11 +306,14 @@ def perform(
     settings: Settings | None = None,
     report: Callable[[Event], None] = lambda event: None,
 ) -> list[Outcome]:
-    """Run the batches of a job. Records to be replaced are set aside first and removed once all new ones are there.
+    """Run the batches of a job that can be run. Returns their outcomes in order.
 
-    Raises DataUnavailable before anything is trained, BadInput where the folder cannot be written.
+    Records to be replaced are set aside first and removed once all new ones are there. Raises as `ready` does, and
+    BadInput where the folder cannot be written.
     """
-    fetch_data(job)
+    job = ready(job)
+    if not job.batches and not job.results.is_dir():
+        return []
     began = _probe(job.results)
     if job.fresh:
         _forget_checkpoints(job.results, job.batches)
@@ -316,6 +322,48 @@ def perform(
     outcomes = execute(job.batches, chosen, jobs, plugins, report)
     _tidy(job, began)
     return outcomes
+
+
+def ready(job: Job) -> Job:
+    """The job without the batches that cannot be run, which are in `skipped`: their data are not to be had, or their
+    model or method says that they are no cells.
+
+    Verifies, loads and lints every data set that is about to be used, downloading what is absent, before any training.
+    Raises DataUnavailable where nothing is left for want of data, BadInput where a protocol is one that no reading of
+    the numbers can mend.
+    """
+    if job.skipped is not None:
+        return job
+    absent: dict[Choice, DataUnavailable] = {}
+    wanted = _used(job)
+    for dataset in dict.fromkeys(dataset for dataset, _ in wanted):
+        try:
+            store.fetch(_files(dataset), dataset.name)
+            findings = _of_data([(other, split) for other, split in wanted if other == dataset])
+        except DataUnavailable as error:
+            absent[dataset] = error
+            continue
+        lint.refuse(findings)
+    if absent and all(batch.cells[0].dataset in absent for batch in job.batches):
+        raise next(iter(absent.values()))
+    reasons = {batch: str(absent.get(batch.cells[0].dataset, "")) or unsupported(batch) for batch in job.batches}
+    skipped = {cell: reason for batch, reason in reasons.items() if reason for cell in batch.cells}
+    return replace(job, batches=tuple(batch for batch in job.batches if not reasons[batch]), skipped=skipped)
+
+
+def refused(job: Job) -> dict[Cell, str]:
+    """Cells whose model or method says that they are none, with the reason, where data are at hand. Writes nothing."""
+    here = {
+        dataset: all(state in store.AT_HAND for _, state in store.status(_files(dataset))) for dataset, _ in _used(job)
+    }
+    batches = [batch for batch in job.batches if here[batch.cells[0].dataset]]
+    return {cell: reason for batch in batches if (reason := unsupported(batch)) for cell in batch.cells}
+
+
+def _files(dataset: Choice) -> Sequence[store.RemoteFile]:
+    """What a data set declares to be fetched."""
+    declared: Sequence[store.RemoteFile] = getattr(catalog.load("datasets", dataset.name), "files", ())
+    return declared
 
 
 def findings_of(job: Job) -> list[Finding]:
@@ -351,20 +399,9 @@ def results_for(job: Job) -> list[Result]:
     if not job.results.is_dir():
         return []
     keys = [cell.key for cell in job.spec.cells]
-    source = sources.read(job.results)
+    source = sources.read(job.results) if any(job.results.glob("*.json")) else Source(())
     found = [record for record in source.records if record.key in set(keys)]
     return select(merge(found, source), keys, job.spec.replicates)
-
-
-def fetch_data(job: Job) -> None:
-    """Verify, load and lint every data set that is about to be used, downloading what is absent, before any training.
-
-    Raises BadInput where a protocol is one that no reading of the numbers can mend.
-    """
-    wanted = _used(job)
-    for name in dict.fromkeys(dataset.name for dataset, _ in wanted):
-        store.fetch(getattr(catalog.load("datasets", name), "files", ()), name)
-    lint.refuse(_of_data(wanted))
 
 
 def refuse_unwritable(folder: Path, option: str = "--results") -> None:
@@ -416,7 +453,7 @@ def _set_aside(job: Job) -> None:
 
     An interrupted fresh run is then like any other: what is missing is what is left to do, and nothing is lost.
     """
-    cells = {cell.key for cell in job.spec.cells}
+    cells = {cell.key for cell in job.spec.cells if cell not in (job.skipped or {})}
     replaced = job.existing if job.fresh else [record for record, _ in job.outdated]
     for old in replaced:
         if old.key in cells and not set(job.spec.replicates).isdisjoint([*old.replicates, *old.failed]):

@@ -296,10 +296,10 @@ def _definitions(record: Record) -> Iterator[str]:
 
 def _data(dataset: Choice, recorded: Sequence[Record]) -> Iterator[str]:
     """Checksums and statistics of a data set. Raises DataUnavailable."""
-    task = run.load_task(dataset, 0)
     mine = [record for record in recorded if record.cell["protocol"]["dataset"] == dataset.as_dict()]
+    facts = run.data_facts(dataset, {0, *(replicate.split for record in mine for replicate in record.replicates)})
     for record in mine:
-        for what, found in (("sources", task.sources), ("statistics", task.statistics)):
+        for what, found in facts.items():
             for name, was in record.environment.get(what, {}).items():
                 if not same_statistic(found.get(name), was):
                     yield f"data set {dataset.name}: {what} {name} is {found.get(name)}, was {was}"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from modulefinder import ModuleFinder
 from pathlib import Path
+from typing import Any
 
 from bdlbench import catalog, files
+from bdlbench.data import Task
 from bdlbench.records import Record
 from bdlbench.spec import Cell, Choice
 
@@ -59,8 +61,27 @@ def change(record: Record, cell: Cell) -> str:
 
 def _data_sources(cell: Cell, record: Record) -> dict[str, str]:
     """Of a data set that is not the package's, whose files no checksum in the code stands for."""
-    split = min((replicate.split for replicate in (*record.replicates, *record.failed)), default=0)
-    return dict(catalog.build_dataset(cell.dataset).load(split).sources)
+    splits = {replicate.split for replicate in (*record.replicates, *record.failed)}
+    return data_facts(catalog.build_dataset(cell.dataset).load, splits)["sources"]
+
+
+def data_facts(load: Callable[[int], Task], splits: Iterable[int]) -> dict[str, dict[str, Any]]:
+    """What splits of a data set were made from (SHA-256), and what preprocessing took from their training examples.
+
+    {"sources": {…}, "statistics": {…}}. A fact that split 0 has too goes by its name alone, any other by its name and
+    its split: records of other splits then agree in what all splits share, and differ in nothing else.
+    """
+    asked = sorted(set(splits))
+    first = load(0) if asked else None
+    found: dict[str, dict[str, Any]] = {"sources": {}, "statistics": {}}
+    for split in asked:
+        task = load(split)
+        for what, table in found.items():
+            shared = getattr(first, what)
+            for name, value in getattr(task, what).items():
+                varies = name in shared and shared[name] != value
+                table[f"{name} (split {split})" if varies else name] = value
+    return found
 
 
 @cache

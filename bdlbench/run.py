@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -98,10 +98,9 @@ def run_batch(
     """Train, predict, score and write one batch. A failure becomes a record with its reason; bad input is raised."""
     cell, device = batch.rows[0].cell, torch.device(batch.rows[0].cell.device)
     reset_peak_memory(device)
-    problem, model, method = build(batch)
-    reason = model.unsupported() or method.unsupported(model)
-    if reason:
+    if reason := unsupported(batch):
         return Outcome([], f"{cell.title}: {reason}")
+    problem, model, method = build(batch)
     checkpoint = settings.results / CHECKPOINTS / batch.key
     spent = Session(checkpoint, settings.checkpoint_every, listen, settings.nudge)
     written: list[Record] = []
@@ -116,6 +115,14 @@ def run_batch(
     for file in spent.files():
         file.unlink(missing_ok=True)
     return Outcome(written)
+
+
+def unsupported(batch: Batch) -> str:
+    """Why the cells of a batch can be no cells, as their model or method says; "" where they can. Loads one split."""
+    signature = load_task(batch.rows[0].cell.dataset, batch.rows[0].replicate.split).signature
+    model = catalog.build_model([row.cell.model for row in batch.rows], signature)
+    method = catalog.build_method([row.cell.method for row in batch.rows])
+    return model.unsupported() or method.unsupported(model) or ""
 
 
 class Built(NamedTuple):
@@ -366,7 +373,7 @@ def _write_cell(batch: Batch, cell: Cell, result: _Result, settings: Settings) -
         cost=result.cost | {name: float(value[mine].mean()) for name, value in result.measured.items()},
         environment=environment.describe(cell.device, cell.threads)
         | {"code": provenance.code_of(cell)}
-        | data_facts(cell)
+        | data_facts(cell.dataset, {batch.rows[i].replicate.split for i in mine})
         | _selection(settings)
         | {"examples": result.examples},
         failed={batch.rows[i].replicate: "parameters or predictions are not finite" for i in mine if i not in good},
@@ -411,10 +418,9 @@ def _problem(batch: Batch) -> Problem:
     return data.stack(tasks, [splits.index(row.replicate.split) for row in batch.rows])
 
 
-def data_facts(cell: Cell) -> dict[str, Any]:
-    """Checksums of what the data were made from, and what preprocessing took from the training examples of split 0."""
-    task = load_task(cell.dataset, 0)
-    return {"sources": dict(task.sources), "statistics": dict(task.statistics)}
+def data_facts(dataset: Choice, splits: Iterable[int]) -> dict[str, dict[str, Any]]:
+    """What splits of a data set were made from, and what preprocessing took from their training examples."""
+    return provenance.data_facts(partial(load_task, dataset), splits)
 
 
 def _examples(problem: Problem) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from bdlbench.metrics.ood import OutOfDistribution
 from bdlbench.predictive import Categorical, CategoricalSum, entropy
 from bdlbench.protocols import Evaluation, Metric
 from bdlbench.records import Record
-from bdlbench.run import load_task, measure, stored_arrays
+from bdlbench.run import data_facts, load_task, measure, stored_arrays
 from bdlbench.spec import ELSEWHERE, SPLITS, Cell, Choice, Replicate, parse_seeds
 from bdlbench.store import array_checksum
 from bdlbench.submission import Submission
@@ -201,7 +201,7 @@ def _seeds_in_order(path: Path, text: str, count: int) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(",")) if "," in text else seeds
 
 
-def _data_facts(path: Path, dataset: Choice, found: Submission, asked: Iterable[Replicate]) -> dict[str, Any]:
+def _data_facts(path: Path, dataset: Choice, found: Submission, asked: Sequence[Replicate]) -> dict[str, Any]:
     """The data set's checksums. Raises BadInput where its test split has other labels, classes or OOD sets."""
     for labels, replicate in zip(found.labels, asked, strict=True):
         task = load_task(dataset, replicate.split)
@@ -217,8 +217,7 @@ def _data_facts(path: Path, dataset: Choice, found: Submission, asked: Iterable[
             count = _num_examples(found, name)
             if count != len(task.ood[name]):
                 raise BadInput(f"{path}: ood.{name} has {count} examples, that of {dataset.name} {len(task.ood[name])}")
-    first = load_task(dataset, 0)
-    return {"sources": dict(first.sources), "statistics": dict(first.statistics)}
+    return data_facts(dataset, {replicate.split for replicate in asked})
 
 
 def _same_labels(path: Path, where: str, labels: Tensor, expected: Tensor) -> None:

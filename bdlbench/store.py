@@ -35,6 +35,9 @@ from bdlbench.errors import DataUnavailable
 from bdlbench.files import sha256, write_atomic
 
 State = Literal["verified", "present, no checksum known", "absent", "wrong size", "wrong checksum", "bundled"]
+AT_HAND: tuple[State, ...] = ("verified", "present, no checksum known", "bundled")
+"""States in which a data set can be loaded without a download."""
+
 Bytes = NDArray[np.uint8]
 
 PATIENCE_SECONDS = 10.0

@@ -146,6 +146,7 @@ def describe(results: Sequence[Result], groups: Sequence[Group], interval: bool 
         parts.append("standard errors.")
     else:
         parts.append("One replicate: no standard error, and only the best is bold.")
+    parts += budgets(results)
     costs = [column.name for g in groups for column in g.columns if column.is_cost]
     if costs:
         parts.append(f"{', '.join(dict.fromkeys(costs))}: of the batches that trained the row, all replicates at once;")
@@ -263,6 +264,70 @@ def spelled(kind: catalog.Kind, choice: Mapping[str, Any]) -> str:
     given = {name: value for name, value in flatten(choice).items() if defaults.get(name) != value}
     options = ", ".join(f"{name} {spell(value)}" for name, value in given.items() if name != "name")
     return f"{choice['name']} ({options})" if options else str(choice["name"])
+
+
+def all_options(kind: catalog.Kind, choice: Mapping[str, Any]) -> str:
+    """Every option of an entry: epochs 120 (default 60), batch_size 64."""
+    defaults = flatten(catalog.choice(kind, choice["name"], {}).as_dict())
+    words = []
+    for name, value in flatten(choice).items():
+        other = f" (default {spell(defaults[name])})" if name in defaults and defaults[name] != value else ""
+        words.append(f"{name} {spell(value)}{other}")
+    return ", ".join(words[1:])
+
+
+def not_the_defaults(results: Sequence[Result]) -> Iterator[str]:
+    """A line for each data set: what its methods have other than their defaults, columns of its table left out."""
+    for members in by_data(results):
+        methods: dict[tuple[str, str], list[str]] = {}
+        columns = labels(members)
+        for result in members:
+            treatment = result.cell["treatment"]
+            try:
+                defaults = flatten(catalog.choice("methods", treatment["name"], {}).as_dict())
+            except BadInput:  # a method that is not known here has no defaults
+                continue
+            options = {name: value for name, value in flatten(treatment).items() if defaults.get(name, value) != value}
+            key = (treatment["name"], result.cell["protocol"]["model"]["name"])
+            methods[key] = [f"{name} {spell(value)}" for name, value in options.items() if name not in columns]
+        models = {model for _, model in methods}
+        told = [
+            f"{method}{f' on {model}' if len(models) > 1 else ''} ({', '.join(words)})"
+            for (method, model), words in methods.items()
+            if words
+        ]
+        if told:
+            yield f"Not the defaults, on {members[0].cell['protocol']['dataset']['name']}: {'; '.join(told)}."
+
+
+BUDGET = ("epochs", "steps", "iterations", "batch_size")
+"""Options, also of an ensemble's member, that say how long a method may train."""
+
+
+def budgets(results: Sequence[Result]) -> Iterator[str]:
+    """Where methods on one model and data set had different budgets: these, in words."""
+    groups: dict[str, list[Result]] = {}
+    for result in results:
+        groups.setdefault(files.digest([result.cell["protocol"][part] for part in ("dataset", "model")]), []).append(
+            result
+        )
+    for members in groups.values():
+        differing = []
+        for option in BUDGET:
+            had: dict[str, dict[str, None]] = {}  # by method, in order
+            for result in members:
+                for name, value in flatten(result.cell["treatment"]).items():
+                    if name.rpartition(".")[2] == option:
+                        had.setdefault(result.cell["treatment"]["name"], {})[spell(value)] = None
+            shared: dict[str, list[str]] = {}
+            for method, values in had.items():
+                shared.setdefault(", ".join(values), []).append(method)
+            if len(shared) > 1:
+                differing.append(f"{option} " + "; ".join(f"{v} of {', '.join(who)}" for v, who in shared.items()))
+        if differing:
+            protocol = members[0].cell["protocol"]
+            where = f"{spelled('models', protocol['model'])} and {spelled('datasets', protocol['dataset'])}"
+            yield f"Budgets differ on {where}: {', '.join(differing)}."
 
 
 def labels(results: Sequence[Result]) -> dict[str, dict[int, str]]:

@@ -304,9 +304,80 @@ def test_dry_run_writes_nothing(results: Path, computed: list[int], capsys: pyte
     assert "mle · logistic · wine: 1 to train (seeds 7)" in out
     assert "s by the recorded cost of equal cells (1 batches; no estimate for the other 1)" in out
     assert train(results, "--method", "mle", "--seeds", "3", "--dry-run") == 0
+    out = capsys.readouterr().out
+    assert "mle · logistic · wine: done\n" in out
+    assert "\n0 replicates in 0 batches, 1 at a time; nothing to do" in out
+
+
+def test_options_in_force_are_shown(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Before a run, after it, in the table and of a suite: what is not the default, and what budgets differ."""
+    names = ["--model", "mlp", "--dataset", "digits", "--seeds", "2", "--samples", "2", "--results", str(results)]
+    asked = ["run", "--method", "mle", "--method", "laplace", *names, "--set", "laplace.epochs=2"]
+    assert cli.main([*asked, "--dry-run"]) == 0
+    out = capsys.readouterr().out
     assert (
-        "mle · logistic · wine: done\n0 replicates in 0 batches, 1 at a time; nothing to do" in capsys.readouterr().out
+        "    mle: batch_size 64, decay constant, epochs 120 (default 60), learning_rate 0.003 (default 0.001)\n" in out
     )
+    assert "    mlp: noise_sd 1.0, widths 100 (default 50)\n" in out
+    assert "epochs 2 (default 60)" in out
+    assert cli.main([*asked, "--set", "mle.epochs=1"]) == 0
+    ran = capsys.readouterr().out
+    assert cli.main(["table", str(results)]) == 0
+    for out in (ran, capsys.readouterr().out):
+        assert "Budgets differ on mlp (widths 100) and digits: epochs " in out
+        assert "1 of mle" in out and "2 of laplace" in out
+        assert "Not the defaults, on digits: " in out
+        assert "mle (epochs 1, learning_rate 0.003)" in out
+    assert cli.main(["list", "suites", "quick"]) == 0
+    out = capsys.readouterr().out
+    assert "mc_dropout: epochs 120, learning_rate 0.003, rate 0.3, input_rate 0.0, prior_sd 3.0\n" in out
+    assert "mle: epochs 300, learning_rate 0.1, batch_size 10, decay linear\n" in out
+    assert cli.main(["list", "suites", "stopping"]) == 0
+    assert "constant_resnet: blocks 4|2|3|6\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        (("mle", "lenet5", "digits"), "need images of at least 16×16, not (1, 8, 8)"),
+        (("exact", "mlp", "wine"), ""),
+        (("mle", "vae", "wine"), ""),
+        (("mle", "bayesian_linear_regression", "digits"), ""),
+    ],
+)
+def test_a_cell_that_is_none_is_skipped_and_missing(
+    names: tuple[str, str, str], reason: str, results: Path, computed: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    method, model, dataset = names
+    alone = ["run", "--model", model, "--dataset", dataset, "--method", method, "--seeds", "3", "--samples", "2"]
+    alone += ["--results", str(results)]
+    assert cli.main([*alone, "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert f"{' · '.join(names)}: skipped: " in out and reason in out
+    assert "0 replicates in 0 batches" in out
+    assert cli.main(alone) == 4
+    out = capsys.readouterr().out
+    assert f"skipped: {' · '.join(names)}: " in out and reason in out
+    assert out.endswith(f"0 replicates of 0 cells in {results}; none had to be trained now\n")
+    assert not results.exists()
+    beside = [*alone, "--model", "logistic", "--dataset", "wine", "--method", "mle", "--set", "mle.epochs=1"]
+    for again in (False, True):  # a second run lacks the same cells
+        assert cli.main([*beside, "--jobs", "2" if reason else "1"]) == 4
+        out = capsys.readouterr().out
+        assert f"skipped: {' · '.join(names)}" in out
+        assert ("; none had to be trained now" in out) == again
+    assert sum(computed) > 0 or reason  # workers count for themselves
+
+
+def test_a_fresh_run_keeps_the_records_of_cells_that_it_skips(
+    results: Path, plugin: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = ("--method", "mle", "--method", "map", "--seeds", "2")
+    assert train(results, *asked) == 0
+    before = stored(results)
+    monkeypatch.setattr(catalog.load("methods", "map"), "unsupported", lambda self, model: "not any more")
+    assert train(results, *asked, "--fresh") == 4
+    assert stored(results) == before
 
 
 def test_config(results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -529,7 +600,7 @@ def test_data_that_are_not_to_be_had(
     results: Path, home: Callable[[str, bytes], None], computed: list[int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     chosen = ["run", "--method", "mle", "--model", "mlp", "--results", str(results), "--jobs", "1"]
-    assert cli.main([*chosen, "--dataset", "wine", "--dataset", "mnist"]) == 2
+    assert cli.main([*chosen, "--dataset", "mnist"]) == 2
     assert "mnist needs the MNIST training images, but" in (line := one_line(capsys))
     assert "is absent and could not be downloaded (OSError: no network)" in line
     home("MNIST/raw/t10k-labels-idx1-ubyte", bytes(8 + 10_000))
@@ -541,6 +612,15 @@ def test_data_that_are_not_to_be_had(
     assert "kmnist needs the KMNIST training images, but" in (line := one_line(capsys))
     assert "is an empty file" in line
     assert (computed, results.exists()) == ([], False)
+    both = [*chosen, "--dataset", "wine", "--dataset", "mnist", "--set", "mle.epochs=1", "--seeds", "3"]
+    assert cli.main(both) == 4
+    out, err = capsys.readouterr()
+    assert "skipped: mle · mlp · mnist: mnist needs the MNIST test labels, but" in out
+    assert err.startswith("skipped: mle · mlp · mnist: ")
+    assert f"3 replicates of 1 cells in {results}; 3 had to be trained now" in out
+    assert computed == [3]
+    with pytest.raises(BadInput, match="mnist needs"):  # now nothing is left but what cannot be had
+        cli.app(both, standalone_mode=False)
 
 
 def test_data(home: Callable[[str, bytes], None], capsys: pytest.CaptureFixture[str]) -> None:
