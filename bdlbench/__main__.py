@@ -88,29 +88,22 @@ def run(  # noqa: PLR0913 - one parameter for each option of the command
     keep_parameters: Annotated[bool, typer.Option("--keep-parameters", help="write them beside the records")] = False,
 ) -> None:
     """Train what is missing of a suite, and print its table. Stopped at any time, it resumes where it was."""
-    if jobs < 0:
-        raise BadInput(f"--jobs {jobs} is out of range: at least 1, or 0 for as many as cores allow")
-    if not checkpoint_every > 0:
-        raise BadInput(f"--checkpoint-every {checkpoint_every:g} is out of range: more than 0 seconds")
-    if suite and config:
-        raise BadInput(f"a suite ({suite}) and --config {config} are both given: choose one")
     from bdlbench import api, catalog, plan, tables
-    from bdlbench.run import Settings
 
+    settings = api.settings_of(results, checkpoint_every, keep_parameters)
     _add_plugins(plugin)
     for name in _names(metrics):
         if name.partition("[")[0] not in (known := {*catalog.names("metrics"), *tables.COSTS}):
             raise unknown("metric", name, known)
-    source = plan.read_suite_file(config) if config else plan.read_suite(suite or "quick")
-    names, settings = (tuple(method), tuple(model), tuple(dataset)), tuple(set_)
-    asked = plan.Overrides(*names, seeds, samples, settings, device, threads, splits)
-    job = api.prepare(plan.build_spec(source, asked), results, fresh, any_code)
-    workers = _workers(jobs, job)
+    names = (tuple(method), tuple(model), tuple(dataset))
+    asked = plan.Overrides(*names, seeds, samples, tuple(set_), device, threads, splits)
+    job = api.prepare(plan.build_spec(api.suite_of(suite, config), asked), results, fresh, any_code)
+    workers = api.workers(jobs, job)
     _print_outdated(job)
     if dry_run:
         _print_plan(job, workers)
         return
-    if _report(_perform(job, workers, plugin, Settings(results, checkpoint_every, keep_parameters)), _names(metrics)):
+    if _report(_perform(job, workers, plugin, settings), _names(metrics)):
         raise typer.Exit(INCOMPLETE)
 
 
@@ -181,7 +174,7 @@ def compare(
     plugin: Plugins = [],  # noqa: B006
 ) -> None:
     """Hold B against A: differences with intervals, verdicts, and what would settle what is open. Exits 1 if worse."""
-    style, pair = _style(format_), _treatment(treatment)
+    style = _style(format_)
     from bdlbench import api, verdicts
 
     found = api.compare(
@@ -189,10 +182,10 @@ def compare(
         b,
         metrics=_names(metrics),
         margins=margins,
-        treatment=pair,
+        treatment=treatment,
         ignore_options=ignore_options,
         strict=strict,
-        plugins=plugin,
+        plugin=plugin,
     )
     _write(verdicts.render(found, style, *_screen()))
     if found.exit_code:
@@ -398,20 +391,12 @@ def _fail(message: str, code: int) -> int:
 # run
 
 
-def _workers(jobs: int, job: Job) -> int:
-    """As many as asked for, else as cores allow; never more than there are batches."""
-    cell = job.spec.cells[0]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    most = 1 if cell.device.startswith("cuda") else max(1, cores // cell.threads)
-    return max(1, min(jobs or most, len(job.batches)))
-
-
 def _perform(job: Job, workers: int, plugins: Sequence[Path], settings: Settings) -> Job:
     """Train what can be trained of a job. Returns it with what was left out."""
     from bdlbench import api, progress
 
     job = api.ready(job)
-    for line in _left_out(job):
+    for line in api.left_out(job):
         print(line, file=sys.stderr, flush=True)
     try:
         with progress.reporting(job.batches, sys.stderr) as report:
@@ -435,7 +420,7 @@ def _report(job: Job, metrics: Sequence[str]) -> bool:
         _write(tables.render(done, "terminal", metrics, "", *_screen()))
         _print_options_in_force(done)
         _print_machines(job.results, metrics)
-    left_out = _left_out(job)
+    left_out = api.left_out(job)
     for line in left_out:
         print(line)
     failed = _print_failures(found)
@@ -445,14 +430,6 @@ def _report(job: Job, metrics: Sequence[str]) -> bool:
     trained = sum(len(batch.rows) for batch in job.batches)
     print(f"{count} replicates of {len(done)} cells in {job.results}; {trained or 'none'} had to be trained now")
     return failed or bool(left_out)
-
-
-def _left_out(job: Job) -> list[str]:
-    """A line for each reason why cells that were asked for are not trained, with the cells."""
-    titles: dict[str, list[str]] = {}
-    for cell, reason in (job.skipped or {}).items():
-        titles.setdefault(reason, []).append(cell.title)
-    return [f"skipped: {'; '.join(dict.fromkeys(cells))}: {reason}" for reason, cells in titles.items()]
 
 
 def _print_options_in_force(found: Sequence[Result]) -> None:
@@ -498,7 +475,7 @@ def _print_outdated(job: Job) -> None:
 
 def _print_plan(job: Job, workers: int) -> None:
     """What would be trained, where the data stand, and how long it may take."""
-    from bdlbench import api, catalog, tables
+    from bdlbench import api, catalog, plan, tables
 
     refused = api.refused(job)
     job = replace(job, batches=tuple(batch for batch in job.batches if batch.cells[0] not in refused))
@@ -509,7 +486,7 @@ def _print_plan(job: Job, workers: int) -> None:
     for cell, seeds in missing.items():
         todo = f"{len(seeds)} to train (seeds {_ranges(seeds)})" if seeds else "done"
         print(f"{cell.title}: {f'skipped: {refused[cell]}' if cell in refused else todo}")
-        for kind, choice in (("methods", cell.method), ("models", cell.model), ("datasets", cell.dataset)):
+        for kind, choice in zip(plan.CHOSEN, (cell.method, cell.model, cell.dataset), strict=True):
             if words := tables.all_options(kind, choice.as_dict()):
                 print(f"    {choice.name}: {words}")
     for name in dict.fromkeys(cell.dataset.name for cell, seeds in missing.items() if seeds):
@@ -719,14 +696,6 @@ def _style(name: str) -> Format:
     if style is None:
         raise unknown("format", name, FORMATS)
     return style
-
-
-def _treatment(text: str) -> tuple[str, str] | None:
-    """mle:map as two names of methods; None for nothing."""
-    parts = [part.strip() for part in text.split(":")]
-    if text and (len(parts) != 2 or not all(parts)):
-        raise BadInput(f"--treatment {text!r} cannot be read: name a method of A and one of B, such as mle:map")
-    return (parts[0], parts[1]) if text else None
 
 
 def _names(text: str) -> tuple[str, ...]:

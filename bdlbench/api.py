@@ -1,29 +1,33 @@
 """The verbs of the command line for Python: `from bdlbench.api import run, read, table, compare, rank`.
 
-    records = run("quick", methods=["mle", "mc_dropout"], seeds="0-9", settings={"mc_dropout.rate": [0.1, 0.2]})
-    frame = table("results/local")
+    trained = run("quick", method=["mle", "mc_dropout"], seeds=3, set={"mc_dropout.rate": [0.1, 0.2]})
+    trained                     # prints the table
+    frame = trained.frame()     # every number, with seeds as whole numbers and options as columns
 
-(`bdlbench.run` and `bdlbench.compare` are modules of the package, so the verbs live here.)
+Arguments go by the names of the command line's options and are Python values: lists, numbers, dicts, paths. What is
+wrong raises `BadInput`, with the line that the command line prints. (`bdlbench.run` and `bdlbench.compare` are modules
+of the package, so the verbs live here.)
 """
 
 from __future__ import annotations
 
+import inspect
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass, field, replace
+from functools import lru_cache, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from bdlbench import (
     catalog,
     environment,
     files,
     lint,
-    options,
     plan,
     provenance,
     records,
@@ -37,15 +41,15 @@ from bdlbench import margins as margin_table
 from bdlbench import score as submissions
 from bdlbench.compare import Comparison, Pairing
 from bdlbench.data import Task
-from bdlbench.errors import BadInput, DataUnavailable
+from bdlbench.errors import BadInput, DataUnavailable, unknown
 from bdlbench.executors import Event, execute
 from bdlbench.lint import Finding
 from bdlbench.records import Record
-from bdlbench.results import Result, merge, select
+from bdlbench.results import Result, flatten, merge, select
 from bdlbench.run import CHECKPOINTS, Batch, Outcome, Settings, batches, load_task, unsupported
 from bdlbench.score import Claim
 from bdlbench.sources import Source
-from bdlbench.spec import Cell, Choice, Spec
+from bdlbench.spec import Cell, Choice, Seeds, Spec
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -81,90 +85,212 @@ class Job:
     skipped: Mapping[Cell, str] | None = None
 
 
-def run(
-    suite: str | Path | Spec = "quick",
+PLURALS = {"methods": "method", "models": "model", "datasets": "dataset", "settings": "set", "plugins": "plugin"}
+"""What lists suggest in place of the command line's names; taken too."""
+
+Plugins = str | Path | Iterable[str | Path]
+Parameters = ParamSpec("Parameters")
+Returned = TypeVar("Returned")
+
+
+def _named_as_options(verb: Callable[Parameters, Returned]) -> Callable[Parameters, Returned]:
+    """A verb whose keyword arguments go by the command line's names. Raises BadInput for another, with the nearest."""
+    known = inspect.signature(verb).parameters
+
+    @wraps(verb)
+    def called(*given: Parameters.args, **named: Parameters.kwargs) -> Returned:
+        for name in [name for name in named if name not in known]:
+            option = PLURALS.get(name, "")
+            if option not in known or option in named:
+                raise unknown(f"argument of {verb.__name__}", name, known)
+            named[option] = named.pop(name)
+        return verb(*given, **named)
+
+    return called
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a run asked for, as it lies in its folder: a sequence of records, which prints as their table.
+
+    skipped: a line for each reason why cells are missing; results: the replicates that were asked for, cell by cell.
+    """
+
+    records: tuple[Record, ...]
+    skipped: tuple[str, ...] = ()
+    results: tuple[Result, ...] = field(default=(), compare=False)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter(self.records)
+
+    def __getitem__(self, place: int) -> Record:
+        return self.records[place]
+
+    def frame(self) -> DataFrame:
+        """Every number by itself, as `read` gives it."""
+        return _frame(tables.long_rows(self.results))
+
+    def table(self, metrics: str | Sequence[str] = ()) -> DataFrame:
+        """One row for each cell and metric, as `table` gives it. Raises BadInput for a metric that no record holds."""
+        names = _listed(metrics)
+        tables.refuse_unknown_metrics(self.results, names)
+        return _frame(tables.summary_rows(self.results, names))
+
+    def __repr__(self) -> str:
+        done = [result for result in self.results if result.replicates]
+        failed = [f"failed: {one.title}, seed {r.seed}: {why}" for one in self.results for r, why in one.failed.items()]
+        lines = [*self.skipped, *failed] or ([] if done else ["no records"])
+        return (tables.render(done, "terminal", width=120) if done else "") + "\n".join(lines)
+
+
+@_named_as_options
+def run(  # noqa: PLR0913 - one argument for each option of the command
+    suite: str | Path | Spec = "",
     *,
-    results: str | Path = RESULTS,
-    settings: Mapping[str, Any] | None = None,
-    plugins: Iterable[str | Path] = (),
+    method: str | Sequence[str] = (),
+    model: str | Sequence[str] = (),
+    dataset: str | Sequence[str] = (),
+    seeds: Seeds | None = None,
+    splits: str = "",
+    samples: int | None = None,
+    set: Options = (),
+    device: str = "auto",
+    threads: int = 1,
     jobs: int = 1,
+    results: str | Path = RESULTS,
+    config: str | Path | None = None,
+    plugin: Plugins = (),
     fresh: bool = False,
     any_code: bool = False,
     checkpoint_every: float = 60.0,
     keep_parameters: bool = False,
-    **overrides: Any,
-) -> list[Record]:
-    """Train what is missing or was made by other code, and return the records of all cells asked for.
+) -> Trained:
+    """Train what is missing or was made by other code, and return what was asked for.
 
-    suite: a suite's name, the path of a TOML file, or a spec. settings: {"NAME.OPTION": value or list of values}.
-    overrides: methods, models, datasets (lists of names), seeds ("5", "0-9", "1,4,7"), splits ("one", "each"), samples,
-    device, threads.
+    suite: a suite's name (by default quick), or a whole spec; config, or a Path as suite: a TOML file of your own.
+    method, model, dataset: a name or several; every combination of what is named is run, the suite gives the rest.
+    seeds: a number of them (3), a list ([0, 7]) or a text ("0-9"). splits: "one" or "each".
+    set: {"mlp.widths": (300, 100), "map.prior_sd": [0.1, 1]} or {"mlp": {"widths": (300, 100)}}: a list sweeps, a tuple
+    is one value; or texts as on the command line.
     any_code: records stand whatever code made them, as those in results/reference do.
     keep_parameters: also write each posterior's state, for `records.parameters`.
-    jobs: worker processes; a script that asks for more than one needs `if __name__ == "__main__":`.
+    jobs: worker processes, 0 for as many as cores allow; with more than one a script needs a guard,
+    `if __name__ == "__main__":`.
     Raises BadInput before anything is written where something asked for does not exist or is out of range.
     """
-    paths = [Path(plugin) for plugin in plugins]
-    _add_plugins(paths)
-    job = prepare(_spec(suite, settings or {}, overrides), Path(results), fresh, any_code)
-    perform(job, jobs, paths, Settings(job.results, checkpoint_every, keep_parameters))
-    keys = {cell.key for cell in job.spec.cells}
-    return [record for record in records.read(job.results) if record.key in keys] if job.results.exists() else []
+    paths = _add_plugins(plugin)
+    settings = settings_of(Path(results), checkpoint_every, keep_parameters)
+    if isinstance(suite, Spec):
+        if config or method or model or dataset or splits or set or (seeds, samples) != (None, None):
+            raise BadInput("a spec is complete: other arguments that say what to run go with the name of a suite")
+        spec = suite
+    else:
+        names = (_names(method), _names(model), _names(dataset))
+        asked = "" if seeds is None else seeds.tolist() if hasattr(seeds, "tolist") else seeds
+        chosen = plan.Overrides(*names, asked, samples, _options(set), device, threads, splits)
+        source = suite_of("", suite) if isinstance(suite, Path) else suite_of(suite, Path(config) if config else None)
+        spec = plan.build_spec(source, chosen)
+    job = ready(prepare(spec, settings.results, fresh, any_code))
+    perform(job, workers(jobs, job), paths, settings)
+    keys = {cell.key for cell in spec.cells}
+    found = records.read(job.results) if job.results.is_dir() else []
+    return Trained(tuple(r for r in found if r.key in keys), tuple(left_out(job)), tuple(results_for(job)))
 
 
+@_named_as_options
 def read(folder: str | Path) -> DataFrame:
-    """Every stored number by itself: one row for each cell, replicate and metric, or cell and cost."""
-    from pandas import DataFrame
+    """Every stored number by itself: one row for each cell, replicate and metric, or cell and cost.
 
-    return DataFrame(list(tables.long_rows(results_of(Path(folder)))))
-
-
-def table(folder: str | Path, metrics: Sequence[str] = (), plugins: Iterable[str | Path] = ()) -> DataFrame:
-    """One row for each cell and metric: mean, standard error, n, failed replicates, and whether it leads its column.
-
-    Metrics that a record does not hold are computed from its stored predictions. plugins: files with more of them.
+    Options are columns: method.epochs, model.widths, dataset.num_train. Seeds are whole numbers, absent of costs.
     """
-    from pandas import DataFrame
-
-    found, _ = completed(Path(folder), metrics, plugins)
-    return DataFrame(list(tables.summary_rows(found, metrics)))
+    return _frame(tables.long_rows(results_of(Path(folder))))
 
 
+@_named_as_options
+def table(folder: str | Path, metrics: str | Sequence[str] = (), plugin: Plugins = ()) -> DataFrame:
+    """One row for each cell and metric: mean, standard error, n, failed replicates, whether it leads its column.
+
+    Options are columns, as in `read`. Metrics that a record does not hold are computed from its stored predictions.
+    plugin: files with more of them.
+    """
+    names = _listed(metrics)
+    found, _ = completed(Path(folder), names, plugin)
+    if names != ("*",):
+        tables.refuse_unknown_metrics(found, names)
+    return _frame(tables.summary_rows(found, names))
+
+
+def _frame(rows: Iterable[Mapping[str, Any]]) -> DataFrame:
+    """Rows of `tables`, with options as columns and whole numbers as such, also where some are absent."""
+    from pandas import DataFrame, Series
+
+    options: dict[str, dict[str, Any]] = {}
+    plain = []
+    for row in rows:
+        if row["cell"] not in options:
+            flat = flatten({kind: {"name": "", **found} for kind, found in json.loads(row["options"]).items()})
+            options[row["cell"]] = {
+                name: tuple(value) if isinstance(value, list) else value for name, value in flat.items() if "." in name
+            }
+        plain.append({name: value for name, value in row.items() if name != "options"} | options[row["cell"]])
+    frame = DataFrame()
+    for name in dict.fromkeys(name for row in plain for name in row):
+        values = [row.get(name) for row in plain]
+        known = [value for value in values if value is not None]
+        whole = len(known) < len(values) and all(type(value) is int for value in known)
+        frame[name] = Series(values, dtype="Int64" if whole and (known or name in ("seed", "split")) else None)
+    return frame
+
+
+@_named_as_options
 def compare(
     a: str | Path,
     b: str | Path,
     *,
-    metrics: Sequence[str] = (),
+    metrics: str | Sequence[str] = (),
     margins: str | Path | Mapping[str, float] | None = None,
-    treatment: tuple[str, str] | None = None,
+    treatment: str | tuple[str, str] = "",
     ignore_options: bool = False,
     strict: bool = False,
-    plugins: Iterable[str | Path] = (),
+    plugin: Plugins = (),
 ) -> Comparison:
-    """B against A, cell by cell: two folders, records, or git revisions of results/.
+    """B against A, cell by cell: two folders, records, or git revisions of results/. It prints, and has a `frame`.
 
     margins: {metric: how much worse is still as good}, or a TOML file; by default those of the nearest pyproject.toml.
-    treatment: (method in A, method in B); ignore_options: whatever the methods' options. strict: inconclusive fails.
-    plugins: files with metrics of your own, computed from stored predictions with their examples' part of the variance.
-    Raises NotComparable where the protocols differ.
+    treatment: "METHOD:METHOD" or a pair, of A and B; ignore_options: whatever the methods' options. strict:
+    inconclusive fails. plugin: files with metrics of your own, computed from stored predictions with their examples'
+    part of the variance. Raises NotComparable where the protocols differ.
     """
-    _add_plugins(plugins)
-    allowed = margins
-    if not isinstance(allowed, Mapping):
-        allowed = margin_table.read(Path(allowed) if allowed else None, catalog.names("metrics"))
-    pairing = Pairing(treatment, ignore_options)
+    _add_plugins(plugin)
+    known = catalog.names("metrics")
+    if isinstance(margins, Mapping):
+        allowed = margin_table.checked("margins", margins, known)
+    else:
+        allowed = margin_table.read(Path(margins) if margins else None, known)
+    pairing = Pairing(_pair(treatment), ignore_options)
     with sources.opened(str(a)) as left, sources.opened(str(b)) as right:
-        return comparison.compare(left, right, allowed, metrics, pairing, strict)
+        return comparison.compare(left, right, allowed, _listed(metrics), pairing, strict)
 
 
-def rank(
-    folder: str | Path, metric: str = "nll", methods: Sequence[str] = (), plugins: Iterable[str | Path] = ()
-) -> Ranking:
-    """The methods of a folder against each other, over its data sets. methods: only these; plugins: as of `table`."""
+def _pair(treatment: str | Sequence[str] | None) -> tuple[str, str] | None:
+    """A method of A and one of B, from "mle:map" too; None for nothing."""
+    given = treatment.split(":") if isinstance(treatment, str) else treatment or ()
+    parts = [str(part).strip() for part in given]
+    if treatment and (len(parts) != 2 or not all(parts)):
+        raise BadInput(f"--treatment {treatment!r} cannot be read: name a method of A and one of B, such as mle:map")
+    return (parts[0], parts[1]) if treatment else None
+
+
+@_named_as_options
+def rank(folder: str | Path, metric: str = "nll", methods: str | Sequence[str] = (), plugin: Plugins = ()) -> Ranking:
+    """The methods of a folder against each other, over its data sets. methods: only these; plugin: as of `table`."""
     from bdlbench import rank as ranking  # scipy.stats is slow to import
 
-    found, untold = completed(Path(folder), [metric], plugins)
-    ranked = ranking.rank(found, metric, methods)
+    found, untold = completed(Path(folder), [metric], plugin)
+    ranked = ranking.rank(found, metric, _listed(methods))
     return replace(ranked, notes=(*ranked.notes, *untold))
 
 
@@ -187,21 +313,22 @@ def task(dataset: str, split: int = 0, **options: Any) -> Task:
     return load_task(catalog.choice("datasets", dataset, {dataset: options}), split)
 
 
+@_named_as_options
 def report(
     folder: str | Path,
     out: str | Path = "report",
-    metrics: Sequence[str] = (),
-    plugins: Iterable[str | Path] = (),
+    metrics: str | Sequence[str] = (),
+    plugin: Plugins = (),
 ) -> Path:
     """Write one HTML page of a folder's records to out/index.html, its figures beside it. Returns its path.
 
-    plugins: as of `table`.
+    plugin: as of `table`.
     """
     from bdlbench.report import page
 
-    _add_plugins(plugins)
+    _add_plugins(plugin)
     refuse_unwritable(Path(out), "--out")
-    return page.write(Path(folder), Path(out), metrics)
+    return page.write(Path(folder), Path(out), _listed(metrics))
 
 
 def verify(folder: str | Path, *, full: bool = False, threads: int | None = None) -> Iterator[Check]:
@@ -258,18 +385,18 @@ def results_of(folder: Path) -> list[Result]:
     return merge(source.records, source)
 
 
-def completed(
-    folder: Path, metrics: Sequence[str], plugins: Iterable[str | Path] = ()
-) -> tuple[list[Result], tuple[str, ...]]:
+def completed(folder: Path, metrics: Sequence[str], plugins: Plugins = ()) -> tuple[list[Result], tuple[str, ...]]:
     """All results in a folder with what their stored predictions tell of `metrics`; and lines on what they do not."""
     _add_plugins(plugins)
     found, untold = rescore.complete(sources.read(folder), metrics)
     return merge(found.records, found), untold
 
 
-def _add_plugins(paths: Iterable[str | Path]) -> None:
+def _add_plugins(given: Plugins) -> list[Path]:
+    paths = [Path(path) for path in ((given,) if isinstance(given, str | Path) else given or ())]
     for path in paths:
-        catalog.add_plugin(Path(path))
+        catalog.add_plugin(path)
+    return paths
 
 
 def machines(folder: Path) -> list[str]:
@@ -464,21 +591,81 @@ def _set_aside(job: Job) -> None:
             records.without(job.results, old, set(job.spec.replicates))
 
 
-def _spec(suite: str | Path | Spec, settings: Mapping[str, Any], overrides: Mapping[str, Any]) -> Spec:
-    if isinstance(suite, Spec):
-        if settings or overrides:
-            raise BadInput("a spec is complete: settings and overrides go with the name of a suite")
-        return suite
-    texts = tuple(f"{name}={_spell(value)}" for name, value in settings.items())
-    given: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in overrides.items()
-    }
-    source = plan.read_suite_file(suite) if isinstance(suite, Path) else plan.read_suite(suite)
-    return plan.build_spec(source, plan.Overrides(settings=texts, **given))
+# what an argument may be
 
 
-def _spell(value: Any) -> str:
-    """A value, or a list to sweep, as --set takes it. A tuple is one value: (300, 100) is 300-100."""
-    if isinstance(value, list):
-        return ",".join(map(_spell, value))
-    return options.spell(list(value) if isinstance(value, tuple) else value)
+Options = Mapping[str, Any] | str | Sequence[str]
+"""Of entries: {"NAME.OPTION": value}, {"NAME": {"OPTION": value}}, or texts as `--set` takes them."""
+
+
+def _options(given: Options) -> plan.Settings | tuple[str, ...]:
+    if not isinstance(given, Mapping):
+        return _names(given)
+    settings: dict[str, dict[str, list[Any]]] = {}
+    for name, value in given.items():
+        entry, dot, option = str(name).partition(".")
+        table = value if isinstance(value, Mapping) else {option: value}
+        if not entry or (isinstance(value, Mapping) if dot else not isinstance(value, Mapping)):
+            right = "{'NAME.OPTION': value} or {'NAME': {'OPTION': value}}"
+            raise BadInput(f"set: {name!r} cannot be read: write {right}")
+        for key, of_key in table.items():
+            if key in settings.setdefault(entry, {}):
+                raise BadInput(f"set: {entry}.{key} is given twice")
+            settings[entry][key] = _values(of_key)
+            if not settings[entry][key]:
+                raise BadInput(f"set: {entry}.{key} has no value: give one, or a list to sweep")
+    return settings
+
+
+def _values(given: Any) -> list[Any]:
+    """The values of a sweep, or one. Text is read as on the command line; a tuple or a list in a list is one value."""
+    plain = given.tolist() if hasattr(given, "tolist") else given  # numpy's and torch's numbers and arrays
+    if isinstance(plain, str):
+        return [part.strip() for part in plain.split(",")]
+    if not isinstance(plain, list | range):
+        return [plain]
+    inner = [value.tolist() if hasattr(value, "tolist") else value for value in plain]
+    return [tuple(value) if isinstance(value, list) else value for value in inner]
+
+
+def _names(given: str | Iterable[str] | None) -> tuple[str, ...]:
+    return (given,) if isinstance(given, str) else tuple(map(str, given or ()))
+
+
+def _listed(given: str | Iterable[str] | None) -> tuple[str, ...]:
+    """Names as a list, or in one text as the command line takes them: "nll,ece"."""
+    parts = given.split(",") if isinstance(given, str) else _names(given)
+    return tuple(name.strip() for name in parts if name.strip())
+
+
+def suite_of(name: str, config: Path | None) -> plan.Suite:
+    """A suite of the package, or that of a file; quick where neither is named. Raises BadInput for both."""
+    if name and config:
+        raise BadInput(f"a suite ({name}) and --config {config} are both given: choose one")
+    return plan.read_suite_file(config) if config else plan.read_suite(name or "quick")
+
+
+def settings_of(results: Path, checkpoint_every: float, keep_parameters: bool) -> Settings:
+    """Where and how to write. Raises BadInput for seconds that are none."""
+    if not (type(checkpoint_every) in (int, float) and checkpoint_every > 0):
+        said = str(checkpoint_every).removesuffix(".0")
+        raise BadInput(f"--checkpoint-every {said} is out of range: more than 0 seconds")
+    return Settings(results, float(checkpoint_every), keep_parameters)
+
+
+def workers(jobs: int, job: Job) -> int:
+    """Processes for a job: as many as asked for, for 0 as cores allow; never more than there are batches."""
+    if not (type(jobs) is int and jobs >= 0):
+        raise BadInput(f"--jobs {jobs} is out of range: at least 1, or 0 for as many as cores allow")
+    cell = job.spec.cells[0]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    most = 1 if cell.device.startswith("cuda") else max(1, cores // cell.threads)
+    return max(1, min(jobs or most, len(job.batches)))
+
+
+def left_out(job: Job) -> list[str]:
+    """A line for each reason why cells that were asked for are not trained, with the cells."""
+    titles: dict[str, list[str]] = {}
+    for cell, reason in (job.skipped or {}).items():
+        titles.setdefault(reason, []).append(cell.title)
+    return [f"skipped: {'; '.join(dict.fromkeys(cells))}: {reason}" for reason, cells in titles.items()]

@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
@@ -20,6 +20,9 @@ from bdlbench.results import Result, columns_named, flatten, merge
 from bdlbench.sources import Source
 from bdlbench.spec import Replicate
 from bdlbench.stats.behrens_fisher import Array
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 NEGATIVE, NOT_COMPARABLE, INCOMPLETE = 1, 3, 4
 
@@ -45,7 +48,7 @@ class Pair:
         return all(math.isfinite(f.mean_b) or not math.isfinite(f.mean_a) for f in self.findings)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison:
     """Cells that both sides have, those that one side lacks, and why cells that look alike are no pair.
 
@@ -78,6 +81,47 @@ class Comparison:
             return NOT_COMPARABLE
         return INCOMPLETE if self.only_a or not all(pair.is_whole for pair in self.pairs) else 0
 
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """One flat row for each pair and metric. What cannot be known is None."""
+        for pair in self.pairs:
+            protocol = pair.a.cell["protocol"]
+            about = {
+                "dataset": protocol["dataset"]["name"],
+                "model": protocol["model"]["name"],
+                "method": pair.a.cell["treatment"]["name"],
+                "method_b": pair.b.cell["treatment"]["name"],
+                "cell_a": pair.a.key,
+                "cell_b": pair.b.key,
+            }
+            for finding in pair.findings:
+                facts = _facts(finding)
+                lost = {name for name, value in facts.items() if isinstance(value, float) and not math.isfinite(value)}
+                yield {**about, **{name: None if name in lost else value for name, value in facts.items()}}
+
+    def frame(self) -> DataFrame:
+        """The rows as a table."""
+        from pandas import DataFrame
+
+        return DataFrame(list(self.rows()))
+
+    def __repr__(self) -> str:
+        """A line for each pair and metric, then what there is besides."""
+        lines = [
+            f"{row['dataset']} · {row['model']} · {row['method']}"
+            f"{'' if row['method_b'] == row['method'] else ' → ' + row['method_b']}: {row['metric']} "
+            f"{_short(row['mean_a'])} → {_short(row['mean_b'])} {row['unit']}, B − A {_short(row['difference'])} "
+            f"[{_short(row['low'])}, {_short(row['high'])}], p {_short(row['corrected_p'])}: {row['verdict']}"
+            for row in self.rows()
+        ]
+        for side, alone in (("A", self.only_a), ("B", self.only_b)):
+            lines += [f"only in {side}: {result.title}" for result in alone]
+        lines += [f"{pair.a.title}: {note}" for pair in self.pairs for note in pair.notes]
+        return "\n".join([*lines, *self.apart, *self.options, *self.untold, f"exit code {self.exit_code}"])
+
+
+def _short(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.4g}"
+
 
 @dataclass(frozen=True)
 class Pairing:
@@ -96,6 +140,34 @@ class Pairing:
         elif self.ignore_options:
             treatment = treatment["name"]
         return files.digest([result.cell["protocol"], treatment])
+
+
+def _facts(finding: Finding) -> dict[str, Any]:
+    difference = finding.difference
+    return {
+        "metric": finding.metric,
+        "unit": finding.unit,
+        "better": finding.better,
+        "mean_a": finding.mean_a,
+        "mean_b": finding.mean_b,
+        "difference": finding.estimate,
+        "low": finding.estimate - finding.interval,
+        "high": finding.estimate + finding.interval,
+        "p": finding.p_value,
+        "corrected_p": finding.corrected_p,
+        "verdict": finding.verdict,
+        "margin": finding.margin,
+        "detectable": finding.detectable,
+        "seeds_to_settle": finding.seeds,
+        "standard_error": float(difference.standard_error),
+        "seed_variance": float(difference.seed),
+        "monte_carlo_variance": finding.monte_carlo,
+        "example_variance": float(difference.example),
+        "population": finding.population,
+        "replicates_a": finding.replicates[0],
+        "replicates_b": finding.replicates[1],
+        "pairs": finding.pairs,
+    }
 
 
 def compare(

@@ -30,7 +30,7 @@ def read(path: Path | None, metrics: Iterable[str]) -> dict[str, float]:
     margins = tables.get("margins", {})
     if path and not margins:
         raise BadInput(f"{path} has no table [margins]: a line for each metric, such as nll = 0.01")
-    return _checked(found, margins, sorted(metrics))
+    return checked(str(found), margins, sorted(metrics))
 
 
 def of(margins: Mapping[str, float], column: str) -> float:
@@ -53,8 +53,9 @@ def _parsed(path: Path) -> dict[str, Any]:
         raise BadInput(f"{path} is not TOML: {error}") from None
 
 
-def _checked(path: Path, margins: Any, metrics: list[str]) -> dict[str, float]:
-    if not isinstance(margins, dict):
+def checked(path: str, margins: Any, metrics: list[str]) -> dict[str, float]:
+    """Margins as numbers. path: where they stand, for messages. Raises BadInput for what is no metric, or no number."""
+    if not isinstance(margins, Mapping):
         raise BadInput(f"{path}: margins is not a table: a line for each metric, such as nll = 0.01")
     for name, value in margins.items():
         if name.partition("[")[0] not in metrics:

@@ -55,7 +55,7 @@ class Overrides:
     """What a command line lays over a suite; empty means as the suite says.
 
     methods, models, datasets: every combination of what is named here is run, and nothing else; what is not named comes
-    from the suite's grids. seeds: as `spec.parse_seeds` takes them.
+    from the suite's grids. seeds: as `spec.parse_seeds` takes them. settings: for `parse_settings`, or its result.
     """
 
     methods: tuple[str, ...] = ()
@@ -63,7 +63,7 @@ class Overrides:
     datasets: tuple[str, ...] = ()
     seeds: Seeds = ""
     samples: int | None = None
-    settings: tuple[str, ...] = ()
+    settings: tuple[str, ...] | Settings = ()
     device: str = "auto"
     threads: int = 1
     splits: str = ""
@@ -126,7 +126,8 @@ def build_spec(suite: Suite, overrides: Overrides) -> Spec:
     Raises BadInput for unknown names and options, values out of range, seeds or splits that cannot be read, samples
     below 1, a device that is absent.
     """
-    given = parse_settings(overrides.settings)
+    laid_over = overrides.settings
+    given = laid_over if isinstance(laid_over, Mapping) else parse_settings(laid_over)
     for settings in (given, suite.options, *(grid.options for grid in suite.grids)):
         _refuse_stray(settings)
     samples = whole("--samples", suite.samples if overrides.samples is None else overrides.samples)
@@ -172,9 +173,9 @@ def _named_cells(grids: Sequence[Grid], overrides: Overrides) -> Iterator[tuple[
     it, the grid with the same model and data set does, else the one with the same data set, with the same model, or the
     first.
     """
-    named = {kind: list(dict.fromkeys(getattr(overrides, kind))) for kind in CHOSEN}
-    for kind, names in named.items():
-        for name in names:
+    named: dict[catalog.Kind, list[str]] = {kind: list(dict.fromkeys(getattr(overrides, kind))) for kind in CHOSEN}
+    for kind, listed in named.items():
+        for name in listed:
             catalog.load(kind, name)
 
     def shared(grid: Grid, combination: Mapping[catalog.Kind, str]) -> tuple[bool, ...]:

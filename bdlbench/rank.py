@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,6 +16,9 @@ from bdlbench.results import Result, columns_named, flatten
 from bdlbench.stats.behrens_fisher import Array
 from bdlbench.stats.holm import holm
 from bdlbench.stats.ranks import cliques, friedman, mean_ranks, pairs, probability_of_improvement, wilcoxon
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 ENOUGH_BLOCKS = 6
 """Data sets from which on a signed-rank test of one pair can reach 5 %."""
@@ -35,7 +39,7 @@ class Duel:
     interval: tuple[float, float]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Ranking:
     """Methods from the best mean rank on. means: (blocks, methods) over seeds; groups: those not told apart."""
 
@@ -50,6 +54,25 @@ class Ranking:
     duels: tuple[Duel, ...]
     groups: tuple[tuple[int, ...], ...]
     notes: tuple[str, ...] = ()
+
+    def frame(self) -> DataFrame:
+        """One row for each method, from the best mean rank on, with its mean in each block."""
+        from pandas import DataFrame
+
+        means = {block: self.means[i] for i, block in enumerate(self.blocks)}
+        return DataFrame({"method": self.methods, "mean_rank": self.mean_ranks, **means})
+
+    def __repr__(self) -> str:
+        """Mean ranks, who is not told apart, and every duel."""
+        lines = [f"{self.metric} ({self.unit}, {self.better} is better) over {', '.join(self.blocks)}"]
+        ranked = zip(self.methods, self.mean_ranks, strict=True)
+        lines += [f"{name}: mean rank {place:.4g}" for name, place in ranked]
+        lines.append(f"Friedman's test: p {self.friedman_p:.4g}")
+        lines += [
+            f"{d.first} against {d.second}: p {d.corrected_p:.4g}, better in {d.improvement:.4g}" for d in self.duels
+        ]
+        alike = [", ".join(self.methods[i] for i in group) for group in self.groups if len(group) > 1]
+        return "\n".join([*lines, *(f"not told apart: {names}" for names in alike), *self.notes])
 
     @property
     def has_diagram(self) -> bool:

@@ -27,7 +27,7 @@ ROUNDING = 1e-6
 def render(comparison: Comparison, style: Format = "terminal", width: int = 100, color: bool = False) -> str:
     """A comparison as text."""
     if style == "csv":
-        return _csv(list(long_rows(comparison)), CSV_NAMES)
+        return _csv(list(comparison.rows()), CSV_NAMES)
     if style == "json":
         return _json(comparison)
     shown = list(_sheets(comparison))
@@ -70,58 +70,10 @@ def describe(comparison: Comparison) -> str:
     return f"{', '.join(words)}, of B against A; {tests} tests, Holm-corrected at {100 * LEVEL:g} %.{identical}"
 
 
-def long_rows(comparison: Comparison) -> Iterator[Row]:
-    """One flat row for each pair and metric. What cannot be known is None."""
-    for pair in comparison.pairs:
-        protocol = pair.a.cell["protocol"]
-        about = {
-            "dataset": protocol["dataset"]["name"],
-            "model": protocol["model"]["name"],
-            "method": pair.a.cell["treatment"]["name"],
-            "method_b": pair.b.cell["treatment"]["name"],
-            "cell_a": pair.a.key,
-            "cell_b": pair.b.key,
-        }
-        for finding in pair.findings:
-            yield {**about, **{name: _plain(value) for name, value in _facts(finding).items()}}
-
-
 CSV_NAMES = ["dataset", "model", "method", "method_b", "cell_a", "cell_b", "metric", "unit", "better", "mean_a"]
 CSV_NAMES += ["mean_b", "difference", "low", "high", "p", "corrected_p", "verdict", "margin", "detectable"]
 CSV_NAMES += ["seeds_to_settle", "standard_error", "seed_variance", "monte_carlo_variance", "example_variance"]
 CSV_NAMES += ["population", "replicates_a", "replicates_b", "pairs"]
-
-
-def _facts(finding: Finding) -> Row:
-    difference = finding.difference
-    return {
-        "metric": finding.metric,
-        "unit": finding.unit,
-        "better": finding.better,
-        "mean_a": finding.mean_a,
-        "mean_b": finding.mean_b,
-        "difference": finding.estimate,
-        "low": finding.estimate - finding.interval,
-        "high": finding.estimate + finding.interval,
-        "p": finding.p_value,
-        "corrected_p": finding.corrected_p,
-        "verdict": finding.verdict,
-        "margin": finding.margin,
-        "detectable": finding.detectable,
-        "seeds_to_settle": finding.seeds,
-        "standard_error": float(difference.standard_error),
-        "seed_variance": float(difference.seed),
-        "monte_carlo_variance": finding.monte_carlo,
-        "example_variance": float(difference.example),
-        "population": finding.population,
-        "replicates_a": finding.replicates[0],
-        "replicates_b": finding.replicates[1],
-        "pairs": finding.pairs,
-    }
-
-
-def _plain(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _csv(rows: Sequence[Row], names: Sequence[str]) -> str:
@@ -134,7 +86,7 @@ def _csv(rows: Sequence[Row], names: Sequence[str]) -> str:
 
 def _json(comparison: Comparison) -> str:
     body = {
-        "findings": list(long_rows(comparison)),
+        "findings": list(comparison.rows()),
         "only_in_a": [result.title for result in comparison.only_a],
         "only_in_b": [result.title for result in comparison.only_b],
         "notes": list(_notes(comparison)),
@@ -368,7 +320,7 @@ def _ranking_json(ranking: Ranking) -> str:
         "metric": ranking.metric,
         "methods": dict(zip(ranking.methods, ranking.mean_ranks, strict=True)),
         "datasets": list(ranking.blocks),
-        "friedman_p": _plain(ranking.friedman_p),
+        "friedman_p": ranking.friedman_p if math.isfinite(ranking.friedman_p) else None,
         "pairs": list(_duel_rows(ranking)),
         "notes": list(ranking.notes),
     }

@@ -72,8 +72,8 @@ class Cell:
 
         with tempfile.TemporaryDirectory() as folder:
             settings = {f"{method}.epochs": 3}
-            chosen = {"methods": [method], "models": ["mlp"], "datasets": ["digits"], "seeds": "2", "samples": 10}
-            self.run("quick", results=folder, settings=settings, **chosen)
+            chosen = {"method": method, "model": "mlp", "dataset": "digits", "seeds": 2, "samples": 10}
+            self.run("quick", results=folder, set=settings, **chosen)
 
     def peakmem_cell(self, method):
         self.time_cell(method)

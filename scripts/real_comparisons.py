@@ -32,16 +32,16 @@ HERE = Path(__file__).parent
 
 def train(runs: Path) -> None:
     """What is missing of the trainings."""
-    common = {"models": ["mlp"], "datasets": list(DATASETS)}
-    api.run("quick", results=runs / "seeds", methods=list(METHODS), seeds=f"0-{2 * GROUPS * SIZE - 1}", **common)
+    common = {"model": "mlp", "dataset": DATASETS}
+    api.run("quick", results=runs / "seeds", method=METHODS, seeds=f"0-{2 * GROUPS * SIZE - 1}", **common)
     wide = {"map.prior_sd": 1e6}
-    api.run("quick", results=runs / "wide", methods=["mle", "map"], settings=wide, seeds="5", **common)
+    api.run("quick", results=runs / "wide", method=["mle", "map"], set=wide, seeds="5", **common)
     for weight in (1.0, 0.0):
         settings = {"weighted_vi.epochs": 600, "weighted_vi.learning_rate": 3e-3, "mlp.noise_sd": 0.7}
+        settings["mlp.widths"] = (100,)
         settings["weighted_vi.kl_weight"] = weight
-        cell = {"methods": ["weighted_vi"], "models": ["mlp"], "datasets": ["diabetes"], "seeds": "5"}
-        plugins = [HERE / "weighted_kl.py"]
-        api.run("quick", results=runs / f"kl_{weight:g}", settings=settings, plugins=plugins, **cell)
+        cell = {"method": "weighted_vi", "model": "mlp", "dataset": "diabetes", "seeds": 5}
+        api.run("quick", results=runs / f"kl_{weight:g}", set=settings, plugin=HERE / "weighted_kl.py", **cell)
 
 
 def groups(runs: Path, method: str, dataset: str) -> Iterator[Source]:

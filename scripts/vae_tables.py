@@ -8,7 +8,6 @@ convergence.png into the folder of the records.
 
 from __future__ import annotations
 
-import json
 import sys
 from importlib import resources
 from pathlib import Path
@@ -36,11 +35,8 @@ def summary(folder: Path) -> pd.DataFrame:
     """One row for each `vae` cell and metric, with the options that differ between cells as columns."""
     frame = api.table(folder, ["*"])
     frame = frame[frame["model"] == "vae"]
-    options = frame["options"].map(json.loads)
     return frame.assign(
-        passes=options.map(lambda o: o["method"]["epochs"]),
-        rate=options.map(lambda o: o["method"]["learning_rate"]),
-        num_ood=options.map(lambda o: o["dataset"]["num_ood"]),
+        passes=frame["method.epochs"], rate=frame["method.learning_rate"], num_ood=frame["dataset.num_ood"]
     )
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
-from bdlbench import api, catalog, records
+from bdlbench import api, catalog, plan, records
 from bdlbench.data import Task
+from bdlbench.errors import BadInput
 from bdlbench.run import data_facts, load_task
 from bdlbench.spec import Choice
 
@@ -22,10 +25,197 @@ def _quiet_catalog(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def options_of(dataset: str) -> dict[str, Any]:
     model = {"coin_flips": "coin", "diabetes": "bayesian_linear_regression"}.get(dataset, "logistic")
-    return {"methods": ["mle"], "models": [model], "datasets": [dataset], "settings": {"mle.epochs": 1}, "samples": 2}
+    return {"method": "mle", "model": model, "dataset": dataset, "set": {"mle.epochs": 1}, "samples": 2}
 
 
-# what a record keeps of its data
+SMALL: dict[str, Any] = {"model": "logistic", "dataset": "wine", "samples": 2}
+
+
+def seeds_of(found: api.Trained) -> list[int]:
+    return sorted({replicate.seed for record in found for replicate in record.replicates})
+
+
+# what verbs take
+
+
+@pytest.mark.parametrize(
+    ("seeds", "expected"),
+    [
+        (3, [0, 1, 2]),
+        ([0, 1], [0, 1]),
+        ([5], [5]),
+        (range(2, 4), [2, 3]),
+        ("1,4", [1, 4]),
+        (np.int64(2), [0, 1]),
+        (np.arange(2), [0, 1]),
+    ],
+)
+def test_seeds_are_pythons(seeds: Any, expected: list[int], tmp_path: Path) -> None:
+    found = api.run(method="mle", seeds=seeds, set={"mle.epochs": 1}, results=str(tmp_path), **SMALL)
+    assert seeds_of(found) == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "swept"),
+    [
+        ({"mlp.widths": (3, 4)}, [(3, 4)]),
+        ({"mlp.widths": [(3, 4), (5,)]}, [(3, 4), (5,)]),
+        ({"mlp.widths": [[3, 4], [5]]}, [(3, 4), (5,)]),
+        ({"mlp": {"widths": [(3,), (4,)]}}, [(3,), (4,)]),
+        ({"mlp.widths": "3-4,5"}, [(3, 4), (5,)]),
+        (["mlp.widths=3-4,5"], [(3, 4), (5,)]),
+        ("mlp.widths=3", [(3,)]),
+    ],
+)
+def test_options_are_pythons(given: Any, swept: list[tuple[int, ...]], tmp_path: Path) -> None:
+    """Two lists in a list were four networks of one layer, without a word."""
+    found = api.run(method=["exact"], model="mlp", dataset=["wine"], set=given, seeds=1, results=tmp_path)
+    assert (len(found), repr(found).count("skipped: exact · mlp · wine")) == (0, 1)
+    spec = plan.build_spec(
+        plan.read_suite("quick"), plan.Overrides(("map",), ("mlp",), ("wine",), settings=api._options(given))
+    )
+    assert [dict(cell.model.options)["widths"] for cell in spec.cells] == swept
+
+
+@pytest.mark.parametrize("values", [[1, 2], range(1, 3), np.array([1, 2]), torch.tensor([1, 2]), [np.int64(1), 2]])
+def test_sweeps_are_lists_of_any_kind(values: Any, tmp_path: Path) -> None:
+    found = api.run(method=("mle",), seeds=1, set={"mle.epochs": values}, results=tmp_path, **SMALL)
+    assert sorted(found.frame()["method.epochs"].unique()) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"method": ["mlee"]}, "unknown method 'mlee': did you mean 'mle'?"),
+        ({"methods": "mlee"}, "unknown method 'mlee': did you mean 'mle'?"),
+        ({"method": [3]}, "unknown method '3'"),
+        ({"seeds": [0, 0]}, "names a seed twice"),
+        ({"seeds": 1.5}, "cannot be read"),
+        ({"seeds": []}, "names no seed"),
+        ({"samples": 2.5}, "--samples 2.5 is not a whole number"),
+        ({"samples": "2"}, "--samples '2' is not a whole number"),
+        ({"threads": 0}, "--threads 0 is out of range"),
+        ({"jobs": -1}, "--jobs -1 is out of range"),
+        ({"jobs": 1.5}, "--jobs 1.5 is out of range"),
+        ({"checkpoint_every": 0}, "--checkpoint-every 0 is out of range"),
+        ({"checkpoint_every": "1"}, "--checkpoint-every 1 is out of range"),
+        ({"sede": 3}, "unknown argument of run 'sede': did you mean 'seeds'?"),
+        ({"method": "map", "methods": "mle"}, "unknown argument of run 'methods'"),
+        ({"splits": 3}, "unknown value of --splits '3'"),
+        ({"config": "nowhere.toml"}, "suite file nowhere.toml does not exist"),
+        ({"suite": "quick", "config": "mine.toml"}, "both given: choose one"),
+        ({"suite": "quik"}, "unknown suite 'quik': did you mean 'quick'?"),
+        ({"plugin": "nowhere.py"}, "plugin nowhere.py does not exist"),
+        ({"set": {"epochs": 3}}, "set: 'epochs' cannot be read"),
+        ({"set": {"mle.epochs": {"a": 1}}}, "set: 'mle.epochs' cannot be read"),
+        ({"set": {"mle.epochs": 3, "mle": {"epochs": 4}}}, "mle.epochs is given twice"),
+        ({"set": {"mle.epochs": []}}, "mle.epochs has no value"),
+        ({"set": {"mle.epochs": 2.5}}, "mle.epochs=2.5 is not a whole number"),
+        ({"set": {"mle.epochs": True}}, "mle.epochs=true is not a whole number"),
+        ({"set": {"mle.epochs": None}}, "mle.epochs=None is not a whole number"),
+        ({"set": {"mel.epochs": 3}}, "unknown entry 'mel'"),
+        ({"set": {"map.epochs": 3}}, "map is not part of this run"),
+        ({"set": "mle.epochs"}, "write NAME.OPTION=VALUE"),
+    ],
+)
+def test_what_is_wrong_is_one_line_and_nothing_is_written(given: dict[str, Any], words: str, tmp_path: Path) -> None:
+    asked = {"method": "mle", "results": tmp_path / "out", **SMALL}
+    with pytest.raises(BadInput) as caught:
+        api.run(**{**{k: v for k, v in asked.items() if k != "method" or "methods" not in given}, **given})
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+# what verbs give
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("api") / "results"
+    settings = {"mle.epochs": [1, 2], "map.epochs": 1, "mc_dropout.epochs": 1, "deep_ensemble.members": 2}
+    names = {"method": ["mle", "map", "mc_dropout", "deep_ensemble"], "model": "mlp"}
+    cells = {"dataset": ["wine", "breast_cancer"], "seeds": 3, "samples": 2}
+    api.run(set=settings | {"mlp.widths": (3, 4)}, results=place, **names, **cells)
+    return place
+
+
+def test_a_run_prints_as_its_table_and_says_what_is_missing(folder: Path) -> None:
+    asked = {"method": ["mle", "exact"], "model": "mlp", "dataset": "wine", "samples": 2, "results": folder}
+    found = api.run(seeds=2, set={"mle.epochs": 1, "mlp.widths": (3, 4)}, **asked)
+    shown = repr(found).splitlines()
+    assert shown[0] == "wine · mlp (widths 3-4) · M = 2"
+    assert sum(line.startswith("mle") for line in shown) == 1
+    assert shown[-1] == f"{found.skipped[0]}" and shown[-1].startswith("skipped: exact · mlp · wine: ")
+    assert [record.cell["treatment"]["name"] for record in found] == ["mle"]
+    assert (len(found), found[0]) == (1, found.records[0])
+    assert set(found.frame()["seed"].dropna()) == {0, 1}, "what was asked for, of three that are there"
+    assert set(found.table("nll,ece")["metric"]) == {"nll", "ece"}
+
+
+def test_frames_have_whole_seeds_and_options_as_columns(folder: Path) -> None:
+    for frame in (api.read(folder), api.table(folder)):
+        assert "options" not in frame
+        assert set(frame["model.widths"]) == {(3, 4)}
+        by_method = frame.groupby("method")
+        assert set(by_method.get_group("mle")["method.epochs"]) == {1, 2}
+        assert by_method.get_group("deep_ensemble")["method.epochs"].isna().all()
+        assert set(by_method.get_group("deep_ensemble")["method.member.epochs"]) == {1, 2}
+        assert set(by_method.get_group("deep_ensemble")["method.member"]) == {"mle"}
+        assert str(frame["method.epochs"].dtype) == "Int64"
+    frame = api.read(folder)
+    assert str(frame["seed"].dtype) == "Int64"
+    scores = frame[frame["metric"] == "nll"]
+    assert [type(seed) for seed in scores["seed"].tolist()] == [int] * len(scores)
+    assert frame[frame["metric"] == "train_seconds"]["seed"].isna().all()
+    only = scores[scores["method.epochs"] == 2].set_index("seed")["value"]
+    assert list(only.index) == [0, 1, 2] * 2
+
+
+def test_a_comparison_prints_and_becomes_a_frame(folder: Path) -> None:
+    found = api.compare(folder, folder, metrics="nll,accuracy")
+    shown = repr(found)
+    assert "wine · mlp · map: nll " in shown and ", B − A 0 [" in shown
+    assert shown.splitlines()[-1] == f"exit code {found.exit_code}"
+    assert len(shown.splitlines()) < 40 and "Result(" not in shown
+    frame = found.frame()
+    assert set(frame["metric"]) == {"nll", "accuracy"}
+    assert len(frame) == len(found.findings) == 2 * 2 * 6
+    assert set(frame.columns) >= {"dataset", "method", "method_b", "difference", "low", "high", "verdict"}
+
+
+def test_a_ranking_prints_and_becomes_a_frame(folder: Path) -> None:
+    found = api.rank(folder, "nll", methods="map,mc_dropout")
+    assert repr(found).startswith("nll (nats, lower is better) over ")
+    assert set(found.frame()["method"]) == {"map", "mc_dropout"}
+    assert found.frame().shape == (2, 4)
+    assert sum("mean rank" in line for line in repr(found).splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda folder: api.table(folder, "nlll"), "'nlll': did you mean 'nll'?"),
+        (lambda folder: api.table(folder, metric="nll"), "unknown argument of table 'metric': did you mean 'metrics'?"),
+        (lambda folder: api.read(folder / "nowhere"), "does not exist"),
+        (lambda folder: api.rank(folder, methods="mapp,mle"), "mapp"),
+        (lambda folder: api.compare(folder, folder, treatment="mle"), "name a method of A and one of B"),
+        (lambda folder: api.compare(folder, folder, treatment=("mle", "map", "x")), "name a method of A and one of B"),
+        (lambda folder: api.compare(folder, folder, margins={"nnl": 0.1}), "unknown metric 'nnl'"),
+        (lambda folder: api.compare(folder, folder, margins={"nll": -1}), "the margin of nll is -1"),
+        (lambda folder: api.compare(folder, folder, margin={"nll": 1}), "unknown argument of compare 'margin'"),
+        (lambda folder: api.report(folder, metrics="nlll", out=folder / "out"), "nlll"),
+    ],
+)
+def test_other_verbs_say_what_is_wrong_in_one_line(call: Callable[[Path], Any], words: str, folder: Path) -> None:
+    with pytest.raises(BadInput) as caught:
+        call(folder)
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_the_plural_names_are_taken_too(folder: Path) -> None:
+    given = {"methods": "mle", "models": "mlp", "datasets": "wine", "settings": {"mle.epochs": 1, "mlp.widths": (3, 4)}}
+    assert len(api.run(seeds=3, samples=2, results=folder, plugins=(), **given)) == 1  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize("dataset", ["wine", "breast_cancer", "coin_flips", "diabetes"])
