@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "bdlbench"
 
 FLOORS = (
-    "instructions types normals rng clock memory files spec errors options purity",  # shapes, streams, timer, errors
+    "instructions types normals rng clock memory torch_state files spec errors options purity",  # shapes, streams
     "kernels/ stats/",  # pure functions
     "predictive density data terms records environment",  # what is predicted, what data are, what a run leaves
     "protocols",  # the seams

@@ -1,0 +1,60 @@
+"""What torch, numpy and Python keep for the whole process, put back after other people's code has run."""
+
+from __future__ import annotations
+
+import random
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+
+@contextmanager
+def kept() -> Iterator[None]:
+    """Within the block anything may be set for the whole process; after it, also by an error, it is as it was before.
+
+    Of torch: default dtype and device, gradients and inference mode, threads, deterministic algorithms, matmul
+    precision, oneDNN and cuDNN switches, anomaly detection, denormal numbers. Of all: generators, numpy's handling of
+    floating-point errors, filters of warnings. The number of interop threads cannot be put back: torch takes it once.
+    """
+    threads, dtype, device = torch.get_num_threads(), torch.get_default_dtype(), torch.get_default_device()
+    algorithms = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    precision, flushed = torch.get_float32_matmul_precision(), _flushes()
+    anomalies = torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()
+    mkldnn, cudnn, switches = torch.backends.mkldnn, torch.backends.cudnn, ("enabled", "deterministic", "benchmark")
+    onednn, cuda = mkldnn.enabled, {name: getattr(cudnn, name) for name in switches}
+    drawn, shuffled, filters = np.random.get_state(), random.getstate(), warnings.filters[:]  # noqa: NPY002
+    graded = torch.is_grad_enabled()
+    try:
+        # one guard for each, since leaving a guard undoes whatever was entered within and never left
+        with (
+            torch.inference_mode(torch.is_inference_mode_enabled()),
+            torch.set_grad_enabled(graded),
+            torch.random.fork_rng(devices=[]),
+            np.errstate(),
+        ):
+            yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_default_dtype(dtype)
+        torch.set_default_device(
+            None if device == torch.device("cpu") else device
+        )  # none is the CPU, and costs nothing
+        torch.use_deterministic_algorithms(algorithms[0], warn_only=algorithms[1])
+        torch.set_float32_matmul_precision(precision)
+        torch.set_flush_denormal(flushed)
+        torch.autograd.set_detect_anomaly(*anomalies)
+        mkldnn.enabled = onednn
+        for name, value in cuda.items():
+            setattr(cudnn, name, value)
+        np.random.set_state(drawn)  # noqa: NPY002 - other people's code may draw from it
+        random.setstate(shuffled)
+        if warnings.filters != filters:
+            warnings.filters[:] = filters  # type: ignore[index]
+
+
+def _flushes() -> bool:
+    """Whether numbers too small to be normal count as 0: torch can set this, but not tell it."""
+    return bool((torch.full((), 1e-310, dtype=torch.float64, device="cpu") * 1).item() == 0)
