@@ -35,6 +35,7 @@ from bdlbench import (
     sources,
     store,
     tables,
+    torch_state,
 )
 from bdlbench import compare as comparison
 from bdlbench import margins as margin_table
@@ -93,8 +94,11 @@ Parameters = ParamSpec("Parameters")
 Returned = TypeVar("Returned")
 
 
-def _named_as_options(verb: Callable[Parameters, Returned]) -> Callable[Parameters, Returned]:
-    """A verb whose keyword arguments go by the command line's names. Raises BadInput for another, with the nearest."""
+def _for_callers(verb: Callable[Parameters, Returned]) -> Callable[Parameters, Returned]:
+    """A verb for other people's programs: it computes as in a process of its own, and leaves torch as it found it.
+
+    Keyword arguments go by the command line's names. Raises BadInput for another, with the nearest.
+    """
     known = inspect.signature(verb).parameters
 
     @wraps(verb)
@@ -104,7 +108,8 @@ def _named_as_options(verb: Callable[Parameters, Returned]) -> Callable[Paramete
             if option not in known or option in named:
                 raise unknown(f"argument of {verb.__name__}", name, known)
             named[option] = named.pop(name)
-        return verb(*given, **named)
+        with torch_state.usual():
+            return verb(*given, **named)
 
     return called
 
@@ -146,7 +151,7 @@ class Trained:
         return (tables.render(done, "terminal", width=120) if done else "") + "\n".join(lines)
 
 
-@_named_as_options
+@_for_callers
 def run(  # noqa: PLR0913 - one argument for each option of the command
     suite: str | Path | Spec = "",
     *,
@@ -200,7 +205,7 @@ def run(  # noqa: PLR0913 - one argument for each option of the command
     return Trained(tuple(r for r in found if r.key in keys), tuple(left_out(job)), tuple(results_for(job)))
 
 
-@_named_as_options
+@_for_callers
 def read(folder: str | Path) -> DataFrame:
     """Every stored number by itself: one row for each cell, replicate and metric, or cell and cost.
 
@@ -209,7 +214,7 @@ def read(folder: str | Path) -> DataFrame:
     return _frame(tables.long_rows(results_of(Path(folder))))
 
 
-@_named_as_options
+@_for_callers
 def table(folder: str | Path, metrics: str | Sequence[str] = (), plugin: Plugins = ()) -> DataFrame:
     """One row for each cell and metric: mean, standard error, n, failed replicates, whether it leads its column.
 
@@ -245,7 +250,7 @@ def _frame(rows: Iterable[Mapping[str, Any]]) -> DataFrame:
     return frame
 
 
-@_named_as_options
+@_for_callers
 def compare(
     a: str | Path,
     b: str | Path,
@@ -284,7 +289,7 @@ def _pair(treatment: str | Sequence[str] | None) -> tuple[str, str] | None:
     return (parts[0], parts[1]) if treatment else None
 
 
-@_named_as_options
+@_for_callers
 def rank(folder: str | Path, metric: str = "nll", methods: str | Sequence[str] = (), plugin: Plugins = ()) -> Ranking:
     """The methods of a folder against each other, over its data sets. methods: only these; plugin: as of `table`."""
     from bdlbench import rank as ranking  # scipy.stats is slow to import
@@ -294,6 +299,7 @@ def rank(folder: str | Path, metric: str = "nll", methods: str | Sequence[str] =
     return replace(ranked, notes=(*ranked.notes, *untold))
 
 
+@_for_callers
 def score(file: str | Path, claim: Claim, results: str | Path = RESULTS, fresh: bool = False) -> Path:
     """Score predictions made elsewhere (docs/score.md), and write their record. Returns its path.
 
@@ -310,10 +316,11 @@ def task(dataset: str, split: int = 0, **options: Any) -> Task:
     Raises BadInput for an unknown name or option, DataUnavailable where the files are not to be had.
     """
     store.fetch(getattr(catalog.load("datasets", dataset), "files", ()), dataset)
-    return load_task(catalog.choice("datasets", dataset, {dataset: options}), split)
+    with torch_state.usual():
+        return load_task(catalog.choice("datasets", dataset, {dataset: options}), split)
 
 
-@_named_as_options
+@_for_callers
 def report(
     folder: str | Path,
     out: str | Path = "report",
@@ -342,11 +349,13 @@ def verify(folder: str | Path, *, full: bool = False, threads: int | None = None
         record.key: {r for other in found if other.key == record.key for r in other.replicates} for record in found
     }
     for record in found:
-        check = verify(place, record, full, threads)
+        with torch_state.usual():  # not around what a caller does between two checks
+            check = verify(place, record, full, threads)
         few = lint.of_replicates(check.title, sorted(seeds[record.key]))
         yield replace(check, findings=(*few, *check.findings))
 
 
+@_for_callers
 def gate(
     reference: str | Path = REFERENCE,
     config: Path | None = None,
@@ -360,6 +369,7 @@ def gate(
         return check(Gate(Path(reference), config or GATE_SUITE, place), say)
 
 
+@_for_callers
 def accept(reference: str | Path = REFERENCE, config: Path | None = None, results: Path | None = None) -> list[str]:
     """Make the reference what this tree makes; what changed, a line each."""
     from bdlbench.gate import Gate, accept

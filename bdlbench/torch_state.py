@@ -55,6 +55,23 @@ def kept() -> Iterator[None]:
             warnings.filters[:] = filters  # type: ignore[index]
 
 
+@contextmanager
+def usual() -> Iterator[None]:
+    """Within the block torch computes as in a new process, whatever the caller has set; after it, all is as before.
+
+    A caller who has set float64, another device or bfloat16 would else have other bits here, or errors.
+    """
+    with kept(), torch.inference_mode(False), torch.enable_grad(), torch.autocast("cpu", enabled=False):
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+        torch.use_deterministic_algorithms(False)
+        torch.set_float32_matmul_precision("highest")
+        torch.set_flush_denormal(False)
+        torch.autograd.set_detect_anomaly(False)
+        torch.backends.mkldnn.enabled = True
+        yield
+
+
 def _flushes() -> bool:
     """Whether numbers too small to be normal count as 0: torch can set this, but not tell it."""
     return bool((torch.full((), 1e-310, dtype=torch.float64, device="cpu") * 1).item() == 0)

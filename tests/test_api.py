@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -256,3 +257,73 @@ def test_files_of_other_splits_are_left_out(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(catalog, "build_dataset", lambda chosen: Folds())
     found = data_facts(Choice("folds"), [4, 2])
     assert found == {"sources": {"table": "same", "rows of split 2": "2", "rows of split 4": "4"}, "statistics": {}}
+
+
+# what verbs leave of torch
+
+
+@contextmanager
+def float64() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@contextmanager
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(before)
+
+
+@contextmanager
+def other_device() -> Iterator[None]:
+    torch.set_default_device("meta")
+    yield
+    torch.set_default_device(None)
+
+
+CALLERS: dict[str, Callable[[], Any]] = {
+    "float64": float64,
+    "two threads": two_threads,
+    "another device": other_device,
+    "no gradients": torch.no_grad,
+    "inference": torch.inference_mode,
+    "bfloat16": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
+}
+
+
+def state_of_torch() -> list[Any]:
+    modes = [torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu")]
+    return [torch.get_default_dtype(), torch.get_default_device(), torch.get_num_threads(), *modes]
+
+
+def numbers(place: Path) -> dict[str, Any]:
+    return {record.name: record.values for record in records.read(place)}
+
+
+@pytest.mark.parametrize("caller", CALLERS)
+def test_bits_do_not_depend_on_what_a_caller_has_set(caller: str, tmp_path: Path) -> None:
+    asked: dict[str, Any] = {"method": ["mle", "mean_field_vi", "laplace"], "model": "mlp", "dataset": "wine"}
+    asked |= {"set": {"mle.epochs": 1, "mean_field_vi.epochs": 1, "laplace.epochs": 1}, "seeds": 2, "samples": 3}
+    api.run(results=tmp_path / "alone", **asked)
+    load_task.cache_clear()
+    with CALLERS[caller]():
+        before, drawn = state_of_torch(), torch.get_rng_state()
+        found = api.run(results=tmp_path / "called", **asked)
+        checks = list(api.verify(tmp_path / "called"))
+        api.table(tmp_path / "called", "nll")
+        assert state_of_torch() == before
+        assert torch.equal(torch.get_rng_state(), drawn)
+    assert len(found) == 3 and not any(record.failed for record in found)
+    assert {check.verdict for check in checks} == {"identical"}
+    assert numbers(tmp_path / "called") == numbers(tmp_path / "alone")
+
+
+def test_the_state_of_torch_is_as_before_after_an_error(tmp_path: Path) -> None:
+    before = state_of_torch()
+    with pytest.raises(BadInput):
+        api.run(method="mlee", results=tmp_path)
+    assert state_of_torch() == before

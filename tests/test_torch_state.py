@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from bdlbench.torch_state import kept
+from bdlbench.torch_state import kept, usual
 
 
 def flushed() -> bool:
@@ -81,3 +81,28 @@ def test_what_the_caller_had_set_stays() -> None:
             torch.set_flush_denormal(False)
         assert torch.get_default_dtype() == torch.float64 and not torch.is_grad_enabled() and flushed()
     assert torch.get_default_dtype() == torch.float32 and torch.is_grad_enabled() and not flushed()
+
+
+UNUSUAL = ("dtype", "device", "gradients", "inference", "deterministic", "precision", "denormal", "anomaly", "onednn")
+
+
+@pytest.mark.filterwarnings("ignore:Anomaly Detection has been enabled")
+@pytest.mark.parametrize("name", UNUSUAL)
+def test_whatever_a_caller_has_set_does_not_hold_within(name: str) -> None:
+    read, change = STATE[name]
+    fresh = read()
+    with kept():
+        change()
+        theirs = read()
+        with usual():
+            assert read() == fresh != theirs
+        assert read() == theirs
+    assert read() == fresh
+
+
+def test_a_callers_autocast_does_not_hold_within() -> None:
+    x = torch.ones(2, 2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        with usual():
+            assert (x @ x).dtype == torch.float32
+        assert (x @ x).dtype == torch.bfloat16
