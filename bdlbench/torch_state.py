@@ -68,7 +68,7 @@ def usual() -> Iterator[None]:
         torch.set_float32_matmul_precision("highest")
         torch.set_flush_denormal(False)
         torch.autograd.set_detect_anomaly(False)
-        torch.backends.mkldnn.enabled = True
+        torch.backends.mkldnn.enabled = True  # type: ignore[assignment]
         yield
 
 

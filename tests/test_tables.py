@@ -275,3 +275,55 @@ def test_summary_rows() -> None:
     assert rows["mle", "accuracy"]["mean"] == pytest.approx(0.98)
     assert rows["map", "accuracy"]["leads"] and not rows["mc_dropout", "accuracy"]["leads"]
     assert (rows["mc_dropout", "nll"]["n"], rows["mc_dropout", "nll"]["failed"]) == (4, 1)
+
+
+ALONE = {"accuracy": [0.9, 0.8]}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (({"epochs": 60}, {"epochs": 60}), ""),
+        (({"epochs": 60}, {"epochs": 120}), "epochs 60 of mle; 120 of map"),
+        (({"batch_size": 10}, {"batch_size": 64}), "batch_size 10 of mle; 64 of map"),
+        (
+            ({"epochs": 60, "batch_size": 10}, {"epochs": 70, "batch_size": 64}),
+            "epochs 60 of mle; 70 of map, batch_size",
+        ),
+        (({"steps": 100}, {"steps": 200}), "steps 100 of mle; 200 of map"),
+        (({"member": Choice.of("mle", {"epochs": 30})}, {"epochs": 60}), "epochs 60, 30 of mle; 60 of map"),
+        (({"rate": 0.1}, {"rate": 0.2}), ""),
+        (({"rate": 0.1}, {"batch_size": 3}), ""),  # who has no such option has no such budget
+    ],
+)
+def test_a_table_says_where_budgets_differ(options: tuple[Any, Any], words: str) -> None:
+    found = results(*(record(cell(name, **one), **ALONE) for name, one in zip(("mle", "map"), options, strict=True)))
+    for style in ("terminal", "markdown", "latex"):
+        text = " ".join(tables.render(found, style, width=1000).replace("\\_", "_").split())  # type: ignore[arg-type]
+        assert ("Budgets differ on mlp and wine: " in text) == bool(words)
+        assert words in text
+
+
+def test_budgets_are_those_of_one_data_set_and_model() -> None:
+    """Two data sets with budgets of their own, and a sweep of epochs that every method has, are no unfairness."""
+    sets = [record(cell(m, d, epochs=e), **ALONE) for d, e in (("wine", 1), ("digits", 2)) for m in ("mle", "map")]
+    assert not list(tables.budgets(results(*sets)))
+    swept = [record(cell(m, epochs=e), **ALONE) for m in ("mle", "map") for e in (1, 2)]
+    assert not list(tables.budgets(results(*swept)))
+    (line,) = tables.budgets(results(*swept[:3]))
+    assert line == "Budgets differ on mlp and wine: epochs 1, 2 of mle; 1 of map."
+
+
+def test_options_that_are_not_the_defaults_are_told_but_for_columns() -> None:
+    found = [cell("mle", epochs=60), cell("map", epochs=7, prior_sd=2.0), cell("map", epochs=7, prior_sd=3.0)]
+    assert list(tables.not_the_defaults(results(*(record(one, **ALONE) for one in found)))) == [
+        "Not the defaults, on wine: map (epochs 7)."
+    ]
+    assert not list(tables.not_the_defaults(results(record(cell("of_a_stranger", epochs=3), **ALONE))))
+    nested = Cell(
+        Choice.of("deep_ensemble", {"member": Choice.of("mle", {"epochs": 9}), "members": 5}),
+        *(Choice.of("mlp", {}), Choice.of("wine", {})),
+        samples=3,
+    )
+    (line,) = tables.not_the_defaults(results(record(nested, **ALONE)))
+    assert line == "Not the defaults, on wine: deep_ensemble (member.epochs 9)."
