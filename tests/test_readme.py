@@ -46,6 +46,17 @@ def test_every_run_command_plans(command, plugin, tmp_path, monkeypatch):
     assert main([*shlex.split(command)[3:], "--dry-run"]) in (0, 2 if "mnist" in command else 0)
 
 
+def test_the_example_is_compared_at_equal_budgets(plugin, tmp_path, monkeypatch, capsys):
+    (command,) = [c for c in COMMANDS if "--plugin" in c]
+    monkeypatch.chdir(tmp_path)
+    assert main([*shlex.split(command)[3:], "--dataset", "digits", "--dry-run"]) == 0
+    options = [line.strip() for line in capsys.readouterr().out.splitlines() if line.startswith("    ")]
+    theirs, ours = ([line for line in options if line.startswith(f"{name}: ")] for name in ("last_layer_dropout", "mle"))
+    assert len(theirs) == 2 and len(ours) == 1
+    assert all("epochs 120" in line for line in (*theirs, *ours))
+    assert "batch_size 64" in ours[0] and "Plan(self.epochs, 64," in EXAMPLE
+
+
 def test_the_other_commands_are_known(capsys):
     verbs = {shlex.split(command)[3] for command in COMMANDS}
     assert verbs == {
