@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, wraps
+from operator import index
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -187,7 +188,7 @@ def run(  # noqa: PLR0913 - one argument for each option of the command
     Raises BadInput before anything is written where something asked for does not exist or is out of range.
     """
     paths = _add_plugins(plugin)
-    settings = settings_of(Path(results), checkpoint_every, keep_parameters)
+    settings = settings_of(_path("results", results), checkpoint_every, keep_parameters)
     if isinstance(suite, Spec):
         if config or method or model or dataset or splits or set or (seeds, samples) != (None, None):
             raise BadInput("a spec is complete: other arguments that say what to run go with the name of a suite")
@@ -196,7 +197,11 @@ def run(  # noqa: PLR0913 - one argument for each option of the command
         names = (_names(method), _names(model), _names(dataset))
         asked = "" if seeds is None else seeds.tolist() if hasattr(seeds, "tolist") else seeds
         chosen = plan.Overrides(*names, asked, samples, _options(set), device, threads, splits)
-        source = suite_of("", suite) if isinstance(suite, Path) else suite_of(suite, Path(config) if config else None)
+        source = (
+            suite_of("", suite)
+            if isinstance(suite, Path)
+            else suite_of(suite, _path("config", config) if config else None)
+        )
         spec = plan.build_spec(source, chosen)
     job = ready(prepare(spec, settings.results, fresh, any_code))
     perform(job, workers(jobs, job), paths, settings)
@@ -211,7 +216,7 @@ def read(folder: str | Path) -> DataFrame:
 
     Options are columns: method.epochs, model.widths, dataset.num_train. Seeds are whole numbers, absent of costs.
     """
-    return _frame(tables.long_rows(results_of(Path(folder))))
+    return _frame(tables.long_rows(results_of(_path("folder", folder))))
 
 
 @_for_callers
@@ -222,7 +227,7 @@ def table(folder: str | Path, metrics: str | Sequence[str] = (), plugin: Plugins
     plugin: files with more of them.
     """
     names = _listed(metrics)
-    found, _ = completed(Path(folder), names, plugin)
+    found, _ = completed(_path("folder", folder), names, plugin)
     if names != ("*",):
         tables.refuse_unknown_metrics(found, names)
     return _frame(tables.summary_rows(found, names))
@@ -274,7 +279,7 @@ def compare(
     if isinstance(margins, Mapping):
         allowed = margin_table.checked("margins", margins, known)
     else:
-        allowed = margin_table.read(Path(margins) if margins else None, known)
+        allowed = margin_table.read(_path("margins", margins) if margins else None, known)
     pairing = Pairing(_pair(treatment), ignore_options)
     with sources.opened(str(a)) as left, sources.opened(str(b)) as right:
         return comparison.compare(left, right, allowed, _listed(metrics), pairing, strict)
@@ -294,7 +299,7 @@ def rank(folder: str | Path, metric: str = "nll", methods: str | Sequence[str] =
     """The methods of a folder against each other, over its data sets. methods: only these; plugin: as of `table`."""
     from bdlbench import rank as ranking  # scipy.stats is slow to import
 
-    found, untold = completed(Path(folder), [metric], plugin)
+    found, untold = completed(_path("folder", folder), [metric], plugin)
     ranked = ranking.rank(found, metric, _listed(methods))
     return replace(ranked, notes=(*ranked.notes, *untold))
 
@@ -306,8 +311,8 @@ def score(file: str | Path, claim: Claim, results: str | Path = RESULTS, fresh: 
     fresh: replace replicates that are there already. Raises BadInput, before anything is written, for a file or a claim
     that is wrong.
     """
-    refuse_unwritable(Path(results))
-    return submissions.score(Path(file), claim, Path(results), fresh)
+    refuse_unwritable(_path("results", results))
+    return submissions.score(_path("file", file), claim, _path("results", results), fresh)
 
 
 def task(dataset: str, split: int = 0, **options: Any) -> Task:
@@ -334,15 +339,15 @@ def report(
     from bdlbench.report import page
 
     _add_plugins(plugin)
-    refuse_unwritable(Path(out), "--out")
-    return page.write(Path(folder), Path(out), _listed(metrics))
+    refuse_unwritable(_path("out", out), "--out")
+    return page.write(_path("folder", folder), _path("out", out), _listed(metrics))
 
 
 def verify(folder: str | Path, *, full: bool = False, threads: int | None = None) -> Iterator[Check]:
     """Hold each record of a folder, or one record, against what is computed here. Raises BadInput for none."""
     from bdlbench.verify import verify
 
-    path = Path(folder)
+    path = _path("folder", folder)
     found = sources.read(path).records
     place = path if path.is_dir() else path.parent
     seeds = {
@@ -358,32 +363,34 @@ def verify(folder: str | Path, *, full: bool = False, threads: int | None = None
 @_for_callers
 def gate(
     reference: str | Path = REFERENCE,
-    config: Path | None = None,
-    results: Path | None = None,
+    config: str | Path | None = None,
+    results: str | Path | None = None,
     say: Callable[[Section], None] = lambda section: None,
 ) -> list[Section]:
     """Hold this tree against the reference, part by part. results: where the suite's new records stay."""
     from bdlbench.gate import Gate, check
 
     with _folder(results) as place:
-        return check(Gate(Path(reference), config or GATE_SUITE, place), say)
+        return check(Gate(_path("reference", reference), _path("config", config) if config else GATE_SUITE, place), say)
 
 
 @_for_callers
-def accept(reference: str | Path = REFERENCE, config: Path | None = None, results: Path | None = None) -> list[str]:
+def accept(
+    reference: str | Path = REFERENCE, config: str | Path | None = None, results: str | Path | None = None
+) -> list[str]:
     """Make the reference what this tree makes; what changed, a line each."""
     from bdlbench.gate import Gate, accept
 
     with _folder(results) as place:
-        return accept(Gate(Path(reference), config or GATE_SUITE, place))
+        return accept(Gate(_path("reference", reference), _path("config", config) if config else GATE_SUITE, place))
 
 
 @contextmanager
-def _folder(given: Path | None) -> Iterator[Path]:
+def _folder(given: str | Path | None) -> Iterator[Path]:
     """A folder that stays if it was given, else one for the moment."""
     if given is not None:
-        refuse_unwritable(given)
-        yield given
+        refuse_unwritable(place := _path("results", given))
+        yield place
         return
     with tempfile.TemporaryDirectory(prefix="bdlbench-") as name:
         yield Path(name)
@@ -403,7 +410,8 @@ def completed(folder: Path, metrics: Sequence[str], plugins: Plugins = ()) -> tu
 
 
 def _add_plugins(given: Plugins) -> list[Path]:
-    paths = [Path(path) for path in ((given,) if isinstance(given, str | Path) else given or ())]
+    listed = given if isinstance(given, Iterable) and not isinstance(given, str) else [given] if given else []
+    paths = [_path("plugin", path) for path in listed]
     for path in paths:
         catalog.add_plugin(path)
     return paths
@@ -604,6 +612,13 @@ def _set_aside(job: Job) -> None:
 # what an argument may be
 
 
+def _path(name: str, given: str | os.PathLike[str]) -> Path:
+    try:
+        return Path(given)
+    except TypeError:
+        raise BadInput(f"{name}: {given!r} is no path") from None
+
+
 Options = Mapping[str, Any] | str | Sequence[str]
 """Of entries: {"NAME.OPTION": value}, {"NAME": {"OPTION": value}}, or texts as `--set` takes them."""
 
@@ -639,7 +654,12 @@ def _values(given: Any) -> list[Any]:
 
 
 def _names(given: str | Iterable[str] | None) -> tuple[str, ...]:
-    return (given,) if isinstance(given, str) else tuple(map(str, given or ()))
+    if isinstance(given, str):
+        return (given,)
+    try:
+        return tuple(map(str, given or ()))
+    except TypeError:
+        raise BadInput(f"{given!r} is neither text nor a list of texts") from None
 
 
 def _listed(given: str | Iterable[str] | None) -> tuple[str, ...]:
@@ -665,12 +685,17 @@ def settings_of(results: Path, checkpoint_every: float, keep_parameters: bool) -
 
 def workers(jobs: int, job: Job) -> int:
     """Processes for a job: as many as asked for, for 0 as cores allow; never more than there are batches."""
-    if not (type(jobs) is int and jobs >= 0):
-        raise BadInput(f"--jobs {jobs} is out of range: at least 1, or 0 for as many as cores allow")
+    allowed = "at least 1, or 0 for as many as cores allow"
+    try:
+        asked = -1 if isinstance(jobs, bool) else index(jobs)
+    except TypeError:
+        raise BadInput(f"--jobs {jobs!r} is not a whole number: {allowed}") from None
+    if asked < 0:
+        raise BadInput(f"--jobs {jobs} is out of range: {allowed}")
     cell = job.spec.cells[0]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     most = 1 if cell.device.startswith("cuda") else max(1, cores // cell.threads)
-    return max(1, min(jobs or most, len(job.batches)))
+    return max(1, min(asked or most, len(job.batches)))
 
 
 def left_out(job: Job) -> list[str]:

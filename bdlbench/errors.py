@@ -35,6 +35,6 @@ class Diverged(BenchError):
 def unknown(kind: str, name: str, known: Iterable[str]) -> BadInput:
     """The error for a name that does not exist, with the nearest one that does."""
     names = sorted(known)
-    near = get_close_matches(name, names, n=1, cutoff=0.4)
+    near = get_close_matches(str(name), names, n=1, cutoff=0.4)
     hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names) or 'none'}"
     return BadInput(f"unknown {kind} {name!r}: {hint}")

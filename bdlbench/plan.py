@@ -133,15 +133,17 @@ def build_spec(suite: Suite, overrides: Overrides) -> Spec:
     samples = whole("--samples", suite.samples if overrides.samples is None else overrides.samples)
     threads = whole("--threads", overrides.threads)
     device = resolve_device(overrides.device)
+    named = list(_named_cells(suite.grids, overrides))
     cells = [
         Cell(*choices, samples, device, threads)
-        for grid, names in _named_cells(suite.grids, overrides)
+        for grid, names in named
         for choices in _unfolded(names, merge(in_force(suite, grid, names), given))
     ]
     _refuse_idle(given, cells)
     seeds = suite.seeds if overrides.seeds == "" else overrides.seeds
     asked = replicates(seeds, overrides.splits or suite.splits)
-    return Spec(tuple(dict.fromkeys(cells)), asked, suite.selection)
+    own = any(_is_own(grid, names) for grid, names in named)
+    return Spec(tuple(dict.fromkeys(cells)), asked, suite.selection if own else "")
 
 
 class Names(NamedTuple):
@@ -159,10 +161,10 @@ def in_force(suite: Suite, grid: Grid, names: Names) -> Settings:
     same protocol; those of methods where the method stands there too. Elsewhere the defaults hold.
     """
     options = merge(suite.options, grid.options)
+    if _is_own(grid, names):
+        return options
     if not (_stands_in(grid, "models", names.model) and _stands_in(grid, "datasets", names.dataset)):
         return {}
-    if _stands_in(grid, "methods", names.method):
-        return options
     return {entry: table for entry, table in options.items() if entry in (names.model, names.dataset)}
 
 
@@ -199,6 +201,11 @@ def _named_cells(grids: Sequence[Grid], overrides: Overrides) -> Iterator[tuple[
             key = tuple(name for kind, name in zip(CHOSEN, names, strict=True) if kind in kinds)
             if any(grid is home for home in homes[key]):
                 yield grid, names
+
+
+def _is_own(grid: Grid, names: Names) -> bool:
+    """Whether a cell is one of the grid's."""
+    return all(_stands_in(grid, kind, name) for kind, name in zip(CHOSEN, names, strict=True))
 
 
 def _stands_in(grid: Grid, kind: catalog.Kind, name: str) -> bool:

@@ -197,6 +197,13 @@ def test_a_method_that_joins_a_grid_shares_its_protocol_and_has_its_own_defaults
     assert chosen("quick", "laplace", "mlp", "digits", settings=("laplace.epochs=7",))["method"]["epochs"] == 7
 
 
+def test_what_chose_a_suites_options_chose_none_of_other_cells():
+    text = 'selection = "validation"\n' + SUITE
+    assert spec(text).selection == spec(text, methods=("mle", "laplace")).selection == "validation"
+    assert spec(text, methods=("laplace",)).selection == ""
+    assert spec(text, datasets=("wine",)).selection == ""
+
+
 def test_options_hold_in_every_cell_of_a_grid_that_leaves_models_to_the_command_line():
     text = TWO_GRIDS.replace('models = ["mlp"]', "")
     (cell,) = build_spec(parse_suite(text, "mine"), Overrides(("mle",), ("lenet5",), ("digits",), device="cpu")).cells

@@ -51,7 +51,8 @@ def test_the_example_is_compared_at_equal_budgets(plugin, tmp_path, monkeypatch,
     monkeypatch.chdir(tmp_path)
     assert main([*shlex.split(command)[3:], "--dataset", "digits", "--dry-run"]) == 0
     options = [line.strip() for line in capsys.readouterr().out.splitlines() if line.startswith("    ")]
-    theirs, ours = ([line for line in options if line.startswith(f"{name}: ")] for name in ("last_layer_dropout", "mle"))
+    theirs = [line for line in options if line.startswith("last_layer_dropout: ")]
+    ours = [line for line in options if line.startswith("mle: ")]
     assert len(theirs) == 2 and len(ours) == 1
     assert all("epochs 120" in line for line in (*theirs, *ours))
     assert "batch_size 64" in ours[0] and "Plan(self.epochs, 64," in EXAMPLE
