@@ -491,7 +491,7 @@ def ready(job: Job) -> Job:
         lint.refuse(findings)
     if absent and all(batch.cells[0].dataset in absent for batch in job.batches):
         raise next(iter(absent.values()))
-    reasons = {batch: str(absent.get(batch.cells[0].dataset, "")) or unsupported(batch) for batch in job.batches}
+    reasons = {batch: str(absent.get(batch.cells[0].dataset, "")) or _refusal(batch) for batch in job.batches}
     skipped = {cell: reason for batch, reason in reasons.items() if reason for cell in batch.cells}
     return replace(job, batches=tuple(batch for batch in job.batches if not reasons[batch]), skipped=skipped)
 
@@ -502,7 +502,18 @@ def refused(job: Job) -> dict[Cell, str]:
         dataset: all(state in store.AT_HAND for _, state in store.status(_files(dataset))) for dataset, _ in _used(job)
     }
     batches = [batch for batch in job.batches if here[batch.cells[0].dataset]]
-    return {cell: reason for batch in batches if (reason := unsupported(batch)) for cell in batch.cells}
+    return {cell: reason for batch in batches if (reason := _refusal(batch)) for cell in batch.cells}
+
+
+def _refusal(batch: Batch) -> str:
+    """Why a batch's cells are none. What other people's code raises here is left to the run, whose records say it."""
+    try:
+        with torch_state.kept():
+            return unsupported(batch)
+    except BadInput:
+        raise
+    except Exception:
+        return ""
 
 
 def _files(dataset: Choice) -> Sequence[store.RemoteFile]:

@@ -369,6 +369,23 @@ def test_a_cell_that_is_none_is_skipped_and_missing(
     assert sum(computed) > 0 or reason  # workers count for themselves
 
 
+@pytest.mark.parametrize("kind", ["methods", "models"])
+def test_an_error_of_other_peoples_code_is_left_to_the_run(
+    kind: Any, results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*rest: Any) -> None:
+        torch.set_default_dtype(torch.float64)
+        raise ValueError("as planned")
+
+    spec = plan.build_spec(plan.read_suite("quick"), plan.Overrides(("mle",), ("logistic",), ("wine",), "2"))
+    job = api.prepare(spec, results)
+    name = {"methods": "mle", "models": "logistic"}[kind]
+    monkeypatch.setattr(catalog.load(kind, name), "unsupported", broken)
+    assert api.ready(job).batches == job.batches
+    assert api.refused(job) == {}
+    assert torch.get_default_dtype() == torch.float32
+
+
 def test_a_fresh_run_keeps_the_records_of_cells_that_it_skips(
     results: Path, plugin: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
