@@ -29,6 +29,7 @@ from bdlbench import (
     environment,
     files,
     lint,
+    options,
     plan,
     provenance,
     records,
@@ -51,7 +52,7 @@ from bdlbench.results import Result, flatten, merge, select
 from bdlbench.run import CHECKPOINTS, Batch, Outcome, Settings, batches, load_task, unsupported
 from bdlbench.score import Claim
 from bdlbench.sources import Source
-from bdlbench.spec import Cell, Choice, Seeds, Spec
+from bdlbench.spec import Cell, Choice, Seeds, Spec, parse_seeds
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -195,8 +196,7 @@ def run(  # noqa: PLR0913 - one argument for each option of the command
         spec = suite
     else:
         names = (_names(method), _names(model), _names(dataset))
-        asked = "" if seeds is None else seeds.tolist() if hasattr(seeds, "tolist") else seeds
-        chosen = plan.Overrides(*names, asked, samples, _options(set), device, threads, splits)
+        chosen = plan.Overrides(*names, _seeds(seeds), samples, _options(set), device, threads, splits)
         source = (
             suite_of("", suite)
             if isinstance(suite, Path)
@@ -305,12 +305,43 @@ def rank(folder: str | Path, metric: str = "nll", methods: str | Sequence[str] =
 
 
 @_for_callers
-def score(file: str | Path, claim: Claim, results: str | Path = RESULTS, fresh: bool = False) -> Path:
+def score(  # noqa: PLR0913 - one argument for each option of the command
+    file: str | Path,
+    claim: Claim | None = None,
+    results: str | Path = RESULTS,
+    fresh: bool = False,
+    *,
+    method: str = "",
+    dataset: str = "",
+    model: str = "external",
+    own_data: bool = False,
+    samples: int | None = None,
+    seeds: Seeds | None = None,
+    splits: str = "one",
+    set: Options = (),
+    axes: str = "",
+    plugin: Plugins = (),
+) -> Path:
     """Score predictions made elsewhere (docs/score.md), and write their record. Returns its path.
 
-    fresh: replace replicates that are there already. Raises BadInput, before anything is written, for a file or a claim
-    that is wrong.
+    method, dataset and so on say what the predictions are, as `Claim` does, which can be given whole instead. fresh:
+    replace replicates that are there already. Raises BadInput, before anything is written, for a file or a claim that
+    is wrong.
     """
+    _add_plugins(plugin)
+    if claim is None:
+        texts = _options(set)
+        if isinstance(texts, Mapping):
+            told = ((entry, key, values) for entry, table in texts.items() for key, values in table.items())
+            texts = tuple(f"{entry}.{key}={','.join(map(options.spell, values))}" for entry, key, values in told)
+        given = _seeds(seeds)
+        if not isinstance(given, str):
+            parse_seeds(given)  # refuses what is none
+            listed = range(given) if isinstance(given, int) else given  # in the order of the file
+            given = ",".join(map(str, listed)) if len(listed) > 1 else f"{listed[0]}-{listed[0]}"
+        claim = Claim(method, dataset, model, own_data, samples, given, splits, texts, axes)
+    elif method or dataset or set:
+        raise BadInput("a claim is complete: method, dataset and so on go without one")
     refuse_unwritable(_path("results", results))
     return submissions.score(_path("file", file), claim, _path("results", results), fresh)
 
@@ -662,6 +693,11 @@ def _values(given: Any) -> list[Any]:
         return [plain]
     inner = [value.tolist() if hasattr(value, "tolist") else value for value in plain]
     return [tuple(value) if isinstance(value, list) else value for value in inner]
+
+
+def _seeds(given: Any) -> Any:
+    """Python's numbers for numpy's and torch's; "" where none are named."""
+    return "" if given is None else given.tolist() if hasattr(given, "tolist") else given
 
 
 def _names(given: str | Iterable[str] | None) -> tuple[str, ...]:

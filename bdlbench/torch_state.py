@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import torch
@@ -39,9 +39,9 @@ def kept() -> Iterator[None]:
     finally:
         torch.set_num_threads(threads)
         torch.set_default_dtype(dtype)
-        torch.set_default_device(
-            None if device == torch.device("cpu") else device
-        )  # none is the CPU, and costs nothing
+        if torch.get_default_device() != device:  # else it may be that of a caller's `with torch.device(…)`
+            none = device == torch.device("cpu")  # which costs nothing
+            torch.set_default_device(None if none else device)
         torch.use_deterministic_algorithms(algorithms[0], warn_only=algorithms[1])
         torch.set_float32_matmul_precision(precision)
         torch.set_flush_denormal(flushed)
@@ -61,9 +61,17 @@ def usual() -> Iterator[None]:
 
     A caller who has set float64, another device or bfloat16 would else have other bits here, or errors.
     """
-    with kept(), torch.inference_mode(False), torch.enable_grad(), torch.autocast("cpu", enabled=False):
+    with (
+        kept(),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch.autocast("cpu", enabled=False),
+        ExitStack() as devices,
+    ):
         torch.set_default_dtype(torch.float32)
         torch.set_default_device(None)
+        if torch.get_default_device() != torch.device("cpu"):  # a `with torch.device(…)`; each such costs time
+            devices.enter_context(torch.device("cpu"))
         torch.use_deterministic_algorithms(False)
         torch.set_float32_matmul_precision("highest")
         torch.set_flush_denormal(False)

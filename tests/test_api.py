@@ -15,6 +15,7 @@ from bdlbench import api, catalog, plan, records
 from bdlbench.data import Task
 from bdlbench.errors import BadInput
 from bdlbench.run import data_facts, load_task
+from bdlbench.score import Claim
 from bdlbench.spec import Choice
 
 
@@ -267,6 +268,54 @@ def test_files_of_other_splits_are_left_out(monkeypatch: pytest.MonkeyPatch) -> 
     assert found == {"sources": {"table": "same", "rows of split 2": "2", "rows of split 4": "4"}, "statistics": {}}
 
 
+def probabilities(path: Path, replicates: int = 1) -> Path:
+    labels = load_task(catalog.choice("datasets", "wine", {}), 0).test.y.numpy()
+    probs = np.full((replicates, len(labels), 3), 1 / 3)
+    np.savez(path, probs=probs if replicates > 1 else probs[0], labels=labels)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("seeds", "count", "expected"),
+    [
+        ([7, 3], 2, {7, 3}),
+        (np.array([7, 3]), 2, {7, 3}),
+        ([5], 1, {5}),
+        (2, 2, {0, 1}),
+        (1, 1, {0}),
+        (range(2, 4), 2, {2, 3}),
+        ("4-5", 2, {4, 5}),
+        (None, 1, {0}),
+    ],
+)
+def test_score_takes_pythons_values(seeds: Any, count: int, expected: set[int], tmp_path: Path) -> None:
+    file = probabilities(tmp_path / "file.npz", count)
+    axes = {"axes": "RNC"} if count > 1 else {}
+    given = {"mine": {"width": 3, "layers": (4, 5)}}
+    api.score(str(file), method="mine", dataset="wine", seeds=seeds, set=given, results=tmp_path / "out", **axes)
+    frame = api.read(tmp_path / "out")
+    assert set(frame["seed"].dropna()) == expected
+    assert set(frame["method.width"]) == {3} and set(frame["method.layers"]) == {"4-5"}
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({}, "need names"),
+        ({"method": "mine", "dataset": "wines"}, "wines"),
+        ({"method": "mine", "dataset": "wine", "set": {"mine.width": [3, 4]}}, "names 2 values"),
+        ({"method": "mine", "dataset": "wine", "seeds": 1.5}, "--seeds 1.5 cannot be read"),
+        ({"method": "mine", "dataset": "wine", "mdl": "x"}, "unknown argument of score 'mdl'"),
+        ({"claim": Claim("mine", "wine"), "method": "yours"}, "a claim is complete"),
+    ],
+)
+def test_what_is_wrong_with_a_claim_is_one_line(given: dict[str, Any], words: str, tmp_path: Path) -> None:
+    file = probabilities(tmp_path / "file.npz")
+    with pytest.raises(BadInput, match=words):
+        api.score(file, results=tmp_path / "out", **given)
+    assert not (tmp_path / "out").exists()
+
+
 # what verbs leave of torch
 
 
@@ -297,6 +346,7 @@ CALLERS: dict[str, Callable[[], Any]] = {
     "float64": float64,
     "two threads": two_threads,
     "another device": other_device,
+    "a device for a while": lambda: torch.device("meta"),
     "no gradients": torch.no_grad,
     "inference": torch.inference_mode,
     "bfloat16": lambda: torch.autocast("cpu", dtype=torch.bfloat16),

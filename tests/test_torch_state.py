@@ -100,6 +100,16 @@ def test_whatever_a_caller_has_set_does_not_hold_within(name: str) -> None:
     assert read() == fresh
 
 
+def test_a_callers_device_is_theirs_alone() -> None:
+    with torch.device("meta"):
+        with kept():
+            assert torch.ones(1).device.type == "meta"
+        with usual():
+            assert torch.ones(1).device.type == "cpu"
+        assert torch.ones(1).device.type == "meta"
+    assert torch.ones(1).device.type == "cpu"
+
+
 def test_a_callers_autocast_does_not_hold_within() -> None:
     x = torch.ones(2, 2)
     with torch.autocast("cpu", dtype=torch.bfloat16):
