@@ -38,6 +38,9 @@ app = typer.Typer(
 )
 
 Plugins = Annotated[list[Path], typer.Option("--plugin", metavar="FILE.py", help="a file with entries of your own")]
+Replaced = Annotated[
+    list[str], typer.Option("--replace", metavar="NAME", help="let a plugin take the place of an entry of this name")
+]
 Metrics = Annotated[str, typer.Option("--metrics", metavar="A,B", help="columns; default: the main ones")]
 Style = Annotated[str, typer.Option("--format", help="terminal, markdown, csv, latex or json")]
 
@@ -83,6 +86,7 @@ def run(  # noqa: PLR0913 - one parameter for each option of the command
     ] = [],  # noqa: B006
     config: Annotated[Path | None, typer.Option(metavar="SUITE.toml", help="a suite of your own")] = None,
     plugin: Plugins = [],  # noqa: B006
+    replaced: Replaced = [],  # noqa: B006
     dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be trained, and write nothing")] = False,
     checkpoint_every: Annotated[float, typer.Option(metavar="SECONDS", help="between checkpoints in a fit")] = 60.0,
     keep_parameters: Annotated[bool, typer.Option("--keep-parameters", help="write them beside the records")] = False,
@@ -91,7 +95,7 @@ def run(  # noqa: PLR0913 - one parameter for each option of the command
     from bdlbench import api, catalog, plan, tables
 
     settings = api.settings_of(results, checkpoint_every, keep_parameters)
-    _add_plugins(plugin)
+    _add_plugins(plugin, replaced)
     for name in _names(metrics):
         if name.partition("[")[0] not in (known := {*catalog.names("metrics"), *tables.COSTS}):
             raise unknown("metric", name, known)
@@ -113,11 +117,12 @@ def list_(
     name: Annotated[str, typer.Argument(help="one entry: its whole description and its options")] = "",
     options: Annotated[bool, typer.Option("--options", help="with defaults, ranges and help")] = False,
     plugin: Plugins = [],  # noqa: B006
+    replaced: Replaced = [],  # noqa: B006
 ) -> None:
     """Name what there is, one line each."""
     if kind and kind not in LISTED:
         raise unknown("kind", kind, LISTED)
-    _add_plugins(plugin)
+    _add_plugins(plugin, replaced)
     if name:
         _print_entry(kind, name)
         return
@@ -138,11 +143,13 @@ def table(
         bool, typer.Option("--interval", help="half the 95 % interval, of new seeds and test examples, after ±")
     ] = False,
     plugin: Plugins = [],  # noqa: B006
+    replaced: Replaced = [],  # noqa: B006
 ) -> None:
     """Print the records of a folder: mean and standard error over replicates, the best and its equals in bold."""
     style = _style(format_)
     from bdlbench import api, figures, tables
 
+    _add_plugins(plugin, replaced)
     found, untold = api.completed(results, [*_names(metrics), sort], plugin)
     if figure is not None:
         figures.draw_table(found, figure, _names(metrics), sort)
@@ -172,11 +179,13 @@ def compare(
     strict: Annotated[bool, typer.Option("--strict", help="inconclusive counts as failure")] = False,
     format_: Style = "terminal",
     plugin: Plugins = [],  # noqa: B006
+    replaced: Replaced = [],  # noqa: B006
 ) -> None:
     """Hold B against A: differences with intervals, verdicts, and what would settle what is open. Exits 1 if worse."""
     style = _style(format_)
     from bdlbench import api, verdicts
 
+    _add_plugins(plugin, replaced)
     found = api.compare(
         a,
         b,
@@ -202,11 +211,13 @@ def rank(
         Path | None, typer.Option(metavar="FILE", help="a critical-difference diagram: .png, .svg or .pdf")
     ] = None,
     plugin: Plugins = [],  # noqa: B006
+    replaced: Replaced = [],  # noqa: B006
 ) -> None:
     """Rank methods over data sets: Friedman, then every pair by Wilcoxon with Holm's correction."""
     style = _style(format_)
     from bdlbench import api, figures, verdicts
 
+    _add_plugins(plugin, replaced)
     found = api.rank(results, metric, _names(methods), plugin)
     if figure is not None:
         figures.draw_ranking(found, figure)
@@ -230,6 +241,7 @@ def score(  # noqa: PLR0913 - one parameter for each option of the command
     results: Annotated[Path, typer.Option(metavar="DIR", help="where the record goes")] = Path("results/local"),
     fresh: Annotated[bool, typer.Option("--fresh", help="replace replicates that are there already")] = False,
     plugin: Plugins = [],  # noqa: B006
+    replaced: Replaced = [],  # noqa: B006
 ) -> None:
     """Score predictions made elsewhere by the same metrics, and keep them as a record like any other.
 
@@ -241,7 +253,7 @@ def score(  # noqa: PLR0913 - one parameter for each option of the command
     from bdlbench import api, tables
     from bdlbench.score import Claim
 
-    _add_plugins(plugin)
+    _add_plugins(plugin, replaced)
     claim = Claim(method, dataset, model, own_data, samples, seeds, splits, tuple(set_), axes)
     record = api.score(file, claim, results, fresh)
     _write(tables.render(api.results_of(record), "terminal", (), "", *_screen()))
@@ -255,11 +267,12 @@ def report(
     out: Annotated[Path, typer.Option(metavar="DIR", help="where index.html and figures/ go")] = Path("report"),
     metrics: Metrics = "",
     plugin: Plugins = [],  # noqa: B006
+    replaced: Replaced = [],  # noqa: B006
 ) -> None:
     """Write one HTML page of a folder's records, complete in itself, and its figures beside it as SVG and PNG."""
     from bdlbench import api
 
-    _add_plugins(plugin)
+    _add_plugins(plugin, replaced)
     page = api.report(results, out, _names(metrics))
     print(f"{page}: {page.stat().st_size / 1e6:.2f} MB; its figures, as SVG and PNG, are in {page.parent / 'figures'}")
 
@@ -270,13 +283,14 @@ def verify(
     full: Annotated[bool, typer.Option("--full", help="train every cell again, whole")] = False,
     threads: Annotated[int, typer.Option(metavar="N", help="instead of the record's own")] = 0,
     plugin: Plugins = [],  # noqa: B006
+    replaced: Replaced = [],  # noqa: B006
 ) -> None:
     """Run a cheap slice of each record again: bit-identical, within the noise of equal runs, or different, and why."""
     if threads < 0:
         raise BadInput(f"--threads {threads} is out of range: at least 1, or 0 for the record's own")
     from bdlbench import api
 
-    _add_plugins(plugin)
+    _add_plugins(plugin, replaced)
     checks = []
     for check in api.verify(results, full=full, threads=threads or None):
         checks.append(check)
@@ -291,11 +305,12 @@ def gate(
     results: Annotated[Path | None, typer.Option(metavar="DIR", help="keep the suite's new records there")] = None,
     accept: Annotated[bool, typer.Option("--accept", help="make the reference what this tree makes")] = False,
     plugin: Plugins = [],  # noqa: B006
+    replaced: Replaced = [],  # noqa: B006
 ) -> None:
     """Hold this tree against the reference: protocol, objectives, bits, quality, speed."""
     from bdlbench import api
 
-    _add_plugins(plugin)
+    _add_plugins(plugin, replaced)
     if accept:
         changes = api.accept(reference, config, results)
         print("\n".join(changes) or "nothing changed")
@@ -308,14 +323,40 @@ def gate(
 
 
 @app.command()
+def check(
+    names: Annotated[list[str], typer.Argument(metavar="NAME", help="entries  [default: all of the plugins]")] = [],  # noqa: B006
+    plugin: Plugins = [],  # noqa: B006
+    replaced: Replaced = [],  # noqa: B006
+) -> None:
+    """Ask entries, your own above all, for what every entry holds to, on small problems in seconds. Exits 1 for faults.
+
+    Of a method: a row's bits alone and among others, interrupted = uninterrupted, options as rows, shapes, and that
+    without dropping it is one network. Of a model: that each weight meets the method's rule. Of a data set: that it
+    loads the same each time. Of a metric: its values by row, of stored predictions, and without blocks of examples.
+    """
+    from bdlbench import check as contracts
+
+    _add_plugins(plugin, replaced)
+    verdicts = set()
+    for kind, name in contracts.chosen(names, plugin):
+        for found in contracts.check(kind, name):
+            verdicts.add(found.verdict)
+            words = {"holds": "holds", "fault": "FAULT", "unchecked": "not checked"}[found.verdict]
+            print(f"{found.entry} ({found.where}): {words}: {found.words}", flush=True)
+    if verdicts & {"fault", "unchecked"}:
+        raise typer.Exit(1 if "fault" in verdicts else INCOMPLETE)
+
+
+@app.command()
 def data(
     name: Annotated[str, typer.Argument(help="fetch and verify this data set  [default: say how all stand]")] = "",
     plugin: Plugins = [],  # noqa: B006
+    replaced: Replaced = [],  # noqa: B006
 ) -> None:
     """Say which data sets are present and verified, or fetch one."""
     from bdlbench import catalog, store
 
-    _add_plugins(plugin)
+    _add_plugins(plugin, replaced)
     if name:
         files = getattr(catalog.load("datasets", name), "files", ())
         store.fetch(files, name)
@@ -375,7 +416,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         return _fail("interrupted", INTERRUPTED)
-    except Exception as error:
+    except BaseException as error:  # also another's sys.exit: its number is not one of our verdicts
         if hasattr(error, "format_message"):  # the command line itself is wrong
             return _fail(error.format_message(), BadInput.exit_code)
         if os.environ.get("BDLBENCH_DEBUG") == "1":
@@ -529,12 +570,19 @@ def _ranges(seeds: Sequence[int]) -> str:
 # list and data
 
 
-def _add_plugins(paths: Sequence[Path]) -> None:
+def _add_plugins(paths: Sequence[Path], replaced: Sequence[str]) -> None:
+    if replaced and not paths:
+        raise BadInput(f"--replace {replaced[0]}: no --plugin is given that could take its place")
     if paths:
-        from bdlbench import catalog
+        from bdlbench import catalog, tables
 
         for path in paths:
-            catalog.add_plugin(path)
+            catalog.add_plugin(path, replaced)
+        if taken := [name for name in catalog.names("metrics") if name in tables.COSTS]:
+            raise BadInput(f"the metric {taken[0]} has the name of a cost, a column of its own: choose another name")
+        idle = [name for name in replaced if not any(catalog.replaced(kind, name) for kind in catalog.KINDS)]
+        if idle:
+            raise BadInput(f"--replace {idle[0]}: no plugin that is given has an entry of this name and of one here")
 
 
 def _print_kind(kind: str, options: bool, indent: str) -> None:

@@ -543,7 +543,7 @@ def _refusal(batch: Batch) -> str:
             return unsupported(batch)
     except BadInput:
         raise
-    except Exception:
+    except (Exception, SystemExit):
         return ""
 
 

@@ -5,6 +5,7 @@ Others add entries by entry points (group `bdlbench.methods`, …) or by a file 
 
 from __future__ import annotations
 
+import ast
 import importlib
 import importlib.metadata
 import importlib.util
@@ -15,21 +16,36 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import is_dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, NamedTuple
 
 import torch
 
-from bdlbench.data import Signature
+from bdlbench import files, torch_state
+from bdlbench.data import Signature, Task
+from bdlbench.entries import CONFIGURED, PLUGIN, check_entry, check_name, check_task
+from bdlbench.entries import KINDS as KINDS  # part of this module too
+from bdlbench.entries import Kind as Kind
 from bdlbench.errors import BadInput, unknown
+from bdlbench.foreign import calling, is_foreign, raised_at, shown, told
 from bdlbench.options import fields, per_row_names, resolve
 from bdlbench.protocols import Dataset, Method, Metric, Model
 from bdlbench.spec import Choice
 
-Kind = Literal["methods", "models", "datasets", "metrics"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
+REPLACED_BY = "replaced_by"
+"""In a choice, the file of the plugin that was let replace the entry of this name: a record must tell the two apart."""
+
+
+class _Plugin(NamedTuple):
+    """A file that was added: where it is, the checksum of what was read, and the names that it was let replace."""
+
+    path: Path
+    sha256: str
+    replace: tuple[str, ...]
+
 
 _plugins: dict[Kind, dict[str, Any]] = {kind: {} for kind in KINDS}
-_plugin_files: dict[str, Path] = {}
+_plugin_files: dict[tuple[Kind, str], Path] = {}
+_added: dict[Path, _Plugin] = {}
 
 
 def names(kind: Kind) -> list[str]:
@@ -51,27 +67,78 @@ def summary(kind: Kind, name: str) -> str:
     return str(entry.summary) if kind == "metrics" else (inspect.getdoc(entry) or "").partition("\n")[0]
 
 
-def add_plugin(path: Path) -> None:
+def add_plugin(path: Path, replace: Iterable[str] = ()) -> None:
     """Register the entries of a file, which names them in dicts `methods`, `models`, `datasets` or `metrics`.
 
-    Raises BadInput where the file is absent, does not import, names no entry, or names one that exists.
+    replace: names of entries that the file may put its own in the place of. A file that was added before is read again
+    only if it has changed. Raises BadInput, and adds nothing, where the file is absent, does not import, names no
+    entry, one that exists or has a name that cannot be written, or one that is not what its kind asks for.
     """
-    found = _dicts(_import_file(path))
-    if not found:
-        raise BadInput(f"plugin {path} has no dict named {', '.join(KINDS[:-1])} or {KINDS[-1]}")
+    if not path.is_file():
+        raise BadInput(f"plugin {path} " + ("is a folder: name a file" if path.is_dir() else "does not exist"))
+    content, known = path.read_bytes(), _added.get(path.resolve())
+    plugin = _Plugin(path, files.sha256(content), tuple(dict.fromkeys(replace)))
+    ours = {kind: {name for name in _plugins[kind] if is_of(kind, name, path)} for kind in KINDS}
+    same = known is not None and known.sha256 == plugin.sha256 and set(plugin.replace) <= set(known.replace)
+    if same and any(ours.values()):
+        return
+    found = _dicts(_import_file(path), f"plugin {path}")
+    others = {kind: {n: e for n, e in _entries(kind).items() if n not in ours[kind]} for kind in KINDS}
+    for kind in KINDS:  # where a plugin of before replaced one of ours, that is the one to be replaced again
+        others[kind] |= {n: e for n, e in {**_installed_entries(kind), **_own_entries(kind)}.items() if n in ours[kind]}
+    beside = {kind: {**others[kind], **found.get(kind, {})} for kind in KINDS}
     for kind, entries in found.items():
+        free = [name for name in plugin.replace if name not in _plugins[kind] or name in ours[kind]]
         for name, entry in entries.items():
-            known = _entries(kind).get(name)
-            if known is not None and inspect.getmodule(known) is not inspect.getmodule(entry):
-                raise BadInput(f"plugin {path} redefines the {kind.removesuffix('s')} {name!r}: choose another name")
+            whose = f"plugin {path}:{_line_of(content, kind, name)}"
+            check_name(kind, name, entry, whose, {**beside, kind: others[kind]}, free)
+            check_entry(kind, name, entry, whose)
     for kind, entries in found.items():
+        for name in ours[kind] - entries.keys():
+            del _plugins[kind][name]
         _plugins[kind].update(entries)
-        _plugin_files.update(dict.fromkeys(entries, path))
+        _plugin_files.update({(kind, name): path for name in entries})
+    _added[path.resolve()] = plugin
+
+
+def added_plugins() -> list[tuple[Path, tuple[str, ...]]]:
+    """The files that gave entries, in order, and what each was let replace: another process adds them so."""
+    return [
+        (plugin.path, plugin.replace)
+        for plugin in _added.values()
+        if any(is_of(kind, name, plugin.path) for kind in KINDS for name in _plugins[kind])
+    ]
+
+
+def replaced(kind: Kind, name: str) -> str:
+    """The file name of the plugin that was let replace this entry; "" where the entry is the only one of its name."""
+    if name not in _plugins[kind] or (name not in _own_entries(kind) and name not in _installed_entries(kind)):
+        return ""
+    return _plugin_files.get((kind, name), Path("a plugin")).name
+
+
+def is_of(kind: Kind, name: str, path: Path) -> bool:
+    """Whether the entry was taken from this file, however its path is spelt."""
+    known = _plugin_files.get((kind, name))
+    return known is not None and known.resolve() == path.resolve()
+
+
+def _line_of(source: bytes, kind: Kind, name: Any) -> int:
+    """The line of a plugin that names an entry: its key in the dict, else where the dict is assigned."""
+    line = 1
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            if kind in {part.id for target in targets for part in ast.walk(target) if isinstance(part, ast.Name)}:
+                keys = [part for part in ast.walk(node.value) if isinstance(part, ast.Constant) and part.value == name]
+                line = keys[0].lineno if keys else node.lineno
+    return line
 
 
 def plugin_files(entries: Iterable[str]) -> list[Path]:
     """The files that `add_plugin` took any of these names from, each once: what a command must name to have them."""
-    return list(dict.fromkeys(_plugin_files[name] for name in entries if name in _plugin_files))
+    wanted = set(entries)
+    return list(dict.fromkeys(path for (_, name), path in _plugin_files.items() if name in wanted))
 
 
 def choice(kind: Kind, name: str, settings: Mapping[str, Mapping[str, Any]]) -> Choice:
@@ -83,6 +150,8 @@ def choice(kind: Kind, name: str, settings: Mapping[str, Mapping[str, Any]]) -> 
             if options[key] == name:
                 raise BadInput(f"{name}.{key}={name} would nest without end: name another entry")
             options[key] = choice(nested, str(options[key]), settings)
+    if file := replaced(kind, name):
+        options[REPLACED_BY] = file
     return Choice.of(name, options)
 
 
@@ -92,8 +161,13 @@ def recorded(kind: Kind, table: Mapping[str, Any]) -> Choice:
 
     def collect(entry: Mapping[str, Any]) -> str:
         nested = {key: collect(value) if isinstance(value, Mapping) else value for key, value in entry.items()}
-        settings[entry["name"]] = {key: value for key, value in nested.items() if key != "name"}
-        return str(entry["name"])
+        name = str(entry["name"])
+        settings[name] = {key: value for key, value in nested.items() if key not in ("name", REPLACED_BY)}
+        file, now = entry.get(REPLACED_BY, ""), next((f for k in CONFIGURED if (f := replaced(k, name))), "")
+        if file != now:
+            better = f"add --plugin {file} --replace {name}" if file else f"leave out --replace {name}"
+            raise BadInput(f"the record was made with {name} {f'of {file}' if file else 'of bdlbench'}: {better}")
+        return name
 
     return choice(kind, collect(table), settings)
 
@@ -127,10 +201,24 @@ def build_dataset(chosen: Choice) -> Dataset:
     return dataset
 
 
+def load_task(chosen: Choice, split: int) -> Task:
+    """One split of a data set. Raises BadInput where it cannot be had, or is none, with the file and line of others."""
+    dataset = build_dataset(chosen)
+    with calling(f"data set {chosen.name}", dataset):
+        task = dataset.load(split)
+        if is_foreign(dataset):
+            check_task(task)
+    return task
+
+
 def definition(metric: Metric) -> str:
     """What a record keeps of a metric's definition: its options too."""
     is_data = is_dataclass(type(metric))
-    return repr(metric) if is_data else type(metric).__qualname__  # a plain repr holds an address
+    text = repr(metric) if is_data else type(metric).__qualname__  # a plain repr holds an address
+    files_of = [
+        file for name, own in _plugins["metrics"].items() if own is metric and (file := replaced("metrics", name))
+    ]
+    return f"{text} of {files_of[0]}" if files_of else text
 
 
 def metrics() -> dict[str, Metric]:
@@ -140,8 +228,11 @@ def metrics() -> dict[str, Metric]:
 
 def _build(kind: Kind, rows: Sequence[Choice], extra: Mapping[str, Any]) -> Any:
     tables = [dict(row.options) for row in rows]
-    values = {key: _column(kind, rows[0], key, [table[key] for table in tables]) for key in tables[0]}
-    return load(kind, rows[0].name)(**extra, **values)
+    keys = [key for key in tables[0] if key != REPLACED_BY]
+    values = {key: _column(kind, rows[0], key, [table[key] for table in tables]) for key in keys}
+    entry = load(kind, rows[0].name)
+    with calling(f"{kind.removesuffix('s')} {rows[0].name}", entry):
+        return entry(**extra, **values)
 
 
 def _column(kind: Kind, chosen: Choice, key: str, values: Sequence[Any]) -> Any:
@@ -165,7 +256,7 @@ def _own_entries(kind: Kind) -> dict[str, Any]:
     package = importlib.import_module(f"bdlbench.{kind}")
     found: dict[str, Any] = {}
     for module in pkgutil.iter_modules(package.__path__):
-        entries = _dicts(importlib.import_module(f"bdlbench.{kind}.{module.name}"))[kind]
+        entries = getattr(importlib.import_module(f"bdlbench.{kind}.{module.name}"), kind)
         if twice := found.keys() & entries.keys():
             raise ValueError(f"two files in {kind}/ name the entry {twice.pop()!r}")
         found |= entries
@@ -174,33 +265,52 @@ def _own_entries(kind: Kind) -> dict[str, Any]:
 
 @cache
 def _installed_entries(kind: Kind) -> dict[str, Any]:
-    found = {}
+    found: dict[str, Any] = {}
+    owners: dict[str, str] = {}
     for point in importlib.metadata.entry_points(group=f"bdlbench.{kind}"):
         whose = f"the installed package {point.dist.name if point.dist else point.value}"
         if point.name in _own_entries(kind):
             raise BadInput(f"{whose} redefines the {kind.removesuffix('s')} {point.name!r}: uninstall one")
+        if owners.setdefault(point.name, whose) != whose:
+            raise BadInput(f"{whose} and {owners[point.name]} both name the {kind.removesuffix('s')} {point.name!r}")
         try:
-            found[point.name] = point.load()
-        except Exception as error:
-            raise BadInput(f"{whose}: {point.value} does not import: {type(error).__name__}: {error}") from error
+            with torch_state.kept():
+                found[point.name] = point.load()
+        except (Exception, SystemExit) as error:
+            raise BadInput(f"{whose}: {point.value} does not import: {told(error)}") from error
+        check_name(kind, point.name, found[point.name], whose, {}, ())
+        check_entry(kind, point.name, found[point.name], whose)
     return found
 
 
-def _dicts(module: Any) -> dict[Kind, dict[str, Any]]:
-    return {kind: getattr(module, kind) for kind in KINDS if isinstance(getattr(module, kind, None), dict)}
+def _dicts(module: Any, whose: str) -> dict[Kind, dict[str, Any]]:
+    """The dicts of a module that name entries. Raises BadInput where one is no dict, and where none names anything."""
+    named = {kind: value for kind in KINDS if not inspect.ismodule(value := getattr(module, kind, {}))}
+    for kind, value in named.items():
+        if not isinstance(value, dict):
+            raise BadInput(f"{whose} has no dict named {kind}: it is a {type(value).__name__}")
+    if not any(named.values()):
+        raise BadInput(f"{whose} has no dict named {', '.join(KINDS[:-1])} or {KINDS[-1]} that names an entry")
+    return named
 
 
 def _import_file(path: Path) -> Any:
-    if not path.is_file():
-        raise BadInput(f"plugin {path} does not exist")
-    spec = importlib.util.spec_from_file_location(f"bdlbench_plugin_{path.stem}", path)
+    """The module of a file, under a name of its own: files of one name in two folders are two modules."""
+    name = f"{PLUGIN}{path.stem}_{files.sha256(str(path.resolve()).encode())[:8]}"
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise BadInput(f"plugin {path} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look there for the annotations of their fields
+    module, before = importlib.util.module_from_spec(spec), sys.modules.get(name)
+    sys.modules[name] = module  # dataclasses look there for the annotations of their fields
     try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[spec.name]
-        raise BadInput(f"plugin {path} does not import: {type(error).__name__}: {error}") from error
+        with torch_state.kept():
+            # compiled here: a cached bytecode is taken for that of another text of the same length and second
+            exec(compile(path.read_bytes(), str(path.absolute()), "exec", dont_inherit=True), module.__dict__)
+    except (Exception, SystemExit) as error:
+        sys.modules.pop(name)
+        if before is not None:
+            sys.modules[name] = before
+        where = raised_at(error)
+        place = f"{shown(where[0])}:{where[1]}" if where else shown(path)
+        raise BadInput(f"plugin {path} does not import: {told(error)} ({place})") from error
     return module

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from bdlbench import catalog, evaluation, files, records, rescore
+from bdlbench import catalog, evaluation, files, foreign, records, rescore
 from bdlbench.differences import Finding, Layout, Measured, find, half_width, judge, leaders
 from bdlbench.errors import BadInput, NotComparable
 from bdlbench.protocols import Evaluation, Metric
@@ -317,9 +317,11 @@ def _of_record(
     found: Mapping[str, _Told], record: Record, entry: str, metric: Metric, kept: Evaluation
 ) -> dict[str, _Told]:
     """The columns of one metric with the replicates of one record added."""
-    parts, groups = evaluation.by_example(metric, kept), evaluation.left_out(metric, kept)
+    with foreign.calling(f"metric {entry}", metric):
+        parts, groups = evaluation.by_example(metric, kept), evaluation.left_out(metric, kept)
+        values = evaluation.asked(metric, kept)
     single = record.cell["protocol"]["samples"] > 1 and not evaluation.has_groups(kept)
-    columns = {f"{entry}[{key}]" if key else entry: (key, value) for key, value in metric(kept).items()}
+    columns = {f"{entry}[{key}]" if key else entry: (key, value) for key, value in values.items()}
     return {
         name: _with(found[name], record.replicates, _sized(parts[key], kept), groups.get(key), single)
         for name, (key, value) in columns.items()

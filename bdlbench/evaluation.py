@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from bdlbench.environment import one_thread
+from bdlbench.foreign import Broken, is_foreign
 from bdlbench.predictive import MAX_GROUPS, Predicted, group_sizes, log_at, normal_log_prob, with_probs
 from bdlbench.protocols import TEST, Evaluation, MeanOverExamples, Metric, WithoutBlocks
 from bdlbench.records import Record
@@ -95,6 +97,32 @@ def drawn(record: Record, groups: int) -> int:
     return int(record.cell["protocol"]["samples"]) if groups >= MAX_GROUPS else max(1, groups)
 
 
+KEY = re.compile(r"(\w[\w.-]*)?")
+"""What a metric's keys may be: "" for one value, else what can stand in the brackets of `name[key]`."""
+
+
+def asked(metric: Metric, evaluation: Evaluation) -> dict[str, Tensor]:
+    """The metric's values: (R,) by key. Raises Broken where a metric of other people gives anything else."""
+    found = metric(evaluation)
+    return _well_formed(found, (len(evaluation.y),), "R") if is_foreign(metric) else found
+
+
+def _well_formed(found: Any, shape: tuple[int, ...], axes: str) -> dict[str, Tensor]:
+    """What was returned, if it is floating tensors of this shape by keys that a table can name. Raises Broken."""
+    if not isinstance(found, dict):
+        raise Broken(f'it returned a {type(found).__name__}, not a dict such as {{"": values}}')
+    for key, value in found.items():
+        if not isinstance(key, str) or not KEY.fullmatch(key):
+            raise Broken(f"it returned the key {key!r}: letters, digits, _, - and . only")
+        if not isinstance(value, Tensor):
+            raise Broken(f"it returned a {type(value).__name__} for the key {key!r}, not a tensor ({axes},)")
+        if tuple(value.shape) != shape:
+            raise Broken(f"it returned {tuple(value.shape)} for the key {key!r}, not ({axes},) = {shape}")
+        if not value.is_floating_point():
+            raise Broken(f"it returned {value.dtype} for the key {key!r}, not floating-point numbers: add .double()")
+    return found
+
+
 @one_thread()
 def by_example(metric: Metric, evaluation: Evaluation) -> dict[str, dict[str, Array]]:
     """What each example contributes to the metric: by key, (R, N) of each population that this key uses.
@@ -103,8 +131,13 @@ def by_example(metric: Metric, evaluation: Evaluation) -> dict[str, dict[str, Ar
     each out-of-distribution set: pseudo-values (R, blocks).
     """
     if isinstance(metric, MeanOverExamples):
-        return {key: {TEST: value.double().numpy()} for key, value in metric.by_example(evaluation).items()}
-    whole = {key: value.double().numpy() for key, value in metric(evaluation).items()}
+        told = metric.by_example(evaluation)
+        if is_foreign(metric):
+            _well_formed(told, tuple(evaluation.y.shape), "R, N")
+            if told.keys() != asked(metric, evaluation).keys():
+                raise Broken(f"by_example has the keys {sorted(told)}, the metric itself others")
+        return {key: {TEST: value.double().numpy()} for key, value in told.items()}
+    whole = {key: value.double().numpy() for key, value in asked(metric, evaluation).items()}
     found: dict[str, dict[str, Array]] = {key: {} for key in whole}
     for population in [TEST, *evaluation.ood] if whole else []:
         block = blocks(num_examples(evaluation, population))
@@ -119,10 +152,14 @@ def without_blocks(metric: Metric, evaluation: Evaluation, population: str, bloc
     A metric that has no faster way is asked anew for each block.
     """
     if isinstance(metric, WithoutBlocks):
-        return metric.without_blocks(evaluation, population, block)
+        found = metric.without_blocks(evaluation, population, block)
+        shape = (len(evaluation.y), int(block.max()) + 1)
+        return _well_formed(found, shape, "R, blocks") if is_foreign(metric) else found
     keys = using(metric, evaluation, population)
     count = int(block.max()) + 1 if keys else 0
-    values = [metric(_part(evaluation, population, (block != b).nonzero().flatten())) for b in range(count)]
+    values = [asked(metric, _part(evaluation, population, (block != b).nonzero().flatten())) for b in range(count)]
+    if lost := [key for key in keys if any(key not in value for value in values)]:
+        raise Broken(f"without some examples of {population} it returns no value of the key {lost[0]!r}")
     return {key: torch.stack([value[key] for value in values], 1) for key in keys}
 
 
@@ -134,7 +171,7 @@ def using(metric: Metric, evaluation: Evaluation, population: str) -> list[str]:
     whole = metric(evaluation)
     try:
         spoilt = metric(_spoilt(evaluation, population))
-    except Exception:  # whatever an unknown metric raises, it has looked
+    except (Exception, SystemExit):  # whatever an unknown metric raises, it has looked
         return list(whole)
     return [key for key, value in whole.items() if key not in spoilt or not torch.equal(spoilt[key], value)]
 
@@ -161,7 +198,13 @@ def left_out(metric: Metric, evaluation: Evaluation) -> dict[str, Array]:
     for g in range(len(test.groups)):
         rest = [i for i in range(len(test.groups)) if i != g]
         part = Kept(test.samples, {}, test.groups[rest], tuple(test.weights[i] for i in rest))
-        for key, value in metric(replace(evaluation, test=part, ood={})).items():
+        try:
+            values = asked(metric, replace(evaluation, test=part, ood={}))
+        except (Exception, SystemExit):
+            if is_foreign(metric):  # it asks for what a group has not
+                return {}
+            raise
+        for key, value in values.items():
             columns.setdefault(key, []).append(value.double().numpy())
     return {key: np.stack(column) for key, column in columns.items()}
 

@@ -66,7 +66,8 @@ def _in_processes(
 ) -> list[Outcome]:
     context = multiprocessing.get_context("spawn")
     news: Queue[Event] = context.Queue()
-    with ProcessPoolExecutor(jobs, context, _start_worker, (news, os.getpid(), tuple(plugins))) as pool:
+    added = list(dict.fromkeys([*catalog.added_plugins(), *((path, ()) for path in plugins)]))
+    with ProcessPoolExecutor(jobs, context, _start_worker, (news, os.getpid(), added)) as pool:
         try:
             with _interrupts_wait():
                 futures = [pool.submit(_work, i, batch, settings) for i, batch in enumerate(batches)]
@@ -116,13 +117,13 @@ def _events(news: Queue[Event], futures: Sequence[Future[Outcome]]) -> Iterator[
 _news: Any = None
 
 
-def _start_worker(news: Queue[Event], parent: int, plugins: Sequence[Path]) -> None:
+def _start_worker(news: Queue[Event], parent: int, plugins: Sequence[tuple[Path, Sequence[str]]]) -> None:
     global _news  # noqa: PLW0603 - a worker's only state, set once, before its first batch
     _news = news
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process: the parent decides
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    for plugin in plugins:
-        catalog.add_plugin(plugin)
+    for plugin, replace in plugins:
+        catalog.add_plugin(plugin, replace)
 
 
 def _end_with(parent: int) -> None:

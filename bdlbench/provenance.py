@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import cache
+from functools import cache, partial
 from modulefinder import ModuleFinder
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ PACKAGE = Path(__file__).parent
 PRESENTATION = {
     *("results", "sources", "margins", "differences", "compare", "rank", "verify", "lint", "objectives", "speed"),
     *("reproduce", "score", "rescore", "report", "sheets", "tables", "verdicts", "figures", "progress", "claims"),
-    *("gate", "peers", "templates", "published", "suites", "__main__", "api"),
+    *("contracts", "check", "gate", "peers", "templates", "published", "suites", "__main__", "api"),
 }
 """What stands above `run` in the package: it reads records, and does not change what they hold."""
 
@@ -62,7 +62,7 @@ def change(record: Record, cell: Cell) -> str:
 def _data_sources(cell: Cell, record: Record) -> dict[str, str]:
     """Of a data set that is not the package's, whose files no checksum in the code stands for."""
     splits = {replicate.split for replicate in (*record.replicates, *record.failed)}
-    return data_facts(catalog.build_dataset(cell.dataset).load, splits)["sources"]
+    return data_facts(partial(catalog.load_task, cell.dataset), splits)["sources"]
 
 
 def data_facts(load: Callable[[int], Task], splits: Iterable[int]) -> dict[str, dict[str, Any]]:

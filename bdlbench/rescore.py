@@ -64,5 +64,6 @@ def _scored(source: Source, record: Record, entry: str, metric: Metric) -> tuple
     try:
         columns = measure(kept, {entry: metric})
     except Exception as error:  # an unknown metric may ask for what no record keeps, and then raises anything
-        return {}, f"stored predictions make it raise {type(error).__name__}: {error}"
+        told = str(error) if isinstance(error, BadInput) else f"{type(error).__name__}: {error}"
+        return {}, f"stored predictions make it fail: {told}"
     return columns, "" if columns else "it is undefined for what is stored"

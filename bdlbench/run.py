@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from bdlbench import catalog, data, environment, files, provenance, records
+from bdlbench import catalog, data, environment, files, foreign, provenance, records, torch_state
+from bdlbench import evaluation as evaluations
 from bdlbench.audit import audit
 from bdlbench.clock import Stopwatch, peak_memory_bytes, reset_peak_memory
 from bdlbench.data import Problem, Task
@@ -95,23 +96,27 @@ def batches(spec: Spec, existing: Sequence[Record]) -> list[Batch]:
 def run_batch(
     batch: Batch, settings: Settings, listen: Callable[[int, int], None] = lambda done, total: None
 ) -> Outcome:
-    """Train, predict, score and write one batch. A failure becomes a record with its reason; bad input is raised."""
+    """Train, predict, score and write one batch. A failure becomes a record with its reason; bad input is raised.
+
+    What the batch sets for the whole process, its own threads or what other people's code sets, is put back after it.
+    """
     cell, device = batch.rows[0].cell, torch.device(batch.rows[0].cell.device)
     reset_peak_memory(device)
-    if reason := unsupported(batch):
-        return Outcome([], f"{cell.title}: {reason}")
-    problem, model, method = build(batch)
     checkpoint = settings.results / CHECKPOINTS / batch.key
     spent = Session(checkpoint, settings.checkpoint_every, listen, settings.nudge)
     written: list[Record] = []
-    try:
-        result = _fit_and_score(batch, problem, model, method.fit, spent, device)
-        for one in batch.cells:
-            written.append(_write_cell(batch, one, result, settings))
-    except BadInput:
-        raise
-    except Exception as error:  # the rest of the run goes on; the record says what happened
-        written += _write_failures(batch, batch.cells[len(written) :], settings, _reason(error))
+    with torch_state.kept():
+        try:
+            if reason := unsupported(batch):
+                return Outcome([], f"{cell.title}: {reason}")
+            problem, model, method = build(batch)
+            result = _fit_and_score(batch, problem, model, method, spent, device)
+            for one in batch.cells:
+                written.append(_write_cell(batch, one, result, settings))
+        except BadInput:
+            raise
+        except (Exception, SystemExit) as error:  # the rest of the run goes on; the record says what happened
+            written += _write_failures(batch, batch.cells[len(written) :], settings, _reason(error))
     for file in spent.files():
         file.unlink(missing_ok=True)
     return Outcome(written)
@@ -158,12 +163,13 @@ class _Result:
 
 
 def _fit_and_score(
-    batch: Batch, problem: Problem, model: Model, fit: Callable[..., Posterior], spent: Session, device: torch.device
+    batch: Batch, problem: Problem, model: Model, method: Method, spent: Session, device: torch.device
 ) -> _Result:
     rng = Streams.of_seeds([row.replicate.seed for row in batch.rows])
     watch = Stopwatch(device)
     with session(spent):
-        posterior = fit(model, problem.train, rng)
+        posterior = method.fit(model, problem.train, rng)
+    refuse_broken(posterior, method, batch.rows[0].cell.method.name, len(batch.rows))
     train_seconds = spent.seconds_before + watch.seconds()
     watch = Stopwatch(device)
     samples = batch.rows[0].cell.samples
@@ -216,8 +222,14 @@ def _with_reference(
 
 
 def measure(evaluation: Evaluation, metrics: Mapping[str, Metric]) -> records.Metrics:
-    """Every metric that is defined, as records hold it: name, or name[key], unit, direction, definition, values."""
-    scored = {name: (metric, metric(evaluation)) for name, metric in metrics.items()}
+    """Every metric that is defined, as records hold it: name, or name[key], unit, direction, definition, values.
+
+    Raises BadInput, with file and line, where a metric of other people raises or gives what is no metric.
+    """
+    scored: dict[str, tuple[Metric, dict[str, Tensor]]] = {}
+    for name, metric in metrics.items():
+        with foreign.calling(f"metric {name}", metric):
+            scored[name] = (metric, evaluations.asked(metric, evaluation))
     return {
         f"{name}[{key}]" if key else name: entry_of(metric) | {"values": value.tolist()}
         for name, (metric, found) in scored.items()
@@ -292,6 +304,28 @@ def _farthest(values: Tensor, right: float, rows: int, r: int) -> float:
     """Of the members (R·K,) of replicate r, the value that is farthest from what is right."""
     mine = values.reshape(rows, -1)[r]
     return float(mine[(mine - right).abs().argmax()])
+
+
+def refuse_broken(posterior: Posterior, method: Method, name: str, rows: int) -> None:
+    """Refuse what a method of other people has learnt where it is no posterior of so many replicates (rows: R).
+
+    Raises BadInput with the file and line of the method.
+    """
+    with foreign.calling(f"method {name}", method):
+        for word in ("state", "bound", "facts", "predict"):
+            if not hasattr(posterior, word):
+                what = f"fit returned a {type(posterior).__name__} without {word}"
+                raise foreign.Broken(f"{what}: a Posterior is wanted, as bdlbench/protocols.py says")
+        if not posterior.state:
+            raise foreign.Broken("the posterior's state is empty: all that was learnt belongs there, {name: (R, …)}")
+        found: dict[str, Any] = {f"state[{key!r}]": value for key, value in posterior.state.items()}
+        found |= {f"facts[{key!r}]": value for key, value in posterior.facts.items()}
+        for key, value in (found if posterior.bound is None else {**found, "bound": posterior.bound}).items():
+            exact = not key.startswith("state")
+            if not isinstance(value, Tensor) or value.shape[:1] != (rows,) or (exact and value.ndim != 1):
+                shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+                wanted = f"({rows},)" if exact else f"({rows}, …)"
+                raise foreign.Broken(f"the posterior's {key} is {shape}, not {wanted} for {rows} replicates")
 
 
 def row_hashes(state: Mapping[str, Tensor]) -> list[str]:
@@ -399,12 +433,13 @@ def _write_failures(batch: Batch, cells: Sequence[Cell], settings: Settings, rea
     return failures
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     """One line for people; what is not ours also says where it happened."""
     if isinstance(error, BenchError):
-        return str(error)
+        return " ".join(str(error).split())
     frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {error} ({Path(frame.filename).name}:{frame.lineno})".replace("\n", " ")
+    path, line = foreign.raised_at(error) or (Path(frame.filename), frame.lineno)
+    return f"{foreign.told(error)} ({path.name}:{line})"
 
 
 def _batch_key(cell: Cell) -> tuple[Any, ...]:
@@ -434,7 +469,12 @@ def _selection(settings: Settings) -> dict[str, str]:
     return {"selection": settings.selection} if settings.selection else {}
 
 
-@lru_cache(maxsize=2)
 def load_task(dataset: Choice, split: int) -> Task:
     """One split of a data set; the last two are kept. Raises BadInput where it cannot be had as asked."""
-    return catalog.build_dataset(dataset).load(split)
+    return _load_task(catalog.load("datasets", dataset.name), dataset, split)
+
+
+@lru_cache(maxsize=2)
+def _load_task(entry: type, dataset: Choice, split: int) -> Task:
+    """By the class too: a plugin that was edited has another one under the same name."""
+    return catalog.load_task(dataset, split)

@@ -80,6 +80,16 @@ def usual() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def stirred(seed: int) -> Iterator[None]:
+    """Within the block the generators of the process stand elsewhere: who draws from them is found out by two seeds."""
+    with kept():
+        torch.manual_seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
+        random.seed(seed)
+        yield
+
+
 def _flushes() -> bool:
     """Whether numbers too small to be normal count as 0: torch can set this, but not tell it."""
     return bool((torch.full((), 1e-310, dtype=torch.float64, device="cpu") * 1).item() == 0)

@@ -7,9 +7,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is loaded
 import pytest
 import torch
 
-from bdlbench import catalog
-from bdlbench.data import Data, Signature
-from bdlbench.options import fields
+from bdlbench import catalog, contracts
+from bdlbench.data import Signature
 
 
 @pytest.fixture(autouse=True)
@@ -38,8 +37,7 @@ SMALL = {
 }
 
 
-SHAPES = ((1, 5, 7), (1, 8, 8), (1, 16, 16), (1, 28, 28))
-TARGETS = ((3, "categorical"), (2, "categorical"), (1, "gaussian"), (3, "bernoulli"))
+SHAPES, TARGETS = contracts.SHAPES, contracts.TARGETS
 
 
 def pytest_collection_modifyitems(config, items):
@@ -61,35 +59,14 @@ def unsupported(params):
 class Small:
     """Small problems, and registered entries built to fit them."""
 
-    def classes(self, rows, num=53, shape=(1, 5, 7), classes=3, *, own=False, dtype=torch.float32, seed=0):
-        """Training data (R, N, *shape); `own`: each row its own, else all rows share the same memory."""
-        rng = torch.Generator().manual_seed(seed)
-        count = rows if own else 1
-        x = torch.rand(count, num, *shape, generator=rng, dtype=dtype)
-        y = torch.randint(classes, (count, num), generator=rng)
-        return Data(x, y) if own else Data(x.expand(rows, *x.shape[1:]), y.expand(rows, num))
-
-    def row(self, data, r):
-        """Row r of data, as it would lie if it were alone."""
-        return Data(data.x[r : r + 1].clone(), data.y[r : r + 1].clone())
-
-    def settings(self, epochs=2, batch_size=13):
-        """Options of every method with which it is quick."""
-        quick = {"epochs": epochs, "batch_size": batch_size, "members": 2}
-        return {
-            name: {key: value for key, value in quick.items() if key in fields(catalog.load("methods", name))}
-            for name in catalog.names("methods")
-        }
+    classes = staticmethod(contracts.classes)
+    row = staticmethod(contracts.row)
+    settings = staticmethod(contracts.quick)
+    tensors = staticmethod(contracts.tensors)
 
     def method(self, name, rows=({},), **quick):
         """The method whose row r has the options rows[r], {entry: {option: value}}, over the quick ones."""
-        chosen = []
-        for options in rows:
-            settings = self.settings(**quick)
-            for entry, table in options.items():
-                settings[entry] = {**settings.get(entry, {}), **table}
-            chosen.append(catalog.choice("methods", name, settings))
-        return catalog.build_method(chosen)
+        return contracts.method_of(name, contracts.quick(**quick), rows)
 
     def model(self, name, shape=(1, 5, 7), outputs=3, likelihood="categorical", rows=({},)):
         """The model in its small form."""
@@ -102,24 +79,17 @@ class Small:
         return next((model for model in found if model.unsupported() is None), None)
 
     def data(self, model, rows, num=53, **options):
-        """Training data that suit the model, as `classes` makes them: targets are classes or, for one number, real."""
-        signature = model.signature
-        data = self.classes(rows, num, signature.input_shape, max(2, signature.outputs), **options)
-        return Data(data.x, data.y.to(data.x.dtype)) if signature.likelihood == "gaussian" else data
+        """Training data that suit the model."""
+        return contracts.data_for(model.signature, rows, num, **options)
 
     def is_dense(self, name):
         """Whether all linear maps of the model are matrices."""
-        return all(len(leaf.shape) <= 2 for leaf in self.suited(name).leaves().values())
+        return contracts.is_dense(self.suited(name))
 
     def unsupported(self, method, model):
         """Why the method cannot train the model in its small form, or None."""
         built = self.suited(model)
         return self.method(method).unsupported(built) if built else "no small problem suits it"
-
-    def tensors(self, predictive):
-        """All that a predictive says, by name."""
-        facts = {f"fact {name}": value for name, value in predictive.facts.items()}
-        return {**predictive.arrays(), **predictive.scores, **facts}
 
 
 @pytest.fixture(scope="session")

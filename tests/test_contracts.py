@@ -7,67 +7,45 @@ import pytest
 import torch
 
 from bdlbench import catalog, run
+from bdlbench.contracts import (
+    SEEDS,
+    TARGETS,
+    alone_and_together,
+    differences,
+    equals_its_point,
+    evaluations,
+    meets_rule,
+    predict,
+    rates,
+    resumed,
+    row_of,
+    scored,
+    some_values,
+    steps_of,
+    streams,
+    without_dropping,
+)
+from bdlbench.contracts import swept as swept_apart
 from bdlbench.data import Examples, Signature, Task
 from bdlbench.kernels import linear
 from bdlbench.options import fields, per_row_names
 from bdlbench.posteriors import weights
 from bdlbench.predictive import Categorical, GaussianMixture
-from bdlbench.rng import Streams
 from bdlbench.spec import Cell, Replicate
 from bdlbench.stopping import StoppingPredictive
-from bdlbench.training import Session, session
 
 METHODS, MODELS = catalog.names("methods"), catalog.names("models")
-SEEDS = (3, 1, 4, 15, 9)
 
 every_method = pytest.mark.parametrize("method", METHODS)
 every_model = pytest.mark.parametrize("model", MODELS)
-ROW = 3
 UNSEEDED = {"exact"}
 """Methods whose fit draws nothing."""
 CONJUGATE = {"coin", "bayesian_linear_regression"}
 DROPPING_AND_SPARSE = {"mc_dropout", "dropconnect", "sparse_vd"}
-TARGETS = ((3, "categorical"), (2, "categorical"), (1, "gaussian"), (3, "bernoulli"))
-
-
-def streams(seeds=SEEDS):
-    return Streams.of_seeds(seeds)
 
 
 def points(rows, num, shape, dtype=torch.float32):
     return torch.rand(rows, num, *shape, generator=torch.Generator().manual_seed(77), dtype=dtype)
-
-
-def predict(posterior, x, seeds=SEEDS, samples=7, joint=False):
-    return posterior.predict(x, samples, streams(seeds).child("predict test"), joint)
-
-
-def differences(left, right):
-    """Names of the tensors that are not bit for bit the same."""
-    assert left.keys() == right.keys()
-    return [name for name in left if not torch.equal(left[name], right[name])]
-
-
-def row_of(tensors, r):
-    return {name: value[r : r + 1] for name, value in tensors.items()}
-
-
-def everything(small, posterior, predictive, y):
-    """All numbers of a fit that are (R, …)."""
-    found = {**posterior.state, **posterior.facts, **small.tensors(predictive), "log_prob": predictive.log_prob(y)}
-    found["group_log_prob"] = predictive.group_log_prob(y).transpose(0, 1)
-    return found if posterior.bound is None else {**found, "bound": posterior.bound}
-
-
-def alone_and_together(small, model, method, data, x, row=ROW):
-    """Names of what row `row` has differently alone and among five."""
-    y = torch.randint(int(data.y.max()) + 1, x.shape[:2], generator=torch.Generator().manual_seed(5))
-    posterior = method.fit(model, data, streams())
-    together = everything(small, posterior, predict(posterior, x), y)
-    seeds, x, y = SEEDS[row : row + 1], x[row : row + 1].clone(), y[row : row + 1].clone()
-    posterior = method.fit(model, small.row(data, row), streams(seeds))
-    alone = everything(small, posterior, predict(posterior, x, seeds), y)
-    return differences(row_of(together, row), alone)
 
 
 # Rows
@@ -77,7 +55,7 @@ def alone_and_together(small, model, method, data, x, row=ROW):
 def test_a_row_has_the_same_bits_alone_after_300_steps(small, threads, method):
     data = small.classes(5, own=True)  # 53 examples of 35 inputs: no size is a multiple of four
     x = points(5, 29, (1, 5, 7))
-    assert alone_and_together(small, small.model("mlp"), small.method(method, epochs=75), data, x) == []
+    assert alone_and_together(small.model("mlp"), small.method(method, epochs=75), data, x) == []
 
 
 @every_method
@@ -86,7 +64,7 @@ def test_a_row_has_the_same_bits_alone_where_every_loop_is_split_between_threads
     model = small.model("mlp", (1, 7, 10), rows=[{"widths": "333"}])  # 23,000 weights: torch splits from 32,768 on
     data = small.classes(5, num=4 * 33, shape=(1, 7, 10), own=True)
     method = small.method(method, epochs=5, batch_size=33)
-    assert alone_and_together(small, model, method, data, points(5, 51, (1, 7, 10))) == []
+    assert alone_and_together(model, method, data, points(5, 51, (1, 7, 10))) == []
 
 
 @every_method
@@ -96,23 +74,14 @@ def test_a_row_is_the_same_alone_on_every_model(small, method, model):
     torch.set_num_threads(1)
     data, x = small.data(built, 5, num=40), points(5, 19, built.signature.input_shape)
     fitting = small.method(method, epochs=10 if dense else 2)
-    if dense:
-        assert alone_and_together(small, built, fitting, data, x, row=1) == []
-        return
-    together = fitting.fit(built, data, streams())
-    alone = fitting.fit(built, small.row(data, 1), streams(SEEDS[1:2]))
-    for name, value in alone.state.items():
-        torch.testing.assert_close(together.state[name][1:2], value, rtol=1e-3, atol=1e-4)
-    expected = small.tensors(predict(alone, x[1:2], SEEDS[1:2]))
-    for name, value in small.tensors(predict(together, x)).items():
-        torch.testing.assert_close(value[1:2], expected[name], rtol=1e-3, atol=1e-4)
+    assert alone_and_together(built, fitting, data, x, r=1) == []  # bits of dense maps, else near enough
 
 
 @every_method
 def test_a_row_has_the_same_bits_alone_where_some_products_go_one_by_one(small, threads, method, monkeypatch):
     monkeypatch.setattr(linear, "SMALL", 13 * 17 * 20)  # between the two layers' sizes
     data, x = small.classes(5, own=True), points(5, 29, (1, 5, 7))
-    assert alone_and_together(small, small.model("mlp"), small.method(method, epochs=5), data, x) == []
+    assert alone_and_together(small.model("mlp"), small.method(method, epochs=5), data, x) == []
 
 
 @pytest.mark.parametrize("method", ["mle", "mean_field_vi"])
@@ -122,7 +91,7 @@ def test_a_row_has_the_same_bits_alone_around_the_size_where_products_go_one_by_
     model = small.model("mlp", (128,), rows=[{"widths": str(width)}])
     data = small.classes(5, num=128, shape=(128,), own=True)
     method = small.method(method, epochs=10, batch_size=64)
-    assert alone_and_together(small, model, method, data, points(5, 65, (128,))) == []
+    assert alone_and_together(model, method, data, points(5, 65, (128,))) == []
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -130,7 +99,7 @@ def test_a_regression_row_has_the_same_bits_alone(small, method):
     data, x = small.classes(5, own=True), points(5, 29, (1, 5, 7))
     data = replace(data, y=data.y.float())
     model = small.model("mlp", outputs=1, likelihood="gaussian")
-    assert alone_and_together(small, model, small.method(method, epochs=10), data, x) == []
+    assert alone_and_together(model, small.method(method, epochs=10), data, x) == []
 
 
 # Determinism
@@ -162,24 +131,9 @@ def swept():
     return found
 
 
-def some_values(entry, option):
-    """The default, half of it, and the lower end where it is allowed."""
-    chosen = fields(entry)[option]
-    ends = [] if chosen.metadata["open_ends"] or chosen.metadata["low"] != 0 else [0.0]
-    return [chosen.default, chosen.default / 2, *ends]
-
-
 @pytest.mark.parametrize(("method", "entry", "option"), swept())
 def test_an_option_swept_as_rows_equals_runs_of_their_own(small, method, entry, option):
-    values = some_values(catalog.load("methods", entry), option)
-    model, data, x = small.model("mlp"), small.classes(len(values)), points(len(values), 19, (1, 5, 7))
-    rows = [{entry: {option: value}} for value in values]
-    posterior = small.method(method, rows).fit(model, data, streams([7] * len(values)))
-    together = {**posterior.state, **small.tensors(predict(posterior, x, [7] * len(values)))}
-    for r, row in enumerate(rows):
-        posterior = small.method(method, [row]).fit(model, small.row(data, r), streams([7]))
-        alone = {**posterior.state, **small.tensors(predict(posterior, x[r : r + 1].clone(), [7]))}
-        assert differences(row_of(together, r), alone) == [], f"{option}={values[r]}"
+    assert swept_apart(method, entry, option, small.model("mlp"), small.classes, small.settings()) == []
 
 
 @pytest.mark.parametrize(
@@ -402,38 +356,42 @@ def test_joint_samples_are_functions_of_the_input(small, method, monkeypatch):
 # Resuming
 
 
-class Interrupted(Exception):
-    pass
-
-
 @every_method
 @pytest.mark.parametrize("model", ["mlp", "logistic"])
 def test_a_fit_resumes_to_the_same_bits(small, method, model, tmp_path):
     built, data, method_of = small.model(model), small.classes(3), small.method(method, epochs=4)
     x, path = points(3, 19, (1, 5, 7)), tmp_path / "checkpoint"
     stops = random.Random(method + model).sample(range(2, 16), 2)
-
-    def stop_at(stop):
-        def listen(done, total):
-            assert total == 16
-            if done == stop:
-                raise Interrupted
-
-        return listen
-
-    whole = method_of.fit(built, data, streams(SEEDS[:3]))
-    for stop in sorted(stops):
-        with pytest.raises(Interrupted), session(Session(path, 0.0, stop_at(stop))) as current:
-            method_of.fit(built, data, streams(SEEDS[:3]))
-        assert [file.exists() for file in current.files()] == [True]
-    steps = []
-    with session(Session(path, 0.0, lambda done, total: steps.append(done))) as current:
-        resumed = method_of.fit(built, data, streams(SEEDS[:3]))
-    assert steps[0] == max(stops)
+    assert steps_of(lambda: method_of.fit(built, data, streams(SEEDS[:3]))) == 16
+    apart, current = resumed(method_of, built, data, x, path, stops)
+    assert apart == []
     assert current.examples == 16 * 13
-    assert differences(whole.state, resumed.state) == []
-    pair = [small.tensors(predict(posterior, x, SEEDS[:3])) for posterior in (whole, resumed)]
-    assert differences(*pair) == []
+    assert current.files() != []  # it was interrupted, and had something to resume from
+
+
+@every_model
+def test_every_weight_of_a_model_meets_the_methods_rule(small, model):
+    built = small.suited(model)
+    assert meets_rule(built, small.data(built, 2)) == []
+    assert equals_its_point(built, small.data(built, 2), small.settings()) == []
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if rates(catalog.load("methods", name))])
+@every_model
+def test_without_dropping_a_method_is_map(small, method, model):
+    built = small.suited(model)
+    assert without_dropping(method, built, small.data(built, 2), small.settings()) == []
+
+
+@pytest.mark.parametrize("metric", catalog.names("metrics"))
+def test_a_metric_is_of_each_row_by_itself_and_told_by_what_records_keep(scored_predictions, metric):
+    for given in scored_predictions.values():
+        assert scored(catalog.load("metrics", metric), given) == []
+
+
+@pytest.fixture(scope="module")
+def scored_predictions():
+    return evaluations()
 
 
 # Entries

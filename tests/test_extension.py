@@ -149,6 +149,8 @@ methods, models, datasets, metrics = {"theirs": Theirs}, {"wide": Wide}, {"blobs
 def plugin(tmp_path, monkeypatch):
     """plugin(source): the path of a file, whose entries are forgotten after the test."""
     monkeypatch.setattr(catalog, "_plugins", {kind: dict(entries) for kind, entries in catalog._plugins.items()})
+    monkeypatch.setattr(catalog, "_plugin_files", dict(catalog._plugin_files))
+    monkeypatch.setattr(catalog, "_added", dict(catalog._added))
     before = set(sys.modules)
 
     def written(source, name="mine.py"):
@@ -216,7 +218,7 @@ def test_a_plugin_that_is_half_wrong_adds_nothing(plugin):
 def test_a_file_that_is_absent_or_not_python_is_refused(plugin, tmp_path):
     with pytest.raises(BadInput, match="does not exist"):
         catalog.add_plugin(tmp_path / "absent.py")
-    with pytest.raises(BadInput, match="does not exist"):
+    with pytest.raises(BadInput, match="is a folder"):
         catalog.add_plugin(tmp_path)
     with pytest.raises(BadInput, match="is not a Python file"):
         catalog.add_plugin(plugin("methods = {}", "mine.txt"))

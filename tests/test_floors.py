@@ -16,16 +16,17 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "bdlbench"
 
 FLOORS = (
-    "instructions types normals rng clock memory torch_state files spec errors options purity",  # shapes, streams
+    "instructions types normals rng clock memory torch_state foreign files spec errors options purity",
     "kernels/ stats/",  # pure functions
     "predictive density data terms records environment",  # what is predicted, what data are, what a run leaves
     "protocols",  # the seams
     "layers blocks likelihoods latents stopping store submission splits training audit evaluation",  # outputs, minimise
     "posteriors/",  # sampling and chunking, shared by methods
     "models/ datasets/ methods/ metrics/",  # one file per entry
-    "catalog",  # the folder is the registry
+    "entries catalog",  # what an entry must be; the folder is the registry
     "plan provenance run executors suites/",  # spec -> records
-    "results sources margins differences compare rank verify lint objectives speed reproduce score rescore",  # verdicts
+    "results sources margins differences compare rank verify lint objectives speed reproduce score rescore "
+    "contracts check",  # verdicts
     "report sheets tables verdicts figures progress claims/",  # what people read
     "gate peers/",
     "__main__ api",  # the command line, and the same verbs in Python

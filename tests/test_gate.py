@@ -112,9 +112,9 @@ def test_statistics_of_the_test_set(at_hand, monkeypatch):
     bunch = __import__("sklearn.datasets").datasets.load_wine()
     test = bunch.data[stratified_split(bunch.target, "wine", 0)[1]]
     monkeypatch.setattr(tables, "column_statistics", lambda table: column_statistics(test))
-    run.load_task.cache_clear()
+    run._load_task.cache_clear()
     found = failing(*at_hand)
-    run.load_task.cache_clear()
+    run._load_task.cache_clear()
     assert found["a"][0].startswith("data set wine: its inputs are standardised by the statistics of the test data")
     assert any("statistics average_mean" in line for line in found["a"])
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from bdlbench import catalog
+from bdlbench.contracts import point_of
 from bdlbench.kernels.linear import dense
 from bdlbench.layers import Flipout, LocalNoise, Point, WeightNoise
 from bdlbench.methods import mean_field_vi, sparse_vd
 from bdlbench.options import fields
 from bdlbench.posteriors import fitting
-from bdlbench.posteriors.weights import WeightPosterior
 from bdlbench.protocols import OwnsPrior
 from bdlbench.rng import Streams
 from bdlbench.training import Plan, minimise
@@ -72,12 +72,8 @@ def test_map_with_a_very_wide_prior_is_mle(fit, model):
 
 def predicted_by_point(small, model, leaves):
     """What a network that is the same in every draw predicts, by the streams that `fit` predicts with."""
-
-    def draw(noise, joint):
-        return Point({name: value.expand(noise.lead[0], *value.shape) for name, value in leaves.items()})
-
     built = small.suited(model)
-    posterior = WeightPosterior(built, leaves, draw)
+    posterior = point_of(built, leaves)
     x = small.data(built, 2, 11, seed=9).x.round()
     return small.tensors(posterior.predict(x, 6, Streams.of_seeds(SEEDS).child("predict test")))
 

@@ -114,7 +114,10 @@ def _run_lines(run: _Run, folder: Path) -> list[str]:
 
 
 def _plugin_words(entries: Iterable[str]) -> list[str]:
-    return [word for path in catalog.plugin_files(entries) for word in ("--plugin", str(path))]
+    named = list(entries)
+    words = [word for path in catalog.plugin_files(named) for word in ("--plugin", str(path))]
+    taken = [name for name in named if any(catalog.replaced(kind, name) for kind in catalog.KINDS)]
+    return words + [word for name in taken for word in ("--replace", name)]
 
 
 def _options(result: Result) -> dict[str, dict[str, Any]]:
@@ -130,7 +133,9 @@ def _options(result: Result) -> dict[str, dict[str, Any]]:
 def _entries(choice: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """An entry and those nested in it, with their options; a nested entry goes by its name."""
     table = {
-        key: value["name"] if isinstance(value, Mapping) else value for key, value in choice.items() if key != "name"
+        key: value["name"] if isinstance(value, Mapping) else value
+        for key, value in choice.items()
+        if key not in ("name", catalog.REPLACED_BY)
     }
     yield str(choice["name"]), table
     for value in choice.values():
