@@ -150,9 +150,13 @@ def choice(kind: Kind, name: str, settings: Mapping[str, Mapping[str, Any]]) -> 
             if options[key] == name:
                 raise BadInput(f"{name}.{key}={name} would nest without end: name another entry")
             options[key] = choice(nested, str(options[key]), settings)
-    if file := replaced(kind, name):
-        options[REPLACED_BY] = file
-    return Choice.of(name, options)
+    return with_origin(kind, name, options)
+
+
+def with_origin(kind: Kind, name: str, options: Mapping[str, Any]) -> Choice:
+    """The choice of these options, all of them; of an entry that a plugin was let replace it says by which file."""
+    file = replaced(kind, name)
+    return Choice.of(name, {**options, **({REPLACED_BY: file} if file else {})})
 
 
 def recorded(kind: Kind, table: Mapping[str, Any]) -> Choice:

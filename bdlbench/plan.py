@@ -271,7 +271,7 @@ def _swept(kind: catalog.Kind, name: str, settings: Settings, outer: tuple[str, 
         inner = {key: field.metadata["entry"] for key, field in fields(entry).items() if field.metadata["entry"]}
         below = [_swept(nested, str(options[key]), settings, (*outer, name)) for key, nested in inner.items()]
         for members in itertools.product(*below):
-            found[Choice.of(name, {**options, **dict(zip(inner, members, strict=True))})] = None
+            found[catalog.with_origin(kind, name, {**options, **dict(zip(inner, members, strict=True))})] = None
     return list(found)
 
 

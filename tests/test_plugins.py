@@ -395,6 +395,42 @@ def test_a_metric_that_gives_what_is_none_is_bad_input_with_its_line(
     assert not list(results.glob("*.json"))
 
 
+def test_what_was_trained_is_not_lost_by_a_metric(file: Callable[..., Path], tmp_path: Path) -> None:
+    """The checkpoint stays, and with the metric mended the same command goes on from it, to the same bits."""
+    words = ["run", "--method", "mle", *TINY[:-2], "--set", "mle.epochs=3", "--checkpoint-every", "1e-9"]
+    assert cli.main([*words, "--results", str(tmp_path / "whole")]) == 0
+    words += ["--results", str(tmp_path / "r"), "--plugin", str(file(METRIC.replace("BODY", "return 3")))]
+    assert cli.main(words) == 2
+    (checkpoint,) = (tmp_path / "r" / run.CHECKPOINTS).glob("*.safetensors")
+    saved = checkpoint.read_bytes()
+    file(METRIC.replace("BODY", "return {'': torch.zeros(rows)}"))
+    assert cli.main(words) == 0 and saved
+    (whole,), (again,) = (records.read(tmp_path / name) for name in ("whole", "r"))
+    assert whole.values["parameters_sha256"] == again.values["parameters_sha256"]
+
+
+def test_workers_have_the_same_entries(file: Callable[..., Path], tmp_path: Path) -> None:
+    """Two of one file name, and one in another's place: what the parent has, workers have."""
+    a = file(METHOD.replace("BODY", "pass").replace('"mine"', '"mle"'), "a/mine.py")
+    b = file(METHOD.replace("BODY", "pass"), "b/mine.py")
+    words = [
+        "run",
+        "--method",
+        "mle",
+        "--method",
+        "mine",
+        *TINY[:-2],
+        "--set",
+        "mle.epochs=1",
+        "--set",
+        "mine.epochs=1",
+    ]
+    words += ["--plugin", str(a), "--plugin", str(b), "--replace", "mle", "--jobs", "2"]
+    assert cli.main([*words, "--results", str(tmp_path / "r")]) == 0
+    found = {r.cell["treatment"]["name"]: r.cell["treatment"].get("replaced_by") for r in records.read(tmp_path / "r")}
+    assert found == {"mle": "mine.py", "mine": None}
+
+
 def test_nan_is_a_value(file: Callable[..., Path], tmp_path: Path) -> None:
     path, results = file(METRIC.replace("BODY", "return {'': torch.full((rows,), torch.nan)}")), tmp_path / "r"
     assert cli.main(["run", "--method", "mle", *TINY, "--plugin", str(path), "--results", str(results)]) == 0
