@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bdlbench import torch_state
-from bdlbench.errors import BadInput
+from bdlbench.errors import BadInput, Diverged
 
 PACKAGE = Path(__file__).parent
 LIBRARIES = tuple(Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
@@ -78,7 +78,7 @@ def calling(what: str, entry: Any) -> Iterator[None]:
     with torch_state.kept():
         try:
             yield
-        except BadInput:
+        except (BadInput, Diverged):  # said as they should be
             raise
         except (Exception, SystemExit) as error:
             where = raised_at(error)

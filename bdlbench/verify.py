@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bdlbench import catalog, environment, lint, records, run
+from bdlbench import catalog, environment, foreign, lint, records, run
 from bdlbench.errors import BadInput, BenchError
 from bdlbench.lint import Finding
 from bdlbench.protocols import Posterior, Restores
@@ -260,7 +260,8 @@ def fingerprint(batch: Batch, steps: int, nudge: Nudge = unchanged) -> list[dict
     """Train a batch for so many steps: what `run` records of them."""
     problem, model, method = run.build(batch)
     rng = Streams.of_seeds([row.replicate.seed for row in batch.rows])
-    fits, _ = begin(lambda: method.fit(model, problem.train, rng), steps, nudge)
+    with foreign.calling(f"method {batch.cells[0].method.name}", method):
+        fits, _ = begin(lambda: method.fit(model, problem.train, rng), steps, nudge)
     return run.first_steps(fits, len(batch.rows))
 
 
@@ -296,8 +297,9 @@ def _predictions(folder: Path, record: Record, batch: Batch) -> Part:
         return Part("predictions", "unchecked", "the record has none")
 
     def predict(state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
-        posterior = method.restored(model, state) if isinstance(method, Restores) else None
-        return None if posterior is None else _arrays(posterior, problem, model, batch)
+        with foreign.calling(f"method {batch.cells[0].method.name}", method):
+            posterior = method.restored(model, state) if isinstance(method, Restores) else None
+            return None if posterior is None else _arrays(posterior, problem, model, batch)
 
     found = predict(state)
     if found is None:

@@ -353,6 +353,21 @@ def test_what_goes_wrong_in_load_is_bad_input_with_its_line(
     assert not results.exists() or not list(results.iterdir())
 
 
+@pytest.mark.parametrize("body", ["sys.exit(0)", "raise ValueError('boom')"])
+def test_a_method_that_fails_when_it_is_verified_is_named(
+    file: Callable[..., Path], tmp_path: Path, body: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It trained once: that it does not now is a difference, with its file and line, not another's verdict."""
+    results, path = tmp_path / "r", file(METHOD.replace("BODY", "pass"))
+    words = ["run", "--method", "mine", *TINY[:-2], "--set", "mine.epochs=1", "--plugin", str(path)]
+    assert cli.main([*words, "--results", str(results)]) == 0
+    file(METHOD.replace("BODY", body))
+    capsys.readouterr()
+    assert cli.main(["verify", str(results), "--plugin", str(path)]) == 1
+    out = capsys.readouterr().out
+    assert "DIFFERENT" in out and "method mine (" in out and "mine.py:11)" in out
+
+
 def test_no_exit_of_others_is_a_verdict(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Wherever else it happens: an internal error, not the number."""
     for error in (SystemExit(1), SystemExit(0), type("Odd", (BaseException,), {})("x")):
