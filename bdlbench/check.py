@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bdlbench import catalog, contracts, evaluation, lint, run, torch_state
 from bdlbench.contracts import SEEDS, Settings, streams
-from bdlbench.data import Data
+from bdlbench.data import Data, Signature
 from bdlbench.entries import Kind, word_of
 from bdlbench.errors import BadInput, BenchError, unknown
 from bdlbench.foreign import raised_at, shown, told, written
@@ -205,13 +205,24 @@ def _small_problem(name: str) -> tuple[Model, Settings] | None:
     Some ask for more epochs than the quickest has, to collect states from; if none will do, its defaults are taken.
     """
     order = dict.fromkeys(["mlp", "logistic", *catalog.names("models")])
+    own = _signatures("methods", name)
     few = [contracts.quick(epochs=4), contracts.quick(epochs=16, batch_size=53), contracts.quick(64, batch_size=53)]
     for settings in (*few, contracts.quick() | {name: {}}):
         method = contracts.method_of(name, settings)
-        for model in (model for known in order for model in contracts.models_of(known, {"mlp": {"widths": "17"}})):
+        for model in (m for known in order for m in contracts.models_of(known, {"mlp": {"widths": "17"}}, others=own)):
             if method.unsupported(model) is None:
                 return model, settings
     return None
+
+
+def _signatures(kind: Kind, name: str) -> list[Signature]:
+    """Those of the data sets that come in the same plugin file: it may be written for them alone."""
+    beside = [
+        dataset
+        for dataset in catalog.names("datasets")
+        if any(catalog.is_of(kind, name, path) for path in catalog.plugin_files([dataset]))
+    ]
+    return [catalog.load_task(catalog.choice("datasets", dataset, {}), 0).signature for dataset in beside]
 
 
 # Models
@@ -219,7 +230,7 @@ def _small_problem(name: str) -> tuple[Model, Settings] | None:
 
 def _of_model(name: str) -> list[_Question]:
     entry = catalog.load("models", name)
-    model = next(contracts.models_of(name), None)
+    model = next(contracts.models_of(name, others=_signatures("models", name)), None)
     if model is None:
         return []
     few, rows = contracts.data_for(model.signature, 2), contracts.data_for(model.signature, 3, 40, own=True)

@@ -98,14 +98,19 @@ def method_of(name: str, settings: Settings, rows: Sequence[Settings] = ({},)) -
     return catalog.build_method(chosen)
 
 
-def models_of(name: str, settings: Settings = {}, rows: Sequence[Mapping[str, Any]] = ({},)) -> Iterator[Model]:  # noqa: B006
-    """Build a model for each small signature that it supports."""
-    for outputs, likelihood in TARGETS:
-        for shape in SHAPES:
-            chosen = [catalog.choice("models", name, {name: {**settings.get(name, {}), **over}}) for over in rows]
-            model = catalog.build_model(chosen, Signature(shape, outputs, likelihood))  # type: ignore[arg-type]
-            if model.unsupported() is None:
-                yield model
+def models_of(
+    name: str,
+    settings: Settings = {},  # noqa: B006
+    rows: Sequence[Mapping[str, Any]] = ({},),
+    others: Iterable[Signature] = (),
+) -> Iterator[Model]:
+    """Build a model for each small signature that it supports, and for each of `others`."""
+    small = [Signature(shape, *target) for target in TARGETS for shape in SHAPES]  # type: ignore[arg-type]
+    for signature in (*small, *others):
+        chosen = [catalog.choice("models", name, {name: {**settings.get(name, {}), **over}}) for over in rows]
+        model = catalog.build_model(chosen, signature)
+        if model.unsupported() is None:
+            yield model
 
 
 def is_dense(model: Model) -> bool:

@@ -96,6 +96,14 @@ def test_what_no_small_problem_suits_is_said(tmp_path: Path, capsys: pytest.Capt
     assert "not checked: no small problem suits it" in lines[0]
 
 
+def test_a_model_for_its_own_data_alone_is_asked_with_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "own.py"
+    only = 'return None if self.signature.input_shape == (2,) else "it is made for two numbers"'
+    path.write_text((PLUGINS / "good.py").read_text().replace("return unsupported(self.signature)", only))
+    code, lines = checked(capsys, "--plugin", str(path), "bottleneck")
+    assert code == 0 and "every weight meets the method's rule" in lines[0]
+
+
 @pytest.mark.parametrize("name", ["exact", "deep_ensemble", "coin", "lenet5", "coin_flips", "digits_near", "ood_auroc"])
 def test_entries_of_the_catalog_pass(name: str) -> None:
     """One of each that is unlike the others; tests/test_contracts.py asks the same functions of all, on every model."""
