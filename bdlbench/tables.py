@@ -405,9 +405,22 @@ def _sorted(results: list[Result], sort: str) -> list[Result]:
 
 def _value(result: Result, column: Column) -> float:
     if column.is_cost:
-        return sum(cost.get(column.name, math.nan) for cost in result.costs) if result.costs else math.nan
+        return _over_batches(result.costs, column.name)
     score = result.scores.get(column.name)
     return score.mean if score else math.nan
+
+
+def _over_batches(costs: Sequence[Mapping[str, float]], name: str) -> float:
+    """A cost of several batches as one, NaN where it is not known: rates are weighted by time, memory is the most."""
+    values = [cost.get(name, math.nan) for cost in costs]
+    if not values or any(map(math.isnan, values)):
+        return math.nan
+    if name.endswith("_bytes"):
+        return max(values)
+    if not name.endswith("_per_second"):
+        return math.fsum(values)
+    seconds = [cost.get(f"{name.partition('_')[0]}_seconds", 1.0) for cost in costs]
+    return math.fsum(rate * spent for rate, spent in zip(values, seconds, strict=True)) / math.fsum(seconds)
 
 
 def _leading(results: Sequence[Result], columns: Sequence[Column]) -> dict[str, set[str]]:
