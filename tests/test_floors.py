@@ -28,7 +28,7 @@ FLOORS = (
     "results sources margins differences compare rank verify lint objectives speed reproduce score rescore",  # verdicts
     "report sheets tables verdicts figures progress claims/",  # what people read
     "gate peers/",
-    "__main__ api",  # the command line, and the same verbs in Python
+    "__main__ api terminal",  # the command line, and the same verbs in Python
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names.split()}
 ENTRIES = FLOOR["models/"]
