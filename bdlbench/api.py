@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from bdlbench import (
+    budget,
     catalog,
     environment,
     files,
@@ -487,11 +489,14 @@ def perform(
     """Run the batches of a job that can be run. Returns their outcomes in order.
 
     Records to be replaced are set aside first and removed once all new ones are there. Raises as `ready` does, and
-    BadInput where the folder cannot be written.
+    BadInput where the folder cannot be written or a batch asks for more than memory holds or anyone waits for.
     """
     job = ready(job)
     if not job.batches and not job.results.is_dir():
         return []
+    for batch in job.batches:
+        if line := _long(batch):
+            logging.getLogger("bdlbench").warning("bdlbench: %s", line)
     began = _probe(job.results)
     if job.fresh:
         _forget_checkpoints(job.results, job.batches)
@@ -543,6 +548,18 @@ def _refusal(batch: Batch) -> str:
     try:
         with torch_state.kept():
             return unsupported(batch)
+    except BadInput:
+        raise
+    except Exception:
+        return ""
+
+
+def _long(batch: Batch) -> str:
+    """What is to be said of a batch that takes long. Raises BadInput for one out of all proportion; else as above."""
+    try:
+        with torch_state.kept():
+            budget.refuse(batch)
+            return budget.said(batch)
     except BadInput:
         raise
     except Exception:

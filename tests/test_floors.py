@@ -24,7 +24,7 @@ FLOORS = (
     "posteriors/",  # sampling and chunking, shared by methods
     "models/ datasets/ methods/ metrics/",  # one file per entry
     "catalog",  # the folder is the registry
-    "plan provenance run executors suites/",  # spec -> records
+    "plan provenance run executors budget suites/",  # spec -> records
     "results sources margins differences compare rank verify lint objectives speed reproduce score rescore",  # verdicts
     "report sheets tables verdicts figures progress claims/",  # what people read
     "gate peers/",

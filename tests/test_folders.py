@@ -7,11 +7,13 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bdlbench import __main__ as cli
 from bdlbench import api, files, records, sources
 from bdlbench.errors import BadInput
+from bdlbench.score import Claim
 
 COIN = {"methods": ["exact"], "models": ["coin"], "datasets": ["coin_flips"], "samples": 1}
 
@@ -86,6 +88,26 @@ def test_a_folder_and_a_revision_are_read_alike(
         pass
     with pytest.raises(BadInput, match=f"results/{place} is not a whole record"):
         sources.read(Path("results"))
+
+
+@pytest.mark.parametrize(("tested", "outside", "samples"), [(1, 0, 1), (1, 1, 20), (5, 1, 20), (1, 5, 2)])
+def test_one_example_and_three_seeds_give_no_warning_and_no_verdict(
+    tmp_path: Path, tested: int, outside: int, samples: int
+) -> None:
+    """Warnings are errors here. One example shows no spread: there is nothing to hold a difference against."""
+    rng = np.random.default_rng(0)
+    for method in ("one", "two"):
+        arrays = {"probs": rng.dirichlet(np.ones(3), (samples, 3, tested)), "labels": np.zeros(tested, dtype=int)}
+        if outside:
+            arrays["ood.far.probs"] = rng.dirichlet(np.ones(3), (samples, 3, outside))
+        np.savez(tmp_path / f"{method}.npz", **arrays)
+        claim = Claim(method, "mine", own_data=True, axes="MRNC")
+        api.score(tmp_path / f"{method}.npz", claim, tmp_path / "r")
+    assert len(api.table(tmp_path / "r")) >= 6
+    found = api.compare(tmp_path / "r", tmp_path / "r", treatment=("one", "two"))
+    (nll,) = [finding for finding in found.findings if finding.metric == "nll"]
+    assert (nll.verdict == "inconclusive") or tested > 1
+    assert cli.main(["table", str(tmp_path / "r"), "--interval"]) == 0
 
 
 def test_a_report_of_subfolders_finds_their_predictions(folder: Path, tmp_path: Path) -> None:
