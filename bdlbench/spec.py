@@ -26,7 +26,11 @@ class Choice:
 
     @classmethod
     def of(cls, name: str, options: Mapping[str, Any]) -> Choice:
-        """From a mapping. Raises BadInput for an option called `name`: in a record it would rename the entry."""
+        """From a mapping. Raises BadInput for a name with characters that cannot be seen, and for an option called
+        `name`, which would rename the entry in a record.
+        """
+        if not name.isprintable():
+            raise BadInput(f"the name {short(name)} holds characters that cannot be seen: choose another")
         if "name" in options:
             raise BadInput(f"{name}.name: an option cannot be called name, which is the entry's own: rename the option")
         return cls(name, tuple(sorted(options.items())))

@@ -5,8 +5,6 @@ Records keep full precision; what is rounded here can be made again at any time.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 import re
@@ -466,11 +464,7 @@ def _about(result: Result) -> dict[str, Any]:
 def _csv(results: Sequence[Result], metrics: Sequence[str]) -> str:
     names = ["cell", "dataset", "model", "method", "options", "samples", "device", "threads"]
     names += ["seed", "split", "metric", "unit", "better", "value"]
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(long_rows(results, metrics))
-    return stream.getvalue()
+    return sheets.csv_lines(long_rows(results, metrics), names)
 
 
 def _json(results: Sequence[Result], metrics: Sequence[str]) -> str:

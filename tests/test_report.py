@@ -359,7 +359,7 @@ def test_a_plugin_is_named(tmp_path: Path, monkeypatch: Any, cells: Callable[...
 
 def test_what_no_command_gives_is_a_comment(cells: Callable[..., list[Cell]]) -> None:
     (cell,) = cells(methods=("mle",))
-    strange = Cell(Choice.of("gone\nrm -rf /", {}), cell.model, cell.dataset, 7)
+    strange = Cell(Choice("gone\nrm -rf /"), cell.model, cell.dataset, 7)
     older = Cell(Choice.of("mle", {"epochs": 3}), cell.model, cell.dataset, 7)
     paired = record_of(cell)
     paired = Record(paired.cell, (Replicate(0, 1), Replicate(1, 0)), paired.values, {}, {})
