@@ -8,10 +8,10 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from bdlbench.errors import BadInput, unknown
+from bdlbench.errors import LONGEST, BadInput, unknown
 
 Value = bool | int | float | str | tuple[int, ...]
 
@@ -169,14 +169,14 @@ def spell(value: Any) -> str:
     return "-".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
 
 
-def short(value: Any) -> str:
-    """A value for a message: as the command line takes it, cut where nobody would read on."""
+def short(value: Any, write: Callable[[Any], str] = spell) -> str:
+    """A value for a message: as the command line takes it, or as `write` does, cut where nobody would read on."""
     try:
-        text = spell(value)
+        text = write(value)
     except ValueError:  # more digits than Python writes
         return "a number of thousands of digits"
     text = text if text.isprintable() else repr(text)
-    return text if len(text) <= 60 else f"{text[:60]}…"
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
 
 
 Entry = TypeVar("Entry")

@@ -307,7 +307,7 @@ def _refuse_stray(settings: Settings) -> None:
             of_many = isinstance(fields(catalog.load(kinds[entry], entry))[option].default, tuple)
             if of_many and len(values) > 1 and not all(isinstance(value, list | tuple | str) for value in values):
                 raise BadInput(
-                    f"{entry}.{option} = {short(str(values))} may mean one value or several: "
+                    f"{entry}.{option} = {short(values, str)} may mean one value or several: "
                     f"write '{short(values)}' for one, or ['{short(values[0])}', …] to sweep"
                 )
 
@@ -328,7 +328,7 @@ def _names(choice: Choice) -> list[str]:
 def _word(raw: Mapping[str, Any], key: str, default: str, where: str) -> str:
     value = raw.get(key, default)
     if not isinstance(value, str) or not value.isprintable():
-        raise BadInput(f"{where}: {key} = {short(repr(value))} is not text on one line")
+        raise BadInput(f"{where}: {key} = {short(value, repr)} is not text on one line")
     return value
 
 
@@ -338,7 +338,7 @@ def _grid(raw: Any, where: str) -> Grid:
     _known(raw, GRID_KEYS, where)
     for key in CHOSEN:
         if not all(isinstance(name, str) for name in _as_list(raw.get(key, []))):
-            raise BadInput(f"{where}: {key} = {short(repr(raw[key]))} are not names: write {key} = ['NAME', …]")
+            raise BadInput(f"{where}: {key} = {short(raw[key], repr)} are not names: write {key} = ['NAME', …]")
     methods, models, datasets = (tuple(_as_list(raw.get(key, []))) for key in CHOSEN)
     return Grid(methods, models, datasets, _options(raw, where))
 

@@ -106,9 +106,9 @@ def whole(name: str, value: Any) -> int:
     try:
         number = index(value)
     except TypeError:
-        raise BadInput(f"{name} {short(repr(value))} is not a whole number") from None
+        raise BadInput(f"{name} {short(value, repr)} is not a whole number") from None
     if isinstance(value, bool):
-        raise BadInput(f"{name} {short(repr(value))} is not a whole number")
+        raise BadInput(f"{name} {short(value, repr)} is not a whole number")
     if not 1 <= number < 2**63:
         raise BadInput(f"{name} {short(number)} is out of range: at least 1" + ", below 2^63" * (number > 1))
     return number
@@ -134,7 +134,7 @@ def parse_seeds(given: Seeds, where: str = "--seeds") -> tuple[int, ...]:
     Raises BadInput for anything else, for repeats, for seeds of more than 63 bits, and for more than memory could hold.
     """
     allowed = "give a number of seeds (5), a range (0-9) or a list (1,4,7)"
-    said = f"{where} {short(repr(given))}"
+    said = f"{where} {short(given, repr)}"
     seeds: Sequence[int]
     try:
         if isinstance(given, bool) or (isinstance(given, Sequence) and any(isinstance(seed, bool) for seed in given)):
