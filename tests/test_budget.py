@@ -104,10 +104,10 @@ def test_nothing_is_written_where_a_batch_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="weights"):
         api.run(
             "quick",
-            methods=["mle"],
-            models=["logistic", "mlp"],
-            datasets=["wine"],
-            settings={"mlp.widths": [10, 10**10]},
+            method=["mle"],
+            model=["logistic", "mlp"],
+            dataset=["wine"],
+            set={"mlp.widths": ["10", "10000000000"]},
             results=tmp_path / "r",
         )
     assert list(tmp_path.iterdir()) == []

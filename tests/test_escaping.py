@@ -128,8 +128,8 @@ def test_every_way_out_takes_odd_names(folder: tuple[str, Path], capsys: pytest.
 
 def test_a_figure_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("")
-    api.run("quick", methods=["mle", "map"], models=["logistic"], datasets=["wine"], seeds="2", samples=1,
-            settings={"mle.epochs": 1, "map.epochs": 1}, results=tmp_path / "r")  # fmt: skip
+    api.run("quick", method=["mle", "map"], model=["logistic"], dataset=["wine"], seeds="2", samples=1,
+            set={"mle.epochs": 1, "map.epochs": 1}, results=tmp_path / "r")  # fmt: skip
     assert cli.main(["table", str(tmp_path / "r"), "--figure", str(tmp_path / "file" / "x.png")]) == 2
     assert "x.png cannot be written" in capsys.readouterr().err
 

@@ -15,7 +15,7 @@ from bdlbench import api, files, records, sources
 from bdlbench.errors import BadInput
 from bdlbench.score import Claim
 
-COIN = {"methods": ["exact"], "models": ["coin"], "datasets": ["coin_flips"], "samples": 1}
+COIN = {"method": ["exact"], "model": ["coin"], "dataset": ["coin_flips"], "samples": 1}
 
 
 @pytest.fixture

@@ -21,8 +21,8 @@ SIGNS = "nll ↓ 0.5 ± 0.1 · − × ∞ … 方法 \udc80"
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("records")
-    tiny = {"models": ["coin"], "datasets": ["coin_flips"], "samples": 1, "seeds": "3"}
-    api.run("quick", **tiny, methods=["exact"], results=place)
+    tiny = {"model": ["coin"], "dataset": ["coin_flips"], "samples": 1, "seeds": "3"}
+    api.run("quick", **tiny, method=["exact"], results=place)
     return place
 
 
@@ -143,6 +143,6 @@ def test_memory_that_nobody_counts_is_left_out(tmp_path: Path, monkeypatch: pyte
     assert clock.peak_memory_bytes(torch.device("cpu")) is None
     monkeypatch.undo()
     monkeypatch.setattr("bdlbench.run.peak_memory_bytes", lambda device: None)
-    tiny = {"models": ["coin"], "datasets": ["coin_flips"], "samples": 1, "seeds": "3"}
-    (record,) = api.run("quick", **tiny, methods=["exact"], results=tmp_path)
+    tiny = {"model": ["coin"], "dataset": ["coin_flips"], "samples": 1, "seeds": "3"}
+    (record,) = api.run("quick", **tiny, method=["exact"], results=tmp_path)
     assert "peak_memory_bytes" not in record.cost
