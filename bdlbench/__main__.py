@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bdlbench import instructions
+from bdlbench import instructions, terminal
 from bdlbench.errors import BadInput, BenchError, unknown
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ def table(
     found, untold = api.completed(results, [*_names(metrics), sort], plugin)
     if figure is not None:
         figures.draw_table(found, figure, _names(metrics), sort)
-    _write(tables.render(found, style, _names(metrics), sort, *_screen(), interval=interval))
+    _write(tables.render(found, style, _names(metrics), sort, *_screen(), interval=interval), style)
     if style == "terminal":
         _print_options_in_force(found)
         _print_machines(results, _names(metrics))
@@ -196,7 +196,7 @@ def compare(
         strict=strict,
         plugin=plugin,
     )
-    _write(verdicts.render(found, style, *_screen()))
+    _write(verdicts.render(found, style, *_screen()), style)
     if found.exit_code:
         raise typer.Exit(found.exit_code)
 
@@ -221,7 +221,7 @@ def rank(
     found = api.rank(results, metric, _names(methods), plugin)
     if figure is not None:
         figures.draw_ranking(found, figure)
-    _write(verdicts.render_ranking(found, style, *_screen()))
+    _write(verdicts.render_ranking(found, style, *_screen()), style)
 
 
 @app.command()
@@ -397,13 +397,18 @@ def peers(
         for each in chosen:
             print(f"timing {each.name}: {each.title}", file=sys.stderr, flush=True)
             done.append(work.measure(each, rounds))
-    _write(show.render(measured, style, threads, *_screen()))
+    _write(show.render(measured, style, threads, *_screen()), style)
     if not all(row.complete for done in measured for row in done):
         raise typer.Exit(INCOMPLETE)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
+    with terminal.forgiving():
+        return _ended(argv)
+
+
+def _ended(argv: Sequence[str] | None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if "--native" in arguments:  # an option of every command may stand anywhere
         arguments = ["--native", *(word for word in arguments if word != "--native")]
@@ -411,6 +416,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = app(arguments or ["--help"], prog_name="bdlbench", standalone_mode=False)
         if code == INTERRUPTED:
             raise Interrupted("interrupted")
+        sys.stdout.flush()  # what cannot be written is this command's failure, not the interpreter's
         return code if isinstance(code, int) else 0
     except BenchError as error:
         return _fail(str(error), error.exit_code)
@@ -758,7 +764,10 @@ def _screen() -> tuple[int, bool]:
     return shutil.get_terminal_size((100 if terminal else 240, 24)).columns, terminal
 
 
-def _write(text: str) -> None:
+def _write(text: str, style: str = "terminal") -> None:
+    """What programs read is in UTF-8 wherever it goes: a sign that a terminal lacks may be replaced there, not here."""
+    if style in ("csv", "json") and hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(encoding="utf-8")
     sys.stdout.write(text)
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from bdlbench import (
+    budget,
     catalog,
     environment,
     files,
@@ -275,13 +277,14 @@ def compare(
     part of the variance. Raises NotComparable where the protocols differ.
     """
     _add_plugins(plugin)
-    known = catalog.names("metrics")
-    if isinstance(margins, Mapping):
-        allowed = margin_table.checked("margins", margins, known)
-    else:
-        allowed = margin_table.read(_path("margins", margins) if margins else None, known)
     pairing = Pairing(_pair(treatment), ignore_options)
     with sources.opened(str(a)) as left, sources.opened(str(b)) as right:
+        held = {column for record in (*left.records, *right.records) for column in record.values["metrics"]}
+        known = {*catalog.names("metrics"), *(column.partition("[")[0] for column in held)}
+        if isinstance(margins, Mapping):
+            allowed = margin_table.checked("margins", margins, sorted(known))
+        else:
+            allowed = margin_table.read(_path("margins", margins) if margins else None, known)
         return comparison.compare(left, right, allowed, _listed(metrics), pairing, strict)
 
 
@@ -380,13 +383,12 @@ def verify(folder: str | Path, *, full: bool = False, threads: int | None = None
 
     path = _path("folder", folder)
     found = sources.read(path).records
-    place = path if path.is_dir() else path.parent
     seeds = {
         record.key: {r for other in found if other.key == record.key for r in other.replicates} for record in found
     }
     for record in found:
         with torch_state.usual():  # not around what a caller does between two checks
-            check = verify(place, record, full, threads)
+            check = verify(record.path.parent, record, full, threads)
         few = lint.of_replicates(check.title, sorted(seeds[record.key]))
         yield replace(check, findings=(*few, *check.findings))
 
@@ -450,13 +452,15 @@ def _add_plugins(given: Plugins) -> list[Path]:
 
 def machines(folder: Path) -> list[str]:
     """The devices, by name, on which the records of a folder were timed."""
-    return sorted({environment.machine(record.environment) for record in records.read(folder) if record.cost})
+    return sorted({environment.machine(record.environment) for record in sources.read(folder).records if record.cost})
 
 
 def prepare(spec: Spec, results: Path, fresh: bool = False, any_code: bool = False) -> Job:
     """What is missing of a spec, or was made by other code. Writes nothing. Raises BadInput for unreadable records."""
     lint.refuse(lint.of_spec(spec))
     existing = records.read(results, conflicting=fresh) if results.is_dir() else []
+    if fresh:
+        records.refuse_conflicts(existing, {(cell.key, one) for cell in spec.cells for one in spec.replicates})
     refuse_unwritable(results)
     is_reference = results.resolve().is_relative_to(REFERENCE.resolve())  # `verify` says whether these hold
     outdated = [] if fresh or any_code or is_reference else list(_outdated(spec, existing))
@@ -485,11 +489,14 @@ def perform(
     """Run the batches of a job that can be run. Returns their outcomes in order.
 
     Records to be replaced are set aside first and removed once all new ones are there. Raises as `ready` does, and
-    BadInput where the folder cannot be written.
+    BadInput where the folder cannot be written or a batch asks for more than memory holds or anyone waits for.
     """
     job = ready(job)
     if not job.batches and not job.results.is_dir():
         return []
+    for batch in job.batches:
+        if line := _long(batch):
+            logging.getLogger("bdlbench").warning("bdlbench: %s", line)
     began = _probe(job.results)
     if job.fresh:
         _forget_checkpoints(job.results, job.batches)
@@ -547,6 +554,18 @@ def _refusal(batch: Batch) -> str:
         return ""
 
 
+def _long(batch: Batch) -> str:
+    """What is to be said of a batch that takes long. Raises BadInput for one out of all proportion; else as above."""
+    try:
+        with torch_state.kept():
+            budget.refuse(batch)
+            return budget.said(batch)
+    except BadInput:
+        raise
+    except Exception:
+        return ""
+
+
 def _files(dataset: Choice) -> Sequence[store.RemoteFile]:
     """What a data set declares to be fetched."""
     declared: Sequence[store.RemoteFile] = getattr(catalog.load("datasets", dataset.name), "files", ())
@@ -586,8 +605,8 @@ def results_for(job: Job) -> list[Result]:
     if not job.results.is_dir():
         return []
     keys = [cell.key for cell in job.spec.cells]
-    source = sources.read(job.results) if any(job.results.glob("*.json")) else Source(())
-    found = [record for record in source.records if record.key in set(keys)]
+    found = [record for record in records.read(job.results) if record.key in set(keys)]
+    source = Source(tuple((job.results, record) for record in found))
     return select(merge(found, source), keys, job.spec.replicates)
 
 
@@ -642,10 +661,10 @@ def _set_aside(job: Job) -> None:
     """
     cells = {cell.key for cell in job.spec.cells if cell not in (job.skipped or {})}
     replaced = job.existing if job.fresh else [record for record, _ in job.outdated]
-    for old in replaced:
+    for old in sorted(replaced, key=lambda record: record.path.stem == record.name):  # a copy shares its predictions
         if old.key in cells and not set(job.spec.replicates).isdisjoint([*old.replicates, *old.failed]):
             for ending in (".safetensors", ".json"):
-                source = job.results / f"{old.name}{ending}"
+                source = job.results / f"{old.path.stem or old.name}{ending}"
                 if source.exists():
                     files.write_atomic(job.results / REPLACED / source.name, source.read_bytes())
             records.without(job.results, old, set(job.spec.replicates))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import resource
+import importlib
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -89,10 +89,11 @@ def reset_peak_memory(device: torch.device) -> None:
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def peak_memory_bytes(device: torch.device) -> int:
+def peak_memory_bytes(device: torch.device) -> int | None:
     """The most memory held since `reset_peak_memory`: by the device's allocator on a GPU, by this process elsewhere.
 
-    Where the count cannot be reset (neither a GPU nor Linux), since the process began.
+    Where the count cannot be reset (neither a GPU nor Linux), since the process began; None where nobody counts
+    (Windows, whose Python has no module `resource`).
     """
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
@@ -100,5 +101,9 @@ def peak_memory_bytes(device: torch.device) -> int:
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
+    try:
+        resource = importlib.import_module("resource")
+    except ImportError:
+        return None
     kilo = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kilo
+    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * kilo

@@ -32,9 +32,15 @@ class Diverged(BenchError):
     """Training left the finite numbers in every replicate."""
 
 
+LONGEST = 60
+"""Characters of what was given that a message repeats."""
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> BadInput:
     """The error for a name that does not exist, with the nearest one that does."""
     names = sorted(known)
+    text = str(name)  # in Python a caller may have given anything
+    name = name if len(text) <= LONGEST else f"{text[:LONGEST]}…"
     near = get_close_matches(str(name), names, n=1, cutoff=0.4)
     hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names) or 'none'}"
     return BadInput(f"unknown {kind} {name!r}: {hint}")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ def draw_table(results: Sequence[Result], path: Path, metrics: Sequence[str] = (
     groups = [shown for shown in group(results, metrics, sort) if _drawn(shown)]
     if not groups:
         raise BadInput(f"--figure {path}: there is no metric that two rows have")
-    _save(_draw(groups), path)
+    _save(lambda: _draw(groups), path)
 
 
 def draw_ranking(ranking: Ranking, path: Path) -> None:
@@ -39,7 +40,7 @@ def draw_ranking(ranking: Ranking, path: Path) -> None:
     if not ranking.has_diagram:
         count = len(ranking.blocks)
         raise BadInput(f"--figure {path}: {count} data sets, a diagram needs {ENOUGH_BLOCKS}; the table needs none")
-    _save(_diagram(ranking), path)
+    _save(lambda: _diagram(ranking), path)
 
 
 def _diagram(ranking: Ranking) -> Any:
@@ -79,9 +80,18 @@ def _refuse_other_endings(path: Path) -> None:
         raise BadInput(f"--figure {path}: the file must end in {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
 
 
-def _save(figure: Any, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=200)
+def _save(draw: Callable[[], Any], path: Path) -> None:
+    """Draw and write. A dollar in a name is a dollar, and a sign that the font lacks is a box."""
+    import matplotlib as mpl
+
+    with mpl.rc_context({"text.parse_math": False}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        figure = draw()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            figure.savefig(path, dpi=200)
+        except OSError as error:
+            raise BadInput(f"--figure {path} cannot be written: {error.strerror}") from None
 
 
 def _drawn(shown: Group) -> list[int]:
@@ -94,9 +104,11 @@ def _draw(groups: Sequence[Group]) -> Any:
     import matplotlib as mpl
     import seaborn as sns
     from matplotlib.figure import Figure
+    from rich.cells import cell_len
 
     heights = [PANEL[1] * len(shown.rows) + 0.9 for shown in groups]
-    size = (PANEL[0] * max(len(_drawn(shown)) for shown in groups) + 1.2, sum(heights))
+    longest = max(cell_len(name) for shown in groups for name in _labels(shown))
+    size = (PANEL[0] * max(len(_drawn(shown)) for shown in groups) + max(1.2, 0.06 * longest), sum(heights))
     with mpl.rc_context({**sns.axes_style("whitegrid"), **sns.plotting_context("paper")}):
         figure = Figure(figsize=size, layout="constrained")
         blocks = figure.subfigures(len(groups), 1, squeeze=False, height_ratios=heights)[:, 0]
@@ -116,12 +128,17 @@ def _panel(axis: Any, shown: Group, j: int, colours: Sequence[Any]) -> None:
             face = colour if row.entries[j].leads else "white"
             mean, error = number
             axis.errorbar(mean, place, xerr=error, fmt="o", color=colour, mfc=face, markersize=5, capsize=2)
-    labels = [" ".join(label for label in row.labels if label) for row in shown.rows]
+    labels = _labels(shown)
     axis.set_yticks(range(len(labels)), labels)
     axis.set(ylim=(len(labels) - 0.5, -0.5), xlabel=shown.columns[j].unit)
     axis.set_title(shown.columns[j].heading, fontsize="small")
     axis.locator_params(axis="x", nbins=4)
     axis.margins(x=0.1)
+
+
+def _labels(shown: Group) -> list[str]:
+    """The words of each row."""
+    return [" ".join(label for label in row.labels if label) for row in shown.rows]
 
 
 def _numbers(entry: Entry) -> tuple[float, float] | None:

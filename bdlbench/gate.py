@@ -472,7 +472,7 @@ def _is_speed(content: Any) -> bool:
 def _read(path: Path, is_right: Callable[[Any], bool]) -> dict[str, Any]:
     """What a file of the reference holds. Raises BadInput where it is absent, not whole, or of another shape."""
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError):
         content = None
     if not is_right(content):

@@ -147,7 +147,7 @@ def _spelled(values: Sequence[float] | None) -> str:
 
 
 def _measured() -> Iterator[tuple[str, Measured]]:
-    small = tomllib.loads((resources.files("bdlbench") / "objectives.toml").read_text())
+    small = tomllib.loads((resources.files("bdlbench") / "objectives.toml").read_text("utf-8"))
     for model_name in catalog.names("models"):
         model = _suited(model_name, small)
         for method_name in catalog.names("methods") if model else ():

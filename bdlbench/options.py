@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from bdlbench.errors import BadInput, unknown
+from bdlbench.errors import LONGEST, BadInput, unknown
 
 Value = bool | int | float | str | tuple[int, ...]
 
@@ -71,7 +72,9 @@ def _checked(field: dataclasses.Field[Any], where: str, raw: Any) -> Value:
             continue
         inside = low < number < high if open_ends else low <= number <= high
         if not inside:
-            raise BadInput(f"{where}={spell(value)} is out of range: allowed {allowed(field)}")
+            raise BadInput(f"{where}={short(value)} is out of range: allowed {allowed(field)}")
+        if not math.isfinite(number):
+            raise BadInput(f"{where}={short(value)} is not a finite number, and no record can hold another")
     choices = field.metadata["choices"]
     if choices and value not in choices:
         raise unknown(f"value of {where}", str(value), choices)
@@ -92,41 +95,70 @@ def allowed(field: dataclasses.Field[Any]) -> str:
 
 
 def _parsed(default: Any, where: str, raw: Any) -> Value:
-    """`raw` (text, or a TOML value) as the type of the option's default."""
+    """`raw` (text, or a value of TOML or JSON) as the type of the option's default, or BadInput: never another value.
+
+    A truth value is no number and a number no truth value, though Python takes each for the other.
+    """
     try:
         if isinstance(default, bool):
-            return _boolean(raw)
-        if isinstance(raw, bool):
-            raise TypeError
+            return _truth(raw)
         if isinstance(default, int):
-            if isinstance(raw, float) and raw != int(raw):
-                raise ValueError
-            return int(raw)
+            return _whole(raw)
         if isinstance(default, float):
-            return float(raw)
+            return _real(raw)
         if isinstance(default, tuple):
-            parts = raw.split("-") if isinstance(raw, str) else raw
-            return tuple(int(part) for part in parts if part != "")
+            if isinstance(raw, str):
+                raw = raw.strip().split("-") if raw.strip() else ()
+            return tuple(_whole(part) for part in (raw if isinstance(raw, list | tuple) else [raw]))
+        return _text(raw)
     except (TypeError, ValueError, OverflowError):
-        raise BadInput(f"{where}={spell(raw)} is not {_kind(default)}") from None
-    return str(raw)
+        raise BadInput(f"{where}={short(raw)} is not {_kind(default)}") from None
 
 
-def _boolean(raw: Any) -> bool:
+def _truth(raw: Any) -> bool:
     words = {"true": True, "1": True, "false": False, "0": False}
-    if str(raw).lower() not in words:
+    if not isinstance(raw, bool | str) or str(raw).lower() not in words:
         raise ValueError
     return words[str(raw).lower()]
+
+
+def _whole(raw: Any) -> int:
+    """A whole number of 64 bits: what tensors, records and frames hold. A float counts where each neighbour has one."""
+    if isinstance(raw, str):
+        raw = int(raw) if re.fullmatch(r"[-+]?[0-9]+(_[0-9]+)*", raw.strip()) else math.nan
+    if isinstance(raw, bool) or not isinstance(raw, int | float) or raw != int(raw):
+        raise ValueError
+    if not -(2**63) <= raw < 2**63 or (isinstance(raw, float) and abs(raw) > 2**53):
+        raise ValueError
+    return int(raw)
+
+
+def _real(raw: Any) -> float:
+    """The nearest number of 64 bits; not 1e-999 and 1e999, which would be 0 and infinite."""
+    if isinstance(raw, bool) or not isinstance(raw, int | float | str):
+        raise ValueError
+    if isinstance(raw, str) and not raw.isascii():
+        raise ValueError
+    number = float(raw)
+    if isinstance(raw, str) and re.match(r"[\s+-]*[0-9._]*[1-9]", raw) and (number == 0 or math.isinf(number)):
+        raise ValueError
+    return number
+
+
+def _text(raw: Any) -> str:
+    if not (isinstance(raw, str) and raw.isprintable()):
+        raise ValueError
+    return raw
 
 
 def _kind(default: Any) -> str:
     kinds: dict[type, str] = {
         bool: "true or false",
-        int: "a whole number",
-        float: "a number",
+        int: "a whole number of 64 bits",
+        float: "a number of 64 bits",
         tuple: "whole numbers joined by '-'",
     }
-    kinds[str] = "text"
+    kinds[str] = "text on one line"
     return kinds[type(default)]
 
 
@@ -135,6 +167,16 @@ def spell(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return "-".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
+
+
+def short(value: Any, write: Callable[[Any], str] = spell) -> str:
+    """A value for a message: as the command line takes it, or as `write` does, cut where nobody would read on."""
+    try:
+        text = write(value)
+    except ValueError:  # more digits than Python writes
+        return "a number of thousands of digits"
+    text = text if text.isprintable() else repr(text)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
 
 
 Entry = TypeVar("Entry")

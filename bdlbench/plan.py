@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 from bdlbench import catalog
 from bdlbench.errors import BadInput, unknown
-from bdlbench.options import fields, resolve
-from bdlbench.spec import SELECTIONS, Cell, Choice, Seeds, Spec, replicates, whole
+from bdlbench.options import fields, resolve, short
+from bdlbench.spec import SELECTIONS, SPLITS, Cell, Choice, Seeds, Spec, parse_seeds, replicates, whole
 
 Settings = Mapping[str, Mapping[str, Sequence[Any]]]
 """{entry: {option: values}}: more than one value sweeps."""
@@ -79,7 +79,7 @@ def read_suite(name: str) -> Suite:
     """A suite of the package. Raises BadInput for an unknown name, with the nearest."""
     if name not in suite_names():
         raise unknown("suite", name, suite_names())
-    text = (resources.files("bdlbench") / "suites" / f"{name}.toml").read_text()
+    text = (resources.files("bdlbench") / "suites" / f"{name}.toml").read_text("utf-8")
     return parse_suite(text, f"{name}.toml")
 
 
@@ -94,29 +94,40 @@ def read_suite_file(path: Path) -> Suite:
 
 
 def parse_suite(text: str, where: str) -> Suite:
-    """Raises BadInput for broken TOML (file, line), an unknown key (with the nearest), or a missing one."""
+    """The suite that a TOML text holds. where: the file's name, for messages.
+
+    Raises BadInput for broken TOML (file, line), an unknown key (with the nearest), a missing one, or a value of
+    another kind than the key takes.
+    """
     try:
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         reason = str(error).replace("end of document", f"line {len(text.splitlines())}, the end")
         raise BadInput(f"{where} is not valid TOML: {reason}") from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits; brackets in brackets in brackets …
+        raise BadInput(f"{where} holds what this version cannot read: {error}") from None
     _known(raw, TOP_KEYS, where)
-    version, samples = raw.get("version", 1), raw.get("samples", 100)
-    for key, value in {"version": version, "samples": samples}.items():
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise BadInput(f"{where}: {key}={value!r} is not a whole number")
+    version, samples = (
+        whole(f"{where}: {key} =", raw.get(key, default)) for key, default in {"version": 1, "samples": 100}.items()
+    )
     grids = raw.get("grid", [])
     if not isinstance(grids, list) or not grids:
         raise BadInput(f"{where} has no [[grid]]: add one with methods, models and datasets")
+    seeds: Seeds = raw.get("seeds", "5")
+    parse_seeds(seeds, f"{where}: seeds =")
+    splits, selection = _word(raw, "splits", "one", where), _word(raw, "selection", "", where)
+    for key, word, words in (("splits", splits, SPLITS), ("selection", selection or "none", SELECTIONS)):
+        if word not in words:
+            raise unknown(f"value of {key} in {where}", word, words)
     return Suite(
-        title=str(raw.get("title", where)),
+        title=_word(raw, "title", where, where),
         version=version,
-        seeds=raw.get("seeds", "5"),
+        seeds=seeds,
         samples=samples,
         grids=tuple(_grid(grid, where) for grid in grids),
         options=_options(raw, where),
-        splits=str(raw.get("splits", "one")),
-        selection=_selection(raw.get("selection", ""), where),
+        splits=splits,
+        selection=selection,
     )
 
 
@@ -222,14 +233,23 @@ def _listed(grid: Grid, kind: catalog.Kind) -> tuple[str, ...]:
 
 
 def parse_settings(texts: Sequence[str]) -> dict[str, dict[str, list[Any]]]:
-    """{entry: {option: [values]}} from "NAME.OPTION=V1,V2". Raises BadInput for another form."""
+    """{entry: {option: [values]}} from "NAME.OPTION=V1,V2".
+
+    Raises BadInput for another form, an empty value, and an option that is given twice.
+    """
     settings: dict[str, dict[str, list[Any]]] = {}
     for text in texts:
         target, equals, values = text.partition("=")
         entry, dot, option = target.strip().partition(".")
         if not (equals and dot and entry and option and values):
-            raise BadInput(f"--set {text!r} cannot be read: write NAME.OPTION=VALUE or NAME.OPTION=V1,V2")
-        settings.setdefault(entry, {})[option] = [value.strip() for value in values.split(",")]
+            raise BadInput(f"--set {short(text)!r} cannot be read: write NAME.OPTION=VALUE or NAME.OPTION=V1,V2")
+        parts = [value.strip() for value in values.split(",")]
+        if "" in parts:
+            raise BadInput(f"--set {short(text)!r} holds an empty value: write {entry}.{option}=V1,V2")
+        table = settings.setdefault(entry, {})
+        if option in table:
+            raise BadInput(f"--set {entry}.{option} is given twice: write {entry}.{option}=V1,V2 to sweep over values")
+        table[option] = parts
     return settings
 
 
@@ -284,6 +304,12 @@ def _refuse_stray(settings: Settings) -> None:
         for option, values in table.items():
             for value in values:
                 resolve(catalog.load(kinds[entry], entry), entry, {option: value})
+            of_many = isinstance(fields(catalog.load(kinds[entry], entry))[option].default, tuple)
+            if of_many and len(values) > 1 and not all(isinstance(value, list | tuple | str) for value in values):
+                raise BadInput(
+                    f"{entry}.{option} = {short(values, str)} may mean one value or several: "
+                    f"write '{short(values)}' for one, or ['{short(values[0])}', …] to sweep"
+                )
 
 
 def _refuse_idle(settings: Settings, cells: Sequence[Cell]) -> None:
@@ -299,17 +325,21 @@ def _names(choice: Choice) -> list[str]:
     return [choice.name, *nested]
 
 
-def _selection(word: Any, where: str) -> str:
-    if word and word not in SELECTIONS:
-        raise unknown(f"value of selection in {where}", str(word), SELECTIONS)
-    return str(word)
+def _word(raw: Mapping[str, Any], key: str, default: str, where: str) -> str:
+    value = raw.get(key, default)
+    if not isinstance(value, str) or not value.isprintable():
+        raise BadInput(f"{where}: {key} = {short(value, repr)} is not text on one line")
+    return value
 
 
 def _grid(raw: Any, where: str) -> Grid:
     if not isinstance(raw, dict):
         raise BadInput(f"{where}: each [[grid]] is a table with methods, models and datasets")
     _known(raw, GRID_KEYS, where)
-    methods, models, datasets = (tuple(map(str, _as_list(raw.get(key, [])))) for key in CHOSEN)
+    for key in CHOSEN:
+        if not all(isinstance(name, str) for name in _as_list(raw.get(key, []))):
+            raise BadInput(f"{where}: {key} = {short(raw[key], repr)} are not names: write {key} = ['NAME', …]")
+    methods, models, datasets = (tuple(_as_list(raw.get(key, []))) for key in CHOSEN)
     return Grid(methods, models, datasets, _options(raw, where))
 
 
@@ -317,6 +347,10 @@ def _options(raw: Mapping[str, Any], where: str) -> dict[str, dict[str, list[Any
     options = raw.get("options", {})
     if not isinstance(options, dict) or not all(isinstance(table, dict) for table in options.values()):
         raise BadInput(f"{where}: options are tables, one for each entry: [options.mlp]")
+    for entry, table in options.items():
+        for option, value in table.items():
+            if value == []:
+                raise BadInput(f"{where}: {entry}.{option} has no value: write one, or leave the line out")
     return {entry: {k: _as_list(v) for k, v in table.items()} for entry, table in options.items()}
 
 

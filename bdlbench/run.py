@@ -381,7 +381,7 @@ def _cost(
     device: torch.device,
 ) -> dict[str, float]:
     """Of the whole batch: seconds, throughputs, memory. Never divided by seeds."""
-    rows = len(batch.rows)
+    rows, peak = len(batch.rows), peak_memory_bytes(device)
     predicted = problem.test.num_data + sum(x.shape[1] for x in problem.ood.values())
     return {
         "rows": float(rows),
@@ -390,8 +390,7 @@ def _cost(
         "train_examples_per_second": spent.examples / train_seconds,
         "train_replicate_examples_per_second": spent.examples * rows / train_seconds,
         "predict_sample_examples_per_second": evaluation.test.samples * predicted * rows / predict_seconds,
-        "peak_memory_bytes": float(peak_memory_bytes(device)),
-    }
+    } | ({} if peak is None else {"peak_memory_bytes": float(peak)})
 
 
 def _write_cell(batch: Batch, cell: Cell, result: _Result, settings: Settings) -> Record:

@@ -250,7 +250,7 @@ def _replaced(results: Path, record: Record, fresh: bool) -> list[Record]:
                 seeds = ", ".join(str(replicate.seed) for replicate in sorted(both))
                 raise BadInput(f"{results} holds seeds {seeds} of this cell already: --fresh replaces them")
             found.append(old)
-    return [old for old in found if old.name != record.name]
+    return [old for old in found if old.path.stem != record.name]
 
 
 def _metrics(found: Submission) -> dict[str, Metric]:

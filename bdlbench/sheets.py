@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
@@ -58,13 +59,40 @@ def markdown(sheet: Sheet) -> str:
     return text + "| " + " | ".join(marks) + " |\n" + "".join(map(line, sheet.rows)) + "\n"
 
 
-MARKDOWN = {"&": "&amp;", "<": "&lt;", ">": "&gt;"} | {char: f"\\{char}" for char in "\\|*`~"}
+MARKDOWN = {"&": "&amp;", "<": "&lt;", ">": "&gt;"} | {char: f"\\{char}" for char in "\\|*`~[]$"}
 
 
 def escape_markdown(text: str) -> str:
-    """Characters that GitHub's dialect would take for markup, on one line. An underscore inside a word is none."""
+    """Characters that GitHub's dialect would take for markup, on one line. An underscore inside a word is none.
+
+    Addresses are not made links, nor a number or a sign in front a list or a heading.
+    """
     escaped = "".join(MARKDOWN.get(char, char) for char in " ".join(text.split()))
-    return re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", escaped)
+    escaped = re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", escaped)
+    escaped = re.sub(r"(?i)(?<=[a-z0-9]):(?=//)|(?<=mailto):|(?<=xmpp):|(?<=www)\.", r"\\\g<0>", escaped)
+    return re.sub(r"^([0-9]*)(#+|[-+.)])(?=\s|$)", r"\1\\\2", escaped)
+
+
+FORMULA = tuple("=+-@\t\r＝＋－＠")
+"""What a spreadsheet takes for the start of a formula, and runs."""
+
+
+def csv_lines(rows: Iterable[Mapping[str, Any]], names: Sequence[str]) -> str:
+    """Comma-separated values with a line of names. Text that a spreadsheet would run has an apostrophe in front."""
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, names, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({name: _inert(value) if isinstance(value, str) else value for name, value in row.items()})
+    return stream.getvalue()
+
+
+def _inert(text: str) -> str:
+    try:
+        float(text)
+    except ValueError:
+        return f"'{text}" if text.startswith(FORMULA) else text
+    return text  # a number may begin with a sign
 
 
 TEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
@@ -120,5 +148,5 @@ def printed(parts: Sequence[Any], width: int, color: bool) -> str:
 
 
 def _guarded(text: str) -> str:
-    """A bracket at the start of a row would be taken for the argument of the row's end before it."""
-    return "{" + text + "}" if text.startswith("[") else text
+    """A bracket or a star at the start of a row would be taken for a part of the row's end before it."""
+    return "{" + text + "}" if text.startswith(("[", "*")) else text

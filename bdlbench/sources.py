@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 import subprocess
 import tarfile
 import tempfile
@@ -21,9 +20,6 @@ from bdlbench.records import Record
 RESULTS = "results"
 """What of a revision is read unless it names a path."""
 
-RECORD = re.compile(r"-[0-9a-f]{12}-[0-9a-f]{8}\.json$")
-"""How the name of a record ends: a results folder may hold other JSON files."""
-
 
 @dataclass(frozen=True)
 class Source:
@@ -39,15 +35,20 @@ class Source:
     def predictions(self, record: Record) -> dict[str, Tensor]:
         """The arrays beside a record; {} where they were not kept. Raises BadInput where they were altered."""
         folder = next(folder for folder, known in self.entries if known is record)
-        return records.predictions(folder, record) if (folder / f"{record.name}.safetensors").exists() else {}
+        return records.predictions(folder, record) if records.has_predictions(folder, record) else {}
 
 
-def read(path: Path) -> Source:
-    """The records of a folder, or one record. Raises BadInput where there are none."""
-    found = records.read(path)
+def read(path: Path, name: str = "") -> Source:
+    """The records of a folder and its subfolders, or one record; says what it passes over. name: instead of the path's.
+
+    Raises BadInput where there are none.
+    """
+    found, others = records.scan(path, below=True)
+    records.say_passed_over(others, name or str(path))
     if not found:
-        raise BadInput(f"{path} holds no records: give a folder that `run` wrote")
-    return Source(tuple((path if path.is_dir() else path.parent, record) for record in found))
+        raise BadInput(f"{name or path} holds no records: give a folder that `run` wrote")
+    records.refuse_conflicts(found)
+    return Source(tuple((record.path.parent, record) for record in found))
 
 
 @contextmanager
@@ -63,7 +64,13 @@ def opened(name: str) -> Iterator[Source]:
     if not _is_revision(revision):
         raise BadInput(f"{name} does not exist, and is no git revision: give a folder that `run` wrote, or a revision")
     with tempfile.TemporaryDirectory() as scratch:
-        yield _read_tree(name, Path(scratch), _archive(revision, path or RESULTS, name))
+        with tarfile.open(fileobj=io.BytesIO(_archive(revision, path or RESULTS, name))) as tree:
+            tree.extractall(scratch, filter="data")
+        try:
+            found = read(Path(scratch), name)
+        except BadInput as error:  # by the revision's name: the scratch folder is gone when someone reads of it
+            raise BadInput(str(error).replace(scratch, name)) from None
+        yield found
 
 
 def _is_revision(name: str) -> bool:
@@ -84,14 +91,3 @@ def _git(*arguments: str) -> tuple[bytes, bool]:
     except OSError:
         return b"", False
     return asked.stdout, asked.returncode == 0
-
-
-def _read_tree(name: str, scratch: Path, archive: bytes) -> Source:
-    with tarfile.open(fileobj=io.BytesIO(archive)) as tree:
-        tree.extractall(scratch, filter="data")
-    paths = sorted(path for path in scratch.rglob("*.json") if RECORD.search(path.name))
-    if not paths:
-        raise BadInput(f"{name} holds no records")
-    entries = tuple((path.parent, records.read_one(path)) for path in paths)
-    records.refuse_conflicts([record for _, record in entries])
-    return Source(entries)

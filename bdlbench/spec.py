@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import index
 from typing import Any
 
-from bdlbench import files
+from bdlbench import files, memory
 from bdlbench.errors import BadInput, unknown
-from bdlbench.options import Value
+from bdlbench.options import Value, short
 
 ELSEWHERE = "elsewhere"
 """The device of a cell whose predictions were not made here."""
@@ -24,7 +26,13 @@ class Choice:
 
     @classmethod
     def of(cls, name: str, options: Mapping[str, Any]) -> Choice:
-        """From a mapping."""
+        """From a mapping. Raises BadInput for a name with characters that cannot be seen, and for an option called
+        `name`, which would rename the entry in a record.
+        """
+        if not name.isprintable():
+            raise BadInput(f"the name {short(name)} holds characters that cannot be seen: choose another")
+        if "name" in options:
+            raise BadInput(f"{name}.name: an option cannot be called name, which is the entry's own: rename the option")
         return cls(name, tuple(sorted(options.items())))
 
     def as_dict(self) -> dict[str, Any]:
@@ -89,16 +97,20 @@ SPLITS: dict[str, Callable[[int], int]] = {"one": lambda seed: 0, "each": lambda
 """Which split a seed is trained on: all on split 0, or each on the split of its own number."""
 
 
+REPLICATE_BYTES = 1 << 14
+"""What a run holds for each replicate at the least: the smallest cell, `exact` on the coin, takes 27 kB for one."""
+
+
 def whole(name: str, value: Any) -> int:
-    """A count that a user gave as `name`. Raises BadInput where it is no whole number, or below 1."""
+    """A count that a user gave as `name`. Raises BadInput where it is no whole number of 63 bits, or below 1."""
     try:
         number = index(value)
     except TypeError:
-        raise BadInput(f"{name} {value!r} is not a whole number") from None
+        raise BadInput(f"{name} {short(value, repr)} is not a whole number") from None
     if isinstance(value, bool):
-        raise BadInput(f"{name} {value!r} is not a whole number")
-    if number < 1:
-        raise BadInput(f"{name} {number} is out of range: at least 1")
+        raise BadInput(f"{name} {short(value, repr)} is not a whole number")
+    if not 1 <= number < 2**63:
+        raise BadInput(f"{name} {short(number)} is out of range: at least 1" + ", below 2^63" * (number > 1))
     return number
 
 
@@ -116,25 +128,43 @@ def replicates(seeds: Seeds, splits: str) -> tuple[Replicate, ...]:
     return tuple(Replicate(seed, SPLITS[splits](seed)) for seed in parse_seeds(seeds))
 
 
-def parse_seeds(given: Seeds) -> tuple[int, ...]:
-    """Seeds from "5" or 5 (0 to 4), "0-9", "1,4,7" or [1, 4, 7]. Raises BadInput for anything else, and for repeats."""
+def parse_seeds(given: Seeds, where: str = "--seeds") -> tuple[int, ...]:
+    """Seeds, ascending, from "5" or 5 (0 to 4), "0-9", "1,4,7" or [1, 4, 7]. where: what was given them, for messages.
+
+    Raises BadInput for anything else, for repeats, for seeds of more than 63 bits, and for more than memory could hold.
+    """
     allowed = "give a number of seeds (5), a range (0-9) or a list (1,4,7)"
+    said = f"{where} {short(given, repr)}"
+    seeds: Sequence[int]
     try:
+        if isinstance(given, bool) or (isinstance(given, Sequence) and any(isinstance(seed, bool) for seed in given)):
+            raise TypeError
         if not isinstance(given, str):
-            if isinstance(given, bool):
-                raise TypeError
-            seeds = [index(seed) for seed in given] if isinstance(given, Iterable) else list(range(index(given)))
+            seeds = sorted(map(index, given)) if isinstance(given, Iterable) else range(index(given))
         elif "," in given:
-            seeds = [int(part) for part in given.split(",")]
+            seeds = sorted(_decimal(part) for part in given.split(","))
         elif "-" in given:
-            first, last = (int(part) for part in given.split("-"))
-            seeds = list(range(first, last + 1))
+            first, last = (_decimal(part) for part in given.split("-"))
+            seeds = range(first, last + 1)
         else:
-            seeds = list(range(int(given)))
+            seeds = range(_decimal(given))
+        count = len(seeds)
+    except OverflowError:  # a range of more numbers than Python counts
+        count = sys.maxsize
     except (TypeError, ValueError):
-        raise BadInput(f"--seeds {given!r} cannot be read: {allowed}") from None
-    if not seeds or min(seeds) < 0:
-        raise BadInput(f"--seeds {given!r} names no seed: {allowed}")
-    if len(set(seeds)) < len(seeds):
-        raise BadInput(f"--seeds {given!r} names a seed twice: {allowed}")
-    return tuple(sorted(seeds))
+        raise BadInput(f"{said} cannot be read: {allowed}") from None
+    memory.refuse(count * REPLICATE_BYTES, f"{said}, which are {count:,} replicates,")
+    if not seeds or seeds[0] < 0:
+        raise BadInput(f"{said} names no seed: {allowed}")
+    if seeds[-1] >= 2**63:
+        raise BadInput(f"{said} names a seed of more than 63 bits: {allowed}")
+    if len(set(seeds)) < count:
+        raise BadInput(f"{said} names a seed twice: {allowed}")
+    return tuple(seeds)
+
+
+def _decimal(text: str) -> int:
+    """Decimal digits alone: Python's int() also takes 1_0 and digits of other scripts."""
+    if not re.fullmatch(r"\s*-?[0-9]+\s*", text):
+        raise ValueError
+    return int(text)

@@ -227,7 +227,7 @@ def _refuse_broken(file: RemoteFile, found: State, name: str) -> None:
         problem = f"fails its checksum: SHA-256 {checksum(path)[:12]}…, expected {str(file.sha256)[:12]}…"
     else:
         return
-    raise _unavailable(file, name, problem, f"delete it and run: python -m bdlbench data {name}")
+    raise _unavailable(file, name, problem, f"move it away and run: python -m bdlbench data {name}")
 
 
 def _unavailable(file: RemoteFile, name: str, problem: str, remedy: str) -> DataUnavailable:
@@ -235,12 +235,25 @@ def _unavailable(file: RemoteFile, name: str, problem: str, remedy: str) -> Data
 
 
 def _download(origin: Origin, files: Sequence[RemoteFile], name: str) -> None:
-    """Bring `files`, which all come from `origin`, into the store: verified first, then written atomically."""
-    first = files[0]
+    """Bring `files`, which all come from `origin`, into the store: verified first, then written atomically.
+
+    Where the download itself lies in the store already, it is unpacked there and no network is asked.
+    """
+    first, packed = files[0], _packed(origin, files)
     remedy = f"set BDLBENCH_DATA to a folder that holds {first.path}"
     if not all(_writable((root() / file.path).parent) for file in files):
         remedy = f"{remedy}, or to a writable one and run: python -m bdlbench data {name}"
-        raise _unavailable(first, name, "is absent, and that place is not writable", remedy)
+        there = f" ({packed} is there, to be unpacked)" if packed else ""
+        raise _unavailable(first, name, f"is absent{there}, and that place is not writable", remedy)
+    if packed is not None:
+        try:
+            for file in files:
+                write_atomic(root() / file.path, _verified(file, _unpacked(packed, file.path)))
+            return
+        except _FAILURES as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            remedy = f"put a whole one there, or move it away and run: python -m bdlbench data {name}"
+            raise _unavailable(first, name, f"is absent and {packed} does not give it ({reason})", remedy) from error
     try:
         with tempfile.TemporaryDirectory(prefix="bdlbench-") as scratch:
             archive = _retrieved(origin, Path(scratch))
@@ -250,6 +263,19 @@ def _download(origin: Origin, files: Sequence[RemoteFile], name: str) -> None:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         remedy = f"{remedy}, or run with a network: python -m bdlbench data {name}"
         raise _unavailable(first, name, f"is absent and could not be downloaded ({reason})", remedy) from error
+
+
+def _packed(origin: Origin, files: Sequence[RemoteFile]) -> Path | None:
+    """The download as a person has put it into the store: beside one of its files, or at the top. None where it is not.
+
+    What vouches for it is the checksum of each file, or where one is not known that of the download.
+    """
+    names = {url.rsplit("/", 1)[-1] for url in origin.urls} | {f"{Path(file.path).name}.gz" for file in files[:1]}
+    places = dict.fromkeys([*((root() / file.path).parent for file in files), root()])
+    for path in (place / name for place in places for name in sorted(names)):
+        if path.is_file() and all(file.sha256 or checksum(path) == origin.sha256 for file in files):
+            return path
+    return None
 
 
 def _writable(folder: Path) -> bool:

@@ -5,8 +5,6 @@ Records keep full precision; what is rounded here can be made again at any time.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 import re
@@ -405,9 +403,22 @@ def _sorted(results: list[Result], sort: str) -> list[Result]:
 
 def _value(result: Result, column: Column) -> float:
     if column.is_cost:
-        return sum(cost.get(column.name, math.nan) for cost in result.costs) if result.costs else math.nan
+        return _over_batches(result.costs, column.name)
     score = result.scores.get(column.name)
     return score.mean if score else math.nan
+
+
+def _over_batches(costs: Sequence[Mapping[str, float]], name: str) -> float:
+    """A cost of several batches as one, NaN where it is not known: rates are weighted by time, memory is the most."""
+    values = [cost.get(name, math.nan) for cost in costs]
+    if not values or any(map(math.isnan, values)):
+        return math.nan
+    if name.endswith("_bytes"):
+        return max(values)
+    if not name.endswith("_per_second"):
+        return math.fsum(values)
+    seconds = [cost.get(f"{name.partition('_')[0]}_seconds", 1.0) for cost in costs]
+    return math.fsum(rate * spent for rate, spent in zip(values, seconds, strict=True)) / math.fsum(seconds)
 
 
 def _leading(results: Sequence[Result], columns: Sequence[Column]) -> dict[str, set[str]]:
@@ -453,11 +464,7 @@ def _about(result: Result) -> dict[str, Any]:
 def _csv(results: Sequence[Result], metrics: Sequence[str]) -> str:
     names = ["cell", "dataset", "model", "method", "options", "samples", "device", "threads"]
     names += ["seed", "split", "metric", "unit", "better", "value"]
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(long_rows(results, metrics))
-    return stream.getvalue()
+    return sheets.csv_lines(long_rows(results, metrics), names)
 
 
 def _json(results: Sequence[Result], metrics: Sequence[str]) -> str:

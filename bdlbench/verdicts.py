@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from collections import Counter
@@ -27,7 +25,7 @@ ROUNDING = 1e-6
 def render(comparison: Comparison, style: Format = "terminal", width: int = 100, color: bool = False) -> str:
     """A comparison as text."""
     if style == "csv":
-        return _csv(list(comparison.rows()), CSV_NAMES)
+        return sheets.csv_lines(comparison.rows(), CSV_NAMES)
     if style == "json":
         return _json(comparison)
     shown = list(_sheets(comparison))
@@ -74,14 +72,6 @@ CSV_NAMES = ["dataset", "model", "method", "method_b", "cell_a", "cell_b", "metr
 CSV_NAMES += ["mean_b", "difference", "low", "high", "p", "corrected_p", "verdict", "margin", "detectable"]
 CSV_NAMES += ["seeds_to_settle", "standard_error", "seed_variance", "monte_carlo_variance", "example_variance"]
 CSV_NAMES += ["population", "replicates_a", "replicates_b", "pairs"]
-
-
-def _csv(rows: Sequence[Row], names: Sequence[str]) -> str:
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return stream.getvalue()
 
 
 def _json(comparison: Comparison) -> str:
@@ -251,7 +241,7 @@ def _seeds(finding: Finding) -> str:
 def render_ranking(ranking: Ranking, style: Format = "terminal", width: int = 100, color: bool = False) -> str:
     """A ranking as text: mean ranks and values, and every pair."""
     if style == "csv":
-        return _csv(list(_duel_rows(ranking)), list(next(_duel_rows(ranking))))
+        return sheets.csv_lines(_duel_rows(ranking), list(next(_duel_rows(ranking))))
     if style == "json":
         return _ranking_json(ranking)
     shown, summary = _ranking_sheets(ranking), _ranking_summary(ranking)

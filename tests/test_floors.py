@@ -24,12 +24,12 @@ FLOORS = (
     "posteriors/",  # sampling and chunking, shared by methods
     "models/ datasets/ methods/ metrics/",  # one file per entry
     "entries catalog",  # what an entry must be; the folder is the registry
-    "plan provenance run executors suites/",  # spec -> records
+    "plan provenance run executors budget suites/",  # spec -> records
     "results sources margins differences compare rank verify lint objectives speed reproduce score rescore "
     "contracts check",  # verdicts
     "report sheets tables verdicts figures progress claims/",  # what people read
     "gate peers/",
-    "__main__ api",  # the command line, and the same verbs in Python
+    "__main__ api terminal",  # the command line, and the same verbs in Python
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names.split()}
 ENTRIES = FLOOR["models/"]

@@ -37,7 +37,7 @@ def test_a_file_of_its_own(tmp_path: Path) -> None:
         ("[margins]\nnl = 1\n", "unknown metric 'nl': did you mean 'nll'?"),
         ("[margins]\nnll = -1\n", "the margin of nll is -1: a number from 0 upwards"),
         ("[margins]\nnll = 'a'\n", "the margin of nll is 'a'"),
-        ("[margins]\nnll = true\n", "the margin of nll is True"),
+        ("[margins]\nnll = true\n", "the margin of nll is true"),
         ("[margins]\nnll = nan\n", "the margin of nll is nan"),
         ("margins = 3\n", "margins is not a table"),
         ("nll = 1\n", r"has no table \[margins\]"),
@@ -49,6 +49,34 @@ def test_refused(tmp_path: Path, text: str, words: str) -> None:
     path = tmp_path / "m.toml"
     path.write_text(text)
     with pytest.raises(BadInput, match=words):
+        margins.read(path, METRICS)
+
+
+def test_a_metric_that_only_records_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "m.toml"
+    path.write_text("[margins]\nood_auroc_energy = 0.05\n'ood_auroc_energy[near]' = 0.1\n")
+    right = {"ood_auroc_energy": 0.05, "ood_auroc_energy[near]": 0.1}
+    assert margins.read(path, [*METRICS, "ood_auroc_energy[near]", "ood_auroc_energy[far]"]) == right
+    with pytest.raises(BadInput, match="unknown metric 'ood_auroc_energy': did you mean 'ood_auroc'"):
+        margins.read(path, METRICS)
+    (tmp_path / "pyproject.toml").write_text("[tool.bdlbench.gate.margins]\nood_auroc_energy = 0.05\n")
+    monkeypatch.chdir(tmp_path)
+    assert margins.read(None, METRICS) == {"ood_auroc_energy": 0.05}
+
+
+@pytest.mark.parametrize("number", ["inf", "1" + "0" * 400, "0x1" + "0" * 5000])
+def test_a_margin_is_a_finite_number(tmp_path: Path, number: str) -> None:
+    path = tmp_path / "m.toml"
+    path.write_text(f"[margins]\nnll = {number}\n")
+    with pytest.raises(BadInput, match=r"the margin of nll is .*: a number from 0 upwards") as caught:
+        margins.read(path, METRICS)
+    assert len(str(caught.value)) < 300
+
+
+def test_brackets_without_end(tmp_path: Path) -> None:
+    path = tmp_path / "m.toml"
+    path.write_text(f"margins = {'[' * 100_000}")
+    with pytest.raises(BadInput, match="is not TOML"):
         margins.read(path, METRICS)
 
 

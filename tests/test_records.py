@@ -83,9 +83,81 @@ def test_the_same_record_is_the_same_bytes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "3", "{}", '{"schema": "x"}', '{"schema": 1}', "\x00"])
 def test_what_is_not_whole_is_refused(tmp_path: Path, content: str) -> None:
-    (tmp_path / "x.json").write_text(content)
-    with pytest.raises(BadInput, match=r"x\.json is not a whole record"):
+    path = tmp_path / "wine-mlp-mle-0123456789ab-01234567.json"
+    path.write_text(content)
+    with pytest.raises(BadInput, match=r"01234567\.json is not a whole record: it is cut short or damaged") as caught:
         records.read(tmp_path)
+    assert "remove" not in str(caught.value)
+    assert "delete" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "3", "{}", '{"schema": 1}', "\x00", "[" * 100_000, '{"a": 1e999}'])
+def test_what_is_no_record_is_passed_over_in_one_line(
+    tmp_path: Path, content: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    written = write(tmp_path, [0])
+    for name in ("notes.json", "objectives.json", "speed.json", "z.json"):
+        (tmp_path / name).write_text(content)
+    (tmp_path / "folder.json").mkdir()
+    assert records.read(tmp_path) == records.read(tmp_path) == [written]
+    (line,) = caplog.messages
+    names = "notes.json, objectives.json, speed.json and 1 more"
+    assert line == f"bdlbench: passed over in {tmp_path}, being no records: {names}"
+    with pytest.raises(BadInput, match=r"notes\.json is not a whole record: give one that `run` wrote"):
+        records.read(tmp_path / "notes.json")
+
+
+def test_a_copy_that_was_cut_short_is_no_note(tmp_path: Path) -> None:
+    written = write(tmp_path, [0])
+    text = (tmp_path / f"{written.name}.json").read_text()
+    (tmp_path / "a copy.json").write_text(text[: len(text) // 2])
+    with pytest.raises(BadInput, match=r"a copy\.json is not a whole record: it is cut short"):
+        records.read(tmp_path)
+
+
+def test_a_record_that_was_renamed_is_still_one(tmp_path: Path) -> None:
+    written = write(tmp_path, [0, 1])
+    for ending in (".json", ".safetensors"):
+        (tmp_path / f"{written.name}{ending}").rename(tmp_path / f"mine{ending}")
+    (found,) = records.read(tmp_path)
+    assert (found, found.path) == (written, tmp_path / "mine.json")
+    assert torch.equal(records.predictions(tmp_path, found)["test.entropy"], arrays([0, 1])["test.entropy"])
+    records.without(tmp_path, found, {Replicate(0)})
+    assert values(tmp_path) == {1: 1.0}
+    assert {path.name for path in tmp_path.iterdir()} == {"mine.json", "mine.safetensors"}
+
+
+def test_what_may_not_be_read_is_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = write(tmp_path, [0])
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", deny)
+        with pytest.raises(BadInput, match=rf"{written.name}\.json cannot be read: Permission denied"):
+            records.read(tmp_path)
+        with pytest.raises(BadInput, match=rf"{written.name}\.safetensors cannot be read: Permission denied"):
+            records.predictions(tmp_path, written)
+    monkeypatch.setattr("os.scandir", deny)
+    with pytest.raises(BadInput, match="cannot be read: Permission denied"):
+        records.read(tmp_path)
+
+
+def deny(path: object) -> bytes:
+    raise PermissionError(13, "Permission denied", str(path))
+
+
+def test_a_checksum_does_not_make_a_record(tmp_path: Path) -> None:
+    path = tmp_path / f"{write(tmp_path, [0]).name}.json"
+    forge(path, replicates=[{"sed": 1}])
+    with pytest.raises(BadInput, match="is not a whole record"):
+        records.read(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["x" * 200, "\u4e00" * 40, "\U0001f600" * 40, "a/b\\c:d", "é" * 300])
+def test_the_name_of_a_file_fits_every_system(tmp_path: Path, name: str) -> None:
+    odd = Cell(Choice.of(name, {}), Choice.of(name, {}), Choice.of(name, {}), samples=3)
+    path = records.write(tmp_path, replace(record([0]), cell=odd.as_dict()), arrays([0]))
+    assert path.name.isascii()
+    assert len(path.with_suffix(".safetensors").name) + len("..12345678.part") < 255
+    assert records.read_one(path).cell["treatment"]["name"] == name
 
 
 def test_truncated_at_any_place(tmp_path: Path) -> None:
@@ -127,8 +199,27 @@ def test_conflicts_are_refused_and_agreement_is_not(tmp_path: Path) -> None:
     write(tmp_path, [1, 2])
     assert values(tmp_path) == {0: 0.0, 1: 1.0, 2: 2.0}
     write(tmp_path, [2, 3], add=0.5)
-    with pytest.raises(BadInput, match="give seed 2, split 0 differing values: remove one"):
+    with pytest.raises(BadInput, match="give seed 2, split 0 differing values: `run --fresh` makes these anew"):
         records.read(tmp_path)
+
+
+def test_a_conflict_names_both_files(tmp_path: Path) -> None:
+    one = write(tmp_path, [0, 1])
+    copy = tmp_path / "copy.json"
+    copy.write_bytes((tmp_path / f"{one.name}.json").read_bytes())
+    assert values(tmp_path) == {0: 0.0, 1: 1.0}  # equal: no conflict
+    changed = json.loads(copy.read_text())["values"]
+    changed["metrics"]["nll"]["values"] = [0.5, 1.0]
+    forge(copy, values=changed)
+    with pytest.raises(BadInput, match=rf"/copy\.json and .*/{one.name}\.json give seed 0, split 0 differing values"):
+        records.read(tmp_path)
+    both = records.read(tmp_path, conflicting=True)
+    with pytest.raises(BadInput, match="seed 0"):
+        records.refuse_conflicts(both, {(one.key, Replicate(1))})
+    records.refuse_conflicts(both, {(one.key, Replicate(0))})
+    for found in both:
+        records.without(tmp_path, found, {Replicate(0)})
+    assert values(tmp_path) == {1: 1.0}
 
 
 def test_missing_folder(tmp_path: Path) -> None:

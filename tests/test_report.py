@@ -60,7 +60,7 @@ def written(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def section(folder: Path) -> Section:
-    (found,) = evidence.sections(folder, evidence.gather(folder))
+    (found,) = evidence.sections(evidence.gather(folder))
     return found
 
 
@@ -161,7 +161,7 @@ def test_regressions_densities_and_networks_that_stop(tmp_path: Path) -> None:
     for pattern in ("binary_digits-vae-*", "diabetes-*-map-*", "diabetes-*-laplace-*", "digits-stopping_resnet-*"):
         for path in REFERENCE.glob(pattern):
             shutil.copy(path, tmp_path)
-    shown = {s.table.title.split()[0]: s for s in evidence.sections(tmp_path, evidence.gather(tmp_path), ["nll"])}
+    shown = {s.table.title.split()[0]: s for s in evidence.sections(evidence.gather(tmp_path), ["nll"])}
     colours = dict.fromkeys(("mle", "map", "laplace"), "C0")
     found = {name: {plot.title: plot for plot in plots.plots(s, colours)} for name, s in shown.items()}
     drawn = {name: {title for title, plot in table.items() if plot.panels} for name, table in found.items()}
@@ -177,7 +177,7 @@ def test_regressions_densities_and_networks_that_stop(tmp_path: Path) -> None:
 def test_records_without_their_predictions(folder: Path, tmp_path: Path) -> None:
     for path in folder.glob("*.json"):
         shutil.copy(path, tmp_path)
-    (section,) = evidence.sections(tmp_path, evidence.gather(tmp_path))
+    (section,) = evidence.sections(evidence.gather(tmp_path))
     assert section.notes[1].endswith("per-example predictions are not beside its record")
     titles = {plot.title for plot in plots.plots(section, {EVIL: "C0", "mine": "C1"}) if plot.panels}
     assert titles == {"Every seed", "Accuracy against calibration"}
@@ -187,7 +187,7 @@ def test_records_of_one_cell_that_differ_in_samples(tmp_path: Path) -> None:
     """The curves over samples are of the larger M; all else is of every replicate."""
     scored(tmp_path / "r", "mine", 1, 5, seeds=(2, 3))
     scored(tmp_path / "r", "mine", 2, 12, seeds=(0, 1))
-    (section,) = evidence.sections(tmp_path / "r", evidence.gather(tmp_path / "r"))
+    (section,) = evidence.sections(evidence.gather(tmp_path / "r"))
     (row,) = section.rows
     assert section.notes == ("mine: its records differ in M: only those of 12 samples are in the curves over samples",)
     assert (row.samples, len(row.arrays["test.probs"]), len(row.arrays["test.running_class"])) == (12, 4, 2)
@@ -205,7 +205,7 @@ def test_bins_count_the_replicates_whose_predictions_are_there(tmp_path: Path, m
     kept = plots.proportion_interval
     monkeypatch.setattr(plots, "proportion_interval", lambda k, n: sizes.append(float(n.sum())) or kept(k, n))
     for expected in (60, 60):
-        (section,) = evidence.sections(tmp_path / "r", evidence.gather(tmp_path / "r"))
+        (section,) = evidence.sections(evidence.gather(tmp_path / "r"))
         plots.reliability(section, {"mine": "C0"})
         assert sizes.pop() == expected  # the examples of one replicate
         next((tmp_path / "r").glob("*.safetensors")).unlink()
@@ -359,7 +359,7 @@ def test_a_plugin_is_named(tmp_path: Path, monkeypatch: Any, cells: Callable[...
 
 def test_what_no_command_gives_is_a_comment(cells: Callable[..., list[Cell]]) -> None:
     (cell,) = cells(methods=("mle",))
-    strange = Cell(Choice.of("gone\nrm -rf /", {}), cell.model, cell.dataset, 7)
+    strange = Cell(Choice("gone\nrm -rf /"), cell.model, cell.dataset, 7)
     older = Cell(Choice.of("mle", {"epochs": 3}), cell.model, cell.dataset, 7)
     paired = record_of(cell)
     paired = Record(paired.cell, (Replicate(0, 1), Replicate(1, 0)), paired.values, {}, {})

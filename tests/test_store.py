@@ -135,7 +135,54 @@ def test_an_altered_file_is_refused(place: Callable[[bytes], Path]) -> None:
     assert store.status([remote()]) == [("set/raw/part", "wrong checksum")]
     message = refusal(remote())
     assert f"SHA-256 {sha256(CONTENT[::-1])[:12]}…, expected {sha256(CONTENT)[:12]}…" in message
-    assert "delete it and run" in message
+    assert "move it away and run" in message
+
+
+@pytest.mark.parametrize("where", ["set/raw/part.gz", "part.gz"])
+def test_a_download_that_lies_in_the_store_is_unpacked_without_a_network(home: Path, where: str) -> None:
+    packed = home / where
+    packed.parent.mkdir(parents=True)
+    packed.write_bytes(gzip.compress(CONTENT))
+    assert store.fetch([remote()], "made_up") == [home / "set/raw/part"]
+    assert (home / "set/raw/part").read_bytes() == CONTENT
+    assert packed.exists()
+
+
+def test_an_archive_that_lies_in_the_store_is_unpacked(home: Path) -> None:
+    home.mkdir()
+    origin = Origin(("http://127.0.0.1:9/all.tar.gz",))
+    with tarfile.open(home / "all.tar.gz", "w:gz") as tar:
+        member = tarfile.TarInfo("set/raw/part")
+        member.size = len(CONTENT)
+        tar.addfile(member, io.BytesIO(CONTENT))
+    assert store.fetch([remote(origin=origin)], "made_up")[0].read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("content", [b"", b"no gzip", gzip.compress(CONTENT)[:-9], gzip.compress(CONTENT[::-1])])
+def test_a_damaged_download_in_the_store_is_named(home: Path, content: bytes) -> None:
+    packed = home / "set/raw/part.gz"
+    packed.parent.mkdir(parents=True)
+    packed.write_bytes(content)
+    assert f"is absent and {packed} does not give it" in refusal(remote())
+    assert files_below(home) == [packed]
+
+
+def test_a_download_in_a_store_that_cannot_be_written_is_named(home: Path) -> None:
+    packed = home / "set/raw/part.gz"
+    packed.parent.mkdir(parents=True)
+    packed.write_bytes(gzip.compress(CONTENT))
+    packed.parent.chmod(0o555)
+    assert f"{packed} is there, to be unpacked" in refusal(remote())
+    packed.parent.chmod(0o755)
+
+
+def test_nothing_vouches_for_a_download_without_a_checksum(home: Path) -> None:
+    packed = home / "set/raw/part.gz"
+    packed.parent.mkdir(parents=True)
+    packed.write_bytes(gzip.compress(CONTENT))
+    assert "could not be downloaded" in refusal(remote(known=False))
+    origin = Origin(("http://127.0.0.1:9/part.gz",), sha256=sha256(packed.read_bytes()))
+    assert store.fetch([remote(known=False, origin=origin)], "made_up")[0].read_bytes() == CONTENT
 
 
 def test_a_file_that_changes_is_hashed_again(place: Callable[[bytes], Path]) -> None:

@@ -327,3 +327,34 @@ def test_options_that_are_not_the_defaults_are_told_but_for_columns() -> None:
     )
     (line,) = tables.not_the_defaults(results(record(nested, **ALONE)))
     assert line == "Not the defaults, on wine: deep_ensemble (member.epochs 9)."
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("train_replicate_examples_per_second", (100 * 1 + 10 * 9) / 10),  # 190 examples in 10 s, not 110 per second
+        ("predict_sample_examples_per_second", (5 * 2 + 50 * 8) / 10),
+        ("peak_memory_bytes", 7e6),
+        ("train_seconds", 10.0),
+        ("rows", 5.0),
+        ("unheard_of_seconds", math.nan),
+    ],
+)
+def test_costs_of_two_batches_as_one(name, value):
+    first = {"train_seconds": 1.0, "predict_seconds": 2.0, "rows": 2.0, "peak_memory_bytes": 7e6}
+    first |= {"train_replicate_examples_per_second": 100.0, "predict_sample_examples_per_second": 5.0}
+    second = {"train_seconds": 9.0, "predict_seconds": 8.0, "rows": 3.0, "peak_memory_bytes": 4e6}
+    second |= {"train_replicate_examples_per_second": 10.0, "predict_sample_examples_per_second": 50.0}
+    assert tables._over_batches([first, second], name) == pytest.approx(value, nan_ok=True)
+    assert math.isnan(tables._over_batches([], name))
+
+
+def test_sorting_by_a_rate_does_not_add_rates_up():
+    """Two batches at 60 are slower than one at 100, though they add up to 120."""
+    rate = {"train_replicate_examples_per_second": 60.0, "train_seconds": 1.0}
+    slow, fast = record(cell("mle"), nll=GOOD), record(cell("map"), nll=GOOD)
+    (one,) = results(replace(fast, cost=rate | {"train_replicate_examples_per_second": 100.0}))
+    (two,) = results(replace(slow, cost=rate))
+    two = replace(two, costs=(*two.costs, *two.costs))
+    ranked = tables._sorted([two, one], "throughput")
+    assert [result.title for result in ranked] == [one.title, two.title]

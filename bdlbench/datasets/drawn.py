@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from scipy.special import ndtri
 
+from bdlbench import memory
 from bdlbench.data import Examples, Signature, Task
 from bdlbench.options import option
 from bdlbench.splits import Reals, checked, random_words
@@ -31,6 +32,7 @@ class CoinFlips:
 
     def load(self, split: int) -> Task:
         """Split `split`, any number from 0. Raises BadInput below that."""
+        memory.refuse(8 * (self.num_train + NUM_TEST), f"coin_flips: {self.num_train:,} flips")
         y = (_uniform(self.num_train + NUM_TEST, "coin_flips", checked(split)) < self.heads).astype(np.int64)
         x = torch.ones(len(y), 1)
         train, test = _parts(x, torch.from_numpy(y), self.num_train)
@@ -54,6 +56,8 @@ class Linear:
     def load(self, split: int) -> Task:
         """Split `split`, any number from 0. Raises BadInput below that."""
         rows = self.num_train + NUM_TEST
+        what = f"linear: {self.num_train:,} examples of {self.features:,} features"
+        memory.refuse(8 * (rows + 1) * (self.features + 1), what)
         normal = ndtri(_uniform((rows + 1) * (self.features + 1), "linear", checked(split)))
         table = normal.reshape(rows + 1, self.features + 1)
         weights, features, noise = table[0], table[1:, :-1], table[1:, -1]  # the last weight is the bias

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
+from bdlbench import memory
 from bdlbench.data import Examples, Signature, Task
 from bdlbench.errors import BadInput
 from bdlbench.options import option
@@ -225,6 +226,7 @@ class SemiMnist:
         """Raises DataUnavailable where a file is not to be had; BadInput for more images than there are."""
         task = _ordered_mnist(self.files, self.num_labelled + self.num_unlabelled, self.pool, split)
         x, y = task.train.x, task.train.y
+        memory.refuse(4 * self.num_labelled * self.copies * x[0].numel(), f"semi_mnist: {self.copies:,} copies")
         first = torch.arange(self.num_labelled).repeat(self.copies)
         order = torch.cat([first, torch.arange(self.num_labelled, len(y))])
         unknown = torch.full((self.num_unlabelled,), -1)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from bdlbench import memory
 from bdlbench.blocks import (
     affine,
     conv_leaves,
@@ -50,6 +51,7 @@ class ResNet:
 
     def leaves(self) -> dict[str, Leaf]:
         """stem, stage<s>.block<b>.{norm1,conv1,norm2,conv2[,shortcut]}, norm, head."""
+        memory.refuse(len(self.channels) * self.blocks << 10, f"resnet: {self.blocks:,} blocks")
         leaves = conv_leaves("stem", self.signature.input_shape[0], self.channels[0], 3, first=True)
         for name, inputs, outputs, halve in self._blocks():
             leaves |= norm_leaves(f"{name}.norm1", inputs) | conv_leaves(f"{name}.conv1", inputs, outputs, 3)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
+from bdlbench import memory
 from bdlbench.blocks import affine, conv_leaves, convolution, dense_leaves, group_norm, norm_leaves, relu
 from bdlbench.clock import Stopwatch
 from bdlbench.data import Signature
@@ -68,6 +69,7 @@ class Network:
 
     def leaves(self) -> dict[str, Leaf]:
         """stem, stem.norm, layer<l>, layer<l>.norm, hidden, head."""
+        memory.refuse(self.blocks << 10, f"{self.blocks:,} layers")
         leaves = conv_leaves("stem", self.signature.input_shape[0], self.channels, self.kernel, first=True)
         leaves |= norm_leaves("stem.norm", self.channels)
         for name in self.layers():

@@ -62,25 +62,22 @@ def gather(path: Path) -> list[Record]:
     return list(sources.read(path).records)
 
 
-def sections(path: Path, found: Sequence[Record], metrics: Sequence[str] = ()) -> list[Section]:
+def sections(found: Sequence[Record], metrics: Sequence[str] = ()) -> list[Section]:
     """One for each data set with its options, in order of appearance. Raises BadInput for an unknown metric."""
     tables.refuse_unknown_metrics(merge(found), metrics)
-    folder = path if path.is_dir() else path.parent
-    source = Source(tuple((folder, record) for record in found))
+    source = Source(tuple((record.path.parent, record) for record in found))
     by_key: dict[str, list[Record]] = {}
     for record in found:
         by_key.setdefault(record.key, []).append(record)
-    return [_section(folder, members, by_key, metrics) for members in tables.by_data(merge(found, source))]
+    return [_section(members, by_key, metrics) for members in tables.by_data(merge(found, source))]
 
 
-def _section(
-    folder: Path, members: Sequence[Result], by_key: Mapping[str, Sequence[Record]], metrics: Sequence[str]
-) -> Section:
+def _section(members: Sequence[Result], by_key: Mapping[str, Sequence[Record]], metrics: Sequence[str]) -> Section:
     (group,) = tables.group(members, metrics)
     rows: list[Shown] = []
     notes = []
     for result, label in zip(members, labels_of(group), strict=True):
-        arrays, samples, lost = _arrays(folder, by_key[result.key])
+        arrays, samples, lost = _arrays(by_key[result.key])
         notes += [f"{label}: {line}" for line in lost]
         place = sum(other.method == result.cell["treatment"]["name"] for other in rows)
         rows.append(Shown(result, label, place, arrays, samples))
@@ -94,13 +91,15 @@ def labels_of(group: Group) -> list[str]:
     return short if len(set(short)) == len(short) else [" ".join(word for _, word in words) for words in whole]
 
 
-def _arrays(folder: Path, parts: Sequence[Record]) -> tuple[dict[str, Tensor], int, list[str]]:
+def _arrays(parts: Sequence[Record]) -> tuple[dict[str, Tensor], int, list[str]]:
     """The stored arrays of a cell, its records joined, those of the largest M first; that M; what is lost, in words."""
     with_values = [part for part in parts if part.replicates]
-    there = [part for part in with_values if part.predictions and (folder / f"{part.name}.safetensors").exists()]
+    there = [part for part in with_values if part.predictions and records.has_predictions(part.path.parent, part)]
     lost = [] if len(there) == len(with_values) else ["per-example predictions are not beside its record"]
     loaded = [
-        (_samples(part, arrays), arrays) for part in there for arrays in [with_probs(records.predictions(folder, part))]
+        (_samples(part, arrays), arrays)
+        for part in there
+        for arrays in [with_probs(records.predictions(part.path.parent, part))]
     ]
     most = max([m for m, _ in loaded] or [_samples(part, {}) for part in parts])
     same = [arrays for m, arrays in loaded if m == most]

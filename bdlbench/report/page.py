@@ -53,7 +53,7 @@ def write(path: Path, out: Path, metrics: Sequence[str] = ()) -> Path:
     """
     completed, untold = rescore.complete(sources.read(path), metrics)
     found = completed.records
-    sections = evidence.sections(path, found, metrics)
+    sections = evidence.sections(found, metrics)
     again = commands.commands(found, path, out)  # before anything is written
     colours = plots.colours_of([row.method for section in sections for row in section.rows])
     shown = [_shown(section, i, colours, out / "figures") for i, section in enumerate(sections)]

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 from pandas import DataFrame
+from rich.cells import cell_len, set_cell_size
 
 from bdlbench.report import evidence
 from bdlbench.report.evidence import Section, Shown
@@ -426,7 +427,8 @@ def _words(name: str) -> str:
 
 
 def _shortened(text: str, width: int) -> str:
-    return text if len(text) <= width else f"{text[: width - 1]}…"
+    """At most as wide as so many Latin letters: a Chinese sign is as wide as two."""
+    return text if cell_len(text) <= width else f"{set_cell_size(text, width - 1).rstrip()}…"
 
 
 def _seeds_alt(rows: Sequence[Shown], column: Column) -> str:

@@ -175,7 +175,8 @@ def crossed(a: Side, b: Side, shared: Sequence[tuple[int, int]]) -> Difference:
     parts, sizes, skewness = [], [], []
     for k, (left, right) in enumerate(zip(a.examples, b.examples, strict=True)):
         terms = right.mean(-2) - left.mean(-2)  # (…, N)
-        raw = terms.var(-1, ddof=1) / terms.shape[-1]
+        count = terms.shape[-1]
+        raw = terms.var(-1, ddof=1) / count if count > 1 else np.full_like(estimate, np.nan)  # one shows no spread
         residual = sum(stratum.residuals[k] * stratum.count for stratum in strata) if known else 0.0
         parts.append(np.maximum(raw - residual, 0.0))
         sizes.append(terms.shape[-1] - 1)
@@ -282,8 +283,10 @@ def _pooled(parts: Sequence[Array], df: Sequence[float | Array]) -> tuple[Array,
 
 
 def _residual(rows: Array) -> Array:
-    """MS_residual/N of (…, K, N): the variance that a row's mean owes to its own pattern over examples."""
+    """MS_residual/N of (…, K, N): what a row's own pattern over examples adds to its mean's variance. NaN of N = 1."""
     size, count = rows.shape[-1], rows.shape[-2]
+    if size < 2:
+        return np.full(rows.shape[:-2], np.nan)
     gaps = rows - rows.mean(-1, keepdims=True)
     gaps -= gaps.mean(-2, keepdims=True)
     squares: Array = np.einsum("...kn,...kn->...", gaps, gaps)
