@@ -19,7 +19,19 @@ PACKAGE = Path(__file__).parent
 PRESENTATION = {
     *("results", "sources", "margins", "differences", "compare", "rank", "verify", "lint", "objectives", "speed"),
     *("reproduce", "score", "rescore", "report", "sheets", "tables", "verdicts", "figures", "progress", "claims"),
-    *("contracts", "check", "gate", "peers", "templates", "published", "suites", "__main__", "api"),
+    *(
+        "contracts",
+        "check",
+        "budget",
+        "gate",
+        "peers",
+        "templates",
+        "published",
+        "suites",
+        "terminal",
+        "__main__",
+        "api",
+    ),
 }
 """What stands above `run` in the package: it reads records, and does not change what they hold."""
 

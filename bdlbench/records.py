@@ -289,12 +289,14 @@ def _read(path: Path) -> Record | None:
         content = path.read_bytes()
         called = called or b'"protocol"' in content  # which stands near its start: a copy that was cut short has it
         body = json.loads(content)
-        if not (called or (isinstance(body, dict) and {"schema", "cell", "replicates"} <= body.keys())):
+        alike = isinstance(body, dict) and {"schema", "cell", "replicates"} <= body.keys()
+        newer = isinstance(body, dict) and type(body.get("schema")) is int and body["schema"] > SCHEMA
+        if not (called or alike or newer):
             return None
         schema = int(body["schema"])
         if schema > SCHEMA:
-            newer = f"was written by a newer bdlbench (schema {schema}, this one reads {SCHEMA}): upgrade"
-            raise BadInput(f"{path} {newer}")
+            reads = f"(schema {schema}, this one reads {SCHEMA})"
+            raise BadInput(f"{path} was written by a newer bdlbench {reads}: upgrade")
         altered = body.pop("checksum") != files.digest(body)
         record = Record(
             cell=body["cell"],

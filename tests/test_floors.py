@@ -24,9 +24,9 @@ FLOORS = (
     "posteriors/",  # sampling and chunking, shared by methods
     "models/ datasets/ methods/ metrics/",  # one file per entry
     "entries catalog",  # what an entry must be; the folder is the registry
-    "plan provenance run executors budget suites/",  # spec -> records
+    "plan provenance run executors suites/",  # spec -> records
     "results sources margins differences compare rank verify lint objectives speed reproduce score rescore "
-    "contracts check",  # verdicts
+    "contracts check budget",  # verdicts; what a run takes at the least
     "report sheets tables verdicts figures progress claims/",  # what people read
     "gate peers/",
     "__main__ api terminal",  # the command line, and the same verbs in Python
