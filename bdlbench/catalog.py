@@ -127,6 +127,15 @@ def build_dataset(chosen: Choice) -> Dataset:
     return dataset
 
 
+def parts(kind: Kind, chosen: Choice) -> dict[str, Any]:
+    """The entry of a choice and those nested in it, by name."""
+    found = {chosen.name: load(kind, chosen.name)}
+    for key, value in chosen.options:
+        if isinstance(value, Choice):
+            found |= parts(_nested_kind(kind, chosen, key), value)
+    return found
+
+
 def definition(metric: Metric) -> str:
     """What a record keeps of a metric's definition: its options too."""
     is_data = is_dataclass(type(metric))

@@ -39,8 +39,9 @@ class Kept:
 
     @property
     def facts(self) -> Mapping[str, Tensor]:
-        """The same: which of them is which was not kept."""
-        return self.scores
+        """The same, since which of them is which was not kept; the depth is that of the prediction, not the score."""
+        halted = {"depth": self.kept["halted_depth"]} if "halted_depth" in self.kept else {}
+        return self.scores | halted
 
     def arrays(self) -> dict[str, Tensor]:
         """All that was kept."""
@@ -134,7 +135,7 @@ def using(metric: Metric, evaluation: Evaluation, population: str) -> list[str]:
     whole = metric(evaluation)
     try:
         spoilt = metric(_spoilt(evaluation, population))
-    except Exception:  # whatever an unknown metric raises, it has looked
+    except (Exception, SystemExit):  # whatever an unknown metric raises, it has looked
         return list(whole)
     return [key for key, value in whole.items() if key not in spoilt or not torch.equal(spoilt[key], value)]
 

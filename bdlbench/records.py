@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from bdlbench import files
@@ -37,6 +38,7 @@ class Record:
     cell: as `Cell.as_dict`; values: `metrics` (each with unit, direction, definition, and a value for each replicate)
     and what else is deterministic; cost: of the batch that trained the cell, never for each seed; environment: where;
     failed: replicates without values, with reasons; predictions: SHA-256 of the file beside, "" where there is none.
+    unscored: metrics that raised, with reasons: their values are missing, not undefined.
     """
 
     cell: dict[str, Any]
@@ -46,6 +48,7 @@ class Record:
     environment: dict[str, Any]
     failed: dict[Replicate, str] = field(default_factory=dict)
     predictions: str = ""
+    unscored: dict[str, str] = field(default_factory=dict)
 
     @property
     def key(self) -> str:
@@ -114,10 +117,37 @@ def predictions(folder: Path, record: Record) -> dict[str, Tensor]:
         return {}
     if not path.exists():
         raise BadInput(f"{path} is missing: the record beside it names it")
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read: {error.strerror}") from None
     if files.sha256(content) != record.predictions:
         raise BadInput(f"{path} is not the file that its record names: the checksum differs")
     return safetensors.torch.load(content)
+
+
+def lacks_predictions(folder: Path, record: Record) -> bool:
+    """Whether the predictions that a record names are gone."""
+    return bool(record.predictions) and not (folder / f"{record.name}.safetensors").exists()
+
+
+def damage(folder: Path, record: Record) -> str:
+    """Say what is wrong with the files beside a record; "" where nothing is, or where one is gone.
+
+    Predictions are read and held against their checksum; of parameters, which are large, only the size is.
+    """
+    path = _parameters_file(folder, record)
+    try:
+        if record.predictions and not lacks_predictions(folder, record):
+            predictions(folder, record)
+        if path.exists():
+            with safe_open(path, "pt"):  # which holds the size against what the file says of itself
+                pass
+    except BadInput as error:
+        return str(error)
+    except (OSError, SafetensorError) as error:
+        return f"{path} is damaged, it is not whole: {error}"
+    return ""
 
 
 def write_parameters(folder: Path, record: Record, state: Mapping[str, Tensor]) -> Path:
@@ -128,11 +158,14 @@ def write_parameters(folder: Path, record: Record, state: Mapping[str, Tensor]) 
 
 
 def parameters(folder: Path, record: Record) -> dict[str, Tensor]:
-    """What `write_parameters` kept. Raises BadInput where nothing was kept."""
+    """What `write_parameters` kept. Raises BadInput where nothing was kept, or what was kept cannot be read."""
     path = _parameters_file(folder, record)
     if not path.exists():
         raise BadInput(f"{path} is missing: run the cell with --keep-parameters, and --fresh if it is done already")
-    return {name: value.clone() for name, value in safetensors.torch.load_file(path).items()}
+    try:
+        return {name: value.clone() for name, value in safetensors.torch.load_file(path).items()}
+    except (OSError, SafetensorError) as error:
+        raise BadInput(f"{path} cannot be read, it is damaged: {error}") from None
 
 
 def has_parameters(folder: Path, record: Record) -> bool:
@@ -197,6 +230,7 @@ def _to_json(record: Record) -> dict[str, Any]:
         "cost": _finite(record.cost),
         "environment": record.environment,
         "predictions": record.predictions,
+        **({"unscored": record.unscored} if record.unscored else {}),
     }
 
 
@@ -221,6 +255,7 @@ def read_one(path: Path) -> Record:
         environment=body["environment"],
         failed={Replicate(f["seed"], f["split"]): f["reason"] for f in body["failed"]},
         predictions=body["predictions"],
+        unscored=body.get("unscored", {}),
     )
 
 
