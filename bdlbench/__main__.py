@@ -398,7 +398,7 @@ def _fail(message: str, code: int) -> int:
 
 
 def _perform(job: Job, workers: int, plugins: Sequence[Path], settings: Settings) -> tuple[Job, bool]:
-    """Train what can be trained of a job. Returns it with what was left out, and whether all that is made is written."""
+    """Train what can be trained of a job. Returns it with what was left out, and whether all was written."""
     from bdlbench import api, progress
 
     job = api.ready(job)
