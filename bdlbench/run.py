@@ -12,8 +12,8 @@ import inspect
 import json
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, is_dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -314,17 +314,38 @@ def measure(evaluation: Evaluation, metrics: Mapping[str, Metric]) -> records.Me
 
 
 def scored(evaluation: Evaluation, metrics: Mapping[str, Metric]) -> tuple[records.Metrics, dict[str, str]]:
-    """The same for as many metrics as can be had, and for each other one why not: what is wrong, and in which line."""
+    """The same for as many metrics as can be had, and for each other one why not: what is wrong, and in which line.
+
+    Raises BenchError where a metric changes predictions in place: nothing that is read after it is what was predicted.
+    """
     found: records.Metrics = {}
     unscored: dict[str, str] = {}
+    read = [value for value in _tensors(evaluation) if not value.is_inference()]  # which cannot be changed
     for name, metric in metrics.items():
+        versions = [value._version for value in read]  # torch counts what is done to a tensor in place
         try:
             found |= measure(evaluation, {name: metric})
         except (Exception, SystemExit) as error:  # one metric's failure is that metric's
             place, reason = _defined(metric), reason_of(error, metric)
             known = place is not None and f"({Path(place[0]).name}:" in reason
             unscored[name] = reason if known or place is None else f"{reason} ({Path(place[0]).name}:{place[1]})"
+        if [value._version for value in read] != versions:
+            where = f" ({Path(place[0]).name}:{place[1]})" if (place := _defined(metric)) else ""
+            raise BenchError(
+                f"metric {name} changes the predictions that others read and that are stored{where}: clone"
+            )
     return found, unscored
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """All that a dataclass holds, and mappings and dataclasses in it."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for held in value.values():
+            yield from _tensors(held)
+    elif is_dataclass(value) and not isinstance(value, type):
+        yield from _tensors(getattr(value, "__dict__", {}))
 
 
 def entry_of(metric: Any) -> dict[str, Any]:
@@ -483,11 +504,10 @@ def _write_cell(batch: Batch, cell: Cell, result: _Result, settings: Settings) -
     )
     rows = torch.tensor(good, dtype=torch.int64)
     arrays = {name: value.index_select(records.row_axis(name), rows) for name, value in result.arrays.items()}
-    path = records.write(settings.results, record, arrays if good else {})
-    if settings.keep_parameters and good:
+    if settings.keep_parameters and good:  # before the record, which says that all is there
         state = {name: value.detach().cpu()[rows] for name, value in result.state.items()}
         records.write_parameters(settings.results, record, state)
-    return records.read_one(path)
+    return records.read_one(records.write(settings.results, record, arrays if good else {}))
 
 
 def _code(cell: Cell, result: _Result) -> dict[str, str]:

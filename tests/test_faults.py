@@ -169,6 +169,28 @@ def test_whatever_a_model_raises_is_its_batchs_failure(tmp_path: Path, capsys: A
     assert f"{error.partition('(')[0]}: " in out and "(mine.py:11)" in out
 
 
+CHANGES = {
+    "log-probabilities": "evaluation.test.log_probs.sub_(1)",
+    "a part of them": "evaluation.test.log_probs[:, 0] = 0",
+    "a row of targets": "evaluation.y[0] = 1",
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_metric_that_changes_what_others_read_fails_the_batch_whose_fit_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, steps: list[int], change: str
+) -> None:
+    """Its like would change the metrics after it and the stored predictions without a word."""
+    results, file = tmp_path / "out", tmp_path / "mine.py"
+    assert cli.main(words(results, plugin(file, f"{CHANGES[change]}; {GOOD}"))) == 4
+    assert "metric own changes the predictions" in (out := capsys.readouterr().out) and "(mine.py:5)" in out
+    trained = len(steps)
+    forget_plugins(monkeypatch)
+    assert cli.main(words(results, plugin(file, GOOD))) == 0
+    assert len(steps) == trained
+    assert cli.main(["verify", str(results), f"--plugin={file}"]) == 0
+
+
 def test_what_stored_predictions_do_not_tell_the_kept_fit_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: list[int]
 ) -> None:
@@ -282,6 +304,21 @@ def test_a_disk_without_room_is_said_and_a_later_run_ends_what_was_begun(
     assert len(steps) == (
         2 * trained if ending == ".safetensors" else trained
     )  # then the checkpoint had no room either
+
+
+def test_parameters_that_cannot_be_written_are_not_lost_without_a_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, steps: list[int]
+) -> None:
+    def refused(*arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(records, "write_parameters", refused)
+        assert cli.main(words(tmp_path, "--keep-parameters")) == 4
+    assert "No space left on device" in capsys.readouterr().out
+    trained = len(steps)
+    assert cli.main(words(tmp_path, "--keep-parameters")) == 0
+    assert len(steps) == trained and len(list((tmp_path / "parameters").iterdir())) == 1
 
 
 def test_a_checkpoint_is_set_aside_where_the_data_or_the_device_changed(
