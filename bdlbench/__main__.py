@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from bdlbench.results import Result
     from bdlbench.run import Settings
     from bdlbench.sheets import Format
+    from bdlbench.sources import Faults
     from bdlbench.spec import Cell
     from bdlbench.verify import Check
 
@@ -107,7 +108,8 @@ def run(  # noqa: PLR0913 - one parameter for each option of the command
     if dry_run:
         _print_plan(job, workers)
         return
-    if _report(_perform(job, workers, plugin, settings), _names(metrics)):
+    done, written = _perform(job, workers, plugin, settings)
+    if _report(done, _names(metrics)) or not written:
         raise typer.Exit(INCOMPLETE)
 
 
@@ -150,7 +152,8 @@ def table(
     from bdlbench import api, figures, tables
 
     _add_plugins(plugin, replaced)
-    found, untold = api.completed(results, [*_names(metrics), sort], plugin)
+    faults: list[Faults] = []
+    found, untold = api.completed(results, [*_names(metrics), sort], plugin, faults.append)
     if figure is not None:
         figures.draw_table(found, figure, _names(metrics), sort)
     _write(tables.render(found, style, _names(metrics), sort, *_screen(), interval=interval), style)
@@ -160,6 +163,9 @@ def table(
         _print_failures(found)
         for line in untold:
             print(line)
+    _print_faults(faults)
+    if faults[0].damaged:
+        raise typer.Exit(INCOMPLETE)
 
 
 @app.command()
@@ -438,8 +444,8 @@ def _fail(message: str, code: int) -> int:
 # run
 
 
-def _perform(job: Job, workers: int, plugins: Sequence[Path], settings: Settings) -> Job:
-    """Train what can be trained of a job. Returns it with what was left out."""
+def _perform(job: Job, workers: int, plugins: Sequence[Path], settings: Settings) -> tuple[Job, bool]:
+    """Train what can be trained of a job. Returns it with what was left out, and whether all was written."""
     from bdlbench import api, progress
 
     job = api.ready(job)
@@ -447,21 +453,22 @@ def _perform(job: Job, workers: int, plugins: Sequence[Path], settings: Settings
         print(line, file=sys.stderr, flush=True)
     try:
         with progress.reporting(job.batches, sys.stderr) as report:
-            api.perform(job, workers, plugins, settings, report)
+            outcomes = api.perform(job, workers, plugins, settings, report)
     except KeyboardInterrupt:
         again = "without --fresh " if job.fresh else ""
         kept = f"what is done is kept in {job.results}"
         if job.fresh:
             kept += f", what it replaces in its folder {api.REPLACED}"
         raise Interrupted(f"interrupted; {kept}: the same command {again}resumes where it was") from None
-    return job
+    return job, not any(outcome.unwritten for outcome in outcomes)
 
 
 def _report(job: Job, metrics: Sequence[str]) -> bool:
     """Print the table and what is missing from it. Returns whether anything asked for is missing."""
     from bdlbench import api, tables
 
-    found = api.results_for(job)
+    faults: list[Faults] = []
+    found = api.results_for(job, faults.append)
     done = [result for result in found if result.replicates]
     if done:
         _write(tables.render(done, "terminal", metrics, "", *_screen()))
@@ -471,6 +478,8 @@ def _report(job: Job, metrics: Sequence[str]) -> bool:
     for line in left_out:
         print(line)
     failed = _print_failures(found)
+    _print_faults(faults)
+    failed |= any(one.damaged or one.gone for one in faults)
     for finding in api.findings_of(job):
         print(finding)
     count = sum(len(result.replicates) for result in done)
@@ -487,6 +496,12 @@ def _print_options_in_force(found: Sequence[Result]) -> None:
         print(line)
 
 
+def _print_faults(faults: Sequence[Faults]) -> None:
+    """What is wrong with files beside records, on stderr: stdout may be a table that a program reads."""
+    for line in (line for one in faults for line in one.lines()):
+        print(f"bdlbench: {line}", file=sys.stderr)
+
+
 def _print_machines(results: Path, metrics: Sequence[str]) -> None:
     """Where throughput was measured, if it is asked for."""
     from bdlbench import api, tables
@@ -496,6 +511,9 @@ def _print_machines(results: Path, metrics: Sequence[str]) -> None:
 
 
 def _print_failures(found: Sequence[Result]) -> bool:
+    from bdlbench import catalog
+
+    known, incomplete = set(catalog.names("metrics")), False
     for result in found:
         by_reason: dict[str, list[str]] = {}
         for replicate, reason in sorted(result.failed.items()):
@@ -503,7 +521,12 @@ def _print_failures(found: Sequence[Result]) -> bool:
             by_reason.setdefault(reason, []).append(where)
         for reason, places in by_reason.items():
             print(f"failed: {result.title}, {'; '.join(places)}: {reason}")
-    return any(result.failed for result in found)
+        owed = {name: reason for record in result.records for name, reason in record.unscored.items()}
+        for name, reason in owed.items():
+            again = "run again, it is scored without training" if name in known else "--plugin FILE.py has it"
+            print(f"not scored: {result.title}: metric {name}: {reason}; {again}")
+        incomplete |= bool(result.failed) or not known.isdisjoint(owed)
+    return incomplete
 
 
 def _print_outdated(job: Job) -> None:
@@ -720,7 +743,7 @@ def _print_verdict(checks: Sequence[Check], full: bool) -> int:
     extent = [", ".join(check.checked) or "nothing" for check in checks]
     print(f"checked, by records: {'; '.join(f'{extent.count(what)}: {what}' for what in dict.fromkeys(extent))}")
     if not full and any(what != "nothing" and "whole cell" not in what for what in extent):
-        print("training beyond the first steps, and the metrics, were not run again there: --full does")
+        print("training beyond the first steps was not run again there: --full does")
     elsewhere = dict.fromkeys(line for check in checks for line in check.elsewhere)
     if elsewhere:
         print(f"this place differs from where they were made: {'; '.join(elsewhere)}")

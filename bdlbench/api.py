@@ -47,13 +47,13 @@ from bdlbench import score as submissions
 from bdlbench.compare import Comparison, Pairing
 from bdlbench.data import Task
 from bdlbench.errors import BadInput, DataUnavailable, unknown
-from bdlbench.executors import Event, execute
+from bdlbench.executors import Event, execute, only_notes
 from bdlbench.lint import Finding
 from bdlbench.records import Record
 from bdlbench.results import Result, flatten, merge, select
-from bdlbench.run import CHECKPOINTS, Batch, Outcome, Settings, batches, load_task, unsupported
+from bdlbench.run import CHECKPOINTS, Batch, Outcome, Settings, batches, load_task, say, unsupported
 from bdlbench.score import Claim
-from bdlbench.sources import Source
+from bdlbench.sources import Faults, Source
 from bdlbench.spec import Cell, Choice, Seeds, Spec, parse_seeds
 
 if TYPE_CHECKING:
@@ -302,9 +302,11 @@ def rank(folder: str | Path, metric: str = "nll", methods: str | Sequence[str] =
     """The methods of a folder against each other, over its data sets. methods: only these; plugin: as of `table`."""
     from bdlbench import rank as ranking  # scipy.stats is slow to import
 
-    found, untold = completed(_path("folder", folder), [metric], plugin)
+    faults: list[Faults] = []
+    found, untold = completed(_path("folder", folder), [metric], plugin, faults.append)
     ranked = ranking.rank(found, metric, _listed(methods))
-    return replace(ranked, notes=(*ranked.notes, *untold))
+    damaged = [line for one in faults if one.damaged for line in one.lines()]
+    return replace(ranked, notes=(*ranked.notes, *untold, *damaged))
 
 
 @_for_callers
@@ -435,10 +437,23 @@ def results_of(folder: Path) -> list[Result]:
     return merge(source.records, source)
 
 
-def completed(folder: Path, metrics: Sequence[str], plugins: Plugins = ()) -> tuple[list[Result], tuple[str, ...]]:
-    """All results in a folder with what their stored predictions tell of `metrics`; and lines on what they do not."""
+def completed(
+    folder: Path,
+    metrics: Sequence[str],
+    plugins: Plugins = (),
+    faulty: Callable[[Faults], None] | None = None,
+) -> tuple[list[Result], tuple[str, ...]]:
+    """All results in a folder with what their stored predictions tell of `metrics`; and lines on what they do not.
+
+    faulty: hears what is wrong with the files beside the records, which are then done without. Without it damage is
+    BadInput where it is met.
+    """
     _add_plugins(plugins)
-    found, untold = rescore.complete(sources.read(folder), metrics)
+    source = sources.read(folder)
+    if faulty is not None:
+        source, faults = sources.sound(source)
+        faulty(faults)
+    found, untold = rescore.complete(source, metrics)
     return merge(found.records, found), untold
 
 
@@ -484,7 +499,7 @@ def perform(
     jobs: int = 1,
     plugins: Sequence[Path] = (),
     settings: Settings | None = None,
-    report: Callable[[Event], None] = lambda event: None,
+    report: Callable[[Event], None] = only_notes,
 ) -> list[Outcome]:
     """Run the batches of a job that can be run. Returns their outcomes in order.
 
@@ -503,8 +518,27 @@ def perform(
     _set_aside(job)
     chosen = replace(settings or Settings(job.results), selection=job.spec.selection)
     outcomes = execute(job.batches, chosen, jobs, plugins, report)
+    outcomes += execute(_score_again(job), chosen, 1, plugins, only_notes)
     _tidy(job, began)
     return outcomes
+
+
+def _score_again(job: Job) -> list[Batch]:
+    """Score from stored predictions what metrics that raised owe; the batches whose kept fit must tell the rest."""
+    cells, stale = {cell.key: cell for cell in job.spec.cells}, {record.name for record, _ in job.outdated}
+    known = set(catalog.names("metrics"))
+    owing: list[Record] = []
+    for record in [] if job.fresh else job.existing:
+        if record.key in cells and record.name not in stale and not known.isdisjoint(record.unscored):
+            with suppress(BadInput):  # its predictions are damaged, which is said where they are looked for
+                record = rescore.fill(job.results, record, cells[record.key])  # noqa: PLW2901
+            if not known.isdisjoint(record.unscored):
+                owing.append(record)
+    replicates = {replicate for record in owing for replicate in record.replicates}
+    asked = replace(job.spec, replicates=tuple(r for r in job.spec.replicates if r in replicates))
+    names = {record.name for record in owing}
+    kept = batches(asked, [record for record in job.existing if record.name not in names])
+    return [batch for batch in kept if (job.results / CHECKPOINTS / f"{batch.key}.1.safetensors").exists()]
 
 
 def ready(job: Job) -> Job:
@@ -600,14 +634,18 @@ def _data_findings(dataset: Choice, split: int) -> tuple[Finding, ...]:
     return tuple(lint.of_task(dataset.name, load_task(dataset, split)))
 
 
-def results_for(job: Job) -> list[Result]:
-    """What the folder now holds of the cells and replicates asked for, in the order of the spec."""
+def results_for(job: Job, faulty: Callable[[Faults], None] = lambda faults: None) -> list[Result]:
+    """What the folder now holds of the cells and replicates asked for, in the order of the spec.
+
+    faulty: hears what is wrong with the files beside their records, which are done without.
+    """
     if not job.results.is_dir():
         return []
     keys = [cell.key for cell in job.spec.cells]
-    found = [record for record in records.read(job.results) if record.key in set(keys)]
-    source = Source(tuple((job.results, record) for record in found))
-    return select(merge(found, source), keys, job.spec.replicates)
+    asked = [(job.results, record) for record in records.read(job.results) if record.key in set(keys)]
+    source, faults = sources.sound(Source(tuple(asked)))
+    faulty(faults)
+    return select(merge(source.records, source), keys, job.spec.replicates)
 
 
 def refuse_unwritable(folder: Path, option: str = "--results") -> None:
@@ -643,7 +681,13 @@ def _tidy(job: Job, began: float) -> None:
 
     A batch killed between its records is another batch when it resumes. Checkpoints that others may still ask for stay.
     """
-    _forget_checkpoints(job.results, set(batches(job.spec, ())) - set(job.batches))
+    made = records.read(job.results)
+    owing = {(record.key, replicate) for record in made if record.unscored for replicate in record.replicates}
+    whole = [batch for batch in batches(job.spec, ()) if batch not in job.batches]
+    whole = [batch for batch in whole if not any(cell in (job.skipped or {}) for cell in batch.cells)]
+    _forget_checkpoints(
+        job.results, [b for b in whole if owing.isdisjoint((row.cell.key, row.replicate) for row in b.rows)]
+    )
     hidden = job.results / CHECKPOINTS
     for part in [*job.results.glob(".*.part"), *hidden.glob(".*.part")]:
         with suppress(FileNotFoundError):  # another run has just removed or renamed it
@@ -651,7 +695,16 @@ def _tidy(job: Job, began: float) -> None:
                 part.unlink()
     with suppress(OSError):  # it is not there, or others' checkpoints lie in it
         hidden.rmdir()
-    shutil.rmtree(job.results / REPLACED, ignore_errors=True)
+    replaced = job.results / REPLACED
+    for copy in replaced.glob("*.json"):
+        old = records.read_one(copy)
+        if records.done(made, old.key).issuperset(old.replicates):
+            copy.unlink()
+            copy.with_suffix(".safetensors").unlink(missing_ok=True)
+    if any(replaced.glob("*.json")):
+        say(f"records whose cells failed when they were trained again are kept in {replaced}")
+    else:
+        shutil.rmtree(replaced, ignore_errors=True)
 
 
 def _set_aside(job: Job) -> None:

@@ -41,8 +41,9 @@ class Kept:
 
     @property
     def facts(self) -> Mapping[str, Tensor]:
-        """The same: which of them is which was not kept."""
-        return self.scores
+        """The same, since which of them is which was not kept; the depth is that of the prediction, not the score."""
+        halted = {"depth": self.kept["halted_depth"]} if "halted_depth" in self.kept else {}
+        return self.scores | halted
 
     def arrays(self) -> dict[str, Tensor]:
         """All that was kept."""

@@ -7,47 +7,73 @@ import os
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import contextmanager, suppress
-from multiprocessing.queues import Queue
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
-from queue import Empty
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from bdlbench import catalog
 from bdlbench.clock import now
-from bdlbench.run import Batch, Outcome, Settings, run_batch
+from bdlbench.errors import BenchError
+from bdlbench.run import Batch, Outcome, Settings, run_batch, say, write_failures
+
+PREDICTED = 1000
+"""Parts in which the progress of a prediction is told."""
 
 LISTEN_EVERY = 0.1
 """Seconds between reports of steps."""
 
 
 class Event(NamedTuple):
-    """News of one batch: it starts, it has done some of its steps, it ends."""
+    """News of one batch: it starts, some steps are done, some of what it predicts is, something is noted, it ends.
+
+    done, total: steps of training, or of PREDICTED parts of all that is predicted after them.
+    """
 
     batch: int
     title: str
-    kind: Literal["start", "step", "end"]
+    kind: Literal["start", "step", "predict", "note", "end"]
     done: int = 0
     total: int = 0
+    text: str = ""
 
 
 Report = Callable[[Event], None]
+Added = tuple[Path, Sequence[str]]
+"""A plugin file, and the names of which its entries take the place."""
+
+
+def only_notes(event: Event) -> None:
+    """Say what is to be noted, and nothing else."""
+    if event.kind == "note":
+        say(event.text)
 
 
 def execute(
     batches: Sequence[Batch], settings: Settings, jobs: int, plugins: Sequence[Path], report: Report
 ) -> list[Outcome]:
-    """Run every batch; outcomes in the order of `batches`. jobs: worker processes, 1 for none but this one."""
+    """Run every batch; outcomes in the order of `batches`. jobs: worker processes, 1 for none but this one.
+
+    A batch whose worker process is killed is failed; the others go on. Raises what a batch raises for bad input, and
+    BenchError where worker processes cannot start.
+    """
     if jobs == 1 or len(batches) < 2:
-        return [_run_one(i, batch, settings, report) for i, batch in enumerate(batches)]
+        outcomes = []
+        for i, batch in enumerate(batches):
+            report(Event(i, batch.cells[0].title, "start"))
+            outcomes.append(_run_one(i, batch, settings, report))
+            report(Event(i, batch.cells[0].title, "end"))
+        return outcomes
     return _in_processes(batches, settings, min(jobs, len(batches)), plugins, report)
 
 
 def _run_one(index: int, batch: Batch, settings: Settings, report: Report) -> Outcome:
-    title = batch.rows[0].cell.title
-    report(Event(index, title, "start"))
+    title = batch.cells[0].title
     due = 0.0
 
     def listen(done: int, total: int) -> None:
@@ -56,30 +82,104 @@ def _run_one(index: int, batch: Batch, settings: Settings, report: Report) -> Ou
             report(Event(index, title, "step", done, total))
             due = now() + LISTEN_EVERY
 
-    outcome = run_batch(batch, settings, listen)
-    report(Event(index, title, "end"))
-    return outcome
+    def predicting(fraction: float) -> None:
+        nonlocal due
+        if now() >= due:
+            report(Event(index, title, "predict", round(PREDICTED * fraction), PREDICTED))
+            due = now() + LISTEN_EVERY
+
+    return run_batch(batch, settings, listen, lambda line: report(Event(index, title, "note", text=line)), predicting)
+
+
+class _Worker:
+    """One worker process at a time, and the batch that it was given.
+
+    A pool of its own, so that who was killed is known and nobody else is. News by a pipe of its own, written at once
+    and not by a thread: a process that is killed while it writes to a shared one would leave it locked for the others.
+    """
+
+    def __init__(self, plugins: Sequence[Added]) -> None:
+        self.plugins = plugins
+        self._start()
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.news: SimpleQueue[Event] = context.SimpleQueue()
+        self.pool = ProcessPoolExecutor(1, context, _start_worker, (self.news, os.getpid(), tuple(self.plugins)))
+        self.processes: list[BaseProcess] = []
+
+    def give(self, index: int, batch: Batch, settings: Settings) -> None:
+        """Have a batch run."""
+        self.index, self.began = index, False
+        with _interrupts_wait():
+            try:
+                self.future = self.pool.submit(_work, index, batch, settings)
+            except BrokenProcessPool:  # killed after its last batch, while it had nothing to do
+                self._start()
+                self.future = self.pool.submit(_work, index, batch, settings)
+        self.processes = list((self.pool._processes or {}).values())  # a broken pool forgets them
+
+    def heard(self) -> Iterator[Event]:
+        """What has come of the batch since the last time."""
+        while not self.news.empty():
+            event = self.news.get()
+            self.began |= event.kind == "start"
+            yield event
+
+    def outcome(self, batch: Batch, settings: Settings) -> Outcome:
+        """What came of the batch, which is over. If the process was killed, the next batch gets a new one."""
+        try:
+            return self.future.result()
+        except BrokenProcessPool:
+            self.pool.shutdown()
+        code = next((process.exitcode for process in self.processes if process.exitcode is not None), 0)
+        how = f"its process ended by itself, with exit code {code}"
+        if code < 0:
+            name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+            often = ", as the system does where memory runs out" if name == "SIGKILL" else ""
+            how = f"its process was killed by {name}{often}"
+        if not self.began:
+            raise BenchError(f"a worker process cannot start: {how}; see above, or use --jobs 1")
+        self._start()
+        return write_failures(batch, settings, how)
+
+    def end(self) -> None:
+        """End the process now: a checkpoint is what a later run resumes from."""
+        self.pool.shutdown(wait=False, cancel_futures=True)
+        for process in self.processes:
+            process.terminate()
 
 
 def _in_processes(
     batches: Sequence[Batch], settings: Settings, jobs: int, plugins: Sequence[Path], report: Report
 ) -> list[Outcome]:
-    context = multiprocessing.get_context("spawn")
-    news: Queue[Event] = context.Queue()
+    waiting = deque(range(len(batches)))
+    outcomes: dict[int, Outcome] = {}
     added = list(dict.fromkeys([*catalog.added_plugins(), *((path, ()) for path in plugins)]))
-    with ProcessPoolExecutor(jobs, context, _start_worker, (news, os.getpid(), added)) as pool:
-        try:
-            with _interrupts_wait():
-                futures = [pool.submit(_work, i, batch, settings) for i, batch in enumerate(batches)]
-            for event in _events(news, futures):
-                report(event)
-        except BaseException:
-            workers = list((pool._processes or {}).values())  # `shutdown` forgets them
-            pool.shutdown(wait=False, cancel_futures=True)
-            for worker in workers:  # a checkpoint is what a later run resumes from
-                worker.terminate()
-            raise
-        return [future.result() for future in futures]
+    workers = [_Worker(added) for _ in range(jobs)]
+    try:
+        for worker in workers:
+            worker.give(index := waiting.popleft(), batches[index], settings)
+        while len(outcomes) < len(batches):
+            wait([worker.future for worker in workers], LISTEN_EVERY, FIRST_COMPLETED)
+            for worker in list(workers):
+                done = worker.future.done()  # asked before its news are read: then they are all there
+                for event in worker.heard():
+                    report(event)
+                if not done:
+                    continue
+                outcomes[worker.index] = worker.outcome(batches[worker.index], settings)
+                report(Event(worker.index, batches[worker.index].cells[0].title, "end"))
+                if waiting:
+                    worker.give(index := waiting.popleft(), batches[index], settings)
+                else:
+                    workers.remove(worker)
+                    worker.pool.shutdown()
+    except BaseException:
+        for worker in workers:
+            worker.end()
+        raise
+    return [outcomes[i] for i in range(len(batches))]
 
 
 @contextmanager
@@ -98,26 +198,10 @@ def _interrupts_wait() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _events(news: Queue[Event], futures: Sequence[Future[Outcome]]) -> Iterator[Event]:
-    """News as it comes, until every batch has ended. Raises what the first failing batch raised.
-
-    A result and the news of it travel by different pipes: a batch is over when its news says so.
-    """
-    ended = 0
-    while ended < len(futures):
-        with suppress(Empty):
-            event = news.get(timeout=LISTEN_EVERY)
-            ended += event.kind == "end"
-            yield event
-        for future in futures:
-            if future.done():
-                future.result()
+_news: SimpleQueue[Event] | None = None
 
 
-_news: Any = None
-
-
-def _start_worker(news: Queue[Event], parent: int, plugins: Sequence[tuple[Path, Sequence[str]]]) -> None:
+def _start_worker(news: SimpleQueue[Event], parent: int, plugins: Sequence[Added]) -> None:
     global _news  # noqa: PLW0603 - a worker's only state, set once, before its first batch
     _news = news
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process: the parent decides
@@ -134,4 +218,6 @@ def _end_with(parent: int) -> None:
 
 
 def _work(index: int, batch: Batch, settings: Settings) -> Outcome:
+    assert _news is not None
+    _news.put(Event(index, batch.cells[0].title, "start"))
     return _run_one(index, batch, settings, _news.put)

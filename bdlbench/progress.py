@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 
+TRAINING = 0.8
+"""Part of a batch that its training counts as in the whole; how long it predicts is not known before it does."""
+
+
 @contextmanager
 def reporting(batches: Sequence[Batch], stream: TextIO) -> Iterator[Report]:
     """A report for `execute` that shows its events on `stream`."""
@@ -56,6 +60,8 @@ class _Lines:
         elif event.kind == "end":
             seconds = now() - self.started[event.batch]
             print(f"{headline(self.batches, event.batch)}, {seconds:.1f} s", file=self.stream, flush=True)
+        elif event.kind == "note":
+            print(f"bdlbench: note: {event.text}", file=self.stream, flush=True)
 
 
 class _Bars:
@@ -67,13 +73,16 @@ class _Bars:
         self.tasks: dict[int, TaskID] = {}
         self.started: dict[int, float] = {}
         self.parts: dict[int, float] = {}
+        self.predicting: set[int] = set()
 
     def hear(self, event: Event) -> None:
         if event.kind == "start":
             self.started[event.batch] = now()
             self.tasks[event.batch] = self.progress.add_task(headline(self.batches, event.batch), total=None, rate="")
-        elif event.kind == "step":
-            self._step(event)
+        elif event.kind in ("step", "predict"):
+            self._advance(event)
+        elif event.kind == "note":
+            self.progress.console.print(f"bdlbench: note: {event.text}", markup=False, highlight=False)
         else:
             self.parts[event.batch] = 1.0
             self.progress.remove_task(self.tasks.pop(event.batch))
@@ -83,9 +92,14 @@ class _Bars:
             )
         self.progress.update(self.whole, completed=sum(self.parts.values()))
 
-    def _step(self, event: Event) -> None:
-        task = self.tasks[event.batch]
+    def _advance(self, event: Event) -> None:
+        """Training, then prediction from 0 again: what is left of one tells nothing of the other."""
+        task, predicts = self.tasks[event.batch], event.kind == "predict"
+        if predicts and event.batch not in self.predicting:
+            self.predicting.add(event.batch)
+            self.progress.reset(task, description=f"{headline(self.batches, event.batch)}, predicting")
         speed = self.progress.tasks[self.progress.task_ids.index(task)].speed
-        rate = f"{speed:.0f} steps/s" if speed else ""
+        rate = f"{speed:.0f} steps/s" if speed and not predicts else ""
         self.progress.update(task, completed=event.done, total=event.total, rate=rate)
-        self.parts[event.batch] = event.done / event.total
+        fraction = event.done / event.total
+        self.parts[event.batch] = TRAINING + (1 - TRAINING) * fraction if predicts else TRAINING * fraction

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from bdlbench import files
@@ -41,6 +42,7 @@ class Record:
     and what else is deterministic; cost: of the batch that trained the cell, never for each seed; environment: where;
     failed: replicates without values, with reasons; predictions: SHA-256 of the file beside, "" where there is none.
     path: the file that it was read from, which a person may have renamed; Path() where it was not read.
+    unscored: metrics that raised, with reasons: their values are missing, not undefined.
     """
 
     cell: dict[str, Any]
@@ -51,6 +53,7 @@ class Record:
     failed: dict[Replicate, str] = field(default_factory=dict)
     predictions: str = ""
     path: Path = field(default=Path(), compare=False, repr=False)
+    unscored: dict[str, str] = field(default_factory=dict)
 
     @property
     def key(self) -> str:
@@ -191,6 +194,30 @@ def _predictions_file(folder: Path, record: Record) -> Path:
     return own if own.exists() else folder / f"{record.name}.safetensors"
 
 
+def lacks_predictions(folder: Path, record: Record) -> bool:
+    """Whether the predictions that a record names are gone."""
+    return bool(record.predictions) and not _predictions_file(folder, record).exists()
+
+
+def damage(folder: Path, record: Record) -> str:
+    """Say what is wrong with the files beside a record; "" where nothing is, or where one is gone.
+
+    Predictions are read and held against their checksum; of parameters, which are large, only the size is.
+    """
+    path = _parameters_file(folder, record)
+    try:
+        if record.predictions and not lacks_predictions(folder, record):
+            predictions(folder, record)
+        if path.exists():
+            with safe_open(path, "pt"):  # which holds the size against what the file says of itself
+                pass
+    except BadInput as error:
+        return str(error)
+    except (OSError, SafetensorError) as error:
+        return f"{path} is damaged, it is not whole: {error}"
+    return ""
+
+
 def write_parameters(folder: Path, record: Record, state: Mapping[str, Tensor]) -> Path:
     """Keep what a posterior consists of, {name: (R, …)}, in the folder PARAMETERS beside the record."""
     path = _parameters_file(folder, record)
@@ -199,11 +226,14 @@ def write_parameters(folder: Path, record: Record, state: Mapping[str, Tensor]) 
 
 
 def parameters(folder: Path, record: Record) -> dict[str, Tensor]:
-    """What `write_parameters` kept. Raises BadInput where nothing was kept."""
+    """What `write_parameters` kept. Raises BadInput where nothing was kept, or what was kept cannot be read."""
     path = _parameters_file(folder, record)
     if not path.exists():
         raise BadInput(f"{path} is missing: run the cell with --keep-parameters, and --fresh if it is done already")
-    return {name: value.clone() for name, value in safetensors.torch.load_file(path).items()}
+    try:
+        return {name: value.clone() for name, value in safetensors.torch.load_file(path).items()}
+    except (OSError, SafetensorError) as error:
+        raise BadInput(f"{path} cannot be read, it is damaged: {error}") from None
 
 
 def has_parameters(folder: Path, record: Record) -> bool:
@@ -271,6 +301,7 @@ def _to_json(record: Record) -> dict[str, Any]:
         "cost": _finite(record.cost),
         "environment": record.environment,
         "predictions": record.predictions,
+        **({"unscored": record.unscored} if record.unscored else {}),
     }
 
 
@@ -307,6 +338,7 @@ def _read(path: Path) -> Record | None:
             failed={Replicate(f["seed"], f["split"]): f["reason"] for f in body["failed"]},
             predictions=body["predictions"],
             path=path,
+            unscored=body.get("unscored", {}),
         )
     except OSError as error:
         if not called and not path.is_file():

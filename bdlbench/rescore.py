@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
-from bdlbench import catalog, evaluation
+from bdlbench import catalog, evaluation, records
 from bdlbench.errors import BadInput
 from bdlbench.protocols import Metric
+from bdlbench.provenance import code_of
 from bdlbench.records import Metrics, Record
 from bdlbench.results import matching, merge
-from bdlbench.run import measure
+from bdlbench.run import measure, scored
 from bdlbench.sources import Source
+from bdlbench.spec import Cell
 
 
 def complete(source: Source, metrics: Sequence[str]) -> tuple[Source, tuple[str, ...]]:
@@ -49,6 +52,27 @@ def complete(source: Source, metrics: Sequence[str]) -> tuple[Source, tuple[str,
     return Source(tuple(zip(places, completed, strict=True))), tuple(lines)
 
 
+def fill(folder: Path, record: Record, cell: Cell) -> Record:
+    """Score the metrics that raised when a record was made, from its stored predictions; write it if any can be had.
+
+    A metric that raises again, or is undefined for what is stored, stays among the unscored.
+    """
+    known = catalog.metrics()
+    kept = evaluation.read(record, records.predictions(folder, record))
+    if kept is None:
+        return record
+    found, raised = scored(kept, {name: known[name] for name in record.unscored if name in known})
+    had = {name for name in record.unscored if matching(name, found)}
+    code = {name: sha256 for name, sha256 in code_of(cell).items() if name.removeprefix("metrics ") in had}
+    environment = {**record.environment, "code": {**record.environment.get("code", {}), **code}}
+    values = record.values | {"metrics": record.values["metrics"] | found}
+    unscored = {name: raised.get(name, reason) for name, reason in record.unscored.items() if name not in had}
+    filled = replace(record, values=values, environment=environment, unscored=unscored)
+    if had:
+        records.write(folder, filled, {})
+    return filled
+
+
 def _lacking(record: Record, wanted: Mapping[str, Metric]) -> dict[str, Metric]:
     """Those of which a record with replicates holds no column."""
     if not record.replicates:
@@ -63,7 +87,7 @@ def _scored(source: Source, record: Record, entry: str, metric: Metric) -> tuple
         return {}, "no predictions lie beside the record"
     try:
         columns = measure(kept, {entry: metric})
-    except Exception as error:  # an unknown metric may ask for what no record keeps, and then raises anything
+    except (Exception, SystemExit) as error:  # a metric may ask for what no record keeps, and then raises anything
         told = str(error) if isinstance(error, BadInput) else f"{type(error).__name__}: {error}"
         return {}, f"stored predictions make it fail: {told}"
     return columns, "" if columns else "it is undefined for what is stored"

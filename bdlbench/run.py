@@ -8,9 +8,11 @@ Cells that differ only in per-replicate options are rows of one batch, and so ar
 from __future__ import annotations
 
 import hashlib
+import json
+import sys
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, is_dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,12 +20,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from bdlbench import catalog, data, environment, files, foreign, provenance, records, torch_state
+from bdlbench import catalog, checkpoints, data, environment, files, foreign, provenance, records, torch_state
 from bdlbench import evaluation as evaluations
 from bdlbench.audit import audit
 from bdlbench.clock import Stopwatch, peak_memory_bytes, reset_peak_memory
 from bdlbench.data import Problem, Task
-from bdlbench.errors import BadInput, BenchError
+from bdlbench.errors import BadInput, BenchError, Diverged
 from bdlbench.memory import keep_freed_memory
 from bdlbench.predictive import Predictive, without_probs
 from bdlbench.protocols import Conjugate, Evaluation, Method, Metric, Model, Posterior, Reference
@@ -75,10 +77,16 @@ class Settings:
 
 
 class Outcome(NamedTuple):
-    """What became of a batch: one record for each cell, written; or a reason why the cells were skipped."""
+    """What became of a batch: one record for each cell, written; or why the cells were skipped, or not written."""
 
     records: list[Record]
     skipped: str = ""
+    unwritten: str = ""
+
+
+def say(line: str) -> None:
+    """Print what a person should know while a batch runs, where nobody else listens: one line on stderr."""
+    print(f"bdlbench: note: {line}", file=sys.stderr, flush=True)
 
 
 def batches(spec: Spec, existing: Sequence[Record]) -> list[Batch]:
@@ -94,32 +102,74 @@ def batches(spec: Spec, existing: Sequence[Record]) -> list[Batch]:
 
 
 def run_batch(
-    batch: Batch, settings: Settings, listen: Callable[[int, int], None] = lambda done, total: None
+    batch: Batch,
+    settings: Settings,
+    listen: Callable[[int, int], None] = lambda done, total: None,
+    note: Callable[[str], None] = say,
+    predicting: Callable[[float], None] = lambda fraction: None,
 ) -> Outcome:
     """Train, predict, score and write one batch. A failure becomes a record with its reason; bad input is raised.
 
-    What the batch sets for the whole process, its own threads or what other people's code sets, is put back after it.
+    What was trained is kept as a checkpoint until all that is made of it is written: after a failure in prediction, or
+    of a metric, the same batch goes on from there. listen(done, total) hears of steps, predicting(fraction) of all that
+    is predicted after them, note(line) what a person should know at once. What the batch sets for the whole process,
+    its own threads or what other people's code sets, is put back after it.
     """
     cell, device = batch.rows[0].cell, torch.device(batch.rows[0].cell.device)
+    told, written = f"{cell.title}: ", list[Record]()
+    spent = Session(
+        settings.results / CHECKPOINTS / batch.key,
+        settings.checkpoint_every,
+        listen,
+        settings.nudge,
+        note=lambda line: note(told + line),
+        predicting=predicting,
+    )
     reset_peak_memory(device)
-    checkpoint = settings.results / CHECKPOINTS / batch.key
-    spent = Session(checkpoint, settings.checkpoint_every, listen, settings.nudge)
-    written: list[Record] = []
     with torch_state.kept():
         try:
             if reason := unsupported(batch):
-                return Outcome([], f"{cell.title}: {reason}")
+                return Outcome([], told + reason)
             problem, model, method = build(batch)
+            spent.depends = _depends(cell, problem)
             result = _fit_and_score(batch, problem, model, method, spent, device)
             for one in batch.cells:
                 written.append(_write_cell(batch, one, result, settings))
         except BadInput:
             raise
         except (Exception, SystemExit) as error:  # the rest of the run goes on; the record says what happened
-            written += _write_failures(batch, batch.cells[len(written) :], settings, _reason(error))
+            if isinstance(error, Diverged):  # it would again: the same steps from the same numbers
+                _forget(spent)
+            failed = write_failures(batch, settings, reason_of(error))
+            if failed.unwritten:
+                note(f"{failed.unwritten}; the same command goes on from the last checkpoint")
+            return Outcome([*written, *failed.records], unwritten=failed.unwritten)
+    for name, reason in result.unscored.items():
+        note(f"{told}metric {name} fails: {reason}")
+    if not any(record.unscored for record in written):
+        _forget(spent)
+    return Outcome(written)
+
+
+def _forget(spent: Session) -> None:
+    """Remove the checkpoints of a fit, those that were set aside too."""
     for file in spent.files():
         file.unlink(missing_ok=True)
-    return Outcome(written)
+        file.with_name(file.name + checkpoints.ASIDE).unlink(missing_ok=True)
+
+
+def _depends(cell: Cell, problem: Problem) -> dict[str, str]:
+    """What decides the bits of a fit beside its rows: a checkpoint that was made from anything else is set aside."""
+    where, code = environment.describe(cell.device, cell.threads), provenance.code_of(cell)
+    rows = problem.train.row(0) if data.shared(problem.train.x) else problem.train
+    examples = [hashlib.sha256(value.cpu().contiguous().numpy().data).hexdigest() for value in (rows.x, rows.y)]
+    return {
+        **{f"the source of {name}": sha256 for name, sha256 in code.items() if not name.startswith("metrics ")},
+        **{name: where["packages"][name] for name in ("bdlbench", "torch", "numpy")},
+        "device": where["device"],
+        "instructions": json.dumps([where["cpu_capability"], where["instructions"]]),
+        "the training data": files.digest(examples),
+    }
 
 
 def unsupported(batch: Batch) -> str:
@@ -152,7 +202,8 @@ def build(batch: Batch) -> Built:
 class _Result:
     """All rows of a batch, scored."""
 
-    metrics: dict[str, dict[str, Any]]
+    metrics: records.Metrics
+    unscored: dict[str, str]
     values: dict[str, list[Any]]
     arrays: dict[str, Tensor]
     finite: list[bool]
@@ -170,17 +221,19 @@ def _fit_and_score(
     with session(spent):
         posterior = method.fit(model, problem.train, rng)
     refuse_broken(posterior, method, batch.rows[0].cell.method.name, len(batch.rows))
-    train_seconds = spent.seconds_before + watch.seconds()
+    train_seconds = spent.seconds_before + watch.seconds() - spent.keeping
     watch = Stopwatch(device)
     samples = batch.rows[0].cell.samples
-    evaluation = evaluate(posterior, problem, model, samples, rng)
+    evaluation = evaluate(posterior, problem, model, samples, rng, spent.predicting)
     predict_seconds = watch.seconds()
     evaluation = _with_reference(evaluation, posterior, problem, model, rng)
-    metrics, arrays = measure(evaluation, catalog.metrics()), stored_arrays(evaluation)
+    arrays = stored_arrays(evaluation)
+    metrics, unscored = scored(evaluation, catalog.metrics())
     # before the audit in `_training_values`, whose memory is not the cell's
     cost = _cost(batch, problem, evaluation, spent, train_seconds, predict_seconds, device)
     return _Result(
         metrics=metrics,
+        unscored=unscored,
         values=_values(posterior)
         | _training_values(spent.fits, len(batch.rows))
         | {"samples": [evaluation.test.samples] * len(batch.rows)},
@@ -193,11 +246,28 @@ def _fit_and_score(
     )
 
 
-def evaluate(posterior: Posterior, problem: Problem, model: Model, samples: int, rng: Streams) -> Evaluation:
-    """Predict the test set and each out-of-distribution set, every set by streams of its own."""
+def evaluate(
+    posterior: Posterior,
+    problem: Problem,
+    model: Model,
+    samples: int,
+    rng: Streams,
+    predicting: Callable[[float], None] = lambda fraction: None,
+) -> Evaluation:
+    """Predict the test set and each out-of-distribution set, every set by streams of its own.
+
+    predicting(fraction) hears how much of all sets is predicted, as the examples go.
+    """
+    total = problem.test.x.shape[1] + sum(x.shape[1] for x in problem.ood.values())
+    before = 0.0
 
     def predict(name: str, x: Tensor) -> Predictive:
-        predictive = posterior.predict(x, samples, rng.child(f"predict {name}"))
+        nonlocal before
+        share, start = x.shape[1] / total, before
+        with session(Session(predicting=lambda fraction: predicting(start + share * fraction))):
+            predictive = posterior.predict(x, samples, rng.child(f"predict {name}"))
+        before = start + share
+        predicting(before)
         return predictive.in_units(problem.y_mean, problem.y_sd)
 
     test = predict("test", problem.test.x)
@@ -235,6 +305,37 @@ def measure(evaluation: Evaluation, metrics: Mapping[str, Metric]) -> records.Me
         for name, (metric, found) in scored.items()
         for key, value in found.items()
     }
+
+
+def scored(evaluation: Evaluation, metrics: Mapping[str, Metric]) -> tuple[records.Metrics, dict[str, str]]:
+    """The same for as many metrics as can be had, and for each other one why not: what is wrong, and in which line.
+
+    Raises BenchError where a metric changes predictions in place: nothing that is read after it is what was predicted.
+    """
+    found: records.Metrics = {}
+    unscored: dict[str, str] = {}
+    read = [value for value in _tensors(evaluation) if not value.is_inference()]  # which cannot be changed
+    for name, metric in metrics.items():
+        versions = [value._version for value in read]  # torch counts what is done to a tensor in place
+        try:
+            found |= measure(evaluation, {name: metric})
+        except (Exception, SystemExit) as error:  # one metric's failure is that metric's
+            unscored[name] = reason_of(error)
+        if [value._version for value in read] != versions:
+            words = "changes the predictions that others read and that are stored: clone them"
+            raise BenchError(f"metric {name} ({foreign.written(metric)}) {words}")
+    return found, unscored
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """All that a dataclass holds, and mappings and dataclasses in it."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for held in value.values():
+            yield from _tensors(held)
+    elif is_dataclass(value) and not isinstance(value, type):
+        yield from _tensors(getattr(value, "__dict__", {}))
 
 
 def entry_of(metric: Any) -> dict[str, Any]:
@@ -287,7 +388,7 @@ def objectives(fits: Sequence[Fit], rows: int) -> list[dict[str, Any]]:
         return []
     try:
         found = audit(fits[-1])
-    except Exception:  # the cell is trained and scored: what the audit cannot do must not undo that
+    except (Exception, SystemExit):  # the cell is trained and scored: what the audit cannot do must not undo that
         return [{"temperature": {}, "ramp": {}, "local": {}, "undeclared": None, "named": False}] * rows
     columns = {"temperature": (found.temperature, 1.0), "ramp": (found.ramp, 0.0), "local": (found.local, 1.0)}
     return [
@@ -405,34 +506,46 @@ def _write_cell(batch: Batch, cell: Cell, result: _Result, settings: Settings) -
         values={"metrics": scored, **values},
         cost=result.cost | {name: float(value[mine].mean()) for name, value in result.measured.items()},
         environment=environment.describe(cell.device, cell.threads)
-        | {"code": provenance.code_of(cell)}
+        | {"code": _code(cell, result)}
         | data_facts(cell.dataset, {batch.rows[i].replicate.split for i in mine})
         | _selection(settings)
         | {"examples": result.examples},
         failed={batch.rows[i].replicate: "parameters or predictions are not finite" for i in mine if i not in good},
+        unscored=result.unscored if good else {},
     )
     rows = torch.tensor(good, dtype=torch.int64)
     arrays = {name: value.index_select(records.row_axis(name), rows) for name, value in result.arrays.items()}
-    path = records.write(settings.results, record, arrays if good else {})
-    if settings.keep_parameters and good:
+    if settings.keep_parameters and good:  # before the record, which says that all is there
         state = {name: value.detach().cpu()[rows] for name, value in result.state.items()}
         records.write_parameters(settings.results, record, state)
-    return records.read_one(path)
+    return records.read_one(records.write(settings.results, record, arrays if good else {}))
 
 
-def _write_failures(batch: Batch, cells: Sequence[Cell], settings: Settings, reason: str) -> list[Record]:
-    """A record without values for each of these cells of a batch."""
-    failures = []
-    for cell in cells:
+def _code(cell: Cell, result: _Result) -> dict[str, str]:
+    """What made the record: not the metrics that failed, which can change without making its numbers old."""
+    failed = {f"metrics {name}" for name in result.unscored}
+    return {name: sha256 for name, sha256 in provenance.code_of(cell).items() if name not in failed}
+
+
+def write_failures(batch: Batch, settings: Settings, reason: str) -> Outcome:
+    """Write a record without values for each cell of a batch that has none with values; say what cannot be written."""
+    failures: list[Record] = []
+    for cell in batch.cells:
         failed = {row.replicate: reason for row in batch.rows if row.cell == cell}
         where = environment.describe(cell.device, cell.threads) | {"code": provenance.code_of(cell)}
         record = Record(cell.as_dict(), (), {"metrics": {}}, {}, where, failed)
-        records.write(settings.results, record, {})
+        path = settings.results / f"{record.name}.json"
+        if path.exists() and records.read_one(path).replicates:  # of the same replicates, and not lost by a failure now
+            continue
+        try:
+            records.write(settings.results, record, {})
+        except OSError as error:
+            return Outcome(failures, unwritten=f"{cell.title}: {reason}; {path} cannot be written: {error.strerror}")
         failures.append(record)
-    return failures
+    return Outcome(failures)
 
 
-def _reason(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
     """One line for people; what is not ours also says where it happened."""
     if isinstance(error, BenchError):
         return " ".join(str(error).split())

@@ -21,7 +21,7 @@ from bdlbench.metrics.ood import OutOfDistribution
 from bdlbench.predictive import Categorical, CategoricalSum, entropy
 from bdlbench.protocols import Evaluation, Metric
 from bdlbench.records import Record
-from bdlbench.run import data_facts, load_task, measure, stored_arrays
+from bdlbench.run import data_facts, load_task, scored, stored_arrays
 from bdlbench.spec import ELSEWHERE, SPLITS, Cell, Choice, Replicate, parse_seeds
 from bdlbench.store import array_checksum
 from bdlbench.submission import Submission
@@ -67,10 +67,13 @@ def score(path: Path, claim: Claim, results: Path, fresh: bool = False) -> Path:
     said = {name: value for name in ("axes", "seeds", "splits") if (value := getattr(claim, name))}
     given = {"predictions_from": {"file": path.name, "sha256": files.sha256(path.read_bytes()), **said}}
     evaluation = evaluate(found)
+    metrics, unscored = scored(evaluation, _metrics(found))
+    for name, reason in unscored.items():
+        raise BadInput(f"metric {name} fails on the predictions of {path}: {reason}")
     record = Record(
         cell=cell.as_dict(),
         replicates=asked,
-        values={"metrics": measure(evaluation, _metrics(found)), "samples": [len(found.log_probs)] * len(asked)},
+        values={"metrics": metrics, "samples": [len(found.log_probs)] * len(asked)},
         cost={},
         environment=environment.describe("cpu", cell.threads) | given | facts,
     )

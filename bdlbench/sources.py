@@ -8,7 +8,7 @@ import tarfile
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -49,6 +49,40 @@ def read(path: Path, name: str = "") -> Source:
         raise BadInput(f"{name or path} holds no records: give a folder that `run` wrote")
     records.refuse_conflicts(found)
     return Source(tuple((record.path.parent, record) for record in found))
+
+
+@dataclass(frozen=True)
+class Faults:
+    """What is wrong with the files beside records: damaged, in words for each; gone, the files that are missing."""
+
+    damaged: tuple[str, ...] = ()
+    gone: tuple[Path, ...] = ()
+
+    def lines(self) -> Iterator[str]:
+        """For people: what is wrong, what still holds, and what would mend it."""
+        for words in self.damaged:
+            yield f"damaged: {words}; the record's own numbers hold, and --fresh makes it again"
+        if self.gone:
+            first, *rest = self.gone
+            others = f" and {len(rest)} more of its kind are missing" if rest else " is missing"
+            yield f"predictions: {first}{others}: what a record does not hold cannot be had from them"
+
+
+def sound(source: Source) -> tuple[Source, Faults]:
+    """Leave out predictions that are damaged, and say what is wrong with the files beside the records.
+
+    A record's own numbers have a checksum of their own, and stand whatever became of the files beside it.
+    """
+    entries: list[tuple[Path, Record]] = []
+    damaged, gone = [], []
+    for folder, record in source.entries:
+        if records.lacks_predictions(folder, record):
+            gone.append(folder / f"{record.name}.safetensors")
+        reason = records.damage(folder, record)
+        if reason:
+            damaged.append(reason)
+        entries.append((folder, replace(record, predictions="") if reason else record))
+    return Source(tuple(entries)), Faults(tuple(damaged), tuple(gone))
 
 
 @contextmanager

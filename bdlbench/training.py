@@ -16,11 +16,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
-import safetensors.torch
 import torch
 from torch import Tensor
 
-from bdlbench import files
+from bdlbench import checkpoints
 from bdlbench.clock import now
 from bdlbench.data import Data, Examples
 from bdlbench.errors import BadInput, Diverged
@@ -195,7 +194,9 @@ class Session:
 
     checkpoint: a path without ending, or None; every: seconds between checkpoints; listen(done, total) hears of steps.
     nudge: where each step takes its gradient, to see how far rounding errors carry; mark: steps to the fingerprint.
-    fits: one for each call of `minimise`.
+    depends: what decides the bits of this fit, by name; a checkpoint made from anything else is set aside.
+    note(line) hears what happened to checkpoints, in words for people; predicting(fraction), how much is predicted.
+    fits: one for each call of `minimise`; keeping: seconds that went into writing the last state of each.
     """
 
     checkpoint: Path | None = None
@@ -203,7 +204,11 @@ class Session:
     listen: Callable[[int, int], None] = lambda done, total: None
     nudge: Nudge = unchanged
     mark: int = FIRST_STEPS
+    depends: Mapping[str, str] = field(default_factory=dict)
+    note: Callable[[str], None] = lambda line: None
+    predicting: Callable[[float], None] = lambda fraction: None
     fits: list[Fit] = field(default_factory=list, init=False)
+    keeping: float = field(default=0.0, init=False)
     calls: int = field(default=0, init=False)
     examples: int = field(default=0, init=False)
     seconds_before: float = field(default=0.0, init=False)
@@ -236,6 +241,15 @@ def session(current: Session) -> Iterator[Session]:
         yield current
     finally:
         _session.reset(token)
+
+
+def predicted(fraction: float) -> None:
+    """Tell whoever listens how much of the current `predict` is done, 0 to 1.
+
+    By the session and not by a parameter, since a posterior of a plugin's own has no such parameter.
+    """
+    if (current := _session.get()) is not None:
+        current.predicting(fraction)
 
 
 class _Enough(Exception):
@@ -488,12 +502,24 @@ ADAM = Update(lambda flat: {"mean": torch.zeros_like(flat), "square": torch.zero
 """Adam (Kingma & Ba 2015)."""
 
 
+def _state_in(saved: Tensors, fresh: State, steps: int) -> State:
+    """The state that a checkpoint holds. Raises Unusable where it has other tensors than `fresh`, of this method."""
+    kept, collected = (
+        {k.removeprefix(part): v for k, v in saved.items() if k.startswith(part)} for part in (KEPT, COLLECTED)
+    )
+    step = int(saved["spent"][2])
+    for mine, theirs in ((fresh.kept, kept), (fresh.collected, collected), ({"": fresh.flat}, {"": saved["flat"]})):
+        if {k: _form(v) for k, v in mine.items()} != {k: _form(v) for k, v in theirs.items()}:
+            raise checkpoints.Unusable("it was left by a method that kept other tensors than this one does")
+    return State(saved["flat"], kept, step, saved["loss"], step // steps, collected)
+
+
 class _Saver:
     """Writes and reads the checkpoint of one call of `minimise`."""
 
     def __init__(self, current: Session, fit: Fit, collect: Collect) -> None:
         self.current, self.fit, self.path, self.due = current, fit, current.next_file(), now() + current.every
-        self.collect = collect
+        self.collect, self.refused = collect, False
         self.beside = self._beside()
 
     def refuse_what_it_would_lose(self) -> None:
@@ -515,38 +541,39 @@ class _Saver:
         return {(one.where, one.name): one for one in found}
 
     def load(self, fresh: State, noise: Streams, steps: int) -> State:
-        """The state of the checkpoint, with `noise` put where it stood; `fresh` where there is none.
+        """The state of the checkpoint, with `noise` put where it stood; `fresh` where there is none to go on from.
 
-        steps: of an epoch. Raises BadInput where it holds other tensors than `fresh`.
+        steps: of an epoch. One that is damaged, or that something else was trained from, is set aside.
         """
         if self.path is None or not self.path.exists():
             return fresh
-        saved = safetensors.torch.load_file(self.path, device=str(fresh.flat.device))
-        saved = {name: value.clone() for name, value in saved.items()}  # aligned: a product's bits depend on it
-        position = {k.removeprefix("noise."): v.cpu() for k, v in saved.items() if k.startswith("noise.")}
-        noise.resume(position, fresh.flat.device)
-        seconds, examples, step = saved["spent"].tolist()
+        device = fresh.flat.device
+        try:
+            saved = checkpoints.read(self.path, self._depends())
+            found = _state_in({name: value.to(device) for name, value in saved.items()}, fresh, steps)
+        except checkpoints.Unusable as reason:
+            aside = checkpoints.set_aside(self.path)
+            self.current.note(f"a checkpoint is set aside as {aside}: {reason}; the fit begins again")
+            return fresh
+        position = {k.removeprefix("noise."): v for k, v in saved.items() if k.startswith("noise.")}
+        noise.resume(position, device)
+        seconds, examples, _ = saved["spent"].tolist()
         self.current.seconds_before, self.current.examples = seconds, int(examples)
-        kept, collected = (
-            {k.removeprefix(part): v for k, v in saved.items() if k.startswith(part)} for part in (KEPT, COLLECTED)
-        )
-        found = State(saved["flat"], kept, int(step), saved["loss"], int(step) // steps, collected)
-        for mine, theirs in ((fresh.kept, kept), (fresh.collected, collected), ({"": fresh.flat}, {"": found.flat})):
-            if {k: _form(v) for k, v in mine.items()} != {k: _form(v) for k, v in theirs.items()}:
-                raise BadInput(
-                    f"{self.path} was left by a method that kept other tensors than this one does: "
-                    "--fresh trains it from the start"
-                )
         self.fit.state = found
         if "first.sha256" in saved:
             hashes = [bytes(row).hex() for row in saved["first.sha256"].tolist()]
-            norm, loss = saved["first.numbers"].tolist()
-            self.fit.first = Fingerprint(self.fit.marked, hashes, norm, loss)
+            norm, first_loss = saved["first.numbers"].tolist()
+            self.fit.first = Fingerprint(self.fit.marked, hashes, norm, first_loss)
         return self.fit.state
 
     def save_when_due(self, state: State, noise: Streams) -> None:
-        """Write the checkpoint if `every` seconds have passed since the last."""
-        if self.path is None or now() < self.due:
+        """Write the checkpoint if `every` seconds have passed since the last, and when all steps are done.
+
+        The last state is kept so that what fails later, a prediction or a metric, does not cost the fit. A disk that
+        refuses the file is said once; the older checkpoint stays, and training goes on.
+        """
+        began, finished = now(), state.step == self.fit.steps
+        if self.path is None or (began < self.due and not finished):
             return
         self.refuse_what_it_would_lose()
         spent = torch.tensor([self.current.seconds, self.current.examples, state.step], dtype=torch.float64)
@@ -558,5 +585,18 @@ class _Saver:
             hashes = [list(bytes.fromhex(sha256)) for sha256 in first.sha256]
             tensors["first.sha256"] = torch.tensor(hashes, dtype=torch.uint8)
             tensors["first.numbers"] = torch.tensor([first.norm, first.loss], dtype=torch.float64)
-        files.write_atomic(self.path, safetensors.torch.save({k: v.contiguous() for k, v in tensors.items()}))
+        try:
+            checkpoints.write(self.path, tensors, self._depends())
+        except OSError as error:
+            if not self.refused:
+                older = "; the one before it stays" if self.path.exists() else ""
+                self.current.note(f"{self.path} cannot be written: {error.strerror}{older}, and training goes on")
+            self.refused = True
         self.due = now() + self.current.every
+        if finished:
+            self.current.keeping += now() - began
+
+    def _depends(self) -> dict[str, str]:
+        """What decides the bits of this call: that of the session, and the rows it begins with."""
+        rows = hashlib.sha256(self.fit.initial.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
+        return {**self.current.depends, "the initial rows": rows, "the number of steps": str(self.fit.steps)}

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bdlbench import catalog, environment, foreign, lint, records, run
+from bdlbench import catalog, environment, evaluation, foreign, lint, records, run
 from bdlbench.errors import BadInput, BenchError
 from bdlbench.lint import Finding
 from bdlbench.protocols import Posterior, Restores
@@ -32,6 +32,9 @@ from bdlbench.training import Nudge, begin, unchanged
 
 Verdict = Literal["identical", "noise", "different", "unchecked"]
 WORST_FIRST: tuple[Verdict, ...] = ("different", "unchecked", "noise", "identical")
+
+BESIDE = ("stored predictions", "kept parameters")
+"""The parts that are files beside a record."""
 
 CHEAP = 5.0
 """Seconds of recorded training and prediction up to which a record without a fingerprint is run again whole."""
@@ -120,24 +123,100 @@ def verify(folder: Path, record: Record, full: bool = False, threads: int | None
     )
     if not record.replicates:
         return check
+    kept = tuple(_until_an_error(_files(folder, record)))
     if record.cell["device"] == ELSEWHERE:
-        return replace(check, parts=(Part("predictions made elsewhere", "unchecked"),))
+        return replace(check, parts=(Part("predictions made elsewhere", "unchecked"), *kept))
     try:
         batch = batch_of(record, threads)
         here, found = _surroundings(batch)
-    except BenchError as error:  # an entry or a file that is not to be had here
-        return replace(check, parts=(Part("cell", "unchecked", str(error)),))
-    parts = tuple(_until_an_error(_whole(folder, record, batch) if full else _slice(folder, record, batch)))
+    except (Exception, SystemExit) as error:  # an entry or a file that is not to be had here
+        reason = f"{run.reason_of(error)}{_plugin_words(record)}"
+        return replace(check, parts=(*kept, Part("cell", "unchecked", reason)))
+    sound = all(part.verdict == "identical" for part in kept if part.name in BESIDE)
+    work = _whole(folder, record, batch, sound) if full else _slice(folder, record, batch, sound)
+    parts = tuple(_until_an_error(work))
     elsewhere = tuple(differences(record, here, batch))
-    return replace(check, parts=parts, elsewhere=elsewhere, findings=(*check.findings, *found))
+    return replace(check, parts=(*kept, *parts), elsewhere=elsewhere, findings=(*check.findings, *found))
 
 
 def _until_an_error(parts: Iterator[Part]) -> Iterator[Part]:
     """The parts; an error in one is a part too: the record says that this work went well, with the files beside it."""
     try:
         yield from parts
-    except BenchError as error:
-        yield Part("cell", "different", str(error))
+    except (Exception, SystemExit) as error:  # whatever entries of others raise: the other records are to be checked
+        yield Part("cell", "different", run.reason_of(error))
+
+
+def _plugin_words(record: Record) -> str:
+    """What to name where an entry of a file of its own, or of one that nobody knows, is not in this catalog."""
+    protocol, code = record.cell["protocol"], record.environment.get("code")
+    named = {"methods": record.cell["treatment"], "models": protocol["model"], "datasets": protocol["dataset"]}
+    for kind, entry in named.items():
+        unknown = entry["name"] not in catalog.names(kind)  # type: ignore[arg-type]
+        if unknown and (code is None or f"{kind} {entry['name']}" in code):
+            return f"; {entry['name']} is not of this package: name the file that has it with --plugin FILE.py"
+    return ""
+
+
+# What lies beside the record
+
+
+def _files(folder: Path, record: Record) -> Iterator[Part]:
+    """The files that a record names hold what it says, its metrics follow from its predictions, and none is missing."""
+    arrays: dict[str, Tensor] = {}
+    if records.lacks_predictions(folder, record):
+        gone = folder / f"{record.name}.safetensors"
+        yield Part("stored predictions", "unchecked", f"{gone} is missing: the record beside it names it")
+    elif record.predictions:
+        try:
+            arrays = records.predictions(folder, record)
+        except BadInput as error:
+            yield Part("stored predictions", "different", str(error))
+        else:
+            yield _rescored(record, arrays)
+    if records.has_parameters(folder, record):
+        try:
+            state = records.parameters(folder, record)
+        except BadInput as error:
+            yield Part("kept parameters", "different", str(error))
+        else:
+            if run.row_hashes(state) != record.values["parameters_sha256"]:
+                yield Part("kept parameters", "different", "they are not those whose hash the record holds")
+    for name, reason in record.unscored.items():
+        yield Part(f"metric {name}", "unchecked", f"it has no values: {reason}")
+    known, unknown = catalog.names("metrics"), {name.partition("[")[0] for name in record.values["metrics"]}
+    for name in sorted(unknown.difference(known)):
+        yield Part(
+            f"metric {name}", "unchecked", "this catalog lacks it: name the file that has it with --plugin FILE.py"
+        )
+
+
+def _rescored(record: Record, arrays: Mapping[str, Tensor]) -> Part:
+    """Score stored predictions again: the metrics of a record follow from them, as far as they can tell.
+
+    What a posterior states of itself is not stored, nor a metric that was defined in another way.
+    """
+    name = "stored predictions"
+    kept = evaluation.read(record, arrays)
+    if kept is None:
+        return Part(name, "identical")
+    if len(kept.y) != len(record.replicates):
+        return Part(name, "different", f"they are of {len(kept.y)} replicates, not of {len(record.replicates)}")
+    metrics = catalog.metrics()
+    recorded = {
+        column: entry for column, entry in record.values["metrics"].items() if column.partition("[")[0] in metrics
+    }
+    entries = {column.partition("[")[0] for column in recorded}
+    with environment.one_thread():
+        again, raised = run.scored(kept, {entry: metrics[entry] for entry in sorted(entries)})
+    both = [c for c in recorded if c in again and recorded[c]["definition"] == again[c]["definition"]]
+    if raised and not both:
+        return Part(name, "unchecked", f"no metric can be had from them: {next(iter(raised.values()))}")
+    then, now = ({c: _column(table[c]["values"]) for c in both} for table in (recorded, again))
+    judged = _judged(name, then, now, []) if both else Part(name, "identical")
+    if judged.verdict == "different":
+        return Part(name, "different", f"the record's metrics do not follow from them: {judged.detail}")
+    return Part(name, "identical")  # but for the rounding of what is stored in float32
 
 
 def title_of(record: Record) -> str:
@@ -204,19 +283,19 @@ def _surroundings(batch: Batch) -> tuple[dict[str, Any], list[Finding]]:
 # The cheap slice
 
 
-def _slice(folder: Path, record: Record, batch: Batch) -> Iterator[Part]:
-    """The data, the first steps of training, and predictions from parameters that were kept."""
+def _slice(folder: Path, record: Record, batch: Batch, sound: bool) -> Iterator[Part]:
+    """The data, the first steps of training, and predictions from parameters that were kept if the files are sound."""
     yield _data(record, batch)
     if "first_steps" in record.values:
         yield _first_steps(record, batch)
     elif _seconds(record) <= CHEAP:
-        yield from _whole(folder, record, batch)
+        yield from _whole(folder, record, batch, sound)
         return
     else:
         yield Part(
             "training", "unchecked", "nothing was minimised that would leave a fingerprint: --full runs it again"
         )
-    if records.has_parameters(folder, record):
+    if sound and records.has_parameters(folder, record):
         yield _predictions(folder, record, batch)
 
 
@@ -291,8 +370,6 @@ def _predictions(folder: Path, record: Record, batch: Batch) -> Part:
     """What the parameters that were kept predict."""
     problem, model, method = run.build(batch)
     state = {name: value.to(batch.cells[0].device) for name, value in records.parameters(folder, record).items()}
-    if run.row_hashes(state) != record.values["parameters_sha256"]:
-        return Part("kept parameters", "different", "they are not those whose hash the record holds")
     if not record.predictions:
         return Part("predictions", "unchecked", "the record has none")
 
@@ -322,14 +399,14 @@ def _arrays(posterior: Posterior, problem: Any, model: Any, batch: Batch) -> dic
 # The whole cell
 
 
-def _whole(folder: Path, record: Record, batch: Batch) -> Iterator[Part]:
-    """Train, predict and score again: parameters, metrics and all other values, predictions."""
+def _whole(folder: Path, record: Record, batch: Batch, sound: bool) -> Iterator[Part]:
+    """Train, predict and score again: parameters, metrics and all other values, predictions if the files are sound."""
     found, arrays = _rerun(batch)
     old = {name: column for name, column in record.values.items() if name not in ("metrics", "objective")}
     new = {name: found.values.get(name) for name in old}
-    metrics = {name: entry["values"] for name, entry in record.values["metrics"].items()}
+    metrics = {name: entry["values"] for name, entry in _known(record).values["metrics"].items()}
     scored = {name: found.values["metrics"].get(name, {}).get("values") for name in metrics}
-    recorded = records.predictions(folder, record) if record.predictions else {}
+    recorded = records.predictions(folder, record) if record.predictions and sound else {}
     if old == new and metrics == scored and _equal(recorded, arrays):
         yield Part("whole cell", "identical")
         return
@@ -344,7 +421,14 @@ def _whole(folder: Path, record: Record, batch: Batch) -> Iterator[Part]:
     for_predictions, for_metrics = tee(_twins(again, WHOLE_TWINS))
     if recorded:
         yield _judged("predictions", _numbers(recorded), _numbers(arrays), for_predictions, COARSE)
-    yield _judged("metrics", _metrics(record), _metrics(found), for_metrics, COARSE)
+    yield _judged("metrics", _metrics(_known(record)), _metrics(found), for_metrics, COARSE)
+
+
+def _known(record: Record) -> Record:
+    """Without metrics that this catalog lacks."""
+    known = catalog.names("metrics")
+    kept = {name: entry for name, entry in record.values["metrics"].items() if name.partition("[")[0] in known}
+    return replace(record, values={**record.values, "metrics": kept})
 
 
 def _rerun(batch: Batch, nudge: Nudge = unchanged) -> tuple[Record, dict[str, Tensor]]:

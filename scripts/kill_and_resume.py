@@ -34,9 +34,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-import safetensors.torch
-
 from bdlbench import api, files, plan, records
+from bdlbench import checkpoints as stored
 
 METHODS = ("mle", "mean_field_vi", "deep_ensemble")
 KINDS = ("inside", "inside", "record", "inside", "any", "inside", "inside", "record", "inside", "any")
@@ -88,10 +87,10 @@ def checkpoints(folder: Path) -> dict[str, Saved]:
     found = {}
     for path in (folder / ".checkpoints").glob("[!.]*"):
         try:
-            written, content = path.stat().st_mtime_ns, path.read_bytes()
-        except FileNotFoundError:
+            written, tensors = path.stat().st_mtime_ns, stored.read(path)
+        except (FileNotFoundError, stored.Unusable):
             continue
-        seconds, _, step = safetensors.torch.load(content)["spent"].tolist()
+        seconds, _, step = tensors["spent"].tolist()
         found[path.name] = Saved(seconds, int(step), written)
     return found
 

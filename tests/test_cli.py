@@ -848,8 +848,13 @@ def test_bars_on_a_terminal(results: Path, monkeypatch: pytest.MonkeyPatch) -> N
             report(executors.Event(index, title, "start"))
             report(executors.Event(index, title, "step", 5, 10))
             report(executors.Event(index, title, "step", 10, 10))
+            report(executors.Event(index, title, "predict", 250, 1000))
+            report(executors.Event(index, title, "note", text="a disk is full"))
             report(executors.Event(index, title, "end"))
     text = stream.getvalue()
+    shown = text.partition("2 replicates, predicting")[2].partition("%")[0]
+    assert shown.split()[-1] == "0"  # not 100, of its steps, while it predicts
+    assert text.count("bdlbench: note: a disk is full") == 2
     assert "[1/2] mle · logistic · wine: 2 replicates, 0.0 s" in text
     assert "[2/2] map · logistic · wine: 2 replicates, 0.0 s" in text
     assert "all batches" in text and "100 %" in text
@@ -857,9 +862,12 @@ def test_bars_on_a_terminal(results: Path, monkeypatch: pytest.MonkeyPatch) -> N
     with progress.reporting(batches, plain) as report:
         report(executors.Event(0, "mle", "start"))
         report(executors.Event(0, "mle", "step", 5, 10))
+        report(executors.Event(0, "mle", "predict", 5, 10))
+        report(executors.Event(0, "mle", "note", text="a disk is full"))
         report(executors.Event(0, "mle", "end"))
     assert plain.getvalue().splitlines() == [
         "[1/2] mle · logistic · wine: 2 replicates …",
+        "bdlbench: note: a disk is full",
         "[1/2] mle · logistic · wine: 2 replicates, 0.0 s",
     ]
 

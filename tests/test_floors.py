@@ -18,7 +18,7 @@ PACKAGE = ROOT / "bdlbench"
 FLOORS = (
     "instructions types normals rng clock memory torch_state foreign files spec errors options purity",
     "kernels/ stats/",  # pure functions
-    "predictive density data terms records environment",  # what is predicted, what data are, what a run leaves
+    "predictive density data terms records checkpoints environment",  # what is predicted, what data are, what is kept
     "protocols",  # the seams
     "layers blocks likelihoods latents stopping store submission splits training audit evaluation",  # outputs, minimise
     "posteriors/",  # sampling and chunking, shared by methods

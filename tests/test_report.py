@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -366,6 +367,23 @@ def test_what_no_command_gives_is_a_comment(cells: Callable[..., list[Cell]]) ->
     lines = commands.commands([record_of(strange), record_of(older), paired], Path("r"), Path("out"))[:-1]
     assert len(lines) == 3 and all(line.startswith("# ") and "\n" not in line for line in lines)
     assert "not in this catalog" in lines[0] and "no command of this version" in lines[1] and "--splits" in lines[2]
+    assert "mle has the new option learning_rate (0.001)" in lines[1] and "epochs" not in lines[1]
+
+
+def test_an_option_of_another_version_is_named(cells: Callable[..., list[Cell]]) -> None:
+    """One that is gone, or new in a method, a model, or a member of an ensemble."""
+    (cell,) = cells(methods=("deep_ensemble",))
+    protocol, treatment = cell.protocol(), cell.method.as_dict()
+    member = {key: value for key, value in treatment["member"].items() if key != "decay"}
+    model = {key: value for key, value in protocol["model"].items() if key != "widths"}
+    for changed, words in (
+        ({"treatment": {**treatment, "member": member}}, "mle has the new option decay (constant)"),
+        ({"protocol": {**protocol, "model": model}}, "mlp has the new option widths ("),
+        ({"treatment": {**treatment, "bootstrap": True}}, "'bootstrap'"),
+    ):
+        record = replace(record_of(cell), cell={**cell.as_dict(), **changed})
+        (line, _) = commands.commands([record], Path("r"), Path("out"))
+        assert line.startswith("# deep_ensemble · mlp · wine: ") and words in line
 
 
 def test_scored_files_are_scored_again(folder: Path) -> None:

@@ -1,9 +1,15 @@
+import errno
 import math
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
+from bdlbench import checkpoints
 from bdlbench.data import Data
 from bdlbench.errors import BadInput, Diverged
 from bdlbench.rng import Streams
@@ -145,10 +151,166 @@ def test_a_listener_hears_every_step_and_no_file_is_written_without_a_path():
     assert current.seconds > 0
 
 
-def test_checkpoints_are_as_rare_as_asked(tmp_path):
-    with session(Session(tmp_path / "fit", 1000.0)) as current:
+def test_checkpoints_are_as_rare_as_asked_and_what_is_finished_is_kept(tmp_path):
+    written = []
+
+    def listen(done, total):
+        written.append(list(tmp_path.iterdir()))
+
+    with session(Session(tmp_path / "fit", 1000.0, listen)) as current:
         last(minimise(quadratic(), start(), data(), Streams.of_seeds([0, 1]), Plan(2, 5, 0.1)))
-    assert not any(file.exists() for file in current.files())
+    assert written == [[]] * 4
+    (file,) = current.files()
+    assert int(checkpoints.read(file)["spent"][2]) == 4
+    assert 0 < current.keeping < current.seconds
+
+
+STEPS, AT = 10, 7
+"""Of a fit in two epochs that is interrupted inside the second."""
+
+
+class Interrupted(Exception):
+    pass
+
+
+def noisy(flat, batch, noise, moment):
+    """A loss whose gradient needs noise, so that its position matters."""
+    return ((flat - noise.normal((16,), flat)) * 0.1 + batch.y.mean(1, keepdim=True)).square().sum(-1)
+
+
+def fit_until(path, stop=STEPS, notes=None, every=0.0, depends=None, target=noisy):
+    """What a fit ends with, or None where it is interrupted after `stop` steps; and the steps that it did."""
+    heard = []
+
+    def listen(done, total):
+        heard.append(done)
+        if done == stop < total:
+            raise Interrupted
+
+    note = (lambda line: None) if notes is None else notes.append
+    with session(Session(path, every, listen, depends=depends or {"torch": "2"}, note=note)):
+        try:
+            final = last(minimise(target, start(), data(), Streams.of_seeds([0, 1]), Plan(2, 2, 0.1)))
+        except Interrupted:
+            return None, heard
+    return final, heard
+
+
+def interrupted(path, **options):
+    """The checkpoint of a fit that was interrupted, which holds the step before."""
+    fit_until(path, AT, **options)
+    return path.with_name(f"{path.name}.1.safetensors")
+
+
+def test_an_interrupted_fit_goes_on_to_the_same_bits(tmp_path):
+    whole, _ = fit_until(None)
+    interrupted(tmp_path / "fit")
+    resumed, heard = fit_until(tmp_path / "fit")
+    assert heard[0] == AT and torch.equal(resumed.flat, whole.flat)
+
+
+def test_one_bit_anywhere_in_a_checkpoint_is_found_and_the_fit_begins_again(tmp_path):
+    whole, _ = fit_until(None)
+    content = interrupted(tmp_path / "fit").read_bytes()
+    for place in range(0, len(content), 41):
+        for bit in (0, 5):
+            file = interrupted(tmp_path / "fit")
+            spoilt = bytearray(file.read_bytes())
+            spoilt[place % len(spoilt)] ^= 1 << bit
+            file.write_bytes(spoilt)
+            notes = []
+            resumed, heard = fit_until(tmp_path / "fit", notes=notes)
+            assert heard[0] == 1 and torch.equal(resumed.flat, whole.flat)
+            assert len(notes) == 1 and f"{file}.aside" in notes[0] and "checksum" in notes[0]
+            file.unlink()
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda content: b"",
+        lambda content: content[:-1],
+        lambda content: content[: len(content) // 2],
+        lambda content: content[:40],
+        lambda content: content + b"\0",
+        lambda content: content.partition(b"\n")[2],  # as a version without checksums wrote it
+        lambda content: b"{}\n" + content.partition(b"\n")[2],
+        lambda content: b"[1]\n",
+        lambda content: b"[" * 100_000,
+        lambda content: b'{"depends": {}, "schema": 2, "sha256": 3}\n',
+        lambda content: b"\xff\xfe\n",
+    ],
+)
+def test_what_is_no_whole_checkpoint_is_set_aside_whole(tmp_path, spoil):
+    file = interrupted(tmp_path / "fit")
+    spoilt = spoil(file.read_bytes())
+    file.write_bytes(spoilt)
+    notes = []
+    _, heard = fit_until(tmp_path / "fit", notes=notes)
+    assert heard[0] == 1 and len(notes) == 1
+    assert file.with_name(file.name + ".aside").read_bytes() == spoilt
+
+
+@pytest.mark.parametrize("change", [{"spent": [math.nan] * 3}, {"spent": [1.0, 2.0, 0.0]}])
+def test_numbers_that_were_changed_in_a_checkpoint_are_found(tmp_path, change):
+    """With the checksum of before: what writes a right one is a program that means it."""
+    file = interrupted(tmp_path / "fit")
+    tensors = checkpoints.read(file) | {k: torch.tensor(v, dtype=torch.float64) for k, v in change.items()}
+    line = file.read_bytes().partition(b"\n")[0]
+    checkpoints.write(file, tensors, {"torch": "2"})
+    file.write_bytes(line + b"\n" + file.read_bytes().partition(b"\n")[2])
+    notes = []
+    assert fit_until(tmp_path / "fit", notes=notes)[1][0] == 1
+    assert len(notes) == 1
+
+
+def test_a_checkpoint_of_something_else_is_set_aside_and_says_what_changed(tmp_path):
+    interrupted(tmp_path / "fit")
+    notes = []
+    assert fit_until(tmp_path / "fit", notes=notes, depends={"torch": "3", "device": "x"})[1][0] == 1
+    assert "torch" in notes[0] or "device" in notes[0]
+    interrupted(tmp_path / "other")
+    with session(Session(tmp_path / "other", 0.0, depends={"torch": "2"}, note=notes.append)) as current:
+        last(minimise(noisy, start() + 1.0, data(), Streams.of_seeds([0, 1]), Plan(2, 2, 0.1)))
+    assert current.examples == 2 * STEPS and "the initial rows" in notes[1]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EFBIG, errno.EIO])
+def test_a_full_disk_costs_no_checkpoint_and_no_training(tmp_path, monkeypatch, code):
+    whole, _ = fit_until(None)
+    file = interrupted(tmp_path / "fit")
+    before, notes = file.read_bytes(), []
+
+    def refusing(path, content):
+        raise OSError(code, os.strerror(code))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints.files, "write_atomic", refusing)
+        resumed, heard = fit_until(tmp_path / "fit", notes=notes)
+    assert heard[0] == AT and torch.equal(resumed.flat, whole.flat)
+    assert file.read_bytes() == before
+    assert len(notes) == 1 and os.strerror(code) in notes[0]  # once, not at every step
+
+
+def test_a_limit_of_the_system_on_a_files_size_is_a_full_disk(tmp_path):
+    """What the system itself does, in a process of its own: nothing half written stays, the older file does."""
+    code = f"""
+import resource, sys
+sys.path[:0] = {sys.path!r}
+from pathlib import Path
+from test_training import fit_until, interrupted
+path = Path({str(tmp_path)!r}) / "fit"
+file = interrupted(path)
+before, notes = file.read_bytes(), []
+resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+final, heard = fit_until(path, notes=notes)
+assert final is not None and heard[0] == 7, heard
+assert file.read_bytes() == before and len(notes) == 1, notes
+assert [p.name for p in path.parent.iterdir()] == ["fit.1.safetensors"]
+"""
+    here = str(Path(__file__).parent)
+    done = subprocess.run([sys.executable, "-c", code], cwd=here, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_each_fit_of_a_session_has_its_own_checkpoint_and_a_finished_one_is_not_repeated(tmp_path):
@@ -386,12 +548,15 @@ def test_what_is_kept_starts_as_rows_by_name(given):
         assert str(caught.value).startswith(line_of(start_of))
 
 
-def test_a_checkpoint_with_other_tensors_is_refused(tmp_path):
-    fitted(path=tmp_path / "fit", update=momentum_rule(), collect=sums())
-    wider = Collect(lambda flat: {"sum": flat.double(), "last": flat[:, :3]}, sums().add)
+def test_a_checkpoint_with_other_tensors_is_set_aside(tmp_path):
+    wider = Collect(lambda flat: {"sum": flat.double(), "last": flat[:, :3]}, lambda state, gathered: gathered)
     for other in ({}, {"update": momentum_rule()}, {"collect": sums()}, {"update": momentum_rule(), "collect": wider}):
-        with pytest.raises(BadInput, match=r"fit.1.safetensors .* other tensors"):
-            fitted(path=tmp_path / "fit", **other)
+        fitted(path=tmp_path / "fit", update=momentum_rule(), collect=sums())
+        notes = []
+        with session(Session(tmp_path / "fit", note=notes.append)) as current:
+            last(minimise(quadratic(), start(), data(), Streams.of_seeds([0, 1]), FOUR, **other))
+        assert "other tensors" in notes[0] and current.examples == 32
+        assert (tmp_path / "fit.1.safetensors.aside").exists()
 
 
 def test_a_row_of_a_sampler_has_the_same_bits_alone():

@@ -4,12 +4,13 @@ import json
 import math
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from bdlbench import __main__ as cli
-from bdlbench import api, catalog, files, records, run, verify
+from bdlbench import api, catalog, evaluation, files, records, run, verify
 from bdlbench.errors import Diverged
 from bdlbench.methods import mean_field_vi
 from bdlbench.posteriors import fitting
@@ -50,6 +51,7 @@ def altered(record, column, **changes):
 def test_a_record_of_this_place_has_the_same_bits(folder, method):
     found = verify.verify(folder, record_of(folder, method))
     assert [(part.name, part.verdict) for part in found.parts] == [
+        ("stored predictions", "identical"),
         ("data", "identical"),
         ("first 12 steps", "identical"),
         ("predictions", "identical"),
@@ -59,7 +61,10 @@ def test_a_record_of_this_place_has_the_same_bits(folder, method):
 
 def test_the_whole_cell_has_the_same_bits(folder):
     found = verify.verify(folder, record_of(folder, "mean_field_vi"), full=True)
-    assert [(part.name, part.verdict) for part in found.parts] == [("whole cell", "identical")]
+    assert [(part.name, part.verdict) for part in found.parts] == [
+        ("stored predictions", "identical"),
+        ("whole cell", "identical"),
+    ]
     assert found.temperature == "T = 1"
 
 
@@ -71,7 +76,7 @@ def test_rounding_is_noise_and_more_is_not(folder):
     wrong = altered(record, "first_steps", sha256="another", loss=[row["loss"][0] * 1.01])
     found = verify.verify(folder, wrong)
     assert found.verdict == "different"
-    assert "loss off by" in found.parts[1].detail and "rounding makes" in found.parts[1].detail
+    assert "loss off by" in found.parts[2].detail and "rounding makes" in found.parts[2].detail
     lost = altered(record, "first_steps", sha256="another", loss=[None])
     assert verify.verify(folder, lost).verdict == "different"
 
@@ -99,7 +104,7 @@ def test_what_differs_here_is_named_most_likely_first(folder):
     names = [line.split(":")[0] for line in found.elsewhere]
     assert names == ["the data", "torch", "threads", "commit", "rows of its batch", "scipy"]
     assert f"torch: {torch.__version__} here, was 2.0.1" in found.elsewhere
-    assert (found.verdict, found.parts[0].detail) == ("different", "sources scikit-learn wine")
+    assert (found.verdict, found.parts[1].detail) == ("different", "sources scikit-learn wine")
 
 
 def test_other_threads_are_named(folder):
@@ -109,23 +114,26 @@ def test_other_threads_are_named(folder):
 
 def test_what_cannot_be_checked_says_why(folder):
     record = record_of(folder, "mle")
-    gone = replace(record, cell={**record.cell, "treatment": {"name": "mlee"}})
+    gone = replace(record, cell={**record.cell, "treatment": {"name": "mlee"}}, predictions="")
     found = verify.verify(folder, gone)
     assert (found.verdict, found.parts[0].detail) == ("unchecked", "unknown method 'mlee': did you mean 'mle'?")
     values = {name: column for name, column in record.values.items() if name != "first_steps"}
     old = replace(record, values=values)
     cheap = verify.verify(folder, old)
-    assert [part.name for part in cheap.parts] == ["data", "whole cell"]
+    assert [part.name for part in cheap.parts] == ["stored predictions", "data", "whole cell"]
     slow = verify.verify(folder, replace(old, cost={"train_seconds": 1e4}))
-    assert (slow.parts[1].verdict, "--full" in slow.parts[1].detail) == ("unchecked", True)
-    assert (slow.verdict, slow.checked) == ("unchecked", ("data", "predictions"))  # never identical by its data alone
+    assert (slow.parts[2].verdict, "--full" in slow.parts[2].detail) == ("unchecked", True)
+    assert (slow.verdict, slow.checked) == (
+        "unchecked",
+        ("stored predictions", "data", "predictions"),
+    )  # never identical by its data alone
     failed = replace(record, replicates=(), failed=dict.fromkeys(record.replicates, "boom"))
     assert (verify.verify(folder, failed).verdict, verify.verify(folder, failed).failed) == ("unchecked", 3)
 
 
 def test_predictions_made_elsewhere_are_not_checked(folder):
     record = record_of(folder, "mle")
-    scored = replace(record, cell={**record.cell, "device": "elsewhere"}, cost={})
+    scored = replace(record, cell={**record.cell, "device": "elsewhere"}, cost={}, predictions="")
     found = verify.verify(folder, scored)
     assert [(part.name, part.verdict) for part in found.parts] == [("predictions made elsewhere", "unchecked")]
 
@@ -133,10 +141,11 @@ def test_predictions_made_elsewhere_are_not_checked(folder):
 def test_an_error_in_one_record_is_a_part_of_its_check(folder, tmp_path, capsys, monkeypatch):
     for path in [*folder.glob("*-mle-*"), *folder.glob("*-map-*.json")]:  # the latter without its predictions
         shutil.copy(path, tmp_path)
-    assert cli.main(["verify", "--full", str(tmp_path)]) == 1
+    assert cli.main(["verify", "--full", str(tmp_path)]) == 4
     out = capsys.readouterr().out
+    assert "not checked: map · mlp · wine (3 replicates): stored predictions" in out
     assert "is missing: the record beside it names it" in out
-    assert "bit-identical: mle · mlp · wine (3 replicates): whole cell" in out
+    assert "bit-identical: mle · mlp · wine (3 replicates): stored predictions, whole cell" in out
 
     def diverging(batch, steps, nudge=verify.unchanged):
         raise Diverged("the loss is not finite in any replicate")
@@ -192,7 +201,7 @@ def test_a_statistic_is_the_same_to_rounding_and_a_checksum_exactly(folder):
     record = record_of(folder, "mle")
     rounded = {name: value * (1 + 1e-15) for name, value in record.environment["statistics"].items()}
     found = verify.verify(folder, replace(record, environment={**record.environment, "statistics": rounded}))
-    assert found.parts[0] == ("data", "identical", "")
+    assert found.parts[1] == ("data", "identical", "")
 
 
 def test_parameters_that_are_not_the_records(folder):
@@ -200,7 +209,7 @@ def test_parameters_that_are_not_the_records(folder):
     hashes = ["0" * 64, *record.values["parameters_sha256"][1:]]
     found = verify.verify(folder, replace(record, values={**record.values, "parameters_sha256": hashes}))
     assert found.verdict == "different"
-    assert found.parts[-1].name == "kept parameters"
+    assert ("kept parameters", "different") in [(part.name, part.verdict) for part in found.parts]
 
 
 def test_rounding_is_relative_and_afresh_for_every_twin_and_step():
@@ -291,9 +300,12 @@ def test_verify_on_the_command_line(folder, tmp_path, capsys):
     assert cli.main(["verify", str(folder)]) == 0
     out = capsys.readouterr().out.splitlines()
     assert f"{len(METHODS)} bit-identical" in out
-    assert any(line.startswith("bit-identical: sparse_vd · mlp · wine (3 replicates): data, ") for line in out)
+    assert any(
+        line.startswith("bit-identical: sparse_vd · mlp · wine (3 replicates): stored predictions, data, ")
+        for line in out
+    )
     assert any("T = 1 after a ramp of 20 % of training" in line for line in out)
-    assert f"checked, by records: {len(METHODS)}: data, first 12 steps, predictions" in out
+    assert f"checked, by records: {len(METHODS)}: stored predictions, data, first 12 steps, predictions" in out
     one = next(folder.glob("wine-mlp-mle-*.json"))
     assert cli.main(["verify", str(one), "--threads", "2"]) == 0
     assert "this place differs from where they were made: threads: 2 here, was 1" in capsys.readouterr().out
@@ -328,7 +340,7 @@ def test_a_method_with_a_loop_of_its_own_is_not_called_identical_unchecked(folde
     assert "not checked: map · mlp · wine (3 replicates): training" in out
     assert "1 not checked" in out and "bit-identical" not in out.splitlines()[-3]
     assert cli.main(["verify", "--full", str(tmp_path)]) == 0
-    assert "checked, by records: 1: whole cell" in capsys.readouterr().out
+    assert "checked, by records: 1: stored predictions, whole cell" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -359,3 +371,160 @@ def test_failed_replicates_end_with_exit_code_4(folder, tmp_path, capsys):
     )
     assert cli.main(["verify", str(tmp_path)]) == 4
     assert "not checked: mle · mlp · wine (0 replicates, 3 failed)" in capsys.readouterr().out
+
+
+# what lies beside a record
+
+
+def copied(folder, place, method):
+    """One record in a folder of its own, with its files."""
+    (source,) = folder.glob(f"wine-mlp-{method}-*.json")
+    for path in [source, source.with_suffix(".safetensors"), folder / "parameters" / f"{source.stem}.safetensors"]:
+        (place / path.relative_to(folder)).parent.mkdir(exist_ok=True)
+        shutil.copy(path, place / path.relative_to(folder))
+    return place / source.name
+
+
+def one_bit(content):
+    return content[:-9] + bytes([content[-9] ^ 4]) + content[-8:]
+
+
+DAMAGES = {
+    "a bit": one_bit,
+    "truncated": lambda content: content[: len(content) // 2],
+    "empty": lambda content: b"",
+    "longer": lambda content: content + b"\0",
+    "another file": lambda content: b"PK" + bytes(len(content)),
+    "its header": lambda content: content[:9] + b"?" + content[10:],
+}
+
+
+@pytest.mark.parametrize("which", ["predictions", "parameters"])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_beside_a_record_is_different_and_the_other_records_are_checked(folder, tmp_path, capsys, which, damage):
+    record = copied(folder, tmp_path, "map")
+    copied(folder, tmp_path, "mle")
+    file = record.with_suffix(".safetensors")
+    file = file if which == "predictions" else tmp_path / "parameters" / file.name
+    file.write_bytes(DAMAGES[damage](file.read_bytes()))
+    for options in ([], ["--full"]):
+        assert cli.main(["verify", str(tmp_path), *options]) == 1
+        out = capsys.readouterr().out
+        name = "stored predictions" if which == "predictions" else "kept parameters"
+        assert f"DIFFERENT: map · mlp · wine (3 replicates): {name}" in out
+        assert "bit-identical: mle · mlp · wine" in out
+
+
+def test_what_is_gone_is_not_checked(folder, tmp_path, capsys):
+    copied(folder, tmp_path, "map").with_suffix(".safetensors").unlink()
+    assert cli.main(["verify", str(tmp_path)]) == 4
+    out = capsys.readouterr().out
+    assert "not checked: map · mlp · wine (3 replicates): stored predictions" in out and "is missing" in out
+
+
+def rewritten(path, change):
+    """The record with its checksum made right again after `change(body)`."""
+    body = json.loads(path.read_text())
+    body.pop("checksum")
+    change(body)
+    path.write_text(json.dumps({**body, "checksum": files.digest(body)}))
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "nll", "ece", "brier"])
+def test_values_that_do_not_follow_from_the_stored_predictions_are_different(folder, tmp_path, metric):
+    """As a resume from a damaged checkpoint would leave them if it were scored in another way than it is stored."""
+    path = copied(folder, tmp_path, "map")
+
+    def change(body):
+        body["values"]["metrics"][metric]["values"][1] += 1e-4
+
+    rewritten(path, change)
+    (record,) = records.read(tmp_path)
+    found = verify.verify(tmp_path, record)
+    assert found.verdict == "different"
+    assert found.parts[0].name == "stored predictions" and metric in found.parts[0].detail
+
+
+def test_the_depth_of_a_stored_stopping_network_follows_from_what_is_stored():
+    """A score of that name, the expected depth, lies beside it: 5 % off."""
+    (path,) = (Path(__file__).parents[1] / "results" / "reference" / "quick").glob("digits-stopping_resnet-*.json")
+    (record,) = records.read(path)
+    kept = evaluation.read(record, records.predictions(path.parent, record))
+    again = run.measure(kept, {"depth": catalog.metrics()["depth"]})
+    assert again["depth"]["values"] == record.values["metrics"]["depth"]["values"]
+    assert verify._rescored(record, records.predictions(path.parent, record)).verdict == "identical"
+
+
+def test_predictions_of_other_replicates_are_different(folder, tmp_path):
+    path = copied(folder, tmp_path, "map")
+    (record,) = records.read(tmp_path)
+    fewer = {
+        name: value.narrow(records.row_axis(name), 0, 2)
+        for name, value in records.predictions(tmp_path, record).items()
+    }
+    records.write(tmp_path, replace(record, predictions=""), fewer)
+    (record,) = records.read(path)
+    found = verify.verify(tmp_path, record)
+    assert (found.verdict, found.parts[0].detail) == ("different", "they are of 2 replicates, not of 3")
+
+
+def test_a_metric_that_is_defined_in_another_way_is_not_held_against_the_record(folder, tmp_path):
+    path = copied(folder, tmp_path, "map")
+    rewritten(path, lambda body: body["values"]["metrics"]["ece"].update(definition="ECE(20)", values=[0.5] * 3))
+    (record,) = records.read(tmp_path)
+    assert verify.verify(tmp_path, record).verdict == "identical"
+
+
+PLUGIN = """
+from dataclasses import dataclass
+from bdlbench.methods.map import MAP
+
+@dataclass(frozen=True)
+class Mine(MAP):
+    "MAP by another name."
+
+class Half:
+    summary, unit, better = "a half", "fraction", "lower"
+    def __call__(self, evaluation):
+        return {"": evaluation.test.log_prob(evaluation.y).mean(1).double() * 0 + 0.5}
+
+methods = {"mine": Mine}
+metrics = {"half": Half()}
+"""
+
+
+def test_the_plugin_that_is_needed_is_named(tmp_path, monkeypatch, capsys):
+    plugin = tmp_path / "own.py"
+    plugin.write_text(PLUGIN)
+    monkeypatch.setattr(catalog, "_plugins", {kind: {} for kind in catalog.KINDS})
+    spec = {"models": ["logistic"], "datasets": ["wine"], "seeds": "2", "samples": 2, "plugins": [plugin]}
+    api.run(results=tmp_path / "mine", methods=["mine"], settings={"mine.epochs": 2}, **spec)
+    api.run(results=tmp_path / "half", methods=["mle"], settings={"mle.epochs": 2}, **spec)
+    shutil.rmtree(tmp_path / "mine" / "parameters", ignore_errors=True)
+    for place in ("mine", "half"):
+        assert cli.main(["verify", str(tmp_path / place)]) == 0
+    monkeypatch.setattr(catalog, "_plugins", {kind: {} for kind in catalog.KINDS})
+    for place, what in (("mine", "mine is not of this package"), ("half", "metric half: not checked")):
+        for options in ([], ["--full"]):
+            capsys.readouterr()
+            assert cli.main(["verify", str(tmp_path / place), *options]) == 4
+            out = capsys.readouterr().out
+            assert what in out and "--plugin FILE.py" in out and "DIFFERENT" not in out
+
+
+def test_whatever_an_entry_raises_the_other_records_are_checked(folder, tmp_path, monkeypatch, capsys):
+    copied(folder, tmp_path, "map")
+    copied(folder, tmp_path, "mle")
+    plain = verify.fingerprint
+
+    for error in (KeyError("mean"), SystemExit(3), MemoryError("no")):
+
+        def failing(batch, steps, nudge=verify.unchanged, error=error):
+            if batch.rows[0].cell.method.name == "map":
+                raise error
+            return plain(batch, steps, nudge)
+
+        monkeypatch.setattr(verify, "fingerprint", failing)
+        assert cli.main(["verify", str(tmp_path)]) == 1
+        out = capsys.readouterr().out
+        assert "bit-identical: mle · mlp · wine" in out and type(error).__name__ in out and "test_verify.py" in out

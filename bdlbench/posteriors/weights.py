@@ -12,6 +12,7 @@ from bdlbench.layers import remembering
 from bdlbench.predictive import Predictive
 from bdlbench.protocols import Accumulator, Layer, Model, Moments, Timed
 from bdlbench.rng import Streams
+from bdlbench.training import predicted
 
 EXAMPLES = 500
 """Examples in one pass. Prediction noise is keyed by the block of examples, so this is part of the definition."""
@@ -54,7 +55,10 @@ class WeightPosterior:
             if joint:
                 first, *later = self._jointly(blocks, count, rng)
             else:
-                first, *later = (self._block(block, count, rng.child(f"block {i}")) for i, block in enumerate(blocks))
+                first, *later = (
+                    self._block(block, count, rng.child(f"block {i}"), (i, len(blocks)))
+                    for i, block in enumerate(blocks)
+                )
         return first.join(later)
 
     def measured(self, x: Tensor, rng: Streams) -> Mapping[str, Tensor]:
@@ -63,8 +67,8 @@ class WeightPosterior:
             return {}
         return self.model.measured(self.draw(rng.samples(0, 1), True), x)
 
-    def _block(self, x: Tensor, samples: int, rng: Streams) -> Predictive:
-        """Noise for each example; what precedes all noise is computed once."""
+    def _block(self, x: Tensor, samples: int, rng: Streams, place: tuple[int, int]) -> Predictive:
+        """Noise for each example; what precedes all noise is computed once. place: which block, of how many."""
         total, chunk = None, self._chunk(x, samples)
         with remembering(x):
             for start in range(0, samples, chunk):
@@ -72,6 +76,7 @@ class WeightPosterior:
                 output = self.model(self.draw(noise, False), x, noise.child("latent"))
                 total = total or output.accumulator(samples)
                 total.add(output)
+                predicted((place[0] + min(1.0, (start + chunk) / samples)) / place[1])
         assert total is not None
         return total.finish()
 

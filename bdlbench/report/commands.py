@@ -105,12 +105,26 @@ def _run_lines(run: _Run, folder: Path) -> list[str]:
         return [_comment(result, str(error)) for result in run.results]
     cells = {replace(cell, device=first.cell["device"]).key for cell in spec.cells}
     if cells != {result.key for result in run.results} or set(spec.replicates) != set(first.replicates):
-        return [_comment(result, "no command of this version asks for this cell") for result in run.results]
+        return [_comment(result, _why_none(result)) for result in run.results]
     words = [word for name in methods for word in ("--method", name)]
     words += ["--model", *names[1], "--dataset", *names[2], *_seed_words(first.replicates, suite.splits)]
     words += ["--samples", str(protocol["samples"]), *(word for text in settings for word in ("--set", text))]
     words += _plugin_words(run.options)
     return [_line("run", *words, *_machine_words(first), "--results", str(folder))]
+
+
+def _why_none(result: Result) -> str:
+    """That no command asks for a cell, and by which options it differs from what this version makes of its entries."""
+    protocol = result.cell["protocol"]
+    choices: dict[catalog.Kind, Any] = {"methods": result.cell["treatment"]}
+    choices |= {"models": protocol["model"], "datasets": protocol["dataset"]}
+    words = []
+    for kind, choice in choices.items():
+        here = dict(_entries(catalog.recorded(kind, choice).as_dict()))
+        for entry, then in _entries(choice):
+            now = here[entry]
+            words += [f"{entry} has the new option {key} ({spell(now[key])})" for key in now if key not in then]
+    return "; ".join(["no command of this version asks for this cell", *words])
 
 
 def _plugin_words(entries: Iterable[str]) -> list[str]:
