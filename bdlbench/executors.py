@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple
 
 from bdlbench import catalog
 from bdlbench.clock import now
-from bdlbench.errors import BenchError
+from bdlbench.errors import BadInput, BenchError
 from bdlbench.run import Batch, Outcome, Settings, run_batch, say, write_failures
 
 PREDICTED = 1000
@@ -199,15 +199,19 @@ def _interrupts_wait() -> Iterator[None]:
 
 
 _news: SimpleQueue[Event] | None = None
+_refused: BadInput | None = None
 
 
 def _start_worker(news: SimpleQueue[Event], parent: int, plugins: Sequence[Added]) -> None:
-    global _news  # noqa: PLW0603 - a worker's only state, set once, before its first batch
+    global _news, _refused  # noqa: PLW0603 - a worker's only state, set once, before its first batch
     _news = news
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process: the parent decides
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    for plugin, replace in plugins:
-        catalog.add_plugin(plugin, replace)
+    try:
+        for plugin, replace in plugins:
+            catalog.add_plugin(plugin, replace)
+    except BadInput as error:  # raised here it would break the pool, and nobody would hear why
+        _refused = error
 
 
 def _end_with(parent: int) -> None:
@@ -218,6 +222,8 @@ def _end_with(parent: int) -> None:
 
 
 def _work(index: int, batch: Batch, settings: Settings) -> Outcome:
+    if _refused is not None:
+        raise _refused
     assert _news is not None
     _news.put(Event(index, batch.cells[0].title, "start"))
     return _run_one(index, batch, settings, _news.put)

@@ -446,6 +446,18 @@ def test_workers_have_the_same_entries(file: Callable[..., Path], tmp_path: Path
     assert found == {"mle": "mine.py", "mine": None}
 
 
+def test_a_plugin_that_does_not_import_in_a_worker_is_bad_input(
+    file: Callable[..., Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    top = "import multiprocessing\nif multiprocessing.parent_process() is not None:\n    1 / 0\n"
+    path = file(top + METHOD.replace("BODY", "pass"))
+    words = ["run", "--method", "mle", "--method", "mine", *TINY, "--set", "mine.epochs=1", "--plugin", str(path)]
+    assert cli.main([*words, "--jobs", "2", "--results", str(tmp_path / "r")]) == 2
+    error = capfd.readouterr().err
+    assert "does not import: ZeroDivisionError: division by zero" in error and "mine.py:3)" in error
+    assert "Traceback" not in error and not list((tmp_path / "r").glob("*.json"))
+
+
 def test_nan_is_a_value(file: Callable[..., Path], tmp_path: Path) -> None:
     path, results = file(METRIC.replace("BODY", "return {'': torch.full((rows,), torch.nan)}")), tmp_path / "r"
     assert cli.main(["run", "--method", "mle", *TINY, "--plugin", str(path), "--results", str(results)]) == 0
