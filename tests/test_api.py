@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from bdlbench import api, catalog, plan, records
-from bdlbench.data import Task
+from bdlbench import api, catalog, plan, records, run
+from bdlbench.data import Examples, Signature, Task
 from bdlbench.errors import BadInput
 from bdlbench.run import data_facts, load_task
 from bdlbench.score import Claim
@@ -258,7 +258,9 @@ class Folds:
     """A data set each of whose splits comes from a file of its own, as the UCI sets do."""
 
     def load(self, split: int) -> Task:
-        return Task(*[None] * 3, sources={"table": "same", f"rows of split {split}": f"{split}"})  # type: ignore[arg-type]
+        points = Examples(torch.arange(4.0)[:, None], torch.tensor([0, 1, 0, 1]))
+        sources = {"table": "same", f"rows of split {split}": f"{split}"}
+        return Task(Signature((1,), 2, "categorical"), points, points, sources=sources)
 
 
 def test_files_of_other_splits_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -367,7 +369,7 @@ def test_bits_do_not_depend_on_what_a_caller_has_set(caller: str, tmp_path: Path
     asked: dict[str, Any] = {"method": ["mle", "mean_field_vi", "laplace"], "model": "mlp", "dataset": "wine"}
     asked |= {"set": {"mle.epochs": 1, "mean_field_vi.epochs": 1, "laplace.epochs": 1}, "seeds": 2, "samples": 3}
     api.run(results=tmp_path / "alone", **asked)
-    load_task.cache_clear()
+    run._load_task.cache_clear()
     with CALLERS[caller]():
         before, drawn = state_of_torch(), torch.get_rng_state()
         found = api.run(results=tmp_path / "called", **asked)
