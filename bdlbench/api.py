@@ -596,7 +596,7 @@ def _long(batch: Batch) -> str:
             return budget.said(batch)
     except BadInput:
         raise
-    except Exception:
+    except (Exception, SystemExit):  # `run` says it, and the other cells go on
         return ""
 
 

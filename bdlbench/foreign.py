@@ -54,6 +54,14 @@ def raised_at(error: BaseException) -> tuple[Path, int] | None:
     return None
 
 
+def place(error: BaseException | None, entry: Any) -> str:
+    """mine.py:12: where an error left an entry's code, or where the entry begins."""
+    where = raised_at(error) if error else None
+    if where is None:
+        return Path(written(entry)).name
+    return f"{where[0].name}:{where[1]}"
+
+
 def told(error: BaseException) -> str:
     """What an error says, on one line: its type and its words."""
     if isinstance(error, SystemExit):

@@ -218,8 +218,13 @@ def _fit_and_score(
 ) -> _Result:
     rng = Streams.of_seeds([row.replicate.seed for row in batch.rows])
     watch = Stopwatch(device)
+    given = [problem.train.x, problem.train.y, problem.test.x, problem.test.y]
+    versions = [value._version for value in given]
     with session(spent):
         posterior = method.fit(model, problem.train, rng)
+    if [value._version for value in given] != versions:
+        _load_task.cache_clear()  # other cells would train on what this one left
+        raise BenchError(f"it changes the data that it is given: clone them ({foreign.place(None, method)})")
     refuse_broken(posterior, method, batch.rows[0].cell.method.name, len(batch.rows))
     train_seconds = spent.seconds_before + watch.seconds() - spent.keeping
     watch = Stopwatch(device)
@@ -320,10 +325,12 @@ def scored(evaluation: Evaluation, metrics: Mapping[str, Metric]) -> tuple[recor
         try:
             found |= measure(evaluation, {name: metric})
         except (Exception, SystemExit) as error:  # one metric's failure is that metric's
-            unscored[name] = reason_of(error)
+            cause = error.__cause__ if isinstance(error, BadInput) and error.__cause__ else error
+            unscored[name] = f"{foreign.told(cause)} ({foreign.place(cause, metric)})"
         if [value._version for value in read] != versions:
+            _load_task.cache_clear()  # its targets are among what was changed
             words = "changes the predictions that others read and that are stored: clone them"
-            raise BenchError(f"metric {name} ({foreign.written(metric)}) {words}")
+            raise BenchError(f"metric {name} {words} ({foreign.place(None, metric)})")
     return found, unscored
 
 

@@ -124,7 +124,7 @@ def test_an_objective_that_cannot_be_audited_is_not_named_and_the_cell_stays_goo
     suite = replace(plan.read_suite("quick"), samples=2)
     asked = plan.Overrides(("mle",), ("mlp",), ("wine",), "2", settings=("mle.epochs=1", "mlp.widths=3"), device="cpu")
     (batch,) = run.batches(plan.build_spec(suite, asked), ())
-    ((record,), _) = run.run_batch(batch, run.Settings(tmp_path))
+    (record,) = run.run_batch(batch, run.Settings(tmp_path)).records
     assert (len(record.replicates), record.failed) == (2, {})
     assert [row["named"] for row in record.values["objective"]] == [False, False]
     assert len(record.values["first_steps"]) == 2

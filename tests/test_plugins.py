@@ -407,7 +407,7 @@ def test_a_metric_that_gives_what_is_none_is_named_with_its_line(
     path, results = file(METRIC.replace("BODY", body)), tmp_path / "r"
     assert cli.main(["run", "--method", "mle", *TINY, "--plugin", str(path), "--results", str(results)]) == 4
     line = one_line(capsys)
-    assert re.search(r"metric mine \(\S*mine\.py:(6|5|11)\): ", line) and VALUES[body] in line
+    assert re.search(r"metric mine fails: .* \(mine\.py:(6|5|11)\)", line) and VALUES[body] in line
     (record,) = records.read(results)
     assert len(record.values["metrics"]["accuracy"]["values"]) == 2 and "mine" not in record.values["metrics"]
 
