@@ -323,7 +323,8 @@ def test_options_in_force_are_shown(results: Path, capsys: pytest.CaptureFixture
     assert cli.main([*asked, "--set", "mle.epochs=1"]) == 0
     ran = capsys.readouterr().out
     assert cli.main(["table", str(results)]) == 0
-    for out in (ran, capsys.readouterr().out):
+    for printed in (ran, capsys.readouterr().out):
+        out = " ".join(printed.split())  # wrapped where the terminal ends
         assert "Budgets differ on mlp (widths 100) and digits: epochs " in out
         assert "1 of mle" in out and "2 of laplace" in out
         assert "Not the defaults, on digits: " in out
