@@ -91,7 +91,8 @@ def test_killed_inside_a_cell_it_goes_on_there_and_ends_with_the_same_bytes(
     whole = dict(zip(first, (STEPS_PER_EPOCH * count for count in epochs), strict=True))
     # a fit that was killed between its last step and its record is kept, and does no step again
     assert first == {name: None if held.get(name) == whole[name] else held.get(name, 0) + 1 for name in first}
-    assert held.keys() <= first.keys()
+    # one that was killed between its record and the end of its checkpoint is done
+    assert held.keys() <= {f"{batch.key}.1.safetensors" for batch in asked(alone).batches}
 
     api.perform(asked(alone))
     assert deterministic(killed) == deterministic(alone)
