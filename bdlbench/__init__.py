@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bdlbench import instructions
+from bdlbench.core import instructions
 
 instructions.choose()  # before torch computes anything
 

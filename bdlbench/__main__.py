@@ -11,19 +11,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bdlbench import instructions, terminal
-from bdlbench.errors import BadInput, BenchError, unknown
+from bdlbench.core import instructions
+from bdlbench.core.errors import BadInput, BenchError, unknown
+from bdlbench.report import terminal
 
 if TYPE_CHECKING:
     from bdlbench.api import Job
     from bdlbench.catalog import Kind
-    from bdlbench.gate import Section
-    from bdlbench.results import Result
-    from bdlbench.run import Settings
-    from bdlbench.sheets import Format
-    from bdlbench.sources import Faults
-    from bdlbench.spec import Cell
-    from bdlbench.verify import Check
+    from bdlbench.core.spec import Cell
+    from bdlbench.gate.checks import GateSection
+    from bdlbench.gate.verify import Check
+    from bdlbench.records.cells import Result
+    from bdlbench.records.reading import Faults
+    from bdlbench.report.text_table import Format
+    from bdlbench.runs.batch import Settings
 
 LISTED = ("methods", "models", "datasets", "metrics", "suites")
 INCOMPLETE, INTERNAL, INTERRUPTED = 4, 70, 130
@@ -38,11 +39,13 @@ app = typer.Typer(
     "130 interrupted.",
 )
 
-Plugins = Annotated[list[Path], typer.Option("--plugin", metavar="FILE.py", help="a file with entries of your own")]
+PluginsOption = Annotated[
+    list[Path], typer.Option("--plugin", metavar="FILE.py", help="a file with entries of your own")
+]
 Replaced = Annotated[
     list[str], typer.Option("--replace", metavar="NAME", help="let a plugin take the place of an entry of this name")
 ]
-Metrics = Annotated[str, typer.Option("--metrics", metavar="A,B", help="columns; default: the main ones")]
+MetricsOption = Annotated[str, typer.Option("--metrics", metavar="A,B", help="columns; default: the main ones")]
 Style = Annotated[str, typer.Option("--format", help="terminal, markdown, csv, latex or json")]
 
 
@@ -77,7 +80,7 @@ def run(  # noqa: PLR0913 - one parameter for each option of the command
     threads: Annotated[int, typer.Option(help="of each batch; part of what decides the bits")] = 1,
     jobs: Annotated[int, typer.Option(help="worker processes; 0: as many as cores allow, one on a GPU")] = 0,
     results: Annotated[Path, typer.Option(metavar="DIR", help="where records go")] = Path("results/local"),
-    metrics: Metrics = "",
+    metrics: MetricsOption = "",
     fresh: Annotated[bool, typer.Option("--fresh", help="train again what is done already")] = False,
     any_code: Annotated[
         bool, typer.Option("--any-code", help="keep what is done, though its method or bdlbench has changed since")
@@ -86,14 +89,16 @@ def run(  # noqa: PLR0913 - one parameter for each option of the command
         list[str], typer.Option("--set", metavar="NAME.OPTION=V1,V2", help="an option; a list sweeps; repeatable")
     ] = [],  # noqa: B006
     config: Annotated[Path | None, typer.Option(metavar="SUITE.toml", help="a suite of your own")] = None,
-    plugin: Plugins = [],  # noqa: B006
+    plugin: PluginsOption = [],  # noqa: B006
     replaced: Replaced = [],  # noqa: B006
     dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be trained, and write nothing")] = False,
     checkpoint_every: Annotated[float, typer.Option(metavar="SECONDS", help="between checkpoints in a fit")] = 60.0,
     keep_parameters: Annotated[bool, typer.Option("--keep-parameters", help="write them beside the records")] = False,
 ) -> None:
     """Train what is missing of a suite, and print its table. Stopped at any time, it resumes where it was."""
-    from bdlbench import api, catalog, plan, tables
+    from bdlbench import api, catalog
+    from bdlbench.report import tables
+    from bdlbench.runs import suites
 
     settings = api.settings_of(results, checkpoint_every, keep_parameters)
     _add_plugins(plugin, replaced)
@@ -101,8 +106,8 @@ def run(  # noqa: PLR0913 - one parameter for each option of the command
         if name.partition("[")[0] not in (known := {*catalog.names("metrics"), *tables.COSTS}):
             raise unknown("metric", name, known)
     names = (tuple(method), tuple(model), tuple(dataset))
-    asked = plan.Overrides(*names, seeds, samples, tuple(set_), device, threads, splits)
-    job = api.prepare(plan.build_spec(api.suite_of(suite, config), asked), results, fresh, any_code)
+    asked = suites.Overrides(*names, seeds, samples, tuple(set_), device, threads, splits)
+    job = api.prepare(suites.build_spec(api.suite_of(suite, config), asked), results, fresh, any_code)
     workers = api.workers(jobs, job)
     _print_outdated(job)
     if dry_run:
@@ -118,7 +123,7 @@ def list_(
     kind: Annotated[str, typer.Argument(help="methods, models, datasets, metrics or suites  [default: all]")] = "",
     name: Annotated[str, typer.Argument(help="one entry: its whole description and its options")] = "",
     options: Annotated[bool, typer.Option("--options", help="with defaults, ranges and help")] = False,
-    plugin: Plugins = [],  # noqa: B006
+    plugin: PluginsOption = [],  # noqa: B006
     replaced: Replaced = [],  # noqa: B006
 ) -> None:
     """Name what there is, one line each."""
@@ -138,18 +143,19 @@ def list_(
 def table(
     results: Annotated[Path, typer.Argument(metavar="RESULTS", help="a folder of records, or one record")],
     format_: Style = "terminal",
-    metrics: Metrics = "",
+    metrics: MetricsOption = "",
     sort: Annotated[str, typer.Option(metavar="METRIC", help="best first by this metric")] = "",
     figure: Annotated[Path | None, typer.Option(metavar="FILE", help="draw it too: .png, .svg or .pdf")] = None,
     interval: Annotated[
         bool, typer.Option("--interval", help="half the 95 % interval, of new seeds and test examples, after ±")
     ] = False,
-    plugin: Plugins = [],  # noqa: B006
+    plugin: PluginsOption = [],  # noqa: B006
     replaced: Replaced = [],  # noqa: B006
 ) -> None:
     """Print the records of a folder: mean and standard error over replicates, the best and its equals in bold."""
     style = _style(format_)
-    from bdlbench import api, figures, tables
+    from bdlbench import api
+    from bdlbench.report import figures, tables
 
     _add_plugins(plugin, replaced)
     faults: list[Faults] = []
@@ -174,7 +180,7 @@ def compare(
         str, typer.Argument(metavar="A", help="a folder of records, one record, or a git revision of results/")
     ],
     b: Annotated[str, typer.Argument(metavar="B", help="another, to be held against it; REVISION:PATH names a folder")],
-    metrics: Metrics = "",
+    metrics: MetricsOption = "",
     margins: Annotated[
         Path | None, typer.Option(metavar="FILE.toml", help="[margins] by metric  [default: pyproject.toml's]")
     ] = None,
@@ -184,12 +190,13 @@ def compare(
     ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="inconclusive counts as failure")] = False,
     format_: Style = "terminal",
-    plugin: Plugins = [],  # noqa: B006
+    plugin: PluginsOption = [],  # noqa: B006
     replaced: Replaced = [],  # noqa: B006
 ) -> None:
     """Hold B against A: differences with intervals, verdicts, and what would settle what is open. Exits 1 if worse."""
     style = _style(format_)
-    from bdlbench import api, verdicts
+    from bdlbench import api
+    from bdlbench.report import verdicts
 
     _add_plugins(plugin, replaced)
     found = api.compare(
@@ -216,12 +223,13 @@ def rank(
     figure: Annotated[
         Path | None, typer.Option(metavar="FILE", help="a critical-difference diagram: .png, .svg or .pdf")
     ] = None,
-    plugin: Plugins = [],  # noqa: B006
+    plugin: PluginsOption = [],  # noqa: B006
     replaced: Replaced = [],  # noqa: B006
 ) -> None:
     """Rank methods over data sets: Friedman, then every pair by Wilcoxon with Holm's correction."""
     style = _style(format_)
-    from bdlbench import api, figures, verdicts
+    from bdlbench import api
+    from bdlbench.report import figures, verdicts
 
     _add_plugins(plugin, replaced)
     found = api.rank(results, metric, _names(methods), plugin)
@@ -246,7 +254,7 @@ def score(  # noqa: PLR0913 - one parameter for each option of the command
     axes: Annotated[str, typer.Option(help="of an npz's probs: NC, RNC, MNC or MRNC")] = "",
     results: Annotated[Path, typer.Option(metavar="DIR", help="where the record goes")] = Path("results/local"),
     fresh: Annotated[bool, typer.Option("--fresh", help="replace replicates that are there already")] = False,
-    plugin: Plugins = [],  # noqa: B006
+    plugin: PluginsOption = [],  # noqa: B006
     replaced: Replaced = [],  # noqa: B006
 ) -> None:
     """Score predictions made elsewhere by the same metrics, and keep them as a record like any other.
@@ -256,8 +264,9 @@ def score(  # noqa: PLR0913 - one parameter for each option of the command
     (higher: more out of distribution), and `seeds` (R,). A table has a row for each example: `prob_0`, `prob_1`, … or
     `logit_0`, …, `label`; if wanted `set` (test, or an out-of-distribution set's name), `seed`, `sample`, `score_NAME`.
     """
-    from bdlbench import api, tables
-    from bdlbench.score import Claim
+    from bdlbench import api
+    from bdlbench.report import tables
+    from bdlbench.runs.external_scores import Claim
 
     _add_plugins(plugin, replaced)
     claim = Claim(method, dataset, model, own_data, samples, seeds, splits, tuple(set_), axes)
@@ -271,8 +280,8 @@ def score(  # noqa: PLR0913 - one parameter for each option of the command
 def report(
     results: Annotated[Path, typer.Argument(metavar="RESULTS", help="a folder of records, or one record")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="where index.html and figures/ go")] = Path("report"),
-    metrics: Metrics = "",
-    plugin: Plugins = [],  # noqa: B006
+    metrics: MetricsOption = "",
+    plugin: PluginsOption = [],  # noqa: B006
     replaced: Replaced = [],  # noqa: B006
 ) -> None:
     """Write one HTML page of a folder's records, complete in itself, and its figures beside it as SVG and PNG."""
@@ -288,7 +297,7 @@ def verify(
     results: Annotated[Path, typer.Argument(metavar="RESULTS", help="a folder of records, or one record")],
     full: Annotated[bool, typer.Option("--full", help="train every cell again, whole")] = False,
     threads: Annotated[int, typer.Option(metavar="N", help="instead of the record's own")] = 0,
-    plugin: Plugins = [],  # noqa: B006
+    plugin: PluginsOption = [],  # noqa: B006
     replaced: Replaced = [],  # noqa: B006
 ) -> None:
     """Run a cheap slice of each record again: bit-identical, within the noise of equal runs, or different, and why."""
@@ -310,7 +319,7 @@ def gate(
     config: Annotated[Path | None, typer.Option(metavar="SUITE.toml", help="instead of the suite smoke")] = None,
     results: Annotated[Path | None, typer.Option(metavar="DIR", help="keep the suite's new records there")] = None,
     accept: Annotated[bool, typer.Option("--accept", help="make the reference what this tree makes")] = False,
-    plugin: Plugins = [],  # noqa: B006
+    plugin: PluginsOption = [],  # noqa: B006
     replaced: Replaced = [],  # noqa: B006
 ) -> None:
     """Hold this tree against the reference: protocol, objectives, bits, quality, speed."""
@@ -331,7 +340,7 @@ def gate(
 @app.command()
 def check(
     names: Annotated[list[str], typer.Argument(metavar="NAME", help="entries  [default: all of the plugins]")] = [],  # noqa: B006
-    plugin: Plugins = [],  # noqa: B006
+    plugin: PluginsOption = [],  # noqa: B006
     replaced: Replaced = [],  # noqa: B006
 ) -> None:
     """Ask entries, your own above all, for what every entry holds to, on small problems in seconds. Exits 1 for faults.
@@ -340,7 +349,7 @@ def check(
     without dropping it is one network. Of a model: that each weight meets the method's rule. Of a data set: that it
     loads the same each time. Of a metric: its values by row, of stored predictions, and without blocks of examples.
     """
-    from bdlbench import check as contracts
+    from bdlbench.gate import check_plugin as contracts
 
     _add_plugins(plugin, replaced)
     verdicts = set()
@@ -356,21 +365,22 @@ def check(
 @app.command()
 def data(
     name: Annotated[str, typer.Argument(help="fetch and verify this data set  [default: say how all stand]")] = "",
-    plugin: Plugins = [],  # noqa: B006
+    plugin: PluginsOption = [],  # noqa: B006
     replaced: Replaced = [],  # noqa: B006
 ) -> None:
     """Say which data sets are present and verified, or fetch one."""
-    from bdlbench import catalog, store
+    from bdlbench import catalog
+    from bdlbench.data import downloads
 
     _add_plugins(plugin, replaced)
     if name:
         files = getattr(catalog.load("datasets", name), "files", ())
-        store.fetch(files, name)
-        for path, state in store.status(files):
+        downloads.fetch(files, name)
+        for path, state in downloads.status(files):
             print(f"{name}: {path}: {state}")
         return
     names = catalog.names("datasets")
-    print(f"store: {store.root()} (set BDLBENCH_DATA to change it)")
+    print(f"store: {downloads.root()} (set BDLBENCH_DATA to change it)")
     for entry in names:
         print(f"{entry:{max(map(len, names))}}  {_standing(getattr(catalog.load('datasets', entry), 'files', ()))}")
 
@@ -389,16 +399,16 @@ def peers(
             raise BadInput(f"{name} {value} is out of range: at least 1")
     import torch
 
-    from bdlbench.memory import keep_freed_memory
+    from bdlbench.core.memory import keep_freed_memory
     from bdlbench.peers import show, work, works
 
-    style = next((known for known in show.FORMATS if known == format_), None)
+    style = next((known for known in show.TIMING_FORMATS if known == format_), None)
     if style is None:
-        raise unknown("format", format_, show.FORMATS)
+        raise unknown("format", format_, show.TIMING_FORMATS)
     chosen = works.chosen(_names(rows))
     torch.set_num_threads(threads)
     keep_freed_memory()  # as `run` does; everyone here gains by it
-    measured: list[list[work.Row]] = [[] for _ in range(tables)]
+    measured: list[list[work.PeerRow]] = [[] for _ in range(tables)]
     for done in measured:
         for each in chosen:
             print(f"timing {each.name}: {each.title}", file=sys.stderr, flush=True)
@@ -446,7 +456,8 @@ def _fail(message: str, code: int) -> int:
 
 def _perform(job: Job, workers: int, plugins: Sequence[Path], settings: Settings) -> tuple[Job, bool]:
     """Train what can be trained of a job. Returns it with what was left out, and whether all was written."""
-    from bdlbench import api, progress
+    from bdlbench import api
+    from bdlbench.runs import progress
 
     job = api.ready(job)
     for line in api.left_out(job):
@@ -465,7 +476,8 @@ def _perform(job: Job, workers: int, plugins: Sequence[Path], settings: Settings
 
 def _report(job: Job, metrics: Sequence[str]) -> bool:
     """Print the table and what is missing from it. Returns whether anything asked for is missing."""
-    from bdlbench import api, tables
+    from bdlbench import api
+    from bdlbench.report import tables
 
     faults: list[Faults] = []
     found = api.results_for(job, faults.append)
@@ -490,7 +502,7 @@ def _report(job: Job, metrics: Sequence[str]) -> bool:
 
 def _print_options_in_force(found: Sequence[Result]) -> None:
     """Those that are not the methods' defaults, a line for each data set."""
-    from bdlbench import tables
+    from bdlbench.report import tables
 
     for line in tables.not_the_defaults(found):
         print(line)
@@ -504,7 +516,8 @@ def _print_faults(faults: Sequence[Faults]) -> None:
 
 def _print_machines(results: Path, metrics: Sequence[str]) -> None:
     """Where throughput was measured, if it is asked for."""
-    from bdlbench import api, tables
+    from bdlbench import api
+    from bdlbench.report import tables
 
     if not set(metrics).isdisjoint(tables.SHORT):
         print(f"Measured on {'; '.join(api.machines(results))}.")
@@ -545,7 +558,9 @@ def _print_outdated(job: Job) -> None:
 
 def _print_plan(job: Job, workers: int) -> None:
     """What would be trained, where the data stand, and how long it may take."""
-    from bdlbench import api, catalog, plan, tables
+    from bdlbench import api, catalog
+    from bdlbench.report import tables
+    from bdlbench.runs import suites
 
     refused = api.refused(job)
     job = replace(job, batches=tuple(batch for batch in job.batches if batch.cells[0] not in refused))
@@ -556,7 +571,7 @@ def _print_plan(job: Job, workers: int) -> None:
     for cell, seeds in missing.items():
         todo = f"{len(seeds)} to train (seeds {_ranges(seeds)})" if seeds else "done"
         print(f"{cell.title}: {f'skipped: {refused[cell]}' if cell in refused else todo}")
-        for kind, choice in zip(plan.CHOSEN, (cell.method, cell.model, cell.dataset), strict=True):
+        for kind, choice in zip(suites.CHOSEN, (cell.method, cell.model, cell.dataset), strict=True):
             if words := tables.all_options(kind, choice.as_dict()):
                 print(f"    {choice.name}: {words}")
     for name in dict.fromkeys(cell.dataset.name for cell, seeds in missing.items() if seeds):
@@ -603,7 +618,8 @@ def _add_plugins(paths: Sequence[Path], replaced: Sequence[str]) -> None:
     if replaced and not paths:
         raise BadInput(f"--replace {replaced[0]}: no --plugin is given that could take its place")
     if paths:
-        from bdlbench import catalog, tables
+        from bdlbench import catalog
+        from bdlbench.report import tables
 
         for path in paths:
             catalog.add_plugin(path, replaced)
@@ -625,17 +641,18 @@ def _print_kind(kind: str, options: bool, indent: str) -> None:
 
 def _summaries(kind: str) -> dict[str, str]:
     """One line for each entry of a kind."""
-    from bdlbench import catalog, plan
+    from bdlbench import catalog
+    from bdlbench.runs import suites
 
     if found := _catalog_kind(kind):
         entries = {name: catalog.summary(found, name) for name in catalog.names(found)}
         return entries | (_costs() if found == "metrics" else {})
-    return {name: plan.read_suite(name).title for name in plan.suite_names()}
+    return {name: suites.read_suite(name).title for name in suites.suite_names()}
 
 
 def _costs() -> dict[str, str]:
     """What `--metrics` of `run`, `table` and `report` takes beside metrics, one line each."""
-    from bdlbench import tables
+    from bdlbench.report import tables
 
     return {name: f"cost of a batch, in tables only: {line}" for name, line in tables.COSTS.items()}
 
@@ -648,7 +665,8 @@ def _catalog_kind(kind: str) -> Kind | None:
 
 
 def _print_options(kind: str, name: str, indent: str) -> None:
-    from bdlbench import catalog, options
+    from bdlbench import catalog
+    from bdlbench.core import options
 
     found = _catalog_kind(kind)
     if found is None or found == "metrics":
@@ -665,15 +683,16 @@ def _print_entry(kind: str, name: str) -> None:
     """All that is written about one entry."""
     import inspect
 
-    from bdlbench import catalog, plan
+    from bdlbench import catalog
+    from bdlbench.runs import suites
 
     found = _catalog_kind(kind)
     if found is None:
-        suite = plan.read_suite(name)
+        suite = suites.read_suite(name)
         print(f"{name}: {suite.title} (version {suite.version}); seeds {suite.seeds}, M = {suite.samples}")
         for grid in suite.grids:
             print("  " + " × ".join(", ".join(part) for part in (grid.methods, grid.models, grid.datasets)))
-            for entry, values in plan.merge(suite.options, grid.options).items():
+            for entry, values in suites.merge(suite.options, grid.options).items():
                 if any(entry in listed for listed in (grid.methods, grid.models, grid.datasets)):
                     print(f"    {entry}: {', '.join(f'{k} {_values(v)}' for k, v in values.items())}")
         print("  these options hold in these cells alone; what is not shown has its default: list methods --options")
@@ -689,16 +708,16 @@ def _print_entry(kind: str, name: str) -> None:
 
 def _values(values: Sequence[Any]) -> str:
     """120, or 1|2|4 for a sweep."""
-    from bdlbench import options
+    from bdlbench.core import options
 
     return "|".join(map(options.spell, values))
 
 
 def _standing(files: Sequence[Any]) -> str:
     """verified, or how many of its files are in which state."""
-    from bdlbench import store
+    from bdlbench.data import downloads
 
-    states = [state for _, state in store.status(files)]
+    states = [state for _, state in downloads.status(files)]
     if len(set(states)) == 1:
         return f"{states[0]}" + (f" ({len(files)} files)" if files else " with scikit-learn")
     return ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
@@ -753,7 +772,7 @@ def _print_verdict(checks: Sequence[Check], full: bool) -> int:
     return INCOMPLETE if counts["not checked"] or any(check.failed for check in checks) else 0
 
 
-def _print_section(section: Section) -> None:
+def _print_section(section: GateSection) -> None:
     state = "FAILED" if section.failures else "ok"
     notes = f": {'; '.join(section.notes)}" if section.notes else ""
     print(f"({section.name}) {section.title}: {state}{notes} [{section.seconds:.0f} s]", flush=True)
@@ -767,7 +786,7 @@ def _print_section(section: Section) -> None:
 
 
 def _style(name: str) -> Format:
-    from bdlbench.sheets import FORMATS
+    from bdlbench.report.text_table import FORMATS
 
     style = next((known for known in FORMATS if known == name), None)
     if style is None:

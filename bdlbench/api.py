@@ -5,8 +5,8 @@
     frame = trained.frame()     # every number, with seeds as whole numbers and options as columns
 
 Arguments go by the names of the command line's options and are Python values: lists, numbers, dicts, paths. What is
-wrong raises `BadInput`, with the line that the command line prints. (`bdlbench.run` and `bdlbench.compare` are modules
-of the package, so the verbs live here.)
+wrong raises `BadInput`, with the line that the command line prints. (`bdlbench.compare` is a folder of the
+package, so the verbs live here.)
 """
 
 from __future__ import annotations
@@ -25,43 +25,34 @@ from operator import index
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from bdlbench import (
-    budget,
-    catalog,
-    environment,
-    files,
-    lint,
-    options,
-    plan,
-    provenance,
-    records,
-    rescore,
-    sources,
-    store,
-    tables,
-    torch_state,
-)
-from bdlbench import compare as comparison
-from bdlbench import margins as margin_table
-from bdlbench import score as submissions
-from bdlbench.compare import Comparison, Pairing
-from bdlbench.data import Task
-from bdlbench.errors import BadInput, DataUnavailable, unknown
-from bdlbench.executors import Event, execute, only_notes
-from bdlbench.lint import Finding
-from bdlbench.records import Record
-from bdlbench.results import Result, flatten, merge, select
-from bdlbench.run import CHECKPOINTS, Batch, Outcome, Settings, batches, load_task, say, unsupported
-from bdlbench.score import Claim
-from bdlbench.sources import Faults, Source
-from bdlbench.spec import Cell, Choice, Seeds, Spec, parse_seeds
+from bdlbench import catalog
+from bdlbench.compare import margins as margin_table
+from bdlbench.compare import pairs as comparison
+from bdlbench.compare.pairs import Comparison, Pairing
+from bdlbench.core import environment, files, options, torch_state
+from bdlbench.core.errors import BadInput, DataUnavailable, unknown
+from bdlbench.core.spec import Cell, Choice, Seeds, Spec, parse_seeds
+from bdlbench.data import downloads
+from bdlbench.data.task import Task
+from bdlbench.records import reading
+from bdlbench.records import record as records
+from bdlbench.records.cells import Result, flatten, merge, select
+from bdlbench.records.reading import Faults, Source
+from bdlbench.records.record import Record
+from bdlbench.report import tables
+from bdlbench.runs import budget, lint, provenance, rescoring, suites
+from bdlbench.runs import external_scores as submissions
+from bdlbench.runs.batch import CHECKPOINTS, Batch, Outcome, Settings, batches, load_task, say, unsupported
+from bdlbench.runs.executors import Event, execute, only_notes
+from bdlbench.runs.external_scores import Claim
+from bdlbench.runs.lint import Fault
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from bdlbench.gate import Section
-    from bdlbench.rank import Ranking
-    from bdlbench.verify import Check
+    from bdlbench.compare.rank import Ranking
+    from bdlbench.gate.checks import GateSection
+    from bdlbench.gate.verify import Check
 
 REFERENCE = Path("results/reference")
 GATE_SUITE = "smoke"
@@ -94,11 +85,11 @@ PLURALS = {"methods": "method", "models": "model", "datasets": "dataset", "setti
 """What lists suggest in place of the command line's names; taken too."""
 
 Plugins = str | Path | Iterable[str | Path]
-Parameters = ParamSpec("Parameters")
+Arguments = ParamSpec("Arguments")
 Returned = TypeVar("Returned")
 
 
-def _for_callers(verb: Callable[Parameters, Returned]) -> Callable[Parameters, Returned]:
+def _for_callers(verb: Callable[Arguments, Returned]) -> Callable[Arguments, Returned]:
     """A verb for other people's programs: it computes as in a process of its own, and leaves torch as it found it.
 
     Keyword arguments go by the command line's names. Raises BadInput for another, with the nearest.
@@ -106,7 +97,7 @@ def _for_callers(verb: Callable[Parameters, Returned]) -> Callable[Parameters, R
     known = inspect.signature(verb).parameters
 
     @wraps(verb)
-    def called(*given: Parameters.args, **named: Parameters.kwargs) -> Returned:
+    def called(*given: Arguments.args, **named: Arguments.kwargs) -> Returned:
         for name in [name for name in named if name not in known]:
             option = PLURALS.get(name, "")
             if option not in known or option in named:
@@ -198,13 +189,13 @@ def run(  # noqa: PLR0913 - one argument for each option of the command
         spec = suite
     else:
         names = (_names(method), _names(model), _names(dataset))
-        chosen = plan.Overrides(*names, _seeds(seeds), samples, _options(set), device, threads, splits)
+        chosen = suites.Overrides(*names, _seeds(seeds), samples, _options(set), device, threads, splits)
         source = (
             suite_of("", suite)
             if isinstance(suite, Path)
             else suite_of(suite, _path("config", config) if config else None)
         )
-        spec = plan.build_spec(source, chosen)
+        spec = suites.build_spec(source, chosen)
     job = ready(prepare(spec, settings.results, fresh, any_code))
     perform(job, workers(jobs, job), paths, settings)
     keys = {cell.key for cell in spec.cells}
@@ -278,7 +269,7 @@ def compare(
     """
     _add_plugins(plugin)
     pairing = Pairing(_pair(treatment), ignore_options)
-    with sources.opened(str(a)) as left, sources.opened(str(b)) as right:
+    with reading.opened(str(a)) as left, reading.opened(str(b)) as right:
         held = {column for record in (*left.records, *right.records) for column in record.values["metrics"]}
         known = {*catalog.names("metrics"), *(column.partition("[")[0] for column in held)}
         if isinstance(margins, Mapping):
@@ -300,7 +291,7 @@ def _pair(treatment: str | Sequence[str] | None) -> tuple[str, str] | None:
 @_for_callers
 def rank(folder: str | Path, metric: str = "nll", methods: str | Sequence[str] = (), plugin: Plugins = ()) -> Ranking:
     """The methods of a folder against each other, over its data sets. methods: only these; plugin: as of `table`."""
-    from bdlbench import rank as ranking  # scipy.stats is slow to import
+    from bdlbench.compare import rank as ranking  # scipy.stats is slow to import
 
     faults: list[Faults] = []
     found, untold = completed(_path("folder", folder), [metric], plugin, faults.append)
@@ -356,7 +347,7 @@ def task(dataset: str, split: int = 0, **options: Any) -> Task:
 
     Raises BadInput for an unknown name or option, DataUnavailable where the files are not to be had.
     """
-    store.fetch(getattr(catalog.load("datasets", dataset), "files", ()), dataset)
+    downloads.fetch(getattr(catalog.load("datasets", dataset), "files", ()), dataset)
     with torch_state.usual():
         return load_task(catalog.choice("datasets", dataset, {dataset: options}), split)
 
@@ -381,10 +372,10 @@ def report(
 
 def verify(folder: str | Path, *, full: bool = False, threads: int | None = None) -> Iterator[Check]:
     """Hold each record of a folder, or one record, against what is computed here. Raises BadInput for none."""
-    from bdlbench.verify import verify
+    from bdlbench.gate.verify import verify
 
     path = _path("folder", folder)
-    found = sources.read(path).records
+    found = reading.read(path).records
     seeds = {
         record.key: {r for other in found if other.key == record.key for r in other.replicates} for record in found
     }
@@ -400,10 +391,10 @@ def gate(
     reference: str | Path = REFERENCE,
     config: str | Path | None = None,
     results: str | Path | None = None,
-    say: Callable[[Section], None] = lambda section: None,
-) -> list[Section]:
+    say: Callable[[GateSection], None] = lambda section: None,
+) -> list[GateSection]:
     """Hold this tree against the reference, part by part. results: where the suite's new records stay."""
-    from bdlbench.gate import Gate, check
+    from bdlbench.gate.checks import Gate, check
 
     with _folder(results) as place:
         return check(Gate(_path("reference", reference), _path("config", config) if config else GATE_SUITE, place), say)
@@ -414,7 +405,7 @@ def accept(
     reference: str | Path = REFERENCE, config: str | Path | None = None, results: str | Path | None = None
 ) -> list[str]:
     """Make the reference what this tree makes; what changed, a line each."""
-    from bdlbench.gate import Gate, accept
+    from bdlbench.gate.checks import Gate, accept
 
     with _folder(results) as place:
         return accept(Gate(_path("reference", reference), _path("config", config) if config else GATE_SUITE, place))
@@ -433,7 +424,7 @@ def _folder(given: str | Path | None) -> Iterator[Path]:
 
 def results_of(folder: Path) -> list[Result]:
     """All results in a folder. Raises BadInput where it holds none."""
-    source = sources.read(folder)
+    source = reading.read(folder)
     return merge(source.records, source)
 
 
@@ -449,11 +440,11 @@ def completed(
     BadInput where it is met.
     """
     _add_plugins(plugins)
-    source = sources.read(folder)
+    source = reading.read(folder)
     if faulty is not None:
-        source, faults = sources.sound(source)
+        source, faults = reading.sound(source)
         faulty(faults)
-    found, untold = rescore.complete(source, metrics)
+    found, untold = rescoring.complete(source, metrics)
     return merge(found.records, found), untold
 
 
@@ -467,7 +458,7 @@ def _add_plugins(given: Plugins) -> list[Path]:
 
 def machines(folder: Path) -> list[str]:
     """The devices, by name, on which the records of a folder were timed."""
-    return sorted({environment.machine(record.environment) for record in sources.read(folder).records if record.cost})
+    return sorted({environment.machine(record.environment) for record in reading.read(folder).records if record.cost})
 
 
 def prepare(spec: Spec, results: Path, fresh: bool = False, any_code: bool = False) -> Job:
@@ -531,7 +522,7 @@ def _score_again(job: Job) -> list[Batch]:
     for record in [] if job.fresh else job.existing:
         if record.key in cells and record.name not in stale and not known.isdisjoint(record.unscored):
             with suppress(BadInput):  # its predictions are damaged, which is said where they are looked for
-                record = rescore.fill(job.results, record, cells[record.key])  # noqa: PLW2901
+                record = rescoring.fill(job.results, record, cells[record.key])  # noqa: PLW2901
             if not known.isdisjoint(record.unscored):
                 owing.append(record)
     replicates = {replicate for record in owing for replicate in record.replicates}
@@ -555,7 +546,7 @@ def ready(job: Job) -> Job:
     wanted = _used(job)
     for dataset in dict.fromkeys(dataset for dataset, _ in wanted):
         try:
-            store.fetch(_files(dataset), dataset.name)
+            downloads.fetch(_files(dataset), dataset.name)
             findings = _of_data([(other, split) for other, split in wanted if other == dataset])
         except DataUnavailable as error:
             absent[dataset] = error
@@ -571,7 +562,8 @@ def ready(job: Job) -> Job:
 def refused(job: Job) -> dict[Cell, str]:
     """Cells whose model or method says that they are none, with the reason, where data are at hand. Writes nothing."""
     here = {
-        dataset: all(state in store.AT_HAND for _, state in store.status(_files(dataset))) for dataset, _ in _used(job)
+        dataset: all(state in downloads.AT_HAND for _, state in downloads.status(_files(dataset)))
+        for dataset, _ in _used(job)
     }
     batches = [batch for batch in job.batches if here[batch.cells[0].dataset]]
     return {cell: reason for batch in batches if (reason := _refusal(batch)) for cell in batch.cells}
@@ -600,13 +592,13 @@ def _long(batch: Batch) -> str:
         return ""
 
 
-def _files(dataset: Choice) -> Sequence[store.RemoteFile]:
+def _files(dataset: Choice) -> Sequence[downloads.RemoteFile]:
     """What a data set declares to be fetched."""
-    declared: Sequence[store.RemoteFile] = getattr(catalog.load("datasets", dataset.name), "files", ())
+    declared: Sequence[downloads.RemoteFile] = getattr(catalog.load("datasets", dataset.name), "files", ())
     return declared
 
 
-def findings_of(job: Job) -> list[Finding]:
+def findings_of(job: Job) -> list[Fault]:
     """What the protocol lint flags in a job that was performed: its spec, the data it trained on, its records."""
     found = lint.of_spec(job.spec)
     found += _of_data(_used(job))
@@ -621,16 +613,16 @@ def _used(job: Job) -> list[tuple[Choice, int]]:
     return list(dict.fromkeys((r.cell.dataset, r.replicate.split) for batch in job.batches for r in batch.rows))
 
 
-def _of_data(used: Sequence[tuple[Choice, int]]) -> list[Finding]:
+def _of_data(used: Sequence[tuple[Choice, int]]) -> list[Fault]:
     """What the lint says of data sets, all splits of each together."""
-    by_set: dict[Choice, dict[int, tuple[Finding, ...]]] = {}
+    by_set: dict[Choice, dict[int, tuple[Fault, ...]]] = {}
     for dataset, split in used:
         by_set.setdefault(dataset, {})[split] = _data_findings(dataset, split)
     return [f for dataset, splits in by_set.items() for f in lint.of_splits(dataset.name, splits)]
 
 
 @lru_cache(maxsize=64)
-def _data_findings(dataset: Choice, split: int) -> tuple[Finding, ...]:
+def _data_findings(dataset: Choice, split: int) -> tuple[Fault, ...]:
     return tuple(lint.of_task(dataset.name, load_task(dataset, split)))
 
 
@@ -643,7 +635,7 @@ def results_for(job: Job, faulty: Callable[[Faults], None] = lambda faults: None
         return []
     keys = [cell.key for cell in job.spec.cells]
     asked = [(job.results, record) for record in records.read(job.results) if record.key in set(keys)]
-    source, faults = sources.sound(Source(tuple(asked)))
+    source, faults = reading.sound(Source(tuple(asked)))
     faulty(faults)
     return select(merge(source.records, source), keys, job.spec.replicates)
 
@@ -737,7 +729,7 @@ Options = Mapping[str, Any] | str | Sequence[str]
 """Of entries: {"NAME.OPTION": value}, {"NAME": {"OPTION": value}}, or texts as `--set` takes them."""
 
 
-def _options(given: Options) -> plan.Settings | tuple[str, ...]:
+def _options(given: Options) -> suites.OptionValues | tuple[str, ...]:
     if not isinstance(given, Mapping):
         return _names(given)
     settings: dict[str, dict[str, list[Any]]] = {}
@@ -787,11 +779,11 @@ def _listed(given: str | Iterable[str] | None) -> tuple[str, ...]:
     return tuple(name.strip() for name in parts if name.strip())
 
 
-def suite_of(name: str, config: Path | None) -> plan.Suite:
+def suite_of(name: str, config: Path | None) -> suites.Suite:
     """A suite of the package, or that of a file; quick where neither is named. Raises BadInput for both."""
     if name and config:
         raise BadInput(f"a suite ({name}) and --config {config} are both given: choose one")
-    return plan.read_suite_file(config) if config else plan.read_suite(name or "quick")
+    return suites.read_suite_file(config) if config else suites.read_suite(name or "quick")
 
 
 def settings_of(results: Path, checkpoint_every: float, keep_parameters: bool) -> Settings:

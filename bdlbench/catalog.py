@@ -20,16 +20,16 @@ from typing import Any, NamedTuple
 
 import torch
 
-from bdlbench import files, torch_state
-from bdlbench.data import Signature, Task
+from bdlbench.core import files, torch_state
+from bdlbench.core.errors import BadInput, unknown
+from bdlbench.core.foreign import calling, is_foreign, raised_at, shown, told
+from bdlbench.core.options import fields, per_row_names, resolve
+from bdlbench.core.spec import Choice
+from bdlbench.data.task import Signature, Task
 from bdlbench.entries import CONFIGURED, PLUGIN, check_entry, check_name, check_task
 from bdlbench.entries import KINDS as KINDS  # part of this module too
 from bdlbench.entries import Kind as Kind
-from bdlbench.errors import BadInput, unknown
-from bdlbench.foreign import calling, is_foreign, raised_at, shown, told
-from bdlbench.options import fields, per_row_names, resolve
 from bdlbench.protocols import Dataset, Method, Metric, Model
-from bdlbench.spec import Choice
 
 REPLACED_BY = "replaced_by"
 """In a choice, the file of the plugin that was let replace the entry of this name: a record must tell the two apart."""

@@ -11,10 +11,10 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from bdlbench.data import Examples, Signature, Task
-from bdlbench.errors import BadInput
-from bdlbench.foreign import Broken, calling, is_foreign, written
-from bdlbench.options import fields, resolve
+from bdlbench.core.errors import BadInput
+from bdlbench.core.foreign import Broken, calling, is_foreign, written
+from bdlbench.core.options import fields, resolve
+from bdlbench.data.task import Examples, Signature, Task
 from bdlbench.protocols import TEST
 
 Kind = Literal["methods", "models", "datasets", "metrics"]

@@ -11,11 +11,11 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from bdlbench.data import Data, Signature, Task
+from bdlbench.core.layout import Layout, Leaf, LinearOp
+from bdlbench.core.streams import Streams
+from bdlbench.data.task import Data, Signature, Task
 from bdlbench.kernels.factorised import Divergence
-from bdlbench.predictive import Predicted, Predictive
-from bdlbench.rng import Streams
-from bdlbench.types import Layout, Leaf, LinearOp
+from bdlbench.predictives.mixtures import Predicted, Predictive
 
 
 class Layer(Protocol):

@@ -30,7 +30,7 @@ class Gather:
     def setup(self, shared):
         import torch
 
-        from bdlbench.data import Data
+        from bdlbench.data.task import Data
 
         one_thread()
         x, y = torch.zeros(1, 1000, 784), torch.zeros(1, 1000)

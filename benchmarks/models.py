@@ -9,7 +9,7 @@ class VAEStep:
     """20 steps of the network of PyTorch's examples, batches of 100; then log p(x) of 200 images by 10 draws."""
 
     def setup(self):
-        from bdlbench.rng import Streams
+        from bdlbench.core.streams import Streams
 
         required("bdlbench.models.vae")
         self.run = fitting("mle", 100, model=VAE, likelihood="bernoulli")
@@ -27,7 +27,7 @@ class StoppingResNet:
     """One epoch of 64 scanned digits' size, and a prediction that stops."""
 
     def setup(self):
-        from bdlbench.rng import Streams
+        from bdlbench.core.streams import Streams
 
         required("bdlbench.models.stopping_resnet")
         model = ("stopping_resnet", {"channels": 8, "blocks": 4, "groups": 2, "kernel": 3})

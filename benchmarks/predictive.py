@@ -13,7 +13,7 @@ class Predictive:
     param_names = ("method",)
 
     def setup(self, method):
-        from bdlbench.rng import Streams
+        from bdlbench.core.streams import Streams
 
         self.posterior = fitting(method, 100, OPTIONS.get(method), epochs=1)()
         self.x, self.rng = normal(1, INPUTS, 784).abs(), Streams.of_seeds([0])
@@ -32,8 +32,8 @@ class Reduction:
     """Class probabilities of 20 samples × 1000 inputs, and what is read from them."""
 
     def setup(self):
-        from bdlbench.likelihoods import CategoricalOutput
-        from bdlbench.predictive import CategoricalSum
+        from bdlbench.networks.likelihoods import CategoricalOutput
+        from bdlbench.predictives.mixtures import CategoricalSum
 
         one_thread()
         self.sum, self.output = CategoricalSum, CategoricalOutput(normal(SAMPLES, 1, INPUTS, 10))

@@ -14,7 +14,7 @@ def one_thread():
 
     torch.set_num_threads(1)
     with suppress(ModuleNotFoundError):
-        from bdlbench.memory import keep_freed_memory
+        from bdlbench.core.memory import keep_freed_memory
 
         keep_freed_memory()
 
@@ -30,7 +30,7 @@ def examples(batch, steps=STEPS, shape=(784,), classes=10, rows=1):
     """Training data that `rows` replicates share: uniform inputs; classes, or numbers where `classes` is 0."""
     import torch
 
-    from bdlbench.data import Data
+    from bdlbench.data.task import Data
 
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(batch * steps, *shape, generator=generator)
@@ -42,8 +42,8 @@ def examples(batch, steps=STEPS, shape=(784,), classes=10, rows=1):
 def fitting(method, batch, options=None, model=LENET, likelihood="categorical", epochs=0, **sizes):
     """A call that fits a registered method to `examples`, by EPOCHS epochs unless told otherwise."""
     from bdlbench import catalog
-    from bdlbench.data import Signature
-    from bdlbench.rng import Streams
+    from bdlbench.core.streams import Streams
+    from bdlbench.data.task import Signature
 
     one_thread()
     data = examples(batch, **sizes)

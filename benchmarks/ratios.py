@@ -48,7 +48,7 @@ class OverLimit:
         from benchmarks.problems import EPOCHS, LENET, STEPS, fitting
         from benchmarks.training import OPTIONS
 
-        self.clock = required("bdlbench.clock")
+        self.clock = required("bdlbench.core.clock")
         if not hasattr(self.clock, "timed_in_turn"):
             raise NotImplementedError
         local, single = method in ("mean_field_vi", "sparse_vd"), method == "mle"

@@ -10,7 +10,7 @@ class Draws:
     param_names = ("replicates",)
 
     def setup(self, replicates):
-        from bdlbench.rng import Streams
+        from bdlbench.core.streams import Streams
 
         one_thread()
         self.streams, self.like = Streams.of_seeds(range(replicates)), normal(1)

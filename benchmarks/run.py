@@ -8,7 +8,8 @@ REPEATS = 3
 FIRST_STEP = """
 import os, sys, tempfile, time
 from pathlib import Path
-from bdlbench import api, plan
+from bdlbench import api
+from bdlbench.runs import suites as plan
 asked = plan.Overrides(methods=("mle",), datasets=("digits",), seeds="5")
 job = api.prepare(plan.build_spec(plan.read_suite("quick"), asked), Path(sys.argv[1]))
 def report(event):

@@ -21,16 +21,16 @@ import numpy as np
 import torch
 from scipy import special, stats
 
-from bdlbench.differences import Layout, Measured, leaders
-from bdlbench.spec import Replicate
+from bdlbench.compare.differences import ExampleLayout, Measured, leaders
+from bdlbench.core.spec import Replicate
 from bdlbench.stats.behrens_fisher import Array
 from bdlbench.stats.calibration import calibration_error_without_blocks, expected_calibration_error
 from bdlbench.stats.crossed import Difference, Side, crossed
+from bdlbench.stats.discrimination import auroc, without_blocks
 from bdlbench.stats.holm import holm
 from bdlbench.stats.jackknife import blocks, pseudo_values
 from bdlbench.stats.power import detectable, seeds_to_settle
-from bdlbench.stats.ranking import auroc, without_blocks
-from bdlbench.stats.ranks import probability_of_improvement
+from bdlbench.stats.rank_tests import probability_of_improvement
 
 CELLS, TABLES, LEVEL = 12, 600, 0.05
 AT_ONCE = 5_000_000
@@ -347,9 +347,9 @@ def bold_rates(methods: int, seeds: int, tables: int = TABLES, stream: int = 6) 
         shared = 2 * rng.standard_exponential((1, 1, 300))
         own = rng.standard_exponential((methods, 1, 300)) + rng.standard_exponential((methods, seeds, 300))
         loss = shared + own + 0.1 * rng.standard_normal((methods, seeds, 1))
-        lost += len(leaders(_measured(loss), "lower", Layout())) < methods
+        lost += len(leaders(_measured(loss), "lower", ExampleLayout())) < methods
         loss[0] -= 0.15
-        best += "0" not in leaders(_measured(loss), "lower", Layout())
+        best += "0" not in leaders(_measured(loss), "lower", ExampleLayout())
     return lost / tables, best / tables
 
 

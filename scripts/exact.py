@@ -28,11 +28,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
 from scipy import special, stats
 
-from bdlbench import catalog, run
-from bdlbench.data import Data, Signature
+from bdlbench import catalog
+from bdlbench.core.spec import Cell, Replicate
+from bdlbench.core.streams import Streams
+from bdlbench.data.task import Data, Signature
 from bdlbench.kernels.beta import normal_mean
-from bdlbench.rng import Streams
-from bdlbench.spec import Cell, Replicate
+from bdlbench.runs import batch as run
 
 Row = dict[str, Any]
 NAMES = {

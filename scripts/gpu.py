@@ -25,11 +25,12 @@ from statistics import median
 import torch
 from torch import Tensor, nn
 
-from bdlbench import catalog, files
-from bdlbench.clock import timed_in_turn
-from bdlbench.data import Data, Signature
+from bdlbench import catalog
+from bdlbench.core import files
+from bdlbench.core.clock import timed_in_turn
+from bdlbench.core.streams import Streams
+from bdlbench.data.task import Data, Signature
 from bdlbench.protocols import Posterior
-from bdlbench.rng import Streams
 
 NOT_MEASURED = "not measured"
 SIZES = (784, 300, 100, 10)

@@ -9,14 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bdlbench import catalog, records
-from bdlbench.data import Task
-from bdlbench.errors import BadInput
-from bdlbench.layers import Point
+from bdlbench import catalog
+from bdlbench.core.errors import BadInput
+from bdlbench.core.spec import Choice
+from bdlbench.core.streams import Streams
+from bdlbench.data.task import Task
+from bdlbench.networks.layers import Point
 from bdlbench.protocols import Layer
-from bdlbench.records import Record
-from bdlbench.rng import Streams
-from bdlbench.spec import Choice
+from bdlbench.records import record as records
+from bdlbench.records.record import Record
 
 AT_ONCE = 1000
 """Images in one pass."""

@@ -24,9 +24,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from bdlbench import catalog, data
-from bdlbench.data import Task
-from bdlbench.rng import Streams
+from bdlbench import catalog
+from bdlbench.core.streams import Streams
+from bdlbench.data import task as data
+from bdlbench.data.task import Task
 
 CHAINS, WARMUP, DRAWS = 4, 2000, 2000
 SEEDS = range(5)

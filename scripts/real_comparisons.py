@@ -18,10 +18,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from bdlbench import api, catalog, compare, margins, records, sources, verdicts
-from bdlbench.compare import Comparison
-from bdlbench.differences import LEVEL, judge
-from bdlbench.sources import Source
+from bdlbench import api, catalog
+from bdlbench.compare import margins, pairs
+from bdlbench.compare.differences import LEVEL, judge
+from bdlbench.compare.pairs import Comparison
+from bdlbench.records import reading
+from bdlbench.records import record as records
+from bdlbench.records.reading import Source
+from bdlbench.report import verdicts
 
 METHODS = ("mle", "map", "mc_dropout", "dropconnect", "mean_field_vi")
 DATASETS = ("digits", "digits_near")
@@ -58,7 +62,7 @@ def groups(runs: Path, method: str, dataset: str) -> Iterator[Source]:
             for ending in (".json", ".safetensors"):
                 shutil.copy(runs / "seeds" / f"{record.name}{ending}", folder)
             records.without(folder, record, {r for r in record.replicates if not start <= r.seed < start + SIZE})
-            yield sources.read(folder)
+            yield reading.read(folder)
 
 
 def null_comparisons(runs: Path, allowed: dict[str, float]) -> Iterator[str]:
@@ -69,7 +73,7 @@ def null_comparisons(runs: Path, allowed: dict[str, float]) -> Iterator[str]:
             sides = groups(runs, method, dataset)
             counts: Counter[str] = Counter()
             for a, b in zip(sides, sides, strict=True):
-                found = compare.compare(a, b, allowed).findings
+                found = pairs.compare(a, b, allowed).findings
                 strict = judge([replace(finding, margin=0.0) for finding in found])
                 counts["tests"] += len(found)
                 counts["raw"] += sum(f.p_value <= LEVEL for f in found)

@@ -25,11 +25,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bdlbench import catalog, records
-from bdlbench.clock import Stopwatch
-from bdlbench.records import Record
-from bdlbench.run import Batch, Row, Settings, run_batch
-from bdlbench.spec import Cell, Replicate
+from bdlbench import catalog
+from bdlbench.core.clock import Stopwatch
+from bdlbench.core.spec import Cell, Replicate
+from bdlbench.records import record as records
+from bdlbench.records.record import Record
+from bdlbench.runs.batch import Batch, Row, Settings, run_batch
 
 BATCH = 64
 SAMPLES = 20

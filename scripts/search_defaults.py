@@ -18,10 +18,12 @@ from pathlib import Path
 
 import torch
 
-from bdlbench import catalog, data, plan
-from bdlbench.data import Examples, Task
-from bdlbench.rng import Streams
-from bdlbench.spec import Choice
+from bdlbench import catalog
+from bdlbench.core.spec import Choice
+from bdlbench.core.streams import Streams
+from bdlbench.data import task as data
+from bdlbench.data.task import Examples, Task
+from bdlbench.runs import suites
 
 SEEDS = range(5)
 RATES = (1e-3, 3e-3, 1e-2)
@@ -45,7 +47,7 @@ OWN: dict[str, list[dict[str, object]]] = {
 def main(suite_name: str, path: Path) -> None:
     """Search for every method of the suite on its first data set and model; one CSV row for each setting."""
     torch.set_num_threads(1)
-    suite = plan.read_suite(suite_name)
+    suite = suites.read_suite(suite_name)
     grid, settings = suite.grids[0], {k: {o: v[0] for o, v in t.items()} for k, t in suite.options.items()}
     task = validation_task(catalog.build_dataset(catalog.choice("datasets", grid.datasets[0], settings)).load(0))
     model = catalog.choice("models", grid.models[0], settings)

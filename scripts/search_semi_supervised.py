@@ -20,10 +20,11 @@ from typing import Any
 
 import torch
 
-from bdlbench import catalog, data
-from bdlbench.data import Examples, Task
-from bdlbench.rng import Streams
-from bdlbench.spec import Choice
+from bdlbench import catalog
+from bdlbench.core.spec import Choice
+from bdlbench.core.streams import Streams
+from bdlbench.data import task as data
+from bdlbench.data.task import Examples, Task
 
 DRAWS = range(10, 13)
 NUM_VALIDATION = 5_000

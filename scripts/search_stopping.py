@@ -18,11 +18,13 @@ from pathlib import Path
 
 import torch
 
-from bdlbench import catalog, data, plan
-from bdlbench.data import Examples, Task
+from bdlbench import catalog
+from bdlbench.core.spec import Choice
+from bdlbench.core.streams import Streams
+from bdlbench.data import task as data
+from bdlbench.data.task import Examples, Task
 from bdlbench.protocols import Evaluation
-from bdlbench.rng import Streams
-from bdlbench.spec import Choice
+from bdlbench.runs import suites
 
 STRENGTHS = (0.003, 0.01, 0.03)
 ENTROPY = (0.1, 0.3)
@@ -37,7 +39,7 @@ Pairs = list[tuple[Choice, Choice]]
 def main(suite_name: str, path: Path, epochs: str) -> None:
     """One CSV line for each row of each batch."""
     torch.set_num_threads(1)
-    suite = plan.read_suite(suite_name)
+    suite = suites.read_suite(suite_name)
     settings: Settings = {
         name: {key: values[0] for key, values in table.items()} for name, table in suite.options.items()
     }

@@ -18,8 +18,8 @@ from statistics import fmean, stdev
 from typing import Any
 
 from bdlbench import api
-from bdlbench.results import Result
-from bdlbench.spec import Replicate
+from bdlbench.core.spec import Replicate
+from bdlbench.records.cells import Result
 
 ALONE, WITH = "mlp", "m2"
 

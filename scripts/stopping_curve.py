@@ -18,8 +18,9 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
-from bdlbench import catalog, records
-from bdlbench.records import Record
+from bdlbench import catalog
+from bdlbench.records import record as records
+from bdlbench.records.record import Record
 
 STOPPING, CONSTANT = "stopping_resnet", "constant_resnet"
 SHOWN = ("accuracy", "nll", "ece", "depth", "flops", "flops_fraction")

@@ -35,9 +35,9 @@ from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.model_selection import GridSearchCV
 from sklearn.svm import SVC
 
-from bdlbench import splits
 from bdlbench.catalog import build_dataset, choice
-from bdlbench.data import Task
+from bdlbench.data import splits
+from bdlbench.data.task import Task
 
 Floats = NDArray[np.float32]
 Labels = NDArray[np.int64]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from bdlbench.core.layout import PerRow, per_row
+from bdlbench.core.options import option
 from bdlbench.methods.mean_field_vi import MeanFieldVI
-from bdlbench.options import option
 from bdlbench.protocols import Model, Prior
-from bdlbench.types import PerRow, per_row
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is loaded
 import pytest
 import torch
 
-from bdlbench import catalog, contracts
-from bdlbench.data import Signature
+from bdlbench import catalog
+from bdlbench.data.task import Signature
+from bdlbench.gate import contracts
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +38,7 @@ SMALL = {
 }
 
 
-SHAPES, TARGETS = contracts.SHAPES, contracts.TARGETS
+SHAPES, TARGETS = contracts.CONTRACT_SHAPES, contracts.CONTRACT_TARGETS
 
 
 def pytest_collection_modifyitems(config, items):
@@ -103,7 +104,7 @@ def torchmetrics_calibration_error():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with contextlib.suppress(ImportError):
-            from bdlbench.store import import_torchvision
+            from bdlbench.data.downloads import import_torchvision
 
             import_torchvision()
         try:

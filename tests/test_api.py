@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from bdlbench import api, catalog, plan, records, run
-from bdlbench.data import Examples, Signature, Task
-from bdlbench.errors import BadInput
-from bdlbench.run import data_facts, load_task
-from bdlbench.score import Claim
-from bdlbench.spec import Choice
+from bdlbench import api, catalog
+from bdlbench.core.errors import BadInput
+from bdlbench.core.spec import Choice
+from bdlbench.data.task import Examples, Signature, Task
+from bdlbench.records import record as records
+from bdlbench.runs import batch, suites
+from bdlbench.runs.batch import data_facts, load_task
+from bdlbench.runs.external_scores import Claim
 
 
 @pytest.fixture(autouse=True)
@@ -73,8 +75,8 @@ def test_options_are_pythons(given: Any, swept: list[tuple[int, ...]], tmp_path:
     """Two lists in a list were four networks of one layer, without a word."""
     found = api.run(method=["exact"], model="mlp", dataset=["wine"], set=given, seeds=1, results=tmp_path)
     assert (len(found), repr(found).count("skipped: exact · mlp · wine")) == (0, 1)
-    spec = plan.build_spec(
-        plan.read_suite("quick"), plan.Overrides(("map",), ("mlp",), ("wine",), settings=api._options(given))
+    spec = suites.build_spec(
+        suites.read_suite("quick"), suites.Overrides(("map",), ("mlp",), ("wine",), settings=api._options(given))
     )
     assert [dict(cell.model.options)["widths"] for cell in spec.cells] == swept
 
@@ -369,7 +371,7 @@ def test_bits_do_not_depend_on_what_a_caller_has_set(caller: str, tmp_path: Path
     asked: dict[str, Any] = {"method": ["mle", "mean_field_vi", "laplace"], "model": "mlp", "dataset": "wine"}
     asked |= {"set": {"mle.epochs": 1, "mean_field_vi.epochs": 1, "laplace.epochs": 1}, "seeds": 2, "samples": 3}
     api.run(results=tmp_path / "alone", **asked)
-    run._load_task.cache_clear()
+    batch._load_task.cache_clear()
     with CALLERS[caller]():
         before, drawn = state_of_torch(), torch.get_rng_state()
         found = api.run(results=tmp_path / "called", **asked)

@@ -63,5 +63,5 @@ def test_importing_needs_nothing_of_the_package(path):
 
 
 def test_a_script_among_the_benchmarks_is_seen():
-    assert foreign("import torch.nn\nfrom bdlbench import run\nimport sys\n") == {"torch", "bdlbench"}
+    assert foreign("import torch.nn\nfrom bdlbench.runs import batch as run\nimport sys\n") == {"torch", "bdlbench"}
     assert foreign("def setup():\n    import torch\n") == set()

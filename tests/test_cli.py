@@ -19,10 +19,16 @@ import pytest
 import torch
 
 from bdlbench import __main__ as cli
-from bdlbench import api, catalog, environment, executors, files, plan, progress, records, run, store, tables
-from bdlbench.errors import BadInput
+from bdlbench import api, catalog
+from bdlbench.core import environment, files
+from bdlbench.core.errors import BadInput
+from bdlbench.data import downloads
 from bdlbench.peers import work, works
-from bdlbench.records import Record
+from bdlbench.records import record as records
+from bdlbench.records.record import Record
+from bdlbench.report import tables
+from bdlbench.runs import batch as run
+from bdlbench.runs import executors, progress, suites
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ["--dataset", "wine", "--model", "logistic", "--samples", "2", "--jobs", "1"]
@@ -32,7 +38,7 @@ BROKEN = """
 from __future__ import annotations
 from dataclasses import dataclass, replace
 from bdlbench.methods.mle import MLE
-from bdlbench.options import option
+from bdlbench.core.options import option
 
 @dataclass(frozen=True)
 class Raises:
@@ -149,7 +155,7 @@ assert not [name for name in {heavy} if name in sys.modules]
 def test_list_names_every_entry(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["list", kind]) == 0
     lines = capsys.readouterr().out.splitlines()
-    known = plan.suite_names() if kind == "suites" else catalog.names(kind)  # type: ignore[arg-type]
+    known = suites.suite_names() if kind == "suites" else catalog.names(kind)  # type: ignore[arg-type]
     known = [*known, *tables.COSTS] if kind == "metrics" else known
     assert [line.split()[0] for line in lines] == known
     assert all(len(line.split()) > 2 for line in lines)
@@ -261,7 +267,7 @@ def test_fresh_replaces_and_loses_nothing(results: Path, before: list[str], agai
 
 
 def test_fresh_forgets_checkpoints(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = plan.build_spec(plan.read_suite("quick"), plan.Overrides(("mle",), ("logistic",), ("wine",), "2"))
+    spec = suites.build_spec(suites.read_suite("quick"), suites.Overrides(("mle",), ("logistic",), ("wine",), "2"))
     job = api.prepare(spec, results, fresh=True)
     stale = results / ".checkpoints" / f"{job.batches[0].key}.1.safetensors"
     other = results / ".checkpoints" / "another.1.safetensors"
@@ -378,7 +384,7 @@ def test_an_error_of_other_peoples_code_is_left_to_the_run(
         torch.set_default_dtype(torch.float64)
         raise ValueError("as planned")
 
-    spec = plan.build_spec(plan.read_suite("quick"), plan.Overrides(("mle",), ("logistic",), ("wine",), "2"))
+    spec = suites.build_spec(suites.read_suite("quick"), suites.Overrides(("mle",), ("logistic",), ("wine",), "2"))
     job = api.prepare(spec, results)
     name = {"methods": "mle", "models": "logistic"}[kind]
     monkeypatch.setattr(catalog.load(kind, name), "unsupported", broken)
@@ -610,7 +616,7 @@ def absent(*rest: Any) -> Path:
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, bytes], None]:
     """A store of data, without network; the function puts a file into it."""
     monkeypatch.setenv("BDLBENCH_DATA", str(tmp_path / "store"))
-    monkeypatch.setattr(store, "_retrieved", absent)
+    monkeypatch.setattr(downloads, "_retrieved", absent)
     return lambda path, content: files.write_atomic(tmp_path / "store" / path, content)
 
 
@@ -814,7 +820,7 @@ def test_api(tmp_path: Path, computed: list[int]) -> None:
     with pytest.raises(BadInput, match="did you mean 'mle'"):
         api.run(results=folder, methods=["mlee"])
     with pytest.raises(BadInput, match="a spec is complete"):
-        api.run(plan.build_spec(plan.read_suite("quick"), plan.Overrides()), settings={"mle.epochs": 1})
+        api.run(suites.build_spec(suites.read_suite("quick"), suites.Overrides()), settings={"mle.epochs": 1})
 
 
 def test_front_door() -> None:
@@ -822,7 +828,7 @@ def test_front_door() -> None:
 import sys, bdlbench
 assert "torch" not in sys.modules
 assert bdlbench.api.read.__module__ == "bdlbench.api"
-assert bdlbench.run.Batch and bdlbench.compare.Pair  # modules, whatever was imported first
+assert bdlbench.runs.batch.Batch and bdlbench.compare.pairs.Pair  # modules, whatever was imported first
 try: bdlbench.nothing
 except AttributeError as error: assert "nothing" in str(error)
 else: raise SystemExit(1)
@@ -841,7 +847,9 @@ class Terminal(io.StringIO):
 
 def test_bars_on_a_terminal(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "120")
-    spec = plan.build_spec(plan.read_suite("quick"), plan.Overrides(("mle", "map"), ("logistic",), ("wine",), "2"))
+    spec = suites.build_spec(
+        suites.read_suite("quick"), suites.Overrides(("mle", "map"), ("logistic",), ("wine",), "2")
+    )
     batches = api.prepare(spec, results).batches
     stream = Terminal()
     with progress.reporting(batches, stream) as report:
@@ -1046,7 +1054,7 @@ def tiny_peers(monkeypatch: pytest.MonkeyPatch) -> None:
     def present(count: int) -> work.Run:
         return lambda: sum(range(1000))
 
-    plain, ours = work.Contender(work.PLAIN, present), work.Contender(work.OURS, present)
+    plain, ours = work.Contender(work.PLAIN_NAME, present), work.Contender(work.OURS, present)
     both = work.Work("both", "a work", plain, plain, (ours, work.Contender("Pyro", absent)), 1)
     alone = work.Work("alone", "a work", plain, plain, (ours,), 1)
     monkeypatch.setattr(works, "works", lambda: {"both": both, "alone": alone})

@@ -5,8 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from bdlbench import catalog, files, plan, records, run
-from bdlbench.errors import BadInput
+from bdlbench import catalog
+from bdlbench.core import files
+from bdlbench.core.errors import BadInput
+from bdlbench.records import record as records
+from bdlbench.runs import batch as run
+from bdlbench.runs import suites
 
 ROOT = Path(__file__).resolve().parent
 SETTINGS = {
@@ -23,8 +27,8 @@ def forgotten(monkeypatch):
 
 
 def batch_of(method, settings):
-    overrides = plan.Overrides((method,), ("mlp",), ("wine",), "2", 5, ("mlp.widths=7", *settings), "cpu")
-    (batch,) = run.batches(plan.build_spec(plan.read_suite("quick"), overrides), ())
+    overrides = suites.Overrides((method,), ("mlp",), ("wine",), "2", 5, ("mlp.widths=7", *settings), "cpu")
+    (batch,) = run.batches(suites.build_spec(suites.read_suite("quick"), overrides), ())
     return batch
 
 
@@ -74,11 +78,11 @@ from functools import reduce
 
 import torch
 
-from bdlbench.layers import Point
+from bdlbench.networks.layers import Point
 from bdlbench.posteriors.fitting import fit_network
 from bdlbench.posteriors.point import point_posterior
-from bdlbench.training import Plan, last, minimise
-from bdlbench.types import Layout
+from bdlbench.training.loop import Plan, last, minimise
+from bdlbench.core.layout import Layout
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,12 @@ import pytest
 from markdown_it import MarkdownIt
 
 from bdlbench import __main__ as cli
-from bdlbench import api, catalog, sheets
-from bdlbench.errors import BadInput
-from bdlbench.score import Claim
-from bdlbench.sheets import Field, Sheet
-from bdlbench.spec import Choice
+from bdlbench import api, catalog
+from bdlbench.core.errors import BadInput
+from bdlbench.core.spec import Choice
+from bdlbench.report import text_table
+from bdlbench.report.text_table import Field, Sheet
+from bdlbench.runs.external_scores import Claim
 
 NAMES = [
     "[x](http://example.org)",
@@ -43,8 +44,8 @@ NAMES = [
 
 @pytest.mark.parametrize("name", NAMES)
 def test_markdown_shows_names_as_they_are_and_links_nothing(name: str) -> None:
-    text = sheets.markdown(Sheet(name, (name, "n"), ((Field(name), Field("1")), (Field(name, True), Field("2")))))
-    text += f"\n- {sheets.escape_markdown(name)}\n"
+    text = text_table.markdown(Sheet(name, (name, "n"), ((Field(name), Field("1")), (Field(name, True), Field("2")))))
+    text += f"\n- {text_table.escape_markdown(name)}\n"
     html = MarkdownIt("gfm-like", {"linkify": False}).render(text)
     assert not re.search(r"<(a|img|code|em|del|h1|ol|script)\b", html)
     assert html.count("<ul>") == 1
@@ -56,7 +57,7 @@ def test_markdown_shows_names_as_they_are_and_links_nothing(name: str) -> None:
 @pytest.mark.parametrize("text", ["https://example.org", "http://e.org", "www.example.org", "mailto:a", "ftp://e.org"])
 def test_bare_addresses_are_broken(text: str) -> None:
     """GitHub links them without any markup: not where a backslash stands within."""
-    escaped = sheets.escape_markdown(f"see {text} here")
+    escaped = text_table.escape_markdown(f"see {text} here")
     assert "\\" in escaped
     assert escaped.replace("\\", "") == f"see {text} here"
     assert text not in escaped
@@ -64,7 +65,7 @@ def test_bare_addresses_are_broken(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["mc_dropout", "−0.5", "0.98 ± 0.01", "a: b", "3.5", "-0.5", "mlp (widths 100-100)"])
 def test_plain_text_stays_plain(text: str) -> None:
-    assert sheets.escape_markdown(text) == text
+    assert text_table.escape_markdown(text) == text
 
 
 @pytest.mark.parametrize(
@@ -86,13 +87,13 @@ def test_plain_text_stays_plain(text: str) -> None:
     ],
 )
 def test_a_spreadsheet_runs_nothing(value: Any, written: str) -> None:
-    (row,) = csv.DictReader(io.StringIO(sheets.csv_lines([{"method": value}], ["method"])))
+    (row,) = csv.DictReader(io.StringIO(text_table.csv_lines([{"method": value}], ["method"])))
     assert row == {"method": written}
 
 
 @pytest.mark.parametrize(("name", "cell"), [("*x", "{*x}"), ("[x", "{[x}"), ("$x", r"\$x")])
 def test_latex_takes_no_part_of_a_name_for_the_end_of_a_row(name: str, cell: str) -> None:
-    text = sheets.latex(Sheet("t", ("method",), ((Field(name),), (Field("y"),))), "c")
+    text = text_table.latex(Sheet("t", ("method",), ((Field(name),), (Field("y"),))), "c")
     assert rf"  {cell} \\" in text
 
 
@@ -143,4 +144,4 @@ def test_a_name_has_no_control_characters(name: str) -> None:
 def test_the_names_of_the_catalog_are_plain() -> None:
     for kind in catalog.KINDS:
         for name in catalog.names(kind):
-            assert sheets.escape_markdown(name) == sheets._inert(name) == name
+            assert text_table.escape_markdown(name) == text_table._inert(name) == name

@@ -8,15 +8,16 @@ import torch
 from scipy import integrate, special, stats
 from sklearn.linear_model import BayesianRidge
 
-from bdlbench import catalog, run
-from bdlbench.data import Data, Signature
+from bdlbench import catalog
+from bdlbench.core.layout import Layout
+from bdlbench.core.options import fields
+from bdlbench.core.spec import Cell, Replicate
+from bdlbench.core.streams import Streams
+from bdlbench.data.task import Data, Signature
 from bdlbench.kernels import beta, gaussian
-from bdlbench.layers import Point
-from bdlbench.options import fields
+from bdlbench.networks.layers import Point
 from bdlbench.protocols import Conjugate, OwnsPrior
-from bdlbench.rng import Streams
-from bdlbench.spec import Cell, Replicate
-from bdlbench.types import Layout
+from bdlbench.runs import batch as run
 
 N, D, NOISE_SD, PRIOR_SD = 25, 3, 0.5, 0.7
 

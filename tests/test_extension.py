@@ -9,21 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from bdlbench import catalog, run
-from bdlbench.errors import BadInput
-from bdlbench.spec import Cell, Replicate
+from bdlbench import catalog
+from bdlbench.core.errors import BadInput
+from bdlbench.core.spec import Cell, Replicate
+from bdlbench.runs import batch as run
 
 ROOT = Path(__file__).resolve().parents[1]
 
 METHOD = '''"""MLE with a step size that halves."""
 from dataclasses import dataclass
 
-from bdlbench.layers import Point
-from bdlbench.options import option
-from bdlbench.posteriors.fitting import fit_network
-from bdlbench.posteriors.weights import WeightPosterior
-from bdlbench.training import Plan, last
-from bdlbench.types import Layout, PerRow
+from bdlbench.extend import Layout, PerRow, Plan, Point, WeightPosterior, fit_network, last, option
 
 
 @dataclass(frozen=True)
@@ -57,8 +53,9 @@ py-modules = ["theirs"]
 RUN = """
 import json, sys
 from pathlib import Path
-from bdlbench import catalog, run
-from bdlbench.spec import Cell, Replicate
+from bdlbench import catalog
+from bdlbench.runs import batch as run
+from bdlbench.core.spec import Cell, Replicate
 
 settings = {"digits": {"num_train": 256}, "theirs": {"learning_rate": 0.02}}
 names = {"methods": "theirs", "models": "mlp", "datasets": "digits"}
@@ -106,7 +103,7 @@ PLUGIN = (
 
 import torch
 
-from bdlbench.data import Examples, Signature, Task
+from bdlbench.data.task import Examples, Signature, Task
 from bdlbench.models.mlp import MLP
 
 

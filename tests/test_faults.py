@@ -13,8 +13,13 @@ import numpy as np
 import pytest
 
 from bdlbench import __main__ as cli
-from bdlbench import api, catalog, checkpoints, executors, files, plan, records, run, training
-from bdlbench.executors import Event
+from bdlbench import api, catalog
+from bdlbench.core import files
+from bdlbench.records import record as records
+from bdlbench.runs import batch as run
+from bdlbench.runs import executors, suites
+from bdlbench.runs.executors import Event
+from bdlbench.training import checkpoints, loop
 
 METRIC = """
 import sys
@@ -65,13 +70,13 @@ def forget_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
 def steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """Every step of training that is done from now on."""
     done: list[int] = []
-    plain = training.adam_step
+    plain = loop.adam_step
 
     def counting(*arguments: Any) -> None:
         done.append(arguments[4])
         plain(*arguments)
 
-    monkeypatch.setattr(training, "adam_step", counting)
+    monkeypatch.setattr(loop, "adam_step", counting)
     yield done
 
 
@@ -301,8 +306,8 @@ def test_a_record_whose_cell_fails_when_it_is_trained_again_is_kept(
 def test_a_good_record_is_not_lost_by_a_failure_of_the_same_replicates(tmp_path: Path) -> None:
     assert cli.main(words(tmp_path)) == 0
     (record,) = records.read(tmp_path)
-    overrides = plan.Overrides(("map",), ("logistic",), ("wine",), "2", 2, ("map.epochs=3",), "cpu")
-    (batch,) = run.batches(plan.build_spec(plan.read_suite("quick"), overrides), [])
+    overrides = suites.Overrides(("map",), ("logistic",), ("wine",), "2", 2, ("map.epochs=3",), "cpu")
+    (batch,) = run.batches(suites.build_spec(suites.read_suite("quick"), overrides), [])
     assert run.write_failures(batch, run.Settings(tmp_path), "boom") == run.Outcome([])
     assert records.read(tmp_path) == [record]
 
@@ -427,10 +432,10 @@ def test_parameters_that_are_not_whole_are_said(tmp_path: Path, capsys: Any) -> 
 def test_prediction_is_told_as_it_goes(tmp_path: Path) -> None:
     """By samples and blocks of examples, from 0 to 1, for methods that draw, mix or have a closed form."""
     for name, quick in {"mc_dropout": "mc_dropout", "deep_ensemble": "mle", "map": "map"}.items():
-        overrides = plan.Overrides(
+        overrides = suites.Overrides(
             (name,), ("mlp",), ("digits",), "1", 40, ("mlp.widths=7", f"{quick}.epochs=1"), "cpu"
         )
-        (batch,) = run.batches(plan.build_spec(plan.read_suite("quick"), overrides), [])
+        (batch,) = run.batches(suites.build_spec(suites.read_suite("quick"), overrides), [])
         heard: list[float] = []
         run.run_batch(batch, run.Settings(tmp_path), predicting=heard.append)
         assert heard == sorted(heard) and 0 < heard[0] < 0.5 and heard[-1] == pytest.approx(1)
@@ -472,8 +477,8 @@ def test_a_worker_that_ends_is_its_batchs_failure(tmp_path: Path, body: str) -> 
     catalog.add_plugin(file)
     names = ("mle", "killed", "map")
     epochs = tuple(f"{name}.epochs=2" for name in names)
-    overrides = plan.Overrides(names, ("logistic",), ("wine",), "2", 2, epochs, "cpu")
-    job = api.prepare(plan.build_spec(plan.read_suite("quick"), overrides), tmp_path / "out")
+    overrides = suites.Overrides(names, ("logistic",), ("wine",), "2", 2, epochs, "cpu")
+    job = api.prepare(suites.build_spec(suites.read_suite("quick"), overrides), tmp_path / "out")
     outcomes = api.perform(job, 2, [file], report=heard.append)
     found = {record.cell["treatment"]["name"]: record for outcome in outcomes for record in outcome.records}
     assert set(found) == set(names)
@@ -491,8 +496,8 @@ def test_workers_that_cannot_start_are_one_line(tmp_path: Path, capsys: Any) -> 
     catalog.add_plugin(file)
     file.unlink()
     job = api.prepare(
-        plan.build_spec(
-            plan.read_suite("quick"), plan.Overrides(("mle", "map"), ("logistic",), ("wine",), "2", 2, (), "cpu")
+        suites.build_spec(
+            suites.read_suite("quick"), suites.Overrides(("mle", "map"), ("logistic",), ("wine",), "2", 2, (), "cpu")
         ),
         tmp_path / "out",
     )

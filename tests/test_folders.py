@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 from bdlbench import __main__ as cli
-from bdlbench import api, files, records, sources
-from bdlbench.errors import BadInput
-from bdlbench.score import Claim
+from bdlbench import api
+from bdlbench.core import files
+from bdlbench.core.errors import BadInput
+from bdlbench.records import reading, record
+from bdlbench.runs.external_scores import Claim
 
 COIN = {"method": ["exact"], "model": ["coin"], "dataset": ["coin_flips"], "samples": 1}
 
@@ -34,7 +36,7 @@ def alter(source: Path, target: Path) -> None:
 
 def test_fresh_heals_a_folder_whose_records_disagree(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (original,) = folder.glob("*.json")
-    before, copy = records.read_one(original), folder / "a copy.json"
+    before, copy = record.read_one(original), folder / "a copy.json"
     alter(original, copy)
     command = ["run", "--method", "exact", "--model", "coin", "--dataset", "coin_flips", "--samples", "1"]
     command += ["--seeds", "2", "--results", str(folder), "--jobs", "1"]
@@ -44,7 +46,7 @@ def test_fresh_heals_a_folder_whose_records_disagree(folder: Path, capsys: pytes
         assert str(original) in line
         assert "run --fresh" in line
     assert cli.main([*command, "--fresh"]) == cli.main(["table", str(folder)]) == cli.main(command) == 0
-    (after,) = records.read(folder)
+    (after,) = record.read(folder)
     assert (after.values, after.replicates) == (before.values, before.replicates)
     assert not copy.exists()
 
@@ -73,9 +75,9 @@ def test_a_folder_and_a_revision_are_read_alike(
     for command in (["init", "-q"], ["add", "-f", "."], ["commit", "-qm", "x"]):
         who = ["-c", "user.name=x", "-c", "user.email=x@example.org", "-c", "commit.gpgsign=false"]
         subprocess.run(["git", *who, *command], check=True)
-    here = sources.read(Path("results"))
-    with sources.opened("HEAD") as there:
-        assert there.records == here.records == tuple(records.read(folder))
+    here = reading.read(Path("results"))
+    with reading.opened("HEAD") as there:
+        assert there.records == here.records == tuple(record.read(folder))
         assert there.predictions(there.records[0]).keys() == here.predictions(here.records[0]).keys() != set()
     assert len(caplog.messages) == 2
     assert all("being no records: objectives.json, objectives.json" in line for line in caplog.messages)
@@ -84,10 +86,10 @@ def test_a_folder_and_a_revision_are_read_alike(
     damaged.write_text("{")
     subprocess.run(["git", *who, "commit", "-qam", "y"], check=True)
     place = "deep/er/" + damaged.name
-    with pytest.raises(BadInput, match=f"HEAD/results/{place} is not a whole record"), sources.opened("HEAD"):
+    with pytest.raises(BadInput, match=f"HEAD/results/{place} is not a whole record"), reading.opened("HEAD"):
         pass
     with pytest.raises(BadInput, match=f"results/{place} is not a whole record"):
-        sources.read(Path("results"))
+        reading.read(Path("results"))
 
 
 @pytest.mark.parametrize(("tested", "outside", "samples"), [(1, 0, 1), (1, 1, 20), (5, 1, 20), (1, 5, 2)])

@@ -6,16 +6,16 @@ import pytest
 import torch
 
 from bdlbench import catalog
-from bdlbench.contracts import point_of
+from bdlbench.core.layout import Layout
+from bdlbench.core.options import fields
+from bdlbench.core.streams import Streams
+from bdlbench.gate.contracts import point_of
 from bdlbench.kernels.linear import dense
-from bdlbench.layers import Flipout, LocalNoise, Point, WeightNoise
 from bdlbench.methods import mean_field_vi, sparse_vd
-from bdlbench.options import fields
+from bdlbench.networks.layers import Flipout, LocalNoise, Point, WeightNoise
 from bdlbench.posteriors import fitting
 from bdlbench.protocols import OwnsPrior
-from bdlbench.rng import Streams
-from bdlbench.training import Plan, minimise
-from bdlbench.types import Layout
+from bdlbench.training.loop import Plan, minimise
 
 METHODS, MODELS = catalog.names("methods"), catalog.names("models")
 SINGLE = [

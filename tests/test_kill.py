@@ -16,7 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from bdlbench import api, checkpoints, files, plan, records
+from bdlbench import api
+from bdlbench.core import files
+from bdlbench.records import record as records
+from bdlbench.runs import suites
+from bdlbench.training import checkpoints
 
 ROOT = Path(__file__).resolve().parents[1]
 METHODS = ("mle", "mean_field_vi")
@@ -29,8 +33,8 @@ NEVER = 120.0
 
 def asked(results: Path) -> api.Job:
     """Two cells, each a batch of its own."""
-    overrides = plan.Overrides(METHODS, ("mlp",), ("digits",), SEEDS, SAMPLES, SETTINGS, "cpu")
-    return api.prepare(plan.build_spec(plan.read_suite("quick"), overrides), results)
+    overrides = suites.Overrides(METHODS, ("mlp",), ("digits",), SEEDS, SAMPLES, SETTINGS, "cpu")
+    return api.prepare(suites.build_spec(suites.read_suite("quick"), overrides), results)
 
 
 @pytest.fixture

@@ -5,13 +5,13 @@ import pytest
 import torch
 
 from bdlbench import catalog
-from bdlbench.data import Data, Signature
+from bdlbench.core.streams import Streams
+from bdlbench.data.task import Data, Signature
 from bdlbench.methods.dropconnect import DropConnectVI
 from bdlbench.methods.map import MAP
 from bdlbench.methods.mc_dropout import MCDropout
 from bdlbench.methods.mean_field_vi import MeanFieldVI
 from bdlbench.methods.mle import MLE
-from bdlbench.rng import Streams
 
 N, D, NOISE_SD, PRIOR_SD = 20, 3, 0.5, 0.7
 RIDGE = (NOISE_SD / PRIOR_SD) ** 2

@@ -12,12 +12,15 @@ import pytest
 import torch
 
 from bdlbench import __main__ as cli
-from bdlbench import api, catalog, evaluation, records, run
-from bdlbench.data import Examples, Signature, Task
+from bdlbench import api, catalog
+from bdlbench.core.errors import BadInput
+from bdlbench.core.foreign import Broken
+from bdlbench.core.spec import Cell, Replicate
+from bdlbench.data.task import Examples, Signature, Task
 from bdlbench.entries import check_task
-from bdlbench.errors import BadInput
-from bdlbench.foreign import Broken
-from bdlbench.spec import Cell, Replicate
+from bdlbench.records import evaluation
+from bdlbench.records import record as records
+from bdlbench.runs import batch as run
 
 GOOD = (Path(__file__).parent / "strangers" / "good.py").read_text()
 TINY = ("--model", "logistic", "--dataset", "wine", "--seeds", "2", "--samples", "2", "--set", "mle.epochs=1")

@@ -19,13 +19,16 @@ import torch
 from matplotlib.figure import Figure
 
 from bdlbench import __main__ as cli
-from bdlbench import api, catalog, evaluation, plan, records, tables
-from bdlbench.errors import BadInput
-from bdlbench.records import Record
-from bdlbench.report import commands, evidence, page, plots
-from bdlbench.report.evidence import Section
-from bdlbench.score import Claim
-from bdlbench.spec import Cell, Choice, Replicate, replicates
+from bdlbench import api, catalog
+from bdlbench.core.errors import BadInput
+from bdlbench.core.spec import Cell, Choice, Replicate, replicates
+from bdlbench.records import evaluation
+from bdlbench.records import record as records
+from bdlbench.records.record import Record
+from bdlbench.report import commands, evidence, page, plots, tables
+from bdlbench.report.evidence import EvidenceSection
+from bdlbench.runs import suites
+from bdlbench.runs.external_scores import Claim
 
 REFERENCE = Path(__file__).resolve().parents[1] / "results" / "reference" / "quick"
 EVIL = '<script>alert(1)</script> "$x$'
@@ -60,7 +63,7 @@ def written(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def section(folder: Path) -> Section:
+def section(folder: Path) -> EvidenceSection:
     (found,) = evidence.sections(evidence.gather(folder))
     return found
 
@@ -129,7 +132,7 @@ def test_every_plot_that_has_data_is_there_and_the_others_say_why(written: Path)
     assert "<h3>Sparsity by layer</h3>" not in text
 
 
-def test_the_table_is_that_of_the_tables(section: Section, written: Path) -> None:
+def test_the_table_is_that_of_the_tables(section: EvidenceSection, written: Path) -> None:
     text = Reader(written.read_text()).text
     for row in section.table.rows:
         assert all(entry.text in text for entry in row.entries)
@@ -140,7 +143,7 @@ def test_the_table_is_that_of_the_tables(section: Section, written: Path) -> Non
     assert "<strong>" in written.read_text()
 
 
-def test_the_same_records_give_the_same_bytes(section: Section, tmp_path: Path) -> None:
+def test_the_same_records_give_the_same_bytes(section: EvidenceSection, tmp_path: Path) -> None:
     def draw() -> tuple[str, bytes, bytes]:
         figure = Figure()
         figure.subplots().plot([1, 2], [3, 4])
@@ -212,7 +215,7 @@ def test_bins_count_the_replicates_whose_predictions_are_there(tmp_path: Path, m
         next((tmp_path / "r").glob("*.safetensors")).unlink()
 
 
-def test_older_records_say_why_accuracy_by_samples_is_not_there(section: Section) -> None:
+def test_older_records_say_why_accuracy_by_samples_is_not_there(section: EvidenceSection) -> None:
     old = [row.arrays.pop("test.running_class", None) for row in section.rows]  # type: ignore[attr-defined]
     try:
         plot = plots.samples(section, plots.colours_of([EVIL, "mine"]))
@@ -227,7 +230,7 @@ def test_older_records_say_why_accuracy_by_samples_is_not_there(section: Section
 # what is drawn is what the records say
 
 
-def test_curves_end_at_the_metrics(section: Section) -> None:
+def test_curves_end_at_the_metrics(section: EvidenceSection) -> None:
     row = next(row for row in section.rows if row.method == EVIL)
     scores = {name: list(score.values.values()) for name, score in row.result.scores.items()}
     for curves, metric in ((evidence.nll_by_samples, "nll"), (evidence.accuracy_by_samples, "accuracy")):
@@ -250,14 +253,16 @@ def test_curves_end_at_the_metrics(section: Section) -> None:
 
 def test_labels_name_the_machine_only_where_they_must() -> None:
     def labels(*rows: tuple[str, ...]) -> list[str]:
-        table = tables.Group("toy", ("method", "rate", "device"), (), tuple(tables.Row(row, (), "1") for row in rows))
+        table = tables.Group(
+            "toy", ("method", "rate", "device"), (), tuple(tables.TableRow(row, (), "1") for row in rows)
+        )
         return evidence.labels_of(table)
 
     assert labels(("a", "0.1", "cpu"), ("a", "0.2", "cuda"), ("b", "", "cuda")) == ["a 0.1", "a 0.2", "b"]
     assert labels(("a", "0.1", "cpu"), ("a", "0.1", "cuda")) == ["a 0.1 cpu", "a 0.1 cuda"]
 
 
-def test_samples_of_records_that_do_not_say(section: Section) -> None:
+def test_samples_of_records_that_do_not_say(section: EvidenceSection) -> None:
     row = next(row for row in section.rows if row.method == EVIL)
     old = Record(row.result.cell, (), {"metrics": {}}, {}, {})
     assert evaluation.drawn(old, 0) == 1
@@ -276,8 +281,8 @@ def cells_asked_for(command: str) -> set[str]:
     for name, value in zip(words[::2], words[1::2], strict=True):
         given.setdefault(name.removeprefix("--"), []).append(value)
     names = (tuple(given["method"]), tuple(given["model"]), tuple(given["dataset"]))
-    asked = plan.Overrides(*names, given["seeds"][0], int(given["samples"][0]), tuple(given.get("set", ())), "cpu")
-    return {cell.key for cell in plan.build_spec(plan.read_suite("quick"), asked).cells}
+    asked = suites.Overrides(*names, given["seeds"][0], int(given["samples"][0]), tuple(given.get("set", ())), "cpu")
+    return {cell.key for cell in suites.build_spec(suites.read_suite("quick"), asked).cells}
 
 
 def record_of(cell: Cell, seeds: str = "0-1", splits: str = "one") -> Record:
@@ -288,14 +293,14 @@ def record_of(cell: Cell, seeds: str = "0-1", splits: str = "one") -> Record:
 @pytest.fixture
 def cells() -> Callable[..., list[Cell]]:
     def of(*settings: str, methods: tuple[str, ...] = ("mle", "deep_ensemble")) -> list[Cell]:
-        asked = plan.Overrides(methods, ("mlp",), ("wine",), "2", 7, settings, "cpu")
-        return list(plan.build_spec(plan.read_suite("quick"), asked).cells)
+        asked = suites.Overrides(methods, ("mlp",), ("wine",), "2", 7, settings, "cpu")
+        return list(suites.build_spec(suites.read_suite("quick"), asked).cells)
 
     return of
 
 
 def test_a_whole_suite_is_one_command() -> None:
-    spec = plan.build_spec(plan.read_suite("quick"), plan.Overrides(device="cpu"))
+    spec = suites.build_spec(suites.read_suite("quick"), suites.Overrides(device="cpu"))
     found = [record_of(cell) for cell in spec.cells]
     assert commands.commands(found, Path("a b"), Path("out"))[0] == (
         "python -m bdlbench run quick --seeds 0-1 --device cpu --results 'a b'"
@@ -304,7 +309,7 @@ def test_a_whole_suite_is_one_command() -> None:
 
 def test_a_suite_whose_replicates_no_word_names() -> None:
     """`--seeds 3`, then `--seeds 3-5 --splits each`: no command of the suite asks for both at once."""
-    spec = plan.build_spec(plan.read_suite("smoke"), plan.Overrides(device="cpu"))
+    spec = suites.build_spec(suites.read_suite("smoke"), suites.Overrides(device="cpu"))
     found = [record_of(c, *asked) for c in spec.cells for asked in (("0-1", "one"), ("3-4", "each"))]
     *lines, _ = commands.commands(found, Path("r"), Path("out"))
     assert len(lines) == len(spec.cells) and all(line.startswith("# ") and "--splits" in line for line in lines)
@@ -312,7 +317,7 @@ def test_a_suite_whose_replicates_no_word_names() -> None:
 
 @pytest.mark.parametrize(("splits", "words"), [("each", []), ("one", ["--splits", "one"])])
 def test_splits_are_named_where_the_suite_has_others(splits: str, words: list[str]) -> None:
-    spec = plan.build_spec(plan.read_suite("semi_supervised"), plan.Overrides(device="cpu"))
+    spec = suites.build_spec(suites.read_suite("semi_supervised"), suites.Overrides(device="cpu"))
     found = [record_of(cell, "1-2", splits) for cell in spec.cells]
     line, _ = commands.commands(found, Path("r"), Path("out"))
     said = ["run", "semi_supervised", "--seeds", "1-2", *words, "--device", "cpu", "--results", "r"]

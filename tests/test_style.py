@@ -65,7 +65,7 @@ DROPOUTS = {
 }
 EFFECTFUL = {"torch", "np", "numpy", "random", "logging", "warnings", "os", "sys"}
 
-SETS_AMBIENT = {"torch_state.py"}
+SETS_AMBIENT = {"core/torch_state.py"}
 """Files that may touch ambient state: this one puts it back."""
 
 Guard = Callable[[str], list[str]]
@@ -173,6 +173,31 @@ def test_package_is_clean(guard: Guard) -> None:
     assert paths
     found = [f"{path.relative_to(ROOT)} {fault}" for path in paths for fault in guard(path.read_text("utf-8"))]
     assert found == []
+
+
+def public_names(source: str) -> set[str]:
+    """Upper-case names that a module defines at its top level."""
+    found: set[str] = set()
+    for node in ast.parse(source).body:
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        found |= {node.name} if isinstance(node, ast.ClassDef) else set()
+        found |= {target.id for target in targets if isinstance(target, ast.Name)}
+    return {name for name in found if name[0].isupper()}
+
+
+def defined_twice(sources: dict[str, str]) -> list[str]:
+    """Names with more than one meaning, and where they stand."""
+    places: dict[str, list[str]] = {}
+    for file, source in sources.items():
+        for name in public_names(source):
+            places.setdefault(name, []).append(file)
+    return [f"{name}: {', '.join(files)}" for name, files in sorted(places.items()) if len(files) > 1]
+
+
+def test_a_name_has_one_meaning() -> None:
+    files = sorted(PACKAGE.rglob("*.py"))
+    assert defined_twice({str(p.relative_to(ROOT)): p.read_text("utf-8") for p in files}) == []
+    assert defined_twice({"a": "X = 1\nx = 2", "b": "class X: ...\nx = 3", "c": "Y: int = 1"}) == ["X: a, b"]
 
 
 def test_front_door_is_light() -> None:

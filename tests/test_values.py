@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 import pytest
 
-from bdlbench import catalog, memory
-from bdlbench.errors import BadInput
-from bdlbench.options import option
-from bdlbench.plan import Overrides, build_spec, parse_suite
-from bdlbench.spec import Cell, Choice, parse_seeds
+from bdlbench import catalog
+from bdlbench.core import memory
+from bdlbench.core.errors import BadInput
+from bdlbench.core.options import option
+from bdlbench.core.spec import Cell, Choice, parse_seeds
+from bdlbench.runs.suites import Overrides, build_spec, parse_suite
 
 GRID = "\n[[grid]]\nmethods = ['mle']\nmodels = ['mlp']\ndatasets = ['wine']\n"
 

@@ -20,12 +20,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bdlbench import options, plan
-from bdlbench.errors import BadInput
-from bdlbench.files import canonical_json
-from bdlbench.options import option, resolve
-from bdlbench.plan import Overrides, build_spec, parse_settings, parse_suite
-from bdlbench.spec import parse_seeds
+from bdlbench.core import options
+from bdlbench.core.errors import BadInput
+from bdlbench.core.files import canonical_json
+from bdlbench.core.options import option, resolve
+from bdlbench.core.spec import parse_seeds
+from bdlbench.runs import suites
+from bdlbench.runs.suites import Overrides, build_spec, parse_settings, parse_suite
 
 LONG = "BDLBENCH_FUZZ_EXAMPLES" in os.environ
 EXAMPLES = int(os.environ.get("BDLBENCH_FUZZ_EXAMPLES", "100"))
@@ -273,7 +274,7 @@ def test_a_suite_says_what_it_holds(top: dict[str, Any], grid: dict[str, Any]) -
         if written is None:
             continue
         each = written if isinstance(written, list) else [written]
-        default = options.fields(plan.catalog.load("methods" if entry == "mle" else "models", entry))[name].default
+        default = options.fields(suites.catalog.load("methods" if entry == "mle" else "models", entry))[name].default
         right = {meant(default, one) for one in each}
         assert None not in right
         chosen = [choice for cell in spec.cells for choice in (cell.method, cell.model) if choice.name == entry]

@@ -1,1 +1,1 @@
-"""One file per entry, or per family of entries; the folder is the registry."""
+"""Data sets with fixed splits and out-of-distribution sets, one file per family."""

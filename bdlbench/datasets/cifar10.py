@@ -13,16 +13,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from bdlbench.data import Examples, Signature, Task
-from bdlbench.options import option
-from bdlbench.splits import (
-    chosen_of_official,
-    class_labels,
-    pixel_statistics,
-    random_pixels,
-    standardised_pixels,
-)
-from bdlbench.store import Bytes, Origin, RemoteFile, array_checksum, fetch, read_cifar, sources
+from bdlbench.core.options import option
+from bdlbench.data.downloads import ByteArray, Origin, RemoteFile, array_checksum, fetch, read_cifar, sources
+from bdlbench.data.splits import chosen_of_official, class_labels, pixel_statistics, random_pixels, standardised_pixels
+from bdlbench.data.task import Examples, Signature, Task
 
 NUM_UNIFORM = 2000
 
@@ -107,7 +101,7 @@ def _task(name: str, files: tuple[RemoteFile, ...], num_train: int, split: int) 
     )
 
 
-def _joined(paths: Sequence[Path]) -> tuple[Bytes, Bytes]:
+def _joined(paths: Sequence[Path]) -> tuple[ByteArray, ByteArray]:
     batches = [read_cifar(path) for path in paths]
     return np.concatenate([images for images, _ in batches]), np.concatenate([labels for _, labels in batches])
 

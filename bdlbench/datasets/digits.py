@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bdlbench.data import Examples, Signature, Task
-from bdlbench.options import option
-from bdlbench.splits import binary_pixels, chosen, class_labels, permutation, stratified_split
-from bdlbench.store import RemoteFile, array_checksum
+from bdlbench.core.options import option
+from bdlbench.data.downloads import RemoteFile, array_checksum
+from bdlbench.data.splits import binary_pixels, chosen, class_labels, permutation, stratified_split
+from bdlbench.data.task import Examples, Signature, Task
 
 NUM_PHOTOS = 1000
 NEAR_FROM = 8  # digits_near holds back this class and those above it

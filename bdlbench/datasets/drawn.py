@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from scipy.special import ndtri
 
-from bdlbench import memory
-from bdlbench.data import Examples, Signature, Task
-from bdlbench.options import option
-from bdlbench.splits import Reals, checked, random_words
-from bdlbench.store import RemoteFile, array_checksum
+from bdlbench.core import memory
+from bdlbench.core.options import option
+from bdlbench.data.downloads import RemoteFile, array_checksum
+from bdlbench.data.splits import Reals, checked, random_words
+from bdlbench.data.task import Examples, Signature, Task
 
 NUM_TEST = 100
 

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from bdlbench import memory
-from bdlbench.data import Examples, Signature, Task
-from bdlbench.errors import BadInput
-from bdlbench.options import option
-from bdlbench.splits import binary_pixels, chosen_of_official, class_labels, pixel_statistics, standardised_pixels
-from bdlbench.store import Origin, RemoteFile, fetch, read_idx, sources
+from bdlbench.core import memory
+from bdlbench.core.errors import BadInput
+from bdlbench.core.options import option
+from bdlbench.data.downloads import Origin, RemoteFile, fetch, read_idx, sources
+from bdlbench.data.splits import binary_pixels, chosen_of_official, class_labels, pixel_statistics, standardised_pixels
+from bdlbench.data.task import Examples, Signature, Task
 
 _MNIST_MIRRORS = ("https://ossci-datasets.s3.amazonaws.com/mnist/", "http://yann.lecun.com/exdb/mnist/")
 _FASHION_MIRRORS = ("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",)

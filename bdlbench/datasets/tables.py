@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 
 import torch
 
-from bdlbench.data import Examples, Signature, Task
-from bdlbench.splits import class_labels, column_statistics, stratified_split
-from bdlbench.store import RemoteFile, array_checksum
+from bdlbench.data.downloads import RemoteFile, array_checksum
+from bdlbench.data.splits import class_labels, column_statistics, stratified_split
+from bdlbench.data.task import Examples, Signature, Task
 
 
 @dataclass(frozen=True)

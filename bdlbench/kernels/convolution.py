@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from bdlbench.core.layout import Gradients
 from bdlbench.kernels.linear import apply, broadcast
-from bdlbench.types import Gradients
 
 Way = Literal["channels last", "as they lie"]
 

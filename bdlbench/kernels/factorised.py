@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from bdlbench.core.layout import Layout
 from bdlbench.kernels.kl import (
     add_log_uniform_kl_gradient,
     log_alpha_of_square,
@@ -22,9 +23,8 @@ from bdlbench.kernels.kl import (
     row_sum,
 )
 from bdlbench.kernels.linear import apply
-from bdlbench.types import Layout
 
-Leaves = dict[str, Tensor]
+LeafTensors = dict[str, Tensor]
 
 
 class Divergence(Protocol):
@@ -44,15 +44,15 @@ class Divergence(Protocol):
 class Factorised(NamedTuple):
     """Leaves {name: (R, *S)} of means and of variances, and the KL (R,) in nats."""
 
-    mean: Leaves
-    variance: Leaves
+    mean: LeafTensors
+    variance: LeafTensors
     kl: Tensor
 
 
 class Sampled(NamedTuple):
     """One sample of the leaves {name: (R, *S)}, and the KL (R,) in nats."""
 
-    leaves: Leaves
+    leaves: LeafTensors
     kl: Tensor
 
 

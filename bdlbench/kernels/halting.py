@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from bdlbench.types import PerRow
+from bdlbench.core.layout import PerRow
 
 
 def log_stopping(halting: Tensor) -> Tensor:

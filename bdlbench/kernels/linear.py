@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from bdlbench.types import Gradients
+from bdlbench.core.layout import Gradients
 
 SMALL = 1 << 18
 """Multiply-adds of one row up to which products are batched, on a CPU. At this size a loop of plain ones takes 0.6

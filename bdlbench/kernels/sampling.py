@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from bdlbench.core.layout import LinearOp, PerRow
 from bdlbench.kernels.linear import apply
-from bdlbench.types import LinearOp, PerRow
 
 TINY = 1e-16
 """Added to a pre-activation's variance: the gradient of a square root is infinite at zero."""

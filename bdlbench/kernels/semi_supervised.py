@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bdlbench.types import PerRow, per_row
+from bdlbench.core.layout import PerRow, per_row
 
 
 def partly_labelled_bound(joint: Tensor, logits: Tensor, y: Tensor, weight: PerRow) -> Tensor:

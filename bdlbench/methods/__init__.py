@@ -1,1 +1,1 @@
-"""One file per entry, or per family of entries; the folder is the registry."""
+"""Inference methods, one file each: MLE to variational and collected posteriors; the folder is the registry."""

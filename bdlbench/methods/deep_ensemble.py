@@ -8,11 +8,11 @@ from typing import Any
 
 from torch import Tensor
 
-from bdlbench.data import Data
-from bdlbench.options import option, repeat_rows
+from bdlbench.core.options import option, repeat_rows
+from bdlbench.core.streams import Streams
+from bdlbench.data.task import Data
 from bdlbench.posteriors.ensemble import EnsemblePosterior
 from bdlbench.protocols import Method, Model, Posterior, Restores
-from bdlbench.rng import Streams
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,16 @@ from functools import partial
 
 from torch import Tensor
 
-from bdlbench.data import Data
-from bdlbench.layers import DropConnect
-from bdlbench.options import option
+from bdlbench.core.layout import Layout, PerRow, per_row
+from bdlbench.core.options import option
+from bdlbench.core.streams import Streams
+from bdlbench.data.task import Data
+from bdlbench.networks.layers import DropConnect
 from bdlbench.posteriors.fitting import PriorScaling, fit_network, is_linear, prior_of
 from bdlbench.posteriors.moments import factorised_moments
 from bdlbench.posteriors.weights import WeightPosterior
 from bdlbench.protocols import Model, Moments, Posterior
-from bdlbench.rng import Streams
-from bdlbench.training import DECAYS, Decay, Plan, last
-from bdlbench.types import Layout, PerRow, per_row
+from bdlbench.training.loop import DECAYS, Decay, Plan, last
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bdlbench.data import Data
+from bdlbench.core.streams import Streams
+from bdlbench.data.task import Data
 from bdlbench.protocols import Conjugate, Model, Posterior
-from bdlbench.rng import Streams
 
 
 @dataclass(frozen=True)

@@ -11,17 +11,17 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from bdlbench.data import Data
+from bdlbench.core.layout import Layout, PerRow
+from bdlbench.core.options import option, row_of
+from bdlbench.core.streams import Streams
+from bdlbench.data.task import Data
 from bdlbench.kernels.linear import product
-from bdlbench.layers import Point
-from bdlbench.options import option, row_of
+from bdlbench.networks.layers import Point
 from bdlbench.posteriors.curvature import fisher_information, point_output, prior_precision
 from bdlbench.posteriors.fitting import PriorScaling, expected_log_likelihood, fit_network, prior_of
 from bdlbench.posteriors.weights import WeightPosterior
 from bdlbench.protocols import HasFisher, Layer, Model, Moments, OwnsPrior, Posterior
-from bdlbench.rng import Streams
-from bdlbench.training import DECAYS, Decay, Plan, last
-from bdlbench.types import Layout, PerRow
+from bdlbench.training.loop import DECAYS, Decay, Plan, last
 
 Hessian = Literal["auto", "full", "diagonal"]
 

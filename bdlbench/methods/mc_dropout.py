@@ -8,16 +8,16 @@ from functools import partial
 
 from torch import Tensor
 
-from bdlbench.data import Data
-from bdlbench.layers import Dropout
-from bdlbench.options import option
+from bdlbench.core.layout import Layout, PerRow
+from bdlbench.core.options import option
+from bdlbench.core.streams import Streams
+from bdlbench.data.task import Data
+from bdlbench.networks.layers import Dropout
 from bdlbench.posteriors.fitting import PriorScaling, fit_network, prior_of
 from bdlbench.posteriors.moments import dropout_moments
 from bdlbench.posteriors.weights import WeightPosterior
 from bdlbench.protocols import Model, Posterior
-from bdlbench.rng import Streams
-from bdlbench.training import DECAYS, Decay, Plan, last
-from bdlbench.types import Layout, PerRow
+from bdlbench.training.loop import DECAYS, Decay, Plan, last
 
 
 @dataclass(frozen=True)

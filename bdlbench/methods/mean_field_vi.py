@@ -10,11 +10,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from bdlbench.data import Data, Examples
+from bdlbench.core.layout import Layout, PerRow
+from bdlbench.core.options import option
+from bdlbench.core.streams import Streams
+from bdlbench.data.task import Data, Examples
 from bdlbench.kernels.elbo import negative_elbo
 from bdlbench.kernels.factorised import factorised, sampled
-from bdlbench.layers import Flipout, LocalNoise, Point
-from bdlbench.options import option
+from bdlbench.networks.layers import Flipout, LocalNoise, Point
 from bdlbench.posteriors.fitting import (
     PriorScaling,
     expected_log_likelihood,
@@ -24,30 +26,28 @@ from bdlbench.posteriors.fitting import (
 from bdlbench.posteriors.moments import factorised_moments
 from bdlbench.posteriors.weights import WeightPosterior
 from bdlbench.protocols import Layer, Model, Posterior, Prior
-from bdlbench.rng import Streams
-from bdlbench.terms import term
-from bdlbench.training import DECAYS, Decay, Moment, Plan, last, minimise
-from bdlbench.types import Layout, PerRow
+from bdlbench.training.loop import DECAYS, Decay, Moment, Plan, last, minimise
+from bdlbench.training.terms import term
 
 Estimator = Literal["local", "weight", "flipout"]
-Trained = tuple[Layer, Tensor]
+TrainedPosterior = tuple[Layer, Tensor]
 """A layer rule of rows (R, 2P), and their KL (R,) in nats."""
 
 
 def _with_noise(
     rule: type[LocalNoise | Flipout], flat: Tensor, layout: Layout, prior: Prior, noise: Streams, valued: bool
-) -> Trained:
+) -> TrainedPosterior:
     mean, variance, kl = factorised(flat, layout, prior, valued)
     return rule(mean, variance, noise), kl
 
 
-def _one_sample(flat: Tensor, layout: Layout, prior: Prior, noise: Streams, valued: bool) -> Trained:
+def _one_sample(flat: Tensor, layout: Layout, prior: Prior, noise: Streams, valued: bool) -> TrainedPosterior:
     leaves, kl = sampled(flat, noise.normal((layout.width,), flat), layout, prior, valued)
     return Point(leaves), kl
 
 
-RULES: dict[Estimator, type[LocalNoise | Flipout]] = {"local": LocalNoise, "flipout": Flipout}
-LAYERS: dict[Estimator, Callable[[Tensor, Layout, Prior, Streams, bool], Trained]] = {
+ESTIMATORS: dict[Estimator, type[LocalNoise | Flipout]] = {"local": LocalNoise, "flipout": Flipout}
+LAYERS: dict[Estimator, Callable[[Tensor, Layout, Prior, Streams, bool], TrainedPosterior]] = {
     "local": partial(_with_noise, LocalNoise),
     "weight": _one_sample,
     "flipout": partial(_with_noise, Flipout),
@@ -95,7 +95,7 @@ class MeanFieldVI:
         """How networks are drawn from rows (R, 2P): one for all examples where `joint`."""
         mean, log_sd = flat.chunk(2, dim=-1)
         sd = log_sd.exp()
-        means, variances, rule = layout.views(mean), layout.views(sd.square()), RULES.get(self.estimator)
+        means, variances, rule = layout.views(mean), layout.views(sd.square()), ESTIMATORS.get(self.estimator)
 
         def draw(noise: Streams, joint: bool) -> Layer:
             if joint or rule is None:

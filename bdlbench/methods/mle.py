@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from bdlbench.data import Data
-from bdlbench.layers import Point
-from bdlbench.options import option
+from bdlbench.core.layout import Layout, PerRow
+from bdlbench.core.options import option
+from bdlbench.core.streams import Streams
+from bdlbench.data.task import Data
+from bdlbench.networks.layers import Point
 from bdlbench.posteriors.fitting import fit_network
 from bdlbench.posteriors.point import point_posterior
 from bdlbench.protocols import Model, Posterior
-from bdlbench.rng import Streams
-from bdlbench.training import DECAYS, Decay, Plan, last
-from bdlbench.types import Layout, PerRow
+from bdlbench.training.loop import DECAYS, Decay, Plan, last
 
 
 @dataclass(frozen=True)

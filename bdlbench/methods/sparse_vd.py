@@ -9,21 +9,21 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from bdlbench.data import Data, Examples
+from bdlbench.core.layout import Layout, PerRow, per_row
+from bdlbench.core.options import option
+from bdlbench.core.streams import Streams
+from bdlbench.data.task import Data, Examples
 from bdlbench.kernels.elbo import negative_elbo
 from bdlbench.kernels.factorised import sparse
 from bdlbench.kernels.kl import log_alpha
-from bdlbench.layers import Leaves, LocalNoise, WeightNoise
-from bdlbench.options import option
+from bdlbench.networks.layers import Leaves, LocalNoise, WeightNoise
 from bdlbench.posteriors.fitting import initial_network, is_linear
 from bdlbench.posteriors.moments import factorised_moments
 from bdlbench.posteriors.sparsity import sparsity_facts
 from bdlbench.posteriors.weights import WeightPosterior
 from bdlbench.protocols import Layer, Model, Moments, Posterior
-from bdlbench.rng import Streams
-from bdlbench.terms import term
-from bdlbench.training import DECAYS, Decay, Moment, Plan, last, minimise
-from bdlbench.types import Layout, PerRow, per_row
+from bdlbench.training.loop import DECAYS, Decay, Moment, Plan, last, minimise
+from bdlbench.training.terms import term
 
 
 @dataclass(frozen=True)

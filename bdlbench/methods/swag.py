@@ -10,16 +10,16 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from bdlbench.data import Data
+from bdlbench.core.layout import Layout, PerRow, per_row
+from bdlbench.core.options import option
+from bdlbench.core.streams import Streams
+from bdlbench.data.task import Data
 from bdlbench.kernels.linear import product
-from bdlbench.layers import Point
-from bdlbench.options import option
+from bdlbench.networks.layers import Point
 from bdlbench.posteriors.fitting import PriorScaling, fit_network, prior_of
 from bdlbench.posteriors.weights import WeightPosterior
 from bdlbench.protocols import Layer, Model, Moments, Posterior
-from bdlbench.rng import Streams
-from bdlbench.training import ADAM, Collect, Moment, Plan, State, Tensors, Update, last
-from bdlbench.types import Layout, PerRow, per_row
+from bdlbench.training.loop import ADAM, Collect, Moment, Plan, State, Tensors, Update, last
 
 PARTS = ("mean", "variance")
 

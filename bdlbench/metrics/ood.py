@@ -9,10 +9,10 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from bdlbench.protocols import TEST, Evaluation, Metric
-from bdlbench.stats.ranking import Statistic, auroc, average_precision, fpr_at_95_tpr, without_blocks
+from bdlbench.stats.discrimination import Statistic, auroc, average_precision, fpr_at_95_tpr, without_blocks
 from bdlbench.stats.rows import each_row
 
-STATISTICS: dict[str, Statistic] = {"AUROC": auroc, "AUPR": average_precision, "FPR at 95 % TPR": fpr_at_95_tpr}
+OOD_STATISTICS: dict[str, Statistic] = {"AUROC": auroc, "AUPR": average_precision, "FPR at 95 % TPR": fpr_at_95_tpr}
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,12 @@ class OutOfDistribution:
 
     def __call__(self, evaluation: Evaluation) -> dict[str, Tensor]:
         """{out-of-distribution set: (R,)}."""
-        statistic = STATISTICS[self.statistic]
+        statistic = OOD_STATISTICS[self.statistic]
         return {name: each_row(statistic, *scores) for name, scores in self._scores(evaluation).items()}
 
     def without_blocks(self, evaluation: Evaluation, population: str, block: Tensor) -> dict[str, Tensor]:
         """{out-of-distribution set: (R, blocks)} of blocks of test examples, or of the set's own."""
-        statistic, positives = STATISTICS[self.statistic], population != TEST
+        statistic, positives = OOD_STATISTICS[self.statistic], population != TEST
         left_out = partial(without_blocks, statistic, block=block, positives=positives)
         found = self._scores(evaluation)
         return {name: each_row(left_out, *found[name]) for name in found if population in (TEST, name)}

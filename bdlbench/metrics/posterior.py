@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from bdlbench.kernels.gaussian import gaussian_w2, normal_pair_kl
-from bdlbench.predictive import Categorical, GaussianMixture, Predicted, ordered_sum
+from bdlbench.predictives.mixtures import Categorical, GaussianMixture, Predicted, ordered_sum
 from bdlbench.protocols import Evaluation, Metric
 from bdlbench.stats.rows import each_finite_row, each_row
 
-NODES = 40
+HERMITE_NODES = 40
 """Gauss-Hermite nodes for the KL of a Gaussian from a mixture of Gaussians."""
 
 
@@ -113,7 +113,7 @@ def _normal_entropy(sd: Tensor) -> Tensor:
 
 def _expected_log_prob(mean: Tensor, sd: Tensor, other: GaussianMixture) -> Tensor:
     """E log p_other(y) over y ~ N(mean, sd²), (R, N), one node after another."""
-    nodes, weights = np.polynomial.hermite_e.hermegauss(NODES)
+    nodes, weights = np.polynomial.hermite_e.hermegauss(HERMITE_NODES)
     total = torch.zeros_like(mean)
     for node, weight in zip(nodes.tolist(), (weights / math.sqrt(2 * math.pi)).tolist(), strict=True):
         total = total + weight * other.log_prob(mean + sd * node)

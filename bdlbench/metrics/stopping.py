@@ -9,11 +9,11 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from bdlbench.predictive import log_at
+from bdlbench.networks.depth_output import StoppingPredictive
+from bdlbench.predictives.mixtures import log_at
 from bdlbench.protocols import Evaluation, Metric
 from bdlbench.stats.calibration import expected_calibration_error, top_class
 from bdlbench.stats.rows import each_row
-from bdlbench.stopping import StoppingPredictive
 
 BINS = 15
 
@@ -30,7 +30,7 @@ def _ece(log_probs: Tensor, y: Tensor) -> Tensor:
     return expected_calibration_error(*top_class(log_probs.exp(), y), bins=BINS)
 
 
-STATISTICS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"accuracy": _accuracy, "NLL": _nll, "ECE": _ece}
+RULE_STATISTICS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"accuracy": _accuracy, "NLL": _nll, "ECE": _ece}
 """Log class probabilities (N, C) and classes (N,) -> ()."""
 
 
@@ -38,7 +38,7 @@ STATISTICS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"accuracy": _accura
 class ByRule:
     """One statistic of the test predictions by each rule: q_mode, q_marginal, q_sample, prior, joint.
 
-    What each rule does: `bdlbench.stopping.RULES`. Undefined where there is one exit, or no depth at all.
+    What each rule does: `bdlbench.networks.depth_output.RULES`. Undefined where there is one exit, or no depth at all.
     """
 
     statistic: Literal["accuracy", "NLL", "ECE"]
@@ -55,7 +55,7 @@ class ByRule:
         test = evaluation.test
         if not isinstance(test, StoppingPredictive) or not test.others:
             return {}
-        return {name: each_row(STATISTICS[self.statistic], log, evaluation.y) for name, log in test.rules.items()}
+        return {name: each_row(RULE_STATISTICS[self.statistic], log, evaluation.y) for name, log in test.rules.items()}
 
 
 @dataclass(frozen=True)

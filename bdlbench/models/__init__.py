@@ -1,1 +1,1 @@
-"""One file per entry, or per family of entries; the folder is the registry."""
+"""Models, one file each: networks written against a layer rule, exact models, VAEs, stopping networks."""

@@ -9,17 +9,17 @@ from math import prod
 import torch
 from torch import Tensor
 
-from bdlbench.blocks import affine, dense_leaves, flatten
-from bdlbench.data import Data, Signature
+from bdlbench.core.layout import Layout, Leaf, PerRow
+from bdlbench.core.options import option
+from bdlbench.core.streams import Streams
+from bdlbench.data.task import Data, Signature
 from bdlbench.kernels import gaussian
-from bdlbench.likelihoods import output
-from bdlbench.options import option
+from bdlbench.networks.blocks import affine, dense_leaves, flatten
+from bdlbench.networks.likelihoods import output
 from bdlbench.posteriors.fitting import GaussianPrior, gaussian_prior
-from bdlbench.predictive import GaussianMixture
+from bdlbench.predictives.mixtures import GaussianMixture
 from bdlbench.protocols import Layer, Moments, Output
-from bdlbench.rng import Streams
 from bdlbench.stats.rows import each_finite_row
-from bdlbench.types import Layout, Leaf, PerRow
 
 
 @dataclass(frozen=True)

@@ -9,15 +9,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from bdlbench.data import Data, Signature
+from bdlbench.core.layout import Layout, Leaf, PerRow
+from bdlbench.core.options import option
+from bdlbench.core.streams import Streams
+from bdlbench.data.task import Data, Signature
 from bdlbench.kernels import beta
 from bdlbench.kernels.kl import row_sum
-from bdlbench.likelihoods import CategoricalOutput
-from bdlbench.options import option
-from bdlbench.predictive import Categorical
+from bdlbench.networks.likelihoods import CategoricalOutput
+from bdlbench.predictives.mixtures import Categorical
 from bdlbench.protocols import Layer, Moments, Output
-from bdlbench.rng import Streams
-from bdlbench.types import Layout, Leaf, PerRow
 
 
 @dataclass(frozen=True)

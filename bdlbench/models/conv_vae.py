@@ -8,23 +8,23 @@ from math import prod
 
 from torch import Tensor, relu
 
-from bdlbench.blocks import affine, conv_leaves, convolution, dense_leaves, flatten, upsampled
-from bdlbench.data import Signature
+from bdlbench.core.layout import Leaf
+from bdlbench.core.options import option
+from bdlbench.core.streams import Streams
+from bdlbench.data.task import Signature
 from bdlbench.kernels.convolution import Conv2d
-from bdlbench.latents import (
-    PIXELS,
+from bdlbench.networks.blocks import affine, conv_leaves, convolution, dense_leaves, flatten, upsampled
+from bdlbench.networks.latent_output import (
+    PIXEL_LIKELIHOODS,
     Effort,
+    LatentObjective,
     LatentOutput,
-    Objective,
     effort_option,
     latent_output,
     observed,
     unsupported,
 )
-from bdlbench.options import option
 from bdlbench.protocols import Layer
-from bdlbench.rng import Streams
-from bdlbench.types import Leaf
 
 HALVE, SAME = Conv2d(stride=2, padding=1), Conv2d(padding=1)
 
@@ -42,7 +42,7 @@ class ConvVAE:
     channels: tuple[int, ...] = option((16, 32), "channels of the convolutions, each of which halves the image", low=1)
     hidden: int = option(128, "units of the dense layer on either side of z", low=1)
     latent: int = option(50, "dimensions of z", low=1)
-    objective: Objective = effort_option("objective")
+    objective: LatentObjective = effort_option("objective")
     train_samples: int = effort_option("train_samples")
     test_samples: int = effort_option("test_samples")
     regret_steps: int = effort_option("regret_steps")
@@ -64,7 +64,9 @@ class ConvVAE:
         leaves |= dense_leaves("decoder", self.latent, self.hidden) | dense_leaves("smallest", self.hidden, flat)
         for i, (inputs, outputs) in enumerate(pairwise(reversed(self.channels)), start=1):
             leaves |= conv_leaves(f"decoder{i}", inputs, outputs, 3)
-        return leaves | conv_leaves("pixels", self.channels[0], depth * PIXELS[self.signature.likelihood].per_pixel, 3)
+        return leaves | conv_leaves(
+            "pixels", self.channels[0], depth * PIXEL_LIKELIHOODS[self.signature.likelihood].per_pixel, 3
+        )
 
     def __call__(self, layer: Layer, x: Tensor, rng: Streams) -> LatentOutput:
         """x: ([M,] R, B, C, H, W), 0 … 1."""

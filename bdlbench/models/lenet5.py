@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 from torch import Tensor, relu
 
-from bdlbench.blocks import affine, conv_leaves, convolution, dense_leaves, flatten, max_pool
-from bdlbench.data import Signature
+from bdlbench.core.layout import Leaf
+from bdlbench.core.options import option
+from bdlbench.core.streams import Streams
+from bdlbench.data.task import Signature
 from bdlbench.kernels.convolution import Conv2d
-from bdlbench.likelihoods import output, unsupported
-from bdlbench.options import option
+from bdlbench.networks.blocks import affine, conv_leaves, convolution, dense_leaves, flatten, max_pool
+from bdlbench.networks.likelihoods import output, unsupported
 from bdlbench.protocols import Layer, Output
-from bdlbench.rng import Streams
-from bdlbench.types import Leaf
 
 CONV = Conv2d()
 

@@ -11,17 +11,17 @@ from math import prod
 import torch
 from torch import Tensor, relu
 
-from bdlbench.blocks import affine, dense_leaves, flatten
-from bdlbench.data import Signature
+from bdlbench.core.layout import Leaf, PerRow
+from bdlbench.core.options import option
+from bdlbench.core.streams import Streams
+from bdlbench.data.task import Signature
 from bdlbench.kernels.latent import bernoulli_log_prob, standard_normal_kl
 from bdlbench.kernels.linear import dense
 from bdlbench.kernels.semi_supervised import partly_labelled_bound
-from bdlbench.options import option
-from bdlbench.predictive import CategoricalSum
+from bdlbench.networks.blocks import affine, dense_leaves, flatten
+from bdlbench.predictives.mixtures import CategoricalSum
 from bdlbench.protocols import Accumulator, Layer
-from bdlbench.rng import Streams
-from bdlbench.terms import term
-from bdlbench.types import Leaf, PerRow
+from bdlbench.training.terms import term
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,13 @@ from math import prod
 
 from torch import Tensor, relu
 
-from bdlbench.blocks import affine, dense_leaves, flatten
-from bdlbench.data import Signature
-from bdlbench.likelihoods import output, unsupported
-from bdlbench.options import option
+from bdlbench.core.layout import Leaf, PerRow
+from bdlbench.core.options import option
+from bdlbench.core.streams import Streams
+from bdlbench.data.task import Signature
+from bdlbench.networks.blocks import affine, dense_leaves, flatten
+from bdlbench.networks.likelihoods import output, unsupported
 from bdlbench.protocols import Layer, Output
-from bdlbench.rng import Streams
-from bdlbench.types import Leaf, PerRow
 
 
 @dataclass(frozen=True)

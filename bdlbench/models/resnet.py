@@ -7,8 +7,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from bdlbench import memory
-from bdlbench.blocks import (
+from bdlbench.core import memory
+from bdlbench.core.layout import Leaf
+from bdlbench.core.options import option
+from bdlbench.core.streams import Streams
+from bdlbench.data.task import Signature
+from bdlbench.kernels.convolution import Conv2d
+from bdlbench.networks.blocks import (
     affine,
     conv_leaves,
     convolution,
@@ -17,13 +22,8 @@ from bdlbench.blocks import (
     group_norm,
     norm_leaves,
 )
-from bdlbench.data import Signature
-from bdlbench.kernels.convolution import Conv2d
-from bdlbench.likelihoods import output, unsupported
-from bdlbench.options import option
+from bdlbench.networks.likelihoods import output, unsupported
 from bdlbench.protocols import Layer, Output
-from bdlbench.rng import Streams
-from bdlbench.types import Leaf
 
 SAME, HALVE, SHORTCUT = Conv2d(padding=1), Conv2d(stride=2, padding=1), Conv2d(stride=2)
 

@@ -12,18 +12,18 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from bdlbench import memory
-from bdlbench.blocks import affine, conv_leaves, convolution, dense_leaves, group_norm, norm_leaves, relu
-from bdlbench.clock import Stopwatch
-from bdlbench.data import Signature
+from bdlbench.core import memory
+from bdlbench.core.clock import Stopwatch
+from bdlbench.core.layout import Leaf, PerRow
+from bdlbench.core.options import option
+from bdlbench.core.streams import Streams
+from bdlbench.data.task import Signature
 from bdlbench.kernels.convolution import Conv2d, select_images
 from bdlbench.kernels.halting import margin
-from bdlbench.layers import Point
-from bdlbench.options import option
+from bdlbench.networks.blocks import affine, conv_leaves, convolution, dense_leaves, group_norm, norm_leaves, relu
+from bdlbench.networks.depth_output import DepthModel, Exits, Expectation, StoppingOutput
+from bdlbench.networks.layers import Point
 from bdlbench.protocols import Layer
-from bdlbench.rng import Streams
-from bdlbench.stopping import DepthModel, Exits, Expectation, StoppingOutput
-from bdlbench.types import Leaf, PerRow
 
 SAME = Conv2d(padding=1)
 BATCHES = {1: 64, 256: 2}

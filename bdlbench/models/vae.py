@@ -9,23 +9,23 @@ from typing import Literal
 
 from torch import Tensor, relu, tanh
 
-from bdlbench.blocks import affine, dense_leaves
-from bdlbench.data import Data, Signature
-from bdlbench.latents import (
-    PIXELS,
+from bdlbench.core.layout import Leaf
+from bdlbench.core.options import option
+from bdlbench.core.streams import Streams
+from bdlbench.data.task import Data, Signature
+from bdlbench.networks.blocks import affine, dense_leaves
+from bdlbench.networks.latent_output import (
+    PIXEL_LIKELIHOODS,
     Effort,
+    LatentObjective,
     LatentOutput,
-    Objective,
     blank,
     effort_option,
     latent_output,
     observed,
     unsupported,
 )
-from bdlbench.options import option
 from bdlbench.protocols import Layer
-from bdlbench.rng import Streams
-from bdlbench.types import Leaf
 
 Activation = Literal["tanh", "relu"]
 ACTIVATIONS = {"tanh": tanh, "relu": relu}
@@ -45,7 +45,7 @@ class VAE:
     )
     latent: int = option(50, "dimensions of z", low=1)
     activation: Activation = option("tanh", "between layers", choices=tuple(ACTIVATIONS))
-    objective: Objective = effort_option("objective")
+    objective: LatentObjective = effort_option("objective")
     train_samples: int = effort_option("train_samples")
     test_samples: int = effort_option("test_samples")
     regret_steps: int = effort_option("regret_steps")
@@ -57,7 +57,7 @@ class VAE:
     def leaves(self) -> dict[str, Leaf]:
         """encoder<i>, latent, decoder<i>, pixels."""
         pixels = prod(self.signature.input_shape)
-        raw = pixels * PIXELS[self.signature.likelihood].per_pixel
+        raw = pixels * PIXEL_LIKELIHOODS[self.signature.likelihood].per_pixel
         inner = [pixels, *self.widths], [self.latent, *reversed(self.widths)]
         leaves: dict[str, Leaf] = {}
         for name, sizes in zip(("encoder", "decoder"), inner, strict=True):

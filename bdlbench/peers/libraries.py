@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bdlbench.peers.plain import PRIOR_SD, SIZES, SMALL, Batches, averaged, misfit, network, trained
+from bdlbench.data.downloads import import_torchvision
+from bdlbench.peers.plain import LENET_SIZES, PRIOR_SD, SMALL_SIZES, Batches, averaged, misfit, network, trained
 from bdlbench.peers.work import Run
-from bdlbench.store import import_torchvision
 
 INITIAL_SD = 0.01
 DISTRIBUTIONS = {
@@ -74,7 +74,7 @@ class BayesianTorch(nn.Module):
     def __init__(self, layer: Any) -> None:
         """layer: LinearReparameterization or LinearFlipout."""
         super().__init__()
-        pairs = pairwise(SIZES)
+        pairs = pairwise(LENET_SIZES)
         self.layers = nn.ModuleList([layer(inputs, outputs) for inputs, outputs in pairs])
 
     def with_kl(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -228,7 +228,7 @@ def pyro_guide(data: Batches) -> tuple[Any, Any]:
     class Model(pyro_nn.PyroModule):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
             super().__init__()
-            layers = [linear(*pair) for pair in pairwise(SIZES)]
+            layers = [linear(*pair) for pair in pairwise(LENET_SIZES)]
             self.net = pyro_nn.PyroModule[nn.Sequential](layers[0], nn.ReLU(), layers[1], nn.ReLU(), layers[2])
 
         def forward(self, x: Tensor, y: Tensor | None = None) -> Any:
@@ -336,7 +336,7 @@ def tyxe_predictive(local: bool, data: Batches, x: Inputs, samples: int) -> Run:
 def laplace_torch_fit(data: Batches, epochs: int) -> Run:
     """MAP training of a small regression network by plain torch, then the full generalised Gauss-Newton matrix."""
     laplace = imported("laplace")
-    net = network(sizes=SMALL)
+    net = network(sizes=SMALL_SIZES)
     train = trained(lambda x, y: misfit(net(x), y), net.parameters(), data, epochs)
     pairs = torch.utils.data.TensorDataset(data.x, data.y.unsqueeze(-1))
     loader: Any = torch.utils.data.DataLoader(pairs, batch_size=data.num_data)

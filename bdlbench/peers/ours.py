@@ -8,15 +8,15 @@ from typing import Any
 from torch import Tensor
 
 from bdlbench import catalog
-from bdlbench.data import Data, Signature
+from bdlbench.core.streams import Streams
+from bdlbench.data.task import Data, Signature
 from bdlbench.peers.work import OURS, Contender, Run
 from bdlbench.protocols import Posterior
-from bdlbench.rng import Streams
 
-Options = Mapping[str, Any]
+PeerOptions = Mapping[str, Any]
 
 
-def fitted(method: str, model: str, options: Mapping[str, Options], signature: Signature, data: Data) -> Posterior:
+def fitted(method: str, model: str, options: Mapping[str, PeerOptions], signature: Signature, data: Data) -> Posterior:
     """`fit` of registered entries with these options, {entry: {option: value}}: one row for each row of the data."""
     built = catalog.build_model([catalog.choice("models", model, options)], signature)
     trainer = catalog.build_method([catalog.choice("methods", method, options)])
@@ -28,8 +28,8 @@ def training(
     data: Callable[[], Data],
     signature: Signature,
     batch: int,
-    options: Options | None = None,
-    model: tuple[str, Options] = ("mlp", {"widths": "300-100"}),
+    options: PeerOptions | None = None,
+    model: tuple[str, PeerOptions] = ("mlp", {"widths": "300-100"}),
     differs: str = "",
 ) -> Contender:
     """`count` epochs of `fit`, whatever it costs: initial rows, steps, and what a method does when they are done."""
@@ -43,7 +43,12 @@ def training(
 
 
 def predicting(
-    method: str, data: Callable[[], Data], signature: Signature, x: Callable[[], Tensor], options: Options, joint: bool
+    method: str,
+    data: Callable[[], Data],
+    signature: Signature,
+    x: Callable[[], Tensor],
+    options: PeerOptions,
+    joint: bool,
 ) -> Contender:
     """`predict` of x (N, …) from `count` samples, by a posterior that was trained for one epoch."""
     differs = "also ten group means and the expected entropy"

@@ -16,12 +16,12 @@ from bdlbench.kernels.kl import K1, K2, K3, LOG_ALPHA_LIMIT
 from bdlbench.peers.work import Contender, Run
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-Linear = Callable[[int, int], nn.Module]
+MakeLinear = Callable[[int, int], nn.Module]
 
-SIZES = (784, 300, 100, 10)
+LENET_SIZES = (784, 300, 100, 10)
 """LeNet-300-100 (LeCun et al. 1998)."""
 
-SMALL = (13, 50, 1)
+SMALL_SIZES = (13, 50, 1)
 """A network for a UCI regression set."""
 
 RATE = 1e-3
@@ -35,8 +35,8 @@ class Batches:
 
     batch: int
     steps: int
-    inputs: int = SIZES[0]
-    classes: int = SIZES[-1]
+    inputs: int = LENET_SIZES[0]
+    classes: int = LENET_SIZES[-1]
     x: Tensor = field(init=False, compare=False)
     y: Tensor = field(init=False, compare=False)
 
@@ -77,7 +77,7 @@ def trained(loss: Loss, parameters: Iterable[Tensor], data: Batches, epochs: int
     return run
 
 
-def network(linear: Linear = nn.Linear, sizes: Sequence[int] = SIZES, rate: float = 0.0) -> nn.Sequential:
+def network(linear: MakeLinear = nn.Linear, sizes: Sequence[int] = LENET_SIZES, rate: float = 0.0) -> nn.Sequential:
     """ReLU network of these linear layers; hidden units dropped with probability `rate` where it is positive."""
     layers: list[nn.Module] = [linear(sizes[0], sizes[1])]
     for inputs, outputs in pairwise(sizes[1:]):
@@ -148,7 +148,9 @@ class SparseLinear(nn.Module):
         return total
 
 
-def elbo_step(linear: Linear, data: Batches, epochs: int, sizes: Sequence[int] = SIZES, fused: bool = True) -> Run:
+def elbo_step(
+    linear: MakeLinear, data: Batches, epochs: int, sizes: Sequence[int] = LENET_SIZES, fused: bool = True
+) -> Run:
     """Train a network of layers that have a `kl`."""
     net = network(linear, sizes)
     layers: list[Any] = [layer for layer in net if hasattr(layer, "kl")]
@@ -160,7 +162,7 @@ def elbo_step(linear: Linear, data: Batches, epochs: int, sizes: Sequence[int] =
     return trained(loss, net.parameters(), data, epochs, fused)
 
 
-def network_step(data: Batches, epochs: int, fused: bool, sizes: Sequence[int] = SIZES, rate: float = 0.0) -> Run:
+def network_step(data: Batches, epochs: int, fused: bool, sizes: Sequence[int] = LENET_SIZES, rate: float = 0.0) -> Run:
     """Train a deterministic network, or one with dropout."""
     net = network(sizes=sizes, rate=rate)
     return trained(lambda x, y: misfit(net(x), y), net.parameters(), data, epochs, fused)
@@ -265,7 +267,7 @@ class Stacked(nn.Module):
 def stacked_step(rows: int, data: Batches, epochs: int, local: bool, rate: float) -> Run:
     """Train R small networks at once, each on its own shuffle."""
     layer = partial(Stacked, rows, local=local)
-    net = network(layer, SMALL, rate)
+    net = network(layer, SMALL_SIZES, rate)
     layers: list[Any] = [each for each in net if isinstance(each, Stacked)]
     optimizer, generator = adam(net.parameters()), torch.Generator().manual_seed(1)
 

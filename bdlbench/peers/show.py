@@ -14,15 +14,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bdlbench import environment
+from bdlbench.core import environment
 from bdlbench.peers.libraries import DISTRIBUTIONS
-from bdlbench.peers.work import AUTOGRAD, OURS, Row, Timing
+from bdlbench.peers.work import AUTOGRAD, OURS, PeerRow, Timing
 
-Format = Literal["terminal", "markdown", "csv", "json"]
-FORMATS: tuple[Format, ...] = get_args(Format)
+TimingFormat = Literal["terminal", "markdown", "csv", "json"]
+TIMING_FORMATS: tuple[TimingFormat, ...] = get_args(TimingFormat)
 
-COLUMNS = ("over plain", "over fastest", "middle half", "ms", "version", "what it computes differently")
-ABSENT = "—"
+TIMING_COLUMNS = ("over plain", "over fastest", "middle half", "ms", "version", "what it computes differently")
+NOT_TIMED = "—"
 
 CAPTION = (
     "Ratio of seconds to the deterministic counterpart, the median over rounds in which everyone has a turn: to plain "
@@ -33,7 +33,9 @@ CAPTION = (
 )
 
 
-def render(tables: Sequence[Sequence[Row]], style: Format, threads: int, width: int = 120, color: bool = False) -> str:
+def render(
+    tables: Sequence[Sequence[PeerRow]], style: TimingFormat, threads: int, width: int = 120, color: bool = False
+) -> str:
     """The tables, measured one after the other, as text."""
     if style == "json":
         return _json(tables, threads)
@@ -44,7 +46,7 @@ def render(tables: Sequence[Sequence[Row]], style: Format, threads: int, width: 
     return _terminal(tables, threads, width, color)
 
 
-def lines(rows: Sequence[Row], table: int = 1) -> Iterator[dict[str, Any]]:
+def lines(rows: Sequence[PeerRow], table: int = 1) -> Iterator[dict[str, Any]]:
     """One mapping for each row and contender, numbers unrounded; None where there is none."""
     for row in rows:
         for timing in row.timings:
@@ -71,14 +73,14 @@ def version(library: str) -> str:
         return ""
 
 
-def ranked(row: Row) -> list[Timing]:
+def ranked(row: PeerRow) -> list[Timing]:
     """Contenders, fastest first, those of another class of estimator after them; then who was not timed."""
     timed = [t for t in row.timings if t.seconds and t.contender in row.work.contenders]
     timed.sort(key=lambda t: (not t.contender.in_class, t.over(row.plain)[1]))
     return timed + [t for t in row.timings if t.failure]
 
 
-def _numbers(row: Row, timing: Timing) -> dict[str, float | None]:
+def _numbers(row: PeerRow, timing: Timing) -> dict[str, float | None]:
     names = ("q1", "median", "q3")
     found: dict[str, float | None] = {}
     for label, values in (
@@ -90,10 +92,17 @@ def _numbers(row: Row, timing: Timing) -> dict[str, float | None]:
     return found
 
 
-def _cells(row: Row, timing: Timing) -> list[str]:
+def _cells(row: PeerRow, timing: Timing) -> list[str]:
     """A line of the printed table, as COLUMNS says."""
     if timing.failure:
-        return [ABSENT, ABSENT, ABSENT, ABSENT, version(timing.contender.library) or ABSENT, timing.failure]
+        return [
+            NOT_TIMED,
+            NOT_TIMED,
+            NOT_TIMED,
+            NOT_TIMED,
+            version(timing.contender.library) or NOT_TIMED,
+            timing.failure,
+        ]
     low, middle, high = timing.over(row.plain)
     fastest = timing.over(row.fastest)[1]
     if row.work.serial:
@@ -109,13 +118,13 @@ def _label(timing: Timing) -> str:
     return label if timing.contender.in_class else f"({label})"
 
 
-def _baseline(row: Row) -> str:
+def _baseline(row: PeerRow) -> str:
     """What the ratios of a row are to, in milliseconds."""
     parts = dict.fromkeys((row.plain, row.fastest))
     return "over " + ", ".join(f"{t.contender.label} {t.spread[1] * 1e3:.4g} ms" for t in parts)
 
 
-def _summary(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+def _summary(rows: Sequence[PeerRow]) -> tuple[list[str], list[list[str]]]:
     """Heads and lines of the wide table: works by libraries, both ratios in a cell; the first of a class in ** **."""
     libraries = list(dict.fromkeys(t.contender.library for row in rows for t in row.timings if t in ranked(row)))
     libraries.sort(key=[OURS, AUTOGRAD, *DISTRIBUTIONS].index)
@@ -129,7 +138,7 @@ def _summary(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
         }
         for first in order[:1]:
             cells[first.contender.library] = f"**{cells[first.contender.library]}**"
-        found.append([row.work.name, *(cells.get(library, ABSENT) for library in libraries)])
+        found.append([row.work.name, *(cells.get(library, NOT_TIMED) for library in libraries)])
     return ["over plain / over fastest", *libraries], found
 
 
@@ -146,7 +155,7 @@ def _title(tables: Sequence[Any], index: int) -> str:
     return f"table {index + 1} of {len(tables)}" if len(tables) > 1 else "peers"
 
 
-def _terminal(tables: Sequence[Sequence[Row]], threads: int, width: int, color: bool) -> str:
+def _terminal(tables: Sequence[Sequence[PeerRow]], threads: int, width: int, color: bool) -> str:
     buffer = io.StringIO()
     console = Console(
         file=buffer, width=width, force_terminal=color, color_system="standard" if color else None, highlight=False
@@ -157,13 +166,13 @@ def _terminal(tables: Sequence[Sequence[Row]], threads: int, width: int, color: 
         for row in rows:
             console.print(Text(f"\n{row.work.name} · {row.work.title}", style="bold"))
             console.print(Text(_baseline(row), style="dim"))
-            console.print(_grid(["", *COLUMNS], [_line(row, timing) for timing in ranked(row)]))
+            console.print(_grid(["", *TIMING_COLUMNS], [_line(row, timing) for timing in ranked(row)]))
         console.print()
     console.print(Text(CAPTION))
     return buffer.getvalue()
 
 
-def _line(row: Row, timing: Timing) -> list[str]:
+def _line(row: PeerRow, timing: Timing) -> list[str]:
     ours = timing.contender.library == OURS
     return [f"**{_label(timing)}**" if ours else _label(timing), *_cells(row, timing)]
 
@@ -172,13 +181,13 @@ def _grid(heads: Sequence[str], found: Sequence[Sequence[str]]) -> Table:
     """A table without frame; what stands in ** ** is bold."""
     table = Table(box=SIMPLE_HEAD, show_edge=False)
     for name in heads:
-        table.add_column(name, justify="left" if name in ("", *COLUMNS[4:], heads[0]) else "right")
+        table.add_column(name, justify="left" if name in ("", *TIMING_COLUMNS[4:], heads[0]) else "right")
     for line in found:
         table.add_row(*(Text(cell.strip("*"), style="bold" if cell.startswith("**") else "") for cell in line))
     return table
 
 
-def _markdown(tables: Sequence[Sequence[Row]], threads: int) -> str:
+def _markdown(tables: Sequence[Sequence[PeerRow]], threads: int) -> str:
     text = f"{_where(threads)}\n"
     for i, rows in enumerate(tables):
         text += f"\n**{_title(tables, i).capitalize()}**\n\n{_piped(*_summary(rows), right=range(1, 20))}\n"
@@ -188,7 +197,7 @@ def _markdown(tables: Sequence[Sequence[Row]], threads: int) -> str:
             for timing in ranked(row):
                 found.append([work, *_line(row, timing)])
                 work = ""
-        text += _piped(["work", "", *COLUMNS], found, right=range(2, 6))
+        text += _piped(["work", "", *TIMING_COLUMNS], found, right=range(2, 6))
     return f"{text}\n{CAPTION}\n"
 
 
@@ -198,7 +207,7 @@ def _piped(heads: Sequence[str], found: Sequence[Sequence[str]], right: Sequence
     return "".join(f"| {' | '.join(line)} |\n" for line in (heads, rule, *found))
 
 
-def _csv(tables: Sequence[Sequence[Row]]) -> str:
+def _csv(tables: Sequence[Sequence[PeerRow]]) -> str:
     found = [line for i, rows in enumerate(tables) for line in lines(rows, i + 1)]
     stream = io.StringIO()
     writer = csv.DictWriter(stream, list(found[0]), lineterminator="\n")
@@ -207,7 +216,7 @@ def _csv(tables: Sequence[Sequence[Row]]) -> str:
     return stream.getvalue()
 
 
-def _json(tables: Sequence[Sequence[Row]], threads: int) -> str:
+def _json(tables: Sequence[Sequence[PeerRow]], threads: int) -> str:
     found = []
     for i, rows in enumerate(tables):
         rounds = [timing.seconds for row in rows for timing in row.timings]

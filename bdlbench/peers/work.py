@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import quantiles
 
-from bdlbench.clock import timed_in_turn
+from bdlbench.core.clock import timed_in_turn
 
 OURS = "bdlbench"
-PLAIN = "plain torch"
+PLAIN_NAME = "plain torch"
 AUTOGRAD = "plain autograd"
 
 Run = Callable[[], object]
@@ -84,7 +84,7 @@ class Timing:
 
 
 @dataclass(frozen=True)
-class Row:
+class PeerRow:
     """A work, timed: a timing for each of `work.everyone`."""
 
     work: Work
@@ -110,7 +110,7 @@ class Row:
         return next(timing for timing in self.timings if timing.contender == contender)
 
 
-def measure(work: Work, rounds: int, count: int = 0) -> Row:
+def measure(work: Work, rounds: int, count: int = 0) -> PeerRow:
     """Time everyone in turn. count: instead of the work's own.
 
     Everyone is built and called once before; who is not installed or fails there is left out of the rounds, with the
@@ -135,7 +135,7 @@ def measure(work: Work, rounds: int, count: int = 0) -> Row:
         Timing(c, tuple(s / units for s in spent[c])) if c in spent else Timing(c, failure=failures[c])
         for c in work.everyone
     ]
-    return Row(work, tuple(timings))
+    return PeerRow(work, tuple(timings))
 
 
 def quartiles(values: Sequence[float]) -> tuple[float, float, float]:

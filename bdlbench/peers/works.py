@@ -9,15 +9,15 @@ from functools import cache, partial
 import torch
 from torch import Tensor
 
-from bdlbench.data import Data, Signature
-from bdlbench.errors import unknown
+from bdlbench.core.errors import unknown
+from bdlbench.data.task import Data, Signature
 from bdlbench.peers import libraries, ours, plain
-from bdlbench.peers.plain import SIZES, SMALL, baselines, batches
-from bdlbench.peers.work import AUTOGRAD, PLAIN, Contender, Run, Work
+from bdlbench.peers.plain import LENET_SIZES, SMALL_SIZES, baselines, batches
+from bdlbench.peers.work import AUTOGRAD, PLAIN_NAME, Contender, Run, Work
 
-CLASSES = Signature((SIZES[0],), SIZES[-1], "categorical")
-NUMBER = Signature((SMALL[0],), 1, "gaussian")
-PIXELS = Signature((SIZES[0],), SIZES[-1], "bernoulli")
+CLASSIFICATION = Signature((LENET_SIZES[0],), LENET_SIZES[-1], "categorical")
+NUMBER = Signature((SMALL_SIZES[0],), 1, "gaussian")
+BINARY_IMAGES = Signature((LENET_SIZES[0],), LENET_SIZES[-1], "bernoulli")
 
 BATCH_SIZES = (100, 1000)
 STEPS = {100: 5, 1000: 2}
@@ -59,7 +59,9 @@ def local(batch: int) -> Work:
     data = partial(batches, batch, STEPS[batch])
     options = {"estimator": "local", "bound_samples": 1}
     theirs = (
-        ours.training("mean_field_vi", _rows(data), CLASSES, batch, options, differs="also the ELBO when it is done"),
+        ours.training(
+            "mean_field_vi", _rows(data), CLASSIFICATION, batch, options, differs="also the ELBO when it is done"
+        ),
         Contender(AUTOGRAD, lambda count: plain.elbo_step(plain.LocalLinear, data(), count)),
         Contender("TyXe", lambda count: libraries.tyxe_step(True, data(), count)),
         Contender(
@@ -78,7 +80,9 @@ def weight(batch: int) -> Work:
     data = partial(batches, batch, STEPS[batch])
     options = {"estimator": "weight", "bound_samples": 1}
     theirs = (
-        ours.training("mean_field_vi", _rows(data), CLASSES, batch, options, differs="also the ELBO when it is done"),
+        ours.training(
+            "mean_field_vi", _rows(data), CLASSIFICATION, batch, options, differs="also the ELBO when it is done"
+        ),
         Contender("torchbnn", lambda count: libraries.torchbnn_step(data(), count)),
         Contender(
             "bayesian-torch",
@@ -101,7 +105,9 @@ def sparse(batch: int) -> Work:
     """Sparse variational dropout."""
     data = partial(batches, batch, STEPS[batch])
     theirs = (
-        ours.training("sparse_vd", _rows(data), CLASSES, batch, differs="leaves out the means of dropped weights"),
+        ours.training(
+            "sparse_vd", _rows(data), CLASSIFICATION, batch, differs="leaves out the means of dropped weights"
+        ),
         Contender(AUTOGRAD, lambda count: plain.elbo_step(plain.SparseLinear, data(), count)),
     )
     return _step(f"sparse-{batch}", f"sparse VD, batch {batch}", batch, theirs)
@@ -111,7 +117,7 @@ def predictive(joint: bool) -> Work:
     """The mean-field predictive."""
     data = partial(batches, 100, STEPS[100])
     options = {"estimator": "local", "bound_samples": 1}
-    own = ours.predicting("mean_field_vi", _rows(data), CLASSES, inputs, options, joint)
+    own = ours.predicting("mean_field_vi", _rows(data), CLASSIFICATION, inputs, options, joint)
     local_net = Contender(AUTOGRAD, lambda count: plain.averaged(plain.network(plain.LocalLinear), inputs, count))
     tyxe = Contender("TyXe", lambda count: libraries.tyxe_predictive(not joint, data(), inputs, count))
     sampled = (
@@ -140,7 +146,9 @@ def dropout(rate: float) -> Work:
     options = {"rate": rate, "input_rate": 0.0}
     usual = Contender(AUTOGRAD, lambda c: plain.averaged(plain.network(rate=rate), inputs, c), "nn.Dropout loop")
     library = Contender("torch-uncertainty", lambda count: libraries.torch_uncertainty_dropout(rate, inputs, count))
-    own = ours.predicting("mc_dropout", _rows(partial(batches, 100, STEPS[100])), CLASSES, inputs, options, False)
+    own = ours.predicting(
+        "mc_dropout", _rows(partial(batches, 100, STEPS[100])), CLASSIFICATION, inputs, options, False
+    )
     title = f"MC dropout predictive, p = {rate:g}, {SAMPLES} samples × {INPUTS} inputs"
     return _prediction(f"dropout-{rate:g}", title, (own, usual, library))
 
@@ -150,57 +158,62 @@ def vae() -> Work:
     data, batch = partial(batches, 100, STEPS[100]), 100
     model = ("vae", {"widths": "400", "latent": 20, "activation": "relu"})
     default, fused = baselines(lambda count, fused: plain.vae_step(data(), count, fused), "PyTorch's example VAE")
-    own = ours.training("mle", _rows(data), PIXELS, batch, model=model, differs="takes a binary draw of the pixels")
+    own = ours.training(
+        "mle", _rows(data), BINARY_IMAGES, batch, model=model, differs="takes a binary draw of the pixels"
+    )
     return Work("vae", f"VAE step, 784-400-20, batch {batch}", default, fused, (own,), EPOCHS[batch], STEPS[batch])
 
 
-REPLICATED: dict[str, tuple[str, ours.Options]] = {
+REPLICATED: dict[str, tuple[str, ours.PeerOptions]] = {
     "mle": ("mle", {}),
     "dropout": ("mc_dropout", {"rate": 0.5, "input_rate": 0.0}),
     "mean-field": ("mean_field_vi", {"estimator": "local", "bound_samples": 1}),
 }
 
 
-def replicates(kind: str, method: str, options: ours.Options) -> Work:
+def replicates(kind: str, method: str, options: ours.PeerOptions) -> Work:
     """Many small networks at once, over the same networks trained one after the other by plain torch."""
-    data = partial(batches, SMALL_BATCH, SMALL_STEPS, SMALL[0], 0)
+    data = partial(batches, SMALL_BATCH, SMALL_STEPS, SMALL_SIZES[0], 0)
     local, rate = kind == "mean-field", 0.5 if kind == "dropout" else 0.0
 
     def serial(count: int, fused: bool) -> Run:
         if local:
-            one = partial(plain.elbo_step, plain.LocalLinear, data(), count, SMALL, fused)
+            one = partial(plain.elbo_step, plain.LocalLinear, data(), count, SMALL_SIZES, fused)
         else:
-            one = partial(plain.network_step, data(), count, fused, SMALL, rate)
+            one = partial(plain.network_step, data(), count, fused, SMALL_SIZES, rate)
         return plain.one_after_another(one, NETWORKS)
 
     rows = _rows(data, NETWORKS)
-    own = ours.training(method, rows, NUMBER, SMALL_BATCH, options, ("mlp", {"widths": str(SMALL[1])}))
+    own = ours.training(method, rows, NUMBER, SMALL_BATCH, options, ("mlp", {"widths": str(SMALL_SIZES[1])}))
     stacked = Contender(
         AUTOGRAD, lambda count: plain.stacked_step(NETWORKS, data(), count, local, rate), "batched products"
     )
     default, fused = baselines(serial, f"{NETWORKS} in turn")
-    title = f"{NETWORKS} networks {'-'.join(map(str, SMALL))} at once, {kind.replace('-', ' ')}, batch {SMALL_BATCH}"
+    title = (
+        f"{NETWORKS} networks {'-'.join(map(str, SMALL_SIZES))} at once, {kind.replace('-', ' ')}, batch {SMALL_BATCH}"
+    )
     return Work(f"replicates-{kind}", title, default, fused, (own, stacked), SMALL_EPOCHS, SMALL_STEPS, True)
 
 
 def laplace() -> Work:
     """MAP training and the full generalised Gauss-Newton matrix of a small regression network."""
-    data = partial(batches, SMALL_BATCH, SMALL_STEPS, SMALL[0], 0)
-    model = ("mlp", {"widths": str(SMALL[1])})
+    data = partial(batches, SMALL_BATCH, SMALL_STEPS, SMALL_SIZES[0], 0)
+    model = ("mlp", {"widths": str(SMALL_SIZES[1])})
     own = ours.training(
         "laplace", _rows(data), NUMBER, SMALL_BATCH, {"hessian": "full"}, model, differs="the matrix in float64"
     )
     theirs = Contender("laplace-torch", lambda count: libraries.laplace_torch_fit(data(), count))
-    default, fused = baselines(lambda count, fused: plain.network_step(data(), count, fused, SMALL), PLAIN)
+    default, fused = baselines(lambda count, fused: plain.network_step(data(), count, fused, SMALL_SIZES), PLAIN_NAME)
     epochs = 2 * SMALL_EPOCHS
-    title = f"Laplace, full curvature of {'-'.join(map(str, SMALL))} after {epochs} epochs of MAP, batch {SMALL_BATCH}"
+    sizes = "-".join(map(str, SMALL_SIZES))
+    title = f"Laplace, full curvature of {sizes} after {epochs} epochs of MAP, batch {SMALL_BATCH}"
     return Work("laplace", title, default, fused, (own, theirs), epochs, SMALL_STEPS)
 
 
 @cache
 def inputs() -> Tensor:
     """(INPUTS, 784), uniform."""
-    return torch.rand(INPUTS, SIZES[0], generator=torch.Generator().manual_seed(3))
+    return torch.rand(INPUTS, LENET_SIZES[0], generator=torch.Generator().manual_seed(3))
 
 
 def _rows(data: Callable[[], plain.Batches], rows: int = 1) -> Callable[[], Data]:
@@ -222,5 +235,5 @@ def _step(name: str, title: str, batch: int, contenders: tuple[Contender, ...]) 
 
 def _prediction(name: str, title: str, contenders: tuple[Contender, ...]) -> Work:
     """Over as many plain forward passes."""
-    passes = Contender(PLAIN, lambda count: plain.forward_passes(inputs, count), "forward passes")
+    passes = Contender(PLAIN_NAME, lambda count: plain.forward_passes(inputs, count), "forward passes")
     return Work(name, title, passes, passes, contenders, SAMPLES)

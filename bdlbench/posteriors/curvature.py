@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bdlbench.data import Data
-from bdlbench.layers import Point
+from bdlbench.core.layout import Layout
+from bdlbench.core.streams import Streams
+from bdlbench.data.task import Data
+from bdlbench.networks.layers import Point
 from bdlbench.protocols import HasFisher, Model, Output, Prior
-from bdlbench.rng import Streams
-from bdlbench.types import Layout
 
 BLOCK = 64
 """Examples whose gradients are held at once; part of the definition of the bits."""

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from bdlbench.data import Data
-from bdlbench.options import repeat_rows
+from bdlbench.core.layout import Layout
+from bdlbench.core.options import repeat_rows
+from bdlbench.core.streams import Streams
+from bdlbench.data.task import Data
 from bdlbench.posteriors.moments import mixture_moments
 from bdlbench.posteriors.point import point_posterior
-from bdlbench.predictive import Predictive
+from bdlbench.predictives.mixtures import Predictive
 from bdlbench.protocols import Model, Moments, Posterior
-from bdlbench.rng import Streams
-from bdlbench.types import Layout
 
 
 @dataclass(frozen=True)

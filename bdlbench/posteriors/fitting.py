@@ -10,14 +10,14 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from bdlbench.data import Data, Examples
+from bdlbench.core.layout import Layout, Leaf, PerRow, per_row
+from bdlbench.core.streams import Streams
+from bdlbench.data.task import Data, Examples
 from bdlbench.kernels.elbo import negative_elbo
 from bdlbench.kernels.kl import RowPrior, add_normal_kl_gradient, normal_kl_sum, normal_log_density_sum
 from bdlbench.protocols import HasStart, Layer, Model, OwnsPrior, Prior
-from bdlbench.rng import Streams
-from bdlbench.terms import term
-from bdlbench.training import NOTHING, Collect, Moment, Plan, States, Update, minimise
-from bdlbench.types import Layout, Leaf, PerRow, per_row
+from bdlbench.training.loop import NOTHING, Collect, Moment, Plan, States, Update, minimise
+from bdlbench.training.terms import term
 
 PriorScaling = Literal["none", "fan_in"]
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from bdlbench.core.layout import Layout, PerRow, per_row
 from bdlbench.protocols import Moments
-from bdlbench.types import Layout, PerRow, per_row
 
 
 def point_moments(layout: Layout, flat: Tensor) -> Moments:

@@ -6,11 +6,11 @@ from functools import partial
 
 from torch import Tensor
 
-from bdlbench.layers import Point
+from bdlbench.core.layout import Layout
+from bdlbench.networks.layers import Point
 from bdlbench.posteriors.moments import point_moments
 from bdlbench.posteriors.weights import WeightPosterior
 from bdlbench.protocols import Model
-from bdlbench.types import Layout
 
 
 def point_posterior(model: Model, layout: Layout, flat: Tensor) -> WeightPosterior:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from bdlbench.types import Layout
+from bdlbench.core.layout import Layout
 
 
 def sparsity_facts(kept: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from bdlbench.layers import remembering
-from bdlbench.predictive import Predictive
+from bdlbench.core.streams import Streams
+from bdlbench.networks.layers import remembering
+from bdlbench.predictives.mixtures import Predictive
 from bdlbench.protocols import Accumulator, Layer, Model, Moments, Timed
-from bdlbench.rng import Streams
-from bdlbench.training import predicted
+from bdlbench.training.loop import predicted
 
 EXAMPLES = 500
 """Examples in one pass. Prediction noise is keyed by the block of examples, so this is part of the definition."""

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from bdlbench import catalog, plan
-from bdlbench.errors import BadInput
-from bdlbench.options import resolve, spell
-from bdlbench.records import Record
-from bdlbench.results import Result, merge
-from bdlbench.spec import ELSEWHERE, Replicate
+from bdlbench import catalog
+from bdlbench.core.errors import BadInput
+from bdlbench.core.options import resolve, spell
+from bdlbench.core.spec import ELSEWHERE, Replicate
+from bdlbench.records.cells import Result, merge
+from bdlbench.records.record import Record
+from bdlbench.runs import suites as plan
 
 BASE = "quick"
 """The suite that `run` lays options over where none is named."""

@@ -12,15 +12,18 @@ from numpy.typing import NDArray
 from pandas import DataFrame, concat
 from torch import Tensor
 
-from bdlbench import catalog, evaluation, records, sources, tables
+from bdlbench import catalog
 from bdlbench.metrics.ood import OutOfDistribution
-from bdlbench.predictive import group_sizes, with_probs
-from bdlbench.records import Record
-from bdlbench.results import MAIN_METRICS, Result, merge
-from bdlbench.sources import Source
+from bdlbench.predictives.mixtures import group_sizes, with_probs
+from bdlbench.records import evaluation, reading
+from bdlbench.records import record as records
+from bdlbench.records.cells import MAIN_METRICS, Result, merge
+from bdlbench.records.reading import Source
+from bdlbench.records.record import Record
+from bdlbench.report import tables
+from bdlbench.report.tables import Group
 from bdlbench.stats.calibration import Reliability, reliability, top_class
 from bdlbench.stats.selective import risk_coverage
-from bdlbench.tables import Group
 
 OF_GROUPS = ("test.group_log_prob", "test.running_class")
 """Arrays of groups of posterior samples: of records that differ in M they cannot be joined."""
@@ -49,7 +52,7 @@ class Shown:
 
 
 @dataclass(frozen=True)
-class Section:
+class EvidenceSection:
     """The rows of one data set."""
 
     table: Group
@@ -59,10 +62,10 @@ class Section:
 
 def gather(path: Path) -> list[Record]:
     """The records of a folder, or of one file. Raises BadInput where there are none."""
-    return list(sources.read(path).records)
+    return list(reading.read(path).records)
 
 
-def sections(found: Sequence[Record], metrics: Sequence[str] = ()) -> list[Section]:
+def sections(found: Sequence[Record], metrics: Sequence[str] = ()) -> list[EvidenceSection]:
     """One for each data set with its options, in order of appearance. Raises BadInput for an unknown metric."""
     tables.refuse_unknown_metrics(merge(found), metrics)
     source = Source(tuple((record.path.parent, record) for record in found))
@@ -72,7 +75,9 @@ def sections(found: Sequence[Record], metrics: Sequence[str] = ()) -> list[Secti
     return [_section(members, by_key, metrics) for members in tables.by_data(merge(found, source))]
 
 
-def _section(members: Sequence[Result], by_key: Mapping[str, Sequence[Record]], metrics: Sequence[str]) -> Section:
+def _section(
+    members: Sequence[Result], by_key: Mapping[str, Sequence[Record]], metrics: Sequence[str]
+) -> EvidenceSection:
     (group,) = tables.group(members, metrics)
     rows: list[Shown] = []
     notes = []
@@ -81,7 +86,7 @@ def _section(members: Sequence[Result], by_key: Mapping[str, Sequence[Record]], 
         notes += [f"{label}: {line}" for line in lost]
         place = sum(other.method == result.cell["treatment"]["name"] for other in rows)
         rows.append(Shown(result, label, place, arrays, samples))
-    return Section(group, tuple(rows), tuple(notes))
+    return EvidenceSection(group, tuple(rows), tuple(notes))
 
 
 def labels_of(group: Group) -> list[str]:

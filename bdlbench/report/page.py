@@ -16,13 +16,15 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from bdlbench import files, rescore, sources, tables
-from bdlbench.records import Record
-from bdlbench.report import commands, evidence, plots
-from bdlbench.report.evidence import Section
+from bdlbench.core import files
+from bdlbench.records import reading
+from bdlbench.records.cells import flatten, merge
+from bdlbench.records.record import Record
+from bdlbench.report import commands, evidence, plots, tables
+from bdlbench.report.evidence import EvidenceSection
 from bdlbench.report.plots import Panel
-from bdlbench.results import flatten, merge
-from bdlbench.tables import Column, Row
+from bdlbench.report.tables import Column, TableRow
+from bdlbench.runs import rescoring
 
 SVG = "http://www.w3.org/2000/svg"
 XLINK = "http://www.w3.org/1999/xlink"
@@ -30,7 +32,7 @@ DPI = 150
 
 
 @dataclass(frozen=True)
-class Cell:
+class CellSummary:
     """A number of the summary table: as the table prints it, and its 95 % interval over replicates, "" without one."""
 
     text: str
@@ -51,7 +53,7 @@ def write(path: Path, out: Path, metrics: Sequence[str] = ()) -> Path:
 
     The same records give the same page. Raises BadInput for a folder without records and for an unknown metric.
     """
-    completed, untold = rescore.complete(sources.read(path), metrics)
+    completed, untold = rescoring.complete(reading.read(path), metrics)
     found = completed.records
     sections = evidence.sections(found, metrics)
     again = commands.commands(found, path, out)  # before anything is written
@@ -82,12 +84,12 @@ def environment(found: Sequence[Record]) -> list[tuple[str, list[str]]]:
 
 
 def _template() -> Any:
-    loader = PackageLoader("bdlbench", "templates")
+    loader = PackageLoader("bdlbench.report", "templates")
     made = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return made.get_template("report.html.j2")
 
 
-def _shown(section: Section, index: int, colours: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def _shown(section: EvidenceSection, index: int, colours: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """A section as the template takes it, its figures written."""
     drawn = plots.plots(section, colours)
     title = section.table.title
@@ -112,8 +114,8 @@ def _shown(section: Section, index: int, colours: Mapping[str, Any], folder: Pat
     }
 
 
-def _cell(section: Section, i: int, j: int, column: Column) -> Cell:
-    row: Row = section.table.rows[i]
+def _cell(section: EvidenceSection, i: int, j: int, column: Column) -> CellSummary:
+    row: TableRow = section.table.rows[i]
     entry = row.entries[j]
     score = None if column.is_cost else section.rows[i].result.scores.get(column.name)
     interval = ""
@@ -121,7 +123,7 @@ def _cell(section: Section, i: int, j: int, column: Column) -> Cell:
         mean, half = plots.interval(list(score.values.values()))
         decimals = len(entry.error.partition(".")[2])
         interval = f"{mean - half:.{decimals}f} … {mean + half:.{decimals}f}".replace("-", "−")
-    return Cell(entry.text, interval, entry.leads)
+    return CellSummary(entry.text, interval, entry.leads)
 
 
 def _overview(found: Sequence[Record]) -> str:

@@ -20,9 +20,9 @@ from pandas import DataFrame
 from rich.cells import cell_len, set_cell_size
 
 from bdlbench.report import evidence
-from bdlbench.report.evidence import Section, Shown
+from bdlbench.report.evidence import EvidenceSection, Shown
+from bdlbench.report.tables import ABSENT, Column, number
 from bdlbench.stats.calibration import Reliability, proportion_interval
-from bdlbench.tables import ABSENT, Column, number
 
 WIDTH, HEIGHT = 4.2, 3.0
 """Inches of a panel without its legend."""
@@ -36,7 +36,7 @@ COLOURS = (
     *("#882255", "#332288"),  # instead of its pink and yellow, which are faint on white: Tol's wine and indigo
 )
 """Told apart with any common colour blindness."""
-FEW = 5
+FEW_POINTS = 5
 """A bin with fewer examples of one replicate is drawn faint, and no line goes through it."""
 
 Colours = Mapping[str, Any]
@@ -68,14 +68,14 @@ def colours_of(methods: Sequence[str]) -> dict[str, Any]:
     return {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(dict.fromkeys(methods))}
 
 
-def plots(section: Section, colours: Colours) -> list[Plot]:
+def plots(section: EvidenceSection, colours: Colours) -> list[Plot]:
     """All plots of a section, in the order of the page; those without data have a reason instead of panels."""
     makers = (seeds, reliability, calibration, samples, risk_coverage, ood_histograms, ood_roc, sparsity, cost)
     with mpl.rc_context(_style()):
         return [maker(section, colours) for maker in makers]
 
 
-def seeds(section: Section, colours: Colours) -> Plot:
+def seeds(section: EvidenceSection, colours: Colours) -> Plot:
     """Every replicate of every metric of the table."""
     columns = [column for column in section.table.columns if not column.is_cost]
     panels = []
@@ -87,7 +87,7 @@ def seeds(section: Section, colours: Colours) -> Plot:
     return Plot("Every seed", caption, tuple(panels), "no metric has two differing values")
 
 
-def reliability(section: Section, colours: Colours) -> Plot:
+def reliability(section: EvidenceSection, colours: Colours) -> Plot:
     """Accuracy against confidence, row by row."""
     panels = []
     for row in section.rows:
@@ -99,13 +99,14 @@ def reliability(section: Section, colours: Colours) -> Plot:
     caption = (
         "Accuracy of the examples in each of 15 bins of confidence (the largest class probability); on the diagonal a "
         "method is as often right as it says. Replicates are pooled. Band: Jeffreys' 95 % interval of a bin's accuracy "
-        f"at the number of examples of one replicate, since all share one test set; faint: bins with fewer than {FEW}. "
+        f"at the number of examples of one replicate, since all share one test set; faint: bins with "
+        f"fewer than {FEW_POINTS}. "
         "Grey: share of the examples."
     )
     return Plot("Reliability", caption, tuple(panels), "no row has class probabilities")
 
 
-def calibration(section: Section, colours: Colours) -> Plot:
+def calibration(section: EvidenceSection, colours: Colours) -> Plot:
     """Accuracy against calibration."""
     rows = [row for row in section.rows if _finite(row, "accuracy") and _finite(row, "ece")]
     caption = "Small: each replicate. Large: the mean, with standard errors. Best is the lower right corner."
@@ -120,7 +121,7 @@ def calibration(section: Section, colours: Colours) -> Plot:
     return Plot("Accuracy against calibration", caption, (Panel("calibration", f"Accuracy and ECE: {said}.", figure),))
 
 
-def samples(section: Section, colours: Colours) -> Plot:
+def samples(section: EvidenceSection, colours: Colours) -> Plot:
     """NLL and accuracy against M."""
     caption = (
         "Of more and more of the posterior samples, in the groups that the record keeps: mean and standard error over "
@@ -138,7 +139,7 @@ def samples(section: Section, colours: Colours) -> Plot:
     return Plot("Posterior samples", caption, tuple(panels), reason, partly)
 
 
-def risk_coverage(section: Section, colours: Colours) -> Plot:
+def risk_coverage(section: EvidenceSection, colours: Colours) -> Plot:
     """Error among the examples that are answered."""
     frame = evidence.risk_curves(section.rows)
     caption = (
@@ -159,7 +160,7 @@ def risk_coverage(section: Section, colours: Colours) -> Plot:
     return Plot("Risk and coverage", caption, (Panel("risk-coverage", f"Error at 80 % coverage: {said}.", figure),))
 
 
-def ood_histograms(section: Section, colours: Colours) -> Plot:
+def ood_histograms(section: EvidenceSection, colours: Colours) -> Plot:
     """Distributions of the score, test set beside out-of-distribution sets."""
     panels = []
     for score, (_, sets) in evidence.ood_scores(section.rows).items():
@@ -176,7 +177,7 @@ def ood_histograms(section: Section, colours: Colours) -> Plot:
     return Plot("Out-of-distribution scores", caption, tuple(panels), "no out-of-distribution scores are stored")
 
 
-def ood_roc(section: Section, colours: Colours) -> Plot:
+def ood_roc(section: EvidenceSection, colours: Colours) -> Plot:
     """True against false positives, the out-of-distribution set being positive."""
     panels = []
     for score, (metric, sets) in evidence.ood_scores(section.rows).items():
@@ -191,7 +192,7 @@ def ood_roc(section: Section, colours: Colours) -> Plot:
     return Plot("Out-of-distribution ROC", caption, tuple(panels), "no out-of-distribution scores are stored")
 
 
-def sparsity(section: Section, colours: Colours) -> Plot:
+def sparsity(section: EvidenceSection, colours: Colours) -> Plot:
     """What fraction of each layer's weights is zero."""
     frame = evidence.layers_of(section.rows)
     caption = "Fraction of the weights of each layer that are exactly zero; a dot for each replicate."
@@ -209,7 +210,7 @@ def sparsity(section: Section, colours: Colours) -> Plot:
     return Plot("Sparsity by layer", caption, tuple(panels))
 
 
-def cost(section: Section, colours: Colours) -> Plot:
+def cost(section: EvidenceSection, colours: Colours) -> Plot:
     """Measured time against quality."""
     caption = (
         "Measured wall-clock time of the batch (all its replicates at once; rows trained in one batch share it) "
@@ -292,7 +293,7 @@ def _reliability(row: Shown, bins: Reliability, colour: Any) -> Figure:
     edges = torch.linspace(0, 1, len(count) + 1).numpy()
     axis.stairs((bins.size / bins.size.sum()).numpy(), edges, fill=True, color="0.85", zorder=0)
     axis.plot([0, 1], [0, 1], "--", color=FAINT, lw=1)
-    many, few = kept & (count >= FEW), kept & (count < FEW)
+    many, few = kept & (count >= FEW_POINTS), kept & (count < FEW_POINTS)
     axis.fill_between(bins.confidence[many], low[many], high[many], color=colour, alpha=0.2, lw=0)
     for mask, faint in ((many, 1.0), (few, 0.3)):
         axis.vlines(bins.confidence[mask], low[mask], high[mask], color=colour, lw=1, alpha=faint)

@@ -13,7 +13,7 @@ from scipy.interpolate import RegularGridInterpolator
 
 Array = NDArray[Any]
 
-NODES = {2: 64, 3: 32}
+VARIANCE_NODES = {2: 64, 3: 32}
 """Of each quadrature over how the parts share their uncertainty, by the number of parts."""
 
 HALVINGS = 24
@@ -111,7 +111,7 @@ def _average(estimate: Any, parts: Sequence[Any], dfs: Sequence[Array], nodes: t
 
 def _shares(dfs: Sequence[Array]) -> tuple[list[Array], Array]:
     """Nodes (…, Q) of the share of each part, and their weights: sticks broken in turn, the first from the whole."""
-    u, weight = crowded_nodes(NODES[len(dfs)])
+    u, weight = crowded_nodes(VARIANCE_NODES[len(dfs)])
     first, rest = _broken(dfs[0], sum(dfs[2:], dfs[1]), u)
     if len(dfs) == 2:
         return [first, rest], weight

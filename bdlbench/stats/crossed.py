@@ -11,7 +11,7 @@ import numpy as np
 
 from bdlbench.stats.behrens_fisher import Array, critical, p_value
 
-ROUNDING = 1e-12
+SPREAD_ROUNDING = 1e-12
 """A standard error below this part of the difference is one of rounding."""
 
 LEAST_OF_COUNTS = 0.25
@@ -66,7 +66,7 @@ class Difference:
     @property
     def without_spread(self) -> Array:
         """Whether all differences agree to rounding: such a sample says nothing of how they would vary."""
-        alike: Array = self.standard_error <= ROUNDING * np.abs(self.estimate)
+        alike: Array = self.standard_error <= SPREAD_ROUNDING * np.abs(self.estimate)
         return alike
 
     def p_value(self, margin: float = 0.0) -> Array:
@@ -117,7 +117,7 @@ class Difference:
         parts, dfs = self._parts(null)
         with np.errstate(divide="ignore", invalid="ignore"):
             p = p_value(distance, parts, dfs)
-        spread = np.sqrt(sum(parts[1:], parts[0])) > ROUNDING * np.abs(self.estimate)
+        spread = np.sqrt(sum(parts[1:], parts[0])) > SPREAD_ROUNDING * np.abs(self.estimate)
         untested = np.where(distance > 0, np.nan, 1.0)
         return np.where(spread | np.isnan(self.standard_error), p, untested)
 

@@ -15,7 +15,7 @@ POWER = 0.8
 MOST_SEEDS = 1000
 """More is not worth saying."""
 
-NODES = {1: 24, 2: 10}
+POWER_NODES = {1: 24, 2: 10}
 """Of the quadrature over each of two χ², by the number of seed parts."""
 
 
@@ -103,7 +103,7 @@ def _rounded(df: float) -> float:
 
 def _repetitions(now: Sequence[float], later: Sequence[float]) -> tuple[list[tuple[Array, Array]], Array]:
     """For each seed part nodes of χ²(df)/df, of what was seen and of what will be; and the joint weights. (Q,) each."""
-    u, weight = crowded_nodes(NODES[len(now)])
+    u, weight = crowded_nodes(POWER_NODES[len(now)])
     axes = [2 * special.gammaincinv(df / 2, u) / df for pair in zip(now, later, strict=True) for df in pair]
     grid = [axis.ravel() for axis in np.meshgrid(*axes, indexing="ij")]
     weights = np.prod([axis.ravel() for axis in np.meshgrid(*[weight] * len(axes), indexing="ij")], axis=0)

@@ -19,8 +19,8 @@ class KL:
             from bdlbench.kernels import factorised
         except ImportError as error:
             raise NotImplementedError("before rows had one gradient") from error
+        from bdlbench.core.layout import Layout, Leaf
         from bdlbench.posteriors.fitting import gaussian_prior
-        from bdlbench.types import Layout, Leaf
 
         one_thread()
         self.kernels, self.layout = factorised, Layout({"weight": Leaf((WEIGHTS,), "weight", 784)})

@@ -5,9 +5,9 @@ import pytest
 import torch
 from sklearn.datasets import load_diabetes
 
-from bdlbench import splits
+from bdlbench.core.errors import BadInput
+from bdlbench.data import splits
 from bdlbench.datasets import diabetes, drawn
-from bdlbench.errors import BadInput
 
 ENTRIES = {**drawn.datasets, **diabetes.datasets}
 

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from bdlbench import splits, store
-from bdlbench.data import Task
+from bdlbench.core.errors import BadInput, DataUnavailable
+from bdlbench.core.options import fields, resolve
+from bdlbench.data import downloads, splits
+from bdlbench.data.downloads import RemoteFile
+from bdlbench.data.task import Task
 from bdlbench.datasets import cifar10, digits, mnist, tables
-from bdlbench.errors import BadInput, DataUnavailable
-from bdlbench.options import fields, resolve
-from bdlbench.store import RemoteFile
 
 BUNDLED: dict[str, Any] = {**digits.datasets, **tables.datasets}
 FILED: dict[str, Any] = {**mnist.datasets, **cifar10.datasets}
@@ -48,7 +48,7 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Task]
 
     def loader(name: str, split: int = 0, **options: int) -> Task:
         entry = ENTRIES[name]
-        if entry.files and store.root() != tmp_path:
+        if entry.files and downloads.root() != tmp_path:
             monkeypatch.setenv("BDLBENCH_DATA", str(tmp_path))
             for other in FILED.values():
                 monkeypatch.setattr(other, "files", tuple(small(file, tmp_path) for file in other.files))
@@ -277,7 +277,7 @@ def test_an_ood_set_gets_the_training_sets_transform(load: Callable[..., Task]) 
 def test_an_absent_ood_set_is_named(load: Callable[..., Task], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     load("mnist")
     (tmp_path / "KMNIST/raw/t10k-images-idx3-ubyte").unlink()
-    monkeypatch.setattr(store, "_writable", lambda _: False)
+    monkeypatch.setattr(downloads, "_writable", lambda _: False)
     with pytest.raises(DataUnavailable, match=r"mnist needs the KMNIST test images, but .* is absent"):
         load("mnist")
 
@@ -381,20 +381,20 @@ def test_fewer_ood_images_are_the_first_ones(load: Callable[..., Task], name: st
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "kmnist"])
 def test_standardised_images_are_what_they_always_were(load: Callable[..., Task], name: str) -> None:
     task = load(name, 1, num_train=20)
-    files = {Path(f.path).name: store.root() / f.path for f in ENTRIES[name].files[:4]}
-    pixels = store.read_idx(files["train-images-idx3-ubyte"], (28, 28))[:, None]
-    labels = store.read_idx(files["train-labels-idx1-ubyte"])
+    files = {Path(f.path).name: downloads.root() / f.path for f in ENTRIES[name].files[:4]}
+    pixels = downloads.read_idx(files["train-images-idx3-ubyte"], (28, 28))[:, None]
+    labels = downloads.read_idx(files["train-labels-idx1-ubyte"])
     picked = splits.chosen_of_official(labels, 20, name, 1)
     mean, sd = splits.pixel_statistics(pixels[picked])
     assert torch.equal(task.train.x, splits.standardised_pixels(pixels[picked], mean, sd))
-    test = store.read_idx(files["t10k-images-idx3-ubyte"], (28, 28))[:, None]
+    test = downloads.read_idx(files["t10k-images-idx3-ubyte"], (28, 28))[:, None]
     assert torch.equal(task.test.x, splits.standardised_pixels(test, mean, sd))
     assert task.statistics == {"pixel_mean": float(mean[0]), "pixel_sd": float(sd[0])}
 
 
 def real(name: str) -> Task:
     """The set itself; skips where it is not at hand. Nothing is downloaded."""
-    wanting = [path for path, state in store.status(ENTRIES[name].files) if state != "verified"]
+    wanting = [path for path, state in downloads.status(ENTRIES[name].files) if state != "verified"]
     if wanting:
         pytest.skip(f"{name} is not in the store: {wanting[0]} is wanting; set BDLBENCH_DATA")
     task: Task = ENTRIES[name]().load(0)
@@ -427,7 +427,7 @@ def test_real_cifar10_part() -> None:
 
 @pytest.mark.data
 def test_real_kmnist_is_whole_or_refused() -> None:
-    states = dict(store.status(mnist.Kmnist.files))
+    states = dict(downloads.status(mnist.Kmnist.files))
     if states["KMNIST/raw/train-images-idx3-ubyte"] != "wrong size":
         pytest.skip("the store holds no stand-in for KMNIST's training images")
     with pytest.raises(DataUnavailable, match="KMNIST training images"):

@@ -4,18 +4,18 @@ import numpy as np
 import pytest
 import torch
 
-from bdlbench import store
 from bdlbench.catalog import build_dataset, choice
-from bdlbench.data import Task
+from bdlbench.core.errors import BadInput
+from bdlbench.data import downloads
+from bdlbench.data.task import Task
 from bdlbench.datasets.mnist import Mnist
-from bdlbench.errors import BadInput
 
 pytestmark = pytest.mark.data
 
 
 @pytest.fixture(scope="module", autouse=True)
 def files() -> None:
-    if any(state != "verified" for _, state in store.status(Mnist.files[:4])):
+    if any(state != "verified" for _, state in downloads.status(Mnist.files[:4])):
         pytest.skip("MNIST is not in the store: set BDLBENCH_DATA")
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bdlbench.data import Signature
+from bdlbench.core.layout import Layout, Leaf
+from bdlbench.data.task import Signature
 from bdlbench.kernels import factorised as kernels
 from bdlbench.kernels.kl import log_alpha, log_uniform_kl
 from bdlbench.models.coin import Coin
 from bdlbench.posteriors.fitting import gaussian_prior
-from bdlbench.types import Layout, Leaf
 
 LAYOUT = Layout({"weight": Leaf((3, 5), "weight", 5), "bias": Leaf((3,), "bias", 5), "scale": Leaf((16,), "scale", 1)})
 ROWS = 3

@@ -3,10 +3,10 @@ import math
 import pytest
 import torch
 
+from bdlbench.core.streams import Streams
 from bdlbench.kernels import sampling
 from bdlbench.kernels.elbo import negative_elbo
 from bdlbench.kernels.linear import dense
-from bdlbench.rng import Streams
 
 DRAWS = 40_000
 

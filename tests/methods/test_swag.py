@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from bdlbench import catalog
-from bdlbench.data import Data, Signature
+from bdlbench.core.layout import Layout
+from bdlbench.core.streams import Streams
+from bdlbench.data.task import Data, Signature
 from bdlbench.methods.swag import SWAG
-from bdlbench.rng import Streams
-from bdlbench.training import Moment, Session, session
-from bdlbench.types import Layout
+from bdlbench.training.loop import Moment, Session, session
 
 SEEDS = (3, 1)
 

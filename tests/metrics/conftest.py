@@ -3,10 +3,10 @@ from dataclasses import dataclass, fields, replace
 import pytest
 import torch
 
-from bdlbench.data import Data, Signature
-from bdlbench.density import Density
+from bdlbench.data.task import Data, Signature
 from bdlbench.models.bayesian_linear_regression import BayesianLinearRegression
-from bdlbench.predictive import Categorical, GaussianMixture
+from bdlbench.predictives.density import Density
+from bdlbench.predictives.mixtures import Categorical, GaussianMixture
 from bdlbench.protocols import Evaluation, Moments, Reference
 
 

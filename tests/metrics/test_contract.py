@@ -7,10 +7,10 @@ import pytest
 import torch
 
 import bdlbench.metrics
-from bdlbench import evaluation as stored
 from bdlbench.protocols import TEST, MeanOverExamples, WithoutBlocks
-from bdlbench.records import Record
-from bdlbench.run import stored_arrays
+from bdlbench.records import evaluation as stored
+from bdlbench.records.record import Record
+from bdlbench.runs.batch import stored_arrays
 from bdlbench.stats.jackknife import blocks
 
 FAMILIES = {

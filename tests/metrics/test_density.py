@@ -3,9 +3,9 @@ import dataclasses
 import pytest
 import torch
 
-from bdlbench.density import Density
 from bdlbench.metrics.density import ActiveUnits, metrics
 from bdlbench.metrics.nll import metrics as nll
+from bdlbench.predictives.density import Density
 from bdlbench.protocols import Evaluation
 
 ACTIVE, ELBO, COUNT = (metrics[name] for name in ("active_units", "negative_elbo", "importance_samples"))

@@ -5,11 +5,11 @@ import pytest
 import torch
 from scipy import integrate, stats
 
-from bdlbench.data import Data, Signature
+from bdlbench.data.task import Data, Signature
 from bdlbench.kernels import beta, gaussian
 from bdlbench.metrics import posterior
 from bdlbench.models.coin import Coin
-from bdlbench.predictive import Categorical, GaussianMixture
+from bdlbench.predictives.mixtures import Categorical, GaussianMixture
 from bdlbench.protocols import Evaluation, Moments, Reference
 
 KL, W2, GAP, PREDICTIVE = (

@@ -6,7 +6,7 @@ from scipy.stats import norm
 from sklearn.metrics import root_mean_squared_error
 
 from bdlbench.metrics import nll, rmse
-from bdlbench.predictive import GaussianMixture
+from bdlbench.predictives.mixtures import GaussianMixture
 from bdlbench.protocols import Evaluation
 
 RMSE, NLL = rmse.metrics["rmse"], nll.metrics["nll"]

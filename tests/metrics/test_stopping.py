@@ -8,7 +8,7 @@ from bdlbench.metrics.accuracy import metrics as accuracy
 from bdlbench.metrics.ece import metrics as ece
 from bdlbench.metrics.nll import metrics as nll
 from bdlbench.metrics.stopping import metrics
-from bdlbench.stopping import RULES, StoppingPredictive
+from bdlbench.networks.depth_output import DEPTH_RULES, StoppingPredictive
 
 EXITS = 3
 
@@ -22,7 +22,9 @@ def stopping(make):
 
         def uncertain(test, seed):
             num = test.probs.shape[1]
-            others = {name: make(rows=3).categorical(seed + i, num).log_probs for i, name in enumerate(list(RULES)[1:])}
+            others = {
+                name: make(rows=3).categorical(seed + i, num).log_probs for i, name in enumerate(list(DEPTH_RULES)[1:])
+            }
             depth = (torch.arange(num) % exits + 1.0).expand(3, num)
             facts = {"depth": depth, "expected_depth": depth + 0.5, "flops": 10 * depth}
             facts["full_flops"] = torch.full_like(depth, 40.0)
@@ -38,7 +40,7 @@ def stopping(make):
 def test_each_rule_is_scored_as_a_prediction_of_its_own(stopping, name, plain):
     evaluation = stopping()
     values = metrics[f"{name}_by_rule"](evaluation)
-    assert list(values) == list(RULES)
+    assert list(values) == list(DEPTH_RULES)
     assert torch.equal(values["q_mode"], plain[name](evaluation)[""])
     for rule, value in values.items():
         as_mode = dataclasses.replace(evaluation.test.mode, log_probs=evaluation.test.rules[rule])

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from bdlbench import catalog
-from bdlbench.data import Signature
-from bdlbench.layers import Point
-from bdlbench.rng import Streams
-from bdlbench.types import Layout
+from bdlbench.core.layout import Layout
+from bdlbench.core.streams import Streams
+from bdlbench.data.task import Signature
+from bdlbench.networks.layers import Point
 
 SIGNATURE = Signature((2, 3), 4, "semi_categorical")
 PIXELS = 6

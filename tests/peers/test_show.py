@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from bdlbench.peers.show import FORMATS, render, version
-from bdlbench.peers.work import Contender, Row, Timing, Work
+from bdlbench.peers.show import TIMING_FORMATS, render, version
+from bdlbench.peers.work import Contender, PeerRow, Timing, Work
 
 PLAIN = Contender("plain torch", list, "default Adam")
 FUSED = Contender("plain torch", list, "fused Adam")
@@ -24,7 +24,7 @@ def row(name="w", serial=False, timed=(SLOW, OTHER, OURS)):
         Timing(c, SECONDS[c]) if c in (PLAIN, FUSED, *timed) else Timing(c, failure="not installed (pyro)")
         for c in (PLAIN, FUSED, SLOW, OTHER, GONE, OURS)
     ]
-    return Row(work, tuple(timings))
+    return PeerRow(work, tuple(timings))
 
 
 @pytest.mark.parametrize("style", ["terminal", "markdown"])
@@ -43,7 +43,7 @@ def test_markdown_sets_the_first_of_a_class_in_bold():
     assert "| w | **1.50 / 3.00** | 4.00 / 8.00 | (1.25 / 2.50) | — |" in render([[row()]], "markdown", 1)
 
 
-@pytest.mark.parametrize("style", FORMATS)
+@pytest.mark.parametrize("style", TIMING_FORMATS)
 def test_a_row_of_which_no_contender_was_timed(style):
     text = render([[row("gone", timed=())]], style, 1, width=150)
     assert "not installed (pyro)" in text

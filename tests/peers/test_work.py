@@ -2,7 +2,7 @@
 
 import pytest
 
-from bdlbench.peers.work import Contender, Row, Timing, Work, measure, quartiles
+from bdlbench.peers.work import Contender, PeerRow, Timing, Work, measure, quartiles
 
 
 def contender(library, calls, error=None, **more):
@@ -63,7 +63,7 @@ def test_one_baseline_is_timed_once():
     row = measure(Work("w", "t", plain, plain, (), 2), 1)
     assert calls == [("plain", 2)] * 2
     assert row.plain is row.fastest
-    assert isinstance(row, Row)
+    assert isinstance(row, PeerRow)
 
 
 def test_quartiles():

@@ -7,17 +7,17 @@ import pytest
 import torch
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
-from bdlbench.errors import BadInput
+from bdlbench.core.errors import BadInput
 from bdlbench.kernels.kl import log_alpha, log_uniform_kl
 from bdlbench.peers import libraries, plain, works
 from bdlbench.peers.work import AUTOGRAD, OURS, measure
 
 TINY = plain.Batches(4, 2)
-SMALL = plain.Batches(4, 2, plain.SMALL[0], 0)
+SMALL = plain.Batches(4, 2, plain.SMALL_SIZES[0], 0)
 
 
 def inputs():
-    return torch.rand(6, plain.SIZES[0], generator=torch.Generator().manual_seed(0))
+    return torch.rand(6, plain.LENET_SIZES[0], generator=torch.Generator().manual_seed(0))
 
 
 def test_an_unknown_row_is_refused_with_the_nearest():
@@ -140,7 +140,7 @@ def test_libraries_train(library, monkeypatch):
     assert len(taken) == 2 * TINY.steps
     groups = [p for group in taken[0].param_groups for p in group["params"] if p in taken[0].state]
     assert all(bool(torch.isfinite(p).all()) for p in groups)
-    sizes = plain.SMALL if library == "laplace" else plain.SIZES
+    sizes = plain.SMALL_SIZES if library == "laplace" else plain.LENET_SIZES
     weights = sum((i + 1) * o for i, o in pairwise(sizes))
     assert sum(p.numel() for p in groups) == weights * (1 if library == "laplace" else 2)
 
@@ -157,7 +157,7 @@ def test_libraries_predict(library):
 @pytest.mark.parametrize("local", [True, False])
 def test_tyxe_draws_noise_by_example_only_in_its_own_class(local):
     needs("tyxe")
-    same = torch.ones(6, plain.SIZES[0])
+    same = torch.ones(6, plain.LENET_SIZES[0])
     with libraries.pyro_settings():
         network = libraries.tyxe_network(TINY)
         with libraries.tyxe_estimator(local):

@@ -4,12 +4,10 @@ from math import cos, pi
 
 import torch
 
-from bdlbench.layers import Point
-from bdlbench.options import option
-from bdlbench.posteriors.ensemble import mixture_of_points
-from bdlbench.posteriors.fitting import fit_network, prior_of
-from bdlbench.training import Collect, Plan, Update, last
-from bdlbench.types import Layout, PerRow, per_row
+from bdlbench.extend import (
+    Collect, Layout, PerRow, Plan, Point, Update, fit_network, last, mixture_of_points, option, per_row,
+    prior_of,
+)
 
 
 @dataclass(frozen=True)

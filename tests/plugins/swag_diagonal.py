@@ -3,12 +3,7 @@ from dataclasses import dataclass
 
 import torch
 
-from bdlbench.layers import Point
-from bdlbench.options import option
-from bdlbench.posteriors.fitting import fit_network, prior_of
-from bdlbench.posteriors.weights import WeightPosterior
-from bdlbench.training import Collect, Plan, last
-from bdlbench.types import Layout
+from bdlbench.extend import Collect, Layout, Plan, Point, WeightPosterior, fit_network, last, option, prior_of
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from bdlbench.stats.discrimination import auroc, without_blocks
 from bdlbench.stats.jackknife import blocks, jackknife_variance, pseudo_values
-from bdlbench.stats.ranking import auroc, without_blocks
 
 
 def test_blocks_spread_what_is_sorted():

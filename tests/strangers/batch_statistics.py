@@ -4,9 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
-from bdlbench.blocks import affine, dense_leaves, flatten
-from bdlbench.data import Signature
-from bdlbench.likelihoods import output, unsupported
+from bdlbench.extend import Signature, output, unsupported
+from bdlbench.networks.blocks import affine, dense_leaves, flatten
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,7 @@
 
 from dataclasses import dataclass
 
-from bdlbench.layers import Point
-from bdlbench.options import option
-from bdlbench.posteriors.fitting import fit_network
-from bdlbench.posteriors.weights import WeightPosterior
-from bdlbench.training import Plan, last
-from bdlbench.types import Layout, PerRow
+from bdlbench.extend import Layout, PerRow, Plan, Point, WeightPosterior, fit_network, last, option
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from bdlbench.layers import Point
-from bdlbench.options import option
-from bdlbench.posteriors.fitting import fit_network
-from bdlbench.posteriors.weights import WeightPosterior
-from bdlbench.training import Plan
-from bdlbench.types import Layout, PerRow
+from bdlbench.extend import Layout, PerRow, Plan, Point, WeightPosterior, fit_network, option
 
 
 @dataclass(frozen=True)

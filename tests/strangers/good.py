@@ -4,16 +4,23 @@ from dataclasses import dataclass
 
 import torch
 
-from bdlbench.blocks import affine, dense_leaves, flatten
-from bdlbench.data import Examples, Signature, Task
-from bdlbench.layers import Dropout
-from bdlbench.likelihoods import output, unsupported
-from bdlbench.options import option
-from bdlbench.posteriors.fitting import fit_network
-from bdlbench.posteriors.weights import WeightPosterior
-from bdlbench.stats.rows import each_row
-from bdlbench.training import Plan, last
-from bdlbench.types import Layout, PerRow
+from bdlbench.extend import (
+    Dropout,
+    Examples,
+    Layout,
+    PerRow,
+    Plan,
+    Signature,
+    Task,
+    WeightPosterior,
+    each_row,
+    fit_network,
+    last,
+    option,
+    output,
+    unsupported,
+)
+from bdlbench.networks.blocks import affine, dense_leaves, flatten
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from bdlbench.data import Examples, Signature, Task
-from bdlbench.options import option
+from bdlbench.extend import Examples, Signature, Task, option
 
 
 @dataclass(frozen=True)

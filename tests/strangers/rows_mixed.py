@@ -2,13 +2,18 @@
 
 from dataclasses import dataclass
 
-from bdlbench.kernels.elbo import negative_elbo
-from bdlbench.layers import Point
-from bdlbench.options import option
-from bdlbench.posteriors.fitting import initial_network
-from bdlbench.posteriors.weights import WeightPosterior
-from bdlbench.training import Plan, last, minimise
-from bdlbench.types import Layout, PerRow
+from bdlbench.extend import (
+    Layout,
+    PerRow,
+    Plan,
+    Point,
+    WeightPosterior,
+    initial_network,
+    last,
+    minimise,
+    negative_elbo,
+    option,
+)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from bdlbench.data import Examples, Signature, Task
+from bdlbench.extend import Examples, Signature, Task
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Two sides cell by cell, their differences and margins; many methods ranked."""

@@ -1,0 +1,529 @@
+"""Two sides cell by cell: who is paired with whom, what differs, and what that says of new seeds and new examples."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
+
+from bdlbench import catalog
+from bdlbench.compare.differences import ExampleLayout, Finding, Measured, find, half_width, judge, leaders
+from bdlbench.core import files, foreign
+from bdlbench.core.errors import BadInput, NotComparable
+from bdlbench.core.spec import Replicate
+from bdlbench.protocols import Evaluation, Metric
+from bdlbench.records import evaluation
+from bdlbench.records import record as records
+from bdlbench.records.cells import Result, columns_named, flatten, merge
+from bdlbench.records.reading import Source
+from bdlbench.records.record import Record
+from bdlbench.runs import rescoring
+from bdlbench.stats.behrens_fisher import Array
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+NEGATIVE, NOT_COMPARABLE, INCOMPLETE = 1, 3, 4
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A cell on both sides. notes: what a reader must know of the pair before its numbers; missing: columns of A that B
+    lacks.
+    """
+
+    a: Result
+    b: Result
+    findings: tuple[Finding, ...]
+    notes: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether B has, finite, what A has: each metric, as many replicates, none of A's failed."""
+        lost = [r for r in self.b.failed if r in self.a.replicates]
+        if self.missing or lost or len(self.b.replicates) < len(self.a.replicates):
+            return False
+        return all(math.isfinite(f.mean_b) or not math.isfinite(f.mean_a) for f in self.findings)
+
+
+@dataclass(frozen=True, repr=False)
+class Comparison:
+    """Cells that both sides have, those that one side lacks, and why cells that look alike are no pair.
+
+    apart: their protocols differ; options: the options of one method do. untold: metrics that records do not hold, and
+    their stored predictions do not tell.
+    """
+
+    pairs: tuple[Pair, ...]
+    only_a: tuple[Result, ...]
+    only_b: tuple[Result, ...]
+    apart: tuple[str, ...] = ()
+    strict: bool = False
+    options: tuple[str, ...] = ()
+    untold: tuple[str, ...] = ()
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """Of all pairs."""
+        return tuple(finding for pair in self.pairs for finding in pair.findings)
+
+    @property
+    def exit_code(self) -> int:
+        """1 for anything worse beyond its margin (with `strict`, inconclusive), 3 for protocols that differ, 4 for
+        cells, replicates, metrics or out-of-distribution sets of A that B lacks, else 0.
+        """
+        negative = {"worse", "inconclusive"} if self.strict else {"worse"}
+        if any(finding.verdict in negative for finding in self.findings):
+            return NEGATIVE
+        if self.apart:
+            return NOT_COMPARABLE
+        return INCOMPLETE if self.only_a or not all(pair.is_whole for pair in self.pairs) else 0
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """One flat row for each pair and metric. What cannot be known is None."""
+        for pair in self.pairs:
+            protocol = pair.a.cell["protocol"]
+            about = {
+                "dataset": protocol["dataset"]["name"],
+                "model": protocol["model"]["name"],
+                "method": pair.a.cell["treatment"]["name"],
+                "method_b": pair.b.cell["treatment"]["name"],
+                "cell_a": pair.a.key,
+                "cell_b": pair.b.key,
+            }
+            for finding in pair.findings:
+                facts = _facts(finding)
+                lost = {name for name, value in facts.items() if isinstance(value, float) and not math.isfinite(value)}
+                yield {**about, **{name: None if name in lost else value for name, value in facts.items()}}
+
+    def frame(self) -> DataFrame:
+        """The rows as a table."""
+        from pandas import DataFrame
+
+        return DataFrame(list(self.rows()))
+
+    def __repr__(self) -> str:
+        """A line for each pair and metric, then what there is besides."""
+        lines = [
+            f"{row['dataset']} · {row['model']} · {row['method']}"
+            f"{'' if row['method_b'] == row['method'] else ' → ' + row['method_b']}: {row['metric']} "
+            f"{_short(row['mean_a'])} → {_short(row['mean_b'])} {row['unit']}, B − A {_short(row['difference'])} "
+            f"[{_short(row['low'])}, {_short(row['high'])}], p {_short(row['corrected_p'])}: {row['verdict']}"
+            for row in self.rows()
+        ]
+        for side, alone in (("A", self.only_a), ("B", self.only_b)):
+            lines += [f"only in {side}: {result.title}" for result in alone]
+        lines += [f"{pair.a.title}: {note}" for pair in self.pairs for note in pair.notes]
+        return "\n".join([*lines, *self.apart, *self.options, *self.untold, f"exit code {self.exit_code}"])
+
+
+def _short(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.4g}"
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """Which treatments are one question. treatment: (method in A, method in B), whatever their options."""
+
+    treatment: tuple[str, str] | None = None
+    ignore_options: bool = False
+
+    def question(self, result: Result, side: int) -> str | None:
+        """Cells of both sides with the same answer are partners; None for a cell that is not asked about."""
+        treatment: Any = result.cell["treatment"]
+        if self.treatment:
+            if treatment["name"] != self.treatment[side]:
+                return None
+            treatment = "treatment"
+        elif self.ignore_options:
+            treatment = treatment["name"]
+        return files.digest([result.cell["protocol"], treatment])
+
+
+def _facts(finding: Finding) -> dict[str, Any]:
+    difference = finding.difference
+    return {
+        "metric": finding.metric,
+        "unit": finding.unit,
+        "better": finding.better,
+        "mean_a": finding.mean_a,
+        "mean_b": finding.mean_b,
+        "difference": finding.estimate,
+        "low": finding.estimate - finding.interval,
+        "high": finding.estimate + finding.interval,
+        "p": finding.p_value,
+        "corrected_p": finding.corrected_p,
+        "verdict": finding.verdict,
+        "margin": finding.margin,
+        "detectable": finding.detectable,
+        "seeds_to_settle": finding.seeds,
+        "standard_error": float(difference.standard_error),
+        "seed_variance": float(difference.seed),
+        "monte_carlo_variance": finding.monte_carlo,
+        "example_variance": float(difference.example),
+        "population": finding.population,
+        "replicates_a": finding.replicates[0],
+        "replicates_b": finding.replicates[1],
+        "pairs": finding.pairs,
+    }
+
+
+def compare(
+    a: Source,
+    b: Source,
+    margins: Mapping[str, float] | None = None,
+    metrics: Sequence[str] = (),
+    pairing: Pairing = Pairing(),
+    strict: bool = False,
+) -> Comparison:
+    """B against A: cells of the same protocol and treatment; device and threads may differ.
+
+    margins: {metric: how much worse is still as good}, 0 for others; metrics: which to compare, by default the main
+    ones; those that a record does not hold are computed from its stored predictions. Raises NotComparable, naming the
+    field, where the sides share no protocol, or where a shared cell was scored on differing data or by differing
+    metrics; BadInput for an unknown metric, and where partners are not to be told.
+    """
+    both, untold = rescoring.complete(Source(a.entries + b.entries), metrics)
+    a, b = Source(both.entries[: len(a.entries)]), Source(both.entries[len(a.entries) :])
+    ours, theirs = ([r for r in merge(s.records) if pairing.question(r, i)] for i, s in enumerate((a, b)))
+    couples = list(_couples(ours, theirs, pairing))
+    used = {id(result) for couple in couples for result in couple}
+    only_a, only_b = (tuple(r for r in side if id(r) not in used) for side in (ours, theirs))
+    if not couples:
+        _refuse_other_protocol(ours, theirs)
+        metrics = ()
+    for couple in couples:
+        _refuse_other_measure(*couple)
+    columns = columns_named([r for couple in couples for r in couple], metrics)
+    pairs = [_pair(left, right, (a, b), margins or {}, columns) for left, right in couples]
+    apart, options = tuple(_lookalikes(only_a, only_b)), tuple(_other_options(only_a, only_b))
+    return Comparison(_judged(pairs), only_a, only_b, apart, strict, options, untold)
+
+
+def leading(results: Sequence[Result], columns: Sequence[str]) -> dict[str, set[str]]:
+    """For each column the keys of those results that none of the others is shown to be better than.
+
+    results: of one data set. By `differences.leaders`, so by the same test as `compare`: seeds and, where predictions
+    were kept, test examples.
+    """
+    layout, better = _layout(*results), {name: s.better for result in results for name, s in result.scores.items()}
+    told = _told_by_column(results, columns)
+    return {
+        column: leaders(dict(zip(parts, _aligned(*parts.values()), strict=True)), better[column], layout)
+        for column, parts in told.items()
+        if parts
+    }
+
+
+def intervals(results: Sequence[Result], columns: Sequence[str]) -> dict[str, dict[str, float]]:
+    """By column and key half the 95 % interval of each mean, of new seeds and, where kept, new test examples."""
+    told, layout = _told_by_column(results, columns), _layout(*results)
+    return {
+        column: {key: half_width(_aligned(one)[0], layout) for key, one in parts.items()}
+        for column, parts in told.items()
+    }
+
+
+def _told_by_column(results: Sequence[Result], columns: Sequence[str]) -> dict[str, dict[str, _Told]]:
+    told: dict[str, dict[str, _Told]] = {column: {} for column in columns}
+    for result in results:
+        names = [column for column in columns if column in result.scores]
+        found = _told(result, names, result.source)[0] if result.source and names else _unexplained(result, names)
+        for name in names:
+            told[name][result.key] = found[name]
+    return told
+
+
+def _judged(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
+    judged = iter(judge([finding for pair in pairs for finding in pair.findings]))
+    return tuple(replace(pair, findings=tuple(next(judged) for _ in pair.findings)) for pair in pairs)
+
+
+# one pair
+
+
+SizedPopulation = tuple[str, int]
+"""A population of examples by its name, and how many they are: others of that name are not the same examples."""
+
+
+@dataclass(frozen=True)
+class _Told:
+    """One metric of one side by replicate, as far as predictions were kept and the metric is known here."""
+
+    values: Mapping[Replicate, float]
+    examples: Mapping[Replicate, Mapping[SizedPopulation, Array]]
+    left_out: Mapping[Replicate, Array]
+
+    @property
+    def populations(self) -> set[SizedPopulation]:
+        """Of whose examples all replicates tell what they contribute; none where replicates differ in that."""
+        known = [set(self.examples.get(r, {})) for r in self.values]
+        return known[0] if known and all(one == known[0] for one in known) else set()
+
+
+def _pair(
+    a: Result, b: Result, sources: tuple[Source, Source], margins: Mapping[str, float], columns: Sequence[str]
+) -> Pair:
+    names = [c for c in columns if c in a.scores and c in b.scores]
+    missing = tuple(c for c in columns if c in a.scores and c not in b.scores)
+    (told_a, bytes_a), (told_b, bytes_b) = (_told(r, names, s) for r, s in zip((a, b), sources, strict=True))
+    same = bytes_a == bytes_b and set(bytes_a) == {*a.replicates, *b.replicates}
+    layout = _layout(a, b)
+    found = []
+    for name in names:
+        left, right = _aligned(told_a[name], told_b[name])
+        finding = find(name, a.scores[name].unit, a.scores[name].better, left, right, layout, margins)
+        found.append(replace(finding, identical=same and bool(left.values) and left.values == right.values))
+    notes = [*_notes(a, b, found, layout), *_unpaired({name: (told_a[name], told_b[name]) for name in names})]
+    return Pair(a, b, tuple(found), (*notes, *(f"{name} is in A alone" for name in missing)), missing)
+
+
+def _told(result: Result, names: Sequence[str], source: Source) -> tuple[dict[str, _Told], dict[Replicate, str]]:
+    """Each metric with what its examples contribute; and a checksum of each replicate's predictions, where kept."""
+    found = _unexplained(result, names)
+    known = catalog.metrics()
+    sums: dict[Replicate, str] = {}
+    for record in result.records:
+        arrays = source.predictions(record) if record.replicates else {}
+        sums |= _checksums(record, arrays)
+        kept = evaluation.read(record, arrays)
+        for entry in dict.fromkeys(name.partition("[")[0] for name in names) if kept else ():
+            metric = known.get(entry)
+            if kept is not None and metric is not None and _same_definition(metric, entry, result):
+                found |= _of_record(found, record, entry, metric, kept)
+    return found, sums
+
+
+def _unexplained(result: Result, names: Sequence[str]) -> dict[str, _Told]:
+    """Metrics of whose examples nothing is known."""
+    return {name: _Told(result.scores[name].values, {}, {}) for name in names}
+
+
+def _checksums(record: Record, arrays: Mapping[str, Tensor]) -> dict[Replicate, str]:
+    """SHA-256 of all that was predicted by each replicate; {} where nothing was kept."""
+    sums = {}
+    for i, replicate in enumerate(record.replicates if arrays else ()):
+        total = hashlib.sha256()
+        for name, value in sorted(arrays.items()):
+            row = value.select(records.row_axis(name), i).contiguous().numpy()
+            total.update(f"{name} {row.dtype} {row.shape}".encode() + row.tobytes())
+        sums[replicate] = total.hexdigest()
+    return sums
+
+
+def _of_record(
+    found: Mapping[str, _Told], record: Record, entry: str, metric: Metric, kept: Evaluation
+) -> dict[str, _Told]:
+    """The columns of one metric with the replicates of one record added."""
+    with foreign.calling(f"metric {entry}", metric):
+        parts, groups = evaluation.by_example(metric, kept), evaluation.left_out(metric, kept)
+        values = evaluation.asked(metric, kept)
+    single = record.cell["protocol"]["samples"] > 1 and not evaluation.has_groups(kept)
+    columns = {f"{entry}[{key}]" if key else entry: (key, value) for key, value in values.items()}
+    return {
+        name: _with(found[name], record.replicates, _sized(parts[key], kept), groups.get(key), single)
+        for name, (key, value) in columns.items()
+        if name in found and _agrees(value.tolist(), record.values["metrics"][name]["values"])
+    }
+
+
+def _sized(parts: Mapping[str, Array], kept: Evaluation) -> dict[SizedPopulation, Array]:
+    return {(name, evaluation.num_examples(kept, name)): rows for name, rows in parts.items()}
+
+
+def _with(
+    told: _Told, rows: Sequence[Replicate], parts: Mapping[SizedPopulation, Array], groups: Array | None, single: bool
+) -> _Told:
+    """With what the rows of one record add. single: one posterior sample is all there is, so no Monte-Carlo error."""
+    examples = {r: {population: part[i] for population, part in parts.items()} for i, r in enumerate(rows)}
+    left_out = {r: groups[:, i] for i, r in enumerate(rows)} if groups is not None else {}
+    if single:
+        left_out = {r: np.zeros(0) for r in rows}
+    return replace(told, examples={**told.examples, **examples}, left_out={**told.left_out, **left_out})
+
+
+def _aligned(*told: _Told) -> list[Measured]:
+    """All with the populations of any, in one order; without any where one knows none.
+
+    Examples of a population that another does not have are met by zeros: their part of the variance is then that of
+    their own side alone, and the parts of two samples of different sizes add up as those of unpaired ones do.
+    """
+    lengths = {p: len(rows) for one in told for known in one.examples.values() for p, rows in known.items()}
+    populations = [one.populations for one in told]
+    order = sorted(set.union(*populations)) if all(populations) else []
+    return [_measured(one, order, lengths) for one in told]
+
+
+def _measured(told: _Told, order: Sequence[SizedPopulation], lengths: Mapping[SizedPopulation, int]) -> Measured:
+    examples = {
+        r: tuple(told.examples[r].get(p, np.zeros(lengths[p])) for p in order) for r in (told.values if order else ())
+    }
+    return Measured(told.values, examples, told.left_out)
+
+
+def _unpaired(couples: Mapping[str, tuple[_Told, _Told]]) -> Iterator[str]:
+    """A line for each population that is not the same on both sides, and for each side that tells less."""
+    both = [couple for couple in couples.values() if all(told.populations for told in couple)]
+    sides = [{p for couple in both for p in couple[i].populations} for i in (0, 1)]
+    for name in sorted({name for name, _ in sides[0] ^ sides[1]}):
+        ours, theirs = (", ".join(str(n) for other, n in sorted(side) if other == name) or "no" for side in sides)
+        yield f"{name} has {ours} examples in A and {theirs} in B: they are compared unpaired"
+    for side, i in (("A", 0), ("B", 1)):
+        less = [name for name, couple in couples.items() if couple[1 - i].populations and not couple[i].populations]
+        less = [name for name in less if all(map(math.isfinite, couples[name][i].values.values()))]
+        if less:
+            yield f"the stored predictions of {side} do not tell {', '.join(less)}: new test examples are left out"
+
+
+def _same_definition(metric: Metric, entry: str, result: Result) -> bool:
+    return all(
+        score.definition == catalog.definition(metric)
+        for name, score in result.scores.items()
+        if name.partition("[")[0] == entry
+    )
+
+
+def _agrees(again: Sequence[float], stored: Sequence[float | None]) -> bool:
+    """Whether the metric of the stored predictions is the stored metric: else they are not all that it saw."""
+    pairs = zip(again, [math.nan if v is None else v for v in stored], strict=True)
+    return all(math.isclose(x, y, rel_tol=1e-5, abs_tol=1e-6) or math.isnan(x) == math.isnan(y) == 1 for x, y in pairs)
+
+
+def _layout(*results: Result) -> ExampleLayout:
+    """Nested where splits differ and their test examples are not known to be the same ones."""
+    if len({r.split for result in results for r in result.replicates}) <= 1:
+        return ExampleLayout()
+    kept = [record.environment.get("examples", {}) for result in results for record in result.records]
+    hashes = {digest for one in kept for digest in one.get("test_sha256", [])}
+    if all(kept) and len(hashes) == 1:
+        return ExampleLayout()
+    sizes = next((one for one in kept if one), None)
+    return ExampleLayout(nested=sizes["test"] / sizes["train"] if sizes else math.nan)
+
+
+def _notes(a: Result, b: Result, found: Sequence[Finding], layout: ExampleLayout) -> Iterator[str]:
+    yield from _gaps(*(_circumstances(side, a.title == b.title) for side in (a, b)))
+    for name, side, other in (("A", a, b), ("B", b, a)):
+        alone = [r for r in side.replicates if r not in other.replicates]
+        if alone:
+            how = "left out: their splits are not shared" if layout.nested is not None else "compared unpaired"
+            yield f"{_listed(alone)} of {name} {_have(alone)} no partner and {_are(alone)} {how}"
+        if len(side.replicates) == 1:
+            yield f"one replicate in {name}: nothing is known of new seeds, so there is no verdict"
+        for replicate, why in sorted(side.failed.items()):
+            yield f"{_listed([replicate])} failed in {name}: {why}"
+        for finding in found:
+            values = side.scores[finding.metric].values
+            broken = [r for r in sorted(values) if not math.isfinite(values[r])]
+            if broken:
+                yield f"{finding.metric} of {_listed(broken)} in {name} is not finite: no verdict"
+    if layout.nested is not None and math.isnan(layout.nested):
+        yield "splits overlap, and these records do not say how many examples they trained on: run them again"
+
+
+def _circumstances(result: Result, with_options: bool) -> dict[str, Any]:
+    """Device, threads and, of one method on both sides, its options."""
+    machine = {name: result.cell[name] for name in ("device", "threads")}
+    return machine | (flatten(result.cell["treatment"]) if with_options else {})
+
+
+def _listed(replicates: Sequence[Replicate]) -> str:
+    """seeds 3, 4; seed 7, split 2"""
+    if len(replicates) == 1:
+        split = f", split {replicates[0].split}" if replicates[0].split else ""
+        return f"seed {replicates[0].seed}{split}"
+    return "seeds " + ", ".join(str(r.seed) for r in replicates)
+
+
+def _have(items: Sequence[Any]) -> str:
+    return "has" if len(items) == 1 else "have"
+
+
+def _are(items: Sequence[Any]) -> str:
+    return "is" if len(items) == 1 else "are"
+
+
+# who is paired with whom
+
+
+def _couples(ours: Sequence[Result], theirs: Sequence[Result], pairing: Pairing) -> Iterator[tuple[Result, Result]]:
+    """The same cell first, then the same options on another machine, then what else answers the same question."""
+    left = list(theirs)
+    rest = list(ours)
+    rules = [lambda r, side: r.key, lambda r, side: Pairing().question(r, side), pairing.question]
+    for rule in rules[2:] if pairing.treatment else rules:
+        for result in list(rest):
+            partners = [t for t in left if rule(t, 1) == rule(result, 0)]
+            if partners and rule == pairing.question:
+                _refuse_ambiguous([r for r in rest if rule(r, 0) == rule(result, 0)], "A", pairing)
+                _refuse_ambiguous(partners, "B", pairing)
+            if partners:
+                left.remove(partners[0])
+                rest.remove(result)
+                yield result, partners[0]
+
+
+def _refuse_ambiguous(candidates: Sequence[Result], side: str, pairing: Pairing) -> None:
+    """Cells that differ in device or threads alone are one; others are not."""
+    treatments = [flatten(r.cell["treatment"]) for r in candidates]
+    names = sorted({k for t in treatments for k in t if any(t.get(k) != other.get(k) for other in treatments)})
+    if names:
+        which = "--treatment" if pairing.treatment else "--ignore-options"
+        count, title = len(candidates), candidates[0].title
+        raise BadInput(f"{which}: {side} has {count} cells of {title}, which differ in {', '.join(names)}: keep one")
+
+
+def _refuse_other_protocol(ours: Sequence[Result], theirs: Sequence[Result]) -> None:
+    """Nothing pairs: say which field of the protocol is to blame, if it is the protocol."""
+    known = {files.digest(t.cell["protocol"]) for t in theirs}
+    if any(files.digest(r.cell["protocol"]) in known for r in ours):
+        return
+    gaps = [_protocol_gap(r, t) for r in ours for t in theirs]
+    nearest = min((gap for gap in gaps if gap), key=len, default=[])
+    raise NotComparable(f"the protocols differ: {'; '.join(nearest) or 'one side has no such cell'}")
+
+
+def _protocol_gap(a: Result, b: Result) -> list[str]:
+    """The fields of the protocols that differ, in words; only the names where data set or model is another one."""
+    left, right = flatten(a.cell["protocol"]), flatten(b.cell["protocol"])
+    whole = [name for name in ("dataset", "model") if left[name] != right[name]]
+    return _gaps(*({k: v for k, v in t.items() if k in whole or k.split(".")[0] not in whole} for t in (left, right)))
+
+
+def _gaps(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    """samples is 50 in A and 100 in B"""
+    differing = [name for name in {**a, **b} if a.get(name) != b.get(name)]
+    return [f"{name} is {a.get(name, 'absent')} in A and {b.get(name, 'absent')} in B" for name in differing]
+
+
+def _lookalikes(only_a: Iterable[Result], only_b: Sequence[Result]) -> Iterator[str]:
+    """Cells of one method, model and data set that have no partner since their protocols differ, with the field."""
+    for a in only_a:
+        gaps = sorted((_protocol_gap(a, b) for b in only_b if b.title == a.title), key=len)
+        if gaps and gaps[0]:
+            yield f"{a.title}: {'; '.join(gaps[0])}"
+
+
+def _other_options(only_a: Iterable[Result], only_b: Sequence[Result]) -> Iterator[str]:
+    """Cells that differ in nothing but options of their method, with these options."""
+    for a in only_a:
+        alike = [b for b in only_b if (b.title, b.cell["protocol"]) == (a.title, a.cell["protocol"])]
+        gaps = sorted((_gaps(*(flatten(r.cell["treatment"]) for r in (a, b))) for b in alike), key=len)
+        if gaps:
+            yield f"{a.title}: {', '.join(gaps[0])}"
+
+
+def _refuse_other_measure(a: Result, b: Result) -> None:
+    for name in a.sources.keys() & b.sources.keys():
+        if a.sources[name] != b.sources[name]:
+            raise NotComparable(f"{a.title}: the data differ: SHA-256 of {name}")
+    for name in a.scores.keys() & b.scores.keys():
+        definitions = (a.scores[name].definition, b.scores[name].definition)
+        if definitions[0] != definitions[1]:
+            raise NotComparable(f"{a.title}: metric {name} is {definitions[0]} in A and {definitions[1]} in B")

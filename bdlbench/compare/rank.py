@@ -1,0 +1,195 @@
+"""The methods of one results folder against each other. Blocks are data sets, never seeds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bdlbench.compare.differences import LEVEL, Better
+from bdlbench.core.errors import BadInput, unknown
+from bdlbench.core.options import spell
+from bdlbench.records.cells import Result, columns_named, flatten
+from bdlbench.stats.behrens_fisher import Array
+from bdlbench.stats.holm import holm
+from bdlbench.stats.rank_tests import cliques, friedman, mean_ranks, pairs, probability_of_improvement, wilcoxon
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+ENOUGH_BLOCKS = 6
+"""Data sets from which on a signed-rank test of one pair can reach 5 %."""
+
+
+@dataclass(frozen=True)
+class Duel:
+    """Two methods: p of the signed-rank test over data sets, and how often a run of the first beats one of the second.
+
+    interval: 95 %, of that probability.
+    """
+
+    first: str
+    second: str
+    p_value: float
+    corrected_p: float
+    improvement: float
+    interval: tuple[float, float]
+
+
+@dataclass(frozen=True, repr=False)
+class Ranking:
+    """Methods from the best mean rank on. means: (blocks, methods) over seeds; groups: those not told apart."""
+
+    metric: str
+    unit: str
+    better: Better
+    methods: tuple[str, ...]
+    blocks: tuple[str, ...]
+    means: Array
+    mean_ranks: tuple[float, ...]
+    friedman_p: float
+    duels: tuple[Duel, ...]
+    groups: tuple[tuple[int, ...], ...]
+    notes: tuple[str, ...] = ()
+
+    def frame(self) -> DataFrame:
+        """One row for each method, from the best mean rank on, with its mean in each block."""
+        from pandas import DataFrame
+
+        means = {block: self.means[i] for i, block in enumerate(self.blocks)}
+        return DataFrame({"method": self.methods, "mean_rank": self.mean_ranks, **means})
+
+    def __repr__(self) -> str:
+        """Mean ranks, who is not told apart, and every duel."""
+        lines = [f"{self.metric} ({self.unit}, {self.better} is better) over {', '.join(self.blocks)}"]
+        ranked = zip(self.methods, self.mean_ranks, strict=True)
+        lines += [f"{name}: mean rank {place:.4g}" for name, place in ranked]
+        lines.append(f"Friedman's test: p {self.friedman_p:.4g}")
+        lines += [
+            f"{d.first} against {d.second}: p {d.corrected_p:.4g}, better in {d.improvement:.4g}" for d in self.duels
+        ]
+        alike = [", ".join(self.methods[i] for i in group) for group in self.groups if len(group) > 1]
+        return "\n".join([*lines, *(f"not told apart: {names}" for names in alike), *self.notes])
+
+    @property
+    def has_diagram(self) -> bool:
+        """Whether there are data sets enough for a critical-difference diagram."""
+        return len(self.blocks) >= ENOUGH_BLOCKS
+
+
+def rank(results: Sequence[Result], metric: str, methods: Sequence[str] = ()) -> Ranking:
+    """Friedman's test, then every pair by Wilcoxon's signed ranks with Holm's correction (Benavoli et al. 2016).
+
+    Not Nemenyi's mean-rank test: there the verdict on a pair depends on which other methods are in the table. Ranked
+    are `methods` on the data sets that have all of them; by default all methods that every data set has on which two or
+    more were run. Raises BadInput for an unknown metric, one with several columns, and where fewer than two methods or
+    two data sets are left.
+    """
+    (column,) = _one_column(results, metric)
+    scored = [result for result in results if column in result.scores and result.scores[column].values]
+    table, notes = _contenders(scored)
+    for name in methods:
+        if not any(name in row for row in table.values()):
+            raise unknown("method", name, {method for row in table.values() for method in row})
+    names, blocks, dropped = _complete(table, methods)
+    if len(names) < 2 or len(blocks) < 2:
+        raise BadInput(f"{column}: {len(names)} methods share {len(blocks)} data sets: rank needs two of each at least")
+    score = scored[0].scores[column]
+    sign = 1 if score.better == "lower" else -1
+    values = {(b, n): np.array([*table[b][n].scores[column].values.values()]) for b in blocks for n in names}
+    broken = [f"{n} on {b}" for (b, n), runs in values.items() if not np.isfinite(runs).all()]
+    if broken:
+        raise BadInput(f"{column} of {broken[0]} is not finite: a rank of it means nothing")
+    means = np.array([[values[b, n].mean() for n in names] for b in blocks])
+    order = np.argsort(mean_ranks(sign * means), kind="stable")
+    ordered = [names[i] for i in order]
+    duels = _duels(ordered, sign * means[:, order], [[sign * values[b, n] for b in blocks] for n in ordered])
+    apart = {frozenset((ordered.index(d.first), ordered.index(d.second))) for d in duels if d.corrected_p <= LEVEL}
+    return Ranking(
+        column,
+        score.unit,
+        score.better,
+        tuple(ordered),
+        tuple(blocks),
+        means[:, order],
+        tuple(mean_ranks(sign * means[:, order]).tolist()),
+        friedman(sign * means),
+        tuple(duels),
+        tuple(cliques(range(len(ordered)), apart)),
+        (*notes, *dropped, *_caveats(len(blocks), len(names))),
+    )
+
+
+def _one_column(results: Sequence[Result], metric: str) -> list[str]:
+    columns = columns_named(results, [metric])
+    if len(columns) > 1:
+        raise BadInput(f"--metric {metric} has several columns: name one of {', '.join(columns)}")
+    return columns
+
+
+def _contenders(results: Sequence[Result]) -> tuple[dict[str, dict[str, Result]], list[str]]:
+    """{data set: {method: result}}: on the model that most methods share, and by options where a method has several."""
+    notes: list[str] = []
+    table: dict[str, dict[str, Result]] = {}
+    by_block: dict[str, list[Result]] = {}
+    for result in results:
+        by_block.setdefault(_spelled(result.cell["protocol"]["dataset"], results, "dataset"), []).append(result)
+    for block, members in by_block.items():
+        models = [repr(member.cell["protocol"]["model"]) for member in members]
+        chosen = max(dict.fromkeys(models), key=models.count)
+        kept = [member for member, model in zip(members, models, strict=True) if model == chosen]
+        if len(kept) < len(members):
+            model = kept[0].cell["protocol"]["model"]["name"]
+            notes.append(f"{block}: only methods on {model} are ranked, the model that most of them share")
+        table[block] = {_spelled(member.cell["treatment"], results, "method"): member for member in kept}
+    return table, notes
+
+
+def _spelled(choice: dict[str, object], results: Sequence[Result], kind: str) -> str:
+    """The name, with the options in which the entry comes more than once on one data set."""
+    name, flat = str(choice["name"]), flatten(choice)
+    same: dict[str, list[dict[str, object]]] = {}
+    for result in results:
+        other = result.cell["treatment"] if kind == "method" else result.cell["protocol"]["dataset"]
+        if other["name"] == name:
+            group = repr(result.cell["protocol"]) if kind == "method" else ""
+            same.setdefault(group, []).append(flatten(other))
+    differing = {key for group in same.values() for one in group for key in one if one[key] != group[0].get(key)}
+    options = ", ".join(f"{key} {spell(flat[key])}" for key in sorted(differing) if key in flat)
+    return f"{name} ({options})" if options else name
+
+
+def _complete(table: dict[str, dict[str, Result]], methods: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
+    """Methods and data sets without a gap, and lines on what was left out for that."""
+    rows = {block: row for block, row in table.items() if (set(methods) <= set(row) if methods else len(row) > 1)}
+    absent = {m: [b for b, row in rows.items() if m not in row] for row in rows.values() for m in row}
+    names = list(dict.fromkeys(methods)) or [m for m, on in absent.items() if not on]
+    lines = [f"{m} is left out: not on {', '.join(on)}" for m, on in absent.items() if on and not methods]
+    lines += [f"{block} is left out: too few of the methods" for block in table if block not in rows]
+    return names, list(rows), lines
+
+
+def _duels(names: Sequence[str], means: Array, runs: Sequence[Sequence[Array]]) -> list[Duel]:
+    """Every two methods; means (blocks, k) and runs [method][block] (R,): lower is better."""
+    places = pairs(len(names))
+    p_values = [wilcoxon(means[:, i], means[:, j]) for i, j in places]
+    found = []
+    for (i, j), p, corrected in zip(places, p_values, holm(p_values), strict=True):
+        improvement, low, high = probability_of_improvement(runs[i], runs[j])
+        found.append(Duel(names[i], names[j], p, float(corrected), improvement, (low, high)))
+    return found
+
+
+def _caveats(blocks: int, methods: int) -> list[str]:
+    tests = methods * (methods - 1) // 2
+    smallest = min(1.0, 2 / 2**blocks)
+    if blocks < ENOUGH_BLOCKS:
+        reason = f"a signed-rank test over {blocks} cannot reach p = {LEVEL} (its smallest p is {smallest:.3g})"
+        return [f"no critical-difference diagram below {ENOUGH_BLOCKS} data sets: {reason}"]
+    if smallest * tests > LEVEL:
+        needed = math.ceil(math.log2(2 * tests / LEVEL))
+        return [f"with {tests} pairs to correct for, no pair can be told apart on {blocks} data sets; {needed} could"]
+    return []

@@ -1,0 +1,1 @@
+"""What everything rests on: errors, options, shapes, the spec, files, random numbers, the environment."""

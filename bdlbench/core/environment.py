@@ -1,0 +1,94 @@
+"""Where numbers were made: versions, processor, device, threads, commit."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bdlbench.core import instructions
+
+PACKAGES = ("bdlbench", "torch", "numpy", "scikit-learn", "scipy")
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Within the block torch works on one thread: many small tensors gain nothing from two, and lose on a busy machine.
+
+    Comparing two folders of `quick` took 20 seconds on one, and beside two other jobs more than ten minutes on two.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def describe(device: str, threads: int) -> dict[str, Any]:
+    """For a record: all that may explain why two runs of the same cell differ."""
+    return {
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),  # what is in force
+        "instructions": instructions.asked(),  # what was asked for; of oneDNN torch does not tell what is in force
+        "device": torch.cuda.get_device_name() if device.startswith("cuda") else "cpu",
+        "threads": threads,
+        "commit": _commit(),
+    }
+
+
+def machine(environment: Mapping[str, Any]) -> str:
+    """What `describe` found, for people: the GPU or the processor, and its threads."""
+    if (device := str(environment.get("device", ""))) not in ("", "cpu"):
+        return device
+    threads = environment.get("threads", 1)
+    return f"{environment.get('processor', 'cpu')}, {threads} thread{'' if threads == 1 else 's'}"
+
+
+@cache
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+@cache
+def _processor() -> str:
+    """The model name of the processor where the system tells it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+@cache
+def _commit() -> str:
+    """The commit of the source tree, with `+changes` where it was edited; empty for an installed package."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return ""
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=40", "--dirty=+changes", "--exclude=*"],
+            cwd=root,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return described.stdout.strip()

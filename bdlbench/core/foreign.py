@@ -1,0 +1,103 @@
+"""Other people's code: whose an entry is, where it stands, and what went wrong in it, in words for its author."""
+
+from __future__ import annotations
+
+import inspect
+import sysconfig
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from bdlbench.core import torch_state
+from bdlbench.core.errors import BadInput, Diverged
+
+OWN_FILES = Path(__file__).parents[1]
+LIBRARIES = tuple(Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+LONGEST_MESSAGE = 300
+"""Characters of somebody's error message that are shown: some hold whole tensors."""
+
+
+class Broken(Exception):
+    """What an entry returned is not what its protocol says: the text says what it is and what would be right."""
+
+
+def is_foreign(entry: Any) -> bool:
+    """Whether an entry, or the class that it is of, is not one of this package."""
+    return not str(_class_of(entry).__module__).startswith("bdlbench.")
+
+
+def written(entry: Any) -> str:
+    """The file and line of an entry's class, or of a function: mine.py:12; its module where that has no source."""
+    entry = _class_of(entry)
+    try:
+        path, line = inspect.getsourcefile(entry), inspect.getsourcelines(entry)[1]
+    except (OSError, TypeError):
+        path, line = None, 0
+    return f"{shown(Path(path))}:{line}" if path else str(entry.__module__)
+
+
+def shown(path: Path) -> str:
+    """A file as a person would name it from here: relative to the working folder where it lies below that."""
+    absolute, here = path.absolute(), Path.cwd()
+    return str(absolute.relative_to(here) if absolute.is_relative_to(here) else absolute)
+
+
+def raised_at(error: BaseException) -> tuple[Path, int] | None:
+    """The file and line where an error left the code of others: neither this package, nor Python's or a library."""
+    if isinstance(error, SyntaxError) and error.filename and _of_others(Path(error.filename)):
+        return Path(error.filename), error.lineno or 1
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if _of_others(Path(frame.filename)):
+            return Path(frame.filename), frame.lineno or 1
+    return None
+
+
+def place(error: BaseException | None, entry: Any) -> str:
+    """mine.py:12: where an error left an entry's code, or where the entry begins."""
+    where = raised_at(error) if error else None
+    if where is None:
+        return Path(written(entry)).name
+    return f"{where[0].name}:{where[1]}"
+
+
+def told(error: BaseException) -> str:
+    """What an error says, on one line: its type and its words."""
+    if isinstance(error, SystemExit):
+        return f"it calls sys.exit({'' if error.code is None else repr(error.code)})"
+    if isinstance(error, Broken):
+        return str(error)
+    words = " ".join((error.msg if isinstance(error, SyntaxError) else str(error)).split())
+    words = words if len(words) <= LONGEST_MESSAGE else f"{words[:LONGEST_MESSAGE]} …"
+    return type(error).__name__ + (f": {words}" if words else "")
+
+
+@contextmanager
+def calling(what: str, entry: Any) -> Iterator[None]:
+    """Within the block an entry is asked for something: what goes wrong is BadInput with its file and line.
+
+    what: kind and name, such as "metric mine". What the entry sets for the whole process is put back. An entry of this
+    package may fail as it does: then the fault is ours.
+    """
+    if not is_foreign(entry):
+        yield
+        return
+    with torch_state.kept():
+        try:
+            yield
+        except (BadInput, Diverged):  # said as they should be
+            raise
+        except (Exception, SystemExit) as error:
+            where = raised_at(error)
+            place = f"{shown(where[0])}:{where[1]}" if where else written(entry)
+            raise BadInput(f"{what} ({place}): {told(error)}") from error
+
+
+def _class_of(entry: Any) -> Any:
+    return entry if inspect.isclass(entry) or inspect.isroutine(entry) else type(entry)
+
+
+def _of_others(path: Path) -> bool:
+    """Whether a file of a traceback is neither of this package, nor of Python, nor of what is installed."""
+    return path.suffix == ".py" and not any(path.is_relative_to(folder) for folder in (OWN_FILES, *LIBRARIES))

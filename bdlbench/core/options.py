@@ -1,0 +1,198 @@
+"""Options of a registered entry: the fields of its frozen dataclass, with help, range and choices.
+
+A field annotated `PerRow` may differ between replicates of one batch; any other field makes another cell.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from bdlbench.core.errors import LONGEST, BadInput, unknown
+
+Value = bool | int | float | str | tuple[int, ...]
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    low: float = -math.inf,
+    high: float = math.inf,
+    open_ends: bool = False,
+    choices: Sequence[str] = (),
+    entry: str = "",
+) -> Any:
+    """A dataclass field that documents itself. `open_ends` excludes `low` and `high` themselves.
+
+    entry: a kind of the catalog; the option then names an entry of that kind, and the field holds the built entry.
+    """
+    metadata = {
+        "help": help,
+        "low": low,
+        "high": high,
+        "open_ends": open_ends,
+        "choices": tuple(choices),
+        "entry": entry,
+    }
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def fields(entry: type) -> dict[str, dataclasses.Field[Any]]:
+    """The options of an entry, by name: every field made with `option`."""
+    return {f.name: f for f in dataclasses.fields(entry) if "help" in f.metadata}
+
+
+def per_row_names(entry: type) -> set[str]:
+    """Names of the options that may differ between replicates of one batch."""
+    marks = ("PerRow", "Tensor")  # as it is written, or evaluated where annotations are not postponed
+    return {name for name, f in fields(entry).items() if any(mark in str(f.type) for mark in marks)}
+
+
+def resolve(entry: type, name: str, given: Mapping[str, Any]) -> dict[str, Value]:
+    """All options of `entry` with `given` laid over the defaults, each parsed and checked.
+
+    Raises BadInput for an unknown option (with the nearest), a wrong type, or a value out of range.
+    """
+    known = fields(entry)
+    for key in given:
+        if key not in known:
+            raise unknown(f"option of {name}", key, known)
+    return {key: _checked(f, f"{name}.{key}", given.get(key, f.default)) for key, f in known.items()}
+
+
+def _checked(field: dataclasses.Field[Any], where: str, raw: Any) -> Value:
+    value = _parsed(field.default, where, raw)
+    low, high, open_ends = (field.metadata[k] for k in ("low", "high", "open_ends"))
+    for number in value if isinstance(value, tuple) else (value,):
+        if isinstance(number, (str, bool)):
+            continue
+        inside = low < number < high if open_ends else low <= number <= high
+        if not inside:
+            raise BadInput(f"{where}={short(value)} is out of range: allowed {allowed(field)}")
+        if not math.isfinite(number):
+            raise BadInput(f"{where}={short(value)} is not a finite number, and no record can hold another")
+    choices = field.metadata["choices"]
+    if choices and value not in choices:
+        raise unknown(f"value of {where}", str(value), choices)
+    return value
+
+
+def allowed(field: dataclasses.Field[Any]) -> str:
+    """What an option takes, for people: a range, the choices, or the kind of value."""
+    low, high, open_ends = (field.metadata[k] for k in ("low", "high", "open_ends"))
+    if field.metadata["choices"]:
+        return " or ".join(field.metadata["choices"])
+    if field.metadata["entry"]:
+        return f"one of the {field.metadata['entry']}"
+    if isinstance(field.default, str | bool) or (low, high) == (-math.inf, math.inf):
+        return _kind(field.default)
+    left, right = "()" if open_ends else "[]"
+    return f"{left}{low:g}, {high:g}{right}"
+
+
+def _parsed(default: Any, where: str, raw: Any) -> Value:
+    """`raw` (text, or a value of TOML or JSON) as the type of the option's default, or BadInput: never another value.
+
+    A truth value is no number and a number no truth value, though Python takes each for the other.
+    """
+    try:
+        if isinstance(default, bool):
+            return _truth(raw)
+        if isinstance(default, int):
+            return _whole(raw)
+        if isinstance(default, float):
+            return _real(raw)
+        if isinstance(default, tuple):
+            if isinstance(raw, str):
+                raw = raw.strip().split("-") if raw.strip() else ()
+            return tuple(_whole(part) for part in (raw if isinstance(raw, list | tuple) else [raw]))
+        return _text(raw)
+    except (TypeError, ValueError, OverflowError):
+        raise BadInput(f"{where}={short(raw)} is not {_kind(default)}") from None
+
+
+def _truth(raw: Any) -> bool:
+    words = {"true": True, "1": True, "false": False, "0": False}
+    if not isinstance(raw, bool | str) or str(raw).lower() not in words:
+        raise ValueError
+    return words[str(raw).lower()]
+
+
+def _whole(raw: Any) -> int:
+    """A whole number of 64 bits: what tensors, records and frames hold. A float counts where each neighbour has one."""
+    if isinstance(raw, str):
+        raw = int(raw) if re.fullmatch(r"[-+]?[0-9]+(_[0-9]+)*", raw.strip()) else math.nan
+    if isinstance(raw, bool) or not isinstance(raw, int | float) or raw != int(raw):
+        raise ValueError
+    if not -(2**63) <= raw < 2**63 or (isinstance(raw, float) and abs(raw) > 2**53):
+        raise ValueError
+    return int(raw)
+
+
+def _real(raw: Any) -> float:
+    """The nearest number of 64 bits; not 1e-999 and 1e999, which would be 0 and infinite."""
+    if isinstance(raw, bool) or not isinstance(raw, int | float | str):
+        raise ValueError
+    if isinstance(raw, str) and not raw.isascii():
+        raise ValueError
+    number = float(raw)
+    if isinstance(raw, str) and re.match(r"[\s+-]*[0-9._]*[1-9]", raw) and (number == 0 or math.isinf(number)):
+        raise ValueError
+    return number
+
+
+def _text(raw: Any) -> str:
+    if not (isinstance(raw, str) and raw.isprintable()):
+        raise ValueError
+    return raw
+
+
+def _kind(default: Any) -> str:
+    kinds: dict[type, str] = {
+        bool: "true or false",
+        int: "a whole number of 64 bits",
+        float: "a number of 64 bits",
+        tuple: "whole numbers joined by '-'",
+    }
+    kinds[str] = "text on one line"
+    return kinds[type(default)]
+
+
+def spell(value: Any) -> str:
+    """A value as the command line takes it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "-".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
+
+
+def short(value: Any, write: Callable[[Any], str] = spell) -> str:
+    """A value for a message: as the command line takes it, or as `write` does, cut where nobody would read on."""
+    try:
+        text = write(value)
+    except ValueError:  # more digits than Python writes
+        return "a number of thousands of digits"
+    text = text if text.isprintable() else repr(text)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
+
+
+EntryType = TypeVar("EntryType")
+
+
+def repeat_rows(entry: EntryType, times: int) -> EntryType:
+    """`entry` with each per-replicate option (R,) repeated to (R·times,): r0 r0 … r1 r1 …"""
+    values = {f.name: getattr(entry, f.name) for f in dataclasses.fields(entry)}  # type: ignore[arg-type]
+    rows = {
+        name: value.repeat_interleave(times) for name, value in values.items() if hasattr(value, "repeat_interleave")
+    }
+    return dataclasses.replace(entry, **rows)  # type: ignore[type-var]
+
+
+def row_of(entry: EntryType, row: int) -> EntryType:
+    """`entry` for one replicate: of each per-replicate option (R,) element `row`, as a number."""
+    values = {f.name: getattr(entry, f.name) for f in dataclasses.fields(entry)}  # type: ignore[arg-type]
+    rows = {name: value[row].item() for name, value in values.items() if hasattr(value, "repeat_interleave")}
+    return dataclasses.replace(entry, **rows)  # type: ignore[type-var]

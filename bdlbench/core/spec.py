@@ -1,0 +1,170 @@
+"""What is asked for: frozen, hashable, and the same text for the same thing."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from operator import index
+from typing import Any
+
+from bdlbench.core import files, memory
+from bdlbench.core.errors import BadInput, unknown
+from bdlbench.core.options import Value, short
+
+ELSEWHERE = "elsewhere"
+"""The device of a cell whose predictions were not made here."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An entry of the catalog and ALL its options, defaults included, sorted by name."""
+
+    name: str
+    options: tuple[tuple[str, Value | Choice], ...] = ()
+
+    @classmethod
+    def of(cls, name: str, options: Mapping[str, Any]) -> Choice:
+        """From a mapping. Raises BadInput for a name with characters that cannot be seen, and for an option called
+        `name`, which would rename the entry in a record.
+        """
+        if not name.isprintable():
+            raise BadInput(f"the name {short(name)} holds characters that cannot be seen: choose another")
+        if "name" in options:
+            raise BadInput(f"{name}.name: an option cannot be called name, which is the entry's own: rename the option")
+        return cls(name, tuple(sorted(options.items())))
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: {"name": …, option: value, …}, nested choices alike."""
+        plain = {k: v.as_dict() if isinstance(v, Choice) else v for k, v in self.options}
+        return {"name": self.name, **{k: list(v) if isinstance(v, tuple) else v for k, v in plain.items()}}
+
+
+@dataclass(frozen=True, order=True)
+class Replicate:
+    """One repetition: the seed governs initialisation, batches and noise; the split, which examples are tested."""
+
+    seed: int
+    split: int = 0
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Protocol × treatment × device × threads: all that decides the bits, but for the replicate."""
+
+    method: Choice
+    model: Choice
+    dataset: Choice
+    samples: int
+    device: str = "cpu"
+    threads: int = 1
+
+    def protocol(self) -> dict[str, Any]:
+        """What must agree for two cells to be comparable."""
+        return {"dataset": self.dataset.as_dict(), "model": self.model.as_dict(), "samples": self.samples}
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        machine = {"device": self.device, "threads": self.threads}
+        return {"protocol": self.protocol(), "treatment": self.method.as_dict(), **machine}
+
+    @property
+    def key(self) -> str:
+        """SHA-256 of all of it, in hex."""
+        return files.digest(self.as_dict())
+
+    @property
+    def title(self) -> str:
+        """For people: mle · mlp · digits."""
+        return f"{self.method.name} · {self.model.name} · {self.dataset.name}"
+
+
+SELECTIONS = ("none", "training", "validation", "test", "ood")
+"""What data chose the options of a suite; none where they are defaults or were set by hand."""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """The cells and the replicates of each. selection: what data chose their options, where a suite says so."""
+
+    cells: tuple[Cell, ...]
+    replicates: tuple[Replicate, ...]
+    selection: str = ""
+
+
+SPLITS: dict[str, Callable[[int], int]] = {"one": lambda seed: 0, "each": lambda seed: seed}
+"""Which split a seed is trained on: all on split 0, or each on the split of its own number."""
+
+
+REPLICATE_BYTES = 1 << 14
+"""What a run holds for each replicate at the least: the smallest cell, `exact` on the coin, takes 27 kB for one."""
+
+
+def whole(name: str, value: Any) -> int:
+    """A count that a user gave as `name`. Raises BadInput where it is no whole number of 63 bits, or below 1."""
+    try:
+        number = index(value)
+    except TypeError:
+        raise BadInput(f"{name} {short(value, repr)} is not a whole number") from None
+    if isinstance(value, bool):
+        raise BadInput(f"{name} {short(value, repr)} is not a whole number")
+    if not 1 <= number < 2**63:
+        raise BadInput(f"{name} {short(number)} is out of range: at least 1" + ", below 2^63" * (number > 1))
+    return number
+
+
+Seeds = str | int | Sequence[int]
+"""A number of seeds, a text for `parse_seeds`, or the seeds themselves."""
+
+
+def replicates(seeds: Seeds, splits: str) -> tuple[Replicate, ...]:
+    """One for each seed of `seeds`, as `parse_seeds` reads them, on the splits that `splits` names.
+
+    Raises BadInput for another word.
+    """
+    if splits not in SPLITS:
+        raise unknown("value of --splits", str(splits), SPLITS)
+    return tuple(Replicate(seed, SPLITS[splits](seed)) for seed in parse_seeds(seeds))
+
+
+def parse_seeds(given: Seeds, where: str = "--seeds") -> tuple[int, ...]:
+    """Seeds, ascending, from "5" or 5 (0 to 4), "0-9", "1,4,7" or [1, 4, 7]. where: what was given them, for messages.
+
+    Raises BadInput for anything else, for repeats, for seeds of more than 63 bits, and for more than memory could hold.
+    """
+    allowed = "give a number of seeds (5), a range (0-9) or a list (1,4,7)"
+    said = f"{where} {short(given, repr)}"
+    seeds: Sequence[int]
+    try:
+        if isinstance(given, bool) or (isinstance(given, Sequence) and any(isinstance(seed, bool) for seed in given)):
+            raise TypeError
+        if not isinstance(given, str):
+            seeds = sorted(map(index, given)) if isinstance(given, Iterable) else range(index(given))
+        elif "," in given:
+            seeds = sorted(_decimal(part) for part in given.split(","))
+        elif "-" in given:
+            first, last = (_decimal(part) for part in given.split("-"))
+            seeds = range(first, last + 1)
+        else:
+            seeds = range(_decimal(given))
+        count = len(seeds)
+    except OverflowError:  # a range of more numbers than Python counts
+        count = sys.maxsize
+    except (TypeError, ValueError):
+        raise BadInput(f"{said} cannot be read: {allowed}") from None
+    memory.refuse(count * REPLICATE_BYTES, f"{said}, which are {count:,} replicates,")
+    if not seeds or seeds[0] < 0:
+        raise BadInput(f"{said} names no seed: {allowed}")
+    if seeds[-1] >= 2**63:
+        raise BadInput(f"{said} names a seed of more than 63 bits: {allowed}")
+    if len(set(seeds)) < count:
+        raise BadInput(f"{said} names a seed twice: {allowed}")
+    return tuple(seeds)
+
+
+def _decimal(text: str) -> int:
+    """Decimal digits alone: Python's int() also takes 1_0 and digits of other scripts."""
+    if not re.fullmatch(r"\s*-?[0-9]+\s*", text):
+        raise ValueError
+    return int(text)

@@ -1,0 +1,1 @@
+"""What a data set is, fixed splits, downloads."""

@@ -1,0 +1,333 @@
+"""The store: where data files lie, how they are verified, how they get there, and how their formats are read.
+
+A data set declares its files (`RemoteFile`, with a SHA-256) in its own module, as the class attribute `files`. `fetch`
+gives their verified paths, downloading what is absent; `status` says how each one stands; `read_idx` and `read_cifar`
+parse them with numpy alone, so that nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import importlib
+import math
+import os
+import socket
+import sys
+import tarfile
+import tempfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from http.client import HTTPException
+from pathlib import Path
+from types import ModuleType
+from typing import Literal
+
+import numpy as np
+import platformdirs
+import torch
+from numpy.typing import NDArray
+
+from bdlbench.core.errors import DataUnavailable
+from bdlbench.core.files import sha256, write_atomic
+
+FileState = Literal["verified", "present, no checksum known", "absent", "wrong size", "wrong checksum", "bundled"]
+AT_HAND: tuple[FileState, ...] = ("verified", "present, no checksum known", "bundled")
+"""States in which a data set can be loaded without a download."""
+
+ByteArray = NDArray[np.uint8]
+
+PATIENCE_SECONDS = 10.0
+"""How long a download may wait for silent servers, shared out among its mirrors."""
+
+CIFAR_ROW = 1 + 3 * 32 * 32
+"""Bytes of one example in CIFAR-10's binary form: the label, then the red, green and blue planes."""
+
+_FAILURES = (
+    OSError,  # network, disk, a damaged gzip
+    RuntimeError,  # torchvision: the archive's MD5 is wrong, or too many redirects
+    ImportError,
+    HTTPException,
+    EOFError,
+    KeyError,  # the archive lacks the member
+    tarfile.TarError,
+    zlib.error,
+)
+
+_declared: list[torch.library.Library] = []  # a Library's operators vanish with it, so it is kept
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a download comes from: mirrors in the order tried, each ending in the name of a file, .gz or .tar.gz.
+
+    md5, sha256: of the download itself; either may be unknown (None) where the unpacked file's SHA-256 is known.
+    """
+
+    urls: tuple[str, ...]
+    md5: str | None = None
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """One file of the store.
+
+    path: relative to the store; inside a .tar.gz it is the member's name too.
+    role: what it holds, in words for messages ("MNIST training images").
+    size: in bytes.
+    sha256: of the file as it lies in the store, unpacked; None where nobody has told us (`status` then says so, and
+        only the download's own checksum vouches for it).
+    """
+
+    path: str
+    role: str
+    size: int
+    sha256: str | None
+    origin: Origin
+
+
+def root() -> Path:
+    """The store: `$BDLBENCH_DATA` where set, else the user's cache folder. It need not exist."""
+    chosen = os.environ.get("BDLBENCH_DATA")
+    return Path(chosen).expanduser() if chosen else Path(platformdirs.user_cache_dir("bdlbench"))
+
+
+def status(files: Sequence[RemoteFile]) -> list[tuple[str, FileState]]:
+    """(path in the store, state) of each file; one row "bundled" for a data set that declares none."""
+    return [(file.path, state(file)) for file in files] or [("nothing to download", "bundled")]
+
+
+def state(file: RemoteFile) -> FileState:
+    """How `file` stands in the store now. A checksum is computed once per process while the file is unchanged."""
+    path = root() / file.path
+    if not path.is_file():
+        return "absent"
+    if path.stat().st_size != file.size:
+        return "wrong size"
+    if file.sha256 is None:
+        return "present, no checksum known"
+    return "verified" if checksum(path) == file.sha256 else "wrong checksum"
+
+
+def fetch(files: Sequence[RemoteFile], name: str) -> list[Path]:
+    """The path of each file of data set `name`, verified; absent ones are downloaded first where that is possible.
+
+    Raises DataUnavailable, in one line, for a file that is absent and cannot be had, cut short, empty or altered.
+    """
+    states = [state(file) for file in files]
+    for file, found in zip(files, states, strict=True):
+        _refuse_broken(file, found, name)
+    absent = [file for file, found in zip(files, states, strict=True) if found == "absent"]
+    for origin in dict.fromkeys(file.origin for file in absent):
+        _download(origin, [file for file in absent if file.origin == origin], name)
+    return [root() / file.path for file in files]
+
+
+def sources(files: Sequence[RemoteFile]) -> dict[str, str]:
+    """{path in the store: SHA-256} as they are on disk, for `Task.sources`."""
+    return {file.path: checksum(root() / file.path) for file in files}
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a file in hex, remembered for this process while size and time of change stay the same.
+
+    Raises DataUnavailable where it cannot be read.
+    """
+    try:
+        found = path.stat()
+        return _hashed(path, found.st_size, found.st_mtime_ns)
+    except OSError as error:
+        raise DataUnavailable(f"{path} cannot be read: {error.strerror}") from error
+
+
+def array_checksum(*arrays: NDArray[np.generic]) -> str:
+    """SHA-256 in hex of the dtype, shape and bytes of each array in turn."""
+    parts = (f"{a.dtype.str}{a.shape}".encode() + np.ascontiguousarray(a).tobytes() for a in arrays)
+    return sha256(b"".join(parts))
+
+
+def read_idx(path: Path, item_shape: tuple[int, ...] = ()) -> ByteArray:
+    """The unsigned bytes of an uncompressed idx file: (N, *item_shape); labels have no item shape.
+
+    Raises DataUnavailable for another magic number or shape, or where bytes are missing or left over.
+    Format: four bytes 0, 0, 8 (unsigned byte), number of axes; each axis as a big-endian int32; the data (LeCun).
+    """
+    raw = np.fromfile(path, dtype=np.uint8)
+    axes = 1 + len(item_shape)
+    start = 4 + 4 * axes
+    if raw.size < start or raw[:4].tolist() != [0, 0, 8, axes]:
+        raise DataUnavailable(f"{path} does not start as an idx file of bytes with {axes} axes")
+    shape = tuple(int(n) for n in raw[4:start].view(">i4"))
+    if shape[1:] != item_shape:
+        raise DataUnavailable(f"{path} holds items of shape {shape[1:]}, not {item_shape}")
+    if math.prod(shape) != raw.size - start:
+        raise DataUnavailable(f"{path} declares {math.prod(shape):,} bytes of data and holds {raw.size - start:,}")
+    return raw[start:].reshape(shape)
+
+
+def read_cifar(path: Path) -> tuple[ByteArray, ByteArray]:
+    """Images (N, 3, 32, 32) and labels (N,) of one batch in CIFAR-10's binary form.
+
+    Raises DataUnavailable for a file that is not a whole number of examples, or with a label over 9.
+    Format: https://www.cs.toronto.edu/~kriz/cifar.html
+    """
+    raw = np.fromfile(path, dtype=np.uint8)
+    if raw.size == 0 or raw.size % CIFAR_ROW:
+        raise DataUnavailable(f"{path} is not a whole number of CIFAR-10 examples of {CIFAR_ROW:,} bytes")
+    rows = raw.reshape(-1, CIFAR_ROW)
+    if rows[:, 0].max() > 9:
+        raise DataUnavailable(f"{path} holds the label {rows[:, 0].max()}: CIFAR-10 has labels 0 to 9")
+    return rows[:, 1:].reshape(-1, 3, 32, 32), rows[:, 0]
+
+
+def import_torchvision() -> ModuleType:
+    """torchvision, also where its build does not match torch's. Raises ImportError where it is not installed.
+
+    torchvision's wheels on PyPI are built against the CUDA torch; beside a CPU-only torch their extension does not
+    load, and `import torchvision` stops because it registers shapes for two operators that the extension would have
+    defined. We want only the downloaders, so the two are then declared (never implemented) and the import is tried
+    again. It must be tried plainly first: a matching build defines them itself, and twice is an error.
+    """
+    try:
+        return importlib.import_module("torchvision")
+    except RuntimeError as error:
+        if "torchvision::" not in str(error) or _declared:
+            raise
+    for module in [m for m in sys.modules if m.split(".")[0] == "torchvision"]:
+        del sys.modules[module]
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    for operator in ("nms", "qnms"):
+        library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    _declared.append(library)
+    return importlib.import_module("torchvision")
+
+
+@cache
+def _hashed(path: Path, size: int, changed_ns: int) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _refuse_broken(file: RemoteFile, found: FileState, name: str) -> None:
+    path = root() / file.path
+    if found == "wrong size":
+        size = path.stat().st_size
+        problem = f"holds {size:,} bytes instead of {file.size:,}"
+        if size < file.size:
+            problem = f"is cut short: {size:,} of {file.size:,} bytes"
+        if size == 0:
+            problem = (
+                f"is an empty file in place of {file.size:,} bytes: other files of that set may be here, these are not"
+            )
+    elif found == "wrong checksum":
+        problem = f"fails its checksum: SHA-256 {checksum(path)[:12]}…, expected {str(file.sha256)[:12]}…"
+    else:
+        return
+    raise _unavailable(file, name, problem, f"move it away and run: python -m bdlbench data {name}")
+
+
+def _unavailable(file: RemoteFile, name: str, problem: str, remedy: str) -> DataUnavailable:
+    return DataUnavailable(f"{name} needs the {file.role}, but {root() / file.path} {problem}; {remedy}")
+
+
+def _download(origin: Origin, files: Sequence[RemoteFile], name: str) -> None:
+    """Bring `files`, which all come from `origin`, into the store: verified first, then written atomically.
+
+    Where the download itself lies in the store already, it is unpacked there and no network is asked.
+    """
+    first, packed = files[0], _packed(origin, files)
+    remedy = f"set BDLBENCH_DATA to a folder that holds {first.path}"
+    if not all(_writable((root() / file.path).parent) for file in files):
+        remedy = f"{remedy}, or to a writable one and run: python -m bdlbench data {name}"
+        there = f" ({packed} is there, to be unpacked)" if packed else ""
+        raise _unavailable(first, name, f"is absent{there}, and that place is not writable", remedy)
+    if packed is not None:
+        try:
+            for file in files:
+                write_atomic(root() / file.path, _verified(file, _unpacked(packed, file.path)))
+            return
+        except _FAILURES as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            remedy = f"put a whole one there, or move it away and run: python -m bdlbench data {name}"
+            raise _unavailable(first, name, f"is absent and {packed} does not give it ({reason})", remedy) from error
+    try:
+        with tempfile.TemporaryDirectory(prefix="bdlbench-") as scratch:
+            archive = _retrieved(origin, Path(scratch))
+            for file in files:
+                write_atomic(root() / file.path, _verified(file, _unpacked(archive, file.path)))
+    except _FAILURES as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        remedy = f"{remedy}, or run with a network: python -m bdlbench data {name}"
+        raise _unavailable(first, name, f"is absent and could not be downloaded ({reason})", remedy) from error
+
+
+def _packed(origin: Origin, files: Sequence[RemoteFile]) -> Path | None:
+    """The download as a person has put it into the store: beside one of its files, or at the top. None where it is not.
+
+    What vouches for it is the checksum of each file, or where one is not known that of the download.
+    """
+    names = {url.rsplit("/", 1)[-1] for url in origin.urls} | {f"{Path(file.path).name}.gz" for file in files[:1]}
+    places = dict.fromkeys([*((root() / file.path).parent for file in files), root()])
+    for path in (place / name for place in places for name in sorted(names)):
+        if path.is_file() and all(file.sha256 or checksum(path) == origin.sha256 for file in files):
+            return path
+    return None
+
+
+def _writable(folder: Path) -> bool:
+    """Whether `folder` can be made or written to. No write bit at all means read-only, even to the superuser."""
+    nearest = next(p for p in (folder, *folder.parents) if p.exists())
+    return nearest.is_dir() and os.access(nearest, os.W_OK) and bool(nearest.stat().st_mode & 0o222)
+
+
+def _retrieved(origin: Origin, folder: Path) -> Path:
+    """The download in `folder`, from the first mirror that gives it whole. Raises the last mirror's error."""
+    import_torchvision()
+    utils = importlib.import_module("torchvision.datasets.utils")
+    for position, url in enumerate(origin.urls, start=1):
+        archive = folder / url.rsplit("/", 1)[-1]
+        try:
+            with _socket_timeout(PATIENCE_SECONDS / len(origin.urls)):
+                utils.download_url(url, str(folder), md5=origin.md5)
+            if origin.sha256 not in (None, checksum(archive)):
+                raise OSError(f"{url} fails its checksum: SHA-256 {checksum(archive)[:12]}…")
+            return archive
+        except _FAILURES:
+            archive.unlink(missing_ok=True)  # or the next mirror would take a broken file for its own
+            if position == len(origin.urls):
+                raise
+    raise OSError("no address to download from")
+
+
+@contextmanager
+def _socket_timeout(seconds: float) -> Iterator[None]:
+    """Sockets opened inside give up after `seconds` of silence; urllib as torchvision calls it never would."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _unpacked(archive: Path, member: str) -> bytes:
+    if archive.name.endswith(".tar.gz"):
+        with tarfile.open(archive) as tar:
+            stream = tar.extractfile(member)
+            if stream is None:
+                raise OSError(f"{member} is no file in {archive.name}")
+            return stream.read()
+    raw = archive.read_bytes()
+    return gzip.decompress(raw) if archive.suffix == ".gz" else raw
+
+
+def _verified(file: RemoteFile, content: bytes) -> bytes:
+    if len(content) != file.size:
+        raise OSError(f"the download holds {len(content):,} bytes instead of {file.size:,}")
+    if file.sha256 not in (None, sha256(content)):
+        raise OSError(f"the download fails its checksum: SHA-256 {sha256(content)[:12]}…")
+    return content

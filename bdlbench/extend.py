@@ -1,0 +1,89 @@
+"""The one import for authors: all that a method, a model, a data set, a metric or a likelihood of your own is made of.
+
+    from bdlbench.extend import Layout, Plan, Point, WeightPosterior, fit_network, last, option
+
+What stands here and in `bdlbench.api` is public: it is documented, and deprecated before it goes. All else may change
+without notice. docs/methods.md says what each is for.
+"""
+
+from __future__ import annotations
+
+from bdlbench.core.errors import BadInput
+from bdlbench.core.layout import Layout, Leaf, PerRow, per_row
+from bdlbench.core.options import option, repeat_rows
+from bdlbench.core.streams import Streams
+from bdlbench.data.downloads import array_checksum
+from bdlbench.data.splits import column_statistics, random_split, stratified_split
+from bdlbench.data.task import Data, Examples, Signature, Task
+from bdlbench.kernels.convolution import Conv2d
+from bdlbench.kernels.elbo import negative_elbo
+from bdlbench.kernels.linear import dense, product
+from bdlbench.networks.layers import Dropout, Point
+from bdlbench.networks.likelihoods import output, unsupported
+from bdlbench.posteriors.ensemble import mixture_of_points
+from bdlbench.posteriors.fitting import fit_network, initial_network, is_linear, prior_of
+from bdlbench.posteriors.moments import factorised_moments
+from bdlbench.posteriors.point import point_posterior
+from bdlbench.posteriors.weights import WeightPosterior
+from bdlbench.predictives.mixtures import Categorical, CategoricalSum, GaussianMixture, ordered_sum
+from bdlbench.protocols import Evaluation, Method, Metric, Model, Moments, Posterior
+from bdlbench.stats.calibration import expected_calibration_error, top_class
+from bdlbench.stats.rows import each_row
+from bdlbench.stats.selective import risk_coverage
+from bdlbench.training.loop import Collect, Plan, Update, last, minimise
+from bdlbench.training.terms import term
+
+__all__ = [
+    "BadInput",
+    "Categorical",
+    "CategoricalSum",
+    "Collect",
+    "Conv2d",
+    "Data",
+    "Dropout",
+    "Evaluation",
+    "Examples",
+    "GaussianMixture",
+    "Layout",
+    "Leaf",
+    "Method",
+    "Metric",
+    "Model",
+    "Moments",
+    "PerRow",
+    "Plan",
+    "Point",
+    "Posterior",
+    "Signature",
+    "Streams",
+    "Task",
+    "Update",
+    "WeightPosterior",
+    "array_checksum",
+    "column_statistics",
+    "dense",
+    "each_row",
+    "expected_calibration_error",
+    "factorised_moments",
+    "fit_network",
+    "initial_network",
+    "is_linear",
+    "last",
+    "minimise",
+    "mixture_of_points",
+    "negative_elbo",
+    "option",
+    "ordered_sum",
+    "output",
+    "per_row",
+    "point_posterior",
+    "prior_of",
+    "product",
+    "random_split",
+    "repeat_rows",
+    "risk_coverage",
+    "stratified_split",
+    "term",
+    "top_class",
+    "unsupported",
+]

@@ -1,0 +1,1 @@
+"""Is a tree, or a record, what it was? Bits, objectives, quality, speed."""

@@ -1,0 +1,494 @@
+"""What entries of the catalog hold to, on small problems: `check` asks it of a plugin, the tests of every entry.
+
+A contract returns what breaks it, in words; nothing where it holds. Sizes are odd on purpose: no multiple of a vector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from bdlbench import catalog
+from bdlbench.core import torch_state
+from bdlbench.core.layout import Layout, LinearOp
+from bdlbench.core.options import fields
+from bdlbench.core.spec import Replicate
+from bdlbench.core.streams import Streams
+from bdlbench.data.task import Data, Examples, Signature, Task, stack
+from bdlbench.networks.layers import Point
+from bdlbench.posteriors.fitting import initial_network
+from bdlbench.posteriors.weights import WeightPosterior
+from bdlbench.predictives.mixtures import Predictive
+from bdlbench.protocols import (
+    TEST,
+    Evaluation,
+    MeanOverExamples,
+    Method,
+    Metric,
+    Model,
+    Posterior,
+    Restores,
+    WithoutBlocks,
+)
+from bdlbench.records import evaluation, record
+from bdlbench.records.record import Record
+from bdlbench.runs import batch
+from bdlbench.training.loop import Session, session
+
+SEEDS = (3, 1, 4, 15, 9)
+ROW = 3
+"""The row that is also trained alone."""
+
+CONTRACT_SHAPES = ((1, 5, 7), (1, 8, 8), (1, 16, 16), (1, 28, 28))
+CONTRACT_TARGETS = ((3, "categorical"), (2, "categorical"), (1, "gaussian"), (3, "bernoulli"))
+EntrySettings = Mapping[str, Mapping[str, Any]]
+"""{entry: {option: value}}"""
+
+
+# Small problems
+
+
+def classes(
+    rows: int,
+    num: int = 53,
+    shape: Sequence[int] = (1, 5, 7),
+    classes: int = 3,
+    *,
+    own: bool = False,
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+) -> Data:
+    """Make training data (R, N, *shape) of classes; `own`: each row its own, else all rows share the same memory."""
+    rng = torch.Generator().manual_seed(seed)
+    count = rows if own else 1
+    x = torch.rand(count, num, *shape, generator=rng, dtype=dtype)
+    y = torch.randint(classes, (count, num), generator=rng)
+    return Data(x, y) if own else Data(x.expand(rows, *x.shape[1:]), y.expand(rows, num))
+
+
+def data_for(signature: Signature, rows: int, num: int = 53, **options: Any) -> Data:
+    """Make training data that suit a signature, as `classes` does: targets are classes or, for one number, real."""
+    data = classes(rows, num, signature.input_shape, max(2, signature.outputs), **options)
+    return Data(data.x, data.y.to(data.x.dtype)) if signature.likelihood == "gaussian" else data
+
+
+def row(data: Data, r: int) -> Data:
+    """Take row r of data, as it would lie if it were alone."""
+    return Data(data.x[r : r + 1].clone(), data.y[r : r + 1].clone())
+
+
+def quick(epochs: int = 2, batch_size: int = 13) -> dict[str, dict[str, Any]]:
+    """Name the options with which every method of the catalog is done soon."""
+    given = {"epochs": epochs, "batch_size": batch_size, "members": 2}
+    return {
+        name: {key: value for key, value in given.items() if key in fields(catalog.load("methods", name))}
+        for name in catalog.names("methods")
+    }
+
+
+def method_of(name: str, settings: EntrySettings, rows: Sequence[EntrySettings] = ({},)) -> Method:
+    """Build the method whose row r has the options rows[r] over `settings`."""
+    chosen = [
+        catalog.choice("methods", name, {e: {**settings.get(e, {}), **over.get(e, {})} for e in {**settings, **over}})
+        for over in rows
+    ]
+    return catalog.build_method(chosen)
+
+
+def models_of(
+    name: str,
+    settings: EntrySettings = {},  # noqa: B006
+    rows: Sequence[Mapping[str, Any]] = ({},),
+    others: Iterable[Signature] = (),
+) -> Iterator[Model]:
+    """Build a model for each small signature that it supports, and for each of `others`."""
+    small = [Signature(shape, *target) for target in CONTRACT_TARGETS for shape in CONTRACT_SHAPES]  # type: ignore[arg-type]
+    for signature in (*small, *others):
+        chosen = [catalog.choice("models", name, {name: {**settings.get(name, {}), **over}}) for over in rows]
+        model = catalog.build_model(chosen, signature)
+        if model.unsupported() is None:
+            yield model
+
+
+def is_dense(model: Model) -> bool:
+    """Whether all linear maps of a model are matrices."""
+    return all(len(leaf.shape) <= 2 for leaf in model.leaves().values())
+
+
+def streams(seeds: Sequence[int] = SEEDS) -> Streams:
+    """Make the streams of rows with these seeds."""
+    return Streams.of_seeds(seeds)
+
+
+def predict(
+    posterior: Posterior, x: Tensor, seeds: Sequence[int] = SEEDS, samples: int = 7, joint: bool = False
+) -> Predictive:
+    """Predict as a run does."""
+    return posterior.predict(x, samples, streams(seeds).child("predict test"), joint)
+
+
+# Comparing
+
+
+def tensors(predictive: Predictive) -> dict[str, Tensor]:
+    """Name all that a predictive says."""
+    facts = {f"fact {name}": value for name, value in predictive.facts.items()}
+    return {**predictive.arrays(), **predictive.scores, **facts}
+
+
+def everything(posterior: Posterior, predictive: Predictive, y: Tensor) -> dict[str, Tensor]:
+    """Name all numbers of a fit that are (R, …)."""
+    found = {**posterior.state, **posterior.facts, **tensors(predictive), "log_prob": predictive.log_prob(y)}
+    found["group_log_prob"] = predictive.group_log_prob(y).transpose(0, 1)
+    return found if posterior.bound is None else {**found, "bound": posterior.bound}
+
+
+def row_of(tensors: Mapping[str, Tensor], r: int) -> dict[str, Tensor]:
+    """Take row r of each, as a row."""
+    return {name: value[r : r + 1] for name, value in tensors.items()}
+
+
+def differences(left: Mapping[str, Tensor], right: Mapping[str, Tensor], near: bool = False) -> list[str]:
+    """Name the tensors that are not bit for bit the same, or not `near`ly; and those that only one side has."""
+    shared = [name for name in left if name in right]
+    apart = [name for name in shared if not (_near if near else torch.equal)(left[name], right[name])]
+    return [*apart, *sorted(left.keys() ^ right.keys())]
+
+
+def _near(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and torch.allclose(a, b, rtol=1e-3, atol=1e-4, equal_nan=True)
+
+
+# Methods
+
+
+def alone_and_together(
+    model: Model, method: Method, data: Data, x: Tensor, *, single: Method | None = None, r: int = ROW
+) -> list[str]:
+    """Name what row r has differently alone and among the rows of `data`. single: the method of that row alone."""
+    y = data_for(model.signature, data.rows, x.shape[1], seed=5).y
+    seeds, near = SEEDS[: data.rows], not is_dense(model)
+    posterior = method.fit(model, data, streams(seeds))
+    together = everything(posterior, predict(posterior, x, seeds), y)
+    seeds, x, y = seeds[r : r + 1], x[r : r + 1].clone(), y[r : r + 1].clone()
+    posterior = (single or method).fit(model, row(data, r), streams(seeds))
+    alone = everything(posterior, predict(posterior, x, seeds), y)
+    return differences(row_of(together, r), alone, near)
+
+
+class _Stopped(Exception):
+    """A fit was stopped on purpose."""
+
+
+def steps_of(fit: Callable[[], Posterior]) -> int:
+    """Count the steps that a fit reports: 0 where it trains by a loop of its own, that nothing can interrupt."""
+    seen = [0]
+    with session(Session(listen=lambda done, total: seen.append(done))):
+        fit()
+    return seen[-1]
+
+
+def resumed(
+    method: Method, model: Model, data: Data, x: Tensor, checkpoint: Path, stops: Iterable[int]
+) -> tuple[list[str], Session]:
+    """Name what is different after a fit was stopped at each of `stops` and resumed; and the last session.
+
+    Checkpoints are written at every step beside `checkpoint`, a path without ending.
+    """
+    seeds = SEEDS[: data.rows]
+
+    def fit() -> Posterior:
+        return method.fit(model, data, streams(seeds))
+
+    def stop_at(stop: int) -> Callable[[int, int], None]:
+        def listen(done: int, total: int) -> None:
+            if done == stop:
+                raise _Stopped
+
+        return listen
+
+    whole = fit()
+    for stop in sorted(stops):
+        try:
+            with session(Session(checkpoint, 0.0, stop_at(stop))):
+                fit()
+        except _Stopped:
+            continue
+    with session(Session(checkpoint, 0.0)) as current:
+        again = fit()
+    left, right = ({**one.state, **tensors(predict(one, x, seeds))} for one in (whole, again))
+    return differences(left, right), current
+
+
+def some_values(entry: type, option: str) -> list[float]:
+    """List the default of an option, half of it, and the lower end where it is allowed and 0."""
+    chosen = fields(entry)[option]
+    ends = [] if chosen.metadata["open_ends"] or chosen.metadata["low"] != 0 else [0.0]
+    default: Any = chosen.default
+    return [default, default / 2, *ends]
+
+
+def swept(
+    name: str,
+    entry: str,
+    option: str,
+    model: Model,
+    data: Callable[[int], Data],
+    settings: EntrySettings,
+    near: bool = False,
+) -> list[str]:
+    """Name what a method has differently where values of an option are rows of one batch, and where each is alone.
+
+    entry: whose option it is, of the method `name` or of one that it builds on. data(R): training data. near: up to
+    rounding, which a number and a tensor do not share; else bit for bit on dense models.
+    """
+    values = some_values(catalog.load("methods", entry), option)
+    rows: list[EntrySettings] = [{entry: {option: value}} for value in values]
+    seeds = [7] * len(values)
+
+    def learnt(rows: Sequence[EntrySettings], data: Data) -> dict[str, Tensor]:
+        posterior = method_of(name, settings, rows).fit(model, data, streams(seeds[: len(rows)]))
+        x = data_for(model.signature, len(rows), 19, seed=77).x
+        return {**posterior.state, **tensors(predict(posterior, x, seeds[: len(rows)]))}
+
+    together, near = learnt(rows, data(len(values))), near or not is_dense(model)
+    return [
+        f"{name} at {option}={values[r]:g}"
+        for r, one in enumerate(rows)
+        for name in differences(row_of(together, r), learnt([one], row(data(len(values)), r)), near)
+    ]
+
+
+def restored(method: Method, model: Model, posterior: Posterior, x: Tensor, seeds: Sequence[int]) -> list[str]:
+    """Name what a posterior predicts differently that was had back from its state; nothing where it cannot be had."""
+    state = {name: value.clone() for name, value in posterior.state.items()}
+    again = method.restored(model, state) if isinstance(method, Restores) else None
+    if again is None:
+        return []
+    return differences(tensors(predict(posterior, x, seeds)), tensors(predict(again, x, seeds)))
+
+
+def point_of(model: Model, leaves: Mapping[str, Tensor]) -> WeightPosterior:
+    """Make the posterior whose every draw is the network of these leaves."""
+
+    def draw(noise: Streams, joint: bool) -> Point:
+        return Point({name: value.expand(noise.lead[0], *value.shape) for name, value in leaves.items()})
+
+    return WeightPosterior(model, leaves, draw)
+
+
+def rates(entry: type) -> list[str]:
+    """Name the options of a method that are rates of dropping, and may be 0: without it the method is another one."""
+    return [
+        name
+        for name, chosen in fields(entry).items()
+        if name != "learning_rate"
+        and ("rate" in name or "drop" in name or name == "p")
+        and isinstance(chosen.default, float)
+        and chosen.metadata["low"] == 0
+        and chosen.metadata["high"] <= 1
+        and not chosen.metadata["open_ends"]
+    ]
+
+
+def without_dropping(name: str, model: Model, data: Data, settings: EntrySettings) -> list[str]:
+    """Say how a method with all its rates at 0 is not the network without dropping: what it predicts, and MAP or MLE.
+
+    It is held against `map`, or `mle` where it has no prior, if it shares their options; its predictions against those
+    of its own network. Nothing is said of methods without a rate, or whose state is more than a network.
+    """
+    entry, seeds = catalog.load("methods", name), SEEDS[: data.rows]
+    data = replace(data, x=data.x.round())  # black and white: a draw of a binary image then has one outcome
+    zero = {**settings, name: {**settings.get(name, {}), **dict.fromkeys(rates(entry), 0.0)}}
+    if not rates(entry):
+        return []
+    posterior = method_of(name, zero).fit(model, data, streams(seeds))
+    if posterior.state.keys() != model.leaves().keys():
+        return []
+    found = []
+    pair = [tensors(predict(one, data.x, seeds, 6)) for one in (posterior, point_of(model, posterior.state))]
+    if differences(pair[0], pair[1], near=True):
+        found.append(f"with {', '.join(rates(entry))} = 0 it predicts as if it still dropped")
+    point = "map" if "prior_sd" in fields(entry) else "mle"
+    options = dict(catalog.choice("methods", name, zero).options)
+    shared = {key: options[key] for key in fields(catalog.load("methods", point)) if key in options}
+    if {"epochs", "batch_size", "learning_rate"} <= shared.keys():
+        other = method_of(point, {point: shared}).fit(model, data, streams(seeds))
+        if apart := differences(dict(posterior.state), dict(other.state), near=True):
+            found.append(f"with {', '.join(rates(entry))} = 0 it is not {point} with the same options: {apart[0]}")
+    return found
+
+
+# Models
+
+
+@dataclass(frozen=True)
+class Listening:
+    """A layer rule that acts as a point, and remembers what it was asked for.
+
+    applied: leaves whose map was asked for; taken: leaves, biases among them, that were asked for as they are.
+    """
+
+    point: Point
+    applied: set[str] = field(default_factory=set)
+    taken: set[str] = field(default_factory=set)
+
+    def __call__(self, name: str, op: LinearOp, x: Tensor, bias: str = "") -> Tensor:
+        """Apply `op` with the leaves."""
+        self.applied.add(name)
+        if bias:
+            self.taken.add(bias)
+        return self.point(name, op, x, bias)
+
+    def leaf(self, name: str) -> Tensor:
+        """The leaf itself."""
+        self.taken.add(name)
+        return self.point.leaf(name)
+
+
+def meets_rule(model: Model, data: Data) -> list[str]:
+    """Say which leaves of a model do not meet the method's rule: no method acts on them, and none says so."""
+    layout, seeds = Layout(model.leaves()), SEEDS[: data.rows]
+    flat = initial_network(model, data, streams(seeds)).detach().requires_grad_()
+    rule = Listening(Point(layout.views(flat)))
+    elbo = model(rule, data.x, streams(seeds).child("noise")).elbo(data.y)
+    if tuple(elbo.shape) != (data.rows, data.num_data):
+        return [f"elbo is {tuple(elbo.shape)}, not (R, B) = {(data.rows, data.num_data)}"]
+    maps = {name for name, leaf in layout.leaves.items() if leaf.role in ("input", "weight")}
+    found = [f"the leaf {name} is never asked for" for name in layout.leaves if name not in rule.applied | rule.taken]
+    found += [
+        f"the weight {name} is taken by layer.leaf, so no noise acts on it: call layer(name, op, x, bias)"
+        for name in sorted(maps & rule.taken - rule.applied)
+    ]
+    if not layout.leaves or not elbo.requires_grad:
+        return [*found, "what it returns does not depend on any leaf that a layer rule gave it"]
+    (gradient,) = torch.autograd.grad(elbo.sum(), flat, allow_unused=True)
+    still = [name for name, part in layout.views(gradient).items() if not part.any() and name in maps]
+    return found + [f"what it returns does not depend on the weight {name}" for name in still]
+
+
+def equals_its_point(model: Model, data: Data, settings: EntrySettings) -> list[str]:
+    """Say so where a model under dropout predicts what it predicts without: its weights never met the rule."""
+    dropping, seeds = method_of("mc_dropout", settings), SEEDS[: data.rows]
+    if dropping.unsupported(model):
+        return []
+    posterior = dropping.fit(model, data, streams(seeds))
+    point = point_of(model, posterior.state)
+    masked, plain = (predict(one, data.x, seeds, 6).group_log_prob(data.y) for one in (posterior, point))
+    return ["mc_dropout predicts the same with and without masks"] if torch.allclose(masked, plain, rtol=1e-6) else []
+
+
+def twice(make: Callable[[], Mapping[str, Tensor]]) -> list[str]:
+    """Name what is not the same in two calls, between which the generators of the process stand elsewhere."""
+    with torch_state.stirred(1):
+        first = {name: value.clone() for name, value in make().items()}
+    with torch_state.stirred(2):
+        return differences(first, make())
+
+
+# Metrics
+
+
+def evaluations() -> dict[str, Evaluation]:
+    """Make predictions of three replicates to be scored: of classes and of a number, each with an OOD set."""
+    found = {}
+    for likelihood, outputs in (("categorical", 3), ("gaussian", 1)):
+        signature = Signature((1, 5, 7), outputs, likelihood)  # type: ignore[arg-type]
+        parts = [data_for(signature, 1, num, seed=seed) for num, seed in ((53, 0), (61, 1), (47, 2))]
+        train, test, far = (Examples(part.x[0], part.y[0]) for part in parts)
+        problem = stack([Task(signature, train, test, {"far": 5 * far.x}, y_mean=2.0, y_sd=3.0)], [0, 0, 0])
+        model = next(m for m in models_of("mlp", {"mlp": {"widths": "17"}}) if m.signature == signature)
+        posterior = method_of("mc_dropout", quick()).fit(model, problem.train, streams(SEEDS[:3]))
+        found[likelihood] = batch.evaluate(posterior, problem, model, 12, streams(SEEDS[:3]))
+    return found
+
+
+def stored(evaluation: Evaluation) -> dict[str, Tensor]:
+    """Name the arrays that a record would keep of these predictions."""
+    return batch.stored_arrays(evaluation)
+
+
+def read_again(arrays: Mapping[str, Tensor], samples: int, rows: Sequence[int]) -> Evaluation:
+    """Read the predictions of some rows as a record keeps them."""
+    index = torch.tensor(rows)
+    kept = {name: value.index_select(record.row_axis(name), index) for name, value in arrays.items()}
+    values = {"samples": [samples] * len(rows), "metrics": {}}
+    again = evaluation.read(Record({}, tuple(map(Replicate, rows)), values, {}, {}), kept)
+    assert again is not None
+    return again
+
+
+def scored(metric: Metric, given: Evaluation) -> list[str]:
+    """Say how a metric breaks its contract on predictions: values of rows, of what records keep, of single examples.
+
+    Raises what the metric raises.
+    """
+    asked = partial(evaluation.asked, metric)
+    arrays = {name: value.clone() for name, value in stored(given).items()}
+    whole = asked(given)
+    found = [f"asked twice, it gives other values of {key!r}" for key in twice(lambda: asked(given))]
+    if changed := differences(arrays, stored(given)):
+        found.append(f"it changes the predictions that it is given: {changed[0]}")
+    kept = read_again(arrays, given.test.samples, range(len(given.y)))
+    again, single = asked(kept), asked(read_again(arrays, given.test.samples, [1]))
+    found += [f"of stored predictions it gives another value of {k!r}" for k in _apart(whole, again)]
+    alone = _apart(row_of(again, 1), single)
+    found += [f"a replicate alone has another value of {key!r} than among others" for key in alone]
+    by_example = metric.by_example(kept) if isinstance(metric, MeanOverExamples) else {}
+    means = {key: value.double().mean(1) for key, value in by_example.items()}
+    found += [f"the mean of by_example is not the value of {key!r}" for key in _apart(means, again)]
+    evaluation.by_example(metric, kept)
+    if isinstance(metric, WithoutBlocks):
+        for population in (TEST, *kept.ood):
+            block = torch.arange(evaluation.num_examples(kept, population)) % 5
+            told = metric.without_blocks(kept, population, block)
+            plain = evaluation.without_blocks(_Plain(metric), kept, population, block)
+            shared = {key: value for key, value in plain.items() if key in told}
+            found += [f"without_blocks of {population} is not what is left for {key!r}" for key in _apart(told, shared)]
+    return found
+
+
+@dataclass(frozen=True)
+class _Plain:
+    """A metric without its faster ways."""
+
+    metric: Metric
+    summary: str = ""
+    unit: str = ""
+    better: Literal["higher", "lower"] = "lower"
+
+    def __call__(self, evaluation: Evaluation) -> dict[str, Tensor]:
+        """The metric's values."""
+        return self.metric(evaluation)
+
+
+def _apart(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> list[str]:
+    """Keys of both whose values differ by more than float32 rounds."""
+    shared = [key for key in left if key in right]
+    return [
+        key
+        for key in shared
+        if left[key].shape != right[key].shape
+        or not torch.allclose(left[key].double(), right[key].double(), rtol=1e-4, atol=1e-6, equal_nan=True)
+    ]
+
+
+# Data sets
+
+
+def examples_of(task: Task) -> dict[str, Tensor]:
+    """Name all arrays of a task."""
+    parts = {"train": task.train, TEST: task.test, **({"validation": task.validation} if task.validation else {})}
+    found = {f"{name}.{axis}": getattr(part, axis) for name, part in parts.items() for axis in ("x", "y")}
+    return found | {f"ood[{name!r}]": x for name, x in task.ood.items()}
+
+
+def loads_the_same(load: Callable[[int], Task], split: int) -> list[str]:
+    """Say what is not the same when a split is loaded twice."""
+    return [f"load({split}) gives another {name} each time" for name in twice(lambda: examples_of(load(split)))]

@@ -1,0 +1,210 @@
+"""Every method's objective and its gradient at a fixed float64 state: 1 % of a KL's weight shows in the third digit.
+
+Statistics of trained networks cannot see so small a fault; this can. Nothing depends on a generator of random numbers
+that may change between versions or processors: data, parameters and noise come from raw words, in float64.
+"""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib import resources
+from typing import Any, cast
+
+import torch
+from scipy.special import ndtri
+from torch import Tensor
+
+from bdlbench import catalog
+from bdlbench.core.options import fields
+from bdlbench.core.streams import Streams
+from bdlbench.data.splits import random_words
+from bdlbench.data.task import Data, Likelihood, Signature
+from bdlbench.protocols import Model
+from bdlbench.training.audit import Audit, audit
+from bdlbench.training.loop import Fit, begin
+
+ROWS, EXAMPLES = 2, 12
+TOLERANCE = 1e-8
+"""Relative; float64 rounds at 1e-16, and a sum of a thousand terms in another order at 1e-14."""
+
+SHAPES = ((5,), (1, 5, 7), (1, 8, 8), (1, 16, 16), (1, 28, 28))
+TARGETS: tuple[tuple[int, Likelihood], ...] = (
+    (3, "categorical"),
+    (2, "categorical"),
+    (1, "gaussian"),
+    (3, "bernoulli"),
+)
+
+MeasuredObjective = dict[str, Any]
+"""objective and gradient_norm (a list over rows each), and by name the terms, temperatures and local factors."""
+
+
+@dataclass
+class FixedStreams:
+    """Noise that is the same for ever, in place of `rng.Streams`: what is drawn depends on the path and the order."""
+
+    lead: tuple[int, ...]
+    path: tuple[str, ...] = ()
+    drawn: int = field(default=0, init=False)
+
+    def child(self, name: str) -> FixedStreams:
+        """Streams of another name."""
+        return FixedStreams(self.lead, (*self.path, name))
+
+    def samples(self, first: int, count: int) -> FixedStreams:
+        """Streams (count, *lead)."""
+        return FixedStreams((count, *self.lead), (*self.path, f"sample {first}"))
+
+    def members(self, count: int) -> FixedStreams:
+        """Streams (R·count,)."""
+        return FixedStreams((self.lead[0] * count,), (*self.path, "members"))
+
+    def normal(self, shape: Sequence[int], like: Tensor) -> Tensor:
+        """Standard normal numbers (*lead, *shape)."""
+        return torch.from_numpy(ndtri(self._uniform(shape).numpy())).to(like)
+
+    def bits(self, shape: Sequence[int], like: Tensor, name: str = "") -> Tensor:
+        """Uniform int16 numbers (*lead, *shape)."""
+        return (self._uniform(shape) * 65536 - 32768).floor().to(like.device, torch.int16)
+
+    def permutation(self, length: int) -> Tensor:
+        """(*lead, length): the order they have."""
+        return torch.arange(length).expand(*self.lead, length)
+
+    def _uniform(self, shape: Sequence[int]) -> Tensor:
+        """Numbers in 0 … 1, ends excluded, (*lead, *shape) float64."""
+        size = (*self.lead, *shape)
+        words = random_words(math.prod(size), *self.path, self.drawn)
+        self.drawn += 1
+        return torch.from_numpy(((words >> 11).astype("float64") + 0.5) / 2**53).reshape(size)
+
+
+def measure() -> dict[str, MeasuredObjective]:
+    """Every method of the catalog on every model that it supports, by "method · model"."""
+    return dict(_measured())
+
+
+def is_measured(content: Any) -> bool:
+    """Whether something read from a file has the shape of what `measure` returns."""
+    return isinstance(content, dict) and all(
+        isinstance(case, dict)
+        and all(_is_column(case.get(key)) for key in ("objective", "gradient_norm"))
+        and all(_is_table(case.get(key)) for key in _NOTHING)
+        for case in content.values()
+    )
+
+
+def _is_column(content: Any) -> bool:
+    return isinstance(content, list) and all(isinstance(value, int | float) for value in content)
+
+
+def _is_table(content: Any) -> bool:
+    return isinstance(content, dict) and all(map(_is_column, content.values()))
+
+
+def differences(reference: Mapping[str, MeasuredObjective], found: Mapping[str, MeasuredObjective]) -> list[str]:
+    """One line for each case that is not as in the reference, with the part of its objective that is to blame."""
+    lines = [f"{name}: no such case any more" for name in reference if name not in found]
+    for name, here in found.items():
+        if name not in reference:
+            lines.append(f"{name}: not in the reference")
+        elif (there := reference[name]) != here and (parts := _parts(there, here)):
+            lines.append(f"{name}: " + "; ".join(parts))
+    return lines
+
+
+def _parts(there: MeasuredObjective, here: MeasuredObjective) -> list[str]:
+    """What of a case differs: the terms and factors to blame, else the whole."""
+    parts = []
+    for kind, words in (
+        ("temperature", "the factor of its {} is {}/N, was {}/N: kernels/elbo.py, or what it is given"),
+        ("local", "the latent's {} has the factor {}, had {}"),
+        ("terms", "its {} is {}, was {}"),
+    ):
+        for name in sorted({*there[kind], *here[kind]}):
+            was, now = there[kind].get(name), here[kind].get(name)
+            if _apart(was, now):
+                parts.append(words.format(name, _spelled(now), _spelled(was)))
+    if parts:
+        return parts
+    for kind, words in (("objective", "its objective"), ("gradient_norm", "the norm of its gradient")):
+        if _apart(there[kind], here[kind]):
+            parts.append(f"{words} is {_spelled(here[kind])}, was {_spelled(there[kind])}")
+    return parts
+
+
+def _apart(a: Sequence[float] | None, b: Sequence[float] | None) -> bool:
+    if a is None or b is None or len(a) != len(b):
+        return a is not b
+    return not all(math.isclose(x, y, rel_tol=TOLERANCE, abs_tol=1e-12) for x, y in zip(a, b, strict=True))
+
+
+def _spelled(values: Sequence[float] | None) -> str:
+    return "absent" if values is None else f"{values[0]:.9g}" if values else "not there"
+
+
+def _measured() -> Iterator[tuple[str, MeasuredObjective]]:
+    small = tomllib.loads((resources.files("bdlbench.gate") / "objectives.toml").read_text("utf-8"))
+    for model_name in catalog.names("models"):
+        model = _suited(model_name, small)
+        for method_name in catalog.names("methods") if model else ():
+            for label, settings in _variants(method_name, small, model_name == next(iter(small))):
+                method = catalog.build_method([catalog.choice("methods", method_name, settings)])
+                if model and method.unsupported(model) is None:
+                    yield f"{method_name}{label} · {model_name}", _case(method, model)
+
+
+def _variants(method: str, small: Mapping[str, Any], all_choices: bool) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The method as it is, and with every choice that an option of it offers, one at a time."""
+    yield "", small
+    for option, chosen in fields(catalog.load("methods", method)).items() if all_choices else ():
+        for value in chosen.metadata["choices"]:
+            if value != chosen.default:
+                yield f" ({option} {value})", {**small, method: {**small.get(method, {}), option: value}}
+
+
+def _suited(name: str, small: Mapping[str, Any]) -> Model | None:
+    """The model in its small form for the first target and shape that it supports."""
+    chosen = catalog.choice("models", name, small)
+    signatures = (Signature(shape, *target) for target in TARGETS for shape in SHAPES)
+    models = (catalog.build_model([chosen], signature) for signature in signatures)
+    return next((model for model in models if model.unsupported() is None), None)
+
+
+def _case(method: Any, model: Model) -> MeasuredObjective:
+    """The objective of a method's last fit, near where it begins; the bound where nothing is minimised."""
+    data = _data(model.signature)
+    rng = cast(Streams, FixedStreams((ROWS,)))
+    fits, done = begin(lambda: method.fit(model, data, rng), 1)
+    if fits:
+        return _of_audit(_near_the_start(fits[-1]))
+    posterior: Any = done
+    return {"objective": (-posterior.bound / data.num_data).tolist(), "gradient_norm": [], **_NOTHING}
+
+
+_NOTHING: MeasuredObjective = {"terms": {}, "temperature": {}, "local": {}}
+
+
+def _near_the_start(fit: Fit) -> Audit:
+    """A little off the start, where biases are zero and some gradients with them."""
+    off = cast(Streams, FixedStreams((len(fit.initial),), ("state",))).normal(fit.initial.shape[1:], fit.initial)
+    return audit(replace(fit, initial=fit.initial + 0.1 * off, state=None))
+
+
+def _of_audit(found: Audit) -> MeasuredObjective:
+    columns = {"terms": found.values, "temperature": found.temperature, "local": found.local}
+    whole = {"objective": found.objective.tolist(), "gradient_norm": found.gradient_norm.tolist()}
+    return whole | {key: {name: v.tolist() for name, v in table.items()} for key, table in columns.items()}
+
+
+def _data(signature: Signature) -> Data:
+    """ROWS different data sets of EXAMPLES, inputs 0 … 1, float64."""
+    like = torch.zeros((), dtype=torch.float64)
+    rng = FixedStreams((ROWS,), ("data",))
+    x = rng._uniform((EXAMPLES, *signature.input_shape))
+    if signature.likelihood == "gaussian":
+        return Data(x, rng.normal((EXAMPLES,), like))
+    return Data(x, (rng._uniform((EXAMPLES,)) * max(2, signature.outputs)).long())

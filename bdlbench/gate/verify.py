@@ -1,0 +1,528 @@
+"""Are the numbers of a record what this tree makes of it here? The first steps of training, predictions, or all of it.
+
+Where bits differ, the same work is done again by twins whose every gradient is taken where rounding errors moved the
+parameters to: what that changes is the noise between equal runs, and what lies within it is no difference.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, tee
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bdlbench import catalog
+from bdlbench.core import environment, foreign
+from bdlbench.core.errors import BadInput, BenchError
+from bdlbench.core.spec import ELSEWHERE, Cell
+from bdlbench.core.streams import Streams
+from bdlbench.protocols import Posterior, Restores
+from bdlbench.records import evaluation
+from bdlbench.records import record as records
+from bdlbench.records.cells import flatten
+from bdlbench.records.record import Record
+from bdlbench.runs import batch as run
+from bdlbench.runs import lint
+from bdlbench.runs.batch import Batch, Row, Settings
+from bdlbench.runs.lint import Fault
+from bdlbench.training.loop import Nudge, begin, unchanged
+
+BitsVerdict = Literal["identical", "noise", "different", "unchecked"]
+WORST_FIRST: tuple[BitsVerdict, ...] = ("different", "unchecked", "noise", "identical")
+
+BESIDE = ("stored predictions", "kept parameters")
+"""The parts that are files beside a record."""
+
+CHEAP = 5.0
+"""Seconds of recorded training and prediction up to which a record without a fingerprint is run again whole."""
+
+SPREAD = math.sqrt(100) * torch.finfo(torch.float32).eps / 2
+"""Relative standard deviation of what a twin adds to every parameter at every step.
+
+A sum of n products in another order rounds n times independently: √n units of roundoff, here of about 100 products.
+"""
+
+MULTIPLE = 3.0
+"""A difference up to so many times the largest that a twin shows is noise: a twin may fall short by chance."""
+
+TWINS = 16
+"""Twins that are asked at most, one after another until they explain the difference.
+
+Most differences are of one size in every twin. Some are rare and large, such as a unit whose input is 0 but for
+rounding, on in one run and off in the other: 5 of 16 twins had what two processors showed of `constant_resnet`.
+"""
+
+WHOLE_TWINS = 3
+"""The same, where a twin predicts anew or trains a whole cell."""
+
+MEASURED_ROUNDING = 8 * torch.finfo(torch.float32).eps
+"""Relative difference that is rounding, whatever was measured."""
+
+LARGE_CHANGE = 0.01
+"""Relative difference of a quantity that moves in steps, where the rounding errors of a twin moved only others."""
+
+CLOSED_FORM = torch.finfo(torch.float32).eps ** 0.5
+"""Relative difference where twins show nothing, since nothing was minimised: half the digits of float32."""
+
+STATISTIC = 1e-12
+"""Relative difference of a statistic of the data that is rounding: a sum in another order."""
+
+LIKELY = ("processor", "packages.numpy", "commit")
+"""What else of an environment is likely to change bits, after torch, device, threads and instructions."""
+
+Numbers = Mapping[str, Tensor]
+"""What is compared, by name: float64, of any shape."""
+
+
+class Part(NamedTuple):
+    """One thing that was held against the record."""
+
+    name: str
+    verdict: BitsVerdict
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One record: what was compared, how this place differs from where it was made, and what the lint says of it."""
+
+    title: str
+    replicates: int
+    failed: int
+    parts: tuple[Part, ...] = ()
+    elsewhere: tuple[str, ...] = ()
+    findings: tuple[Fault, ...] = ()
+    temperature: str = ""
+
+    @property
+    def verdict(self) -> BitsVerdict:
+        """The worst of the parts; unchecked where one could not be checked, or where there is none."""
+        found = {part.verdict for part in self.parts}
+        return next((verdict for verdict in WORST_FIRST if verdict in found), "unchecked")
+
+    @property
+    def checked(self) -> tuple[str, ...]:
+        """The names of the parts that were held against the record."""
+        return tuple(part.name for part in self.parts if part.verdict != "unchecked")
+
+
+def verify(folder: Path, record: Record, full: bool = False, threads: int | None = None) -> Check:
+    """Hold a record against what is computed here and now. folder: where it lies; threads: instead of its own.
+
+    What goes wrong with this record is a part of its check: others of its folder are to be checked too.
+    """
+    check = Check(
+        title_of(record),
+        len(record.replicates),
+        len(record.failed),
+        findings=tuple(lint.of_record(title_of(record), record)),
+        temperature=lint.temperature(record),
+    )
+    if not record.replicates:
+        return check
+    kept = tuple(_until_an_error(_files(folder, record)))
+    if record.cell["device"] == ELSEWHERE:
+        return replace(check, parts=(Part("predictions made elsewhere", "unchecked"), *kept))
+    try:
+        batch = batch_of(record, threads)
+        here, found = _surroundings(batch)
+    except (Exception, SystemExit) as error:  # an entry or a file that is not to be had here
+        reason = f"{run.reason_of(error)}{_plugin_words(record)}"
+        return replace(check, parts=(*kept, Part("cell", "unchecked", reason)))
+    sound = all(part.verdict == "identical" for part in kept if part.name in BESIDE)
+    work = _whole(folder, record, batch, sound) if full else _slice(folder, record, batch, sound)
+    parts = tuple(_until_an_error(work))
+    elsewhere = tuple(differences(record, here, batch))
+    return replace(check, parts=(*kept, *parts), elsewhere=elsewhere, findings=(*check.findings, *found))
+
+
+def _until_an_error(parts: Iterator[Part]) -> Iterator[Part]:
+    """The parts; an error in one is a part too: the record says that this work went well, with the files beside it."""
+    try:
+        yield from parts
+    except (Exception, SystemExit) as error:  # whatever entries of others raise: the other records are to be checked
+        yield Part("cell", "different", run.reason_of(error))
+
+
+def _plugin_words(record: Record) -> str:
+    """What to name where an entry of a file of its own, or of one that nobody knows, is not in this catalog."""
+    protocol, code = record.cell["protocol"], record.environment.get("code")
+    named = {"methods": record.cell["treatment"], "models": protocol["model"], "datasets": protocol["dataset"]}
+    for kind, entry in named.items():
+        unknown = entry["name"] not in catalog.names(kind)  # type: ignore[arg-type]
+        if unknown and (code is None or f"{kind} {entry['name']}" in code):
+            return f"; {entry['name']} is not of this package: name the file that has it with --plugin FILE.py"
+    return ""
+
+
+# What lies beside the record
+
+
+def _files(folder: Path, record: Record) -> Iterator[Part]:
+    """The files that a record names hold what it says, its metrics follow from its predictions, and none is missing."""
+    arrays: dict[str, Tensor] = {}
+    if records.lacks_predictions(folder, record):
+        gone = folder / f"{record.name}.safetensors"
+        yield Part("stored predictions", "unchecked", f"{gone} is missing: the record beside it names it")
+    elif record.predictions:
+        try:
+            arrays = records.predictions(folder, record)
+        except BadInput as error:
+            yield Part("stored predictions", "different", str(error))
+        else:
+            yield _rescored(record, arrays)
+    if records.has_parameters(folder, record):
+        try:
+            state = records.parameters(folder, record)
+        except BadInput as error:
+            yield Part("kept parameters", "different", str(error))
+        else:
+            if run.row_hashes(state) != record.values["parameters_sha256"]:
+                yield Part("kept parameters", "different", "they are not those whose hash the record holds")
+    for name, reason in record.unscored.items():
+        yield Part(f"metric {name}", "unchecked", f"it has no values: {reason}")
+    known, unknown = catalog.names("metrics"), {name.partition("[")[0] for name in record.values["metrics"]}
+    for name in sorted(unknown.difference(known)):
+        yield Part(
+            f"metric {name}", "unchecked", "this catalog lacks it: name the file that has it with --plugin FILE.py"
+        )
+
+
+def _rescored(record: Record, arrays: Mapping[str, Tensor]) -> Part:
+    """Score stored predictions again: the metrics of a record follow from them, as far as they can tell.
+
+    What a posterior states of itself is not stored, nor a metric that was defined in another way.
+    """
+    name = "stored predictions"
+    kept = evaluation.read(record, arrays)
+    if kept is None:
+        return Part(name, "identical")
+    if len(kept.y) != len(record.replicates):
+        return Part(name, "different", f"they are of {len(kept.y)} replicates, not of {len(record.replicates)}")
+    metrics = catalog.metrics()
+    recorded = {
+        column: entry for column, entry in record.values["metrics"].items() if column.partition("[")[0] in metrics
+    }
+    entries = {column.partition("[")[0] for column in recorded}
+    with environment.one_thread():
+        again, raised = run.scored(kept, {entry: metrics[entry] for entry in sorted(entries)})
+    both = [c for c in recorded if c in again and recorded[c]["definition"] == again[c]["definition"]]
+    if raised and not both:
+        return Part(name, "unchecked", f"no metric can be had from them: {next(iter(raised.values()))}")
+    then, now = ({c: _column(table[c]["values"]) for c in both} for table in (recorded, again))
+    judged = _judged(name, then, now, []) if both else Part(name, "identical")
+    if judged.verdict == "different":
+        return Part(name, "different", f"the record's metrics do not follow from them: {judged.detail}")
+    return Part(name, "identical")  # but for the rounding of what is stored in float32
+
+
+def title_of(record: Record) -> str:
+    """For people: mle · mlp · digits."""
+    protocol = record.cell["protocol"]
+    return " · ".join([record.cell["treatment"]["name"], protocol["model"]["name"], protocol["dataset"]["name"]])
+
+
+def batch_of(record: Record, threads: int | None = None) -> Batch:
+    """The replicates of a record, to be trained again. Raises BadInput where an entry or option is not known here."""
+    protocol, device = record.cell["protocol"], record.cell["device"]
+    cell = Cell(
+        catalog.recorded("methods", record.cell["treatment"]),
+        catalog.recorded("models", protocol["model"]),
+        catalog.recorded("datasets", protocol["dataset"]),
+        protocol["samples"],
+        device if device == "cpu" or torch.cuda.is_available() else "cpu",
+        threads or record.cell["threads"],
+    )
+    return Batch(tuple(Row(cell, replicate) for replicate in record.replicates))
+
+
+def differences(record: Record, here: Mapping[str, Any], batch: Batch) -> Iterator[str]:
+    """How this place differs from where a record was made: what most likely changes bits comes first."""
+    there, cell = record.environment, batch.cells[0]
+    for source, sha256 in there.get("sources", {}).items():
+        if here["sources"].get(source) != sha256:
+            yield f"the data: SHA-256 of {source} is {here['sources'].get(source, 'absent')[:12]}, was {sha256[:12]}"
+    options, mine = flatten(record.cell), flatten(cell.as_dict())
+    yield from (f"{k}: {mine.get(k)} here, was {options.get(k)}" for k in options | mine if _apart(k, options, mine))
+    then, now = flatten(there), flatten(here)
+    asked = [key for key in then if key.startswith("instructions.")]  # older records do not say
+    for key in ("packages.torch", "device", "threads", "cpu_capability", *asked, *LIKELY):
+        if then.get(key) != now.get(key):
+            name = key.removeprefix("packages.").removeprefix("instructions.")
+            yield f"{name}: {_short(now.get(key))} here, was {_short(then.get(key))}"
+    trained = int(record.cost.get("rows", len(batch.rows)))
+    if trained != len(batch.rows):
+        yield f"rows of its batch: {len(batch.rows)} here, were {trained} (convolutions then round differently)"
+    for key in sorted(then.keys() & now.keys()):
+        rest = key.startswith("packages.") and key not in ("packages.torch", "packages.numpy", "packages.bdlbench")
+        if (rest or key in ("python", "platform")) and then[key] != now[key]:
+            yield f"{key.removeprefix('packages.')}: {now[key]} here, was {then[key]}"
+
+
+def _apart(key: str, there: Mapping[str, Any], here: Mapping[str, Any]) -> bool:
+    return key not in ("device", "threads") and there.get(key) != here.get(key)
+
+
+def _short(value: Any) -> str:
+    text = str(value or "unknown")
+    return text[:12] + text[40:] if len(text) > 39 and set(text[:40]) <= set("0123456789abcdef") else text
+
+
+def _surroundings(batch: Batch) -> tuple[dict[str, Any], list[Fault]]:
+    """The environment of a record made here, and what the lint says of the data."""
+    cell = batch.cells[0]
+    splits = sorted({row.replicate.split for row in batch.rows})
+    name = cell.dataset.name
+    found = {split: lint.of_task(name, run.load_task(cell.dataset, split)) for split in splits}
+    return environment.describe(cell.device, cell.threads) | _data_here(batch), lint.of_splits(name, found)
+
+
+# The cheap slice
+
+
+def _slice(folder: Path, record: Record, batch: Batch, sound: bool) -> Iterator[Part]:
+    """The data, the first steps of training, and predictions from parameters that were kept if the files are sound."""
+    yield _data(record, batch)
+    if "first_steps" in record.values:
+        yield _first_steps(record, batch)
+    elif _seconds(record) <= CHEAP:
+        yield from _whole(folder, record, batch, sound)
+        return
+    else:
+        yield Part(
+            "training", "unchecked", "nothing was minimised that would leave a fingerprint: --full runs it again"
+        )
+    if sound and records.has_parameters(folder, record):
+        yield _predictions(folder, record, batch)
+
+
+def _data(record: Record, batch: Batch) -> Part:
+    """Checksums of the sources, and what preprocessing took from the training data."""
+    here = _data_here(batch)
+    for what in ("sources", "statistics"):
+        for name, value in record.environment.get(what, {}).items():
+            if not same_statistic(here[what].get(name), value):
+                return Part("data", "different", f"{what} {name}")
+    return Part("data", "identical")
+
+
+def _data_here(batch: Batch) -> dict[str, dict[str, Any]]:
+    """Of split 0 too: older records of other splits keep its facts alone."""
+    return run.data_facts(batch.cells[0].dataset, {0, *(row.replicate.split for row in batch.rows)})
+
+
+def same_statistic(a: Any, b: Any) -> bool:
+    """Whether two facts of the data are one: numbers to rounding, anything else exactly."""
+    if isinstance(a, float) and isinstance(b, float):
+        return math.isclose(a, b, rel_tol=STATISTIC)
+    return bool(a == b)
+
+
+def _first_steps(record: Record, batch: Batch) -> Part:
+    """The fingerprint of the rows after the first steps."""
+    recorded = record.values["first_steps"]
+    name = f"first {recorded[0]['steps']} steps"
+    found = fingerprint(batch, recorded[0]["steps"])
+    if [row["sha256"] for row in found] == [row["sha256"] for row in recorded]:
+        return Part(name, "identical")
+
+    def again(nudge: Nudge) -> Numbers:
+        return _columns(fingerprint(batch, recorded[0]["steps"], nudge))
+
+    return _judged(name, _columns(recorded), _columns(found), _twins(again, TWINS))
+
+
+def fingerprint(batch: Batch, steps: int, nudge: Nudge = unchanged) -> list[dict[str, Any]]:
+    """Train a batch for so many steps: what `run` records of them."""
+    problem, model, method = run.build(batch)
+    rng = Streams.of_seeds([row.replicate.seed for row in batch.rows])
+    with foreign.calling(f"method {batch.cells[0].method.name}", method):
+        fits, _ = begin(lambda: method.fit(model, problem.train, rng), steps, nudge)
+    return run.first_steps(fits, len(batch.rows))
+
+
+def rounding(twin: int) -> Nudge:
+    """Move every number by a relative error of standard deviation SPREAD, afresh at every step of every twin."""
+
+    def nudge(values: Tensor, step: int) -> Tensor:
+        if not values.is_floating_point():
+            return values
+        errors = np.random.default_rng((twin, step)).standard_normal(tuple(values.shape))
+        return values * (1 + SPREAD * torch.from_numpy(errors)).to(values)
+
+    return nudge
+
+
+def _twins(again: Callable[[Nudge], Numbers], most: int) -> Iterator[Numbers]:
+    """What each twin makes of the same work; one that fails shows no noise."""
+    for twin in range(most):
+        try:
+            numbers = again(rounding(twin))
+        except BenchError:
+            continue
+        yield numbers
+
+
+def _predictions(folder: Path, record: Record, batch: Batch) -> Part:
+    """What the parameters that were kept predict."""
+    problem, model, method = run.build(batch)
+    state = {name: value.to(batch.cells[0].device) for name, value in records.parameters(folder, record).items()}
+    if not record.predictions:
+        return Part("predictions", "unchecked", "the record has none")
+
+    def predict(state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+        with foreign.calling(f"method {batch.cells[0].method.name}", method):
+            posterior = method.restored(model, state) if isinstance(method, Restores) else None
+            return None if posterior is None else _arrays(posterior, problem, model, batch)
+
+    found = predict(state)
+    if found is None:
+        return Part("predictions", "unchecked", "the method has no way back from its state: --full runs it again")
+    recorded = records.predictions(folder, record)
+    if _equal(recorded, found):
+        return Part("predictions", "identical")
+
+    def again(nudge: Nudge) -> Numbers:
+        return _numbers(predict({name: nudge(state[name], i) for i, name in enumerate(sorted(state))}) or {})
+
+    return _judged("predictions", _numbers(recorded), _numbers(found), _twins(again, WHOLE_TWINS), LARGE_CHANGE)
+
+
+def _arrays(posterior: Posterior, problem: Any, model: Any, batch: Batch) -> dict[str, Tensor]:
+    rng = Streams.of_seeds([row.replicate.seed for row in batch.rows])
+    return run.stored_arrays(run.evaluate(posterior, problem, model, batch.cells[0].samples, rng))
+
+
+# The whole cell
+
+
+def _whole(folder: Path, record: Record, batch: Batch, sound: bool) -> Iterator[Part]:
+    """Train, predict and score again: parameters, metrics and all other values, predictions if the files are sound."""
+    found, arrays = _rerun(batch)
+    old = {name: column for name, column in record.values.items() if name not in ("metrics", "objective")}
+    new = {name: found.values.get(name) for name in old}
+    metrics = {name: entry["values"] for name, entry in _known(record).values["metrics"].items()}
+    scored = {name: found.values["metrics"].get(name, {}).get("values") for name in metrics}
+    recorded = records.predictions(folder, record) if record.predictions and sound else {}
+    if old == new and metrics == scored and _equal(recorded, arrays):
+        yield Part("whole cell", "identical")
+        return
+    if found.replicates != record.replicates:
+        yield Part("whole cell", "different", "other replicates fail than did then")
+        return
+
+    def again(nudge: Nudge) -> Numbers:
+        twin, predicted = _rerun(batch, nudge)
+        return {**_metrics(twin), **_numbers(predicted)}
+
+    for_predictions, for_metrics = tee(_twins(again, WHOLE_TWINS))
+    if recorded:
+        yield _judged("predictions", _numbers(recorded), _numbers(arrays), for_predictions, LARGE_CHANGE)
+    yield _judged("metrics", _metrics(_known(record)), _metrics(found), for_metrics, LARGE_CHANGE)
+
+
+def _known(record: Record) -> Record:
+    """Without metrics that this catalog lacks."""
+    known = catalog.names("metrics")
+    kept = {name: entry for name, entry in record.values["metrics"].items() if name.partition("[")[0] in known}
+    return replace(record, values={**record.values, "metrics": kept})
+
+
+def _rerun(batch: Batch, nudge: Nudge = unchanged) -> tuple[Record, dict[str, Tensor]]:
+    """The record and predictions of a batch of one cell, trained in a folder that is gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="bdlbench-") as folder:
+        outcome = run.run_batch(batch, Settings(Path(folder), nudge=nudge))
+        if not outcome.records:
+            raise BadInput(outcome.skipped)
+        (record,) = outcome.records
+        return record, records.predictions(Path(folder), record)
+
+
+# Verdicts
+
+
+def _judged(name: str, recorded: Numbers, found: Numbers, twins: Iterable[Numbers], coarse: float = 0.0) -> Part:
+    """Noise, where each difference is within MULTIPLE of the largest that rounding made in a twin; else different.
+
+    found: here; twins: found here with rounding errors, asked until they explain the difference; what is missing in one
+    shows none. Differences are root mean squares over a quantity's elements. coarse: the relative difference that is
+    allowed where rounding shows an effect on others only, for quantities that move in steps, such as an accuracy.
+    """
+    if not recorded:
+        return Part(name, "unchecked", "the record has none")
+    missing = [key for key in recorded if key not in found or found[key].shape != recorded[key].shape]
+    if missing:
+        return Part(name, "different", f"{missing[0]} is absent, or of another shape")
+    gap = {key: _distance(value, found[key]) for key, value in recorded.items()}
+    noise = dict.fromkeys(recorded, 0.0)
+    for twin in chain(twins, [{}]):  # the last, which shows nothing, is for when no twin could be had
+        noise = {key: max(noise[key], _noise(twin.get(key), found[key])) for key in recorded}
+        still = MEASURED_ROUNDING if not coarse else coarse if any(noise.values()) else CLOSED_FORM
+        least = {key: (MEASURED_ROUNDING if noise[key] else still) * _scale(recorded[key]) for key in recorded}
+        allowed = {key: MULTIPLE * noise[key] + least[key] for key in recorded}
+        worst = max(recorded, key=lambda key: _excess(gap[key], allowed[key]))
+        if gap[worst] <= allowed[worst]:
+            break
+    words = f"{worst} off by {gap[worst]:.2g}; rounding makes {noise[worst]:.2g}"
+    return Part(name, "noise" if gap[worst] <= allowed[worst] else "different", words)
+
+
+def _noise(twin: Tensor | None, found: Tensor) -> float:
+    """What rounding makes; 0 where the twin failed or has other numbers than the run it is a twin of."""
+    if twin is None or twin.shape != found.shape:
+        return 0.0
+    distance = _distance(twin, found)
+    return 0.0 if math.isnan(distance) else distance
+
+
+def _excess(gap: float, allowed: float) -> float:
+    return math.inf if math.isnan(gap) else gap / max(allowed, 1e-300)
+
+
+def _distance(a: Tensor, b: Tensor) -> float:
+    """Root mean square of a − b; equal infinities and NaN are no difference, other ones NaN."""
+    same = (a == b) | (a.isnan() & b.isnan())
+    return float(torch.where(same, 0.0, a - b).square().mean().sqrt())
+
+
+def _scale(values: Tensor) -> float:
+    finite = values[values.isfinite()]
+    return float(finite.square().mean().sqrt()) if len(finite) else 0.0
+
+
+def _equal(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
+    return all(name in b and _bits(value) == _bits(b[name]) for name, value in a.items())
+
+
+def _bits(value: Tensor) -> bytes:
+    return hashlib.sha256(value.contiguous().numpy().tobytes()).digest()
+
+
+def _numbers(arrays: Mapping[str, Tensor]) -> Numbers:
+    return {name: value.double() for name, value in arrays.items() if value.is_floating_point()}
+
+
+def _metrics(record: Record) -> Numbers:
+    return {name: _column(entry["values"]) for name, entry in record.values["metrics"].items()}
+
+
+def _columns(rows: Sequence[Mapping[str, Any]]) -> Numbers:
+    """Loss and norm of a fingerprint."""
+    return {name: _column([number for row in rows for number in row[name]]) for name in ("loss", "norm")}
+
+
+def _column(values: Sequence[float | None]) -> Tensor:
+    """None stands for what was not finite."""
+    return torch.tensor([math.nan if value is None else value for value in values], dtype=torch.float64)
+
+
+def _seconds(record: Record) -> float:
+    return record.cost.get("train_seconds", math.inf) + record.cost.get("predict_seconds", 0.0)

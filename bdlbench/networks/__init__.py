@@ -1,0 +1,1 @@
+"""Layer rules, blocks, and the outputs of models."""

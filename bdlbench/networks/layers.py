@@ -1,0 +1,249 @@
+"""Layer rules: how each linear map of a model acts under one inference method.
+
+Each rule is a `Layer`. Its `noise` streams have lead (R,) in training and (M, R) when posterior samples are drawn, so
+the same rule serves both; a map that needs no noise stays free of the M axis and is computed once for all samples.
+One sample of the weights, or one mask for a whole batch, is drawn once and kept, however often a model uses its leaf.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from bdlbench.core.layout import LinearOp, PerRow, per_row
+from bdlbench.core.streams import Streams
+from bdlbench.kernels import sampling
+from bdlbench.kernels.sampling import Factors
+from bdlbench.protocols import Layer
+
+Leaves = Mapping[str, Tensor]
+
+
+class _Kept(dict[str, Tensor]):
+    """What was drawn for a leaf."""
+
+    def get_or_draw(self, name: str, draw: Callable[[], Tensor]) -> Tensor:
+        """The same at every call."""
+        if name not in self:
+            self[name] = draw()
+        return self[name]
+
+
+@dataclass(frozen=True)
+class _Memory:
+    """What maps made of the tensor `source` itself, by their leaves, operation and how they looked at it.
+
+    Beside it the operation, so that no other can come to have its identity.
+    """
+
+    source: Tensor
+    made: dict[tuple[object, ...], tuple[LinearOp, Any]] = field(default_factory=dict)
+
+
+_memory: ContextVar[_Memory | None] = ContextVar("memory", default=None)
+
+Stored = TypeVar("Stored")
+
+
+@contextmanager
+def remembering(source: Tensor) -> Iterator[None]:
+    """Within the block, what a map of given weights makes of `source` before any noise is computed only once."""
+    token = _memory.set(_Memory(source))
+    try:
+        yield
+    finally:
+        _memory.reset(token)
+
+
+def recalled(name: str, op: LinearOp, x: Tensor, bias: str, make: Callable[[], Stored]) -> Stored:
+    """make(), or what it was the last time for the same map where x is a view of what is remembered.
+
+    The map is that of the leaf `name` by `op`, with the leaf `bias`: a model may use one leaf in several maps.
+    """
+    memory = _memory.get()
+    if memory is None or memory.source.untyped_storage().data_ptr() != x.untyped_storage().data_ptr():
+        return make()
+    operation: object = op
+    try:
+        hash(op)
+    except TypeError:  # what cannot be told by its value is told by its identity
+        operation = id(op)
+    key = (name, operation, bias, x.dtype, x.storage_offset(), x.shape, x.stride())
+    if key not in memory.made:
+        memory.made[key] = op, make()
+    found: Stored = memory.made[key][1]
+    return found
+
+
+def _bias(layer: Layer, name: str) -> Tensor | None:
+    return layer.leaf(name) if name else None
+
+
+def _shape(x: Tensor, trailing: int, joint: bool) -> tuple[int, ...]:
+    """The shape of x after R; with `joint`, one draw serves the whole batch."""
+    shape = tuple(x.shape[x.ndim - trailing :])
+    return (1, *shape[1:]) if joint else shape
+
+
+@dataclass(frozen=True)
+class Point:
+    """op(x, w)."""
+
+    leaves: Leaves
+
+    def __call__(self, name: str, op: LinearOp, x: Tensor, bias: str = "") -> Tensor:
+        """Apply `op` with the leaves."""
+        return op(x, self.leaves[name], _bias(self, bias))
+
+    def leaf(self, name: str) -> Tensor:
+        """The leaf itself."""
+        return self.leaves[name]
+
+
+@dataclass(frozen=True)
+class Dropout:
+    """op(x · mask / (1 − p), w), one mask for each example (for the batch where `joint`). Srivastava et al. 2014.
+
+    rates: p of each leaf that is dropped out; a leaf without one acts as a point.
+    """
+
+    leaves: Leaves
+    rates: Mapping[str, PerRow]
+    noise: Streams
+    joint: bool = False
+    kept: _Kept = field(default_factory=_Kept, compare=False)
+
+    def __call__(self, name: str, op: LinearOp, x: Tensor, bias: str = "") -> Tensor:
+        """Apply `op` to the masked input."""
+        rate = self.rates.get(name, 0.0)
+        if isinstance(rate, float) and rate == 0:
+            out = recalled(name, op, x, bias, lambda: op(x, self.leaves[name], _bias(self, bias)))
+            return out.expand(*self.noise.lead, *out.shape[out.ndim - op.trailing :])  # a sample like any other
+        mask = self.kept.get_or_draw(name, lambda: self._mask(name, op, x)) if self.joint else self._mask(name, op, x)
+        share = per_row(1 - rate, x, 1 + op.trailing)
+        kept = (x / share) * mask if x.ndim < mask.ndim else x * (mask / share)  # the smaller is divided
+        return op(kept, self.leaves[name], _bias(self, bias))
+
+    def leaf(self, name: str) -> Tensor:
+        """The leaf itself: biases and scales are not dropped."""
+        return self.leaves[name]
+
+    def _mask(self, name: str, op: LinearOp, x: Tensor) -> Tensor:
+        bits = self.noise.bits(_shape(x, op.trailing, self.joint), x, name)
+        return sampling.keep_mask(bits, self.rates[name], op.trailing, x)
+
+
+@dataclass(frozen=True)
+class DropConnect:
+    """op(x, w · mask), one mask of the weights for each batch or posterior sample; the mean weight is (1 − p) w.
+
+    Wan et al. 2013. rates: p of each leaf that is masked.
+    """
+
+    leaves: Leaves
+    rates: Mapping[str, PerRow]
+    noise: Streams
+    kept: _Kept = field(default_factory=_Kept, compare=False)
+
+    def __call__(self, name: str, op: LinearOp, x: Tensor, bias: str = "") -> Tensor:
+        """Apply `op` with masked weights."""
+        masked = name in self.rates
+        weight = self.kept.get_or_draw(name, lambda: self._masked(name)) if masked else self.leaves[name]
+        return op(x, weight, _bias(self, bias))
+
+    def leaf(self, name: str) -> Tensor:
+        """The leaf itself: biases and scales are not dropped."""
+        return self.leaves[name]
+
+    def _masked(self, name: str) -> Tensor:
+        weight = self.leaves[name]
+        bits = self.noise.bits(weight.shape[1:], weight)
+        return weight * sampling.keep_mask(bits, self.rates[name], weight.ndim - 1, weight)
+
+
+@dataclass(frozen=True)
+class LocalNoise:
+    """op(x, mean) + sqrt(op(x², variance)) · noise: Kingma, Salimans & Welling 2015.
+
+    A bias acts as a weight of a constant input. mean, variance: leaves. One without a variance acts as a point.
+    """
+
+    mean: Leaves
+    variance: Leaves
+    noise: Streams
+    kept: _Kept = field(default_factory=_Kept, compare=False)
+
+    def __call__(self, name: str, op: LinearOp, x: Tensor, bias: str = "") -> Tensor:
+        """Apply `op` and add the pre-activation's own noise, which is the bias's too."""
+        if name not in self.variance:
+            return op(x, self.mean[name], _bias(self, bias))
+        mean = Factors(self.mean[name], self.mean[bias] if bias else None)
+        variance = Factors(self.variance[name], self.variance.get(bias))
+        noise = self.noise.normal(op.output_shape(x, mean.weight), x)
+        if x.requires_grad or mean.weight.requires_grad:
+            return sampling.local_noise(op, x, mean, variance, noise)
+        return torch.addcmul(*recalled(name, op, x, bias, lambda: sampling.moments(op, x, mean, variance)), noise)
+
+    def leaf(self, name: str) -> Tensor:
+        """One sample of the leaf for the batch."""
+        return self.kept.get_or_draw(name, lambda: _sampled_leaf(self.mean, self.variance, name, self.noise))
+
+
+@dataclass(frozen=True)
+class WeightNoise:
+    """op(x, mean + sd · noise), one sample of the weights for the batch. Blundell et al. 2015."""
+
+    mean: Leaves
+    variance: Leaves
+    noise: Streams
+    kept: _Kept = field(default_factory=_Kept, compare=False)
+
+    def __call__(self, name: str, op: LinearOp, x: Tensor, bias: str = "") -> Tensor:
+        """Apply `op` with sampled weights."""
+        return op(x, self.leaf(name), _bias(self, bias))
+
+    def leaf(self, name: str) -> Tensor:
+        """One sample of the leaf."""
+        return self.kept.get_or_draw(name, lambda: _sampled_leaf(self.mean, self.variance, name, self.noise))
+
+
+@dataclass(frozen=True)
+class Flipout:
+    """One weight sample whose sign differs between examples and units. Wen et al. 2018."""
+
+    mean: Leaves
+    variance: Leaves
+    noise: Streams
+    kept: _Kept = field(default_factory=_Kept, compare=False)
+
+    def __call__(self, name: str, op: LinearOp, x: Tensor, bias: str = "") -> Tensor:
+        """Apply `op` to x with the mean, and to sign-flipped x with the perturbation."""
+        if name not in self.variance:
+            return op(x, self.mean[name], _bias(self, bias))
+        mean = self.mean[name]
+        perturbation = self.variance[name].sqrt() * self.noise.normal(mean.shape[1:], mean)
+        out = op(x, mean, _bias(self, bias))
+        return out + self._signs(out, op) * op(self._signs(x, op) * x, perturbation)
+
+    def leaf(self, name: str) -> Tensor:
+        """One sample of the leaf for the batch."""
+        return self.kept.get_or_draw(name, lambda: _sampled_leaf(self.mean, self.variance, name, self.noise))
+
+    def _signs(self, like: Tensor, op: LinearOp) -> Tensor:
+        """±1 for each example and unit, or channel."""
+        examples, units = like.shape[like.ndim - op.trailing :][:2]
+        bits = self.noise.bits((examples, units), like)
+        return sampling.signs(bits, like).reshape(*bits.shape, *(1,) * (op.trailing - 2))
+
+
+def _sampled_leaf(mean: Leaves, variance: Leaves, name: str, noise: Streams) -> Tensor:
+    if name not in variance:
+        return mean[name]
+    value = mean[name]
+    return sampling.perturbed(value, variance[name], noise.normal(value.shape[1:], value))

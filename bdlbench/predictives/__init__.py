@@ -1,0 +1,1 @@
+"""What a posterior predicts, reduced over its samples."""

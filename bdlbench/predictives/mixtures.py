@@ -1,0 +1,413 @@
+"""What a posterior predicts, reduced over its M samples as they stream by. The only place that averages over M.
+
+PROBABILITIES are averaged, never logits; but their logarithms are what is kept, added by log(exp a + exp b), since a
+probability under 1e-38 is none in float32. Sample i belongs to group i mod G, G = min(M, 10); the group means are kept
+so that the Monte-Carlo variance of any metric can be estimated. Samples are added one at a time and in order, so the
+result does not depend on how they were chunked.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial, reduce
+from typing import Protocol, Self
+
+import torch
+from torch import Tensor
+
+MAX_GROUPS = 10
+
+
+class Predicted(Protocol):
+    """What a metric may ask of a predictive of R replicates on N inputs, and a record can answer for it."""
+
+    @property
+    def samples(self) -> int:
+        """M, how many posterior samples were averaged."""
+        ...
+
+    @property
+    def facts(self) -> Mapping[str, Tensor]:
+        """What the method knows of itself: (R,), or (R, N) where it differs by example."""
+        ...
+
+    @property
+    def scores(self) -> dict[str, Tensor]:
+        """(R, N) each, higher = more out of distribution."""
+        ...
+
+    def log_prob(self, y: Tensor) -> Tensor:
+        """Log predictive density or probability of y (R, N), in nats and original units: (R, N)."""
+        ...
+
+    def group_log_prob(self, y: Tensor) -> Tensor:
+        """The same by each group of samples alone: (G, R, N)."""
+        ...
+
+    def arrays(self) -> dict[str, Tensor]:
+        """What describes the predictive: {name: (R, N, …)}; all is stored per example, float32, but `probs`.
+
+        Of classes `probs` is exp(`log_probs`), and made again when a record is read.
+        """
+        ...
+
+
+class Predictive(Predicted, Protocol):
+    """The posterior predictive of R replicates on N inputs."""
+
+    def in_units(self, y_mean: Tensor, y_sd: Tensor) -> Self:
+        """On the scale of y·y_sd + y_mean, both (R,); classes have no scale."""
+        ...
+
+    def mix(self, members: int) -> Self:
+        """Each `members` consecutive rows as one equal mixture: (R·members, …) -> (R, …)."""
+        ...
+
+    def join(self, later: Sequence[Self]) -> Self:
+        """This predictive followed by those of later examples, along N."""
+        ...
+
+
+@dataclass(frozen=True)
+class Categorical:
+    """Mean class probabilities of M samples.
+
+    log_probs (R, N, C) float64, group_log_probs (G, R, N, C) float32: log of the mean probabilities of all samples, and
+    of each group. expected_entropy (R, N) float64. All in nats. own_scores: out-of-distribution scores (R, N) that
+    whoever made the predictions gave beside them; a mixture has none. dtype: what they are stored in, and scored by.
+    """
+
+    samples: int
+    log_probs: Tensor
+    group_log_probs: Tensor
+    expected_entropy: Tensor
+    facts: Mapping[str, Tensor] = field(default_factory=dict)
+    own_scores: Mapping[str, Tensor] = field(default_factory=dict)
+    dtype: torch.dtype = torch.float32
+
+    @property
+    def probs(self) -> Tensor:
+        """Mean class probabilities, (R, N, C) in `dtype`, as they are stored."""
+        return by_vectors(torch.exp, self.log_probs.to(self.dtype))
+
+    @property
+    def entropy(self) -> Tensor:
+        """H[E_θ p(y | x, θ)] in nats, (R, N) float64."""
+        return entropy(self.log_probs)
+
+    @property
+    def scores(self) -> dict[str, Tensor]:
+        """Predictive entropy; mutual information H[E p] − E H[p]; log(1 − the largest probability); own ones.
+
+        In nats and float64: how sure a network is differs between examples by less than float32 tells from certainty.
+        """
+        entropy = self.entropy
+        return {
+            **self.own_scores,
+            "entropy": entropy,
+            "mutual_information": (entropy - self.expected_entropy).clamp_min(0.0),
+            "max_probability": log_others(self.log_probs),
+        }
+
+    def log_prob(self, y: Tensor) -> Tensor:
+        """log p(y | x) (R, N) in nats, of int64 classes y (R, N); from what is stored, so in `dtype`."""
+        return log_at(self.log_probs.to(self.dtype), y)
+
+    def group_log_prob(self, y: Tensor) -> Tensor:
+        """log p(y | x) by each group of samples alone, (G, R, N)."""
+        return log_at(self.group_log_probs, y.expand(len(self.group_log_probs), *y.shape))
+
+    @property
+    def running_class(self) -> Tensor:
+        """The most probable class by the samples of the first g groups together, for g = 1 … G: (R, N, G) int64."""
+        sizes = group_sizes(self.samples, len(self.group_log_probs))
+        weighted = (log + math.log(n) for log, n in zip(self.group_log_probs, sizes, strict=True))
+        return torch.stack([total.argmax(-1) for total in itertools.accumulate(weighted, torch.logaddexp)], -1)
+
+    def arrays(self) -> dict[str, Tensor]:
+        """The mean class probabilities; with several samples also what more and more of them call the class."""
+        found = with_probs({"log_probs": self.log_probs.to(self.dtype)})
+        return found | ({"running_class": self.running_class} if len(self.group_log_probs) > 1 else {})
+
+    def in_units(self, y_mean: Tensor, y_sd: Tensor) -> Self:
+        """Unchanged: classes have no scale."""
+        return self
+
+    def mix(self, members: int) -> Self:
+        """Probabilities averaged over members; a member is a group of samples, whatever their number."""
+        if members == 1:
+            return self
+        logs = self.log_probs.unflatten(0, (-1, members)).transpose(0, 1)  # (K, R, N, C)
+        entropy = ordered_sum(self.expected_entropy.unflatten(0, (-1, members)).transpose(0, 1)) / members
+        return type(self)(self.samples * members, log_mean(logs), logs.float(), entropy)
+
+    def join(self, later: Sequence[Self]) -> Self:
+        """Along N."""
+        blocks = [self, *later]
+        return type(self)(
+            self.samples,
+            torch.cat([b.log_probs for b in blocks], 1),
+            torch.cat([b.group_log_probs for b in blocks], 2),
+            torch.cat([b.expected_entropy for b in blocks], 1),
+            join_facts([b.facts for b in blocks]),
+            join_facts([b.own_scores for b in blocks]),
+        )
+
+
+@dataclass(frozen=True)
+class GaussianMixture:
+    """An equal mixture of M Gaussians for each example, in original units. means, sds: (M, R, N).
+
+    All that is told of it is computed in float64: where a mean is 1e6 sd from 0, float32 rounds it by .03 sd.
+    """
+
+    means: Tensor
+    sds: Tensor
+    facts: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def samples(self) -> int:
+        """M."""
+        return self.means.shape[0]
+
+    @property
+    def mean(self) -> Tensor:
+        """E[y | x], (R, N)."""
+        return ordered_sum(self.means.double()) / self.samples
+
+    @property
+    def variance(self) -> Tensor:
+        """V[y | x] = E sd² + V mean (law of total variance), (R, N)."""
+        within, between = ordered_sum(self.sds.double().square()), ordered_sum((self.means - self.mean).square())
+        return (within + between) / self.samples
+
+    @property
+    def scores(self) -> dict[str, Tensor]:
+        """The predictive variance."""
+        return {"variance": self.variance}
+
+    def log_prob(self, y: Tensor) -> Tensor:
+        """log (1/M) Σ_m N(y | mean_m, sd_m²), (R, N), nats."""
+        return _mixture_log_prob(self.means, self.sds, y)
+
+    def group_log_prob(self, y: Tensor) -> Tensor:
+        """The same for each group of samples, (G, R, N)."""
+        groups = min(self.samples, MAX_GROUPS)
+        return torch.stack([_mixture_log_prob(self.means[g::groups], self.sds[g::groups], y) for g in range(groups)])
+
+    def arrays(self) -> dict[str, Tensor]:
+        """Predictive mean and standard deviation, original units."""
+        return {"mean": self.mean, "sd": self.variance.sqrt()}
+
+    def in_units(self, y_mean: Tensor, y_sd: Tensor) -> Self:
+        """Of y·y_sd + y_mean (both (R,)): densities carry the Jacobian 1/y_sd."""
+        shift, scale = y_mean.double()[:, None], y_sd.double()[:, None]
+        return type(self)(self.means * scale + shift, self.sds * scale, self.facts)
+
+    def mix(self, members: int) -> Self:
+        """All components of all members."""
+        means, sds = (
+            t.unflatten(1, (-1, members)).transpose(1, 2).flatten(0, 1) for t in (self.means, self.sds)
+        )  # (M, R·K, N) -> (M·K, R, N)
+        return type(self)(means, sds)
+
+    def join(self, later: Sequence[Self]) -> Self:
+        """Along N."""
+        blocks = [self, *later]
+        means, sds = torch.cat([b.means for b in blocks], 2), torch.cat([b.sds for b in blocks], 2)
+        return type(self)(means, sds, join_facts([b.facts for b in blocks]))
+
+
+class HasLogits(Protocol):
+    """An output with class logits."""
+
+    @property
+    def logits(self) -> Tensor:
+        """([m,] R, B, C)."""
+        ...
+
+
+class HasMoments(Protocol):
+    """An output with a Gaussian's moments."""
+
+    @property
+    def mean(self) -> Tensor:
+        """([m,] R, B)."""
+        ...
+
+    @property
+    def sd(self) -> Tensor:
+        """Broadcasts to the shape of `mean`."""
+        ...
+
+
+class CategoricalSum:
+    """Accumulates class probabilities, sample by sample, into `Categorical`, in float64."""
+
+    def __init__(self, samples: int) -> None:
+        self.samples, self.added = samples, 0
+        self.groups: list[Tensor] = []
+        self.entropy: Tensor | None = None
+
+    def add(self, output: HasLogits) -> None:
+        """output.logits: ([m,] R, B, C), the next m samples in order, or the only one."""
+        logits = output.logits if output.logits.ndim == 4 else output.logits.unsqueeze(0)
+        for log_probs, entropies in zip(*normalised(logits.double()), strict=True):
+            self.add_log_probs(log_probs, entropies)
+
+    def add_log_probs(self, log_probs: Tensor, entropies: Tensor) -> None:
+        """The next sample as log class probabilities (R, B, C) and entropies (R, B), float64, in nats."""
+        groups = min(self.samples, MAX_GROUPS)
+        if self.added < groups:
+            self.groups.append(log_probs)
+        else:
+            g = self.added % groups
+            self.groups[g] = by_vectors(torch.logaddexp, self.groups[g], log_probs)
+        self.entropy = entropies if self.entropy is None else self.entropy + entropies
+        self.added += 1
+
+    def finish(self) -> Categorical:
+        """The predictive of the samples added, whose number must be `samples`."""
+        if self.added != self.samples or self.entropy is None:
+            raise ValueError(f"{self.added} samples were added, {self.samples} promised")
+        sizes = group_sizes(self.samples, len(self.groups))
+        total = log_mean(self.groups) + math.log(len(self.groups) / self.samples)
+        groups = torch.stack([(log - math.log(n)).float() for log, n in zip(self.groups, sizes, strict=True)])
+        return Categorical(self.samples, total, groups, self.entropy / self.samples)
+
+
+class GaussianStack:
+    """Keeps each sample's Gaussian: a mixture's density at an unseen y needs all of them."""
+
+    def __init__(self, samples: int) -> None:
+        self.samples = samples
+        self.means: list[Tensor] = []
+        self.sds: list[Tensor] = []
+
+    def add(self, output: HasMoments) -> None:
+        """output.mean, output.sd: ([m,] R, B), the next m samples in order, or the only one."""
+        mean, sd = output.mean, output.sd.expand_as(output.mean)
+        self.means.append(mean if mean.ndim == 3 else mean.unsqueeze(0))
+        self.sds.append(sd if mean.ndim == 3 else sd.unsqueeze(0))
+
+    def finish(self) -> GaussianMixture:
+        """The mixture of the samples added."""
+        return GaussianMixture(torch.cat(self.means), torch.cat(self.sds))
+
+
+def join_facts(facts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Facts by example (R, N) follow each other along N; facts by replicate (R,) are the same in every block."""
+    return {
+        name: torch.cat([f[name] for f in facts], 1) if value.ndim > 1 else value for name, value in facts[0].items()
+    }
+
+
+def group_sizes(samples: int, groups: int) -> list[int]:
+    """How many of M samples each group has: sample i belongs to group i mod G."""
+    return [len(range(g, samples, groups)) for g in range(groups)]
+
+
+def log_at(log_probs: Tensor, y: Tensor) -> Tensor:
+    """log of the probability of class y in nats: log_probs (…, C), y (…) int64. Returns (…).
+
+    A probability of exactly 0 counts as the smallest normal float32, 1.2e-38: one that rounding lost.
+    """
+    found = log_probs.gather(-1, y.unsqueeze(-1)).squeeze(-1)
+    return found.masked_fill(found == -math.inf, math.log(torch.finfo(torch.float32).tiny))
+
+
+def with_probs(arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The arrays, and for each named `[….]log_probs` its exp, named `[….]probs`."""
+    logs = {name: value for name, value in arrays.items() if name.rpartition(".")[2] == "log_probs"}
+    return {
+        **arrays,
+        **{name.removesuffix("log_probs") + "probs": by_vectors(torch.exp, value) for name, value in logs.items()},
+    }
+
+
+def without_probs(arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What `with_probs` was given."""
+    derived = [name.removesuffix("log_probs") + "probs" for name in arrays if name.rpartition(".")[2] == "log_probs"]
+    return {name: value for name, value in arrays.items() if name not in derived}
+
+
+def by_vectors(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+    """An elementwise function of tensors of one shape, in that shape.
+
+    Torch rounds what is left over at the end of a tensor by other code than whole vectors, so that the last bit of an
+    element would depend on how many others there are, and a row's on the other rows. Here all is whole vectors.
+    """
+    shape, count = tensors[0].shape, tensors[0].numel()
+    padded = [torch.nn.functional.pad(x.reshape(-1), (0, -count % VECTOR_ELEMENTS)) for x in tensors]
+    return function(*padded)[:count].view(shape)
+
+
+def log_mean(log_terms: Iterable[Tensor]) -> Tensor:
+    """log (1/M) Σ_m exp over M terms of one shape, or a leading axis, one after another."""
+    terms = list(log_terms)
+    return reduce(partial(by_vectors, torch.logaddexp), terms) - math.log(len(terms))
+
+
+def log_sum(log_terms: Tensor) -> Tensor:
+    """log Σ exp over the last axis: (…, C) -> (…). −∞ where all terms are."""
+    top = log_terms.amax(-1, keepdim=True).clamp_min(torch.finfo(log_terms.dtype).min)
+    total = by_vectors(torch.exp, log_terms - top).sum(-1)
+    return by_vectors(torch.log, total) + top.squeeze(-1)
+
+
+VECTOR_ELEMENTS = 64
+"""Elements whose number every vector of every processor divides, unrolled or not."""
+
+# Of a network that is sure 1 − p is far under one rounding error of p, and is all that tells its examples apart: the
+# largest probability is never subtracted from one; what the other classes have is added up.
+
+
+def normalised(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """log softmax(logits) (…, C) and its entropy (…), in nats, of logits (…, C).
+
+    With gaps g = logits − max ≤ 0 and r = Σ exp(g) over all classes but the first largest: log p = g − log(1 + r) and
+    H = log(1 + r) − Σ exp(g) g / (1 + r).
+    """
+    top, first = logits.max(-1, keepdim=True)
+    gaps = logits - top
+    weights = by_vectors(torch.exp, gaps)
+    rest = weights.scatter(-1, first, 0.0).sum(-1)
+    log_total = by_vectors(torch.log1p, rest)
+    spread = by_vectors(torch.special.entr, weights).sum(-1)
+    return gaps - log_total.unsqueeze(-1), log_total + spread / (1 + rest)
+
+
+def log_others(log_probs: Tensor) -> Tensor:
+    """log(1 − the largest probability) in nats, as the sum of all others: (…, C) -> (…)."""
+    first = log_probs.argmax(-1, keepdim=True)
+    return log_sum(log_probs.scatter(-1, first, -math.inf))
+
+
+def entropy(log_probs: Tensor) -> Tensor:
+    """−Σ_c p_c log p_c in nats: (…, C) -> (…), the largest p by log(1 − those of all others) where that is > ½."""
+    first = log_probs.argmax(-1, keepdim=True)
+    probs = by_vectors(torch.exp, log_probs)
+    rest = probs.scatter(-1, first, 0.0).sum(-1)
+    log_top = torch.where(rest < 0.5, by_vectors(torch.log1p, -rest), log_probs.gather(-1, first).squeeze(-1))
+    others = by_vectors(torch.special.entr, probs).scatter(-1, first, 0.0).sum(-1)
+    return others - (1 - rest) * log_top
+
+
+def normal_log_prob(mean: Tensor, sd: Tensor, y: Tensor) -> Tensor:
+    """log N(y; mean, sd²) in nats, elementwise and in float64: y − mean cancels digits."""
+    gap = (y.double() - mean.double()) / sd.double()
+    return -0.5 * gap.square() - sd.double().log() - 0.5 * math.log(2 * math.pi)
+
+
+def _mixture_log_prob(means: Tensor, sds: Tensor, y: Tensor) -> Tensor:
+    log_density = normal_log_prob(means, sds, y)
+    top = log_density.amax(0)
+    return top + ordered_sum((log_density - top).exp()).log() - math.log(len(means))
+
+
+def ordered_sum(terms: Iterable[Tensor]) -> Tensor:
+    """Sum over the leading axis, one term after another: a reduction there rounds by a column's place in memory."""
+    return reduce(torch.add, terms)

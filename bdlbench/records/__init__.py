@@ -1,0 +1,1 @@
+"""What a run leaves behind: files, their cells, folders and revisions, stored predictions."""

@@ -1,0 +1,244 @@
+"""Predictions as a record keeps them, as something that metrics can score again: whole, in part, by example."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bdlbench.core.environment import one_thread
+from bdlbench.core.foreign import Broken, is_foreign
+from bdlbench.predictives.mixtures import MAX_GROUPS, Predicted, group_sizes, log_at, normal_log_prob, with_probs
+from bdlbench.protocols import TEST, Evaluation, MeanOverExamples, Metric, WithoutBlocks
+from bdlbench.records.record import Record
+from bdlbench.stats.behrens_fisher import Array
+from bdlbench.stats.jackknife import blocks, pseudo_values
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a record keeps of a predictive of R replicates on N inputs.
+
+    kept: (R, N, …) by name, such as log_probs, or mean and sd, and the scores; groups: (G, R, N) log probability of the
+    targets by each group of samples, with its weight.
+    """
+
+    samples: int
+    kept: Mapping[str, Tensor]
+    groups: Tensor | None = None
+    weights: tuple[float, ...] = ()
+
+    @property
+    def scores(self) -> dict[str, Tensor]:
+        """All that is one number for each example, (R, N)."""
+        return {name: value for name, value in self.kept.items() if value.ndim == 2}
+
+    @property
+    def facts(self) -> Mapping[str, Tensor]:
+        """The same, since which of them is which was not kept; the depth is that of the prediction, not the score."""
+        halted = {"depth": self.kept["halted_depth"]} if "halted_depth" in self.kept else {}
+        return self.scores | halted
+
+    def arrays(self) -> dict[str, Tensor]:
+        """All that was kept."""
+        return dict(self.kept)
+
+    def log_prob(self, y: Tensor) -> Tensor:
+        """(R, N) nats: from class probabilities, a density, the groups of a mixture, or one Gaussian."""
+        if "log_probs" in self.kept:
+            return log_at(self.kept["log_probs"], y)
+        if "probs" in self.kept:  # of a record from before 0.3
+            return log_at(self.kept["probs"].log(), y)
+        if "log_density" in self.kept:
+            return self.kept["log_density"]
+        if self.groups is not None:
+            weights = torch.tensor(self.weights, dtype=self.groups.dtype)
+            return torch.logsumexp(self.groups + (weights / weights.sum()).log()[:, None, None], 0)
+        return normal_log_prob(self.kept["mean"], self.kept["sd"], y)
+
+    def group_log_prob(self, y: Tensor) -> Tensor:
+        """(G, R, N) nats, of the targets that were kept with them."""
+        return self.log_prob(y).unsqueeze(0) if self.groups is None else self.groups
+
+
+def read(record: Record, arrays: Mapping[str, Tensor]) -> Evaluation | None:
+    """The test and out-of-distribution predictions beside a record; None where it has none.
+
+    What the posterior stated of itself, and any exact posterior, are not among them: metrics of those are undefined.
+    """
+    if "test.y" not in arrays:
+        return None
+    sets: dict[str, dict[str, Tensor]] = {}
+    for name, value in sorted(with_probs(arrays).items()):  # files of the same arrays may hold them in another order
+        where, _, what = name.rpartition(".")
+        sets.setdefault(where.removeprefix("ood."), {})[what] = value
+    test = sets.pop(TEST)
+    y, groups = test.pop("y"), test.pop("group_log_prob", None)
+    samples = drawn(record, len(groups)) if groups is not None else 1
+    weights = tuple(map(float, group_sizes(samples, len(groups)))) if groups is not None else ()
+    ood: dict[str, Predicted] = {name: Kept(samples, kept) for name, kept in sets.items()}
+    targets = y if y.is_floating_point() else y.long()
+    return Evaluation(Kept(samples, test, groups, weights), targets, ood, {}, None)
+
+
+def drawn(record: Record, groups: int) -> int:
+    """M, of which so many groups were kept: a method or a file may have fewer than the protocol.
+
+    Older records do not say it: with as many groups as there can be it is the protocol's, with fewer their number.
+    """
+    stated = record.values.get("samples")
+    if stated:
+        return int(stated[0])
+    return int(record.cell["protocol"]["samples"]) if groups >= MAX_GROUPS else max(1, groups)
+
+
+KEY = re.compile(r"(\w[\w.-]*)?")
+"""What a metric's keys may be: "" for one value, else what can stand in the brackets of `name[key]`."""
+
+
+def asked(metric: Metric, evaluation: Evaluation) -> dict[str, Tensor]:
+    """The metric's values: (R,) by key. Raises Broken where a metric of other people gives anything else."""
+    found = metric(evaluation)
+    return _well_formed(found, (len(evaluation.y),), "R") if is_foreign(metric) else found
+
+
+def _well_formed(found: Any, shape: tuple[int, ...], axes: str) -> dict[str, Tensor]:
+    """What was returned, if it is floating tensors of this shape by keys that a table can name. Raises Broken."""
+    if not isinstance(found, dict):
+        raise Broken(f'it returned a {type(found).__name__}, not a dict such as {{"": values}}')
+    for key, value in found.items():
+        if not isinstance(key, str) or not KEY.fullmatch(key):
+            raise Broken(f"it returned the key {key!r}: letters, digits, _, - and . only")
+        if not isinstance(value, Tensor):
+            raise Broken(f"it returned a {type(value).__name__} for the key {key!r}, not a tensor ({axes},)")
+        if tuple(value.shape) != shape:
+            raise Broken(f"it returned {tuple(value.shape)} for the key {key!r}, not ({axes},) = {shape}")
+        if not value.is_floating_point():
+            raise Broken(f"it returned {value.dtype} for the key {key!r}, not floating-point numbers: add .double()")
+    return found
+
+
+@one_thread()
+def by_example(metric: Metric, evaluation: Evaluation) -> dict[str, dict[str, Array]]:
+    """What each example contributes to the metric: by key, (R, N) of each population that this key uses.
+
+    A mean over test examples tells it itself. Any other statistic is jackknifed, over blocks of test examples and of
+    each out-of-distribution set: pseudo-values (R, blocks).
+    """
+    if isinstance(metric, MeanOverExamples):
+        told = metric.by_example(evaluation)
+        if is_foreign(metric):
+            _well_formed(told, tuple(evaluation.y.shape), "R, N")
+            if told.keys() != asked(metric, evaluation).keys():
+                raise Broken(f"by_example has the keys {sorted(told)}, the metric itself others")
+        return {key: {TEST: value.double().numpy()} for key, value in told.items()}
+    whole = {key: value.double().numpy() for key, value in asked(metric, evaluation).items()}
+    found: dict[str, dict[str, Array]] = {key: {} for key in whole}
+    for population in [TEST, *evaluation.ood] if whole else []:
+        block = blocks(num_examples(evaluation, population))
+        for key, left_out in without_blocks(metric, evaluation, population, torch.from_numpy(block)).items():
+            found[key][population] = pseudo_values(whole[key], left_out.double().numpy(), block)
+    return found
+
+
+def without_blocks(metric: Metric, evaluation: Evaluation, population: str, block: Tensor) -> dict[str, Tensor]:
+    """(R, blocks) by key: the metric without each block (N,) of the examples of one population, where it uses them.
+
+    A metric that has no faster way is asked anew for each block.
+    """
+    if isinstance(metric, WithoutBlocks):
+        found = metric.without_blocks(evaluation, population, block)
+        shape = (len(evaluation.y), int(block.max()) + 1)
+        return _well_formed(found, shape, "R, blocks") if is_foreign(metric) else found
+    keys = using(metric, evaluation, population)
+    count = int(block.max()) + 1 if keys else 0
+    values = [asked(metric, _part(evaluation, population, (block != b).nonzero().flatten())) for b in range(count)]
+    if lost := [key for key in keys if any(key not in value for value in values)]:
+        raise Broken(f"without some examples of {population} it returns no value of the key {lost[0]!r}")
+    return {key: torch.stack([value[key] for value in values], 1) for key in keys}
+
+
+def using(metric: Metric, evaluation: Evaluation, population: str) -> list[str]:
+    """The keys of a metric that change, vanish or raise when all that is known of a population becomes NaN.
+
+    Also those that are NaN as it is, of which nothing can be told.
+    """
+    whole = metric(evaluation)
+    try:
+        spoilt = metric(_spoilt(evaluation, population))
+    except (Exception, SystemExit):  # whatever an unknown metric raises, it has looked
+        return list(whole)
+    return [key for key, value in whole.items() if key not in spoilt or not torch.equal(spoilt[key], value)]
+
+
+def num_examples(evaluation: Evaluation, population: str) -> int:
+    """N of the test set, or of an out-of-distribution set."""
+    if population == TEST:
+        return evaluation.y.shape[1]
+    return next(iter(_predicted(evaluation, population).arrays().values())).shape[1]
+
+
+def has_groups(evaluation: Evaluation) -> bool:
+    """Whether the test predictions were averaged over posterior samples, in groups that were kept."""
+    return isinstance(evaluation.test, Kept) and evaluation.test.groups is not None
+
+
+@one_thread()
+def left_out(metric: Metric, evaluation: Evaluation) -> dict[str, Array]:
+    """The metric without each group of posterior samples, (G, R) by key: {} where the groups do not tell it."""
+    test = evaluation.test
+    if not isinstance(test, Kept) or test.groups is None or len(test.groups) < 2:
+        return {}
+    columns: dict[str, list[Array]] = {}
+    for g in range(len(test.groups)):
+        rest = [i for i in range(len(test.groups)) if i != g]
+        part = Kept(test.samples, {}, test.groups[rest], tuple(test.weights[i] for i in rest))
+        try:
+            values = asked(metric, replace(evaluation, test=part, ood={}))
+        except (Exception, SystemExit):
+            if is_foreign(metric):  # it asks for what a group has not
+                return {}
+            raise
+        for key, value in values.items():
+            columns.setdefault(key, []).append(value.double().numpy())
+    return {key: np.stack(column) for key, column in columns.items()}
+
+
+def _part(evaluation: Evaluation, population: str, index: Tensor) -> Evaluation:
+    """With these examples of one population only."""
+    if population == TEST:
+        return replace(evaluation, test=_taken(evaluation.test, index), y=evaluation.y[:, index])
+    return replace(evaluation, ood={**evaluation.ood, population: _taken(_predicted(evaluation, population), index)})
+
+
+def _spoilt(evaluation: Evaluation, population: str) -> Evaluation:
+    """With NaN for all that is known of one population, and −1 for what is counted."""
+    predicted = _predicted(evaluation, population)
+    spoilt = Kept(predicted.samples, {name: _unknown(value) for name, value in predicted.arrays().items()})
+    if isinstance(predicted, Kept) and predicted.groups is not None:
+        spoilt = replace(spoilt, groups=_unknown(predicted.groups), weights=predicted.weights)
+    if population == TEST:
+        return replace(evaluation, test=spoilt, y=_unknown(evaluation.y))
+    return replace(evaluation, ood={**evaluation.ood, population: spoilt})
+
+
+def _unknown(values: Tensor) -> Tensor:
+    return torch.full_like(values, math.nan if values.is_floating_point() else -1)
+
+
+def _predicted(evaluation: Evaluation, population: str) -> Predicted:
+    """Of the test set, or of an out-of-distribution set, whose arrays records keep."""
+    return evaluation.test if population == TEST else cast(Predicted, evaluation.ood[population])
+
+
+def _taken(predicted: Predicted, index: Tensor) -> Kept:
+    kept = {name: value[:, index] for name, value in predicted.arrays().items()}
+    groups = predicted.groups[:, :, index] if isinstance(predicted, Kept) and predicted.groups is not None else None
+    weights = predicted.weights if isinstance(predicted, Kept) else ()
+    return Kept(predicted.samples, kept, groups, weights)

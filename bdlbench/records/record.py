@@ -1,0 +1,363 @@
+"""What a run leaves behind: one JSON file for each cell and list of replicates, predictions beside it.
+
+The predictions are written first; the JSON, which names their checksum, makes the record exist.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from bdlbench.core import files
+from bdlbench.core.errors import BadInput
+from bdlbench.core.spec import Replicate
+
+SCHEMA = 1
+"""Version of the layout below. Readers refuse a newer one."""
+
+PARAMETERS = "parameters"
+"""Folder among the records for parameters that were kept."""
+
+Metrics = dict[str, dict[str, Any]]
+"""{name: {"unit", "better", "definition", "values": one for each replicate, None for NaN}}."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One cell and some of its replicates.
+
+    cell: as `Cell.as_dict`; values: `metrics` (each with unit, direction, definition, and a value for each replicate)
+    and what else is deterministic; cost: of the batch that trained the cell, never for each seed; environment: where;
+    failed: replicates without values, with reasons; predictions: SHA-256 of the file beside, "" where there is none.
+    path: the file that it was read from, which a person may have renamed; Path() where it was not read.
+    unscored: metrics that raised, with reasons: their values are missing, not undefined.
+    """
+
+    cell: dict[str, Any]
+    replicates: tuple[Replicate, ...]
+    values: dict[str, Any]
+    cost: dict[str, float]
+    environment: dict[str, Any]
+    failed: dict[Replicate, str] = field(default_factory=dict)
+    predictions: str = ""
+    path: Path = field(default=Path(), compare=False, repr=False)
+    unscored: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """The cell's hash."""
+        return files.digest(self.cell)
+
+    @property
+    def name(self) -> str:
+        """File name without ending: readable, then the hashes of the cell and of the replicates asked for."""
+        return name_of(self.cell, [*self.replicates, *self.failed])
+
+
+def name_of(cell: Mapping[str, Any], asked: Iterable[Replicate]) -> str:
+    """The name that a record of these replicates, good or failed, has: names that no file can have are mended.
+
+    In ASCII: a file's name has at most 255 bytes, not characters, and not every system can write all of them.
+    """
+    names = (cell["protocol"]["dataset"]["name"], cell["protocol"]["model"]["name"], cell["treatment"]["name"])
+    words = [re.sub(r"[^\w.+-]", "_", name, flags=re.ASCII)[:40] for name in names]
+    listed = files.digest([asdict(replicate) for replicate in sorted(asked)])
+    return f"{'-'.join(words)}-{files.digest(cell)[:12]}-{listed[:8]}"
+
+
+def write(folder: Path, record: Record, arrays: Mapping[str, Tensor], stem: str = "") -> Path:
+    """Write predictions, then the record that names their checksum. Returns the path of the JSON.
+
+    stem: of the files' names, instead of the record's own.
+    """
+    stem = stem or record.name
+    if arrays:
+        content = safetensors.torch.save({name: value.contiguous() for name, value in arrays.items()})
+        record = replace(record, predictions=files.sha256(content))
+        files.write_atomic(folder / f"{stem}.safetensors", content)
+    path = folder / f"{stem}.json"
+    body = _to_json(record)
+    text = json.dumps({**body, "checksum": files.digest(body)}, indent=1, sort_keys=True, allow_nan=False)
+    files.write_atomic(path, text.encode() + b"\n")
+    return path
+
+
+RECORD = re.compile(r"-[0-9a-f]{12}-[0-9a-f]{8}\.json$")
+"""How the name of a record ends as `write` gives it."""
+
+
+def read(path: Path, conflicting: bool = False) -> list[Record]:
+    """All records that lie in a folder itself, or the one of a file, sorted by name. Says what it passes over.
+
+    Raises BadInput for a missing folder, a file that may not be read, a newer schema, a truncated or altered record,
+    or, unless `conflicting`, two records that give one replicate differing values.
+    """
+    found, others = scan(path)
+    say_passed_over(others, str(path))
+    if not conflicting:
+        refuse_conflicts(found)
+    return found
+
+
+def scan(path: Path, below: bool = False) -> tuple[list[Record], list[Path]]:
+    """The records of a folder, or the one of a file; and the JSON files that are none: by name and by content.
+
+    below: those of its subfolders too, but for hidden ones, where a run keeps what is not done. Raises BadInput as
+    `read` does.
+    """
+    try:
+        if not path.exists():
+            raise BadInput(f"{path} does not exist: give a folder that `run` wrote")
+        if not path.is_dir():
+            return [read_one(path)], []
+        paths = []
+        for place, folders, names in os.walk(path, onerror=_refuse_unreadable):
+            paths += [Path(place) / name for name in names if name.endswith(".json") and not name.startswith(".")]
+            folders[:] = [name for name in folders if below and not name.startswith(".")]
+    except OSError as error:
+        raise BadInput(f"{error.filename or path} cannot be read: {error.strerror}") from None
+    read = {file: _read(file) for file in sorted(paths)}
+    return [record for record in read.values() if record], [file for file, record in read.items() if not record]
+
+
+def _refuse_unreadable(error: OSError) -> None:
+    raise error
+
+
+@cache
+def _say(line: str) -> None:
+    """Once in a process: a command reads its folder several times."""
+    logging.getLogger("bdlbench").warning("%s", line)
+
+
+def say_passed_over(others: Sequence[Path], where: str) -> None:
+    """One line, on stderr unless the caller has set up logging, for the files that are no records."""
+    if others:
+        named = ", ".join(path.name for path in others[:3]) + (f" and {len(others) - 3} more" if others[3:] else "")
+        _say(f"bdlbench: passed over in {where}, being no records: {named}")
+
+
+def refuse_conflicts(records: Iterable[Record], replaced: Collection[tuple[str, Replicate]] = ()) -> None:
+    """Raises BadInput where two records give one replicate differing values.
+
+    replaced: replicates by (cell's key, replicate) that are about to be made anew, and may differ.
+    """
+    seen: dict[tuple[str, Replicate], tuple[Record, Any]] = {}
+    for record in records:
+        for i, replicate in enumerate(record.replicates):
+            values = _take(record, [i]).values
+            other, known = seen.setdefault((record.key, replicate), (record, values))
+            if known != values and (record.key, replicate) not in replaced:
+                one, two = (str(each.path) if each.path.name else each.name for each in (other, record))
+                beside = other.path.parent == record.path.parent
+                remedy = "`run --fresh` makes these anew" if beside else "give one of the two folders"
+                where = f"seed {replicate.seed}, split {replicate.split}"
+                raise BadInput(f"{one} and {two} give {where} differing values: {remedy}, or move one elsewhere")
+
+
+def has_predictions(folder: Path, record: Record) -> bool:
+    """Whether a file of predictions lies beside a record."""
+    return _predictions_file(folder, record).exists()
+
+
+def predictions(folder: Path, record: Record) -> dict[str, Tensor]:
+    """The per-example arrays beside a record, float32. Raises BadInput where they are absent or altered."""
+    path = _predictions_file(folder, record)
+    if not record.predictions:
+        return {}
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise BadInput(f"{path} is missing: the record beside it names it") from None
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read: {error.strerror}") from None
+    if files.sha256(content) != record.predictions:
+        raise BadInput(f"{path} is not the file that its record names: the checksum differs")
+    return safetensors.torch.load(content)
+
+
+def _predictions_file(folder: Path, record: Record) -> Path:
+    """By the name of the record's file; a copy that was renamed alone shares the original's."""
+    own = folder / f"{record.path.stem or record.name}.safetensors"
+    return own if own.exists() else folder / f"{record.name}.safetensors"
+
+
+def lacks_predictions(folder: Path, record: Record) -> bool:
+    """Whether the predictions that a record names are gone."""
+    return bool(record.predictions) and not _predictions_file(folder, record).exists()
+
+
+def damage(folder: Path, record: Record) -> str:
+    """Say what is wrong with the files beside a record; "" where nothing is, or where one is gone.
+
+    Predictions are read and held against their checksum; of parameters, which are large, only the size is.
+    """
+    path = _parameters_file(folder, record)
+    try:
+        if record.predictions and not lacks_predictions(folder, record):
+            predictions(folder, record)
+        if path.exists():
+            with safe_open(path, "pt"):  # which holds the size against what the file says of itself
+                pass
+    except BadInput as error:
+        return str(error)
+    except (OSError, SafetensorError) as error:
+        return f"{path} is damaged, it is not whole: {error}"
+    return ""
+
+
+def write_parameters(folder: Path, record: Record, state: Mapping[str, Tensor]) -> Path:
+    """Keep what a posterior consists of, {name: (R, …)}, in the folder PARAMETERS beside the record."""
+    path = _parameters_file(folder, record)
+    files.write_atomic(path, safetensors.torch.save({name: value.contiguous() for name, value in state.items()}))
+    return path
+
+
+def parameters(folder: Path, record: Record) -> dict[str, Tensor]:
+    """What `write_parameters` kept. Raises BadInput where nothing was kept, or what was kept cannot be read."""
+    path = _parameters_file(folder, record)
+    if not path.exists():
+        raise BadInput(f"{path} is missing: run the cell with --keep-parameters, and --fresh if it is done already")
+    try:
+        return {name: value.clone() for name, value in safetensors.torch.load_file(path).items()}
+    except (OSError, SafetensorError) as error:
+        raise BadInput(f"{path} cannot be read, it is damaged: {error}") from None
+
+
+def has_parameters(folder: Path, record: Record) -> bool:
+    """Whether parameters were kept."""
+    return _parameters_file(folder, record).exists()
+
+
+def _parameters_file(folder: Path, record: Record) -> Path:
+    return folder / PARAMETERS / f"{record.name}.safetensors"
+
+
+def done(records: Iterable[Record], key: str) -> set[Replicate]:
+    """Replicates of a cell that have values."""
+    return {replicate for record in records if record.key == key for replicate in record.replicates}
+
+
+def without(folder: Path, record: Record, gone: set[Replicate]) -> None:
+    """Take replicates out of a record on disk: what is left, failures too, is written, then the old files go.
+
+    Parameters that were kept go and stay with their replicates. A record whose file a person renamed keeps that name.
+    """
+    if gone.isdisjoint([*record.replicates, *record.failed]):
+        return
+    written = ""
+    kept = [i for i, replicate in enumerate(record.replicates) if replicate not in gone]
+    failed = {replicate: reason for replicate, reason in record.failed.items() if replicate not in gone}
+    if kept or failed:
+        arrays = {name: _rows(name, value, kept) for name, value in predictions(folder, record).items()} if kept else {}
+        left = replace(_take(record, kept), failed=failed, predictions="")
+        renamed = record.path.stem not in ("", record.name)
+        written = write(folder, left, arrays, record.path.stem if renamed else "").stem
+        if kept and _parameters_file(folder, record).exists():
+            write_parameters(folder, left, {name: value[kept] for name, value in parameters(folder, record).items()})
+    old = record.path.stem or record.name
+    for path in (folder / f"{old}.json", folder / f"{old}.safetensors") if old != written else ():
+        path.unlink(missing_ok=True)
+    _parameters_file(folder, record).unlink(missing_ok=True)
+
+
+def row_axis(name: str) -> int:
+    """Where the replicate axis of a stored array lies: behind the group axis of `….group_log_prob`, else in front."""
+    return 1 if name.endswith("group_log_prob") else 0
+
+
+def _rows(name: str, value: Tensor, kept: Sequence[int]) -> Tensor:
+    return value[:, kept] if row_axis(name) else value[kept]
+
+
+def _take(record: Record, kept: Sequence[int]) -> Record:
+    values = {
+        name: {**entry, "values": [entry["values"][i] for i in kept]}
+        for name, entry in record.values["metrics"].items()
+    }
+    per_row = {k: [v[i] for i in kept] for k, v in record.values.items() if k != "metrics"}
+    return replace(record, replicates=tuple(record.replicates[i] for i in kept), values={"metrics": values, **per_row})
+
+
+def _to_json(record: Record) -> dict[str, Any]:
+    return {
+        "schema": SCHEMA,
+        "cell": record.cell,
+        "replicates": [asdict(r) for r in record.replicates],
+        "failed": [{**asdict(r), "reason": reason} for r, reason in sorted(record.failed.items())],
+        "values": _finite(record.values),
+        "cost": _finite(record.cost),
+        "environment": record.environment,
+        "predictions": record.predictions,
+        **({"unscored": record.unscored} if record.unscored else {}),
+    }
+
+
+def read_one(path: Path) -> Record:
+    """One record. Raises BadInput where it may not be read, is none, is truncated, altered or of a newer schema."""
+    record = _read(path)
+    if record is None:
+        raise BadInput(f"{path} is not a whole record: give one that `run` wrote, or a folder of them")
+    return record
+
+
+def _read(path: Path) -> Record | None:
+    """One record; None for a file that neither by its name nor by its content is one. Raises BadInput as `read_one`."""
+    called = RECORD.search(path.name) is not None
+    try:
+        content = path.read_bytes()
+        called = called or b'"protocol"' in content  # which stands near its start: a copy that was cut short has it
+        body = json.loads(content)
+        alike = isinstance(body, dict) and {"schema", "cell", "replicates"} <= body.keys()
+        newer = isinstance(body, dict) and type(body.get("schema")) is int and body["schema"] > SCHEMA
+        if not (called or alike or newer):
+            return None
+        schema = int(body["schema"])
+        if schema > SCHEMA:
+            reads = f"(schema {schema}, this one reads {SCHEMA})"
+            raise BadInput(f"{path} was written by a newer bdlbench {reads}: upgrade")
+        altered = body.pop("checksum") != files.digest(body)
+        record = Record(
+            cell=body["cell"],
+            replicates=tuple(Replicate(**r) for r in body["replicates"]),
+            values=body["values"],
+            cost=body["cost"],
+            environment=body["environment"],
+            failed={Replicate(f["seed"], f["split"]): f["reason"] for f in body["failed"]},
+            predictions=body["predictions"],
+            path=path,
+            unscored=body.get("unscored", {}),
+        )
+    except OSError as error:
+        if not called and not path.is_file():
+            return None
+        raise BadInput(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        if not called:
+            return None
+        whole = "put a whole copy in its place, or give another folder"
+        raise BadInput(f"{path} is not a whole record: it is cut short or damaged; {whole}") from None
+    if altered:
+        raise BadInput(f"{path} was altered: its checksum does not match its content")
+    return record
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN: None stands for it, and for infinities."""
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,151 @@
+"""Figures of results, for papers and for the README."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from bdlbench.compare.rank import ENOUGH_BLOCKS, Ranking
+from bdlbench.core.errors import BadInput
+from bdlbench.records.cells import Result
+from bdlbench.report.tables import Entry, Group, group
+
+FIGURE_ENDINGS = (".png", ".svg", ".pdf")
+PANEL = (2.1, 0.24)
+"""Inches: the width of a panel, and the height of a row in it."""
+
+
+def draw_table(results: Sequence[Result], path: Path, metrics: Sequence[str] = (), sort: str = "") -> None:
+    """The table as a figure: a line of panels for each data set, a panel for each metric, mean ± standard error.
+
+    Filled points lead their panel: the best, and what the table's test cannot tell from it. A metric that fewer than
+    two rows have is left out. Raises BadInput for a file ending that is not one of FORMATS, and where nothing is left.
+    """
+    _refuse_other_endings(path)
+    groups = [shown for shown in group(results, metrics, sort) if _drawn(shown)]
+    if not groups:
+        raise BadInput(f"--figure {path}: there is no metric that two rows have")
+    _save(lambda: _draw(groups), path)
+
+
+def draw_ranking(ranking: Ranking, path: Path) -> None:
+    """A critical-difference diagram: methods on a scale of mean ranks, bars over those that are not told apart.
+
+    Demšar 2006, with Wilcoxon–Holm in place of the one critical difference. Raises BadInput for another file ending,
+    and below six data sets, where the diagram could but show one bar over all.
+    """
+    _refuse_other_endings(path)
+    if not ranking.has_diagram:
+        count = len(ranking.blocks)
+        raise BadInput(f"--figure {path}: {count} data sets, a diagram needs {ENOUGH_BLOCKS}; the table needs none")
+    _save(lambda: _diagram(ranking), path)
+
+
+def _diagram(ranking: Ranking) -> Any:
+    from matplotlib.figure import Figure
+
+    count = len(ranking.methods)
+    half = (count + 1) // 2
+    bars = len(ranking.groups)
+    depth = half + 0.2 + 0.35 * bars
+    figure = Figure(figsize=(7, 0.28 * depth + 0.7), layout="constrained")
+    axis = figure.subplots()
+    axis.set(xlim=(count + 0.1, 0.9), ylim=(depth, -1.6))  # the best rank on the right, as is the custom
+    axis.axis("off")
+    axis.plot([1, count], [0, 0], color="black", lw=1)
+    for tick in range(1, count + 1):
+        axis.plot([tick, tick], [-0.2, 0], color="black", lw=1)
+        axis.text(tick, -0.45, str(tick), ha="center", va="bottom", fontsize="small")
+    for i, (name, place) in enumerate(zip(ranking.methods, ranking.mean_ranks, strict=True)):
+        best = i < half  # the better half is named on the right
+        height = 0.6 + 0.35 * bars + (i if best else count - 1 - i)
+        edge, side = (0.9, "left") if best else (count + 0.1, "right")
+        axis.plot([place, place, edge], [0, height, height], color="0.35", lw=0.8, clip_on=False)
+        label = f" {name} ({place:.2f})" if best else f"({place:.2f}) {name} "
+        axis.text(edge, height, label, ha=side, va="center", fontsize="small")
+    for level, clique in enumerate(ranking.groups):
+        ends = [ranking.mean_ranks[i] for i in (clique[0], clique[-1])]
+        y = 0.35 + 0.35 * level
+        axis.plot([ends[0] - 0.05, ends[1] + 0.05], [y, y], color="black", lw=3, solid_capstyle="butt")
+    arrow = "lower" if ranking.better == "lower" else "higher"
+    title = f"mean rank of {ranking.metric} ({arrow} is better) over {len(ranking.blocks)} data sets"
+    axis.set_title(title, fontsize="small")
+    return figure
+
+
+def _refuse_other_endings(path: Path) -> None:
+    if path.suffix not in FIGURE_ENDINGS:
+        raise BadInput(
+            f"--figure {path}: the file must end in {', '.join(FIGURE_ENDINGS[:-1])} or {FIGURE_ENDINGS[-1]}"
+        )
+
+
+def _save(draw: Callable[[], Any], path: Path) -> None:
+    """Draw and write. A dollar in a name is a dollar, and a sign that the font lacks is a box."""
+    import matplotlib as mpl
+
+    with mpl.rc_context({"text.parse_math": False}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        figure = draw()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            figure.savefig(path, dpi=200)
+        except OSError as error:
+            raise BadInput(f"--figure {path} cannot be written: {error.strerror}") from None
+
+
+def _drawn(shown: Group) -> list[int]:
+    """The columns worth a panel: those with numbers in two rows or more."""
+    numbers = [[_numbers(row.entries[j]) for row in shown.rows] for j in range(len(shown.columns))]
+    return [j for j, column in enumerate(numbers) if len(column) - column.count(None) > 1]
+
+
+def _draw(groups: Sequence[Group]) -> Any:
+    import matplotlib as mpl
+    import seaborn as sns
+    from matplotlib.figure import Figure
+    from rich.cells import cell_len
+
+    heights = [PANEL[1] * len(shown.rows) + 0.9 for shown in groups]
+    longest = max(cell_len(name) for shown in groups for name in _labels(shown))
+    size = (PANEL[0] * max(len(_drawn(shown)) for shown in groups) + max(1.2, 0.06 * longest), sum(heights))
+    with mpl.rc_context({**sns.axes_style("whitegrid"), **sns.plotting_context("paper")}):
+        figure = Figure(figsize=size, layout="constrained")
+        blocks = figure.subfigures(len(groups), 1, squeeze=False, height_ratios=heights)[:, 0]
+        for block, shown in zip(blocks, groups, strict=True):
+            block.suptitle(shown.title, x=0.01, ha="left", fontweight="bold", fontsize="medium")
+            columns = _drawn(shown)
+            axes = block.subplots(1, len(columns), squeeze=False, sharey=True)[0]
+            for j, axis in zip(columns, axes, strict=True):
+                _panel(axis, shown, j, sns.color_palette("deep", len(shown.rows)))
+    return figure
+
+
+def _panel(axis: Any, shown: Group, j: int, colours: Sequence[Any]) -> None:
+    """Column j of a table: a point with its standard error for each row that has a number."""
+    for place, (row, colour) in enumerate(zip(shown.rows, colours, strict=True)):
+        if number := _numbers(row.entries[j]):
+            face = colour if row.entries[j].leads else "white"
+            mean, error = number
+            axis.errorbar(mean, place, xerr=error, fmt="o", color=colour, mfc=face, markersize=5, capsize=2)
+    labels = _labels(shown)
+    axis.set_yticks(range(len(labels)), labels)
+    axis.set(ylim=(len(labels) - 0.5, -0.5), xlabel=shown.columns[j].unit)
+    axis.set_title(shown.columns[j].heading, fontsize="small")
+    axis.locator_params(axis="x", nbins=4)
+    axis.margins(x=0.1)
+
+
+def _labels(shown: Group) -> list[str]:
+    """The words of each row."""
+    return [" ".join(label for label in row.labels if label) for row in shown.rows]
+
+
+def _numbers(entry: Entry) -> tuple[float, float] | None:
+    """Mean and standard error as the table rounds them; None where it has no number."""
+    try:
+        return float(entry.mean), float(entry.error or 0)
+    except ValueError:
+        return None

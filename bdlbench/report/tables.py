@@ -1,0 +1,585 @@
+"""Tables that people read: one row for each cell, mean ± standard error, the best and its equals in bold.
+
+Records keep full precision; what is rounded here can be made again at any time.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from scipy import special
+
+from bdlbench import catalog
+from bdlbench.compare import pairs
+from bdlbench.core import files
+from bdlbench.core.errors import BadInput
+from bdlbench.core.options import spell
+from bdlbench.records.cells import MAIN_METRICS, Result, absent, flatten, matching
+from bdlbench.report import text_table
+from bdlbench.report.text_table import Field, Format, Sheet
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+ARROWS = {"higher": "↑", "lower": "↓"}
+COST_UNITS = {"_per_second": ("1/s", "higher"), "_seconds": ("s", "lower"), "_bytes": ("bytes", "lower")}
+SHORT = {"throughput": ("train_replicate_examples_per_second", "predict_sample_examples_per_second")}
+"""Names for several costs at once."""
+
+COSTS = {
+    "throughput": "training and prediction speed: the next two",
+    "train_replicate_examples_per_second": "examples trained on per second, times replicates",
+    "predict_sample_examples_per_second": "examples predicted per second, times replicates and posterior samples",
+    "train_examples_per_second": "examples trained on per second, all replicates at once",
+    "train_seconds": "time of training all replicates of the batch",
+    "predict_seconds": "time of predicting the test and out-of-distribution sets, all replicates",
+    "peak_memory_bytes": "most memory in use",
+    "rows": "replicates trained in the batch",
+}
+"""What a record holds of its batch beside metrics, with one line each, and names for several of them."""
+
+ABSENT = "—"
+
+
+class Column(NamedTuple):
+    """A metric, or a cost of the batch."""
+
+    name: str
+    unit: str
+    better: str
+    is_cost: bool = False
+
+    @property
+    def heading(self) -> str:
+        """ood_auroc[patches] ↑"""
+        return f"{self.name} {ARROWS.get(self.better, '')}".rstrip()
+
+
+class Entry(NamedTuple):
+    """A number as it is printed: mean and standard error already rounded ("" where there is none)."""
+
+    mean: str
+    error: str = ""
+    leads: bool = False
+
+    @property
+    def text(self) -> str:
+        """0.9804 ± 0.0012"""
+        return f"{self.mean} ± {self.error}" if self.error else self.mean
+
+    @property
+    def concise(self) -> str:
+        """0.9804(12): the error in units of the last digits."""
+        digits = self.error if float(self.error or 0) >= 1 else self.error.replace(".", "").lstrip("0")
+        return f"{self.mean}({digits or 0})" if self.error else self.mean
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """One cell."""
+
+    labels: tuple[str, ...]
+    entries: tuple[Entry, ...]
+    count: str
+
+
+@dataclass(frozen=True)
+class Group:
+    """The rows of one data set."""
+
+    title: str
+    labels: tuple[str, ...]
+    columns: tuple[Column, ...]
+    rows: tuple[TableRow, ...]
+
+
+def render(
+    results: Sequence[Result],
+    style: Format = "terminal",
+    metrics: Sequence[str] = (),
+    sort: str = "",
+    width: int = 100,
+    color: bool = False,
+    interval: bool = False,
+) -> str:
+    """All results as text; with `interval`, means ± half their 95 % interval.
+
+    Raises BadInput for a metric that no result has, with the nearest.
+    """
+    refuse_unknown_metrics(results, [*metrics, *([sort] if sort else [])])
+    if style in ("csv", "json"):
+        return _csv(results, metrics) if style == "csv" else _json(results, metrics)
+    groups = group(results, metrics, sort, interval)
+    caption = describe(results, groups, interval)
+    if style == "terminal":
+        return _terminal(groups, caption, width, color)
+    if style == "markdown":
+        return "".join(text_table.markdown(_sheet(shown)) for shown in groups) + caption + "\n"
+    return "".join(text_table.latex(_sheet(shown), f"{shown.title}. {caption}") for shown in groups)
+
+
+def group(
+    results: Sequence[Result], metrics: Sequence[str] = (), sort: str = "", interval: bool = False
+) -> list[Group]:
+    """The tables, one for each data set with its options, in order of appearance."""
+    return [_group(members, metrics, sort, interval) for members in by_data(results)]
+
+
+def describe(results: Sequence[Result], groups: Sequence[Group], interval: bool = False) -> str:
+    """What the numbers are, for below the tables."""
+    counts = {len(result.replicates) for result in results}
+    parts = []
+    if max(counts, default=0) > 1:
+        if interval:
+            parts.append("Mean ± half its 95 % interval, of new replicates and new test examples.")
+        else:
+            covered = 100 * (2 * special.stdtr(max(2, min(counts)) - 1, 1.0) - 1)
+            parts.append("Mean ± standard error over n replicates: new replicates, on these test examples, have their")
+            parts.append(f"mean within it {covered:.0f} % of the time (--interval: 95 %, of new test examples too).")
+        parts.append("Bold: those that no other is shown to be better than, every two compared as `compare` does,")
+        parts.append("Holm-corrected at 5 %. The best of many looks better than it is: of five equal ones by 1.2")
+        parts.append("standard errors.")
+    else:
+        parts.append("One replicate: no standard error, and only the best is bold.")
+    parts += budgets(results)
+    costs = [column.name for g in groups for column in g.columns if column.is_cost]
+    if costs:
+        parts.append(f"{', '.join(dict.fromkeys(costs))}: of the batches that trained the row, all replicates at once;")
+        parts.append("rows trained in one batch share it, and a + joins batches.")
+    return " ".join(parts)
+
+
+def long_rows(results: Iterable[Result], metrics: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
+    """Every stored number by itself: one row for each cell, replicate and metric, or cell and cost. NaN is None."""
+    for result in results:
+        about = _about(result)
+        for column in select_columns([result], metrics or ["*"]):
+            facts = {"metric": column.name, "unit": column.unit, "better": column.better}
+            if column.is_cost:
+                for cost in result.costs:
+                    yield {**about, "seed": None, "split": None, **facts, "value": cost.get(column.name)}
+                continue
+            for replicate, value in sorted(result.scores[column.name].values.items()):
+                where = {"seed": replicate.seed, "split": replicate.split}
+                yield {**about, **where, **facts, "value": value if math.isfinite(value) else None}
+
+
+def summary_rows(results: Sequence[Result], metrics: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
+    """One row for each cell and metric: mean, standard error, n, failed replicates, and whether it leads."""
+    for members in by_data(results):
+        columns = select_columns(members, metrics)
+        leading = _leading(members, columns)
+        for column in columns:
+            for result in members:
+                if score := result.scores.get(column.name):
+                    numbers = {"mean": score.mean, "standard_error": score.standard_error, "n": len(score.values)}
+                    facts = {"metric": column.name, "unit": column.unit, "better": column.better}
+                    leads = {"failed": len(result.failed), "leads": result.key in leading[column.name]}
+                    yield {**_about(result), **facts, **numbers, **leads}
+
+
+def select_columns(results: Sequence[Result], metrics: Sequence[str] = ()) -> list[Column]:
+    """The columns that these results have of `metrics` (the default ones where empty, all for "*"), in that order."""
+    known = {name: Column(name, s.unit, s.better) for result in results for name, s in sorted(result.scores.items())}
+    if list(metrics) == ["*"]:
+        return list((known | _costs(results)).values())
+    known |= _costs(results)
+    found = [column for name in metrics or MAIN_METRICS for column in _matches(name, known)]
+    return list(dict.fromkeys(found))
+
+
+def number(value: float, error: float = math.nan) -> Entry:
+    """Rounded so that the standard error keeps two significant digits; without one, the value keeps four.
+
+    An error below a millionth of the value is one of rounding, and printed as 0.
+    """
+    if not math.isfinite(value):
+        return Entry("not finite")
+    error = 0.0 if error <= 1e-6 * abs(value) else error
+    if error > 0:
+        decimals = max(0, 1 - math.floor(math.log10(error)))
+        if float(f"{error:.{decimals}f}") >= 10 ** (2 - decimals):  # 0.0996 → 0.10, not 0.100
+            decimals = max(0, decimals - 1)
+        return Entry(f"{value:.{decimals}f}", f"{error:.{decimals}f}")
+    whole = value == int(value) and abs(value) < 1e15
+    text = f"{int(value)}" if whole and abs(value) >= 10 else f"{value:.4g}"
+    if "e" not in text and not whole:
+        text = f"{value:.{max(0, 3 - math.floor(math.log10(abs(value))))}f}" if abs(value) < 1000 else f"{value:.0f}"
+    return Entry(text, "0" if error == 0 else "")
+
+
+# rows and columns
+
+
+def _group(results: list[Result], metrics: Sequence[str], sort: str, interval: bool) -> Group:
+    columns = select_columns(results, metrics)
+    results = _sorted(results, sort)
+    shown = labels(results)
+    leading = _leading(results, columns)
+    widths = pairs.intervals(results, [c.name for c in columns if not c.is_cost]) if interval else {}
+    rows = [
+        TableRow(
+            tuple(label.get(i, "") for label in shown.values()),
+            tuple(
+                _entry(result, column, widths.get(column.name, {}))._replace(leads=result.key in leading[column.name])
+                for column in columns
+            ),
+            _count(result),
+        )
+        for i, result in enumerate(results)
+    ]
+    return Group(title_of(results), tuple(shown), tuple(columns), tuple(rows))
+
+
+def by_data(results: Iterable[Result]) -> list[list[Result]]:
+    """Those of each data set with its options, in order of appearance."""
+    found: dict[str, list[Result]] = {}
+    for result in results:
+        found.setdefault(files.digest(result.cell["protocol"]["dataset"]), []).append(result)
+    return list(found.values())
+
+
+def title_of(results: Sequence[Result]) -> str:
+    """digits · mlp (widths 100-100) · M = 100, as far as all rows agree."""
+    protocols = [result.cell["protocol"] for result in results]
+    words = [spelled("datasets", protocols[0]["dataset"])]
+    if len({files.digest(p["model"]) for p in protocols}) == 1:
+        words.append(spelled("models", protocols[0]["model"]))
+    if len({p["samples"] for p in protocols}) == 1:
+        words.append(f"M = {protocols[0]['samples']}")
+    return " · ".join(words)
+
+
+def spelled(kind: catalog.Kind, choice: Mapping[str, Any]) -> str:
+    """mlp (widths 100-100): with the options that are not the defaults; all of them for an entry unknown here."""
+    try:
+        defaults = catalog.choice(kind, choice["name"], {}).as_dict()
+    except BadInput:
+        defaults = {}
+    given = {name: value for name, value in flatten(choice).items() if defaults.get(name) != value}
+    options = ", ".join(f"{name} {spell(value)}" for name, value in given.items() if name != "name")
+    return f"{choice['name']} ({options})" if options else str(choice["name"])
+
+
+def all_options(kind: catalog.Kind, choice: Mapping[str, Any]) -> str:
+    """Every option of an entry: epochs 120 (default 60), batch_size 64."""
+    defaults = flatten(catalog.choice(kind, choice["name"], {}).as_dict())
+    words = []
+    for name, value in flatten(choice).items():
+        other = f" (default {spell(defaults[name])})" if name in defaults and defaults[name] != value else ""
+        words.append(f"{name} {spell(value)}{other}")
+    return ", ".join(words[1:])
+
+
+def not_the_defaults(results: Sequence[Result]) -> Iterator[str]:
+    """A line for each data set: what its methods have other than their defaults, columns of its table left out."""
+    for members in by_data(results):
+        methods: dict[tuple[str, str], list[str]] = {}
+        columns = labels(members)
+        for result in members:
+            treatment = result.cell["treatment"]
+            try:
+                defaults = flatten(catalog.choice("methods", treatment["name"], {}).as_dict())
+            except BadInput:  # a method that is not known here has no defaults
+                continue
+            options = {name: value for name, value in flatten(treatment).items() if defaults.get(name, value) != value}
+            key = (treatment["name"], result.cell["protocol"]["model"]["name"])
+            methods[key] = [f"{name} {spell(value)}" for name, value in options.items() if name not in columns]
+        models = {model for _, model in methods}
+        told = [
+            f"{method}{f' on {model}' if len(models) > 1 else ''} ({', '.join(words)})"
+            for (method, model), words in methods.items()
+            if words
+        ]
+        if told:
+            yield f"Not the defaults, on {members[0].cell['protocol']['dataset']['name']}: {'; '.join(told)}."
+
+
+BUDGET = ("epochs", "steps", "iterations", "batch_size")
+"""Options, also of an ensemble's member, that say how long a method may train."""
+
+
+def budgets(results: Sequence[Result]) -> Iterator[str]:
+    """Where methods on one model and data set had different budgets: these, in words."""
+    groups: dict[str, list[Result]] = {}
+    for result in results:
+        groups.setdefault(files.digest([result.cell["protocol"][part] for part in ("dataset", "model")]), []).append(
+            result
+        )
+    for members in groups.values():
+        differing = []
+        for option in BUDGET:
+            had: dict[str, dict[str, None]] = {}  # by method, in order
+            for result in members:
+                for name, value in flatten(result.cell["treatment"]).items():
+                    if name.rpartition(".")[2] == option:
+                        had.setdefault(result.cell["treatment"]["name"], {})[spell(value)] = None
+            shared: dict[str, list[str]] = {}
+            for method, values in had.items():
+                shared.setdefault(", ".join(values), []).append(method)
+            if len(shared) > 1:
+                differing.append(f"{option} " + "; ".join(f"{v} of {', '.join(who)}" for v, who in shared.items()))
+        if differing:
+            protocol = members[0].cell["protocol"]
+            where = f"{spelled('models', protocol['model'])} and {spelled('datasets', protocol['dataset'])}"
+            yield f"Budgets differ on {where}: {', '.join(differing)}."
+
+
+def labels(results: Sequence[Result]) -> dict[str, dict[int, str]]:
+    """{column: {row: text}}: the method, the model if there are several, and the options in which rows differ.
+
+    An option of a method has a column where two rows of that method on the same model differ in it, one of a model
+    where two rows of that model do; every row that has it shows it.
+    """
+    found = {"method": {i: r.cell["treatment"]["name"] for i, r in enumerate(results)}}
+    models = {i: r.cell["protocol"]["model"]["name"] for i, r in enumerate(results)}
+    if len(set(models.values())) > 1:
+        found["model"] = models
+    for kind in ("method", "model", ""):
+        tables = {i: _options(r, kind) for i, r in enumerate(results)}
+        names = {i: f"{found['method'][i]} {models[i]}" if kind == "method" else models[i] * bool(kind) for i in tables}
+        for option in _differing_options(tables, names):
+            heading = f"{kind} {option}" if option in found else option
+            found[heading] = {i: spell(table[option]) for i, table in tables.items() if option in table}
+    return found
+
+
+def _options(result: Result, kind: str) -> dict[str, Any]:
+    """Flat options of a row's method or model; for "", what else makes it a cell of its own."""
+    cell = result.cell
+    if not kind:
+        return {"samples": cell["protocol"]["samples"], "device": cell["device"], "threads": cell["threads"]}
+    choice = cell["treatment"] if kind == "method" else cell["protocol"]["model"]
+    return {name: value for name, value in flatten(choice).items() if name != "name"}
+
+
+def _differing_options(tables: Mapping[int, Mapping[str, Any]], names: Mapping[int, str]) -> list[str]:
+    seen: dict[tuple[str, str], set[str]] = {}
+    for i, table in tables.items():
+        for option, value in table.items():
+            seen.setdefault((names[i], option), set()).add(spell(value))
+    return list(dict.fromkeys(option for (_, option), values in seen.items() if len(values) > 1))
+
+
+def _costs(results: Iterable[Result]) -> dict[str, Column]:
+    names = sorted({name for result in results for cost in result.costs for name in cost})
+    found = {}
+    for name in names:
+        unit, better = next((v for ending, v in COST_UNITS.items() if name.endswith(ending)), ("count", ""))
+        found[name] = Column(name, unit, better, is_cost=True)
+    return found
+
+
+def _matches(name: str, known: Mapping[str, Column]) -> list[Column]:
+    """The column of this name, or all `name[…]`, or all that a short name stands for."""
+    if name in SHORT:
+        return [known[cost] for cost in SHORT[name] if cost in known]
+    return [known[column] for column in matching(name, known)]
+
+
+def refuse_unknown_metrics(results: Sequence[Result], names: Sequence[str]) -> None:
+    """Raises BadInput for a metric or a cost that no result has, with the nearest."""
+    known = {c.name: c for c in select_columns(results, ["*"])}
+    for name in names:
+        if not _matches(name, known):
+            raise absent(name, known)
+
+
+def _sorted(results: list[Result], sort: str) -> list[Result]:
+    """Best first by the metric `sort`; those without it last. The given order where `sort` is empty."""
+    column = next(iter(select_columns(results, [sort])), None) if sort else None
+    if column is None:
+        return results
+
+    def rank(result: Result) -> tuple[bool, float]:
+        value = _value(result, column)
+        return math.isnan(value), -value if column.better == "higher" else value
+
+    return sorted(results, key=rank)
+
+
+def _value(result: Result, column: Column) -> float:
+    if column.is_cost:
+        return _over_batches(result.costs, column.name)
+    score = result.scores.get(column.name)
+    return score.mean if score else math.nan
+
+
+def _over_batches(costs: Sequence[Mapping[str, float]], name: str) -> float:
+    """A cost of several batches as one, NaN where it is not known: rates are weighted by time, memory is the most."""
+    values = [cost.get(name, math.nan) for cost in costs]
+    if not values or any(map(math.isnan, values)):
+        return math.nan
+    if name.endswith("_bytes"):
+        return max(values)
+    if not name.endswith("_per_second"):
+        return math.fsum(values)
+    seconds = [cost.get(f"{name.partition('_')[0]}_seconds", 1.0) for cost in costs]
+    return math.fsum(rate * spent for rate, spent in zip(values, seconds, strict=True)) / math.fsum(seconds)
+
+
+def _leading(results: Sequence[Result], columns: Sequence[Column]) -> dict[str, set[str]]:
+    """By column the cells to be set in bold: none where there is but one, or all are the same."""
+    means = {c.name: {r.scores[c.name].mean for r in results if c.name in r.scores} for c in columns if not c.is_cost}
+    leading = pairs.leading(results, [name for name, values in means.items() if len(values) > 1])
+    return {column.name: leading.get(column.name, set()) for column in columns}
+
+
+def _entry(result: Result, column: Column, widths: Mapping[str, float]) -> Entry:
+    """widths: half the interval by the result's key, in place of the standard error."""
+    if column.is_cost:
+        values = [cost[column.name] for cost in result.costs if column.name in cost]
+        return Entry(" + ".join(number(value).mean for value in values) or ABSENT)
+    score = result.scores.get(column.name)
+    if not score or not score.values:
+        return Entry(ABSENT)
+    return number(score.mean, widths.get(result.key, score.standard_error))
+
+
+def _count(result: Result) -> str:
+    failed = len(result.failed)
+    return f"{len(result.replicates)} ({failed} failed)" if failed else str(len(result.replicates))
+
+
+def _about(result: Result) -> dict[str, Any]:
+    protocol, treatment = result.cell["protocol"], result.cell["treatment"]
+    parts = {"dataset": protocol["dataset"], "model": protocol["model"], "method": treatment}
+    options = {kind: {k: v for k, v in choice.items() if k != "name"} for kind, choice in parts.items()}
+    return {
+        "cell": result.key,
+        **{kind: choice["name"] for kind, choice in parts.items()},
+        "options": files.canonical_json(options).decode(),
+        "samples": protocol["samples"],
+        "device": result.cell["device"],
+        "threads": result.cell["threads"],
+    }
+
+
+# styles
+
+
+def _csv(results: Sequence[Result], metrics: Sequence[str]) -> str:
+    names = ["cell", "dataset", "model", "method", "options", "samples", "device", "threads"]
+    names += ["seed", "split", "metric", "unit", "better", "value"]
+    return text_table.csv_lines(long_rows(results, metrics), names)
+
+
+def _json(results: Sequence[Result], metrics: Sequence[str]) -> str:
+    failed = [
+        {**_about(result), "seed": replicate.seed, "split": replicate.split, "reason": why}
+        for result in results
+        for replicate, why in sorted(result.failed.items())
+    ]
+    values = [{**row, "options": json.loads(row["options"])} for row in long_rows(results, metrics)]
+    failed = [{**row, "options": json.loads(row["options"])} for row in failed]
+    return json.dumps({"values": values, "failed": failed}, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def _terminal(groups: Sequence[Group], caption: str, width: int, color: bool) -> str:
+    """In full where that fits, else with errors in brackets, else with the columns in several tables."""
+    if not color:
+        caption = caption.replace("Bold:", "Bold (here *):")
+    text, fits = _blocks(groups, width, color, False)
+    if not fits:
+        text, _ = _blocks(groups, width, color, True)
+        caption = caption.replace("Mean ± ", "Mean(± in units of the last digits), ±: ")
+    return text + text_table.printed([caption], width, color)
+
+
+def _blocks(groups: Sequence[Group], width: int, color: bool, concise: bool) -> tuple[str, bool]:
+    """Every table, and whether each fits the width whole."""
+    text, whole = "", True
+    for shown in groups:
+        for size in range(max(1, len(shown.columns)), 0, -1):
+            parts = _split(shown, size)
+            blocks = [
+                text_table.printed([text_table.heading(part.title), _rich_table(part, color, concise)], 1000, color)
+                for part in parts
+            ]
+            if max(map(_breadth, blocks)) <= width:
+                break
+            whole = False
+        text += "\n".join(blocks) + "\n"
+    return text, whole
+
+
+def _breadth(text: str) -> int:
+    """Columns of the longest line, escape sequences apart."""
+    return max(len(re.sub(r"\x1b\[[0-9;]*m", "", line)) for line in text.splitlines())
+
+
+def _split(shown: Group, size: int) -> list[Group]:
+    """The columns shared out among tables with the same rows, `size` to each."""
+    return [
+        replace(
+            shown,
+            columns=shown.columns[at : at + size],
+            rows=tuple(replace(row, entries=row.entries[at : at + size]) for row in shown.rows),
+        )
+        for at in range(0, max(1, len(shown.columns)), size)
+    ]
+
+
+def _rich_table(shown: Group, color: bool, concise: bool) -> RichTable:
+    from rich.text import Text
+
+    table = text_table.frame()
+    for label in shown.labels:
+        table.add_column(label, no_wrap=True, vertical="bottom")
+    widths: list[int] = []
+    bracketed = any("[" in column.name for column in shown.columns)
+    for column in shown.columns:
+        name, bracket, key = column.name.partition("[")
+        lines = [f"{name} {ARROWS.get(column.better, '')}".rstrip(), f"{bracket}{key}"]
+        lines = lines if bracket or not bracketed else ["", lines[0]]
+        heading = "\n".join([*(lines if bracketed else lines[:1]), column.unit])
+        table.add_column(Text(heading), justify="right", no_wrap=True)
+        widths.append(max(map(len, heading.splitlines())))
+    table.add_column("n", justify="right", no_wrap=True)
+    columns = [
+        _aligned([row.entries[k] for row in shown.rows], width, color, concise) for k, width in enumerate(widths)
+    ]
+    for i, row in enumerate(shown.rows):
+        table.add_row(*map(Text, row.labels), *(column[i] for column in columns), row.count)
+    return table
+
+
+def _aligned(entries: Sequence[Entry], width: int, color: bool, concise: bool) -> list[Text]:
+    """Decimal points of means and of errors under one another. Without colour a star stands for bold.
+
+    Padded here to at least `width`, since rich strips what is aligned to the right.
+    """
+    from rich.text import Text
+
+    means = [entry.concise if concise else entry.mean for entry in entries]
+    if not concise and any(entry.error for entry in entries):
+        gap = " " * (3 + max(len(entry.error) for entry in entries))
+        errors = [f" ± {entry.error}" if entry.error else gap for entry in entries]
+        means = [mean + error for mean, error in zip(_padded(means), errors, strict=True)]
+    starred = [text + ("*" if entry.leads and not color else "") for text, entry in zip(means, entries, strict=True)]
+    texts = _padded(starred)
+    width = max(width, *map(len, texts))
+    bold = ["bold" if entry.leads else "" for entry in entries]
+    return [Text(text.rjust(width), style, justify="left") for text, style in zip(texts, bold, strict=True)]
+
+
+def _padded(texts: Sequence[str]) -> list[str]:
+    """Padded to the right so that decimal points stand in a column; what is absent stays as it is."""
+    tails = {text: len(re.sub(r"^-?\d+", "", text)) for text in texts if text != ABSENT}
+    longest = max(tails.values(), default=0)
+    return [text + " " * (longest - tails.get(text, longest)) for text in texts]
+
+
+def _sheet(shown: Group) -> Sheet:
+    headings = [*shown.labels, *(f"{c.heading} ({c.unit})" for c in shown.columns), "n"]
+    rows = [
+        (*map(Field, row.labels), *(Field(entry.text, entry.leads) for entry in row.entries), Field(row.count))
+        for row in shown.rows
+    ]
+    return Sheet(shown.title, tuple(headings), tuple(rows), len(shown.labels))

@@ -1,0 +1,604 @@
+"""From a spec to records: the whole road, once.
+
+    spec → data → fit → posterior → predictive → metrics → record
+
+Cells that differ only in per-replicate options are rows of one batch, and so are all replicates of a cell.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, is_dataclass, replace
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from bdlbench import catalog
+from bdlbench.core import environment, files, foreign, torch_state
+from bdlbench.core.clock import Stopwatch, peak_memory_bytes, reset_peak_memory
+from bdlbench.core.errors import BadInput, BenchError, Diverged
+from bdlbench.core.memory import keep_freed_memory
+from bdlbench.core.spec import Cell, Choice, Replicate, Spec
+from bdlbench.core.streams import Streams
+from bdlbench.data import task
+from bdlbench.data.task import Problem, Task
+from bdlbench.predictives.mixtures import Predictive, without_probs
+from bdlbench.protocols import Conjugate, Evaluation, Method, Metric, Model, Posterior, Reference
+from bdlbench.records import evaluation as evaluations
+from bdlbench.records import record as records
+from bdlbench.records.record import Record
+from bdlbench.runs import provenance
+from bdlbench.training import checkpoints
+from bdlbench.training.audit import audit
+from bdlbench.training.loop import Fit, Nudge, Session, session, unchanged
+
+CHECKPOINTS = ".checkpoints"
+"""Folder among the records for fits that are not done."""
+
+
+class Row(NamedTuple):
+    """One row of a batch: which cell, which replicate."""
+
+    cell: Cell
+    replicate: Replicate
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows that are trained together."""
+
+    rows: tuple[Row, ...]
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        """The cells, each once, in order."""
+        return tuple(dict.fromkeys(row.cell for row in self.rows))
+
+    @property
+    def key(self) -> str:
+        """Names the checkpoint: the rows, in order."""
+        return files.digest([[row.cell.key, row.replicate.seed, row.replicate.split] for row in self.rows])
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where records go, how often a fit is checkpointed (seconds), and whether parameters are kept beside records.
+
+    selection: what data chose the options, where the suite says so; the record keeps it. nudge: see `training.Session`.
+    """
+
+    results: Path
+    checkpoint_every: float = 60.0
+    keep_parameters: bool = False
+    selection: str = ""
+    nudge: Nudge = unchanged
+
+
+class Outcome(NamedTuple):
+    """What became of a batch: one record for each cell, written; or why the cells were skipped, or not written."""
+
+    records: list[Record]
+    skipped: str = ""
+    unwritten: str = ""
+
+
+def say(line: str) -> None:
+    """Print what a person should know while a batch runs, where nobody else listens: one line on stderr."""
+    print(f"bdlbench: note: {line}", file=sys.stderr, flush=True)
+
+
+def batches(spec: Spec, existing: Sequence[Record]) -> list[Batch]:
+    """What is missing from `existing`, as rows that can be trained together."""
+    groups: dict[Any, list[Row]] = {}
+    for cell in spec.cells:
+        have = records.done(existing, cell.key)
+        shared = _batch_key(cell)
+        for replicate in spec.replicates:
+            if replicate not in have:
+                groups.setdefault(shared, []).append(Row(cell, replicate))
+    return [Batch(tuple(rows)) for rows in groups.values()]
+
+
+def run_batch(
+    batch: Batch,
+    settings: Settings,
+    listen: Callable[[int, int], None] = lambda done, total: None,
+    note: Callable[[str], None] = say,
+    predicting: Callable[[float], None] = lambda fraction: None,
+) -> Outcome:
+    """Train, predict, score and write one batch. A failure becomes a record with its reason; bad input is raised.
+
+    What was trained is kept as a checkpoint until all that is made of it is written: after a failure in prediction, or
+    of a metric, the same batch goes on from there. listen(done, total) hears of steps, predicting(fraction) of all that
+    is predicted after them, note(line) what a person should know at once. What the batch sets for the whole process,
+    its own threads or what other people's code sets, is put back after it.
+    """
+    cell, device = batch.rows[0].cell, torch.device(batch.rows[0].cell.device)
+    told, written = f"{cell.title}: ", list[Record]()
+    spent = Session(
+        settings.results / CHECKPOINTS / batch.key,
+        settings.checkpoint_every,
+        listen,
+        settings.nudge,
+        note=lambda line: note(told + line),
+        predicting=predicting,
+    )
+    reset_peak_memory(device)
+    with torch_state.kept():
+        try:
+            if reason := unsupported(batch):
+                return Outcome([], told + reason)
+            problem, model, method = build(batch)
+            spent.depends = _depends(cell, problem)
+            result = _fit_and_score(batch, problem, model, method, spent, device)
+            for one in batch.cells:
+                written.append(_write_cell(batch, one, result, settings))
+        except BadInput:
+            raise
+        except (Exception, SystemExit) as error:  # the rest of the run goes on; the record says what happened
+            if isinstance(error, Diverged):  # it would again: the same steps from the same numbers
+                _forget(spent)
+            failed = write_failures(batch, settings, reason_of(error))
+            if failed.unwritten:
+                note(f"{failed.unwritten}; the same command goes on from the last checkpoint")
+            return Outcome([*written, *failed.records], unwritten=failed.unwritten)
+    for name, reason in result.unscored.items():
+        note(f"{told}metric {name} fails: {reason}")
+    if not any(record.unscored for record in written):
+        _forget(spent)
+    return Outcome(written)
+
+
+def _forget(spent: Session) -> None:
+    """Remove the checkpoints of a fit, those that were set aside too."""
+    for file in spent.files():
+        file.unlink(missing_ok=True)
+        file.with_name(file.name + checkpoints.ASIDE).unlink(missing_ok=True)
+
+
+def _depends(cell: Cell, problem: Problem) -> dict[str, str]:
+    """What decides the bits of a fit beside its rows: a checkpoint that was made from anything else is set aside."""
+    where, code = environment.describe(cell.device, cell.threads), provenance.code_of(cell)
+    rows = problem.train.row(0) if task.shared(problem.train.x) else problem.train
+    examples = [hashlib.sha256(value.cpu().contiguous().numpy().data).hexdigest() for value in (rows.x, rows.y)]
+    return {
+        **{f"the source of {name}": sha256 for name, sha256 in code.items() if not name.startswith("metrics ")},
+        **{name: where["packages"][name] for name in ("bdlbench", "torch", "numpy")},
+        "device": where["device"],
+        "instructions": json.dumps([where["cpu_capability"], where["instructions"]]),
+        "the training data": files.digest(examples),
+    }
+
+
+def unsupported(batch: Batch) -> str:
+    """Why the cells of a batch can be no cells, as their model or method says; "" where they can. Loads one split."""
+    signature = load_task(batch.rows[0].cell.dataset, batch.rows[0].replicate.split).signature
+    model = catalog.build_model([row.cell.model for row in batch.rows], signature)
+    method = catalog.build_method([row.cell.method for row in batch.rows])
+    return model.unsupported() or method.unsupported(model) or ""
+
+
+class Built(NamedTuple):
+    """All that a batch needs before it is trained."""
+
+    problem: Problem
+    model: Model
+    method: Method
+
+
+def build(batch: Batch) -> Built:
+    """The data, model and method of a batch, on its device; torch takes the threads of its cells."""
+    cell = batch.rows[0].cell
+    torch.set_num_threads(cell.threads)
+    keep_freed_memory()
+    problem = task.to_device(_problem(batch), torch.device(cell.device))
+    model = catalog.build_model([row.cell.model for row in batch.rows], problem.signature)
+    return Built(problem, model, catalog.build_method([row.cell.method for row in batch.rows]))
+
+
+@dataclass(frozen=True)
+class _Result:
+    """All rows of a batch, scored."""
+
+    metrics: records.Metrics
+    unscored: dict[str, str]
+    values: dict[str, list[Any]]
+    arrays: dict[str, Tensor]
+    finite: list[bool]
+    cost: dict[str, float]
+    state: Mapping[str, Tensor]
+    measured: Mapping[str, Tensor]
+    examples: dict[str, Any]
+
+
+def _fit_and_score(
+    batch: Batch, problem: Problem, model: Model, method: Method, spent: Session, device: torch.device
+) -> _Result:
+    rng = Streams.of_seeds([row.replicate.seed for row in batch.rows])
+    watch = Stopwatch(device)
+    given = [problem.train.x, problem.train.y, problem.test.x, problem.test.y]
+    versions = [value._version for value in given]
+    with session(spent):
+        posterior = method.fit(model, problem.train, rng)
+    if [value._version for value in given] != versions:
+        _load_task.cache_clear()  # other cells would train on what this one left
+        raise BenchError(f"it changes the data that it is given: clone them ({foreign.place(None, method)})")
+    refuse_broken(posterior, method, batch.rows[0].cell.method.name, len(batch.rows))
+    train_seconds = spent.seconds_before + watch.seconds() - spent.keeping
+    watch = Stopwatch(device)
+    samples = batch.rows[0].cell.samples
+    evaluation = evaluate(posterior, problem, model, samples, rng, spent.predicting)
+    predict_seconds = watch.seconds()
+    evaluation = _with_reference(evaluation, posterior, problem, model, rng)
+    arrays = stored_arrays(evaluation)
+    metrics, unscored = scored(evaluation, catalog.metrics())
+    # before the audit in `_training_values`, whose memory is not the cell's
+    cost = _cost(batch, problem, evaluation, spent, train_seconds, predict_seconds, device)
+    return _Result(
+        metrics=metrics,
+        unscored=unscored,
+        values=_values(posterior)
+        | _training_values(spent.fits, len(batch.rows))
+        | {"samples": [evaluation.test.samples] * len(batch.rows)},
+        arrays=arrays,
+        finite=_finite_rows({**posterior.state, "log_prob": evaluation.test.log_prob(evaluation.y)}),
+        cost=cost,
+        state=posterior.state,
+        measured=posterior.measured(problem.test.x, rng.child("measured")),
+        examples=_examples(problem),
+    )
+
+
+def evaluate(
+    posterior: Posterior,
+    problem: Problem,
+    model: Model,
+    samples: int,
+    rng: Streams,
+    predicting: Callable[[float], None] = lambda fraction: None,
+) -> Evaluation:
+    """Predict the test set and each out-of-distribution set, every set by streams of its own.
+
+    predicting(fraction) hears how much of all sets is predicted, as the examples go.
+    """
+    total = problem.test.x.shape[1] + sum(x.shape[1] for x in problem.ood.values())
+    before = 0.0
+
+    def predict(name: str, x: Tensor) -> Predictive:
+        nonlocal before
+        share, start = x.shape[1] / total, before
+        with session(Session(predicting=lambda fraction: predicting(start + share * fraction))):
+            predictive = posterior.predict(x, samples, rng.child(f"predict {name}"))
+        before = start + share
+        predicting(before)
+        return predictive.in_units(problem.y_mean, problem.y_sd)
+
+    test = predict("test", problem.test.x)
+    y = problem.test.y
+    if y.is_floating_point():
+        y = y * problem.y_sd[:, None] + problem.y_mean[:, None]
+    ood = {name: predict(name, x) for name, x in problem.ood.items()}
+    parameters = sum(leaf.size for leaf in model.leaves().values())
+    return Evaluation(test, y, ood, posterior.facts, parameters)
+
+
+def _with_reference(
+    evaluation: Evaluation, posterior: Posterior, problem: Problem, model: Model, rng: Streams
+) -> Evaluation:
+    """The same, with the exact posterior beside it where the model has one."""
+    if not isinstance(model, Conjugate):
+        return evaluation
+    exact = model.exact(problem.train)
+    predictive = exact.predict(problem.test.x, 1, rng.child("predict exactly"))
+    reference = Reference(exact, predictive.in_units(problem.y_mean, problem.y_sd))
+    return replace(evaluation, bound=posterior.bound, moments=posterior.moments(), reference=reference)
+
+
+def measure(evaluation: Evaluation, metrics: Mapping[str, Metric]) -> records.Metrics:
+    """Every metric that is defined, as records hold it: name, or name[key], unit, direction, definition, values.
+
+    Raises BadInput, with file and line, where a metric of other people raises or gives what is no metric.
+    """
+    scored: dict[str, tuple[Metric, dict[str, Tensor]]] = {}
+    for name, metric in metrics.items():
+        with foreign.calling(f"metric {name}", metric):
+            scored[name] = (metric, evaluations.asked(metric, evaluation))
+    return {
+        f"{name}[{key}]" if key else name: entry_of(metric) | {"values": value.tolist()}
+        for name, (metric, found) in scored.items()
+        for key, value in found.items()
+    }
+
+
+def scored(evaluation: Evaluation, metrics: Mapping[str, Metric]) -> tuple[records.Metrics, dict[str, str]]:
+    """The same for as many metrics as can be had, and for each other one why not: what is wrong, and in which line.
+
+    Raises BenchError where a metric changes predictions in place: nothing that is read after it is what was predicted.
+    """
+    found: records.Metrics = {}
+    unscored: dict[str, str] = {}
+    read = [value for value in _tensors(evaluation) if not value.is_inference()]  # which cannot be changed
+    for name, metric in metrics.items():
+        versions = [value._version for value in read]  # torch counts what is done to a tensor in place
+        try:
+            found |= measure(evaluation, {name: metric})
+        except (Exception, SystemExit) as error:  # one metric's failure is that metric's
+            cause = error.__cause__ if isinstance(error, BadInput) and error.__cause__ else error
+            unscored[name] = f"{foreign.told(cause)} ({foreign.place(cause, metric)})"
+        if [value._version for value in read] != versions:
+            _load_task.cache_clear()  # its targets are among what was changed
+            words = "changes the predictions that others read and that are stored: clone them"
+            raise BenchError(f"metric {name} {words} ({foreign.place(None, metric)})")
+    return found, unscored
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """All that a dataclass holds, and mappings and dataclasses in it."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for held in value.values():
+            yield from _tensors(held)
+    elif is_dataclass(value) and not isinstance(value, type):
+        yield from _tensors(getattr(value, "__dict__", {}))
+
+
+def entry_of(metric: Any) -> dict[str, Any]:
+    """What a record says of a metric beside its values."""
+    return {"unit": metric.unit, "better": metric.better, "definition": catalog.definition(metric)}
+
+
+def _values(posterior: Posterior) -> dict[str, list[Any]]:
+    """What is deterministic beside the metrics, a list over rows each."""
+    values: dict[str, list[Any]] = {"parameters_sha256": row_hashes(posterior.state)}
+    if posterior.bound is not None:
+        values["elbo_nats"] = posterior.bound.double().tolist()
+    for name, value in posterior.facts.items():
+        values[f"fact.{name}"] = value.double().tolist()
+    return values
+
+
+def _training_values(fits: Sequence[Fit], rows: int) -> dict[str, list[Any]]:
+    """What a cheap re-run and the protocol lint are held against; nothing where nothing was minimised."""
+    found = {"first_steps": first_steps(fits, rows), "objective": objectives(fits, rows)}
+    return {name: column for name, column in found.items() if column}
+
+
+def first_steps(fits: Sequence[Fit], rows: int) -> list[dict[str, Any]]:
+    """The fingerprint of the first fit, for each of R replicates; [] where nothing was minimised.
+
+    A replicate of an ensemble is several consecutive rows of the fit: their hashes are hashed.
+    """
+    if not fits or fits[0].first is None:
+        return []
+    first, share = fits[0].first, len(fits[0].first.loss) // rows
+    parts = [slice(r * share, (r + 1) * share) for r in range(rows)]
+    return [
+        {
+            "steps": first.steps,
+            "sha256": hashlib.sha256("".join(first.sha256[part]).encode()).hexdigest(),
+            "norm": first.norm[part],
+            "loss": first.loss[part],
+        }
+        for part in parts
+    ]
+
+
+def objectives(fits: Sequence[Fit], rows: int) -> list[dict[str, Any]]:
+    """The audit of the last fit, for each of R replicates: of an ensemble's members what is farthest from right.
+
+    An objective that cannot be audited is one that names no term.
+    """
+    if not fits or fits[-1].state is None:
+        return []
+    try:
+        found = audit(fits[-1])
+    except (Exception, SystemExit):  # the cell is trained and scored: what the audit cannot do must not undo that
+        return [{"temperature": {}, "ramp": {}, "local": {}, "undeclared": None, "named": False}] * rows
+    columns = {"temperature": (found.temperature, 1.0), "ramp": (found.ramp, 0.0), "local": (found.local, 1.0)}
+    return [
+        {
+            key: {name: _farthest(v, right, rows, r) for name, v in table.items()}
+            for key, (table, right) in columns.items()
+        }
+        | {"undeclared": float(found.undeclared.reshape(rows, -1)[r].amax()), "named": found.named}
+        for r in range(rows)
+    ]
+
+
+def _farthest(values: Tensor, right: float, rows: int, r: int) -> float:
+    """Of the members (R·K,) of replicate r, the value that is farthest from what is right."""
+    mine = values.reshape(rows, -1)[r]
+    return float(mine[(mine - right).abs().argmax()])
+
+
+def refuse_broken(posterior: Posterior, method: Method, name: str, rows: int) -> None:
+    """Refuse what a method of other people has learnt where it is no posterior of so many replicates (rows: R).
+
+    Raises BadInput with the file and line of the method.
+    """
+    with foreign.calling(f"method {name}", method):
+        for word in ("state", "bound", "facts", "predict"):
+            if not hasattr(posterior, word):
+                what = f"fit returned a {type(posterior).__name__} without {word}"
+                raise foreign.Broken(f"{what}: a Posterior is wanted, as bdlbench/protocols.py says")
+        if not posterior.state:
+            raise foreign.Broken("the posterior's state is empty: all that was learnt belongs there, {name: (R, …)}")
+        found: dict[str, Any] = {f"state[{key!r}]": value for key, value in posterior.state.items()}
+        found |= {f"facts[{key!r}]": value for key, value in posterior.facts.items()}
+        for key, value in (found if posterior.bound is None else {**found, "bound": posterior.bound}).items():
+            exact = not key.startswith("state")
+            if not isinstance(value, Tensor) or value.shape[:1] != (rows,) or (exact and value.ndim != 1):
+                shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+                wanted = f"({rows},)" if exact else f"({rows}, …)"
+                raise foreign.Broken(f"the posterior's {key} is {shape}, not {wanted} for {rows} replicates")
+
+
+def row_hashes(state: Mapping[str, Tensor]) -> list[str]:
+    """SHA-256 of each row of the posterior's state."""
+    columns = [(name, value.detach().cpu().contiguous()) for name, value in sorted(state.items())]
+    return [
+        hashlib.sha256(b"".join(name.encode() + value[r].numpy().tobytes() for name, value in columns)).hexdigest()
+        for r in range(len(columns[0][1]))
+    ]
+
+
+def _finite_rows(state: Mapping[str, Tensor]) -> list[bool]:
+    rows = [torch.isfinite(value).reshape(len(value), -1).all(1) for value in state.values()]
+    return [bool(ok) for ok in torch.stack(rows).all(0)]
+
+
+LOCATED = ("test.y", "test.mean", "test.sd")
+"""Where a real target lies and was predicted to lie, in original units."""
+
+
+def stored_arrays(evaluation: Evaluation, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    """Per-example predictions to be stored beside the record, in `dtype`; classes int16, int32 where they are more.
+
+    Targets that are real, and a predictive's mean and sd, are kept in float64: a density needs their difference.
+    Scores are kept as they are: rounding to float32 would make equal what differs, entropies under 1e-38 of networks
+    that are sure.
+    """
+    test = evaluation.test
+    arrays = {f"test.{name}": value for name, value in without_probs(test.arrays()).items()}
+    arrays["test.y"] = evaluation.y
+    if test.samples > 1:
+        arrays["test.group_log_prob"] = test.group_log_prob(evaluation.y)
+    dtypes = dict.fromkeys(LOCATED, torch.float64)
+    arrays = {name: value.to(_compact(value, dtypes.get(name, dtype))) for name, value in arrays.items()}
+    for place, predicted in {"test": test, **{f"ood.{name}": found for name, found in evaluation.ood.items()}}.items():
+        arrays |= {f"{place}.{score}": value for score, value in predicted.scores.items()}
+    return {name: value.cpu() for name, value in arrays.items()}
+
+
+def _compact(value: Tensor, dtype: torch.dtype) -> torch.dtype:
+    if value.is_floating_point():
+        return dtype
+    return torch.int16 if not value.numel() or int(value.max()) <= torch.iinfo(torch.int16).max else torch.int32
+
+
+def _cost(
+    batch: Batch,
+    problem: Problem,
+    evaluation: Evaluation,
+    spent: Session,
+    train_seconds: float,
+    predict_seconds: float,
+    device: torch.device,
+) -> dict[str, float]:
+    """Of the whole batch: seconds, throughputs, memory. Never divided by seeds."""
+    rows, peak = len(batch.rows), peak_memory_bytes(device)
+    predicted = problem.test.num_data + sum(x.shape[1] for x in problem.ood.values())
+    return {
+        "rows": float(rows),
+        "train_seconds": train_seconds,
+        "predict_seconds": predict_seconds,
+        "train_examples_per_second": spent.examples / train_seconds,
+        "train_replicate_examples_per_second": spent.examples * rows / train_seconds,
+        "predict_sample_examples_per_second": evaluation.test.samples * predicted * rows / predict_seconds,
+    } | ({} if peak is None else {"peak_memory_bytes": float(peak)})
+
+
+def _write_cell(batch: Batch, cell: Cell, result: _Result, settings: Settings) -> Record:
+    """The record of one cell: its rows of the batch, those that diverged apart."""
+    mine = [i for i, row in enumerate(batch.rows) if row.cell == cell]
+    good = [i for i in mine if result.finite[i]]
+    values = {name: [column[i] for i in good] for name, column in result.values.items()}
+    scored = {n: {**entry, "values": [entry["values"][i] for i in good]} for n, entry in result.metrics.items()}
+    record = Record(
+        cell=cell.as_dict(),
+        replicates=tuple(batch.rows[i].replicate for i in good),
+        values={"metrics": scored, **values},
+        cost=result.cost | {name: float(value[mine].mean()) for name, value in result.measured.items()},
+        environment=environment.describe(cell.device, cell.threads)
+        | {"code": _code(cell, result)}
+        | data_facts(cell.dataset, {batch.rows[i].replicate.split for i in mine})
+        | _selection(settings)
+        | {"examples": result.examples},
+        failed={batch.rows[i].replicate: "parameters or predictions are not finite" for i in mine if i not in good},
+        unscored=result.unscored if good else {},
+    )
+    rows = torch.tensor(good, dtype=torch.int64)
+    arrays = {name: value.index_select(records.row_axis(name), rows) for name, value in result.arrays.items()}
+    if settings.keep_parameters and good:  # before the record, which says that all is there
+        state = {name: value.detach().cpu()[rows] for name, value in result.state.items()}
+        records.write_parameters(settings.results, record, state)
+    return records.read_one(records.write(settings.results, record, arrays if good else {}))
+
+
+def _code(cell: Cell, result: _Result) -> dict[str, str]:
+    """What made the record: not the metrics that failed, which can change without making its numbers old."""
+    failed = {f"metrics {name}" for name in result.unscored}
+    return {name: sha256 for name, sha256 in provenance.code_of(cell).items() if name not in failed}
+
+
+def write_failures(batch: Batch, settings: Settings, reason: str) -> Outcome:
+    """Write a record without values for each cell of a batch that has none with values; say what cannot be written."""
+    failures: list[Record] = []
+    for cell in batch.cells:
+        failed = {row.replicate: reason for row in batch.rows if row.cell == cell}
+        where = environment.describe(cell.device, cell.threads) | {"code": provenance.code_of(cell)}
+        record = Record(cell.as_dict(), (), {"metrics": {}}, {}, where, failed)
+        path = settings.results / f"{record.name}.json"
+        if path.exists() and records.read_one(path).replicates:  # of the same replicates, and not lost by a failure now
+            continue
+        try:
+            records.write(settings.results, record, {})
+        except OSError as error:
+            return Outcome(failures, unwritten=f"{cell.title}: {reason}; {path} cannot be written: {error.strerror}")
+        failures.append(record)
+    return Outcome(failures)
+
+
+def reason_of(error: BaseException) -> str:
+    """One line for people; what is not ours also says where it happened."""
+    if isinstance(error, BenchError):
+        return " ".join(str(error).split())
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    path, line = foreign.raised_at(error) or (Path(frame.filename), frame.lineno)
+    return f"{foreign.told(error)} ({path.name}:{line})"
+
+
+def _batch_key(cell: Cell) -> tuple[Any, ...]:
+    shared = (catalog.batch_key("methods", cell.method), catalog.batch_key("models", cell.model), cell.dataset)
+    return (*shared, cell.samples, cell.device, cell.threads)
+
+
+def _problem(batch: Batch) -> Problem:
+    splits = sorted({row.replicate.split for row in batch.rows})
+    tasks = [load_task(batch.rows[0].cell.dataset, split) for split in splits]
+    return task.stack(tasks, [splits.index(row.replicate.split) for row in batch.rows])
+
+
+def data_facts(dataset: Choice, splits: Iterable[int]) -> dict[str, dict[str, Any]]:
+    """What splits of a data set were made from, and what preprocessing took from their training examples."""
+    return provenance.data_facts(partial(load_task, dataset), splits)
+
+
+def _examples(problem: Problem) -> dict[str, Any]:
+    """How many there are, and which are tested: a comparison must know whether replicates share their test examples."""
+    test = problem.test.x[:1] if task.shared(problem.test.x) else problem.test.x
+    hashes = {files.sha256(row.cpu().contiguous().numpy().tobytes()) for row in test}
+    return {"train": problem.train.num_data, "test": problem.test.num_data, "test_sha256": sorted(hashes)}
+
+
+def _selection(settings: Settings) -> dict[str, str]:
+    return {"selection": settings.selection} if settings.selection else {}
+
+
+def load_task(dataset: Choice, split: int) -> Task:
+    """One split of a data set; the last two are kept. Raises BadInput where it cannot be had as asked."""
+    return _load_task(catalog.load("datasets", dataset.name), dataset, split)
+
+
+@lru_cache(maxsize=2)
+def _load_task(entry: type, dataset: Choice, split: int) -> Task:
+    """By the class too: a plugin that was edited has another one under the same name."""
+    return catalog.load_task(dataset, split)

@@ -1,0 +1,277 @@
+"""Predictions made elsewhere, scored by the same metrics and kept as a record like any other.
+
+`docs/score.md` describes the layout of a file.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bdlbench import catalog
+from bdlbench.core import environment, files
+from bdlbench.core.errors import BadInput, unknown
+from bdlbench.core.spec import ELSEWHERE, SPLITS, Cell, Choice, Replicate, parse_seeds
+from bdlbench.data.downloads import array_checksum
+from bdlbench.metrics.ood import OutOfDistribution
+from bdlbench.predictives.mixtures import Categorical, CategoricalSum, entropy
+from bdlbench.protocols import Evaluation, Metric
+from bdlbench.records import record as records
+from bdlbench.records.record import Record
+from bdlbench.runs import predictions_file, suites
+from bdlbench.runs.batch import data_facts, load_task, scored, stored_arrays
+from bdlbench.runs.predictions_file import Submission
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What the predictions are said to be. Names of the catalog stand for its entries; others are the user's own.
+
+    dataset: of the catalog, whose test labels the file must hold, unless `own_data`. samples: M of the protocol, None
+    for that of the file. seeds: as `parse_seeds` reads them, in the order of the file's replicates; "" for those of the
+    file, else from 0 on. splits: one or each. settings: NAME.OPTION=VALUE. axes: what the axes of an npz stand for.
+    """
+
+    method: str
+    dataset: str
+    model: str = "external"
+    own_data: bool = False
+    samples: int | None = None
+    seeds: str = ""
+    splits: str = "one"
+    settings: tuple[str, ...] = ()
+    axes: str = ""
+
+
+@dataclass(frozen=True)
+class OwnScores:
+    """An out-of-distribution set of which scores alone are known."""
+
+    scores: dict[str, Tensor]
+
+
+def score(path: Path, claim: Claim, results: Path, fresh: bool = False) -> Path:
+    """Score a file of predictions, and write its record. Returns the path of the JSON.
+
+    fresh: replace replicates that `results` already holds of the same cell. Raises BadInput, before anything is
+    written, where the file or the claim is wrong or they do not agree.
+    """
+    found = predictions_file.read(path, claim.axes)
+    cell = _cell(claim, found)
+    asked = _replicates(path, claim, found)
+    facts = _labels_alone(found) if claim.own_data else _data_facts(path, cell.dataset, found, asked)
+    said = {name: value for name in ("axes", "seeds", "splits") if (value := getattr(claim, name))}
+    given = {"predictions_from": {"file": path.name, "sha256": files.sha256(path.read_bytes()), **said}}
+    evaluation = evaluate(found)
+    metrics, unscored = scored(evaluation, _metrics(found))
+    for name, reason in unscored.items():
+        raise BadInput(f"metric {name} fails on the predictions of {path}: {reason}")
+    record = Record(
+        cell=cell.as_dict(),
+        replicates=asked,
+        values={"metrics": metrics, "samples": [len(found.log_probs)] * len(asked)},
+        cost={},
+        environment=environment.describe("cpu", cell.threads) | given | facts,
+    )
+    replaced = _replaced(results, record, fresh)
+    path = records.write(results, record, stored_arrays(evaluation, torch.float64))
+    for old in replaced:  # only now: at no instant are these replicates in no record
+        records.without(results, old, set(asked))
+    return path
+
+
+def evaluate(found: Submission) -> Evaluation:
+    """What metrics see: float64, as the file gives it."""
+    ood: dict[str, Any] = {
+        name: _predictive(logs, found.ood_scores.get(name, {})) for name, logs in found.ood_log_probs.items()
+    }
+    ood |= {name: OwnScores(scores) for name, scores in found.ood_scores.items() if name not in ood}
+    return Evaluation(_predictive(found.log_probs, found.scores), found.labels, ood, {}, None)
+
+
+# the claim
+
+
+def _cell(claim: Claim, found: Submission) -> Cell:
+    names = (claim.method, claim.model, claim.dataset)
+    if unseen := next((text for text in (*names, *claim.settings, claim.seeds) if not text.isprintable()), ""):
+        raise BadInput(f"{unseen!r} holds characters that cannot be seen")
+    if not all(name.strip() for name in names):
+        raise BadInput("method, model and data set need names")
+    settings = {
+        entry: {option: _single(entry, option, values) for option, values in table.items()}
+        for entry, table in suites.parse_settings(claim.settings).items()
+    }
+    chosen = (
+        _choice("methods", claim.method, settings),
+        _choice("models", claim.model, settings),
+        _dataset(claim, settings),
+    )
+    for choice in chosen:
+        _refuse_infinite(choice)
+    for entry in settings:
+        if entry not in (used := {name for choice in chosen for name in _names(choice)}):
+            raise unknown("entry of this file", entry, used)
+    count = len(found.log_probs)
+    samples = count if claim.samples is None else claim.samples
+    if samples < count:
+        raise BadInput(f"--samples {samples} is less than the {count} samples that the file holds")
+    return Cell(*chosen, samples, ELSEWHERE)
+
+
+def _dataset(claim: Claim, settings: Mapping[str, Mapping[str, Any]]) -> Choice:
+    """Of the catalog, or the user's own under another name."""
+    if not claim.own_data:
+        return catalog.choice("datasets", claim.dataset, settings)
+    if claim.dataset in catalog.names("datasets"):
+        raise BadInput(f"--own-data: {claim.dataset} is a data set of the catalog; give yours another name")
+    return _own(claim.dataset, settings)
+
+
+def _names(choice: Choice) -> list[str]:
+    """The entry's name and those nested in it."""
+    nested = [name for _, value in choice.options if isinstance(value, Choice) for name in _names(value)]
+    return [choice.name, *nested]
+
+
+def _refuse_infinite(choice: Choice) -> None:
+    """Raises BadInput for an option that is no finite number, which no record can hold."""
+    for option, value in choice.options:
+        if isinstance(value, Choice):
+            _refuse_infinite(value)
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise BadInput(f"--set {choice.name}.{option}={value} is not a finite number")
+
+
+def _single(entry: str, option: str, values: Sequence[str]) -> str:
+    if len(values) > 1:
+        raise BadInput(f"--set {entry}.{option}={','.join(values)} names {len(values)} values: a file is of one")
+    return values[0]
+
+
+def _choice(kind: catalog.Kind, name: str, settings: Mapping[str, Mapping[str, Any]]) -> Choice:
+    """The catalog's entry of this name with all its options; else an entry of the user's own."""
+    return catalog.choice(kind, name, settings) if name in catalog.names(kind) else _own(name, settings)
+
+
+def _own(name: str, settings: Mapping[str, Mapping[str, Any]]) -> Choice:
+    options = settings.get(name, {})
+    if "name" in options:
+        raise BadInput(
+            f"--set {name}.name={options['name']}: an option cannot be called name; --method and --model are"
+        )
+    return Choice.of(name, {option: _typed(text) for option, text in options.items()})
+
+
+def _typed(text: str) -> int | float | str:
+    """A number where all of the text writes one that int64 or float64 holds: not 007, 980e663509 or 1e-999."""
+    if re.fullmatch(r"[-+]?(0|[1-9][0-9]{0,18})", text) and -(2**63) <= int(text) < 2**63:
+        return int(text)
+    if re.fullmatch(r"[-+]?((0|[1-9][0-9]*)\.[0-9]*|\.[0-9]+|(0|[1-9][0-9]*)(?=[eE]))([eE][-+]?[0-9]+)?", text):
+        number = float(text)
+        lost = number == 0 and re.search("[1-9]", re.split("[eE]", text)[0])
+        return text if math.isinf(number) or lost else number
+    return text
+
+
+def _replicates(path: Path, claim: Claim, found: Submission) -> tuple[Replicate, ...]:
+    count = found.log_probs.shape[1]
+    if found.seeds and claim.seeds:
+        raise BadInput(f"--seeds {claim.seeds}: {path} names its seeds itself")
+    if claim.splits not in SPLITS:
+        raise unknown("value of --splits", claim.splits, SPLITS)
+    seeds = _seeds_in_order(path, claim.seeds, count) if claim.seeds else found.seeds or tuple(range(count))
+    return tuple(Replicate(seed, SPLITS[claim.splits](seed)) for seed in seeds)
+
+
+def _seeds_in_order(path: Path, text: str, count: int) -> tuple[int, ...]:
+    """The seeds that `text` names, as it gives them: the first is that of row 0. Their number must be `count`."""
+    first, dash, last = text.partition("-")
+    try:  # before `parse_seeds` lists them: 0-999999999 is a typing error, not eight gigabytes
+        named = text.count(",") + 1 if "," in text else int(last) - int(first) + 1 if dash else int(text)
+    except ValueError:
+        named = count  # `parse_seeds` says what is wrong
+    if named > 0 and named != count:
+        alone = f"; write {text}-{text} for seed {text} alone" if text.isdigit() else ""
+        raise BadInput(f"--seeds {text} names {named} seeds, {path} holds {count} replicates{alone}")
+    seeds = parse_seeds(text)
+    if max(seeds) >= 2**63:
+        raise BadInput(f"--seeds {text}: seeds are below 2^63")
+    return tuple(int(part) for part in text.split(",")) if "," in text else seeds
+
+
+def _data_facts(path: Path, dataset: Choice, found: Submission, asked: Sequence[Replicate]) -> dict[str, Any]:
+    """The data set's checksums. Raises BadInput where its test split has other labels, classes or OOD sets."""
+    for labels, replicate in zip(found.labels, asked, strict=True):
+        task = load_task(dataset, replicate.split)
+        if "categorical" not in task.signature.likelihood:
+            raise BadInput(f"{dataset.name} has no classes to predict: score takes class probabilities")
+        where = f"the test split {replicate.split} of {dataset.name}"
+        if found.log_probs.shape[-1] != task.signature.outputs:
+            raise BadInput(f"{path} has {found.log_probs.shape[-1]} classes, {where} has {task.signature.outputs}")
+        _same_labels(path, where, labels, task.test.y)
+        for name in {**found.ood_log_probs, **found.ood_scores}:
+            if name not in task.ood:
+                raise unknown(f"out-of-distribution set of {dataset.name}", name, task.ood)
+            count = _num_examples(found, name)
+            if count != len(task.ood[name]):
+                raise BadInput(f"{path}: ood.{name} has {count} examples, that of {dataset.name} {len(task.ood[name])}")
+    return data_facts(dataset, {replicate.split for replicate in asked})
+
+
+def _same_labels(path: Path, where: str, labels: Tensor, expected: Tensor) -> None:
+    if len(labels) != len(expected):
+        raise BadInput(f"{path} has {len(labels)} examples, {where} has {len(expected)}")
+    wrong = (labels != expected).nonzero().flatten().tolist()
+    if wrong:
+        gap = f"first at example {wrong[0]}: {int(labels[wrong[0]])}, not {int(expected[wrong[0]])}"
+        raise BadInput(f"{path}: {len(wrong)} of {len(labels)} labels are not those of {where}, {gap}; keep its order")
+
+
+def _num_examples(found: Submission, name: str) -> int:
+    if name in found.ood_log_probs:
+        return found.ood_log_probs[name].shape[2]
+    return next(iter(found.ood_scores[name].values())).shape[1]
+
+
+def _labels_alone(found: Submission) -> dict[str, Any]:
+    """Of data that nobody here has: a checksum of the labels, so that two files are known to share them."""
+    return {"sources": {"labels": array_checksum(found.labels.numpy())}, "statistics": {}}
+
+
+def _replaced(results: Path, record: Record, fresh: bool) -> list[Record]:
+    """Records whose replicates a new one replaces, other than by its name. Raises BadInput for any unless `fresh`."""
+    found = []
+    for old in records.read(results, conflicting=fresh) if results.is_dir() else []:
+        both = set(old.replicates) & set(record.replicates)
+        if old.key == record.key and both:
+            if not fresh:
+                seeds = ", ".join(str(replicate.seed) for replicate in sorted(both))
+                raise BadInput(f"{results} holds seeds {seeds} of this cell already: --fresh replaces them")
+            found.append(old)
+    return [old for old in found if old.path.stem != record.name]
+
+
+def _metrics(found: Submission) -> dict[str, Metric]:
+    """Those of the catalog, and an AUROC for each score that it does not know."""
+    known = catalog.metrics()
+    judged = {metric.score for metric in known.values() if isinstance(metric, OutOfDistribution)}
+    own: dict[str, Metric] = {
+        f"ood_auroc_{name}": OutOfDistribution("AUROC", name, "higher") for name in found.scores if name not in judged
+    }
+    return known | own
+
+
+def _predictive(log_probs: Tensor, own_scores: Mapping[str, Tensor]) -> Categorical:
+    """log_probs: (M, R, N, C) -> their predictive, reduced over M where every other is; kept in float64."""
+    total = CategoricalSum(len(log_probs))
+    for sample in log_probs:
+        total.add_log_probs(sample, entropy(sample))
+    return replace(total.finish(), own_scores=own_scores, dtype=torch.float64)

@@ -1,0 +1,310 @@
+"""Protocol lint: what would make a table unfair, found in the data, the spec and the records themselves.
+
+`refused` is what no reading of the numbers can mend (the run stops before it trains); `flagged` is what a reader must
+know. No name of a method, model or data set is ever asked for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from bdlbench.core.errors import BadInput
+from bdlbench.core.spec import Cell, Choice, Replicate, Spec
+from bdlbench.data.task import Task
+from bdlbench.records.record import Record
+
+Severity = Literal["refused", "flagged"]
+
+FEWEST_SEEDS = 3
+"""Replicates below which a standard error says next to nothing: with two, a 95 % interval is ± 13 of them."""
+
+STANDARD = 1e-4
+"""How far from mean 0 and standard deviation 1 data may be that were standardised by their own, in float32."""
+
+BY_CHANCE = 1e-5
+"""Nothing comes this near to mean 0 and standard deviation 1 in every column by chance."""
+
+FACTOR = 1e-4
+"""Relative error of a measured factor: float32 makes 1e-7."""
+
+SHARED = (0.01, 0.5)
+"""The share of a set's inputs that recur in another: from the first on it is flagged, from the second refused."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One fault of a protocol: how bad, where, what; and the detail that differs from split to split."""
+
+    severity: Severity
+    where: str
+    message: str
+    detail: str = ""
+
+    @property
+    def text(self) -> str:
+        """What, with its detail in brackets."""
+        return f"{self.message} ({self.detail})" if self.detail else self.message
+
+    def __str__(self) -> str:
+        return f"{self.severity}: {self.where}: {self.text}"
+
+
+def of_replicates(title: str, replicates: Sequence[Replicate]) -> list[Fault]:
+    """Whether there are enough of them for an error bar."""
+    return list(_of_seeds(replicates, title))
+
+
+def of_spec(spec: Spec) -> list[Fault]:
+    """What the cells and replicates asked for say by themselves."""
+    found = list(_of_seeds(spec.replicates))
+    found += _of_selection(spec.selection)
+    found += _of_sweeps(spec.cells)
+    return found
+
+
+def of_task(name: str, task: Task) -> list[Fault]:
+    """What one split of a data set shows: statistics of other than the training data, sets that share examples."""
+    return [*_of_inputs(name, task), *_of_targets(name, task), *_of_overlaps(name, task)]
+
+
+def of_splits(name: str, found: Mapping[int, Sequence[Fault]]) -> list[Fault]:
+    """What `of_task` says of the splits of one data set, each fault in one line: the splits, the first one's detail."""
+    groups: dict[tuple[Severity, str], dict[int, str]] = {}
+    for split, findings in sorted(found.items()):
+        for finding in findings:
+            groups.setdefault((finding.severity, finding.message), {})[split] = finding.detail
+    return [
+        Fault(severity, _with_splits(name, list(details), len(found)), message, next(iter(details.values())))
+        for (severity, message), details in groups.items()
+    ]
+
+
+def _with_splits(name: str, splits: Sequence[int], count: int) -> str:
+    """wine, split 3; wine, 8 of 20 splits, the first 2"""
+    if len(splits) == 1:
+        return f"{name}, split {splits[0]}" if splits[0] else name
+    return f"{name}, {len(splits)} of {count} splits, the first {splits[0]}"
+
+
+def of_record(title: str, record: Record) -> list[Fault]:
+    """What was minimised, as the record's own audit says: factors that are not 1, terms that no prior declares."""
+    found = list(_of_selection(record.environment.get("selection", ""), title))
+    audits = record.values.get("objective", [])
+    for message in dict.fromkeys(message for audit in audits for message in _of_audit(audit)):
+        found.append(Fault("flagged", title, message))
+    return found
+
+
+def refuse(findings: Iterable[Fault]) -> list[Fault]:
+    """The findings that are flagged. Raises BadInput for the first that is refused."""
+    kept = list(findings)
+    for finding in kept:
+        if finding.severity == "refused":
+            raise BadInput(f"{finding.where}: {finding.text}")
+    return kept
+
+
+# Seeds and selection
+
+
+def _of_seeds(replicates: Sequence[Replicate], title: str = "this run") -> Iterator[Fault]:
+    if 0 < len(replicates) < FEWEST_SEEDS:
+        count = f"{len(replicates)} replicate" + "s" * (len(replicates) > 1)
+        yield Fault("flagged", title, f"{count}: a standard error needs at least {FEWEST_SEEDS} seeds")
+
+
+def _of_selection(selection: str, title: str = "the suite") -> Iterator[Fault]:
+    if selection in ("test", "ood"):
+        words = "test" if selection == "test" else "out-of-distribution"
+        better = 'choose on training or validation data, and say so: selection = "validation"'
+        yield Fault("refused", title, f"its options were chosen on {words} data: {better}")
+
+
+def _of_sweeps(cells: Sequence[Cell]) -> Iterator[Fault]:
+    """Cells that differ in nothing but a method's options: a table invites to take the best of them."""
+    groups: dict[Any, list[Choice]] = {}
+    for cell in cells:
+        rest = (cell.method.name, cell.model, cell.dataset, cell.samples, cell.device, cell.threads)
+        groups.setdefault(rest, []).append(cell.method)
+    for methods in groups.values():
+        if len(methods) > 1:
+            swept = sorted(
+                {name for m in methods for name, value in m.options if dict(methods[0].options)[name] != value}
+            )
+            what = f"{len(methods)} settings of {', '.join(swept)}"
+            better = "to take the best by these columns is selection on test data; choose on held-out training data"
+            yield Fault("flagged", methods[0].name, f"{what}: {better}")
+
+
+# Statistics
+
+
+def _of_inputs(name: str, task: Task) -> Iterator[Fault]:
+    """Inputs: standardised by the training part as declared, and by no other part."""
+    train, test = task.train.x, task.test.x
+    if task.standardised:
+        far = _off_standard(train, task.standardised)
+        if far.distance > STANDARD:
+            yield _off(name, "inputs", far, train, test, task.standardised)
+        return
+    for axes in dict.fromkeys([(0,), (0, *range(2, train.ndim))]):
+        for whose, x in (("the test data", test), ("training and test data together", torch.cat([train, test]))):
+            distances = [_off_standard(part, axes).distance for part in (x, train)]
+            if len(x) > FEWEST_SEEDS and distances[0] < BY_CHANCE < distances[1]:
+                yield Fault("refused", name, f"its inputs are standardised by the statistics of {whose}")
+                return
+
+
+def _of_targets(name: str, task: Task) -> Iterator[Fault]:
+    """Targets that were shifted and scaled: by the training part."""
+    if (task.y_mean, task.y_sd) == (0.0, 1.0) or not task.train.y.is_floating_point():
+        return
+    far = _off_standard(task.train.y[:, None], (0,))
+    if far.distance > STANDARD:
+        yield _off(name, "targets", far._replace(place=()), task.train.y[:, None], task.test.y[:, None], (0,))
+
+
+def _off(name: str, what: str, far: _Off, train: Tensor, test: Tensor, axes: tuple[int, ...]) -> Fault:
+    """Which data they were standardised by, if that can be told; else how far off the training data are, and where."""
+    both = torch.cat([train, test])
+    for whose, x in (("the test data", test), ("training and test data together", both)):
+        if _off_standard(x, axes).distance < STANDARD:
+            return Fault("refused", name, f"its {what} are standardised by the statistics of {whose}", far.words)
+    declared = f"its {what} are declared to be standardised by the training data, and are not"
+    return Fault("refused", name, declared, far.words)
+
+
+class _Off(NamedTuple):
+    """How far data are from being standardised: the mean and standard deviation at the place that is farthest."""
+
+    mean: float
+    sd: float
+    distance: float
+    place: tuple[int, ...]
+
+    @property
+    def words(self) -> str:
+        """column 8, from 0, has mean 1 and standard deviation 0"""
+        where = "they have"
+        if self.place:
+            where = f"{'column' if len(self.place) == 1 else 'position'} {'-'.join(map(str, self.place))}, from 0, has"
+        return f"{where} mean {self.mean:.4g} and standard deviation {self.sd:.4g}"
+
+
+def _off_standard(x: Tensor, axes: tuple[int, ...]) -> _Off:
+    """The largest distance from mean 0 and standard deviation 1 over what does not lie along `axes`; ∞ if constant."""
+    count, mean, square = 0, torch.zeros(()), torch.zeros(())
+    for part in x.split(2000):
+        values = part.double()
+        size = part.numel() // max(1, int(torch.tensor([n for a, n in enumerate(part.shape) if a not in axes]).prod()))
+        count, mean, square = count + size, mean + values.sum(axes), square + values.square().sum(axes)
+    mean, sd = mean / count, (square / count - (mean / count).square()).clamp_min(0).sqrt()
+    varies = sd > BY_CHANCE
+    distance = torch.maximum(mean.abs(), torch.where(varies, (sd - 1).abs(), 0.0))
+    worst = int(distance.nan_to_num(math.inf).argmax())
+    place = tuple(int(i) for i in torch.unravel_index(torch.tensor(worst), distance.shape))
+    far = math.inf if not varies.any() else float(distance.flatten()[worst])
+    return _Off(float(mean.flatten()[worst]), float(sd.flatten()[worst]), math.inf if math.isnan(far) else far, place)
+
+
+# Sets that share examples
+
+
+def _of_overlaps(name: str, task: Task) -> Iterator[Fault]:
+    """Examples that recur where they must not."""
+    known = {"training": _inputs(task.train.x), "test": _inputs(task.test.x)}
+    held = {} if task.validation is None else {"validation": _inputs(task.validation.x)}
+    far = {f"out-of-distribution ({ood})": _inputs(x) for ood, x in task.ood.items()}
+    pairs = [("test", "training"), *((a, b) for a in held for b in ("test", "training"))]
+    pairs += [(a, b) for a in far for b in ("test", "training")]
+    sets = known | held | far
+    for a, b in pairs:
+        share = _share(sets[a], sets[b])
+        if share >= SHARED[0]:
+            severity: Severity = "refused" if share >= SHARED[1] else "flagged"
+            there = set(sets[b])
+            i = next(i for i, one in enumerate(sets[a]) if one in there)
+            which = f"such as example {i}, from 0, which is {b} example {sets[b].index(sets[a][i])}"
+            message = f"its {a} data are {'all' if share == 1 else 'in part'} {b} data"
+            yield Fault(severity, name, message, which if share == 1 else f"{100 * share:.0f} %, {which}")
+
+
+def _inputs(x: Tensor) -> list[bytes]:
+    """A short hash of each input (N, *S)."""
+    rows = x.contiguous().numpy().reshape(len(x), -1)
+    return [blake2b(row.tobytes(), digest_size=12).digest() for row in rows]
+
+
+def _share(a: Sequence[bytes], b: Sequence[bytes]) -> float:
+    """The share of the inputs `a` that are among `b`; 0 where most of `a` repeat each other and so tell nothing."""
+    distinct = set(a)
+    if len(distinct) < 0.5 * len(a) or not a:
+        return 0.0
+    return len(distinct.intersection(b)) / len(distinct)
+
+
+# Objectives
+
+
+def _of_audit(audit: Mapping[str, Any]) -> Iterator[str]:
+    """What one row's objective shows."""
+    if not audit["named"]:
+        yield "its objective names no term (bdlbench.training.terms), so neither prior nor temperature can be checked"
+        return
+    for name, temperature in audit["temperature"].items():
+        if _is_off(temperature):
+            ramp = audit["ramp"].get(name) or 0
+            when = f"; it ramps for {100 * ramp:.0f} % of training" if ramp else ""
+            factor = "unknown" if temperature is None else f"{temperature:.4g}/N"
+            yield f"the final factor of its {name} is {factor}, not 1/N: that is the effective temperature{when}"
+    for name, factor in audit["local"].items():
+        if _is_off(factor):
+            number = "an unknown factor" if factor is None else f"a factor of {factor:.4g}"
+            yield f"the latent's {name} has {number} in an example's ELBO, not 1"
+    if audit["undeclared"] is None or audit["undeclared"] > FACTOR:
+        beside = "beside its declared prior" if audit["temperature"] else "that no prior declares"
+        share = "" if audit["undeclared"] is None else f" ({100 * audit['undeclared']:.2g} % of the gradient)"
+        yield f"the objective has a penalty {beside}, such as L2{share}"
+
+
+def _is_off(factor: float | None) -> bool:
+    return factor is None or abs(factor - 1) > FACTOR
+
+
+def factors(record: Record) -> dict[str, float | None]:
+    """What a record's audit measured, by name: of all replicates the value farthest from what it should be."""
+    found: dict[str, float | None] = {}
+    for audit in record.values.get("objective", []):
+        rows = {f"effective temperature of its {name}": (value, 1.0) for name, value in audit["temperature"].items()}
+        rows |= {f"factor of the latent's {name}": (value, 1.0) for name, value in audit["local"].items()}
+        rows |= {f"ramp of its {name}": (value, 0.0) for name, value in audit["ramp"].items()}
+        rows["undeclared part of its gradient"] = (audit["undeclared"], 0.0)
+        for name, (value, right) in rows.items():
+            known = found.setdefault(name, value)
+            if value is None or (known is not None and abs(value - right) > abs(known - right)):
+                found[name] = value
+    return found
+
+
+def same_factor(a: float | None, b: float | None) -> bool:
+    """Whether two factors are one, to float32."""
+    return a == b if a is None or b is None else math.isclose(a, b, rel_tol=FACTOR / 10, abs_tol=FACTOR / 10)
+
+
+def temperature(record: Record) -> str:
+    """The effective temperature of a record in words, ramps named; "" where no prior is declared."""
+    audits = record.values.get("objective", [])
+    words = []
+    for name in dict.fromkeys(name for audit in audits for name in audit["temperature"]):
+        found = [audit["temperature"][name] for audit in audits if name in audit["temperature"]]
+        values = sorted({f"{math.nan if value is None else value:.4g}" for value in found})
+        end = max(audit["ramp"].get(name) or 0.0 for audit in audits)
+        words.append(f"T = {' … '.join(values)}" + (f" after a ramp of {100 * end:.0f} % of training" if end else ""))
+    return ", ".join(words)

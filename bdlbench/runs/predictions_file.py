@@ -1,0 +1,559 @@
+"""Predictions made elsewhere, as a file holds them: read and checked. `docs/score.md` describes the layout."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import io
+import re
+import unicodedata
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bdlbench.core.errors import BadInput, unknown
+from bdlbench.predictives.mixtures import normalised
+
+Arrays = dict[str, NDArray[Any]]
+
+ENDINGS = (".npz", ".csv", ".parquet")
+KEYS = ("probs", "logits", "labels", "seeds")
+"""Arrays of an npz beside `score.NAME`, `ood.SET.probs`, `ood.SET.logits` and `ood.SET.score.NAME`."""
+FILE_COLUMNS = ("label", "set", "seed", "sample")
+"""Columns of a table beside `prob_0`, `prob_1`, … or `logit_0`, `logit_1`, … and `score_NAME`."""
+IMPLIED = ("entropy", "mutual_information", "max_probability")
+"""Scores that class probabilities imply: nobody else may give them."""
+KEPT = (
+    *("probs", "log_prob", "log_probs", "y", "running_class", "group_log_prob", "log_density", "mean", "sd", "elbo"),
+    *("latent_mean", "importance_samples"),
+)
+"""Names of other arrays beside records, from which metrics are computed again: no score may be called so."""
+BINARY_ROUNDING = 1e-5
+"""How far a sum of probabilities that float32 accumulated may be from one: 1,000 samples averaged one by one."""
+TEXT_ROUNDING = 1e-4
+"""The same for a CSV, whose digits are cut."""
+HALF_PRECISION = (torch.float16, torch.bfloat16)
+"""Formats in which probabilities are computed and that files widen: an array whose every number one of them holds."""
+INTEGER_COLUMNS = ("label", "seed", "sample")
+"""Columns that hold whole numbers: read as text, so that no digit passes through a float."""
+SCORE_NAME = r"[a-z][a-z0-9_]*"
+CLASS_NUMBER = r"(0|[1-9][0-9]*)"
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What a file holds: log_probs (M, R, N, C) float64 in nats, labels (R, N), seeds (R,) where it names them.
+
+    scores: (R, N) float64 by name; ood_log_probs: (M, R, N', C) by set; ood_scores: (R, N') by set and name.
+    """
+
+    log_probs: Tensor
+    labels: Tensor
+    seeds: tuple[int, ...] = ()
+    scores: dict[str, Tensor] = field(default_factory=dict)
+    ood_log_probs: dict[str, Tensor] = field(default_factory=dict)
+    ood_scores: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class FileColumn:
+    """One column of a table: values (rows,), text or numbers; absent (rows,): where the cell is empty."""
+
+    values: NDArray[Any]
+    absent: NDArray[np.bool_]
+
+
+def read(path: Path, axes: str = "") -> Submission:
+    """Read and check a file. axes: NC, RNC, MNC or MRNC; "" where their number tells (docs/score.md).
+
+    Raises BadInput for what is missing, unknown, of another shape, not finite, out of range or not a probability.
+    """
+    ending = path.suffix.lower()
+    if ending not in ENDINGS:
+        raise BadInput(f"{path} must end in {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}")
+    if not path.is_file():
+        raise BadInput(f"{path} does not exist: give a file of predictions, laid out as docs/score.md says")
+    if ending == ".npz":
+        return _checked(path, _read_npz(path, axes), BINARY_ROUNDING)
+    if axes:
+        raise BadInput(f"--axes {axes}: only an npz has axes; the columns of {path} say what its rows are")
+    if ending == ".csv":
+        return _checked(path, _arrays_of(path, _read_csv(path)), TEXT_ROUNDING)
+    return _checked(path, _arrays_of(path, _read_parquet(path)), BINARY_ROUNDING)
+
+
+# reading
+
+
+def _read_npz(path: Path, axes: str) -> Arrays:
+    """Arrays by name; `probs` and `logits` as (M, R, N, C), labels and scores as they are."""
+    try:
+        # NumPy warns of headers that Python 2 wrote, and leaves a file open that it cannot read
+        with warnings.catch_warnings(action="ignore"), path.open("rb") as file:
+            content = np.load(file, allow_pickle=False)
+            if isinstance(content, np.ndarray):
+                raise ValueError("it is one array without a name, an npy")
+            names = content.files
+            arrays = {name: np.asarray(content[name]) for name in names}
+    except Exception as error:  # bytes of others: zipfile, zlib, ast and NumPy raise whatever they like
+        raise BadInput(f"{path} is not a whole npz of plain arrays: {_one_line(error)}") from None
+    _refuse_twice(path, "array", names)
+    for name in arrays:
+        if key := _ood_key(name):
+            _check_set_name(path, key[0])
+        elif not (name in KEYS or re.fullmatch(rf"score\.{SCORE_NAME}", name)):
+            raise unknown(f"array in {path}", name, [*KEYS, "score.NAME", "ood.SET.probs", "ood.SET.logits"])
+    for name, value in arrays.items():
+        if name.rpartition(".")[2] in ("probs", "logits"):
+            arrays[name] = _with_all_axes(path, name, value, axes)
+    return arrays
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _refuse_twice(path: Path, what: str, names: Iterable[str]) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise BadInput(f"{path} has {what} {name!r} twice")
+        seen.add(name)
+
+
+def _check_set_name(path: Path, name: str) -> None:
+    """Raises BadInput for a name that looks like another: with blanks around it, unseen characters, or a second test.
+
+    An out-of-distribution set called `test ` would take its examples out of the test set without a word.
+    """
+    if name != name.strip() or not name.isprintable():
+        raise BadInput(f"{path}: set {name!r} has blanks around its name, or characters that cannot be seen")
+    if unicodedata.normalize("NFKC", name).casefold() == "test":
+        raise BadInput(f"{path}: set {name!r} has the name of the test set itself: write 'test', or name it otherwise")
+
+
+def _ood_key(name: str) -> tuple[str, str] | None:
+    """(set, what) of `ood.SET.probs`, `ood.SET.logits` and `ood.SET.score.NAME`."""
+    match = re.fullmatch(rf"ood\.(.+?)\.(probs|logits|score\.{SCORE_NAME})", name)
+    return (match[1], match[2]) if match else None
+
+
+def _with_all_axes(path: Path, name: str, value: NDArray[Any], axes: str) -> NDArray[Any]:
+    """As (M, R, N, C), whatever of M and R it lacks."""
+    shape = tuple(map(int, value.shape))
+    known = {"NC": 2, "RNC": 3, "MNC": 3, "MRNC": 4}
+    if axes and axes not in known:
+        raise unknown("value of --axes", axes, known)
+    if value.ndim == 3 and not axes:
+        asked = f"{shape[0]} replicates or MNC for {shape[0]} posterior samples"
+        raise BadInput(f"{path}: {name} has 3 axes {shape}: say --axes RNC for {asked}")
+    axes = axes or {2: "NC", 4: "MRNC"}.get(value.ndim, "")
+    if known.get(axes) != value.ndim:
+        wanted = f"{axes} needs {known[axes]}" if axes else "give (N, C), with R, M or both in front: (M, R, N, C)"
+        raise BadInput(f"{path}: {name} has {value.ndim} axes {shape}: {wanted}")
+    if axes == "MNC":
+        return value[:, None]
+    return value.reshape((1,) * (4 - value.ndim) + value.shape)
+
+
+def _read_csv(path: Path) -> dict[str, FileColumn]:
+    """Columns by name; numbers as float64, what names sets and whole numbers as text."""
+    import pandas as pd
+
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+        if "\0" in text:
+            raise ValueError("it holds zero bytes")
+        header = next((row for row in csv.reader(io.StringIO(text)) if row), [])
+    except UnicodeDecodeError:
+        raise BadInput(f"{path} is not UTF-8: save it in that encoding") from None
+    except Exception as error:
+        raise BadInput(f"{path} is not a whole csv table: {_one_line(error)}") from None
+    _check_columns(path, header)
+
+    def parsed(numbers: type) -> dict[str, FileColumn]:
+        types = {name: str if name == "set" or name in INTEGER_COLUMNS else numbers for name in header}
+        with warnings.catch_warnings(action="error", category=pd.errors.ParserWarning):  # of rows that are too long
+            frame = pd.read_csv(
+                io.StringIO(text), header=0, names=header, index_col=False, dtype=types, keep_default_na=False,
+                na_values=[""], low_memory=False,
+            )  # fmt: skip
+        return {name: FileColumn(frame[name].to_numpy(), frame[name].isna().to_numpy()) for name in header}
+
+    try:
+        return parsed(float)
+    except Exception as error:
+        why = _one_line(error)
+    try:
+        words = parsed(str)
+    except Exception as error:
+        raise BadInput(f"{path} is not a whole csv table: {_one_line(error)}") from None
+    for name, column in words.items():
+        for row, word in enumerate(column.values, 1) if name != "set" and name not in INTEGER_COLUMNS else ():
+            if isinstance(word, str) and not re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", word):
+                raise BadInput(f"{path}: column {name} holds {word!r} in row {row}, not a number")
+    raise BadInput(f"{path} is not a whole csv table: {why}")
+
+
+def _read_parquet(path: Path) -> dict[str, FileColumn]:
+    """Columns by name, whatever type they are stored in. An index that pandas kept without a name is left out."""
+    if importlib.util.find_spec("pyarrow") is None:
+        raise BadInput(f"{path}: reading parquet needs pyarrow, which is absent: python -m pip install pyarrow")
+    from pyarrow import parquet
+
+    try:  # ParquetFile, not read_table: that makes columns of folders called `set=far`
+        with parquet.ParquetFile(path) as file:
+            table = file.read()
+    except Exception as error:
+        raise BadInput(f"{path} is not a whole parquet table: {_one_line(error)}") from None
+    index = [name for name in table.column_names if re.fullmatch(r"__index_level_[0-9]+__", name)]
+    _check_columns(path, [name for name in table.column_names if name not in index])
+    return {
+        name: _of_arrow(path, name, column)
+        for name, column in zip(table.column_names, table.columns, strict=True)
+        if name not in index
+    }
+
+
+def _of_arrow(path: Path, name: str, column: Any) -> FileColumn:
+    """A pyarrow column: nulls are absent, and NaN is a number that is not one."""
+    import pyarrow as pa
+    from pyarrow import types
+
+    stored = column.type
+    if types.is_dictionary(column.type):  # a categorical
+        column = pa.chunked_array([chunk.dictionary_decode() for chunk in column.chunks], column.type.value_type)
+    absent = column.is_null().to_numpy()
+    kind = column.type
+    if types.is_decimal(kind):
+        column = column.cast(pa.float64())
+    if types.is_null(kind):
+        values = np.zeros(len(column))
+    elif types.is_string(kind) or types.is_large_string(kind):
+        values = np.array(column.to_pylist(), dtype=object)
+    elif types.is_integer(kind) or types.is_boolean(kind):
+        values = column.fill_null(pa.scalar(0).cast(kind)).to_numpy()  # pandas would make them floats
+    elif types.is_floating(kind) or types.is_decimal(kind):
+        values = column.to_numpy()
+    else:
+        raise BadInput(f"{path}: column {name} holds {stored}, neither numbers nor text")
+    return FileColumn(values, absent)
+
+
+def _check_columns(path: Path, names: list[str]) -> None:
+    """Raises BadInput for a column that is unknown, with its cause where that can be told, or that is there twice."""
+    numbered = rf"(prob|logit)_{CLASS_NUMBER}"
+    for name in names:
+        if name in FILE_COLUMNS or re.fullmatch(rf"{numbered}|score_{SCORE_NAME}", name):
+            continue
+        if not name or re.fullmatch(r"Unnamed: [0-9]+", name):
+            raise BadInput(f"{path}: a column {name!r} has no name: an index? pandas leaves it out with index=False")
+        if separator := next((mark for mark in ";\t|" if mark in name), ""):
+            raise BadInput(f"{path}: columns are separated by {separator!r}: write commas, and points in numbers")
+        if (written := re.fullmatch(r"(prob|logit)[^0-9]{0,2}0*([0-9]+)(\.0*)?", name.strip().lower())) is not None:
+            raise BadInput(f"{path}: column {name!r} is to be called {written[1]}_{written[2]}")
+        if name.strip() in FILE_COLUMNS:
+            raise BadInput(f"{path}: column {name!r} has blanks around its name")
+        raise unknown(f"column in {path}", name, [*FILE_COLUMNS, "prob_0", "logit_0", "score_NAME"])
+    _refuse_twice(path, "column", names)
+
+
+def _arrays_of(path: Path, columns: dict[str, FileColumn]) -> Arrays:
+    """The arrays that the rows of a table are."""
+    num_rows = max((len(column.values) for column in columns.values()), default=0)
+    if not num_rows:
+        raise BadInput(f"{path} has no rows")
+    if empty := next((name for name, column in columns.items() if column.absent.all()), ""):
+        raise BadInput(f"{path}: column {empty} is empty in every row: fill it, or leave it out")
+    keys = [name for name in ("sample", "seed") if name in columns]
+    whole: Arrays = {name: _whole_column(path, name, columns[name]) for name in keys}
+    sets = _set_column(path, columns["set"]) if "set" in columns else np.full(num_rows, "test", dtype=object)
+    names = list(dict.fromkeys(sets.tolist()))
+    parts = {name: _Part(path, name, columns, whole, np.flatnonzero(sets == name)) for name in names}
+    first = parts.get("test")
+    if first is None:
+        raise BadInput(f"{path} has no row of set 'test', only of {', '.join(map(repr, names))}")
+    arrays: Arrays = {}
+    for part in parts.values():
+        for key in whole:
+            if part.keys[key] != first.keys[key]:
+                gap = sorted(set(part.keys[key]) ^ set(first.keys[key]))[0]
+                raise BadInput(f"{path}: {key} {gap} is in one of the sets 'test' and {part.name!r} alone")
+        arrays |= part.arrays()
+    return arrays
+
+
+def _set_column(path: Path, column: FileColumn) -> NDArray[Any]:
+    """Names of sets, (rows,)."""
+    if column.absent.any():
+        raise BadInput(f"{path}: column set is empty in row {1 + column.absent.argmax()}: write test, or a set's name")
+    if column.values.dtype.kind != "O":
+        raise BadInput(f"{path}: column set holds {column.values.dtype}, not names")
+    for name in dict.fromkeys(column.values.tolist()):
+        if name != "test":
+            _check_set_name(path, name)
+    return column.values
+
+
+def _whole_column(path: Path, name: str, column: FileColumn, rows: NDArray[np.intp] | None = None) -> NDArray[Any]:
+    """Whole numbers (rows,), from text too: int64, or floats where they are not whole, for the checks to name."""
+    values, absent = (x if rows is None else x[rows] for x in (column.values, column.absent))
+    numbered = np.arange(1, 1 + len(column.values)) if rows is None else 1 + rows
+    if absent.any():
+        raise BadInput(f"{path}: column {name} is empty in row {numbered[absent.argmax()]}")
+    if values.dtype.kind == "O":
+        words = {word: _whole_word(word) for word in dict.fromkeys(values.tolist())}
+        wrong = [word for word, number in words.items() if number is None]
+        if wrong:
+            row = numbered[values.tolist().index(wrong[0])]
+            raise BadInput(f"{path}: column {name} holds {wrong[0]!r} in row {row}, not a whole number")
+        values = np.array([words[word] for word in values.tolist()], dtype=np.int64)
+    return values if name == "label" else _whole(path, name, values)
+
+
+def _whole_word(word: str) -> int | None:
+    """The whole number that a text writes (3, 3.0 or 3.0e+00), None where it is none or does not fit into int64."""
+    if exact := re.fullmatch(r"\s*([-+]?[0-9]{1,19})(\.0*)?\s*", word):
+        number = int(exact[1])
+    elif re.fullmatch(r"\s*[-+]?[0-9]\.[0-9]{1,30}[eE][-+]?[0-9]{1,2}\s*", word) and float(word).is_integer():
+        number = int(float(word))
+        if abs(number) > 2**53:
+            return None
+    else:
+        return None
+    return number if -(2**63) <= number < 2**63 else None
+
+
+class _Part:
+    """The rows of one set of a table: "test", or an out-of-distribution set."""
+
+    def __init__(
+        self, path: Path, name: str, columns: dict[str, FileColumn], whole: Arrays, rows: NDArray[np.intp]
+    ) -> None:
+        self.path, self.name, self.columns = path, name, columns
+        self.keys = {key: np.unique(value[rows]).tolist() for key, value in whole.items()}
+        order = np.lexsort([whole[key][rows] for key in ("seed", "sample") if key in whole]) if whole else slice(None)
+        self.rows = rows[order]  # by sample, then seed, then as they stand in the file
+        self.lead = (len(self.keys.get("sample", [0])), len(self.keys.get("seed", [0])))
+        groups = np.stack([whole[key][rows] for key in whole]) if whole else np.zeros((1, len(rows)), dtype=np.int64)
+        counts = np.unique(groups, axis=1, return_counts=True)[1]
+        if len(counts) != self.lead[0] * self.lead[1] or len(set(counts.tolist())) > 1:
+            raise BadInput(f"{path}: set {name!r} has not as many rows for every {' and '.join(whole)}")
+
+    def arrays(self) -> Arrays:
+        """By the names that an npz gives them."""
+        prefix = "" if self.name == "test" else f"ood.{self.name}."
+        found: Arrays = {}
+        for what, stem in (("probs", "prob"), ("logits", "logit")):
+            columns = self._class_columns(stem)
+            values = [value for column in columns if (value := self._given(column)) is not None]
+            if values and len(values) < len(columns):
+                gap = next(column for column in columns if self._given(column) is None)
+                raise BadInput(f"{self.path}: column {gap} is empty for set {self.name!r}, other classes are not")
+            if values:
+                found[prefix + what] = np.stack(values, -1).reshape(*self.lead, -1, len(columns))
+        for column in self.columns:
+            if column.startswith("score_") and (value := self._given(column)) is not None:
+                found[f"{prefix}score.{column.removeprefix('score_')}"] = self._same_for_samples(column, value)
+        if not found:
+            raise BadInput(f"{self.path}: set {self.name!r} has neither probabilities nor scores: its cells are empty")
+        if self.name == "test":
+            if "label" in self.columns:
+                labels = _whole_column(self.path, "label", self.columns["label"], self.rows)
+                found["labels"] = self._same_for_samples("label", labels)
+            if "seed" in self.keys:
+                found["seeds"] = np.asarray(self.keys["seed"])
+        return found
+
+    def _class_columns(self, stem: str) -> list[str]:
+        """prob_0 … prob_(C − 1) in this order."""
+        given = [column for column in self.columns if re.fullmatch(rf"{stem}_{CLASS_NUMBER}", column)]
+        wanted = [f"{stem}_{c}" for c in range(len(given))]
+        if missing := [column for column in wanted if column not in given]:
+            raise BadInput(f"{self.path}: column {missing[0]} is missing: classes are counted from 0 without a gap")
+        return wanted
+
+    def _given(self, name: str) -> NDArray[Any] | None:
+        """The set's numbers of one column; None where all its cells are empty."""
+        values, absent = self.columns[name].values[self.rows], self.columns[name].absent[self.rows]
+        if absent.all():
+            return None
+        if absent.any():
+            row = 1 + self.rows[absent.argmax()]
+            raise BadInput(f"{self.path}: column {name} is empty in row {row}, of set {self.name!r}")
+        if values.dtype.kind not in "fiub":
+            raise BadInput(f"{self.path}: column {name} holds text, such as {values[0]!r}, not numbers")
+        return values
+
+    def _same_for_samples(self, column: str, values: NDArray[Any]) -> NDArray[Any]:
+        """(rows,) -> (R, N)."""
+        values = values.reshape(*self.lead, -1)
+        same = (values == values[0]) | ((values != values) & (values[0] != values[0]))
+        if not same.all():
+            raise BadInput(
+                f"{self.path}: column {column} differs between samples: rows are in another order, or it is wrong"
+            )
+        first: NDArray[Any] = values[0]
+        return first
+
+
+# checking
+
+
+def _checked(path: Path, arrays: Arrays, rounding: float) -> Submission:
+    log_probs = _log_probabilities(path, "", arrays, rounding)
+    if log_probs is None:
+        raise BadInput(f"{path} has neither probs nor logits of the test set")
+    rows = log_probs.shape[1]
+    labels = _labels(path, arrays, log_probs)
+    scores = {
+        name.removeprefix("score."): _score(path, name, value, rows, log_probs.shape[2])
+        for name, value in arrays.items()
+        if name.startswith("score.")
+    }
+    ood_log_probs, ood_scores = {}, {}
+    for name in dict.fromkeys(key[0] for key in map(_ood_key, arrays) if key):
+        part = f"ood.{name}."
+        outside = _log_probabilities(path, part, arrays, rounding)
+        if outside is not None:
+            _same_shape(path, part, outside, log_probs)
+            ood_log_probs[name] = outside
+        ood_scores[name] = _ood_scores(path, part, arrays, rows, None if outside is None else outside.shape[2])
+        if ood_scores[name].keys() != scores.keys():
+            gap = sorted(ood_scores[name].keys() ^ scores.keys())[0]
+            raise BadInput(f"{path}: score {gap!r} must be given for the test set and for ood.{name}, or for neither")
+    return Submission(log_probs, labels, _seeds(path, arrays, rows), scores, ood_log_probs, ood_scores)
+
+
+def _log_probabilities(path: Path, prefix: str, arrays: Arrays, rounding: float) -> Tensor | None:
+    """Log probabilities (M, R, N, C) float64 of one set, from `probs` or `logits`; None where it has neither.
+
+    A sum may differ from one by the rounding of its C terms: each by half a step of its format, which leaves 2·eps of
+    a coarse one, and float32's in adding them up. What that lifts over one is one, so that no NLL is negative.
+    """
+    found = [what for what in ("probs", "logits") if prefix + what in arrays]
+    if not found:
+        return None
+    if len(found) > 1:
+        raise BadInput(f"{path} has both {prefix}probs and {prefix}logits: give one")
+    name = prefix + found[0]
+    value = _numbers(path, name, arrays[name])
+    if value.shape[-1] < 2 or not value.numel():
+        raise BadInput(f"{path}: {name} has shape {tuple(value.shape)} (M, R, N, C): give every class of every example")
+    if found[0] == "logits":
+        return normalised(value)[0]
+    if bool((wrong := (value < 0) | (value > 1 + BINARY_ROUNDING)).any()):
+        at, place = _first(wrong)
+        raise BadInput(f"{path}: {name} holds {value[at]:.9g} at {place}: not a probability (are these logits?)")
+    sums = value.sum(-1)
+    coarse = [torch.finfo(dtype).eps for dtype in HALF_PRECISION if torch.equal(value.to(dtype).double(), value)]
+    tolerance = max(rounding, 2 * max(coarse, default=0.0)) + value.shape[-1] * torch.finfo(torch.float32).eps / 2
+    if bool((wrong := (sums - 1).abs() > tolerance).any()):
+        at, place = _first(wrong)
+        raise BadInput(f"{path}: {name} sums to {sums[at]:.9g} at {place}, not to one within {tolerance:.2g}")
+    return value.clamp_max(1.0).log()
+
+
+def _numbers(path: Path, name: str, value: NDArray[Any]) -> Tensor:
+    """Float64; every one finite."""
+    if value.dtype.kind not in "fiub":
+        raise BadInput(f"{path}: {name} holds {value.dtype}, not numbers")
+    with np.errstate(over="ignore"):  # of float128: infinite, and refused
+        numbers = torch.from_numpy(np.array(value, dtype=np.float64, order="C"))
+    if bool((wrong := ~torch.isfinite(numbers)).any()):
+        at, place = _first(wrong)
+        raise BadInput(f"{path}: {name} holds {numbers[at]:g} at {place}")
+    return numbers
+
+
+def _first(wrong: Tensor) -> tuple[tuple[int, ...], str]:
+    """Where the first True lies, as an index and in words: the last axes are those of (M, R, N, C) or (R, N)."""
+    at = tuple(wrong.nonzero()[0].tolist())
+    names = {1: ("replicate",), 2: ("replicate", "example"), 3: ("sample", "replicate", "example")}
+    words = names.get(len(at), ("sample", "replicate", "example", "class"))
+    return at, ", ".join(f"{word} {i}" for word, i in zip(words, at, strict=True))
+
+
+def _labels(path: Path, arrays: Arrays, probs: Tensor) -> Tensor:
+    """(R, N) int64 classes."""
+    if "labels" not in arrays:
+        raise BadInput(f"{path} has no labels: give the class of every test example, counted from 0")
+    whole = _whole(path, "labels", np.atleast_2d(arrays["labels"]))
+    labels = _per_example(path, "labels", torch.from_numpy(whole), probs.shape[1], probs.shape[2])
+    classes = probs.shape[-1]
+    if bool((wrong := (labels < 0) | (labels >= classes)).any()):
+        at, place = _first(wrong)
+        raise BadInput(f"{path}: labels holds {labels[at]} at {place}: classes are 0 … {classes - 1}")
+    return labels
+
+
+def _whole(path: Path, name: str, value: NDArray[Any]) -> NDArray[np.int64]:
+    """Int64, exact. Raises BadInput where a float is not whole, or so large that its format skips whole numbers."""
+    if value.dtype.kind in "iub":
+        if value.size and int(value.max()) >= 2**63:
+            raise BadInput(f"{path}: {name} holds {value.max()}: whole numbers are below 2^63")
+        return value.astype(np.int64)
+    numbers = _numbers(path, name, value)
+    exact = 2.0 ** (min(np.finfo(value.dtype).nmant, 52) + 1)
+    if bool((wrong := (numbers != numbers.round()) | (numbers.abs() > exact)).any()):
+        at, place = _first(wrong)
+        what = f"not a whole number, or not exact in {value.dtype}"
+        raise BadInput(f"{path}: {name} holds {numbers[at]:.17g} at {place}: {what}")
+    whole: NDArray[np.int64] = numbers.long().numpy()
+    return whole
+
+
+def _per_example(path: Path, name: str, value: Tensor, rows: int, count: int | None) -> Tensor:
+    """(N,) or (R, N) -> (R, N)."""
+    table = value.unsqueeze(0) if value.ndim == 1 else value
+    wanted = count if count is not None else table.shape[-1] if table.ndim == 2 else "N"
+    if table.ndim != 2 or table.shape[0] not in (1, rows) or table.shape[1] != wanted or not table.numel():
+        what = f"({wanted},) or ({rows}, {wanted})" if wanted else "at least one example"
+        raise BadInput(f"{path}: {name} has shape {tuple(value.shape)}, the probabilities want {what}")
+    return table.expand(rows, -1).contiguous()
+
+
+def _score(path: Path, name: str, value: NDArray[Any], rows: int, count: int | None) -> Tensor:
+    """(R, N) float64."""
+    word = name.rpartition("score.")[2]
+    if word in (*IMPLIED, *KEPT):
+        raise BadInput(f"{path}: {name}: {word!r} is computed from the probabilities; give the score another name")
+    return _per_example(path, name, _numbers(path, name, value), rows, count)
+
+
+def _ood_scores(path: Path, prefix: str, arrays: Arrays, rows: int, count: int | None) -> dict[str, Tensor]:
+    scores = {
+        name.removeprefix(f"{prefix}score."): _score(path, name, value, rows, count)
+        for name, value in arrays.items()
+        if name.startswith(f"{prefix}score.")
+    }
+    if len({value.shape for value in scores.values()}) > 1:
+        raise BadInput(f"{path}: the scores of {prefix.rstrip('.')} are of differing numbers of examples")
+    return scores
+
+
+def _same_shape(path: Path, prefix: str, outside: Tensor, inside: Tensor) -> None:
+    for axis, word in ((0, "samples"), (1, "replicates"), (3, "classes")):
+        if outside.shape[axis] != inside.shape[axis]:
+            gap = f"{outside.shape[axis]} {word}, the test set {inside.shape[axis]}"
+            raise BadInput(f"{path}: {prefix.rstrip('.')} has {gap}")
+
+
+def _seeds(path: Path, arrays: Arrays, rows: int) -> tuple[int, ...]:
+    if "seeds" not in arrays:
+        return ()
+    seeds = np.atleast_1d(_whole(path, "seeds", arrays["seeds"]))
+    if seeds.shape != (rows,):
+        raise BadInput(
+            f"{path}: seeds has shape {seeds.shape}: give {rows} different whole numbers from 0 on, ({rows},)"
+        )
+    if (seeds < 0).any() or len(set(seeds.tolist())) < rows:
+        raise BadInput(f"{path}: seeds holds {seeds.tolist()[:9]}: give {rows} different whole numbers from 0 on")
+    return tuple(seeds.tolist())

@@ -1,0 +1,129 @@
+"""Which code made a record, and whether it is the code at hand: old numbers are no answer to new code."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache, partial
+from modulefinder import ModuleFinder
+from pathlib import Path
+from typing import Any
+
+from bdlbench import catalog
+from bdlbench.core import files
+from bdlbench.core.spec import Cell, Choice
+from bdlbench.data.task import Task
+from bdlbench.records.record import Record
+
+PACKAGE = Path(__file__).parents[1]
+
+APART = (
+    *("compare/", "gate/", "peers/", "report/", "published/", "suites/", "__main__.py", "api.py"),
+    *("extend.py", "records/cells.py", "records/reading.py", "runs/budget.py", "runs/executors.py"),
+    *("runs/external_scores.py", "runs/lint.py", "runs/predictions_file.py", "runs/progress.py"),
+    *("runs/rescoring.py", "runs/suites.py", "stats/crossed.py", "stats/holm.py", "stats/power.py"),
+    *("stats/rank_tests.py", "stats/selective.py"),
+)
+"""What decides what is run, or reads what was: no number of a record depends on it."""
+
+UNKNOWN = "nothing is known of the code that made it"
+
+
+def code_of(cell: Cell) -> dict[str, str]:
+    """SHA-256 of what makes a cell's numbers: of the package, and of each entry, and metric, that is not the package's.
+
+    {"bdlbench": …, "methods mine": …, "metrics mine": …}.
+    """
+    chosen: dict[catalog.Kind, Choice] = {"methods": cell.method, "models": cell.model, "datasets": cell.dataset}
+    found = {"bdlbench": package_sha256()}
+    for kind, choice in chosen.items():
+        found |= {f"{kind} {name}": sha for name in _names(choice) if (sha := _entry_sha256(kind, name))}
+    metrics = {f"metrics {name}": _entry_sha256("metrics", name) for name in catalog.names("metrics")}
+    return found | {name: sha for name, sha in metrics.items() if sha}
+
+
+def change(record: Record, cell: Cell) -> str:
+    """Why a record of this cell is not what the code at hand would make of it, in a few words; "" where it is.
+
+    Metrics count that both know: one that is new, or not at hand now, leaves the others as they are.
+    """
+    then, now = record.environment.get("code"), code_of(cell)
+    if not isinstance(then, dict):
+        return UNKNOWN
+    changed = [name for name, sha in now.items() if then.get(name, sha if name.startswith("metrics ") else "") != sha]
+    entries = [name for name in changed if name != "bdlbench"]
+    if entries:
+        kind, _, name = entries[0].partition(" ")
+        return f"the source of {kind.removesuffix('s')} {name} has changed"
+    if changed:
+        return f"bdlbench itself has changed (it was made by commit {_commit(record.environment)})"
+    if f"datasets {cell.dataset.name}" in now and _data_sources(cell, record) != record.environment.get("sources"):
+        return f"the data of {cell.dataset.name} have changed"
+    return ""
+
+
+def _data_sources(cell: Cell, record: Record) -> dict[str, str]:
+    """Of a data set that is not the package's, whose files no checksum in the code stands for."""
+    splits = {replicate.split for replicate in (*record.replicates, *record.failed)}
+    return data_facts(partial(catalog.load_task, cell.dataset), splits)["sources"]
+
+
+def data_facts(load: Callable[[int], Task], splits: Iterable[int]) -> dict[str, dict[str, Any]]:
+    """What splits of a data set were made from (SHA-256), and what preprocessing took from their training examples.
+
+    {"sources": {…}, "statistics": {…}}. A fact that split 0 has too goes by its name alone, any other by its name and
+    its split: records of other splits then agree in what all splits share, and differ in nothing else.
+    """
+    asked = sorted(set(splits))
+    first = load(0) if asked else None
+    found: dict[str, dict[str, Any]] = {"sources": {}, "statistics": {}}
+    for split in asked:
+        task = load(split)
+        for what, table in found.items():
+            shared = getattr(first, what)
+            for name, value in getattr(task, what).items():
+                varies = name in shared and shared[name] != value
+                table[f"{name} (split {split})" if varies else name] = value
+    return found
+
+
+@cache
+def package_sha256() -> str:
+    """SHA-256 of the package's own sources, as far as records depend on them."""
+    names = {path.relative_to(PACKAGE).as_posix(): path for path in PACKAGE.rglob("*.py")}
+    return files.digest({n: files.sha256(p.read_bytes()) for n, p in names.items() if not n.startswith(APART)})
+
+
+def _entry_sha256(kind: catalog.Kind, name: str) -> str:
+    """Of an entry's file and what it imports from its own folder; "" for one of the package."""
+    path = _file(kind, name)
+    return "" if path.is_relative_to(PACKAGE) else source_sha256(path)
+
+
+def _file(kind: catalog.Kind, name: str) -> Path:
+    entry = catalog.load(kind, name)
+    return Path(inspect.getfile(entry if inspect.isroutine(entry) or inspect.isclass(entry) else type(entry))).resolve()
+
+
+def source_sha256(path: Path) -> str:
+    """SHA-256 of a Python file and of all files of its own folder that it imports, whichever way."""
+    return files.digest({name: files.sha256(source.read_bytes()) for name, source in _imported(path)})
+
+
+def _imported(path: Path) -> Iterator[tuple[str, Path]]:
+    finder = ModuleFinder([str(path.parent)])  # what lies elsewhere, it does not find, and does not miss
+    finder.run_script(str(path))
+    for name, module in finder.modules.items():
+        source = getattr(module, "__file__", None)  # None for a folder without __init__.py
+        if source:
+            yield name, Path(source)
+
+
+def _names(choice: Choice) -> list[str]:
+    nested = [name for _, value in choice.options if isinstance(value, Choice) for name in _names(value)]
+    return [choice.name, *nested]
+
+
+def _commit(environment: Mapping[str, object]) -> str:
+    then = str(environment.get("commit") or "unknown")
+    return f"{then[:12]}{'+changes' * then.endswith('+changes')}"

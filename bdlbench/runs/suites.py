@@ -1,0 +1,364 @@
+"""From a suite or a command line to a spec: names are looked up, options resolved, sweeps unfolded."""
+
+from __future__ import annotations
+
+import itertools
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bdlbench import catalog
+from bdlbench.core.errors import BadInput, unknown
+from bdlbench.core.options import fields, resolve, short
+from bdlbench.core.spec import SELECTIONS, SPLITS, Cell, Choice, Seeds, Spec, parse_seeds, replicates, whole
+
+OptionValues = Mapping[str, Mapping[str, Sequence[Any]]]
+"""{entry: {option: values}}: more than one value sweeps."""
+
+TOP_KEYS = {"version", "title", "seeds", "splits", "samples", "grid", "options", "selection"}
+CHOSEN: tuple[catalog.Kind, ...] = ("methods", "models", "datasets")
+GRID_KEYS = {"methods", "models", "datasets", "options"}
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Every method on every model on every data set, with options that hold in this grid alone."""
+
+    methods: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+    datasets: tuple[str, ...] = ()
+    options: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A named list of grids with their options, as a TOML file holds it.
+
+    selection: what data chose the options: "none" (defaults, or by hand), "training", "validation", "test" or "ood".
+    """
+
+    title: str
+    version: int
+    seeds: Seeds
+    samples: int
+    grids: tuple[Grid, ...]
+    options: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
+    splits: str = "one"
+    selection: str = ""
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """What a command line lays over a suite; empty means as the suite says.
+
+    methods, models, datasets: every combination of what is named here is run, and nothing else; what is not named comes
+    from the suite's grids. seeds: as `spec.parse_seeds` takes them. settings: for `parse_settings`, or its result.
+    """
+
+    methods: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+    datasets: tuple[str, ...] = ()
+    seeds: Seeds = ""
+    samples: int | None = None
+    settings: tuple[str, ...] | OptionValues = ()
+    device: str = "auto"
+    threads: int = 1
+    splits: str = ""
+
+
+def suite_names() -> list[str]:
+    """The suites that come with the package, sorted."""
+    folder = resources.files("bdlbench") / "suites"
+    return sorted(p.name.removesuffix(".toml") for p in folder.iterdir() if p.name.endswith(".toml"))
+
+
+def read_suite(name: str) -> Suite:
+    """A suite of the package. Raises BadInput for an unknown name, with the nearest."""
+    if name not in suite_names():
+        raise unknown("suite", name, suite_names())
+    text = (resources.files("bdlbench") / "suites" / f"{name}.toml").read_text("utf-8")
+    return parse_suite(text, f"{name}.toml")
+
+
+def read_suite_file(path: Path) -> Suite:
+    """A suite of one's own. Raises BadInput with file and line for broken TOML."""
+    if not path.is_file():
+        raise BadInput(f"suite file {path} does not exist")
+    try:
+        return parse_suite(path.read_text("utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"suite file {path} cannot be read: {error}") from None
+
+
+def parse_suite(text: str, where: str) -> Suite:
+    """The suite that a TOML text holds. where: the file's name, for messages.
+
+    Raises BadInput for broken TOML (file, line), an unknown key (with the nearest), a missing one, or a value of
+    another kind than the key takes.
+    """
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        reason = str(error).replace("end of document", f"line {len(text.splitlines())}, the end")
+        raise BadInput(f"{where} is not valid TOML: {reason}") from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits; brackets in brackets in brackets …
+        raise BadInput(f"{where} holds what this version cannot read: {error}") from None
+    _known(raw, TOP_KEYS, where)
+    version, samples = (
+        whole(f"{where}: {key} =", raw.get(key, default)) for key, default in {"version": 1, "samples": 100}.items()
+    )
+    grids = raw.get("grid", [])
+    if not isinstance(grids, list) or not grids:
+        raise BadInput(f"{where} has no [[grid]]: add one with methods, models and datasets")
+    seeds: Seeds = raw.get("seeds", "5")
+    parse_seeds(seeds, f"{where}: seeds =")
+    splits, selection = _word(raw, "splits", "one", where), _word(raw, "selection", "", where)
+    for key, word, words in (("splits", splits, SPLITS), ("selection", selection or "none", SELECTIONS)):
+        if word not in words:
+            raise unknown(f"value of {key} in {where}", word, words)
+    return Suite(
+        title=_word(raw, "title", where, where),
+        version=version,
+        seeds=seeds,
+        samples=samples,
+        grids=tuple(_grid(grid, where) for grid in grids),
+        options=_options(raw, where),
+        splits=splits,
+        selection=selection,
+    )
+
+
+def build_spec(suite: Suite, overrides: Overrides) -> Spec:
+    """The cells and replicates of a suite under overrides.
+
+    Raises BadInput for unknown names and options, values out of range, seeds or splits that cannot be read, samples
+    below 1, a device that is absent.
+    """
+    laid_over = overrides.settings
+    given = laid_over if isinstance(laid_over, Mapping) else parse_settings(laid_over)
+    for settings in (given, suite.options, *(grid.options for grid in suite.grids)):
+        _refuse_stray(settings)
+    samples = whole("--samples", suite.samples if overrides.samples is None else overrides.samples)
+    threads = whole("--threads", overrides.threads)
+    device = resolve_device(overrides.device)
+    named = list(_named_cells(suite.grids, overrides))
+    cells = [
+        Cell(*choices, samples, device, threads)
+        for grid, names in named
+        for choices in _unfolded(names, merge(in_force(suite, grid, names), given))
+    ]
+    _refuse_idle(given, cells)
+    seeds = suite.seeds if overrides.seeds == "" else overrides.seeds
+    asked = replicates(seeds, overrides.splits or suite.splits)
+    own = any(_is_own(grid, names) for grid, names in named)
+    return Spec(tuple(dict.fromkeys(cells)), asked, suite.selection if own else "")
+
+
+class Names(NamedTuple):
+    """A cell before its options are known."""
+
+    method: str
+    model: str
+    dataset: str
+
+
+def in_force(suite: Suite, grid: Grid, names: Names) -> OptionValues:
+    """The suite's options that hold in a cell: those of its own cells hold in no other.
+
+    Options of the model and of the data set hold where both stand in the grid, so that a method that joins them has the
+    same protocol; those of methods where the method stands there too. Elsewhere the defaults hold.
+    """
+    options = merge(suite.options, grid.options)
+    if _is_own(grid, names):
+        return options
+    if not (_stands_in(grid, "models", names.model) and _stands_in(grid, "datasets", names.dataset)):
+        return {}
+    return {entry: table for entry, table in options.items() if entry in (names.model, names.dataset)}
+
+
+def _named_cells(grids: Sequence[Grid], overrides: Overrides) -> Iterator[tuple[Grid, Names]]:
+    """The cells of a suite under the names of a command line, each with the grid that it belongs to.
+
+    Every combination of what is named is there. A grid that has the combination gives what is not named; where none has
+    it, the grid with the same model and data set does, else the one with the same data set, with the same model, or the
+    first.
+    """
+    named: dict[catalog.Kind, list[str]] = {kind: list(dict.fromkeys(getattr(overrides, kind))) for kind in CHOSEN}
+    for kind, listed in named.items():
+        for name in listed:
+            catalog.load(kind, name)
+
+    def shared(grid: Grid, combination: Mapping[catalog.Kind, str]) -> tuple[bool, ...]:
+        method, model, dataset = (
+            kind not in combination or _stands_in(grid, kind, combination[kind]) for kind in CHOSEN
+        )
+        return (method and model and dataset, model and dataset, dataset, model)
+
+    homes: dict[tuple[str, ...], list[Grid]] = {}
+    kinds = [kind for kind in CHOSEN if named[kind]]
+    for combination in itertools.product(*(named[kind] for kind in kinds)):
+        likeness = [shared(grid, dict(zip(kinds, combination, strict=True))) for grid in grids]
+        whole = [grid for grid, alike in zip(grids, likeness, strict=True) if alike[0]]
+        homes[combination] = whole or [grids[likeness.index(max(likeness))]]
+    for grid in grids:
+        if not any(grid is home for found in homes.values() for home in found):
+            continue
+        lists = {kind: named[kind] or _listed(grid, kind) for kind in CHOSEN}
+        for dataset, model, method in itertools.product(lists["datasets"], lists["models"], lists["methods"]):
+            names = Names(method, model, dataset)
+            key = tuple(name for kind, name in zip(CHOSEN, names, strict=True) if kind in kinds)
+            if any(grid is home for home in homes[key]):
+                yield grid, names
+
+
+def _is_own(grid: Grid, names: Names) -> bool:
+    """Whether a cell is one of the grid's."""
+    return all(_stands_in(grid, kind, name) for kind, name in zip(CHOSEN, names, strict=True))
+
+
+def _stands_in(grid: Grid, kind: catalog.Kind, name: str) -> bool:
+    """Whether a grid has an entry. One that lists none of a kind leaves them to the command line."""
+    listed: tuple[str, ...] = getattr(grid, kind)
+    return name in listed or not listed
+
+
+def _listed(grid: Grid, kind: catalog.Kind) -> tuple[str, ...]:
+    listed: tuple[str, ...] = getattr(grid, kind)
+    if not listed:
+        raise BadInput(f"no {kind} given: name one with --{kind.removesuffix('s')}")
+    return listed
+
+
+def parse_settings(texts: Sequence[str]) -> dict[str, dict[str, list[Any]]]:
+    """{entry: {option: [values]}} from "NAME.OPTION=V1,V2".
+
+    Raises BadInput for another form, an empty value, and an option that is given twice.
+    """
+    settings: dict[str, dict[str, list[Any]]] = {}
+    for text in texts:
+        target, equals, values = text.partition("=")
+        entry, dot, option = target.strip().partition(".")
+        if not (equals and dot and entry and option and values):
+            raise BadInput(f"--set {short(text)!r} cannot be read: write NAME.OPTION=VALUE or NAME.OPTION=V1,V2")
+        parts = [value.strip() for value in values.split(",")]
+        if "" in parts:
+            raise BadInput(f"--set {short(text)!r} holds an empty value: write {entry}.{option}=V1,V2")
+        table = settings.setdefault(entry, {})
+        if option in table:
+            raise BadInput(f"--set {entry}.{option} is given twice: write {entry}.{option}=V1,V2 to sweep over values")
+        table[option] = parts
+    return settings
+
+
+def merge(under: OptionValues, over: OptionValues) -> dict[str, dict[str, Sequence[Any]]]:
+    """Options of both; where both name one, `over` wins."""
+    return {entry: {**under.get(entry, {}), **over.get(entry, {})} for entry in {**under, **over}}
+
+
+def resolve_device(name: str) -> str:
+    """ "cpu" or "cuda", from "auto" too. Raises BadInput where CUDA is asked for and absent."""
+    import torch
+
+    if name not in ("auto", "cpu", "cuda"):
+        raise unknown("device", name, ("auto", "cpu", "cuda"))
+    present = torch.cuda.is_available()
+    if name == "cuda" and not present:
+        raise BadInput("--device cuda: no CUDA device is at hand here; use --device cpu or auto")
+    return "cuda" if present and name != "cpu" else "cpu"
+
+
+def _unfolded(names: Names, settings: OptionValues) -> Iterator[tuple[Choice, Choice, Choice]]:
+    """Method, model and data set with their options, once for every combination of the values that these sweep."""
+    methods, models, datasets = (_swept(kind, name, settings) for kind, name in zip(CHOSEN, names, strict=True))
+    for dataset, model, method in itertools.product(datasets, models, methods):
+        yield method, model, dataset
+
+
+def _swept(kind: catalog.Kind, name: str, settings: OptionValues, outer: tuple[str, ...] = ()) -> list[Choice]:
+    """An entry once for every combination of its own options' values, and of those of the entries that it builds on.
+
+    outer: the entries that build on this one. Options of others do not concern it, however many values they have.
+    """
+    entry, own = catalog.load(kind, name), settings.get(name, {})
+    if name in outer:
+        raise BadInput(f"{' in '.join((name, *reversed(outer)))} would nest without end: name another entry")
+    found: dict[Choice, None] = {}
+    for values in itertools.product(*own.values()):
+        options = resolve(entry, name, dict(zip(own, values, strict=True)))
+        inner = {key: field.metadata["entry"] for key, field in fields(entry).items() if field.metadata["entry"]}
+        below = [_swept(nested, str(options[key]), settings, (*outer, name)) for key, nested in inner.items()]
+        for members in itertools.product(*below):
+            found[catalog.with_origin(kind, name, {**options, **dict(zip(inner, members, strict=True))})] = None
+    return list(found)
+
+
+def _refuse_stray(settings: OptionValues) -> None:
+    """Options of an entry that does not exist, options that it lacks, and values it does not take; used or not."""
+    kinds: dict[str, catalog.Kind] = {name: kind for kind in CHOSEN for name in catalog.names(kind)}
+    for entry, table in settings.items():
+        if entry not in kinds:
+            raise unknown("entry", entry, kinds)
+        for option, values in table.items():
+            for value in values:
+                resolve(catalog.load(kinds[entry], entry), entry, {option: value})
+            of_many = isinstance(fields(catalog.load(kinds[entry], entry))[option].default, tuple)
+            if of_many and len(values) > 1 and not all(isinstance(value, list | tuple | str) for value in values):
+                raise BadInput(
+                    f"{entry}.{option} = {short(values, str)} may mean one value or several: "
+                    f"write '{short(values)}' for one, or ['{short(values[0])}', …] to sweep"
+                )
+
+
+def _refuse_idle(settings: OptionValues, cells: Sequence[Cell]) -> None:
+    """Options that the command line gives to an entry that no cell uses: a typo, or a wrong idea of the suite."""
+    used = {name for cell in cells for choice in (cell.method, cell.model, cell.dataset) for name in _names(choice)}
+    for entry in settings:
+        if entry not in used:
+            raise BadInput(f"--set {entry}.…: {entry} is not part of this run, which has {', '.join(sorted(used))}")
+
+
+def _names(choice: Choice) -> list[str]:
+    nested = [name for _, value in choice.options if isinstance(value, Choice) for name in _names(value)]
+    return [choice.name, *nested]
+
+
+def _word(raw: Mapping[str, Any], key: str, default: str, where: str) -> str:
+    value = raw.get(key, default)
+    if not isinstance(value, str) or not value.isprintable():
+        raise BadInput(f"{where}: {key} = {short(value, repr)} is not text on one line")
+    return value
+
+
+def _grid(raw: Any, where: str) -> Grid:
+    if not isinstance(raw, dict):
+        raise BadInput(f"{where}: each [[grid]] is a table with methods, models and datasets")
+    _known(raw, GRID_KEYS, where)
+    for key in CHOSEN:
+        if not all(isinstance(name, str) for name in _as_list(raw.get(key, []))):
+            raise BadInput(f"{where}: {key} = {short(raw[key], repr)} are not names: write {key} = ['NAME', …]")
+    methods, models, datasets = (tuple(_as_list(raw.get(key, []))) for key in CHOSEN)
+    return Grid(methods, models, datasets, _options(raw, where))
+
+
+def _options(raw: Mapping[str, Any], where: str) -> dict[str, dict[str, list[Any]]]:
+    options = raw.get("options", {})
+    if not isinstance(options, dict) or not all(isinstance(table, dict) for table in options.values()):
+        raise BadInput(f"{where}: options are tables, one for each entry: [options.mlp]")
+    for entry, table in options.items():
+        for option, value in table.items():
+            if value == []:
+                raise BadInput(f"{where}: {entry}.{option} has no value: write one, or leave the line out")
+    return {entry: {k: _as_list(v) for k, v in table.items()} for entry, table in options.items()}
+
+
+def _known(table: Mapping[str, Any], keys: set[str], where: str) -> None:
+    for key in table:
+        if key not in keys:
+            raise unknown(f"key in {where}", key, keys)
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]

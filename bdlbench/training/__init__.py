@@ -1,0 +1,1 @@
+"""The one optimisation loop, the terms of an objective, and what was minimised."""

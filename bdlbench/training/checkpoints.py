@@ -1,0 +1,82 @@
+"""Where a fit stands, on disk: one file that says what it depends on and carries a checksum of all of itself.
+
+The first line is JSON, `{"depends": {…}, "schema": 2, "sha256": "…"}`; tensors follow in the safetensors format, which
+executes nothing when it is read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from bdlbench.core import files
+from bdlbench.core.errors import BenchError
+
+CHECKPOINT_SCHEMA = 2
+"""Version of the layout. Version 1, before checksums, was the tensors alone."""
+
+ASIDE = ".aside"
+"""Ending that the name of a checkpoint gets when it cannot be gone on from."""
+
+
+class Unusable(BenchError):
+    """A checkpoint that must not be trained on from: damaged, of another version, or of something else."""
+
+
+def write(path: Path, tensors: Mapping[str, Tensor], depends: Mapping[str, str]) -> None:
+    """Write tensors and what they depend on, whole or not at all. Raises OSError where the disk refuses."""
+    body = safetensors.torch.save({name: value.contiguous() for name, value in tensors.items()})
+    head = {"schema": CHECKPOINT_SCHEMA, "depends": dict(depends)}
+    files.write_atomic(path, files.canonical_json({**head, "sha256": _checksum(head, body)}) + b"\n" + body)
+
+
+def read(path: Path, depends: Mapping[str, str] | None = None) -> dict[str, Tensor]:
+    """Return the tensors of a checkpoint, on the CPU, each in memory of its own.
+
+    depends: what they must depend on; None takes any. Raises Unusable, in words for people, where one bit of the file
+    is not what was written, where its layout is another, or where what it depends on has changed since.
+    """
+    try:
+        line, _, body = path.read_bytes().partition(b"\n")
+    except OSError as error:
+        raise Unusable(f"it cannot be read: {error.strerror}") from None
+    try:
+        head = json.loads(line)
+        sha256, schema, known = head.pop("sha256"), head["schema"], head["depends"]
+        whole = sha256 == _checksum(head, body)
+        tensors = safetensors.torch.load(body) if whole else {}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError):
+        whole = False
+    if not whole:
+        raise Unusable("it is damaged, or of an older version: its checksum does not match its content")
+    if schema != CHECKPOINT_SCHEMA:
+        raise Unusable(f"it has the layout {schema}, this version writes {CHECKPOINT_SCHEMA}")
+    if depends is not None:
+        changed = [name for name in sorted({*known, *depends}) if known.get(name) != depends.get(name)]
+        if changed:
+            others = f" (also {', '.join(changed[1:])})" if changed[1:] else ""
+            then, now = (_short(side.get(changed[0])) for side in (known, depends))
+            raise Unusable(f"{changed[0]} was {then} then and is {now} now{others}")
+    return {name: value.clone() for name, value in tensors.items()}  # aligned: a product's bits depend on it
+
+
+def set_aside(path: Path) -> Path:
+    """Give a checkpoint another name, so that nothing goes on from it and nothing is lost. Returns its new place."""
+    place = path.with_name(path.name + ASIDE)
+    path.replace(place)
+    return place
+
+
+def _checksum(head: Mapping[str, object], body: bytes) -> str:
+    return files.sha256(files.canonical_json(head) + b"\n" + body)
+
+
+def _short(value: str | None) -> str:
+    """Hashes by their beginning, anything else whole."""
+    text = value or "absent"
+    return text[:12] if len(text) == 64 and set(text) <= set("0123456789abcdef") else text

@@ -1,0 +1,602 @@
+"""The only training loop: it trains all rows at once, by Adam or by a step rule, and resumes to the same bits.
+
+What a checkpoint holds is what was given to the loop: the rows, the tensors of the step rule, those that are collected,
+and where the noise stands. What a method gathers beside the loop would be lost when a run resumes, without a word: the
+loop refuses to be used like that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from bdlbench.core.clock import now
+from bdlbench.core.errors import BadInput, Diverged
+from bdlbench.core.layout import PerRow
+from bdlbench.core.streams import Streams
+from bdlbench.data.task import Data, Examples
+from bdlbench.training import checkpoints
+from bdlbench.training.purity import Held, held, place
+
+Decay = Literal["constant", "linear", "second_half"]
+DECAYS: dict[Decay, Callable[[float], float]] = {
+    "constant": lambda progress: 1.0,
+    "linear": lambda progress: 1.0 - progress,
+    "second_half": lambda progress: min(1.0, 2.0 - 2.0 * progress),
+}
+"""Factor of the learning rate at a fraction `progress` of the steps."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to train: by steps over shuffled batches, an epoch's last incomplete one left out.
+
+    learning_rate: of Adam, or what another step rule is given as its rate; decay: its factor over time.
+    """
+
+    epochs: int
+    batch_size: int
+    learning_rate: PerRow
+    decay: Decay = "constant"
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where training stands: steps done, of how many, and whether the value of the loss is read after this one.
+
+    Where it is not, an objective may leave out terms whose gradient is known without their value.
+    """
+
+    step: int
+    steps: int
+    reported: bool = True
+
+    @property
+    def progress(self) -> float:
+        """The fraction of training that is done."""
+        return self.step / self.steps
+
+
+class Objective(Protocol):
+    """What is minimised."""
+
+    def __call__(self, flat: Tensor, batch: Examples, noise: Streams, moment: Moment) -> Tensor:
+        """flat (R, Q), batch (R, B, …) -> nats per example (R,). No operation may mix rows."""
+        ...
+
+
+Tensors = Mapping[str, Tensor]
+"""By name, (R, …) each: what is kept from step to step, and in the checkpoint."""
+
+
+@dataclass(frozen=True)
+class State:
+    """Rows after some steps: parameters (R, Q), and the last loss (R,) in nats per example.
+
+    The loss is whole after the last step of an epoch, which is when states are yielded, and at the fingerprint.
+    kept: what the step rule keeps (Adam: its moments `mean` and `square`, (R, Q)); epoch: how many are done, the one
+    that is not over left out; collected: what `Collect` has gathered.
+
+    The next step may change the tensors in place: who keeps a state clones it.
+    """
+
+    flat: Tensor
+    kept: Tensors
+    step: int
+    loss: Tensor
+    epoch: int = 0
+    collected: Tensors = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Update:
+    """A step rule, such as an optimiser's or a sampler's. All that it keeps from step to step is in its tensors.
+
+    start(flat) -> the tensors that it keeps, (R, …) each, before the first step.
+    step(flat, gradient, kept, rate, moment, noise) -> (flat, kept) after the step. flat, gradient: (R, Q); rate: the
+    plan's, after its decay, a number or (R,); moment: before the step; noise: the streams that the objective draws
+    from, whose position is in the checkpoint. No operation may mix rows.
+    """
+
+    start: Callable[[Tensor], Tensors]
+    step: Callable[[Tensor, Tensor, Tensors, PerRow, Moment, Streams], tuple[Tensor, Tensors]]
+
+
+@dataclass(frozen=True)
+class Collect:
+    """What is gathered from the states of training, such as the sums of an average.
+
+    start(flat) -> the tensors before training, (R, …) each; add(state, collected) -> those after an epoch, by the same
+    names and of the same shapes and types. `State.collected` of the last state has them in the end.
+    """
+
+    start: Callable[[Tensor], Tensors]
+    add: Callable[[State, Tensors], Tensors]
+
+
+NOTHING = Collect(lambda flat: {}, lambda state, collected: collected)
+"""Nothing is collected."""
+
+
+T = TypeVar("T")
+
+Nudge = Callable[[Tensor, int], Tensor]
+"""(rows (R, Q), steps done) -> the rows at which the next gradient is taken."""
+
+
+def unchanged(flat: Tensor, step: int) -> Tensor:
+    """No nudge."""
+    return flat
+
+
+KEPT, COLLECTED = "kept.", "collected."
+"""Of what is kept and collected, the names in a checkpoint begin so."""
+
+ALIGNED_BYTES = 64
+"""Bytes. New tensors start at a multiple of it."""
+
+FIRST_STEPS = 20
+"""After so many steps a fit leaves a fingerprint of its rows, so that a cheap re-run can be held against it."""
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """Rows (R, Q) after `steps` steps: SHA-256, norm, and the last loss in nats per example, one for each row."""
+
+    steps: int
+    sha256: list[str]
+    norm: list[float]
+    loss: list[float]
+
+
+@dataclass
+class Fit:
+    """One call of `minimise`, for whoever verifies or audits it: what was asked, the fingerprint, the latest state.
+
+    mark: after how many steps the fingerprint is taken, or after all of them if there are fewer. update: None for Adam.
+    """
+
+    objective: Objective
+    initial: Tensor
+    data: Data
+    rng: Streams
+    plan: Plan
+    steps: int
+    mark: int = FIRST_STEPS
+    first: Fingerprint | None = None
+    state: State | None = None
+    update: Update | None = None
+
+    @property
+    def marked(self) -> int:
+        """The steps after which the fingerprint is taken."""
+        return min(self.mark, self.steps)
+
+    def reached(self, state: State) -> None:
+        """Take note of the state after a step."""
+        self.state = state
+        if state.step == self.marked:
+            self.first = _fingerprint(state)
+
+
+@dataclass
+class Session:
+    """What one fit shares with its surroundings: a checkpoint to resume from, a listener, and what was spent.
+
+    checkpoint: a path without ending, or None; every: seconds between checkpoints; listen(done, total) hears of steps.
+    nudge: where each step takes its gradient, to see how far rounding errors carry; mark: steps to the fingerprint.
+    depends: what decides the bits of this fit, by name; a checkpoint made from anything else is set aside.
+    note(line) hears what happened to checkpoints, in words for people; predicting(fraction), how much is predicted.
+    fits: one for each call of `minimise`; keeping: seconds that went into writing the last state of each.
+    """
+
+    checkpoint: Path | None = None
+    every: float = 60.0
+    listen: Callable[[int, int], None] = lambda done, total: None
+    nudge: Nudge = unchanged
+    mark: int = FIRST_STEPS
+    depends: Mapping[str, str] = field(default_factory=dict)
+    note: Callable[[str], None] = lambda line: None
+    predicting: Callable[[float], None] = lambda fraction: None
+    fits: list[Fit] = field(default_factory=list, init=False)
+    keeping: float = field(default=0.0, init=False)
+    calls: int = field(default=0, init=False)
+    examples: int = field(default=0, init=False)
+    seconds_before: float = field(default=0.0, init=False)
+    started: float = field(default_factory=now, init=False)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the start, those before the last checkpoint of an interrupted run included."""
+        return self.seconds_before + now() - self.started
+
+    def files(self) -> list[Path]:
+        """Where the checkpoints of this fit lie, if they were written."""
+        first = self.checkpoint
+        return [first.with_name(f"{first.name}.{k + 1}.safetensors") for k in range(self.calls)] if first else []
+
+    def next_file(self) -> Path | None:
+        """The checkpoint of the next call of `minimise` in this fit."""
+        self.calls += 1
+        return self.files()[-1] if self.checkpoint else None
+
+
+_session: ContextVar[Session | None] = ContextVar("session", default=None)
+
+
+@contextmanager
+def session(current: Session) -> Iterator[Session]:
+    """Within the block, `minimise` checkpoints and reports to `current`."""
+    token = _session.set(current)
+    try:
+        yield current
+    finally:
+        _session.reset(token)
+
+
+def predicted(fraction: float) -> None:
+    """Tell whoever listens how much of the current `predict` is done, 0 to 1.
+
+    By the session and not by a parameter, since a posterior of a plugin's own has no such parameter.
+    """
+    if (current := _session.get()) is not None:
+        current.predicting(fraction)
+
+
+class _Enough(Exception):
+    """As many steps as were asked for are done."""
+
+
+def begin(fit: Callable[[], T], steps: int, nudge: Nudge = unchanged) -> tuple[list[Fit], T | None]:
+    """Run `fit` for its first `steps` steps: its fits so far, and what it returned if it was done before."""
+
+    def listen(done: int, total: int) -> None:
+        if done >= min(steps, total):
+            raise _Enough
+
+    with session(Session(listen=listen, nudge=nudge, mark=steps)) as current:
+        try:
+            return current.fits, fit()
+        except _Enough:
+            return current.fits, None
+
+
+class States(Iterator[State]):
+    """The states of one call of `minimise`, after every epoch.
+
+    In a run, which may be resumed, only `last` takes them: a resumed run does not come by those before its checkpoint.
+    """
+
+    def __init__(self, made: Iterator[State]) -> None:
+        self._made = made
+
+    def __next__(self) -> State:
+        """The state after the next epoch. Raises BadInput in a run, naming the line that asks."""
+        current = _session.get()
+        if current is not None and current.checkpoint is not None:
+            asking = sys._getframe(1)
+            while asking.f_code.co_filename == __file__ and asking.f_back:  # `last` of what is made of the states
+                asking = asking.f_back
+            raise BadInput(
+                f"{asking.f_code.co_filename}:{asking.f_lineno} takes the states of training one by one, and those "
+                "from before a checkpoint do not come again when a run resumes: take last(…) of them, and let "
+                "minimise(…, collect=…) gather what is needed of the others"
+            )
+        return next(self._made)
+
+    def last(self) -> State:
+        """The final state."""
+        *_, final = self._made
+        return final
+
+
+def last(states: Iterator[State]) -> State:
+    """The final state."""
+    if isinstance(states, States):
+        return states.last()
+    *_, final = states
+    return final
+
+
+def minimise(
+    objective: Objective,
+    initial: Tensor,
+    data: Data,
+    rng: Streams,
+    plan: Plan,
+    update: Update | None = None,
+    collect: Collect = NOTHING,
+) -> States:
+    """Minimise each row's objective from `initial` (R, Q), or sample by it: the states after every epoch.
+
+    update: the step rule, Adam (Kingma & Ba 2015) if None; collect: what is gathered after every epoch. Resumes from
+    the session's checkpoint where there is one; states of epochs before it do not come again, so take `last` of them.
+    Raises Diverged when the loss of every row has left the finite numbers; BadInput where `update` or `collect` changes
+    the names, shapes or types of what it keeps.
+    """
+    return States(_states(objective, initial, data, rng, plan, update or ADAM, collect))
+
+
+def _states(
+    objective: Objective, initial: Tensor, data: Data, rng: Streams, plan: Plan, update: Update, collect: Collect
+) -> Iterator[State]:
+    current = _session.get() or Session()
+    batch_size = min(plan.batch_size, data.num_data)
+    steps = data.num_data // batch_size
+    total = plan.epochs * steps
+    fit = Fit(objective, initial, data, rng, plan, total, current.mark, update=update)
+    current.fits.append(fit)
+    saver = _Saver(current, fit, collect)
+    noise = rng.child("noise")
+    kept, collected = (_own(start, initial) for start in (update.start, collect.start))
+    state = saver.load(State(initial.clone(), kept, 0, initial.new_zeros(len(initial)), 0, collected), noise, steps)
+    if state.step == total:
+        yield state
+    for epoch in range(state.step // steps, plan.epochs):
+        order = _order(data, rng.child(f"batches {epoch}"), steps, batch_size)
+        for index in order[state.step - epoch * steps :]:
+            done = state.step + 1 == (epoch + 1) * steps
+            moment = Moment(state.step, total, reported=done or state.step + 1 == fit.marked)
+            state = _step(objective, state, data.batch(index), noise, plan, moment, current.nudge, update)
+            current.examples += batch_size
+            fit.reached(state)
+            if done:
+                if not torch.isfinite(state.loss).any():
+                    raise Diverged(f"the loss is not finite in any replicate after {epoch + 1} epochs")
+                state = _gathered(replace(state, epoch=epoch + 1), collect)
+                saver.refuse_what_it_would_lose()
+            current.listen(state.step, total)
+            saver.save_when_due(state, noise)
+        yield state
+
+
+def _fingerprint(state: State) -> Fingerprint:
+    """Row by row, so that it does not depend on R."""
+    rows = [row.contiguous().cpu() for row in state.flat.detach()]
+    return Fingerprint(
+        state.step,
+        [hashlib.sha256(row.numpy().tobytes()).hexdigest() for row in rows],
+        [float(row.double().norm()) for row in rows],
+        state.loss.double().tolist(),
+    )
+
+
+def _order(data: Data, rng: Streams, steps: int, batch_size: int) -> Tensor:
+    """Indices of each batch of an epoch, (steps, R, B): each row's own shuffle."""
+    shuffled = rng.permutation(data.num_data)[:, : steps * batch_size]
+    return shuffled.reshape(data.rows, steps, batch_size).transpose(0, 1).contiguous().to(data.x.device)
+
+
+def _step(
+    objective: Objective,
+    state: State,
+    batch: Examples,
+    noise: Streams,
+    plan: Plan,
+    moment: Moment,
+    nudge: Nudge,
+    update: Update,
+) -> State:
+    point = nudge(state.flat, state.step).requires_grad_()
+    loss = objective(point, batch, noise, moment)
+    gradient = _gradient(loss, point)
+    flat, rate = state.flat.detach(), plan.learning_rate * DECAYS[plan.decay](moment.progress)
+    with torch.no_grad():
+        found: Any = update.step(flat, gradient, state.kept, rate, moment, noise)
+    if update is not ADAM:  # whose step is our own; the check takes as long as a small layer
+        if not isinstance(found, tuple) or len(found) != 2 or not isinstance(found[1], Mapping):
+            raise BadInput(f"{place(update.step)} does not return (rows, what it keeps by name)")
+        before, after = {"the rows": flat, **state.kept}, {"the rows": found[0], **found[1]}
+        rows, *kept = _alike(before, after, update.step).items()
+        found = rows[1], dict(kept)
+    return State(found[0], found[1], state.step + 1, loss.detach(), state.epoch, state.collected)
+
+
+def _gathered(state: State, collect: Collect) -> State:
+    """The state with what is collected after it. `add` sees copies: the next step may change the rows in place."""
+    if collect is NOTHING:
+        return state
+    own = {name: value.clone() for name, value in state.kept.items()}
+    with torch.no_grad():
+        found = collect.add(replace(state, flat=state.flat.detach().clone(), kept=own), state.collected)
+    return replace(state, collected=_alike(state.collected, found, collect.add))
+
+
+def _own(start: Callable[[Tensor], Tensors], initial: Tensor) -> Tensors:
+    """Copies of the tensors that a function starts with. Raises BadInput where they are not rows by name."""
+    found: Any = start(initial.clone())
+    if not isinstance(found, Mapping):
+        raise BadInput(f"{place(start)} gives a {type(found).__name__}, not tensors by name")
+    for name, value in found.items():
+        if not isinstance(value, Tensor) or value.shape[:1] != initial.shape[:1]:
+            raise BadInput(f"{place(start)}: {name} is {_form(value)}, not of {len(initial)} rows: ({len(initial)}, …)")
+    return {name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in found.items()}
+
+
+def _alike(before: Tensors, after: Any, by: Callable[..., object]) -> Tensors:
+    """`after` in the order of `before`, as a checkpoint would give it back. Raises BadInput where its form is another.
+
+    Each contiguous, on a boundary and in memory of its own: the bits of a product or a sum depend on where a tensor
+    lies, and what is changed in place must not change another tensor only until the run is resumed.
+    """
+    if not isinstance(after, Mapping) or after.keys() != before.keys():
+        names = ", ".join(after) or "nothing" if isinstance(after, Mapping) else f"a {type(after).__name__}"
+        raise BadInput(f"{place(by)} returns {names}, not {', '.join(before) or 'an empty dict'}")
+    found: dict[str, Tensor] = {}
+    taken = set()
+    for name, old in before.items():
+        new = after[name]
+        if not isinstance(new, Tensor) or (new.shape, new.dtype) != (old.shape, old.dtype):
+            raise BadInput(f"{place(by)} makes {name} {_form(new)}, which was {_form(old)}")
+        memory = new.untyped_storage().data_ptr()
+        if memory in taken or new.data_ptr() % ALIGNED_BYTES or not new.is_contiguous():
+            new = new.clone(memory_format=torch.contiguous_format)
+        taken.add(memory)
+        found[name] = new.detach()
+    return found
+
+
+def _form(value: object) -> str:
+    if not isinstance(value, Tensor):
+        return f"a {type(value).__name__}"
+    return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
+
+
+def _gradient(loss: Tensor, flat: Tensor) -> Tensor:
+    """`torch.autograd.grad(loss.sum(), flat)`, without its checks, which take longer than a small layer's backward."""
+    keep_graph = create_graph = accumulate_grad = allow_unreachable = False
+    found = torch.autograd.Variable._execution_engine.run_backward(
+        (loss,), (torch.ones_like(loss),), keep_graph, create_graph, (flat,), allow_unreachable, accumulate_grad
+    )
+    return found[0]
+
+
+def adam_step(
+    flat: Tensor, gradient: Tensor, mean: Tensor, square: Tensor, step: int, rate: PerRow, factor: float = 1.0
+) -> None:
+    """One step of Adam in place on rows (R, Q), β = (0.9, 0.999), ε = 1e-8. rate: a number or (R,). step: from 1.
+
+    The fused kernel rounds its vector body and its tail differently: rows are padded to the vector's width, so a row's
+    bits do not depend on where it lies.
+    """
+    if isinstance(rate, Tensor):
+        for row, value in enumerate(rate.tolist()):
+            adam_step(flat[row], gradient[row], mean[row], square[row], step, value, factor)
+        return
+    count = torch.full((), float(step), device=flat.device)
+    # What torch.optim.Adam(fused=True) calls, without its checks, which take longer than a small step.
+    torch._fused_adam_(
+        [flat],
+        [gradient],
+        [mean],
+        [square],
+        [],
+        [count],
+        lr=rate * factor,
+        beta1=0.9,
+        beta2=0.999,
+        weight_decay=0.0,
+        eps=1e-8,
+        amsgrad=False,
+        maximize=False,
+    )
+
+
+def _adam(
+    flat: Tensor, gradient: Tensor, kept: Tensors, rate: PerRow, moment: Moment, noise: Streams
+) -> tuple[Tensor, Tensors]:
+    adam_step(flat, gradient, kept["mean"], kept["square"], moment.step + 1, rate)
+    return flat, kept
+
+
+ADAM = Update(lambda flat: {"mean": torch.zeros_like(flat), "square": torch.zeros_like(flat)}, _adam)
+"""Adam (Kingma & Ba 2015)."""
+
+
+def _state_in(saved: Tensors, fresh: State, steps: int) -> State:
+    """The state that a checkpoint holds. Raises Unusable where it has other tensors than `fresh`, of this method."""
+    kept, collected = (
+        {k.removeprefix(part): v for k, v in saved.items() if k.startswith(part)} for part in (KEPT, COLLECTED)
+    )
+    step = int(saved["spent"][2])
+    for mine, theirs in ((fresh.kept, kept), (fresh.collected, collected), ({"": fresh.flat}, {"": saved["flat"]})):
+        if {k: _form(v) for k, v in mine.items()} != {k: _form(v) for k, v in theirs.items()}:
+            raise checkpoints.Unusable("it was left by a method that kept other tensors than this one does")
+    return State(saved["flat"], kept, step, saved["loss"], step // steps, collected)
+
+
+class _Saver:
+    """Writes and reads the checkpoint of one call of `minimise`."""
+
+    def __init__(self, current: Session, fit: Fit, collect: Collect) -> None:
+        self.current, self.fit, self.path, self.due = current, fit, current.next_file(), now() + current.every
+        self.collect, self.refused = collect, False
+        self.beside = self._beside()
+
+    def refuse_what_it_would_lose(self) -> None:
+        """Raise BadInput where the method remembers something from step to step that a checkpoint would not hold."""
+        for key, after in self._beside().items():
+            if not self.beside.get(key, after).same(after):
+                raise BadInput(
+                    f"{after.where} changes {after.name} from step to step, and no checkpoint has that, so a resumed "
+                    "run would go on without it: keep it in the tensors of Update or Collect, and draw from the noise "
+                    "that is given"
+                )
+
+    def _beside(self) -> dict[tuple[str, str], Held]:
+        """What the method's functions hold outside them, by function and name."""
+        if self.path is None:
+            return {}
+        found = [*held(self.fit.objective, caches=True), *held(self.collect.add, caches=False)]
+        found += held(self.fit.update.step, caches=False) if self.fit.update else []
+        return {(one.where, one.name): one for one in found}
+
+    def load(self, fresh: State, noise: Streams, steps: int) -> State:
+        """The state of the checkpoint, with `noise` put where it stood; `fresh` where there is none to go on from.
+
+        steps: of an epoch. One that is damaged, or that something else was trained from, is set aside.
+        """
+        if self.path is None or not self.path.exists():
+            return fresh
+        device = fresh.flat.device
+        try:
+            saved = checkpoints.read(self.path, self._depends())
+            found = _state_in({name: value.to(device) for name, value in saved.items()}, fresh, steps)
+        except checkpoints.Unusable as reason:
+            aside = checkpoints.set_aside(self.path)
+            self.current.note(f"a checkpoint is set aside as {aside}: {reason}; the fit begins again")
+            return fresh
+        position = {k.removeprefix("noise."): v for k, v in saved.items() if k.startswith("noise.")}
+        noise.resume(position, device)
+        seconds, examples, _ = saved["spent"].tolist()
+        self.current.seconds_before, self.current.examples = seconds, int(examples)
+        self.fit.state = found
+        if "first.sha256" in saved:
+            hashes = [bytes(row).hex() for row in saved["first.sha256"].tolist()]
+            norm, first_loss = saved["first.numbers"].tolist()
+            self.fit.first = Fingerprint(self.fit.marked, hashes, norm, first_loss)
+        return self.fit.state
+
+    def save_when_due(self, state: State, noise: Streams) -> None:
+        """Write the checkpoint if `every` seconds have passed since the last, and when all steps are done.
+
+        The last state is kept so that what fails later, a prediction or a metric, does not cost the fit. A disk that
+        refuses the file is said once; the older checkpoint stays, and training goes on.
+        """
+        began, finished = now(), state.step == self.fit.steps
+        if self.path is None or (began < self.due and not finished):
+            return
+        self.refuse_what_it_would_lose()
+        spent = torch.tensor([self.current.seconds, self.current.examples, state.step], dtype=torch.float64)
+        tensors = {"flat": state.flat, "loss": state.loss, "spent": spent}
+        for part, named in ((KEPT, state.kept), (COLLECTED, state.collected)):
+            tensors |= {f"{part}{name}": value for name, value in named.items()}
+        tensors |= {f"noise.{name}": value for name, value in noise.position().items()}
+        if first := self.fit.first:
+            hashes = [list(bytes.fromhex(sha256)) for sha256 in first.sha256]
+            tensors["first.sha256"] = torch.tensor(hashes, dtype=torch.uint8)
+            tensors["first.numbers"] = torch.tensor([first.norm, first.loss], dtype=torch.float64)
+        try:
+            checkpoints.write(self.path, tensors, self._depends())
+        except OSError as error:
+            if not self.refused:
+                older = "; the one before it stays" if self.path.exists() else ""
+                self.current.note(f"{self.path} cannot be written: {error.strerror}{older}, and training goes on")
+            self.refused = True
+        self.due = now() + self.current.every
+        if finished:
+            self.current.keeping += now() - began
+
+    def _depends(self) -> dict[str, str]:
+        """What decides the bits of this call: that of the session, and the rows it begins with."""
+        rows = hashlib.sha256(self.fit.initial.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
+        return {**self.current.depends, "the initial rows": rows, "the number of steps": str(self.fit.steps)}

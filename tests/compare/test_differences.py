@@ -1,0 +1,149 @@
+"""Verdicts of made-up differences, by hand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pytest
+
+from bdlbench.compare.differences import ExampleLayout, Finding, Measured, find, judge, leaders, monte_carlo_variance
+from bdlbench.core.spec import Replicate
+
+WHOLE = ExampleLayout()
+
+
+def measured(values: Sequence[float], examples: Sequence[Sequence[float]] = (), first: int = 0) -> Measured:
+    seeds = [Replicate(first + i) for i in range(len(values))]
+    kept = {seed: (np.array(row),) for seed, row in zip(seeds, examples, strict=False)}
+    return Measured(dict(zip(seeds, values, strict=True)), kept, {})
+
+
+def finding(
+    gaps: Sequence[float],
+    margins: Mapping[str, float] | None = None,
+    better: str = "lower",
+    layout: ExampleLayout = WHOLE,
+) -> Finding:
+    a, b = measured([0.0] * len(gaps)), measured(gaps)
+    return find("nll", "nats", "higher" if better == "higher" else "lower", a, b, layout, margins or {})
+
+
+UP = [1.0, 1.1, 0.9, 1.05, 0.95]
+AROUND = [0.1, -0.1, 0.05, -0.05, 0.01]
+
+
+@pytest.mark.parametrize(
+    ("gaps", "margin", "better", "verdict"),
+    [
+        (UP, 0.0, "lower", "worse"),
+        (UP, 0.0, "higher", "better"),
+        (UP, 0.5, "lower", "worse"),
+        (UP, 1.0, "lower", "inconclusive"),  # it may be beyond the margin, or not
+        (UP, 1.5, "lower", "equivalent"),
+        (AROUND, 0.0, "lower", "inconclusive"),
+        (AROUND, 0.5, "lower", "equivalent"),
+        ([0.0] * 5, 0.0, "lower", "inconclusive"),  # no variance, no verdict
+        ([1.5] * 5, 0.0, "lower", "inconclusive"),
+    ],
+)
+def test_verdicts(gaps: list[float], margin: float, better: str, verdict: str) -> None:
+    (judged,) = judge([finding(gaps, {"nll": margin}, better)])
+    assert judged.verdict == verdict
+    assert (judged.seeds > 0) == (verdict == "inconclusive" and judged.testable)
+
+
+@pytest.mark.parametrize(("gap", "verdict"), [(6e-8, "inconclusive"), (1e-4, "worse")])
+def test_a_difference_of_rounding_is_no_verdict_however_sure(gap: float, verdict: str) -> None:
+    a, b = measured([1.0] * 5), measured([1 + gap * x for x in UP])
+    (judged,) = judge([find("nll", "nats", "lower", a, b, WHOLE, {})])
+    assert judged.corrected_p < 1e-3
+    assert judged.verdict == verdict
+
+
+def test_what_is_told_apart_alone_may_drown_among_many() -> None:
+    weak = finding([0.5, 0.6, 0.1, 0.3, 0.4])
+    assert judge([weak])[0].verdict == "worse"
+    many = judge([weak, *[finding(AROUND)] * 11])[0]
+    assert (many.verdict, many.p_value) == ("inconclusive", weak.p_value)
+    assert many.corrected_p == pytest.approx(12 * weak.p_value)
+    assert many.detectable > judge([weak])[0].detectable
+
+
+def test_what_cannot_be_tested_does_not_count() -> None:
+    broken = finding([0.1, math.nan, 0.2])
+    single = finding([1.0])
+    judged = judge([finding(UP), broken, single])
+    assert judged[0].corrected_p == pytest.approx(judged[0].p_value)
+    assert [j.verdict for j in judged[1:]] == ["inconclusive", "inconclusive"]
+    assert all(math.isnan(j.corrected_p) and math.isnan(j.detectable) for j in judged[1:])
+    assert math.isnan(broken.estimate) and single.population == "nothing beyond these numbers"
+
+
+def test_populations() -> None:
+    rows = np.random.default_rng(0).normal(size=(3, 20))
+    a, b = measured(rows.mean(1) * 0, rows * 0), measured(rows.mean(1), rows)
+    assert find("x", "", "lower", a, b, WHOLE, {}).population == "new seeds and new test examples"
+    partly = measured(rows.mean(1), rows[:2])  # of one replicate no predictions were kept
+    assert find("x", "", "lower", a, partly, WHOLE, {}).population == "new seeds, these test examples"
+    shorter = measured(rows.mean(1), rows[:, :7])
+    assert find("x", "", "lower", a, shorter, WHOLE, {}).population == "new seeds, these test examples"
+    one = find("x", "", "lower", measured([0.0], rows[:1] * 0), measured(rows[:1].mean(1), rows[:1]), WHOLE, {})
+    assert one.population == "new test examples, these trained networks"
+    assert one.interval == pytest.approx(2.093 * rows[0].std(ddof=1) / math.sqrt(20), rel=1e-3)  # t, 19 degrees
+    assert not one.testable and judge([one])[0].verdict == "inconclusive"
+
+
+def test_overlapping_splits() -> None:
+    seeds = [Replicate(s, s // 2) for s in range(6)]  # two seeds on each of three splits
+    a = Measured({r: 0.0 for r in seeds}, {}, {})
+    b = Measured(dict(zip(seeds, [1.0, 3.0, 1.0, 1.0, 3.0, 3.0], strict=True)), {}, {})  # split means 2, 1, 3
+    found = find("x", "", "lower", a, b, ExampleLayout(nested=0.25), {})
+    assert found.population == "new splits of this data set"
+    assert float(found.difference.standard_error) == pytest.approx(math.sqrt((1 / 3 + 0.25) * 1.0))
+    assert math.isnan(find("x", "", "lower", a, b, ExampleLayout(nested=math.nan), {}).p_value)
+
+
+def test_pairs_are_counted_and_the_rest_is_unpaired() -> None:
+    a, b = measured([0.0, 0.1, 0.2, 0.1]), measured([0.2, 0.1, 0.4], first=2)
+    found = find("x", "", "lower", a, b, WHOLE, {})
+    assert (found.replicates, found.pairs) == ((4, 3), 2)
+    assert found.estimate == pytest.approx(0.7 / 3 - 0.1)
+
+
+def test_monte_carlo_part_by_hand() -> None:
+    """Of two replicates; the jackknife of two groups is half the squared difference of what is left: ¼ (x₁ − x₂)²."""
+    r = [Replicate(0), Replicate(1)]
+    none = np.array([])
+    a = Measured({r[0]: 0.0, r[1]: 0.0}, {}, {r[0]: none, r[1]: none})
+    b = Measured({r[0]: 1.0, r[1]: 1.0}, {}, {r[0]: np.array([0.0, 2.0]), r[1]: np.array([1.0, 1.0])})
+    assert monte_carlo_variance(a, b) == pytest.approx(0.25 * 2.0**2 / 2**2)
+    assert monte_carlo_variance(a, a) == 0
+    assert math.isnan(monte_carlo_variance(a, Measured({r[0]: 1.0}, {}, {})))
+    assert monte_carlo_variance(b, b) == 0  # the same noise on both sides cancels
+
+
+def by_seed(values: Mapping[int, float]) -> Measured:
+    return Measured({Replicate(seed): value for seed, value in values.items()}, {}, {})
+
+
+def test_leaders_are_those_that_no_other_is_better_than() -> None:
+    best = {seed: 0.9 + 0.01 * seed for seed in range(5)}
+    near = {seed: value - 0.01 * (-1) ** seed for seed, value in best.items()}
+    far = {seed: value - 0.2 - 0.001 * seed for seed, value in best.items()}
+    contenders = {"best": best, "near": near, "far": far, "alone": {7: 0.8}, "nan": dict.fromkeys(best, math.nan)}
+    named = {name: by_seed(values) for name, values in contenders.items()}
+    assert leaders(named, "higher", ExampleLayout()) == {"best", "near"}
+    assert leaders(named, "lower", ExampleLayout()) == {"far"}
+    assert leaders({"nan": named["nan"]}, "higher", ExampleLayout()) == set()
+
+
+def test_leaders_of_one_replicate() -> None:
+    named = {"a": by_seed({0: 0.9}), "b": by_seed({0: 0.899}), "c": by_seed({0: 0.9})}
+    assert leaders(named, "higher", ExampleLayout()) == {"a", "c"}
+
+
+def test_leaders_that_do_not_vary_count_as_they_are() -> None:
+    named = {"exact": by_seed({0: 0.0, 1: 0.0}), "map": by_seed({0: 0.3, 1: 0.3}), "vi": by_seed({0: 0.1, 1: 0.5})}
+    assert leaders(named, "lower", ExampleLayout()) == {"exact", "vi"}

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bdlbench.compare import margins
+from bdlbench.core.errors import BadInput
+
+METRICS = ["nll", "ood_auroc", "accuracy"]
+
+
+def test_nearest_pyproject(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pyproject.toml").write_text("[tool.bdlbench.gate.margins]\nnll = 0.02\n'ood_auroc[near]' = 1\n")
+    inner = tmp_path / "a" / "b"
+    inner.mkdir(parents=True)
+    monkeypatch.chdir(inner)
+    found = margins.read(None, METRICS)
+    assert found == {"nll": 0.02, "ood_auroc[near]": 1.0}
+    assert [margins.of(found, c) for c in ("nll", "nll[x]", "ood_auroc[near]", "ood_auroc[far]")] == [0.02, 0.02, 1, 0]
+    (inner / "pyproject.toml").write_text("[project]\n")
+    assert margins.read(None, METRICS) == {}
+
+
+def test_a_file_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "m.toml"
+    path.write_text("[margins]\naccuracy = 0.01\n")
+    assert margins.read(path, METRICS) == {"accuracy": 0.01}
+    path.write_text("[tool.bdlbench.gate.margins]\naccuracy = 0.02\n")
+    assert margins.read(path, METRICS) == {"accuracy": 0.02}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[margins]\nnl = 1\n", "unknown metric 'nl': did you mean 'nll'?"),
+        ("[margins]\nnll = -1\n", "the margin of nll is -1: a number from 0 upwards"),
+        ("[margins]\nnll = 'a'\n", "the margin of nll is 'a'"),
+        ("[margins]\nnll = true\n", "the margin of nll is true"),
+        ("[margins]\nnll = nan\n", "the margin of nll is nan"),
+        ("margins = 3\n", "margins is not a table"),
+        ("nll = 1\n", r"has no table \[margins\]"),
+        ("[margins\n", "is not TOML"),
+        ("tool.bdlbench = 3\n", "bdlbench is not a table"),
+    ],
+)
+def test_refused(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "m.toml"
+    path.write_text(text)
+    with pytest.raises(BadInput, match=words):
+        margins.read(path, METRICS)
+
+
+def test_a_metric_that_only_records_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "m.toml"
+    path.write_text("[margins]\nood_auroc_energy = 0.05\n'ood_auroc_energy[near]' = 0.1\n")
+    right = {"ood_auroc_energy": 0.05, "ood_auroc_energy[near]": 0.1}
+    assert margins.read(path, [*METRICS, "ood_auroc_energy[near]", "ood_auroc_energy[far]"]) == right
+    with pytest.raises(BadInput, match="unknown metric 'ood_auroc_energy': did you mean 'ood_auroc'"):
+        margins.read(path, METRICS)
+    (tmp_path / "pyproject.toml").write_text("[tool.bdlbench.gate.margins]\nood_auroc_energy = 0.05\n")
+    monkeypatch.chdir(tmp_path)
+    assert margins.read(None, METRICS) == {"ood_auroc_energy": 0.05}
+
+
+@pytest.mark.parametrize("number", ["inf", "1" + "0" * 400, "0x1" + "0" * 5000])
+def test_a_margin_is_a_finite_number(tmp_path: Path, number: str) -> None:
+    path = tmp_path / "m.toml"
+    path.write_text(f"[margins]\nnll = {number}\n")
+    with pytest.raises(BadInput, match=r"the margin of nll is .*: a number from 0 upwards") as caught:
+        margins.read(path, METRICS)
+    assert len(str(caught.value)) < 300
+
+
+def test_brackets_without_end(tmp_path: Path) -> None:
+    path = tmp_path / "m.toml"
+    path.write_text(f"margins = {'[' * 100_000}")
+    with pytest.raises(BadInput, match="is not TOML"):
+        margins.read(path, METRICS)
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="cannot be read: No such file"):
+        margins.read(tmp_path / "none.toml", METRICS)

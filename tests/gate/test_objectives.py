@@ -1,0 +1,81 @@
+"""The objectives at a fixed state: they do not move by themselves, and one per cent of anything shows."""
+
+import math
+
+import pytest
+import torch
+
+from bdlbench.gate import objectives
+from bdlbench.gate.objectives import FixedStreams
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return objectives.measure()
+
+
+def test_fixed_streams_are_normal_uniform_and_repeat_themselves():
+    like = torch.zeros((), dtype=torch.float64)
+    first, again = (FixedStreams((2,)).child("noise").normal((5000,), like) for _ in range(2))
+    assert torch.equal(first, again)
+    assert first.mean().item() == pytest.approx(0, abs=4 / math.sqrt(10_000))
+    assert first.std().item() == pytest.approx(1, abs=4 / math.sqrt(20_000))
+    rng = FixedStreams((2,))
+    bits = rng.bits((5000,), like)
+    assert bits.dtype == torch.int16
+    assert (bits < 0).double().mean().item() == pytest.approx(0.5, abs=0.02)
+    assert not torch.equal(bits, rng.bits((5000,), like))
+    assert rng.samples(0, 3).normal((4,), like).shape == (3, 2, 4)
+    assert rng.members(3).normal((4,), like).shape == (6, 4)
+
+
+def test_an_objective_is_what_its_formula_says(reference):
+    """MLE's is the mean negative log-likelihood: its only term."""
+    found = reference["mle · mlp"]
+    assert found["objective"] == pytest.approx([-value for value in found["terms"]["likelihood"]])
+    found = reference["mean_field_vi · mlp"]
+    expected = [
+        kl / objectives.EXAMPLES - fit
+        for kl, fit in zip(found["terms"]["divergence"], found["terms"]["likelihood"], strict=True)
+    ]
+    assert found["objective"] == pytest.approx(expected, rel=1e-12)
+
+
+def test_every_method_is_there_and_a_second_look_sees_the_same(reference):
+    from bdlbench import catalog
+
+    for method in catalog.names("methods"):
+        assert any(name.startswith(f"{method} · ") for name in reference)
+    assert "mean_field_vi (estimator flipout) · mlp" in reference
+    moved = {**reference, "new · mlp": reference["mle · mlp"]}
+    del moved["map · mlp"]
+    assert objectives.differences(reference, reference) == []
+    assert objectives.differences(reference, moved) == [
+        "map · mlp: no such case any more",
+        "new · mlp: not in the reference",
+    ]
+
+
+@pytest.mark.parametrize("factor", [1.01, 1 + 1e-7])
+def test_a_kl_that_is_a_little_too_heavy_is_named(reference, factor, monkeypatch):
+    from bdlbench.kernels.elbo import negative_elbo
+    from bdlbench.methods import mean_field_vi
+
+    monkeypatch.setattr(mean_field_vi, "negative_elbo", lambda elbo, kl, n: negative_elbo(elbo, factor * kl, n))
+    small = {"mlp": {"widths": "6"}, "mean_field_vi": {"initial_log_sd": -1.0}}
+    from bdlbench import catalog
+
+    model = objectives._suited("mlp", small)
+    method = catalog.build_method([catalog.choice("methods", "mean_field_vi", small)])
+    name = "mean_field_vi · mlp"
+    (line,) = objectives.differences({name: reference[name]}, {name: objectives._case(method, model)})
+    assert line.startswith(f"{name}: the factor of its divergence is {factor:.9g}/N, was 1/N: kernels/elbo.py")
+
+
+def test_a_gradient_that_is_wrong_alone_is_seen(reference):
+    there = reference["map · mlp"]
+    here = {**there, "gradient_norm": [value * (1 + 1e-6) for value in there["gradient_norm"]]}
+    (line,) = objectives.differences({"map · mlp": there}, {"map · mlp": here})
+    assert "the norm of its gradient is" in line
+    rounded = {**there, "gradient_norm": [value * (1 + 1e-12) for value in there["gradient_norm"]]}
+    assert objectives.differences({"map · mlp": there}, {"map · mlp": rounded}) == []

@@ -1,0 +1,54 @@
+"""The table as a figure."""
+
+from pathlib import Path
+
+import pytest
+
+from bdlbench.core.errors import BadInput
+from bdlbench.core.spec import Replicate
+from bdlbench.records.cells import Result, Scores
+from bdlbench.report import figures
+
+
+def result(method: str, nll: list[float], sparsity: list[float] | None = None) -> Result:
+    cell = {
+        "protocol": {"dataset": {"name": "wine"}, "model": {"name": "logistic"}, "samples": 3},
+        "treatment": {"name": method},
+        "device": "cpu",
+        "threads": 1,
+    }
+    columns = {"nll": ("nats", "lower", nll)} | ({"sparsity": ("fraction", "higher", sparsity)} if sparsity else {})
+    scores = {
+        name: Scores(unit, better, name, {Replicate(seed): value for seed, value in enumerate(values)})
+        for name, (unit, better, values) in columns.items()
+    }
+    return Result(method, cell, scores, tuple(Replicate(seed) for seed in range(len(nll))), {}, (), {})
+
+
+RESULTS = [result("mle", [0.2, 0.3, 0.25]), result("map", [0.1, 0.15, 0.12], [0.5, 0.5, 0.5])]
+
+
+@pytest.mark.parametrize("ending", figures.FIGURE_ENDINGS)
+def test_a_figure_is_written_in_every_format(tmp_path: Path, ending: str) -> None:
+    figures.draw_table(RESULTS, tmp_path / "deep" / f"table{ending}")
+    assert (tmp_path / "deep" / f"table{ending}").stat().st_size > 1000
+
+
+def test_the_points_are_those_of_the_table_and_lone_columns_are_left_out() -> None:
+    figure = figures._draw(figures.group(RESULTS))
+    (block,) = figure.subfigs
+    (axis,) = block.axes
+    assert [line.get_xdata()[0] for line in axis.lines if line.get_marker() == "o"] == [0.25, 0.123]
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["mle", "map"]
+    assert axis.get_title() == "nll ↓" and axis.get_xlabel() == "nats"
+
+
+def test_an_unknown_ending_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="must end in"):
+        figures.draw_table(RESULTS, tmp_path / "table.gif")
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_to_draw_is_said(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="no metric that two rows have"):
+        figures.draw_table(RESULTS[:1], tmp_path / "table.png")

@@ -1,0 +1,116 @@
+"""What is out of all proportion is refused before anything is trained or written; what could end is not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bdlbench import api, catalog
+from bdlbench.core import memory
+from bdlbench.core.errors import BadInput
+from bdlbench.runs import batch as run
+from bdlbench.runs import budget, suites
+from bdlbench.runs.batch import Batch
+
+
+def batch(method: str, model: str, dataset: str, *settings: str, seeds: str = "1", samples: int = 1) -> Batch:
+    asked = suites.Overrides((method,), (model,), (dataset,), seeds, samples, settings, device="cpu")
+    (found,) = run.batches(suites.build_spec(suites.read_suite("quick"), asked), [])
+    return found
+
+
+@pytest.fixture(autouse=True)
+def machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """16 GiB."""
+    monkeypatch.setattr(memory, "total_bytes", lambda: 1 << 34)
+
+
+@pytest.mark.parametrize(
+    ("method", "model", "dataset", "settings", "words"),
+    [
+        ("mle", "mlp", "digits", ["mlp.widths=1000000000"], "75,000,000,010 weights.* would take at least 1,118 GiB"),
+        ("mle", "mlp", "digits", ["mlp.widths=100000-100000"], "weights.* would take at least"),
+        ("deep_ensemble", "mlp", "digits", ["deep_ensemble.members=1000000000"], "1,000,000,000 networks would take"),
+        ("deep_ensemble", "mlp", "digits", ["deep_ensemble.members=1000000"], "1,000,000 × .* weights.* would take"),
+        ("mle", "conv_vae", "binary_digits", ["conv_vae.hidden=1000000000000"], "would take at least"),
+        ("mle", "resnet", "digits", ["resnet.blocks=1000000000"], "1,000,000,000 blocks would take at least"),
+        ("mle", "stopping_resnet", "digits", ["stopping_resnet.blocks=1000000000"], "1,000,000,000 layers would take"),
+        ("mle", "constant_resnet", "digits", ["constant_resnet.cells=1000000"], "weights.* would take at least"),
+        ("exact", "coin", "coin_flips", ["coin_flips.num_train=1000000000000"], "1,000,000,000,000 flips would take"),
+        ("mle", "logistic", "linear", ["linear.features=1000000000000"], "1,000,000,000,000 features would take"),
+        (
+            "mle",
+            "mlp",
+            "digits",
+            ["mle.epochs=10000000000"],
+            "epochs, which are 210,000,000,000 steps, take at least 48",
+        ),
+        ("deep_ensemble", "mlp", "digits", ["mle.epochs=10000000000"], "steps, take at least 48.6 days"),
+        (
+            "mean_field_vi",
+            "mlp",
+            "digits",
+            ["mean_field_vi.bound_samples=1000000000000"],
+            "bound samples = .* 11.6 days",
+        ),
+        (
+            "mle",
+            "vae",
+            "binary_digits",
+            ["vae.regret_steps=1000000000000"],
+            "regret steps = .* take at least 11.6 days",
+        ),
+    ],
+)
+def test_out_of_all_proportion(method: str, model: str, dataset: str, settings: list[str], words: str) -> None:
+    with pytest.raises(BadInput, match=words) as caught:
+        budget.refuse(batch(method, model, dataset, *settings))
+    assert "\n" not in str(caught.value)
+
+
+def test_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BadInput, match=r"samples = 1,000,000,000,000 take at least 11\.6 days on any machine"):
+        budget.refuse(batch("mc_dropout", "mlp", "digits", samples=10**12))
+
+
+def test_rows_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """64·100 + 100 + 100·10 + 10 weights, 4 copies of 4 bytes: 120,160 bytes for each seed."""
+    monkeypatch.setattr(memory, "total_bytes", lambda: 120_160 * 7)
+    settings = ["mlp.widths=100"]
+    budget.refuse(batch("mle", "mlp", "digits", *settings, seeds="7"))
+    with pytest.raises(BadInput, match="8 × 7,510 weights"):
+        budget.refuse(batch("mle", "mlp", "digits", *settings, seeds="8"))
+
+
+@pytest.mark.parametrize("name", suites.suite_names())
+def test_no_suite_of_the_package_is_refused_on_a_laptop(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def known(dataset: Any, split: int) -> Any:
+        return plain(dataset, split) if dataset.name in bundled else pytest.skip("its data are not here")
+
+    plain = budget.load_task
+    bundled = [n for n in catalog.names("datasets") if not getattr(catalog.load("datasets", n), "files", ())]
+    monkeypatch.setattr(budget, "load_task", known)
+    for one in run.batches(suites.build_spec(suites.read_suite(name), suites.Overrides(device="cpu")), []):
+        budget.refuse(one)
+        assert budget.said(one) == ""
+
+
+def test_a_long_run_is_said_before_it_begins() -> None:
+    one = batch("mle", "mlp", "digits", "mle.epochs=20000000")
+    budget.refuse(one)
+    assert budget.said(one) == "mle · mlp · digits takes at least 2.3 hours"
+
+
+def test_nothing_is_written_where_a_batch_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="weights"):
+        api.run(
+            "quick",
+            method=["mle"],
+            model=["logistic", "mlp"],
+            dataset=["wine"],
+            set={"mlp.widths": ["10", "10000000000"]},
+            results=tmp_path / "r",
+        )
+    assert list(tmp_path.iterdir()) == []

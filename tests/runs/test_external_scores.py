@@ -1,0 +1,669 @@
+"""Predictions made elsewhere: other libraries' numbers, one clear line for every fault, a record like any other."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import sklearn.metrics
+import torch
+from sklearn.linear_model import LogisticRegression
+
+from bdlbench import __main__ as cli
+from bdlbench import api, catalog
+from bdlbench.compare import pairs
+from bdlbench.core.errors import BadInput, NotComparable
+from bdlbench.core.spec import Cell, Choice
+from bdlbench.records import evaluation
+from bdlbench.records import record as records
+from bdlbench.runs import predictions_file
+from bdlbench.runs.batch import load_task
+from bdlbench.runs.external_scores import Claim
+
+README = (Path(__file__).resolve().parents[2] / "README.md").read_text("utf-8")
+NUM, CLASSES = 45, 3
+
+
+def example() -> str:
+    """The README's block about predictions made elsewhere."""
+    return next(block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "sklearn" in block)
+
+
+def made(seed: int, *lead: int, num: int = NUM, classes: int = CLASSES) -> np.ndarray:
+    """(*lead, num, classes) probabilities."""
+    logits = torch.randn(*lead, num, classes, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return logits.softmax(-1).numpy()
+
+
+def wine_labels(split: int = 0) -> np.ndarray:
+    return load_task(catalog.choice("datasets", "wine", {}), split).test.y.numpy()
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Callable[..., Path]:
+    """`saved(key=array, …)`: an npz of predictions of `wine`, with these arrays in place of the right ones."""
+
+    def save(**arrays: Any) -> Path:
+        path = tmp_path / "mine.npz"
+        whole = {"probs": made(0), "labels": wine_labels(), **arrays}
+        np.savez(path, **{name: value for name, value in whole.items() if value is not None})
+        return path
+
+    return save
+
+
+def values(path: Path) -> dict[str, list[float]]:
+    return {name: entry["values"] for name, entry in records.read_one(path).values["metrics"].items()}
+
+
+# the oracle: other libraries' own functions
+
+
+def test_the_readme_example_equals_sklearn_and_torchmetrics(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torchmetrics_calibration_error: Callable[..., Any]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert len(example().splitlines()) <= 10
+    exec(compile(example(), "README", "exec"), {})
+    command = next(line for line in README.splitlines() if line.startswith("python -m bdlbench score"))
+    assert cli.main([*command.partition("#")[0].split()[3:], "--results", "out"]) == 0
+    found = {name: value[0] for name, value in values(next(Path("out").glob("*.json"))).items()}
+    stored = np.load(tmp_path / "sklearn.npz")
+    probs, y, outside = stored["probs"], stored["labels"], stored["ood.photos.probs"]
+    entropy = [-(p * np.log(p)).sum(1) for p in (probs, outside)]
+    positive = np.repeat([0, 1], [len(probs), len(outside)])
+    one_hot = np.eye(10)[y]
+    oracle = {
+        "accuracy": sklearn.metrics.accuracy_score(y, probs.argmax(1)),
+        "nll": sklearn.metrics.log_loss(y, probs),
+        "brier": sum(sklearn.metrics.brier_score_loss(one_hot[:, c], probs[:, c]) for c in range(10)),
+        "ece": torchmetrics_calibration_error(torch.tensor(probs), torch.tensor(y), 10, n_bins=15, norm="l1").item(),
+        "ood_auroc[photos]": sklearn.metrics.roc_auc_score(positive, np.concatenate(entropy)),
+        "ood_aupr[photos]": sklearn.metrics.average_precision_score(positive, np.concatenate(entropy)),
+        "ood_auroc_max_probability[photos]": sklearn.metrics.roc_auc_score(
+            positive, -np.concatenate([probs.max(1), outside.max(1)])
+        ),
+    }
+    assert {name: found[name] for name in oracle} == pytest.approx(oracle, abs=1e-6)
+
+
+def test_a_record_sits_beside_ours(saved: Callable[..., Path], tmp_path: Path) -> None:
+    """Its protocol and its data are those of a cell that was trained here, so that comparing them is allowed."""
+    assert cli.main(
+        ["run", "--method", "mle", "--model", "logistic", "--dataset", "wine", "--samples", "2", "--seeds", "1",
+         "--set", "mle.epochs=1", "--jobs", "1", "--results", str(tmp_path / "ours")]
+    ) == 0  # fmt: skip
+    (ours,) = pairs.merge(records.read(tmp_path / "ours"))
+    path = api.score(saved(), Claim("forest", "wine", "logistic", samples=2), tmp_path / "theirs")
+    (theirs,) = pairs.merge([records.read_one(path)])
+    assert theirs.cell["protocol"] == ours.cell["protocol"]
+    assert (theirs.sources, theirs.replicates) == (ours.sources, ours.replicates)
+    shared = theirs.scores.keys() & ours.scores.keys()
+    assert {"accuracy", "nll", "ece", "brier"} <= shared and "parameters" not in theirs.scores
+    assert {n: theirs.scores[n].definition for n in shared} == {n: ours.scores[n].definition for n in shared}
+    arrays = records.predictions(tmp_path / "theirs", records.read_one(path))
+    ours_too = records.predictions(tmp_path / "ours", records.read(tmp_path / "ours")[0])
+    assert {n: v.shape for n, v in arrays.items()} == {n: v.shape for n, v in ours_too.items()}
+    named = Claim("mle", "wine", "logistic", samples=2, settings=("mle.epochs=1", "mle.learning_rate=3e-3"))
+    again = api.score(saved(), named, tmp_path / "reimplemented")
+    assert records.read_one(again).cell["treatment"]["learning_rate"] == 3e-3  # a name of the catalog: its entry
+
+
+def test_a_method_of_ones_own_is_paired_with_ours(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`compare --treatment map:sklearn_logistic`: our cell in A, scikit-learn's predictions in B, one data set."""
+    ours, theirs, path = tmp_path / "ours", tmp_path / "theirs", tmp_path / "sklearn.npz"
+    assert cli.main(
+        ["run", "--method", "map", "--model", "logistic", "--dataset", "wine", "--samples", "2", "--seeds", "2",
+         "--set", "map.epochs=1", "--jobs", "1", "--results", str(ours)]
+    ) == 0  # fmt: skip
+    wine = api.task("wine")
+    model = LogisticRegression().fit(wine.train.x.numpy(), wine.train.y)
+    np.savez(path, labels=wine.test.y, probs=model.predict_proba(wine.test.x.numpy()))
+    claim = ["--method", "sklearn_logistic", "--model", "logistic", "--dataset", "wine", "--samples", "2"]
+    assert cli.main(["score", str(path), *claim, "--results", str(theirs)]) == 0
+    found = api.compare(ours, theirs, treatment=("map", "sklearn_logistic"))
+    (pair,) = found.pairs
+    assert (pair.a.title, pair.b.title) == ("map · logistic · wine", "sklearn_logistic · logistic · wine")
+    assert (found.only_a, found.only_b, found.apart) == ((), (), ())
+    assert "device is cpu in A and elsewhere in B" in pair.notes
+    accuracy = next(finding for finding in found.findings if finding.metric == "accuracy")
+    assert accuracy.mean_b == pytest.approx(model.score(wine.test.x.numpy(), wine.test.y))
+    capsys.readouterr()
+    assert cli.main(["compare", str(ours), str(theirs), "--treatment", "map:sklearn_logistic"]) == found.exit_code
+    assert "map → sklearn_logistic" in capsys.readouterr().out
+
+
+def test_comparing_with_itself_and_with_other_data(saved: Callable[..., Path], tmp_path: Path) -> None:
+    a = api.score(saved(), Claim("mine", "toy", own_data=True), tmp_path / "a")
+    b = api.score(saved(probs=made(7)), Claim("mine", "toy", own_data=True), tmp_path / "b")
+    c = api.score(saved(labels=np.zeros(NUM, int)), Claim("mine", "toy", own_data=True), tmp_path / "c")
+    assert len(api.compare(a, b).pairs) == 1
+    with pytest.raises(NotComparable, match="the data differ"):
+        api.compare(a, c)
+
+
+def test_fewer_samples_than_the_protocol_has_are_weighed_as_drawn(saved: Callable[..., Path], tmp_path: Path) -> None:
+    """Thirteen samples in ten groups: three of two and seven of one, whatever M the cells beside them have."""
+    path = api.score(saved(probs=made(1, 13, 1)), Claim("mine", "wine", samples=100), tmp_path / "out")
+    record = records.read_one(path)
+    kept = evaluation.read(record, records.predictions(tmp_path / "out", record))
+    assert kept is not None and isinstance(kept.test, evaluation.Kept)
+    assert (kept.test.samples, kept.test.weights) == (13, (2.0,) * 3 + (1.0,) * 7)
+
+
+# the layout
+
+
+def test_samples_and_replicates(saved: Callable[..., Path], tmp_path: Path) -> None:
+    """PROBABILITIES are averaged over M; each replicate is a row of its own, with the seed that the file names."""
+    probs = made(1, 20, 2)  # (M, R, N, C)
+    path = api.score(saved(probs=probs, seeds=[4, 2]), Claim("mine", "wine"), tmp_path / "out")
+    record = records.read_one(path)
+    assert [replicate.seed for replicate in record.replicates] == [4, 2]
+    assert record.cell["protocol"]["samples"] == 20
+    mean, y = probs.mean(0), wine_labels()
+    nll = [-np.log(row[np.arange(NUM), y]).mean() for row in mean]
+    assert record.values["metrics"]["nll"]["values"] == pytest.approx(nll, abs=1e-6)
+    arrays = records.predictions(tmp_path / "out", record)
+    assert arrays["test.group_log_prob"].shape == (10, 2, NUM)
+    assert arrays["test.running_class"].shape == (2, NUM, 10)
+    assert torch.equal(arrays["test.running_class"][..., -1], torch.tensor(mean.argmax(-1)).short())
+
+
+@pytest.mark.parametrize(("axes", "shape"), [("RNC", (5, 1)), ("MNC", (1, 5))])
+def test_three_axes_must_be_named(saved: Callable[..., Path], axes: str, shape: tuple[int, int]) -> None:
+    path = saved(probs=made(1, 5))
+    with pytest.raises(BadInput, match=r"probs has 3 axes \(5, 45, 3\): say --axes RNC for 5 replicates or MNC"):
+        predictions_file.read(path)
+    found = predictions_file.read(path, axes)
+    assert found.log_probs.shape[:2][::-1] == shape
+
+
+def test_logits_are_softmaxed_and_scores_kept(saved: Callable[..., Path], tmp_path: Path) -> None:
+    probs, inside, outside = made(2), made(3)[:, 0], made(4, num=7)[:, 0]
+    path = saved(
+        probs=None, logits=np.log(probs) + 3,
+        **{"score.energy": inside, "ood.blobs.score.energy": outside, "ood.far.logits": made(5, num=9),
+           "ood.far.score.energy": outside},
+    )  # fmt: skip
+    with pytest.raises(BadInput, match=r"ood\.far\.score\.energy has shape"):
+        predictions_file.read(path)
+    path = saved(
+        probs=None, logits=np.log(probs) + 3, **{"score.energy": inside, "ood.blobs.score.energy": outside}
+    )  # fmt: skip
+    found = values(api.score(path, Claim("mine", "toy", own_data=True), tmp_path / "out"))
+    positive = np.repeat([0, 1], [NUM, 7])
+    expected = sklearn.metrics.roc_auc_score(positive, np.concatenate([inside, outside]))
+    assert found["ood_auroc_energy[blobs]"] == pytest.approx([expected])
+    assert "ood_auroc[blobs]" not in found
+    assert found["brier"] == pytest.approx([((probs - np.eye(3)[wine_labels()]) ** 2).sum(1).mean()], abs=1e-6)
+
+
+def frame(probs: np.ndarray, inside: np.ndarray, outside: np.ndarray) -> pd.DataFrame:
+    """One row for each sample, seed, set and example; probs (M, R, N, C), the first four examples are "far"."""
+    labels, energy = np.append(np.full(4, np.nan), wine_labels()), np.append(outside, inside)
+    rows = [
+        {"sample": m, "seed": s + 3, "set": "far" if n < 4 else "test", "label": labels[n], "score_energy": energy[n]}
+        | {f"prob_{c}": p for c, p in enumerate(probs[m, s, n])}
+        for m in range(probs.shape[0]) for s in range(probs.shape[1]) for n in range(probs.shape[2])
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_a_table_says_the_same_as_an_npz(saved: Callable[..., Path], tmp_path: Path, ending: str) -> None:
+    probs, inside, outside = made(6, 2, 2, num=NUM + 4), made(3)[:, 0], made(4, num=4)[:, 0]
+    path, table = tmp_path / f"mine.{ending}", frame(probs, inside, outside)
+    if ending == "csv":
+        table.to_csv(path, index=False)
+    else:
+        pytest.importorskip("pyarrow")
+        table.to_parquet(path)
+    same = saved(
+        probs=probs[:, :, 4:], seeds=[3, 4],
+        **{"ood.far.probs": probs[:, :, :4], "score.energy": inside, "ood.far.score.energy": outside},
+    )  # fmt: skip
+    claim = Claim("mine", "toy", own_data=True)
+    a, b = (api.score(file, claim, tmp_path / file.suffix[1:]) for file in (path, same))
+    assert values(a) == values(b)
+    assert records.read_one(a).replicates == records.read_one(b).replicates
+    assert records.read_one(a).predictions == records.read_one(b).predictions
+
+
+def test_parquet_without_pyarrow_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predictions_file.importlib.util, "find_spec", lambda name: None)
+    (tmp_path / "mine.parquet").write_bytes(b"PAR1")
+    with pytest.raises(BadInput, match="needs pyarrow, which is absent: python -m pip install pyarrow"):
+        predictions_file.read(tmp_path / "mine.parquet")
+
+
+# faults of a file: one line, exit code 2, nothing written
+
+
+def spoiled(at: tuple[int, ...], value: float) -> np.ndarray:
+    probs = made(0)
+    probs[at] = value
+    return probs
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ({"prob": made(0)}, "unknown array in .*mine.npz 'prob': did you mean 'probs'"),
+        ({"probs": None}, "has neither probs nor logits of the test set"),
+        ({"logits": made(0)}, "has both probs and logits: give one"),
+        ({"labels": None}, "has no labels"),
+        ({"labels": wine_labels()[:-1]}, "labels has shape .*44.*, the probabilities want .*45"),
+        (
+            {"labels": np.where(np.arange(NUM) == 7, 3, 0)},
+            "labels holds 3 at replicate 0, example 7: classes are 0 … 2",
+        ),
+        ({"labels": np.full(NUM, 0.5)}, "labels holds 0.5 at replicate 0, example 0"),
+        ({"labels": np.array(["a"] * NUM)}, "labels holds <U1, not numbers"),
+        (
+            {"labels": (wine_labels() + (np.arange(NUM) == 9)) % 3},
+            "1 of 45 labels are not those of the test split 0 of w",
+        ),
+        ({"probs": made(0)[:, 0]}, r"probs has 1 axes \(45,\): give \(N, C\)"),
+        ({"probs": made(0)[:, :1]}, "give every class of every example"),
+        ({"probs": spoiled((3, 1), np.nan)}, "probs holds nan at sample 0, replicate 0, example 3, class 1"),
+        ({"probs": spoiled((3, 1), -0.1)}, "probs holds -0.1 at .*example 3, class 1: not a probability"),
+        ({"probs": 0.9 * made(0)}, "probs sums to 0.9 at sample 0, replicate 0, example 0, not to one"),
+        ({"probs": None, "logits": spoiled((0, 0), np.inf)}, "logits holds inf"),
+        ({"probs": made(0, classes=4)}, "has 4 classes, the test split 0 of wine has 3"),
+        ({"ood.far.probs": made(0, num=5, classes=4)}, "ood.far has 4 classes, the test set 3"),
+        ({"ood.far.probs": made(0, 2, 1, num=5)}, "ood.far has 2 samples, the test set 1"),
+        ({"ood.far.probs": made(0, num=5)}, "unknown out-of-distribution set of wine 'far'"),
+        ({"score.entropy": np.zeros(NUM)}, "'entropy' is computed from the probabilities"),
+        ({"score.energy": np.zeros(NUM), "ood.far.probs": made(0, num=5)}, "score 'energy' must be given for the test"),
+        ({"score.Energy": np.zeros(NUM)}, "unknown array in .* 'score.Energy'"),
+        ({"seeds": [1, 2]}, r"seeds has shape \(2,\)"),
+        ({"seeds": [[3]]}, r"seeds has shape \(1, 1\)"),
+        ({"probs": np.array([{}])}, "is not a whole npz of plain arrays"),
+        ({"ood.test.probs": made(0, num=5)}, "set 'test' has the name of the test set itself"),
+    ],
+)
+def test_faults_of_an_npz(
+    saved: Callable[..., Path], arrays: dict[str, Any], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused([str(saved(**arrays)), "--dataset", "wine"], words, tmp_path, capsys)
+
+
+def test_an_npy_that_is_called_npz(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "mine.npz"
+    with path.open("wb") as stream:
+        np.save(stream, made(0))
+    refused([str(path), "--dataset", "wine"], "is not a whole npz of plain arrays: it is one array", tmp_path, capsys)
+
+
+def test_a_damaged_npz(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "mine.npz"
+    np.savez_compressed(path, probs=made(0), labels=wine_labels())
+    content = bytearray(path.read_bytes())
+    content[30 + sum(content[26:30:2])] = 0xFF  # behind the first header and its name: no block of deflate begins so
+    path.write_bytes(content)
+    refused([str(path), "--dataset", "wine"], "is not a whole npz of plain arrays: Error -3", tmp_path, capsys)
+
+
+def test_a_table_has_no_axes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine.csv").write_text(CSV)
+    arguments = [str(tmp_path / "mine.csv"), "--dataset", "toy", "--own-data", "--axes", "NC"]
+    refused(arguments, "--axes NC: only an npz has axes", tmp_path, capsys)
+
+
+def refused(arguments: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = tmp_path / "out"
+    assert cli.main(["score", *arguments, "--method", "mine", "--results", str(results)]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n"), results.exists()) == ("", 1, False)
+    assert re.search(words, err), err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--dataset", "wines"], "unknown dataset 'wines': did you mean 'wine'"),
+        (["--dataset", "diabetes"], "diabetes has no classes to predict"),
+        (["--dataset", "digits"], "has 3 classes, the test split 0 of digits has 10"),
+        (["--dataset", "wine", "--samples", "0"], "--samples 0 is less than the 1 samples that the file holds"),
+        (["--dataset", "wine", "--seeds", "3"], "--seeds 3 names 3 seeds, .* holds 1 replicates; write 3-3 for seed 3"),
+        (["--dataset", "wine", "--splits", "all"], "unknown value of --splits 'all'"),
+        (["--dataset", "wine", "--axes", "NRC"], "unknown value of --axes 'NRC'"),
+        (["--dataset", "wine", "--axes", "RNC"], "probs has 2 axes .*: RNC needs 3"),
+        (["--dataset", "wine", "--set", "mien.rate=1"], "unknown entry of this file 'mien': did you mean 'mine'"),
+        (["--dataset", "wine", "--set", "mle.epochs=1"], "unknown entry of this file 'mle': did you mean 'mine'"),
+        (["--dataset", "wine", "--own-data"], "wine is a data set of the catalog; give yours another name"),
+        (["--dataset", "wine", "--model", " "], "method, model and data set need names"),
+        (["--dataset", "wine", "--set", "mine.rate=1,2"], "names 2 values: a file is of one"),
+    ],
+)
+def test_faults_of_a_claim(
+    saved: Callable[..., Path], arguments: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused([str(saved()), *arguments], words, tmp_path, capsys)
+
+
+CSV = "label,prob_0,prob_1\n0,0.5,0.5\n1,0.1,0.9\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (CSV.replace("label", "lable"), "unknown column in .* 'lable': did you mean 'label'"),
+        (CSV.replace("prob_1", "prob_2"), "column prob_1 is missing: classes are counted from 0"),
+        (CSV.replace("0.9", ""), "column prob_1 is empty in row 2"),
+        (CSV.replace("0.9", "much"), "column prob_1 holds 'much' in row 2, not a number"),
+        ("", "is not a whole csv table"),
+        (
+            "seed," + CSV.replace("\n0", "\n0,0").replace("\n1", "\n0,1") + "1,1,0.1,0.9\n",
+            "not as many rows for every seed",
+        ),
+        ("sample,label,prob_0,prob_1\n0,0,0.5,0.5\n1,1,0.5,0.5\n", "column label differs between samples"),
+    ],
+)
+def test_faults_of_a_table(text: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine.csv").write_text(text)
+    refused([str(tmp_path / "mine.csv"), "--dataset", "toy", "--own-data"], words, tmp_path, capsys)
+
+
+@pytest.mark.parametrize(("name", "words"), [("mine.txt", "must end in .npz"), ("mine.npz", "does not exist")])
+def test_no_such_file(name: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    refused([str(tmp_path / name), "--dataset", "wine"], words, tmp_path, capsys)
+
+
+def test_what_is_there_is_replaced_only_when_asked(saved: Callable[..., Path], tmp_path: Path) -> None:
+    claim = Claim("mine", "wine", settings=("mine.rate=0.5", "mine.kind=big", "mine.depth=3"))
+    first = api.score(saved(), claim, tmp_path / "out")
+    treatment = records.read_one(first).cell["treatment"]
+    assert treatment == {"name": "mine", "rate": 0.5, "kind": "big", "depth": 3}
+    with pytest.raises(BadInput, match="holds seeds 0 of this cell already: --fresh replaces them"):
+        api.score(saved(probs=made(9)), claim, tmp_path / "out")
+    before = values(first)["nll"]
+    again = api.score(saved(probs=made(9)), claim, tmp_path / "out", fresh=True)
+    assert again == first and values(again)["nll"] != before
+
+
+def test_what_is_replaced_goes_after_the_new_record_is_there(
+    saved: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A write that fails loses nothing; one that is done leaves every replicate in one record."""
+    claim, out = Claim("mine", "wine"), tmp_path / "out"
+    api.score(saved(probs=made(1, 1, 3), seeds=[0, 1, 2]), claim, out)
+    new = saved(probs=made(2, 1, 2), seeds=[1, 2])
+    with monkeypatch.context() as patched:
+        patched.setattr(records, "write", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            api.score(new, claim, out, fresh=True)
+    assert [[r.seed for r in record.replicates] for record in records.read(out)] == [[0, 1, 2]]
+    path = api.score(new, claim, out, fresh=True)
+    assert sorted(r.seed for record in records.read(out) for r in record.replicates) == [0, 1, 2]
+    again = api.score(new, claim, out, fresh=True)  # the same name: written over, not taken out
+    assert again == path and path.exists() and len(records.read(out)) == 2
+
+
+def test_the_environment_has_the_threads_of_the_cell(saved: Callable[..., Path], tmp_path: Path) -> None:
+    torch.set_num_threads(2)
+    record = records.read_one(api.score(saved(), Claim("mine", "wine"), tmp_path / "out"))
+    assert record.environment["threads"] == record.cell["threads"] == 1
+
+
+def test_splits_have_their_own_labels(saved: Callable[..., Path], tmp_path: Path) -> None:
+    digits = catalog.choice("datasets", "digits", {})
+    labels = np.stack([load_task(digits, split).test.y.numpy() for split in (0, 1)])
+    path = saved(probs=made(0, 1, 2, num=450, classes=10), labels=labels)
+    record = records.read_one(api.score(path, Claim("mine", "digits", splits="each"), tmp_path / "out"))
+    assert [(r.seed, r.split) for r in record.replicates] == [(0, 0), (1, 1)]
+    with pytest.raises(BadInput, match="labels are not those of the test split 0"):
+        api.score(path, Claim("mine", "digits"), tmp_path / "other")
+
+
+def test_a_name_that_no_file_can_have(saved: Callable[..., Path], tmp_path: Path) -> None:
+    path = api.score(saved(), Claim("../<script>alert(1)</script>", "wine"), tmp_path / "out")
+    assert path.parent == tmp_path / "out" and path.name.startswith("wine-external-.._")
+    assert records.read(tmp_path / "out")[0].cell["treatment"]["name"] == "../<script>alert(1)</script>"
+    cell = Cell(Choice.of("mle", {}), Choice.of("mlp", {}), Choice.of("wine", {}), 1).as_dict()
+    assert records.name_of(cell, ()).startswith("wine-mlp-mle-")
+
+
+# kinds of faults that were silent, each with siblings
+
+
+def test_seeds_are_the_rows_that_they_are_named_for(saved: Callable[..., Path], tmp_path: Path) -> None:
+    """`--seeds 7,3`: row 0 is seed 7; a range counts up."""
+    path = saved(probs=made(1, 1, 2))
+    record = records.read_one(api.score(path, Claim("mine", "wine", seeds="7,3"), tmp_path / "out"))
+    assert [replicate.seed for replicate in record.replicates] == [7, 3]
+    nll = [-np.log(row[np.arange(NUM), wine_labels()]).mean() for row in made(1, 2)]
+    assert record.values["metrics"]["nll"]["values"] == pytest.approx(nll, rel=1e-12)
+    record = records.read_one(api.score(path, Claim("mine", "wine", seeds="3-4"), tmp_path / "range"))
+    assert [replicate.seed for replicate in record.replicates] == [3, 4]
+    with pytest.raises(BadInput, match="names 1000000000 seeds"):
+        api.score(path, Claim("mine", "wine", seeds="0-999999999"), tmp_path / "out")
+
+
+def as_file(tmp_path: Path, text: str, encoding: str = "utf-8") -> Path:
+    (tmp_path / "mine.csv").write_bytes(text.encode(encoding))
+    return tmp_path / "mine.csv"
+
+
+TWO = "seed,sample,set,label,prob_0,prob_1\n"
+
+
+def test_rows_of_a_table_are_matched_by_the_names_of_seed_and_sample(tmp_path: Path) -> None:
+    rows = ["9,0,test,0,0.75,0.25", "9,0,far,,0.9,0.1", "4,0,test,0,0.25,0.75", "4,0,far,,0.2,0.8"]
+    found = predictions_file.read(as_file(tmp_path, TWO + "\n".join(rows)))
+    assert found.seeds == (4, 9)
+    assert found.log_probs[0, :, 0, 0].exp().tolist() == pytest.approx([0.25, 0.75])
+    assert found.ood_log_probs["far"][0, :, 0, 0].exp().tolist() == pytest.approx([0.2, 0.9])
+    for key, row in (("seed 4", "5,0,far,,0.2,0.8"), ("seed 4", ""), ("sample 0", "4,1,far,,0.2,0.8")):
+        wrong = [*rows[:3], row] if key != "sample 0" else ["4,0,test,0,0.25,0.75", row]
+        with pytest.raises(BadInput, match=f"{key} is in one of the sets"):
+            predictions_file.read(as_file(tmp_path, TWO + "\n".join(wrong)))
+
+
+@pytest.mark.parametrize("column", ["score_mine", "logit_0", "seed", "label", "set"])
+def test_a_column_that_is_empty_in_every_row_is_not_left_out(tmp_path: Path, column: str) -> None:
+    text = f"{CSV.replace('label', 'label' if column != 'label' else 'seed')}".replace("\n", ",\n")
+    path = as_file(tmp_path, text.replace("prob_1,", f"prob_1,{column}", 1))
+    with pytest.raises(BadInput, match=f"column {column} is empty"):
+        predictions_file.read(path)
+
+
+def test_words_for_nothing_name_sets(tmp_path: Path) -> None:
+    names = ["NA", "null", "None", "nan", "N/A", "true", "1"]
+    rows = "".join(f"{name},,0.5,0.5\n" for name in names)
+    found = predictions_file.read(as_file(tmp_path, f"set,label,prob_0,prob_1\ntest,1,0.5,0.5\n{rows}"))
+    assert list(found.ood_log_probs) == names
+
+
+@pytest.mark.parametrize(
+    ("row", "name"),
+    [
+        ("far,,nan,0.5", "nan"),
+        ("far,,,", "'far'"),
+        ("far,,0.5,", "prob_1"),
+        ("far,,NA,0.5", "'NA'"),
+        (",,0.5,0.5", "row 2"),
+        ("test ,1,0.5,0.5", "'test '"),
+        ("Test,1,0.5,0.5", "'Test'"),
+        ("te\u200bst,1,0.5,0.5", "u200b"),
+        ("far\u00a0,1,0.5,0.5", "xa0"),
+        ("test,,0.5,0.5", "label is empty in row 2"),
+        ("test,NA,0.5,0.5", "'NA'"),
+        ("test,1,0.5,0.5,0.1", "csv"),
+        ("test,1,-1e-12,1", "-1e-12"),
+        ("test,1,1.00009,0", "1.00009"),
+        ("test,1,1e999,0", "inf"),
+        ("test,99999999999999999999,0.5,0.5", "99999999999999999999"),
+        ("test,1.5,0.5,0.5", "'1.5'"),
+    ],
+)
+def test_what_is_absent_undefined_or_looks_like_something_else(
+    row: str, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = as_file(tmp_path, f"set,label,prob_0,prob_1\ntest,1,0.5,0.5\n{row}\n")
+    refused([str(path), "--dataset", "toy", "--own-data"], re.escape(name), tmp_path, capsys)
+
+
+@pytest.mark.parametrize(
+    ("header", "name"),
+    [
+        ("label;prob_0;prob_1", "';'"),
+        ("label\tprob_0\tprob_1", "t'"),
+        (",prob_0,prob_1", "index=False"),
+        ("Unnamed: 0,prob_0,prob_1", "index=False"),
+        ("label,prob_0, prob_1", "prob_1"),
+        ("label,prob_0,prob_01", "to be called prob_1"),
+        ("label,prob_0,prob_1.0", "to be called prob_1"),
+        ("label,prob_0,Prob1", "to be called prob_1"),
+        ("label,prob_0,prob_0", "'prob_0' twice"),
+        ("label ,prob_0,prob_1", "'label '"),
+    ],
+)
+def test_a_header_says_its_own_fault(
+    header: str, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = as_file(tmp_path, CSV.replace("label,prob_0,prob_1", header))
+    refused([str(path), "--dataset", "toy", "--own-data"], re.escape(name), tmp_path, capsys)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert predictions_file.read(as_file(tmp_path, CSV, "utf-8-sig")).labels.tolist() == [[0, 1]]
+    path = as_file(tmp_path, CSV, "utf-16")
+    refused([str(path), "--dataset", "toy", "--own-data"], "UTF-8", tmp_path, capsys)
+    path = as_file(tmp_path, "set,label,prob_0,prob_1\ntest,1,0.5,0.5\n", "utf-8")
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\n\xe9,,0.5,0.5\n", 1))
+    refused([str(path), "--dataset", "toy", "--own-data"], "UTF-8", tmp_path, capsys)
+    refused([str(as_file(tmp_path, "label,prob_0,prob_1\n")), "--dataset", "toy"], "no rows", tmp_path, capsys)
+
+
+@pytest.mark.parametrize("widened", [False, True], ids=["as it is", "widened"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("classes", [2, 10, 10_000])
+def test_what_rounding_does_to_softmax_is_accepted(
+    saved: Callable[..., Path], dtype: torch.dtype, classes: int, widened: bool
+) -> None:
+    for logits in (torch.randn(NUM, classes, generator=torch.Generator().manual_seed(0)), torch.zeros(NUM, classes)):
+        probs = logits.softmax(-1).to(dtype)
+        stored = probs.float() if widened or dtype == torch.bfloat16 else probs
+        found = predictions_file.read(saved(probs=stored.numpy(), labels=np.zeros(NUM))).log_probs[0, 0]
+        assert torch.equal(found, probs.double().log())
+
+
+def test_no_probability_is_over_one(saved: Callable[..., Path], tmp_path: Path) -> None:
+    """What accumulated rounding lifts over one counts as one; what is farther from a distribution is refused."""
+    sure = np.eye(3)[wine_labels()]
+    path = api.score(saved(probs=sure * (1 + 2e-7)), Claim("mine", "wine"), tmp_path / "out")
+    assert values(path)["nll"] == [0.0]
+    for wrong in (sure * 1.00009, sure * 0.9999, sure - 1e-9):
+        with pytest.raises(BadInput, match="probs"):
+            predictions_file.read(saved(probs=wrong))
+
+
+def test_scores_of_ones_own_keep_their_digits(saved: Callable[..., Path], tmp_path: Path) -> None:
+    """They differ in the tenth digit; records keep what was scored."""
+    inside, outside = 1 + 1e-9 * np.arange(NUM), 1 + 1e-9 * np.arange(40, 50)
+    path = saved(**{"score.mine": inside, "ood.far.score.mine": outside})
+    record = api.score(path, Claim("mine", "toy", own_data=True), tmp_path / "out")
+    expected = sklearn.metrics.roc_auc_score(np.repeat([0, 1], [NUM, 10]), np.concatenate([inside, outside]))
+    assert values(record)["ood_auroc_mine[far]"] == [expected]
+    arrays = records.predictions(tmp_path / "out", records.read_one(record))
+    assert np.array_equal(arrays["test.mine"].numpy()[0], inside)
+
+
+@pytest.mark.parametrize("where", ["npz", "csv"])
+def test_whole_numbers_are_exact(saved: Callable[..., Path], tmp_path: Path, where: str) -> None:
+    big = 2**53 + 1
+    if where == "csv":
+        path = as_file(tmp_path, f"seed,label,prob_0,prob_1\n{big},1.0,0.5,0.5\n{big - 1},0,0.5,0.5\n")
+    else:
+        path = saved(probs=made(0, 1, 2), seeds=np.array([big - 1, big], np.uint64))
+    assert predictions_file.read(path).seeds == (big - 1, big)
+    for seeds in (np.array([2.0**53 + 2]), np.array([2.0**25], np.float32), np.array([2**63], np.uint64)):
+        with pytest.raises(BadInput, match="seeds holds"):
+            predictions_file.read(saved(seeds=seeds))
+
+
+@pytest.mark.parametrize("kind", ["category", "nullable", "arrow", "object", "bool", "float16"])
+def test_types_of_a_parquet_file(tmp_path: Path, kind: str) -> None:
+    pytest.importorskip("pyarrow")
+    table = pd.DataFrame({"set": ["test", "test", "NA"], "seed": [3] * 3, "prob_0": [1.0, 0.0, 0.0]})
+    table["prob_1"] = 1 - table["prob_0"]
+    table["label"] = pd.array([1, 0, None], "Int64")
+    stored = {
+        "category": lambda: table.astype({"set": "category", "seed": "category", "prob_0": "category"}),
+        "nullable": table.convert_dtypes,
+        "arrow": lambda: table.convert_dtypes(dtype_backend="pyarrow"),
+        "object": lambda: table.astype(object),
+        "bool": lambda: table.astype({"prob_0": bool, "prob_1": bool}),
+        "float16": lambda: table.astype({"prob_0": np.float16, "seed": np.float32}),
+    }[kind]()
+    folder = tmp_path / "set=far"  # no column comes from the name of a folder
+    folder.mkdir()
+    stored.set_index(np.array([5, 1, 7])).to_parquet(folder / "mine.parquet")
+    found = predictions_file.read(folder / "mine.parquet")
+    assert (found.seeds, found.labels.tolist()) == ((3,), [[1, 0]])
+    assert found.log_probs.exp().round().tolist() == [[[[1, 0], [0, 1]]]] and found.ood_log_probs[
+        "NA"
+    ].exp().round().tolist() == [[[[0, 1]]]]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("980e663509", "980e663509"), ("1e-999", "1e-999"), ("inf", "inf"), ("nan", "nan"), ("007", "007"), ("1_0", "1_0"),
+     ("9" * 5000, "9" * 5000), ("-3", -3), ("1e3", 1000.0), (".5", 0.5), ("0e5", 0.0), ("0x1", "0x1"), ("٣", "٣")],
+)  # fmt: skip
+def test_options_of_other_methods_are_text_unless_numbers_in_full(
+    saved: Callable[..., Path], tmp_path: Path, text: str, value: Any
+) -> None:
+    path = api.score(saved(), Claim("m", "wine", settings=(f"m.commit={text}",)), tmp_path / "out")
+    assert records.read_one(path).cell["treatment"] == {"name": "m", "commit": value}
+
+
+@pytest.mark.parametrize("setting", ["mine.name=zzz", "mlp.widths=1e999", "mine.a=\x07", "mlp.dropout=nan"])
+def test_an_option_that_no_record_can_hold(
+    saved: Callable[..., Path], setting: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--dataset", "wine", "--model", "mlp", "--set", setting]
+    refused([str(saved()), *arguments], setting.partition(".")[0], tmp_path, capsys)
+
+
+@pytest.mark.parametrize("value", ["inf", "nan", "1e999", "9" * 400])
+def test_an_option_of_ours_is_a_finite_number(saved: Callable[..., Path], tmp_path: Path, value: str) -> None:
+    with pytest.raises(BadInput, match="learning_rate"):
+        api.score(saved(), Claim("mle", "wine", settings=(f"mle.learning_rate={value}",)), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("arrays", "name"),
+    [
+        ({"score.mine": np.zeros(NUM), "ood.far.score.mine": np.zeros(0)}, r"ood\.far\.score\.mine"),
+        ({"score.mine": np.zeros(NUM), "ood.far.score.mine": np.zeros((1, 0))}, r"ood\.far\.score\.mine"),
+        ({"score.mine": np.zeros(NUM), "ood.far.score.mine": np.float64(1)}, r"ood\.far\.score\.mine"),
+        ({"probs": np.zeros((0, 3)), "labels": np.zeros(0)}, "probs"),
+        ({"probs": np.zeros((NUM, 0))}, "probs"),
+        ({"seeds": np.zeros(0, int)}, "seeds"),
+        ({"score.mean": np.zeros(NUM)}, "'mean'"),
+        ({"ood.far .probs": made(0, num=5)}, "'far '"),
+    ],
+)
+def test_what_holds_nothing_and_names_that_are_taken(
+    saved: Callable[..., Path], arrays: dict[str, Any], name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused([str(saved(**arrays)), "--dataset", "toy", "--own-data"], name, tmp_path, capsys)
+
+
+def test_a_hundred_thousand_classes(tmp_path: Path) -> None:
+    """Labels over 32,767 are stored as they are."""
+    classes, probs = 100_000, np.full((1, 2, 2, 100_000), 1e-5)
+    path = tmp_path / "many.npz"
+    np.savez(path, probs=probs.swapaxes(0, 1), labels=[99_999, 5])
+    out = api.score(path, Claim("mine", "toy", own_data=True), tmp_path / "out")
+    arrays = records.predictions(tmp_path / "out", records.read_one(out))
+    assert arrays["test.y"].tolist() == [[99_999, 5]] and arrays["test.running_class"].dtype == torch.int16
+    assert values(out)["nll"] == pytest.approx([np.log(classes)])

@@ -1,0 +1,193 @@
+"""Every fault of a protocol that the lint knows, committed once."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from bdlbench import catalog
+from bdlbench.core.errors import BadInput
+from bdlbench.core.spec import Replicate
+from bdlbench.data.task import Examples, Signature, Task
+from bdlbench.records.record import Record
+from bdlbench.runs import lint, suites
+
+BUNDLED = [name for name in catalog.names("datasets") if not getattr(catalog.load("datasets", name), "files", ())]
+
+
+def raw(shape=(4,), num=80):
+    """Inputs with a mean and scale of their own in each part."""
+    rng = torch.Generator().manual_seed(1)
+    return [3 + 2 * torch.randn(count, *shape, generator=rng) for count in (num, num // 2)]
+
+
+def task(by="train", declared=True, shape=(4,), **changes):
+    """A task standardised by the statistics of one part, or of both."""
+    train, test = raw(shape)
+    axes = (0, *range(2, len(shape) + 1))
+    whole = {"train": train, "test": test, "both": torch.cat([train, test]), "none": torch.tensor([0.0, 2.0] * 2)}[by]
+    if by == "none":
+        scaled = [train, test]
+    else:
+        mean, sd = whole.mean(axes, keepdim=True), whole.std(axes, correction=0, keepdim=True)
+        scaled = [(part - mean) / sd for part in (train, test)]
+    parts = [Examples(x, torch.zeros(len(x), dtype=torch.int64)) for x in scaled]
+    made = Task(Signature(shape, 2, "categorical"), *parts, standardised=axes if declared else ())
+    return replace(made, **changes)
+
+
+@pytest.mark.parametrize("name", BUNDLED)
+def test_the_bundled_data_sets_are_clean(name):
+    assert lint.of_task(name, catalog.build_dataset(catalog.choice("datasets", name, {})).load(0)) == []
+
+
+@pytest.mark.parametrize("shape", [(4,), (3, 5, 5)])
+@pytest.mark.parametrize("declared", [True, False])
+@pytest.mark.parametrize(("by", "whose"), [("test", "the test data"), ("both", "training and test data together")])
+def test_statistics_of_other_than_training_data_are_refused(by, whose, declared, shape):
+    (found,) = lint.of_task("mine", task(by, declared, shape))
+    assert (found.severity, found.where) == ("refused", "mine")
+    assert f"its inputs are standardised by the statistics of {whose}" in found.message
+    assert lint.of_task("mine", task("train", declared, shape)) == []
+
+
+def test_inputs_that_are_said_to_be_standardised_and_are_not():
+    (found,) = lint.of_task("mine", task("none"))
+    assert "declared to be standardised by the training data, and are not" in found.message
+    assert found.detail.startswith("column ")
+    assert lint.of_task("mine", task("none", declared=False)) == []
+
+
+def test_targets_are_standardised_by_training_data_too():
+    made = task()
+    y = torch.linspace(-1, 1, len(made.test.y))
+    test = Examples(made.test.x, (y - y.mean()) / y.std(correction=0))
+    train = Examples(made.train.x, torch.linspace(0, 5, len(made.train.y)))
+    (found,) = lint.of_task("mine", replace(made, train=train, test=test, y_mean=2.0, y_sd=3.0))
+    assert "its targets are standardised by the statistics of the test data" in found.message
+
+
+def test_sets_that_share_examples():
+    made = task()
+    held = replace(made, validation=made.test)
+    assert [str(f) for f in lint.of_task("mine", held)] == [
+        "refused: mine: its validation data are all test data (such as example 0, from 0, which is test example 0)"
+    ]
+    far = replace(made, ood={"far": made.test.x[:20]})
+    assert "its out-of-distribution (far) data are all test data" in str(lint.of_task("mine", far)[0])
+    some = Examples(torch.cat([made.test.x[:36], made.train.x[:4]]), made.test.y)
+    (found,) = lint.of_task("mine", replace(made, test=some, standardised=()))
+    assert (found.severity, found.message) == ("flagged", "its test data are in part training data")
+    assert found.detail == "10 %, such as example 36, from 0, which is training example 0"
+    same = torch.ones(40, 4)
+    constant = replace(made, train=Examples(same, made.test.y), test=Examples(same, made.test.y), standardised=())
+    assert lint.of_task("coin", constant) == []
+
+
+@pytest.mark.parametrize(("shape", "place"), [((4,), "column 2, from 0,"), ((3, 5, 5), "column 2, from 0,")])
+def test_what_is_not_standardised_is_named(shape, place):
+    made = task(shape=shape)
+    made.train.x[:, 2] += 0.5
+    (found,) = lint.of_task("mine", made)
+    assert found.detail == f"{place} has mean 0.5 and standard deviation 1"
+    made.train.x[0, 2] = torch.nan
+    (found,) = lint.of_task("mine", made)
+    assert found.detail == f"{place} has mean nan and standard deviation nan"
+
+
+def test_a_constant_column_that_is_not_0_is_named():
+    """What a table divided by a standard deviation of rounding looks like."""
+    made = task()
+    made.train.x[:, 1] = 1.0
+    (found,) = lint.of_task("mine", made)
+    assert "test data" not in found.text
+    assert found.detail == "column 1, from 0, has mean 1 and standard deviation 0"
+
+
+def test_the_splits_of_a_data_set_have_one_line_for_each_fault():
+    clean, made = task(), task()
+    some = Examples(torch.cat([made.test.x[:36], made.train.x[:4]]), made.test.y)
+    leaks = lint.of_task("mine", replace(made, test=some))
+    found = lint.of_splits("mine", {0: lint.of_task("mine", clean), 2: leaks, 3: leaks})
+    assert [str(f) for f in found] == [
+        "flagged: mine, 2 of 3 splits, the first 2: its test data are in part training data "
+        "(10 %, such as example 36, from 0, which is training example 0)"
+    ]
+    assert [f.where for f in lint.of_splits("mine", {2: leaks})] == ["mine, split 2"]
+    assert [f.where for f in lint.of_splits("mine", {0: leaks})] == ["mine"]
+
+
+def spec(seeds="3", *settings, **changes):
+    suite = replace(suites.read_suite("quick"), **changes)
+    return suites.build_spec(suite, suites.Overrides(("map",), ("mlp",), ("digits",), seeds, settings=settings))
+
+
+def test_a_clean_spec():
+    assert lint.of_spec(spec()) == []
+
+
+@pytest.mark.parametrize("seeds", ["1", "2"])
+def test_too_few_seeds_are_flagged(seeds):
+    (found,) = lint.of_spec(spec(seeds))
+    assert found.severity == "flagged"
+    assert "a standard error needs at least 3 seeds" in found.message
+
+
+@pytest.mark.parametrize(("selection", "words"), [("test", "on test data"), ("ood", "on out-of-distribution data")])
+def test_selection_on_test_data_is_refused(selection, words):
+    (found,) = lint.of_spec(spec(selection=selection))
+    assert (found.severity, words in found.message) == ("refused", True)
+    with pytest.raises(BadInput, match=f"the suite: its options were chosen {words}"):
+        lint.refuse([found])
+    with pytest.raises(BadInput, match="unknown value of selection in mine 'tests': did you mean 'test'"):
+        suites.parse_suite('selection = "tests"\n[[grid]]\n', "mine")
+
+
+def test_a_sweep_invites_selection_on_test_data():
+    (found,) = lint.of_spec(spec("3", "map.prior_sd=1,3"))
+    assert "2 settings of prior_sd: to take the best by these columns is selection on test data" in found.message
+    assert lint.refuse([found]) == [found]
+
+
+def record(**audit):
+    clean = {"temperature": {"divergence": 1.0}, "ramp": {"divergence": 0.0}, "local": {}, "undeclared": 0.0}
+    audits = [{**clean, "named": True}, {**clean, "named": True, **audit}]
+    return Record({}, (Replicate(0), Replicate(1)), {"metrics": {}, "objective": audits}, {}, {})
+
+
+@pytest.mark.parametrize(
+    ("audit", "words"),
+    [
+        ({}, []),
+        ({"temperature": {"divergence": 0.1}}, ["the final factor of its divergence is 0.1/N, not 1/N"]),
+        ({"temperature": {"divergence": None}}, ["is unknown, not 1/N"]),
+        (
+            {"temperature": {"divergence": 0.5}, "ramp": {"divergence": 1.0}},
+            ["is 0.5/N, not 1/N: that is the effective temperature; it ramps for 100 % of training"],
+        ),
+        ({"local": {"KL(z)": 0.5}}, ["the latent's KL(z) has a factor of 0.5 in an example's ELBO, not 1"]),
+        ({"undeclared": 0.02}, ["a penalty beside its declared prior, such as L2 (2 % of the gradient)"]),
+        ({"undeclared": 0.02, "temperature": {}, "ramp": {}}, ["a penalty that no prior declares, such as L2"]),
+        ({"named": False}, ["its objective names no term"]),
+    ],
+)
+def test_objectives(audit, words):
+    found = lint.of_record("mine", record(**audit))
+    assert [f.severity for f in found] == ["flagged"] * len(words)
+    assert all(word in f.message for f, word in zip(found, words, strict=True))
+
+
+def test_the_temperature_in_words():
+    assert lint.temperature(record()) == "T = 1"
+    assert lint.temperature(record(ramp={"divergence": 0.1})) == "T = 1 after a ramp of 10 % of training"
+    assert lint.temperature(record(temperature={"divergence": 0.5})) == "T = 0.5 … 1"
+    assert lint.factors(record(temperature={"divergence": 0.5}))["effective temperature of its divergence"] == 0.5
+
+
+def test_a_temperature_of_zero_and_rows_of_different_names():
+    assert lint.temperature(record(temperature={"divergence": 0.0})) == "T = 0 … 1"
+    other = record(temperature={"other": 1.0}, ramp={})
+    assert lint.temperature(other) == "T = 1, T = 1"
+    assert lint.of_record("mine", other) == []
+    (found,) = lint.of_record("mine", record(temperature={"other": 0.5}, ramp={}))
+    assert "the final factor of its other is 0.5/N" in found.message
