@@ -16,7 +16,6 @@ from bdlbench.core.errors import BadInput, BenchError, unknown
 from bdlbench.report import terminal
 
 if TYPE_CHECKING:
-    from bdlbench.api import Job
     from bdlbench.catalog import Kind
     from bdlbench.core.spec import Cell
     from bdlbench.gate.checks import GateSection
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from bdlbench.records.reading import Faults
     from bdlbench.report.text_table import Format
     from bdlbench.runs.batch import Settings
+    from bdlbench.runs.work import Job
 
 LISTED = ("methods", "models", "datasets", "metrics", "suites")
 INCOMPLETE, INTERNAL, INTERRUPTED = 4, 70, 130
@@ -98,17 +98,17 @@ def run(  # noqa: PLR0913 - one parameter for each option of the command
     """Train what is missing of a suite, and print its table. Stopped at any time, it resumes where it was."""
     from bdlbench import api, catalog
     from bdlbench.report import tables
-    from bdlbench.runs import suites
+    from bdlbench.runs import suites, work
 
-    settings = api.settings_of(results, checkpoint_every, keep_parameters)
+    settings = work.settings_of(results, checkpoint_every, keep_parameters)
     _add_plugins(plugin, replaced)
     for name in _names(metrics):
         if name.partition("[")[0] not in (known := {*catalog.names("metrics"), *tables.COSTS}):
             raise unknown("metric", name, known)
     names = (tuple(method), tuple(model), tuple(dataset))
     asked = suites.Overrides(*names, seeds, samples, tuple(set_), device, threads, splits)
-    job = api.prepare(suites.build_spec(api.suite_of(suite, config), asked), results, fresh, any_code)
-    workers = api.workers(jobs, job)
+    job = work.prepare(suites.build_spec(api.suite_of(suite, config), asked), results, fresh, any_code)
+    workers = work.workers(jobs, job)
     _print_outdated(job)
     if dry_run:
         _print_plan(job, workers)
@@ -456,43 +456,42 @@ def _fail(message: str, code: int) -> int:
 
 def _perform(job: Job, workers: int, plugins: Sequence[Path], settings: Settings) -> tuple[Job, bool]:
     """Train what can be trained of a job. Returns it with what was left out, and whether all was written."""
-    from bdlbench import api
-    from bdlbench.runs import progress
+    from bdlbench.runs import progress, work
 
-    job = api.ready(job)
-    for line in api.left_out(job):
+    job = work.ready(job)
+    for line in work.left_out(job):
         print(line, file=sys.stderr, flush=True)
     try:
         with progress.reporting(job.batches, sys.stderr) as report:
-            outcomes = api.perform(job, workers, plugins, settings, report)
+            outcomes = work.perform(job, workers, plugins, settings, report)
     except KeyboardInterrupt:
         again = "without --fresh " if job.fresh else ""
         kept = f"what is done is kept in {job.results}"
         if job.fresh:
-            kept += f", what it replaces in its folder {api.REPLACED}"
+            kept += f", what it replaces in its folder {work.REPLACED}"
         raise Interrupted(f"interrupted; {kept}: the same command {again}resumes where it was") from None
     return job, not any(outcome.unwritten for outcome in outcomes)
 
 
 def _report(job: Job, metrics: Sequence[str]) -> bool:
     """Print the table and what is missing from it. Returns whether anything asked for is missing."""
-    from bdlbench import api
     from bdlbench.report import tables
+    from bdlbench.runs import work
 
     faults: list[Faults] = []
-    found = api.results_for(job, faults.append)
+    found = work.results_for(job, faults.append)
     done = [result for result in found if result.replicates]
     if done:
         _write(tables.render(done, "terminal", metrics, "", *_screen()))
         _print_options_in_force(done)
         _print_machines(job.results, metrics)
-    left_out = api.left_out(job)
+    left_out = work.left_out(job)
     for line in left_out:
         print(line)
     failed = _print_failures(found)
     _print_faults(faults)
     failed |= any(one.damaged or one.gone for one in faults)
-    for finding in api.findings_of(job):
+    for finding in work.findings_of(job):
         print(finding)
     count = sum(len(result.replicates) for result in done)
     trained = sum(len(batch.rows) for batch in job.batches)
@@ -558,11 +557,11 @@ def _print_outdated(job: Job) -> None:
 
 def _print_plan(job: Job, workers: int) -> None:
     """What would be trained, where the data stand, and how long it may take."""
-    from bdlbench import api, catalog
+    from bdlbench import catalog
     from bdlbench.report import tables
-    from bdlbench.runs import suites
+    from bdlbench.runs import suites, work
 
-    refused = api.refused(job)
+    refused = work.refused(job)
     job = replace(job, batches=tuple(batch for batch in job.batches if batch.cells[0] not in refused))
     missing: dict[Cell, list[int]] = {cell: [] for cell in job.spec.cells}
     for batch in job.batches:

@@ -9,15 +9,16 @@ FIRST_STEP = """
 import os, sys, tempfile, time
 from pathlib import Path
 from bdlbench import api
+from bdlbench.runs import work
 from bdlbench.runs import suites as plan
 asked = plan.Overrides(methods=("mle",), datasets=("digits",), seeds="5")
-job = api.prepare(plan.build_spec(plan.read_suite("quick"), asked), Path(sys.argv[1]))
+job = work.prepare(plan.build_spec(plan.read_suite("quick"), asked), Path(sys.argv[1]))
 def report(event):
     if event.kind == "step":
         print(time.time())
         sys.stdout.flush()
         os._exit(0)
-api.perform(job, 1, (), None, report)
+work.perform(job, 1, (), None, report)
 """
 
 

@@ -23,12 +23,13 @@ from bdlbench import api, catalog
 from bdlbench.core import environment, files
 from bdlbench.core.errors import BadInput
 from bdlbench.data import downloads
-from bdlbench.peers import work, works
+from bdlbench.peers import work as peer_work
+from bdlbench.peers import works
 from bdlbench.records import record as records
 from bdlbench.records.record import Record
 from bdlbench.report import tables
 from bdlbench.runs import batch as run
-from bdlbench.runs import executors, progress, suites
+from bdlbench.runs import executors, progress, suites, work
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ["--dataset", "wine", "--model", "logistic", "--samples", "2", "--jobs", "1"]
@@ -268,13 +269,13 @@ def test_fresh_replaces_and_loses_nothing(results: Path, before: list[str], agai
 
 def test_fresh_forgets_checkpoints(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = suites.build_spec(suites.read_suite("quick"), suites.Overrides(("mle",), ("logistic",), ("wine",), "2"))
-    job = api.prepare(spec, results, fresh=True)
+    job = work.prepare(spec, results, fresh=True)
     stale = results / ".checkpoints" / f"{job.batches[0].key}.1.safetensors"
     other = results / ".checkpoints" / "another.1.safetensors"
     for path in (stale, other):
         files.write_atomic(path, b"not a checkpoint")
-    monkeypatch.setattr(api, "execute", lambda *rest: [])
-    api.perform(job)
+    monkeypatch.setattr(work, "execute", lambda *rest: [])
+    work.perform(job)
     assert (stale.exists(), other.exists()) == (False, True)
 
 
@@ -385,11 +386,11 @@ def test_an_error_of_other_peoples_code_is_left_to_the_run(
         raise ValueError("as planned")
 
     spec = suites.build_spec(suites.read_suite("quick"), suites.Overrides(("mle",), ("logistic",), ("wine",), "2"))
-    job = api.prepare(spec, results)
+    job = work.prepare(spec, results)
     name = {"methods": "mle", "models": "logistic"}[kind]
     monkeypatch.setattr(catalog.load(kind, name), "unsupported", broken)
-    assert api.ready(job).batches == job.batches
-    assert api.refused(job) == {}
+    assert work.ready(job).batches == job.batches
+    assert work.refused(job) == {}
     assert torch.get_default_dtype() == torch.float32
 
 
@@ -461,7 +462,7 @@ def test_interrupted(results: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert err.splitlines()[-1] == f"bdlbench: {kept}"
     assert train(results, "--method", "mle", "--fresh") == 130
     assert "the same command without --fresh resumes" in capsys.readouterr().err
-    monkeypatch.setattr(api, "prepare", stop)
+    monkeypatch.setattr(work, "prepare", stop)
     assert train(results, "--method", "mle") == 130
     assert one_line(capsys) == "bdlbench: interrupted"
 
@@ -470,7 +471,7 @@ def test_internal_error(results: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     def surprise(*rest: Any) -> None:
         raise RuntimeError("two\nlines")
 
-    monkeypatch.setattr(api, "prepare", surprise)
+    monkeypatch.setattr(work, "prepare", surprise)
     assert train(results, "--method", "mle") == 70
     line = one_line(capsys)
     assert line == "bdlbench: internal error: RuntimeError: two lines (BDLBENCH_DEBUG=1 shows where)"
@@ -850,7 +851,7 @@ def test_bars_on_a_terminal(results: Path, monkeypatch: pytest.MonkeyPatch) -> N
     spec = suites.build_spec(
         suites.read_suite("quick"), suites.Overrides(("mle", "map"), ("logistic",), ("wine",), "2")
     )
-    batches = api.prepare(spec, results).batches
+    batches = work.prepare(spec, results).batches
     stream = Terminal()
     with progress.reporting(batches, stream) as report:
         for index, title in enumerate(("mle", "map")):
@@ -1048,15 +1049,15 @@ def test_machine_is_the_gpu_or_the_processor() -> None:
 def tiny_peers(monkeypatch: pytest.MonkeyPatch) -> None:
     """One row in which one library is there and one is not."""
 
-    def absent(count: int) -> work.Run:
+    def absent(count: int) -> peer_work.Run:
         raise ModuleNotFoundError("No module named 'pyro'", name="pyro")
 
-    def present(count: int) -> work.Run:
+    def present(count: int) -> peer_work.Run:
         return lambda: sum(range(1000))
 
-    plain, ours = work.Contender(work.PLAIN_NAME, present), work.Contender(work.OURS, present)
-    both = work.Work("both", "a work", plain, plain, (ours, work.Contender("Pyro", absent)), 1)
-    alone = work.Work("alone", "a work", plain, plain, (ours,), 1)
+    plain, ours = peer_work.Contender(peer_work.PLAIN_NAME, present), peer_work.Contender(peer_work.OURS, present)
+    both = peer_work.Work("both", "a work", plain, plain, (ours, peer_work.Contender("Pyro", absent)), 1)
+    alone = peer_work.Work("alone", "a work", plain, plain, (ours,), 1)
     monkeypatch.setattr(works, "works", lambda: {"both": both, "alone": alone})
 
 

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from bdlbench import __main__ as cli
-from bdlbench import api, catalog
+from bdlbench import catalog
 from bdlbench.core import files
 from bdlbench.records import record as records
 from bdlbench.runs import batch as run
-from bdlbench.runs import executors, suites
+from bdlbench.runs import executors, suites, work
 from bdlbench.runs.executors import Event
 from bdlbench.training import checkpoints, loop
 
@@ -296,7 +296,7 @@ def test_a_record_whose_cell_fails_when_it_is_trained_again_is_kept(
     with monkeypatch.context() as patch:
         patch.setattr(run, "evaluate", failing)
         assert cli.main(words(tmp_path, "--fresh")) == 4
-    place = tmp_path / api.REPLACED
+    place = tmp_path / work.REPLACED
     assert {path.name: path.read_bytes() for path in place.iterdir()} == before
     assert f"are kept in {place}" in capsys.readouterr().err
     assert cli.main(words(tmp_path)) == 0
@@ -478,8 +478,8 @@ def test_a_worker_that_ends_is_its_batchs_failure(tmp_path: Path, body: str) -> 
     names = ("mle", "killed", "map")
     epochs = tuple(f"{name}.epochs=2" for name in names)
     overrides = suites.Overrides(names, ("logistic",), ("wine",), "2", 2, epochs, "cpu")
-    job = api.prepare(suites.build_spec(suites.read_suite("quick"), overrides), tmp_path / "out")
-    outcomes = api.perform(job, 2, [file], report=heard.append)
+    job = work.prepare(suites.build_spec(suites.read_suite("quick"), overrides), tmp_path / "out")
+    outcomes = work.perform(job, 2, [file], report=heard.append)
     found = {record.cell["treatment"]["name"]: record for outcome in outcomes for record in outcome.records}
     assert set(found) == set(names)
     assert set(found["killed"].failed.values()) == {ENDS[body]}
@@ -495,7 +495,7 @@ def test_workers_that_cannot_start_are_one_line(tmp_path: Path, capsys: Any) -> 
     file.write_text(KILLED.format(body="return None"))
     catalog.add_plugin(file)
     file.unlink()
-    job = api.prepare(
+    job = work.prepare(
         suites.build_spec(
             suites.read_suite("quick"), suites.Overrides(("mle", "map"), ("logistic",), ("wine",), "2", 2, (), "cpu")
         ),

@@ -16,10 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from bdlbench import api
 from bdlbench.core import files
 from bdlbench.records import record as records
-from bdlbench.runs import suites
+from bdlbench.runs import suites, work
 from bdlbench.training import checkpoints
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,10 +30,10 @@ WORKERS_END_WITHIN = 20.0
 NEVER = 120.0
 
 
-def asked(results: Path) -> api.Job:
+def asked(results: Path) -> work.Job:
     """Two cells, each a batch of its own."""
     overrides = suites.Overrides(METHODS, ("mlp",), ("digits",), SEEDS, SAMPLES, SETTINGS, "cpu")
-    return api.prepare(suites.build_spec(suites.read_suite("quick"), overrides), results)
+    return work.prepare(suites.build_spec(suites.read_suite("quick"), overrides), results)
 
 
 @pytest.fixture
@@ -89,7 +88,7 @@ def test_killed_inside_a_cell_it_goes_on_there_and_ends_with_the_same_bytes(
     time.sleep(0.02)  # files are dated by a clock that ticks every few milliseconds
     job = asked(killed)
     heard: dict[int, int] = {}
-    api.perform(job, report=lambda event: heard.setdefault(event.batch, event.done) if event.kind == "step" else None)
+    work.perform(job, report=lambda event: heard.setdefault(event.batch, event.done) if event.kind == "step" else None)
     first = {f"{batch.key}.1.safetensors": heard.get(i) for i, batch in enumerate(job.batches)}
     epochs = [dict(batch.cells[0].method.options)["epochs"] for batch in job.batches]
     whole = dict(zip(first, (STEPS_PER_EPOCH * count for count in epochs), strict=True))
@@ -98,5 +97,5 @@ def test_killed_inside_a_cell_it_goes_on_there_and_ends_with_the_same_bytes(
     # one that was killed between its record and the end of its checkpoint is done
     assert held.keys() <= {f"{batch.key}.1.safetensors" for batch in asked(alone).batches}
 
-    api.perform(asked(alone))
+    work.perform(asked(alone))
     assert deterministic(killed) == deterministic(alone)
