@@ -12,7 +12,8 @@ import math
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -60,15 +61,19 @@ class GateSection:
 
 @dataclass
 class Gate:
-    """What is held against what. reference: the folder; suite: its small suite, by name or file; results: where to run.
+    """What is held against what.
 
-    made: the records of the suite, once it has run.
+    reference: the folder; suite: its small suite, by name or file; results: where that is run.
     """
 
     reference: Path
     suite: str | Path
     results: Path
-    made: list[Record] = field(default_factory=list)
+
+    @cached_property
+    def made(self) -> list[Record]:
+        """The suite's records of this tree: trained when a part first asks for them, whichever part that is."""
+        return _trained(self)
 
     @property
     def name(self) -> str:
@@ -108,7 +113,6 @@ def accept(gate: Gate) -> list[str]:
     BadInput for a suite file that bears the name of one of the package's, and where a cell fails or is not finite.
     """
     _refuse_borrowed_name(gate)
-    gate.made = _trained(gate)
     _refuse_broken(gate.made)
     found, ratios = objectives.measure(), _middle_ratios()
     old = _readable(gate.reference / gate.name)
@@ -242,7 +246,6 @@ def _protocol(gate: Gate) -> tuple[list[str], list[str]]:
             except DataUnavailable as error:
                 notes.append(f"not at hand: {error}")
         findings += [replace(finding, where=name) for finding in lint.of_spec(spec)]
-    gate.made = _trained(gate)
     findings += [finding for record in gate.made for finding in lint.of_record(title_of(record), record)]
     refused = [f"{finding.where}: {finding.text}" for finding in findings if finding.severity == "refused"]
     failures = [*refused, *failures, *_minimised(gate)]

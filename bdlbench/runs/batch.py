@@ -394,14 +394,15 @@ def first_steps(fits: Sequence[Fit], rows: int) -> list[dict[str, Any]]:
 def objectives(fits: Sequence[Fit], rows: int) -> list[dict[str, Any]]:
     """The audit of the last fit, for each of R replicates: of an ensemble's members what is farthest from right.
 
-    An objective that cannot be audited is one that names no term.
+    Where the audit itself fails, `failed` says how.
     """
     if not fits or fits[-1].state is None:
         return []
     try:
         found = audit(fits[-1])
-    except (Exception, SystemExit):  # the cell is trained and scored: what the audit cannot do must not undo that
-        return [{"temperature": {}, "ramp": {}, "local": {}, "undeclared": None, "named": False}] * rows
+    except (Exception, SystemExit) as error:  # the cell is trained and scored: the audit must not undo that
+        nothing: dict[str, Any] = {"temperature": {}, "ramp": {}, "local": {}, "undeclared": None, "named": False}
+        return [{**nothing, "failed": reason_of(error)}] * rows
     columns = {"temperature": (found.temperature, 1.0), "ramp": (found.ramp, 0.0), "local": (found.local, 1.0)}
     return [
         {

@@ -255,6 +255,9 @@ def _share(a: Sequence[bytes], b: Sequence[bytes]) -> float:
 
 def _of_audit(audit: Mapping[str, Any]) -> Iterator[str]:
     """What one row's objective shows."""
+    if "failed" in audit:
+        yield f"its objective could not be audited, so neither prior nor temperature can be checked: {audit['failed']}"
+        return
     if not audit["named"]:
         yield "its objective names no term (bdlbench.training.terms), so neither prior nor temperature can be checked"
         return

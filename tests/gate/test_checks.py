@@ -71,6 +71,13 @@ def change(path, **changes):
     path.write_text(json.dumps({**body, "checksum": files.digest(body)}))
 
 
+def test_bits_are_compared_whichever_part_is_asked_first(at_hand, tmp_path):
+    """It was 0 of 0, and ok, where part (a) had not trained the cells."""
+    reference, suite = at_hand
+    gate = checks.Gate(reference, suite, tmp_path / "results")
+    assert checks._bits(gate) == ([], ["2 of 2 cells bit-identical"])
+
+
 def test_an_untouched_tree_passes_and_nothing_is_to_be_accepted(at_hand, capsys):
     reference, suite = at_hand
     before = {path: path.read_bytes() for path in reference.rglob("*") if path.is_file()}
