@@ -435,7 +435,7 @@ def _ended(argv: Sequence[str] | None) -> int:
         sys.stdout.flush()  # what cannot be written is this command's failure, not the interpreter's
         return code if isinstance(code, int) else 0
     except BenchError as error:
-        return _fail(str(error), error.exit_code)
+        return _fail(f"{error}{_place(error)}", error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         return _fail("interrupted", INTERRUPTED)
     except BaseException as error:  # also another's sys.exit: its number is not one of our verdicts
@@ -444,6 +444,16 @@ def _ended(argv: Sequence[str] | None) -> int:
         if os.environ.get("BDLBENCH_DEBUG") == "1":
             raise
         return _fail(f"internal error: {type(error).__name__}: {error} (BDLBENCH_DEBUG=1 shows where)", INTERNAL)
+
+
+def _place(error: BenchError) -> str:
+    """Where in a plugin an error arose that does not say it itself: (mine.py:12)."""
+    if "torch" not in sys.modules:  # then no plugin was read
+        return ""
+    from bdlbench.core import foreign
+
+    where = foreign.raised_at(error)
+    return f" ({foreign.shown(where[0])}:{where[1]})" if where and where[0].name not in str(error) else ""
 
 
 def _fail(message: str, code: int) -> int:
@@ -479,7 +489,7 @@ def _report(job: Job, metrics: Sequence[str]) -> bool:
     from bdlbench.runs import work
 
     faults: list[Faults] = []
-    found = work.results_for(job, faults.append)
+    found, untold = work.results_for(job, faults.append, metrics)
     done = [result for result in found if result.replicates]
     if done:
         _write(tables.render(done, "terminal", metrics, "", *_screen()))
@@ -490,6 +500,8 @@ def _report(job: Job, metrics: Sequence[str]) -> bool:
         print(line)
     failed = _print_failures(found)
     _print_faults(faults)
+    for line in untold:
+        print(line)
     failed |= any(one.damaged or one.gone for one in faults)
     for finding in work.findings_of(job):
         print(finding)

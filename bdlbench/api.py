@@ -185,7 +185,7 @@ def run(  # noqa: PLR0913 - one argument for each option of the command
     perform(job, workers(jobs, job), paths, settings)
     keys = {cell.key for cell in spec.cells}
     found = records.read(job.results) if job.results.is_dir() else []
-    return Trained(tuple(r for r in found if r.key in keys), tuple(left_out(job)), tuple(results_for(job)))
+    return Trained(tuple(r for r in found if r.key in keys), tuple(left_out(job)), tuple(results_for(job)[0]))
 
 
 @_for_callers

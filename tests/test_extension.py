@@ -1,5 +1,6 @@
 """Other people's entries: a package with an entry point, and a plugin file."""
 
+import importlib.util
 import inspect
 import json
 import os
@@ -9,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from bdlbench import catalog
+from bdlbench import __main__ as cli
+from bdlbench import catalog, extend
 from bdlbench.core.errors import BadInput
 from bdlbench.core.spec import Cell, Replicate
 from bdlbench.runs import batch as run
@@ -240,3 +242,67 @@ def test_every_entry_lies_in_the_folder_of_its_kind():
             entry = catalog.load(kind, name)
             module = inspect.getmodule(entry if inspect.isclass(entry) else type(entry))
             assert module.__name__.startswith(f"bdlbench.{kind}.")
+
+
+PAGE = ROOT / "docs" / "plugins.md"
+EXAMPLES = ROOT / "tests" / "plugins" / "three_entries.py"
+TINY = ["--set", "map.epochs=2", "--seeds", "2", "--samples", "1", "--jobs", "1"]
+
+
+@pytest.fixture
+def alone(monkeypatch):
+    """Plugins of one test are unknown to the next."""
+    monkeypatch.setattr(catalog, "_plugins", {kind: {} for kind in catalog.KINDS})
+
+
+def test_the_page_shows_the_entries_that_are_tested_and_all_that_extend_holds():
+    assert EXAMPLES.read_text("utf-8") in PAGE.read_text("utf-8")
+    spec = importlib.util.spec_from_file_location("extend_table", ROOT / "scripts" / "extend_table.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.table() in PAGE.read_text("utf-8")
+    assert all(name in extend.__all__ for name in vars(extend) if name[0] not in "_a" and name != "extend")
+
+
+def test_the_entries_of_the_page_hold_and_run(tmp_path, alone, capsys):
+    asked = ["--plugin", str(EXAMPLES)]
+    assert cli.main(["check", *asked]) == 0
+    where = ["--method", "map", "--model", "skip_mlp", "--dataset", "clouds", "--results", str(tmp_path)]
+    assert cli.main(["run", *asked, *where, *TINY, "--metrics", "nll,nll_q90"]) == 0
+    assert "nll_q90" in capsys.readouterr().out
+
+
+def test_a_run_scores_a_new_metric_on_records_that_are_older_than_it(tmp_path, alone, capsys):
+    where = ["run", "--method", "map", "--model", "logistic", "--dataset", "wine", "--results", str(tmp_path), *TINY]
+    assert cli.main(where) == 0
+    capsys.readouterr()
+    assert cli.main([*where, "--plugin", str(EXAMPLES), "--metrics", "nll,nll_q90"]) == 0
+    out = capsys.readouterr().out
+    assert "nll_q90" in out and "none had to be trained now" in out
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('width, "input")', 'width, "inptu")', "unknown role of a leaf 'inptu': did you mean 'input'?"),
+        ("(width, self.signature.outputs,", "(width, self.signature.outputs + 1,", "the last layer has 4 outputs"),
+        ("h = h + layer(", "h = 1 * layer(", ""),
+        ("sources={", "validation=Examples(scaled(x[test] * float('nan')), None), sources={", "mine.py:"),
+        (
+            "column_statistics(x[train])",
+            "column_statistics(x[train] * [[1, float('nan')]])",
+            "column 1 of the training",
+        ),
+    ],
+)
+def test_a_beginners_mistake_is_one_line_with_its_file(tmp_path, alone, capsys, old, new, words):
+    """A misspelt role was never started as a weight, and an output too many took part of the probability."""
+    path = tmp_path / "mine.py"
+    source = EXAMPLES.read_text("utf-8")
+    assert old in source
+    path.write_text(source.replace(old, new), "utf-8")
+    where = ["--method", "map", "--model", "skip_mlp", "--dataset", "clouds", "--results", str(tmp_path / "out")]
+    code = cli.main(["run", "--plugin", str(path), *where, *TINY])
+    said = "".join(capsys.readouterr())
+    assert (code == 0) == (not words)
+    assert words in said and (not words or "mine.py:" in said)

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
+
+from bdlbench.core.errors import unknown
 
 PerRow = float | Tensor
 """A hyper-parameter that may differ between replicates: a number, or one for each row (R,)."""
@@ -59,6 +61,11 @@ class Leaf:
     shape: tuple[int, ...]
     role: Role
     fan_in: int
+
+    def __post_init__(self) -> None:
+        """Raises BadInput for a role that there is not: it would never be started as what it is."""
+        if self.role not in get_args(Role):
+            raise unknown("role of a leaf", str(self.role), get_args(Role))
 
     @property
     def size(self) -> int:

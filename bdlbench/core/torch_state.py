@@ -20,7 +20,7 @@ def kept() -> Iterator[None]:
     floating-point errors, filters of warnings. The number of interop threads cannot be put back: torch takes it once.
     """
     threads, dtype, device = torch.get_num_threads(), torch.get_default_dtype(), torch.get_default_device()
-    algorithms = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    algorithms = torch.get_deterministic_debug_mode()
     precision, flushed = torch.get_float32_matmul_precision(), _flushes()
     anomalies = torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()
     mkldnn, cudnn, switches = torch.backends.mkldnn, torch.backends.cudnn, ("enabled", "deterministic", "benchmark")
@@ -42,7 +42,7 @@ def kept() -> Iterator[None]:
         if torch.get_default_device() != device:  # else it may be that of a caller's `with torch.device(…)`
             none = device == torch.device("cpu")  # which costs nothing
             torch.set_default_device(None if none else device)
-        torch.use_deterministic_algorithms(algorithms[0], warn_only=algorithms[1])
+        torch.set_deterministic_debug_mode(algorithms)  # `use_deterministic_algorithms` imports the compiler: 1 s
         torch.set_float32_matmul_precision(precision)
         torch.set_flush_denormal(flushed)
         torch.autograd.set_detect_anomaly(*anomalies)
@@ -72,7 +72,7 @@ def usual() -> Iterator[None]:
         torch.set_default_device(None)
         if torch.get_default_device() != torch.device("cpu"):  # a `with torch.device(…)`; each such costs time
             devices.enter_context(torch.device("cpu"))
-        torch.use_deterministic_algorithms(False)
+        torch.set_deterministic_debug_mode("default")
         torch.set_float32_matmul_precision("highest")
         torch.set_flush_denormal(False)
         torch.autograd.set_detect_anomaly(False)

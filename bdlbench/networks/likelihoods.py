@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from bdlbench.core.errors import BadInput
 from bdlbench.core.layout import PerRow
 from bdlbench.data.task import Signature
 from bdlbench.predictives.mixtures import CategoricalSum, GaussianStack
@@ -80,14 +81,18 @@ class GaussianOutput:
 def unsupported(signature: Signature) -> str | None:
     """Why no plain output fits the signature, or None."""
     known = ("categorical", "gaussian")
-    return None if signature.likelihood in known else f"it has no {signature.likelihood} likelihood"
+    if signature.likelihood in known:
+        return None
+    return f"it has no {signature.likelihood} likelihood: a plain network has {' or '.join(known)}"
 
 
 def output(signature: Signature, raw: Tensor, noise_sd: PerRow) -> Output:
     """The output that `signature` asks for, from a network's last layer `raw` ([M,] R, B, outputs).
 
-    noise_sd: of a Gaussian target on the model's scale, a number or (R,).
+    noise_sd: of a Gaussian target on the model's scale, a number or (R,). Raises BadInput for other numbers of outputs.
     """
+    if raw.shape[-1] != signature.outputs:
+        raise BadInput(f"the last layer has {raw.shape[-1]} outputs: signature.outputs = {signature.outputs} are right")
     if signature.likelihood == "categorical":
         return CategoricalOutput(raw)
     return GaussianOutput(raw.squeeze(-1), _noise(noise_sd, raw.dtype, raw.device))

@@ -272,7 +272,9 @@ class CategoricalSum:
     def finish(self) -> Categorical:
         """The predictive of the samples added, whose number must be `samples`."""
         if self.added != self.samples or self.entropy is None:
-            raise ValueError(f"{self.added} samples were added, {self.samples} promised")
+            fewer = "; a posterior that is one point is `point_posterior`, or says deterministic=True"
+            words = f"{self.added} samples were added, {self.samples} promised"
+            raise ValueError(words + fewer * (self.added < self.samples))
         sizes = group_sizes(self.samples, len(self.groups))
         total = log_mean(self.groups) + math.log(len(self.groups) / self.samples)
         groups = torch.stack([(log - math.log(n)).float() for log, n in zip(self.groups, sizes, strict=True)])

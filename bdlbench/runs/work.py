@@ -216,18 +216,22 @@ def _data_findings(dataset: Choice, split: int) -> tuple[Fault, ...]:
     return tuple(lint.of_task(dataset.name, load_task(dataset, split)))
 
 
-def results_for(job: Job, faulty: Callable[[Faults], None] = lambda faults: None) -> list[Result]:
-    """What the folder now holds of the cells and replicates asked for, in the order of the spec.
+def results_for(
+    job: Job, faulty: Callable[[Faults], None] = lambda faults: None, metrics: Sequence[str] = ()
+) -> tuple[list[Result], tuple[str, ...]]:
+    """What the folder now holds of the cells and replicates asked for, in the order of the spec; and lines.
 
-    faulty: hears what is wrong with the files beside their records, which are done without.
+    faulty: hears what is wrong with the files beside their records, which are done without. metrics: those that a
+    record does not hold are computed from its stored predictions; the lines say of which they are not known, and why.
     """
     if not job.results.is_dir():
-        return []
+        return [], ()
     keys = [cell.key for cell in job.spec.cells]
     asked = [(job.results, record) for record in records.read(job.results) if record.key in set(keys)]
     source, faults = reading.sound(Source(tuple(asked)))
     faulty(faults)
-    return select(merge(source.records, source), keys, job.spec.replicates)
+    source, untold = rescoring.complete(source, metrics)
+    return select(merge(source.records, source), keys, job.spec.replicates), untold
 
 
 def refuse_unwritable(folder: Path, option: str = "--results") -> None:

@@ -28,7 +28,7 @@ class SwagDiagonal:
         found = last(fit_network(model, data, rng, plan, rule, prior, collect=collect)).collected
         mean, sd = found["w"].to(data.x), (found["w²"] - found["w"].square()).clamp_min(0).sqrt().to(data.x)
         state = {f"{k}.{part}": v for part, w in (("mean", mean), ("sd", sd)) for k, v in layout.views(w).items()}
-        draw = lambda noise, _: Point(layout.views(mean + sd * noise.normal((layout.width,), mean)))  # noqa: E731
+        draw = lambda noise, _: Point(layout.views(mean + sd * noise.normal((layout.width,), mean)))
         return WeightPosterior(model, state, draw)
 
 methods = {"swag_diagonal": SwagDiagonal}
