@@ -562,6 +562,11 @@ def _print_outdated(job: Job) -> None:
         left = sorted({replicate.seed for replicate in set(record.replicates) - set(job.spec.replicates)})
         if left:
             print(f"left as other code made them: {titles[record.key]}, seeds {_ranges(left)}; name them to train them")
+    from bdlbench.runs import provenance
+
+    edited = {name for record in job.existing for name, why in record.unscored.items() if why == provenance.EDITED}
+    for name in sorted(edited):
+        print(f"to be scored again from stored predictions, since its source has changed: metric {name}")
     for reason, which in by_reason.items():
         what = ", ".join(which) if len(which) < 4 else f"{len(which)} cells"
         print(f"to be trained again, since {reason}: {what} (--any-code keeps the records)")

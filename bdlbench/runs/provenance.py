@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import cache, partial
 from modulefinder import ModuleFinder
 from pathlib import Path
@@ -26,6 +27,9 @@ APART = (
 )
 """What decides what is run, or reads what was: no number of a record depends on it."""
 
+EDITED = "its source has changed"
+"""Why a metric that a record held is to be scored again."""
+
 UNKNOWN = "nothing is known of the code that made it"
 
 
@@ -45,12 +49,12 @@ def code_of(cell: Cell) -> dict[str, str]:
 def change(record: Record, cell: Cell) -> str:
     """Why a record of this cell is not what the code at hand would make of it, in a few words; "" where it is.
 
-    Metrics count that both know: one that is new, or not at hand now, leaves the others as they are.
+    Metrics do not count: `without_edited_metrics`.
     """
     then, now = record.environment.get("code"), code_of(cell)
     if not isinstance(then, dict):
         return UNKNOWN
-    changed = [name for name, sha in now.items() if then.get(name, sha if name.startswith("metrics ") else "") != sha]
+    changed = [name for name, sha in now.items() if not name.startswith("metrics ") and then.get(name, "") != sha]
     entries = [name for name in changed if name != "bdlbench"]
     if entries:
         kind, _, name = entries[0].partition(" ")
@@ -60,6 +64,22 @@ def change(record: Record, cell: Cell) -> str:
     if f"datasets {cell.dataset.name}" in now and _data_sources(cell, record) != record.environment.get("sources"):
         return f"the data of {cell.dataset.name} have changed"
     return ""
+
+
+def without_edited_metrics(record: Record, cell: Cell) -> Record:
+    """The record without metrics whose source has changed since: they are to be scored again, not trained for.
+
+    One that is new, or not at hand now, leaves the others as they are.
+    """
+    if not record.replicates:
+        return record
+    then = record.environment.get("code", {})
+    names = {name.removeprefix("metrics "): sha for name, sha in code_of(cell).items() if name.startswith("metrics ")}
+    edited = [name for name, sha in names.items() if then.get(f"metrics {name}", sha) != sha]
+    held = record.values["metrics"]
+    kept = {column: entry for column, entry in held.items() if column.partition("[")[0] not in edited}
+    unscored = record.unscored | dict.fromkeys(edited, EDITED)
+    return replace(record, values=record.values | {"metrics": kept}, unscored=unscored) if edited else record
 
 
 def _data_sources(cell: Cell, record: Record) -> dict[str, str]:

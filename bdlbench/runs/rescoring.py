@@ -55,7 +55,7 @@ def complete(source: Source, metrics: Sequence[str]) -> tuple[Source, tuple[str,
 
 
 def fill(folder: Path, record: Record, cell: Cell) -> Record:
-    """Score the metrics that raised when a record was made, from its stored predictions; write it if any can be had.
+    """Score the metrics that raised when a record was made, from its stored predictions; write it if it changes.
 
     A metric that raises again, or is undefined for what is stored, stays among the unscored.
     """
@@ -70,7 +70,7 @@ def fill(folder: Path, record: Record, cell: Cell) -> Record:
     values = record.values | {"metrics": record.values["metrics"] | found}
     unscored = {name: raised.get(name, reason) for name, reason in record.unscored.items() if name not in had}
     filled = replace(record, values=values, environment=environment, unscored=unscored)
-    if had:
+    if had or unscored != record.unscored:
         records.write(folder, filled, {})
     return filled
 

@@ -61,6 +61,11 @@ def prepare(spec: Spec, results: Path, fresh: bool = False, any_code: bool = Fal
     is_reference = results.resolve().is_relative_to(REFERENCE.resolve())  # `verify` says whether these hold
     outdated = [] if fresh or any_code or is_reference else list(_outdated(spec, existing))
     stale = {record.name for record, _ in outdated}
+    cells = {} if fresh or any_code or is_reference else {cell.key: cell for cell in spec.cells}
+    existing = [
+        provenance.without_edited_metrics(record, cells[record.key]) if record.key in cells else record
+        for record in existing
+    ]
     current = [] if fresh else [record for record in existing if record.name not in stale]
     return Job(spec, results, tuple(existing), tuple(batches(spec, current)), fresh, tuple(outdated))
 
@@ -111,6 +116,8 @@ def _score_again(job: Job) -> list[Batch]:
     owing: list[Record] = []
     for record in [] if job.fresh else job.existing:
         if record.key in cells and record.name not in stale and not known.isdisjoint(record.unscored):
+            if provenance.EDITED in record.unscored.values():  # the old numbers go, whether or not new ones can be had
+                records.write(job.results, record, {})
             with suppress(BadInput):  # its predictions are damaged, which is said where they are looked for
                 record = rescoring.fill(job.results, record, cells[record.key])  # noqa: PLW2901
             if not known.isdisjoint(record.unscored):

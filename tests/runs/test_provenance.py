@@ -136,7 +136,9 @@ def test_what_a_plugin_imports_from_its_own_folder_counts_too(plugin: Path, tmp_
     assert provenance.source_sha256(plugin) != before
 
 
-def test_an_edited_metric_is_not_left_beside_new_ones(plugin: Path, tmp_path: Path) -> None:
+def test_an_edited_metric_is_scored_again_without_training(
+    plugin: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     metric = plugin.parent / "half.py"
     metric.write_text(METRIC)
     out = tmp_path / "out"
@@ -145,10 +147,20 @@ def test_an_edited_metric_is_not_left_beside_new_ones(plugin: Path, tmp_path: Pa
     assert train(out, "--method", "mle") == 0  # without it, there is nothing to be wrong
     assert names(out) == first
     metric.write_text(METRIC.replace("0.5", "0.25"))
+    capsys.readouterr()
+    assert train(out, "--method", "mle", "--plugin", str(metric), "--dry-run") == 0
+    assert names(out) == first
     assert train(out, "--method", "mle", "--plugin", str(metric)) == 0
+    said = capsys.readouterr().out
+    assert "since its source has changed: metric half" in said and "none had to be trained now" in said
     (record,) = records.read(out)
+    assert not record.unscored
     half, accuracy = (record.values["metrics"][name]["values"] for name in ("half", "accuracy"))
     assert half == pytest.approx([0.25 * value for value in accuracy])
+    metric.write_text(METRIC.replace("0.5", "no_such_name"))
+    assert train(out, "--method", "mle", "--plugin", str(metric)) == 4
+    (record,) = records.read(out)
+    assert "half" not in record.values["metrics"] and "NameError" in record.unscored["half"]
 
 
 def test_another_bdlbench_trains_again_except_where_it_is_told_not_to(
