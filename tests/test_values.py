@@ -150,6 +150,8 @@ def test_memory_is_that_of_this_machine() -> None:
         (("mlp.widths=10,",), "holds an empty value"),
         (("mle.epochs=1,,2",), "holds an empty value"),
         (("mle.epochs=1", "mle.epochs=2"), "--set mle.epochs is given twice: write mle.epochs=V1,V2"),
+        (("0.\x1b=0", "0.\x1b=0"), "^[ -~]+ is given twice: [ -~]+$"),
+        (("0.\x1b=0,,1",), "^[ -~]+ holds an empty value: [ -~]+$"),
         (("mle.name=zzz",), "unknown option of mle 'name'"),
     ],
 )

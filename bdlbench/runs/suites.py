@@ -243,12 +243,13 @@ def parse_settings(texts: Sequence[str]) -> dict[str, dict[str, list[Any]]]:
         entry, dot, option = target.strip().partition(".")
         if not (equals and dot and entry and option and values):
             raise BadInput(f"--set {short(text)!r} cannot be read: write NAME.OPTION=VALUE or NAME.OPTION=V1,V2")
+        named = f"{entry}.{option}" if target.isprintable() else repr(short(target.strip()))
         parts = [value.strip() for value in values.split(",")]
         if "" in parts:
-            raise BadInput(f"--set {short(text)!r} holds an empty value: write {entry}.{option}=V1,V2")
+            raise BadInput(f"--set {short(text)!r} holds an empty value: write {named}=V1,V2")
         table = settings.setdefault(entry, {})
         if option in table:
-            raise BadInput(f"--set {entry}.{option} is given twice: write {entry}.{option}=V1,V2 to sweep over values")
+            raise BadInput(f"--set {named} is given twice: write {named}=V1,V2 to sweep over values")
         table[option] = parts
     return settings
 

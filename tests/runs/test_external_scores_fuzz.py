@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from scipy.special import log_softmax, logsumexp
 
 from bdlbench import api
 from bdlbench.core.errors import BadInput
@@ -74,23 +75,26 @@ def oracle(rows: list[Row]) -> dict[str, list[Any]]:
                 own[name] = np.array([float(r["score_mine"]) for r in first])
             if all(not r.get("prob_0", r.get("logit_0")) for r in first):
                 continue  # an out-of-distribution set of scores alone
-            if "prob_0" in first[0]:
-                probs = sum(np.minimum(numbers(part, "prob_"), 1.0) for part in parts) / len(parts)
-            else:
-                logits = [numbers(part, "logit_") for part in parts]
-                raised = [np.exp(z - z.max(1, keepdims=True)) for z in logits]
-                probs = sum(e / e.sum(1, keepdims=True) for e in raised) / len(parts)
+            with np.errstate(divide="ignore"):
+                if "prob_0" in first[0]:
+                    each = [np.minimum(numbers(part, "prob_"), 1.0) for part in parts]
+                    logs = [np.log(probs) for probs in each]
+                else:
+                    logs = [log_softmax(numbers(part, "logit_"), axis=1) for part in parts]
+                    each = [np.exp(log_probs) for log_probs in logs]
+                probs, log_probs = sum(each) / len(parts), logsumexp(logs, axis=0) - np.log(len(parts))
             with np.errstate(divide="ignore", invalid="ignore"):
                 entropy[name] = -np.where(probs > 0, probs * np.log(probs), 0.0).sum(1)
             if name == "test":
                 y = np.array([whole(r["label"]) for r in first])
                 top, right = probs.max(1), probs.argmax(1) == y
-                picked = probs[np.arange(len(y)), y]
-                picked = np.where(picked > 0, picked, np.finfo(np.float32).tiny)  # a 0 is one that was lost
+                picked = log_probs[np.arange(len(y)), y]
+                lost = np.log(float(np.finfo(np.float32).tiny))  # a 0 is one that was lost
+                picked = np.where(picked > -np.inf, picked, lost)
                 bins = np.searchsorted(np.arange(1, 15) / 15, top)
                 gaps = [abs((right[bins == b] - top[bins == b]).sum()) for b in range(15)]
                 found["accuracy"].append(right.mean())
-                found["nll"].append(-np.log(picked).mean())
+                found["nll"].append(-picked.mean())
                 found["ece"].append(sum(gaps) / len(y))
                 found["brier"].append(((probs - np.eye(probs.shape[1])[y]) ** 2).sum(1).mean())
         for name in sets:
