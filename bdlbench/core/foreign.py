@@ -55,11 +55,9 @@ def raised_at(error: BaseException) -> tuple[Path, int] | None:
 
 
 def place(error: BaseException | None, entry: Any) -> str:
-    """mine.py:12: where an error left an entry's code, or where the entry begins."""
+    """plugins/mine.py:12: where an error left an entry's code, or where the entry begins."""
     where = raised_at(error) if error else None
-    if where is None:
-        return Path(written(entry)).name
-    return f"{where[0].name}:{where[1]}"
+    return f"{shown(where[0])}:{where[1]}" if where else written(entry)
 
 
 def told(error: BaseException) -> str:
@@ -89,9 +87,7 @@ def calling(what: str, entry: Any) -> Iterator[None]:
         except (BadInput, Diverged):  # said as they should be
             raise
         except (Exception, SystemExit) as error:
-            where = raised_at(error)
-            place = f"{shown(where[0])}:{where[1]}" if where else written(entry)
-            raise BadInput(f"{what} ({place}): {told(error)}") from error
+            raise BadInput(f"{what} ({place(error, entry)}): {told(error)}") from error
 
 
 def _class_of(entry: Any) -> Any:

@@ -15,7 +15,7 @@ from torch import Tensor
 from bdlbench import catalog
 from bdlbench.core import torch_state
 from bdlbench.core.errors import BadInput, BenchError, unknown
-from bdlbench.core.foreign import raised_at, shown, told, written
+from bdlbench.core.foreign import place, told, written
 from bdlbench.core.options import per_row_names
 from bdlbench.data.task import Data, Signature
 from bdlbench.entries import Kind, word_of
@@ -95,8 +95,7 @@ def _described(kind: Kind, name: str) -> list[str]:
 def _place(error: BaseException, entry: Any) -> str:
     while isinstance(error, BadInput) and error.__cause__ is not None:
         error = error.__cause__
-    where = raised_at(error)
-    return f"{shown(where[0])}:{where[1]}" if where else written(entry)
+    return place(error, entry)
 
 
 def _said(error: BaseException) -> str:

@@ -229,7 +229,7 @@ def _fit_and_score(
         posterior = method.fit(model, problem.train, rng)
     if [value._version for value in given] != versions:
         _load_task.cache_clear()  # other cells would train on what this one left
-        raise BenchError(f"it changes the data that it is given: clone them ({foreign.place(None, method)})")
+        raise BenchError(f"it changes the data that it is given: clone them ({Path(foreign.place(None, method)).name})")
     refuse_broken(posterior, method, batch.rows[0].cell.method.name, len(batch.rows))
     train_seconds = spent.seconds_before + watch.seconds() - spent.keeping
     watch = Stopwatch(device)
@@ -331,11 +331,11 @@ def scored(evaluation: Evaluation, metrics: Mapping[str, Metric]) -> tuple[recor
             found |= measure(evaluation, {name: metric})
         except (Exception, SystemExit) as error:  # one metric's failure is that metric's
             cause = error.__cause__ if isinstance(error, BadInput) and error.__cause__ else error
-            unscored[name] = f"{foreign.told(cause)} ({foreign.place(cause, metric)})"
+            unscored[name] = f"{foreign.told(cause)} ({Path(foreign.place(cause, metric)).name})"
         if [value._version for value in read] != versions:
             _load_task.cache_clear()  # its targets are among what was changed
             words = "changes the predictions that others read and that are stored: clone them"
-            raise BenchError(f"metric {name} {words} ({foreign.place(None, metric)})")
+            raise BenchError(f"metric {name} {words} ({Path(foreign.place(None, metric)).name})")
     return found, unscored
 
 

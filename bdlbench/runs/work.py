@@ -16,7 +16,7 @@ from pathlib import Path
 from bdlbench import catalog
 from bdlbench.core import files, torch_state
 from bdlbench.core.errors import BadInput, DataUnavailable
-from bdlbench.core.spec import Cell, Choice, Spec
+from bdlbench.core.spec import Cell, Choice, Replicate, Spec
 from bdlbench.data import downloads
 from bdlbench.records import reading
 from bdlbench.records import record as records
@@ -59,9 +59,9 @@ def prepare(spec: Spec, results: Path, fresh: bool = False, any_code: bool = Fal
         records.refuse_conflicts(existing, {(cell.key, one) for cell in spec.cells for one in spec.replicates})
     refuse_unwritable(results)
     is_reference = results.resolve().is_relative_to(REFERENCE.resolve())  # `verify` says whether these hold
-    outdated = [] if fresh or any_code or is_reference else list(_outdated(spec, existing))
-    stale = {record.name for record, _ in outdated}
     cells = {} if fresh or any_code or is_reference else {cell.key: cell for cell in spec.cells}
+    outdated = list(_outdated(cells, spec.replicates, existing))
+    stale = {record.name for record, _ in outdated}
     existing = [
         provenance.without_edited_metrics(record, cells[record.key]) if record.key in cells else record
         for record in existing
@@ -70,11 +70,12 @@ def prepare(spec: Spec, results: Path, fresh: bool = False, any_code: bool = Fal
     return Job(spec, results, tuple(existing), tuple(batches(spec, current)), fresh, tuple(outdated))
 
 
-def _outdated(spec: Spec, existing: Iterable[Record]) -> Iterator[tuple[Record, str]]:
-    """Records of what is asked for that other code made, with what has changed."""
-    cells = {cell.key: cell for cell in spec.cells}
+def _outdated(
+    cells: Mapping[str, Cell], replicates: Iterable[Replicate], existing: Iterable[Record]
+) -> Iterator[tuple[Record, str]]:
+    """Records of these cells, by key, and replicates that other code made, with what has changed."""
     for record in existing:
-        if record.key in cells and not set(spec.replicates).isdisjoint(record.replicates):
+        if record.key in cells and not set(replicates).isdisjoint(record.replicates):
             changed = provenance.change(record, cells[record.key])
             if changed:
                 yield record, changed
