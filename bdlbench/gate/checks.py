@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-import tempfile
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -81,6 +81,16 @@ class Gate:
         return self.suite.stem if isinstance(self.suite, Path) else self.suite
 
     @property
+    def aside(self) -> Path:
+        """Where the suite's old reference waits while `accept` puts the new one in its place."""
+        return self.reference / f".{self.name}.old"
+
+    @property
+    def fresh(self) -> Path:
+        """Where `accept` writes the suite's new reference until it is whole."""
+        return self.reference / f".{self.name}.new"
+
+    @property
     def spec(self) -> Spec:
         """The suite's cells on this tree."""
         return _spec(self.suite)
@@ -90,7 +100,12 @@ class Gate:
         """The suite's reference. Raises BadInput where there is none, or a record is not whole."""
         found = records.read(self.reference / self.name)
         if not found:
-            raise BadInput(f"{self.reference / self.name} holds no records: write the reference with gate --accept")
+            old = (
+                f" ({self.aside} holds the one before, of an --accept that was stopped)" if self.aside.exists() else ""
+            )
+            raise BadInput(
+                f"{self.reference / self.name} holds no records: write the reference with gate --accept{old}"
+            )
         return found
 
 
@@ -113,6 +128,7 @@ def accept(gate: Gate) -> list[str]:
     BadInput for a suite file that bears the name of one of the package's, and where a cell fails or is not finite.
     """
     _refuse_borrowed_name(gate)
+    _recover(gate)
     _refuse_broken(gate.made)
     found, ratios = objectives.measure(), _middle_ratios()
     old = _readable(gate.reference / gate.name)
@@ -185,19 +201,35 @@ def _record_changes(before: Sequence[Record], after: Sequence[Record]) -> Iterat
 
 
 def _replace_records(gate: Gate) -> None:
-    """The new records in place of the old, whole before the old ones go."""
+    """The new records in place of the old.
+
+    The new folder is whole, under a name of its own, before the old one moves aside, and the old one goes last. So at
+    every moment the old or the new records are whole: at their place or, between the two renames, beside it, from where
+    `_recover` brings them back.
+    """
     folder = gate.reference / gate.name
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
-        fresh = Path(scratch) / "new"
+    try:
+        gate.fresh.mkdir(parents=True)
         for record in gate.made:
             for ending in (".safetensors", ".json"):
                 source = gate.results / f"{record.name}{ending}"
                 if source.exists():
-                    files.write_atomic(fresh / source.name, source.read_bytes())
+                    files.write_atomic(gate.fresh / source.name, source.read_bytes())
         if folder.exists():
-            folder.rename(Path(scratch) / "old")
-        fresh.rename(folder)
+            folder.rename(gate.aside)
+        gate.fresh.rename(folder)
+    finally:
+        _recover(gate)
+
+
+def _recover(gate: Gate) -> None:
+    """Clear up after an `accept` that was stopped: old records that wait aside come back, unless new ones are there."""
+    folder = gate.reference / gate.name
+    if gate.aside.exists() and not folder.exists():
+        gate.aside.rename(folder)
+    for left_over in (gate.aside, gate.fresh):
+        if left_over.exists():
+            shutil.rmtree(left_over)
 
 
 def _changed(old: Record, new: Record) -> str:

@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -276,6 +277,69 @@ def test_accept_writes_nothing_before_all_is_measured(at_hand, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         api.accept(reference, suite)
     assert {path: path.read_bytes() for path in reference.rglob("*") if path.is_file()} == before
+
+
+def fail_at(patch, step):
+    """The chosen one of all steps that touch the reference's folders raises SystemError; the list of those taken."""
+    taken = []
+
+    def counted(owner, name):
+        real = getattr(owner, name)
+
+        def touch(*args, **kwargs):
+            taken.append(name)
+            if len(taken) == step:
+                raise SystemError(name)
+            return real(*args, **kwargs)
+
+        patch.setattr(owner, name, touch)
+
+    for owner, name in ((Path, "mkdir"), (files, "write_atomic"), (Path, "rename"), (shutil, "rmtree")):
+        counted(owner, name)
+    return taken
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} if folder.exists() else None
+
+
+@pytest.mark.parametrize("killed", [False, True], ids=["an error", "a kill"])
+def test_old_or_new_records_are_whole_whichever_step_of_accept_fails(at_hand, tmp_path, monkeypatch, killed):
+    """Between two renames the old ones lay in a temporary folder, and were lost with it where the second one failed."""
+    reference, suite = at_hand
+    for path in (reference / "tiny").glob("*.json"):
+        change(path, environment=lambda e: {**e, "processor": "another"})
+    gate = checks.Gate(reference, suite, tmp_path / "results")
+    assert len(gate.made) == 2  # trained before any step fails
+    shutil.copytree(reference / "tiny", tmp_path / "old")
+    old, new = contents(tmp_path / "old"), contents(gate.results)
+    assert old.keys() == new.keys() and old != new
+    found = set()
+    for step in range(1, 99):
+        with monkeypatch.context() as patch:
+            if killed:  # nothing of the process runs any more
+                patch.setattr(checks, "_recover", lambda gate: None)
+            taken = fail_at(patch, step)
+            try:
+                checks._replace_records(gate)
+            except SystemError:
+                failed = True
+            else:
+                failed = False
+        here, aside = contents(reference / "tiny"), contents(gate.aside)
+        found.add(
+            "new" if here == new else "old" if here == old else "aside" if (here, aside) == (None, old) else taken[-1]
+        )
+        checks._recover(gate)
+        assert contents(reference / "tiny") in (old, new)
+        assert not gate.aside.exists() and not gate.fresh.exists()
+        if not failed:
+            break
+        shutil.rmtree(reference / "tiny")
+        shutil.copytree(tmp_path / "old", reference / "tiny")
+    assert step > 7  # the folder, four files, two renames; and what is removed
+    assert found == ({"old", "aside", "new"} if killed else {"old", "new"})
+    assert contents(reference / "tiny") == new
 
 
 def test_accept_takes_no_name_of_the_package_and_nothing_that_failed(at_hand, tmp_path, monkeypatch):
