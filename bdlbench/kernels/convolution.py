@@ -1,7 +1,8 @@
 """Convolutions and group normalisation over the replicate axis.
 
-On a CPU everything here keeps images as (…, B, H, W, C) in memory, seen as (…, B, C, H, W): oneDNN's convolutions are
-two to three times faster on them, and elementwise operations keep the order. `scripts/convolutions.py` measures it.
+On a CPU every function here stores images as (…, B, H, W, C) in memory and views them as (…, B, C, H, W): oneDNN's
+convolutions are two to three times faster on that layout, and elementwise operations keep it.
+`scripts/convolutions.py` measures this.
 """
 
 from __future__ import annotations
@@ -22,17 +23,23 @@ from bdlbench.kernels.linear import apply, broadcast
 Way = Literal["channels last", "as they lie"]
 
 WAYS: dict[str, Way] = {"cpu": "channels last"}
-"""How a loop over rows lays out its images, by device. CUDA is not measured yet: cuDNN gets them as they lie."""
+"""How a loop over rows lays out its images, by device. CUDA is not measured yet: cuDNN gets images as they lie."""
 
 CHUNK = 1 << 19
-"""Numbers that a normalisation works on at once: what one pass writes is still in the cache for the next."""
+"""How many numbers a normalisation handles at once: what one pass writes is still in the cache for the next pass."""
 
 
 @dataclass(frozen=True)
 class Conv2d:
-    """Cross-correlation. x (*lead, B, C, H, W), weight (*lead, O, C, k, k) -> (*lead, B, O, H', W'), lead broadcast.
+    """A cross-correlation with square kernels over the replicate axis, for `layer(name, Conv2d(…), x, bias)`.
 
-    A loop over rows: on CPUs grouped convolution and im2col are slower, and a loop gives a row the same bits alone.
+    It loops over rows: on CPUs grouped convolution and im2col are slower, and a loop gives a row the same bits alone as
+    among others.
+
+    Attributes:
+        stride: Step between outputs, in pixels.
+        padding: Zeros added to each side, in pixels.
+        trailing: How many axes of the output follow R: (B, C, H, W).
     """
 
     stride: int = 1
@@ -40,31 +47,73 @@ class Conv2d:
     trailing: int = 4
 
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        """Apply the map. Differentiable once, also under `torch.func`. bias: (*lead, O)."""
+        """Apply the map. Differentiable once, also under `torch.func`.
+
+        Args:
+            x: Images (*lead, B, C, H, W).
+            weight: Kernels (*lead, O, C, k, k); the leading axes broadcast with those of `x`.
+            bias: Offsets (*lead, O), or None.
+
+        Returns:
+            (*lead, B, O, H′, W′).
+        """
         lead = broadcast(x.shape[:-4], weight.shape[:-4])
         x, weight = x.expand(*lead, *x.shape[-4:]), weight.expand(*lead, *weight.shape[-4:])
         result: Tensor = apply(_Convolution, x, weight, self)
         return result if bias is None else result + bias[..., None, :, None, None]
 
     def output_shape(self, x: Tensor, weight: Tensor) -> tuple[int, ...]:
-        """(B, O, H', W')."""
+        """Return (B, O, H′, W′), the axes of the output that follow the leading ones.
+
+        Args:
+            x: Images (*lead, B, C, H, W).
+            weight: Kernels (*lead, O, C, k, k).
+
+        Returns:
+            The four sizes.
+        """
         sides = [(side + 2 * self.padding - weight.shape[-1]) // self.stride + 1 for side in x.shape[-2:]]
         return x.shape[-4], weight.shape[-4], *sides
 
     def gradients(self, grad: Tensor, x: Tensor, weight: Tensor, of_x: bool, of_weight: bool) -> Gradients:
-        """Of x and of the weight, in their shapes, from that of the result, where all have the same lead."""
+        """Return the gradients of the input and of the weight.
+
+        Args:
+            grad: The gradient of the result (*lead, B, O, H′, W′).
+            x: Images (*lead, B, C, H, W).
+            weight: Kernels (*lead, O, C, k, k), with the same leading axes.
+            of_x: Whether the gradient of `x` is wanted.
+            of_weight: Whether the gradient of `weight` is wanted.
+
+        Returns:
+            Both gradients, in the shapes of `x` and `weight`; None where not wanted.
+        """
         wanted = of_x, of_weight
         found = apply(_ConvolutionGradient, grad, x, weight, self, *wanted)
         grad_x, grad_weight = (g if want else None for g, want in zip(found, wanted, strict=True))
         return grad_x, grad_weight
 
     def unit_sums(self, grad: Tensor) -> Tensor:
-        """(*lead, B, O, H, W) -> (*lead, O)."""
+        """Sum over all axes but the leading ones and the channel.
+
+        Args:
+            grad: (*lead, B, O, H, W).
+
+        Returns:
+            (*lead, O).
+        """
         return grad.sum((-4, -2, -1))
 
 
 def image_last(t: Tensor) -> Tensor:
-    """(…, C, H, W) whose memory is (…, H, W, C) where that is fast, else t; copied only where it must be."""
+    """Lay images out in memory as (…, H, W, C) where that is fast for the device; copy only where needed.
+
+    Args:
+        t: Images (…, C, H, W).
+
+    Returns:
+        The same values (…, C, H, W); `t` itself on a device without that layout.
+    """
     if WAYS.get(t.device.type) != "channels last":
         return t
     *lead, c, h, w = t.shape
@@ -74,19 +123,30 @@ def image_last(t: Tensor) -> Tensor:
 
 
 def select_images(t: Tensor, index: Tensor) -> Tensor:
-    """The images `index` (N,) of t (R, B, C, H, W): (R, N, C, H, W), as they lie in memory."""
+    """Select images along their second axis, keeping their layout in memory.
+
+    Args:
+        t: Images (R, B, C, H, W).
+        index: Which images, (N,) int64.
+
+    Returns:
+        (R, N, C, H, W).
+    """
     if WAYS.get(t.device.type) != "channels last":
         return t.index_select(1, index)
     return t.movedim(-3, -1).index_select(1, index).movedim(-1, -3)
 
 
 def _rows(lead: torch.Size) -> Iterator[tuple[int, ...]]:
-    """Indices of the leading axes, in order."""
+    """Yield the indices of the leading axes, in order."""
     return itertools.product(*map(range, lead))
 
 
 def _row(t: Tensor, i: tuple[int, ...]) -> Tensor:
-    """Row i (N, C, H, W). Strides say where the channels lie also where an axis has one element: oneDNN asks them."""
+    """Return row i (N, C, H, W).
+
+    Its strides tell the layout of the channels even where an axis has one element, because oneDNN reads them.
+    """
     row = t[i]
     if WAYS.get(t.device.type) != "channels last":
         return row
@@ -96,7 +156,7 @@ def _row(t: Tensor, i: tuple[int, ...]) -> Tensor:
 
 
 def _empty(like: Tensor, shape: torch.Size) -> Tensor:
-    """Room for images (*lead, N, C, H, W)."""
+    """Allocate images (*lead, N, C, H, W) in the layout of the device."""
     if WAYS.get(like.device.type) != "channels last":
         return like.new_empty(shape)
     *lead, c, h, w = shape
@@ -104,7 +164,7 @@ def _empty(like: Tensor, shape: torch.Size) -> Tensor:
 
 
 def _gathered(rows: Iterator[Tensor], lead: torch.Size) -> Tensor:
-    """Rows (N, C, H, W) in order -> (*lead, N, C, H, W); a lone one is not copied."""
+    """Stack rows (N, C, H, W) in order into (*lead, N, C, H, W); a single row is not copied."""
     first = next(rows)
     if lead.numel() == 1:
         return first[(None,) * len(lead)]
@@ -115,12 +175,12 @@ def _gathered(rows: Iterator[Tensor], lead: torch.Size) -> Tensor:
 
 
 def _in_front(t: Tensor, axis: int | None, size: int) -> Tensor:
-    """The axis that `vmap` maps over, as the first; expanded where t has none."""
+    """Move the axis that `vmap` maps over to the front; expand `t` where it has no such axis."""
     return t.expand(size, *t.shape) if axis is None else t.movedim(axis, 0)
 
 
 class _Convolution(torch.autograd.Function):
-    """Row by row; the gradient too, without a zero-filled image for every row that indexing would leave behind."""
+    """Convolves row by row, and so does its gradient: indexing would leave a zero-filled image for every row."""
 
     @staticmethod
     def forward(x: Tensor, weight: Tensor, op: Conv2d) -> Tensor:
@@ -145,7 +205,7 @@ class _Convolution(torch.autograd.Function):
 
 
 class _ConvolutionGradient(torch.autograd.Function):
-    """Gradients of x and weight; an empty one where it is not wanted."""
+    """Gradients of x and weight; an empty tensor for one that is not wanted."""
 
     @staticmethod
     def forward(grad: Tensor, x: Tensor, weight: Tensor, op: Conv2d, *wanted: bool) -> tuple[Tensor, Tensor]:
@@ -182,7 +242,7 @@ class _ConvolutionGradient(torch.autograd.Function):
 def _gradients(
     grad: Tensor, x: Tensor, weight: Tensor, op: Conv2d, want_x: bool, want_weight: bool
 ) -> tuple[Tensor, Tensor]:
-    """Of one row."""
+    """Return the gradients of x and weight of one row."""
     sides, pads = [op.stride, op.stride], [op.padding, op.padding]
     mask = [want_x, want_weight, False]
     parts = torch.ops.aten.convolution_backward(grad, x, weight, None, sides, pads, [1, 1], False, [0, 0], 1, mask)
@@ -194,10 +254,20 @@ EPSILON = 1e-5
 
 
 def group_norm(x: Tensor, gain: Tensor, offset: Tensor, groups: int, rectified: bool = False) -> Tensor:
-    """(x − mean) / √(variance + ε) · gain + offset; where `rectified`, max(0, that).
+    """Normalise each group of channels: (x − mean) / √(variance + ε) · gain + offset, then a ReLU where `rectified`.
 
-    x (*lead, B, C, H, W), gain and offset (*lead, C), lead broadcast; mean and variance of each example and group of
-    C / groups channels, so that nothing mixes rows. Differentiable once, also under `torch.func`. Wu & He 2018.
+    Mean and variance are those of one example and one group of C / groups channels, so nothing mixes rows.
+    Differentiable once, also under `torch.func`. Wu & He 2018.
+
+    Args:
+        x: Images (*lead, B, C, H, W).
+        gain: Factors (*lead, C).
+        offset: Offsets (*lead, C); the leading axes of all three broadcast.
+        groups: How many groups the channels form; divides C.
+        rectified: Whether a ReLU follows.
+
+    Returns:
+        (*lead, B, C, H, W).
     """
     lead = broadcast(broadcast(x.shape[:-4], gain.shape[:-1]), offset.shape[:-1])
     x, gain, offset = (t.expand(*lead, *t.shape[-n:]) for t, n in ((x, 4), (gain, 1), (offset, 1)))
@@ -211,18 +281,21 @@ def group_norm(x: Tensor, gain: Tensor, offset: Tensor, groups: int, rectified: 
 
 
 def _flat(t: Tensor) -> Tensor:
-    """Images (*lead, B, C, H, W) as (N, H·W, C)."""
+    """View images (*lead, B, C, H, W) as (N, H·W, C)."""
     return t.movedim(-3, -1).reshape(-1, t.shape[-2] * t.shape[-1], t.shape[-3])
 
 
 def _per_example(t: Tensor, examples: int) -> Tensor:
-    """What a row has for each channel, (*lead, C) -> (N, C)."""
+    """Repeat the values of each channel (*lead, C) for every example: (N, C)."""
     return t.unsqueeze(-2).expand(*t.shape[:-1], examples, t.shape[-1]).reshape(-1, t.shape[-1])
 
 
 @cache
 def _averaging(channels: int, groups: int, dtype: torch.dtype) -> Tensor:
-    """(C, C): times it, channels get their group's mean. A small product costs less than a reduction."""
+    """Return the (C, C) matrix that replaces each channel by the mean of its group.
+
+    A small product costs less than a reduction.
+    """
     with torch.inference_mode(False):
         one = torch.ones(channels // groups, channels // groups, dtype=dtype)
         averaging: Tensor = torch.block_diag(*[one / len(one)] * groups)
@@ -230,13 +303,13 @@ def _averaging(channels: int, groups: int, dtype: torch.dtype) -> Tensor:
 
 
 def _chunks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """The same few examples of each tensor in turn; the first sets how many."""
+    """Yield the same few examples of each tensor in turn; the size of the first tensor sets how many."""
     count = max(1, CHUNK // max(1, tensors[0][:1].numel()))
     return zip(*(t.split(count) for t in tensors), strict=True)
 
 
 class _GroupNorm(torch.autograd.Function):
-    """Written by passes over (N, H·W, C), all of which fit that order of memory, unlike torch's own kernel."""
+    """Works in passes over (N, H·W, C), which suit that memory layout, unlike torch's own kernel."""
 
     @staticmethod
     def forward(x: Tensor, gain: Tensor, offset: Tensor, groups: int, rectified: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -275,7 +348,10 @@ class _GroupNorm(torch.autograd.Function):
 
 
 class _GroupNormGradient(torch.autograd.Function):
-    """With z the normalised x, r the rate, ḡ = gain · grad: r (ḡ − mean ḡ − z · mean(ḡ z)), means over the group."""
+    """The gradient of `_GroupNorm` for x: r (ḡ − mean ḡ − z · mean(ḡ z)), means over the group.
+
+    z is the normalised x, r the reciprocal standard deviation, ḡ = gain · grad.
+    """
 
     @staticmethod
     def forward(

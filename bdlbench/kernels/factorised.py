@@ -1,8 +1,8 @@
-"""Factorised Gaussian weights: flat rows taken apart into leaves, and the gradient put together in one place.
+"""Factorised Gaussian weights: flat rows are split into leaves, and their gradient is put together in one place.
 
-A row holds P means and then P log standard deviations, or log variances. Every leaf's gradient, the chain rule through
-the exponential and the gradient of the KL meet in ONE tensor (R, 2P): what a step does beside its products is to read
-and write memory.
+A row holds P means and then P log standard deviations (or log variances). The gradient of every leaf, the chain rule
+through the exponential and the gradient of the KL meet in one tensor (R, 2P), because the time of a step outside its
+matrix products is spent on reading and writing memory.
 """
 
 from __future__ import annotations
@@ -28,16 +28,32 @@ LeafTensors = dict[str, Tensor]
 
 
 class Divergence(Protocol):
-    """A KL from a factorised Gaussian, whose gradient is known."""
+    """A KL from a factorised Gaussian, with a known gradient."""
 
     def kl(self, mean: Tensor, log_sd: Tensor) -> Tensor:
-        """In nats, of rows (R, P) each: (R,)."""
+        """Return the KL of each row.
+
+        Args:
+            mean: Means (R, P).
+            log_sd: Logarithms of the standard deviations (R, P).
+
+        Returns:
+            Nats, (R,).
+        """
         ...
 
     def add_kl_gradient(
         self, mean: Tensor, variance: Tensor, factor: Tensor, into_mean: Tensor, into_log_sd: Tensor
     ) -> None:
-        """Add factor (R, 1) times the gradient of `kl` at mean and variance (R, P) to the other two, in place."""
+        """Add `factor` times the gradient of `kl` to `into_mean` and `into_log_sd`, in place.
+
+        Args:
+            mean: Means (R, P).
+            variance: Variances (R, P).
+            factor: What the gradient is multiplied by, (R, 1).
+            into_mean: Receives the gradient in the means, (R, P).
+            into_log_sd: Receives the gradient in the log standard deviations, (R, P).
+        """
         ...
 
 
@@ -57,9 +73,16 @@ class Sampled(NamedTuple):
 
 
 def factorised(flat: Tensor, layout: Layout, divergence: Divergence, valued: bool = True) -> Factorised:
-    """Means, variances exp(2 log_sd) and KL of rows flat (R, 2P), differentiable once.
+    """Split rows into means, variances exp(2 log_sd) and the KL; differentiable once.
 
-    Where not `valued`, the KL is zero and only its gradient is right.
+    Args:
+        flat: Rows (R, 2P): P means, then P log standard deviations.
+        layout: Where each leaf lies in a row.
+        divergence: The KL.
+        valued: Whether the value of the KL is read; if not, it is zero and only its gradient is right.
+
+    Returns:
+        Leaves of means and variances, and the KL (R,) in nats.
     """
     kl, *leaves = apply(_Factorised, flat, layout, divergence, valued)
     count = len(layout.leaves)
@@ -69,9 +92,19 @@ def factorised(flat: Tensor, layout: Layout, divergence: Divergence, valued: boo
 
 
 def sampled(flat: Tensor, noise: Tensor, layout: Layout, divergence: Divergence, valued: bool = True) -> Sampled:
-    """Leaves of mean + exp(log_sd) · noise, and the KL, of rows flat (R, 2P) and noise (R, P), differentiable once.
+    """Draw one weight sample mean + exp(log_sd) · noise and compute the KL; differentiable once.
 
-    Blundell et al. 2015, §3.2. Where not `valued`, the KL is zero and only its gradient is right.
+    Blundell et al. 2015, §3.2.
+
+    Args:
+        flat: Rows (R, 2P): P means, then P log standard deviations.
+        noise: Standard normal numbers (R, P).
+        layout: Where each leaf lies in a row.
+        divergence: The KL.
+        valued: Whether the value of the KL is read; if not, it is zero and only its gradient is right.
+
+    Returns:
+        The sampled leaves, and the KL (R,) in nats.
     """
     kl, *leaves = apply(_Sampled, flat, noise, layout, divergence, valued)
     return Sampled(dict(zip(layout.leaves, leaves, strict=True)), kl)
@@ -80,10 +113,20 @@ def sampled(flat: Tensor, noise: Tensor, layout: Layout, divergence: Divergence,
 def sparse(
     flat: Tensor, layout: Layout, linear: Sequence[str], counted: Tensor, limit: Tensor, valued: bool = True
 ) -> Factorised:
-    """Means, variances exp(log_variance) and log-uniform KL of rows (R, 2P): P means, then P log variances.
+    """Split rows into means, variances exp(log_variance) and the log-uniform KL; differentiable once.
 
-    linear: the leaves that have a variance; counted (P,): 1 on their weights. A mean is zero where log α is at or above
-    limit (1 or R, P). Molchanov et al. 2017. Differentiable once; `valued` as for `factorised`.
+    A mean is zero where log α is at or above its limit. Molchanov et al. 2017.
+
+    Args:
+        flat: Rows (R, 2P): P means, then P log variances.
+        layout: Where each leaf lies in a row.
+        linear: Names of the leaves that have a variance.
+        counted: 1 on the weights of these leaves, else 0, (P,).
+        limit: The log α from which a weight counts as pruned, (1 or R, P).
+        valued: Whether the value of the KL is read; if not, it is zero and only its gradient is right.
+
+    Returns:
+        Leaves of means and variances, and the KL (R,) in nats.
     """
     kl, *leaves = apply(_Sparse, flat, layout, linear, counted, limit, valued)
     count = len(layout.leaves)
@@ -92,7 +135,13 @@ def sparse(
 
 
 def gather(layout: Layout, grads: Sequence[Tensor | None], into: Tensor) -> None:
-    """Put gradients of leaves (R, *S), one layout after another, into a tensor (R, …); zeros where there is none."""
+    """Write the gradients of leaves into one tensor, with zeros where a leaf has none.
+
+    Args:
+        layout: Where each leaf lies in a row.
+        grads: Gradients (R, *S) of the leaves of one or more layouts, one layout after another.
+        into: The tensor (R, …) that receives them.
+    """
     (rows, _), like, pieces = into.shape, into, []
     for grad, (size, padding) in zip(grads, layout.spans * (len(grads) // len(layout.spans)), strict=True):
         pieces.append(_zeros(rows, size, like.dtype, like.device) if grad is None else grad.reshape(rows, size))
@@ -170,7 +219,7 @@ class _Sparse(torch.autograd.Function):
         mean, log_variance = flat.chunk(2, -1)
         variance, square = log_variance.exp(), positive_square(mean)
         alpha = log_alpha_of_square(square, log_variance)
-        kept = torch.lt(alpha, limit, out=torch.empty_like(alpha))  # ten times as fast as by way of a bool
+        kept = torch.lt(alpha, limit, out=torch.empty_like(alpha))  # ten times as fast as through a tensor of bools
         kl = row_sum(log_uniform_kl(alpha) * counted) if valued else flat.new_zeros(len(flat))
         ctx.layout, ctx.linear = layout, linear
         ctx.set_materialize_grads(False)

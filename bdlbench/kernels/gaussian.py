@@ -1,4 +1,4 @@
-"""Gaussians with full covariances, in closed form, of ONE replicate: means (P,), covariances (P, P)."""
+"""Closed forms for Gaussians with full covariances, of ONE replicate: means (P,), covariances (P, P)."""
 
 from __future__ import annotations
 
@@ -9,9 +9,18 @@ from torch import Tensor
 
 
 def linear_posterior(x: Tensor, y: Tensor, noise_sd: float, prior_sd: float) -> tuple[Tensor, Tensor]:
-    """Mean (P,) and covariance (P, P) of w given y = X w + noise, with w ~ N(0, prior_sd² I) and noise of `noise_sd`.
+    """Return the posterior of w given y = X w + noise, with w ~ N(0, prior_sd² I) and noise ~ N(0, noise_sd² I).
 
-    Λ = XᵀX / noise_sd² + I / prior_sd², Σ = Λ⁻¹, mean = Σ Xᵀy / noise_sd². x: (N, P), y: (N,). Bishop 2006, eq. 3.50 f.
+    Λ = XᵀX / noise_sd² + I / prior_sd², Σ = Λ⁻¹, mean = Σ Xᵀy / noise_sd². Bishop 2006, eq. 3.50 f.
+
+    Args:
+        x: Inputs X, (N, P).
+        y: Targets, (N,).
+        noise_sd: Standard deviation of the noise, in the unit of y.
+        prior_sd: Standard deviation of each weight under the prior.
+
+    Returns:
+        Mean (P,) and covariance (P, P) of w.
     """
     identity = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
     factor = torch.linalg.cholesky(x.mT @ x / noise_sd**2 + identity / prior_sd**2)
@@ -20,7 +29,17 @@ def linear_posterior(x: Tensor, y: Tensor, noise_sd: float, prior_sd: float) -> 
 
 
 def linear_evidence(x: Tensor, y: Tensor, noise_sd: float, prior_sd: float) -> Tensor:
-    """log p(y | X) = log N(y; 0, noise_sd² I + prior_sd² X Xᵀ) in nats, (). Bishop 2006, eq. 3.86."""
+    """Return log p(y | X) = log N(y; 0, noise_sd² I + prior_sd² X Xᵀ). Bishop 2006, eq. 3.86.
+
+    Args:
+        x: Inputs X, (N, P).
+        y: Targets, (N,).
+        noise_sd: Standard deviation of the noise, in the unit of y.
+        prior_sd: Standard deviation of each weight under the prior.
+
+    Returns:
+        The log-evidence in nats, ().
+    """
     mean, covariance = linear_posterior(x, y, noise_sd, prior_sd)
     misfit = ((y - x @ mean) / noise_sd).square().sum() + (mean / prior_sd).square().sum()
     scales = 2 * (len(y) * math.log(noise_sd) + len(mean) * math.log(prior_sd))
@@ -28,16 +47,34 @@ def linear_evidence(x: Tensor, y: Tensor, noise_sd: float, prior_sd: float) -> T
 
 
 def linear_expected_log_likelihood(x: Tensor, y: Tensor, noise_sd: float, mean: Tensor, covariance: Tensor) -> Tensor:
-    """E log N(y; X w, noise_sd² I) over w ~ N(mean, covariance), in nats, ()."""
+    """Return E log N(y; X w, noise_sd² I) over w ~ N(mean, covariance).
+
+    Args:
+        x: Inputs X, (N, P).
+        y: Targets, (N,).
+        noise_sd: Standard deviation of the noise, in the unit of y.
+        mean: Mean of w, (P,).
+        covariance: Covariance of w, (P, P).
+
+    Returns:
+        Nats, ().
+    """
     spread = torch.trace(x @ covariance @ x.mT)
     misfit = ((y - x @ mean).square().sum() + spread) / noise_sd**2
     return -0.5 * misfit - len(y) * (math.log(noise_sd) + 0.5 * math.log(2 * math.pi))
 
 
 def gaussian_kl(mean: Tensor, covariance: Tensor, other_mean: Tensor, other_covariance: Tensor) -> Tensor:
-    """KL(N(mean, covariance) ‖ N(other_mean, other_covariance)) in nats, (). Both covariances positive definite.
+    """Return KL(N(m₁, S₁) ‖ N(m₂, S₂)) = ½ [tr(S₂⁻¹S₁) + (m₂ − m₁)ᵀ S₂⁻¹ (m₂ − m₁) − P + log |S₂| − log |S₁|].
 
-    ½ [tr(S₂⁻¹S₁) + (m₂ − m₁)ᵀ S₂⁻¹ (m₂ − m₁) − P + log |S₂| − log |S₁|].
+    Args:
+        mean: m₁, (P,).
+        covariance: S₁, (P, P), positive definite.
+        other_mean: m₂, (P,).
+        other_covariance: S₂, (P, P), positive definite.
+
+    Returns:
+        The divergence in nats, ().
     """
     factor = torch.linalg.cholesky(other_covariance)
     own = torch.linalg.cholesky(covariance)
@@ -49,9 +86,18 @@ def gaussian_kl(mean: Tensor, covariance: Tensor, other_mean: Tensor, other_cova
 
 
 def gaussian_w2(mean: Tensor, covariance: Tensor, other_mean: Tensor, other_covariance: Tensor) -> Tensor:
-    """The Wasserstein-2 distance of N(mean, covariance) and N(other_mean, other_covariance), (): not its square.
+    """Return the Wasserstein-2 distance of N(m₁, S₁) and N(m₂, S₂), not its square.
 
-    W₂² = |m₁ − m₂|² + tr(S₁ + S₂ − 2 (S₂^½ S₁ S₂^½)^½). Covariances may be singular. Olkin & Pukelsheim 1982.
+    W₂² = |m₁ − m₂|² + tr(S₁ + S₂ − 2 (S₂^½ S₁ S₂^½)^½). Olkin & Pukelsheim 1982.
+
+    Args:
+        mean: m₁, (P,).
+        covariance: S₁, (P, P); may be singular.
+        other_mean: m₂, (P,).
+        other_covariance: S₂, (P, P); may be singular.
+
+    Returns:
+        The distance in the unit of the means, ().
     """
     values, vectors = torch.linalg.eigh(other_covariance)
     root = vectors * values.clamp_min(0).sqrt() @ vectors.mT
@@ -62,6 +108,16 @@ def gaussian_w2(mean: Tensor, covariance: Tensor, other_mean: Tensor, other_cova
 
 
 def normal_pair_kl(mean: Tensor, sd: Tensor, other_mean: Tensor, other_sd: Tensor) -> Tensor:
-    """KL(N(mean, sd²) ‖ N(other_mean, other_sd²)) in nats, elementwise."""
+    """Return KL(N(mean, sd²) ‖ N(other_mean, other_sd²)), elementwise.
+
+    Args:
+        mean: Means of the first distribution.
+        sd: Standard deviations of the first, positive.
+        other_mean: Means of the second.
+        other_sd: Standard deviations of the second, positive.
+
+    Returns:
+        Divergences in nats, in the broadcast shape.
+    """
     ratio, shift = sd / other_sd, (mean - other_mean) / other_sd
     return 0.5 * (ratio.square() + shift.square() - 1) - ratio.log()

@@ -1,8 +1,8 @@
 """Kullback-Leibler divergences of factorised weight posteriors, over flat rows (R, P).
 
-Training needs their gradients, which have a closed form: a few passes over the weights instead of twenty
-(`kernels.factorised` adds them to those of the likelihood). Their value takes more than that: where nobody reads it
-(`valued` is false) it is left out, and is zero.
+Training needs only their gradients, whose closed forms take a few passes over the weights instead of twenty
+(`kernels.factorised` adds them to the gradients of the likelihood). Their values take more passes, so with
+`valued=False`, where nobody reads the value, it is not computed and is zero.
 """
 
 from __future__ import annotations
@@ -24,30 +24,55 @@ LOG_ALPHA_LIMIT = 8.0
 
 
 def row_sum(values: Tensor) -> Tensor:
-    """Sum of each row: (R, P) -> (R,). Row by row, so that the order of addition does not depend on R."""
+    """Sum each row, one row at a time, so that the order of addition does not depend on R.
+
+    Args:
+        values: (R, P).
+
+    Returns:
+        (R,).
+    """
     return torch.stack([row.sum() for row in values])
 
 
 def normal_log_density(value: Tensor, sd: Tensor | float) -> Tensor:
-    """log N(value; 0, sd²) in nats, elementwise."""
+    """Return log N(value; 0, sd²), elementwise.
+
+    Args:
+        value: Where the density is taken.
+        sd: Standard deviations, positive; broadcast to `value`.
+
+    Returns:
+        Nats, in the broadcast shape.
+    """
     log_sd = sd.log() if isinstance(sd, Tensor) else math.log(sd)
     return -0.5 * (value / sd).square() - log_sd - 0.5 * math.log(2 * math.pi)
 
 
 def normal_kl(mean: Tensor, log_sd: Tensor, prior_sd: Tensor) -> Tensor:
-    """KL(N(mean, sd²) ‖ N(0, prior_sd²)) in nats, elementwise.
+    """Return KL(N(mean, sd²) ‖ N(0, prior_sd²)) = ½ (sd² + mean²) / prior_sd² − ½ − log(sd / prior_sd), elementwise.
 
-    ½ (sd² + mean²) / prior_sd² − ½ − log(sd / prior_sd). mean, log_sd (R, P); prior_sd (1 or R, P), positive.
     Kingma & Welling 2014, appendix B, with a prior of any scale.
+
+    Args:
+        mean: Means (R, P).
+        log_sd: Logarithms of the standard deviations (R, P).
+        prior_sd: Standard deviations of the prior (1 or R, P), positive.
+
+    Returns:
+        Nats, (R, P).
     """
     precision = prior_sd.square().reciprocal()
     return 0.5 * ((2 * log_sd).exp() + mean.square()) * precision - 0.5 - log_sd + prior_sd.log()
 
 
 class RowPrior(NamedTuple):
-    """N(0, sd²) of each weight of a row. sd (1 or R, P); counted (P,): 1 on weights, 0 on padding.
+    """N(0, sd²) for each weight of a row.
 
-    precision = counted / sd², (1 or R, P).
+    Attributes:
+        sd: Standard deviations (1 or R, P).
+        precision: counted / sd², (1 or R, P).
+        counted: 1 on weights, 0 on padding, (P,).
     """
 
     sd: Tensor
@@ -56,16 +81,33 @@ class RowPrior(NamedTuple):
 
 
 def normal_kl_sum(mean: Tensor, log_sd: Tensor, prior: RowPrior) -> Tensor:
-    """`normal_kl` summed over the weights that the prior counts: (R,)."""
+    """Sum `normal_kl` over the weights that the prior counts.
+
+    Args:
+        mean: Means (R, P).
+        log_sd: Logarithms of the standard deviations (R, P).
+        prior: The prior of each weight.
+
+    Returns:
+        Nats, (R,).
+    """
     return row_sum(normal_kl(mean, log_sd, prior.sd) * prior.counted)
 
 
 def add_normal_kl_gradient(
     mean: Tensor, variance: Tensor, factor: Tensor, prior: RowPrior, into_mean: Tensor, into_log_sd: Tensor
 ) -> None:
-    """Add factor (R, 1) times the gradient of `normal_kl_sum` at mean and variance (R, P) to the other two, in place.
+    """Add `factor` times the gradient of `normal_kl_sum` to `into_mean` and `into_log_sd`, in place.
 
-    In the mean: mean · precision; in the log standard deviation: variance · precision − 1.
+    The gradient is mean · precision in the mean, and variance · precision − 1 in the log standard deviation.
+
+    Args:
+        mean: Means (R, P).
+        variance: Variances (R, P).
+        factor: What the gradient is multiplied by, (R, 1).
+        prior: The prior of each weight.
+        into_mean: Receives the gradient in the means, (R, P).
+        into_log_sd: Receives the gradient in the log standard deviations, (R, P).
     """
     weight = prior.precision * factor
     into_mean.addcmul_(mean, weight)
@@ -73,50 +115,95 @@ def add_normal_kl_gradient(
 
 
 def normal_log_density_sum(value: Tensor, prior: RowPrior, valued: bool = True) -> Tensor:
-    """`normal_log_density` summed over the weights that the prior counts, (R,). Gradient: −value · precision."""
+    """Sum `normal_log_density` over the weights that the prior counts; the gradient is −value · precision.
+
+    Args:
+        value: Weights (R, P).
+        prior: The prior of each weight.
+        valued: Whether the value is read; if not, it is zero and only its gradient is right.
+
+    Returns:
+        Nats, (R,).
+    """
     total: Tensor = apply(_NormalLogDensitySum, value, *prior, valued)
     return total
 
 
 def log_uniform_kl(log_alpha: Tensor) -> Tensor:
-    """KL(N(θ, αθ²) ‖ log-uniform) in nats up to a constant, elementwise, zero as α → ∞.
+    """Return KL(N(θ, αθ²) ‖ log-uniform) up to a constant, elementwise; it tends to zero as α → ∞.
 
-    −[k1 σ(k2 + k3 log α) − ½ log(1 + 1/α) − k1], Molchanov, Ashukha & Vetrov 2017, eq. 14. log_alpha (R, P). By
-    logsigmoid alone: torch's sigmoid and softplus round the tail of their memory differently.
+    −[k1 σ(k2 + k3 log α) − ½ log(1 + 1/α) − k1], Molchanov, Ashukha & Vetrov 2017, eq. 14. Computed with `logsigmoid`
+    only: torch's sigmoid and softplus round the last elements of a tensor differently from the others.
+
+    Args:
+        log_alpha: (R, P).
+
+    Returns:
+        Nats, (R, P).
     """
     return K1 - K1 * logsigmoid(K2 + K3 * log_alpha).exp() - 0.5 * logsigmoid(log_alpha)
 
 
 def log_alpha(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """log α = log variance − log mean², clipped to ± LOG_ALPHA_LIMIT. (R, P)."""
+    """Return log α = log variance − log mean², clipped to ± LOG_ALPHA_LIMIT.
+
+    Args:
+        mean: Means (R, P).
+        log_variance: Logarithms of the variances (R, P).
+
+    Returns:
+        (R, P).
+    """
     return log_alpha_of_square(positive_square(mean), log_variance)
 
 
 def positive_square(mean: Tensor) -> Tensor:
-    """mean² and a little, so that it has a logarithm."""
+    """Return mean² plus a tiny number, so that its logarithm is finite.
+
+    Args:
+        mean: Means (R, P).
+
+    Returns:
+        (R, P).
+    """
     return mean.square().add_(_TINY)
 
 
 def log_alpha_of_square(square: Tensor, log_variance: Tensor) -> Tensor:
-    """`log_alpha` where the `positive_square` of the mean is at hand."""
+    """Return `log_alpha` from the `positive_square` of the mean where that is already computed.
+
+    Args:
+        square: positive_square(mean), (R, P).
+        log_variance: Logarithms of the variances (R, P).
+
+    Returns:
+        (R, P).
+    """
     return square.log().neg_().add_(log_variance).clamp_(-LOG_ALPHA_LIMIT, LOG_ALPHA_LIMIT)
 
 
 def add_log_uniform_kl_gradient(
     mean: Tensor, square: Tensor, variance: Tensor, alpha: Tensor, weight: Tensor, into: tuple[Tensor, Tensor]
 ) -> None:
-    """Add weight (R, P) times the gradient of `log_uniform_kl` to `into`: that in the mean, that in the log variance.
+    """Add `weight` times the gradient of `log_uniform_kl` to the two tensors of `into`, in place.
 
-    At square = positive_square(mean), alpha = log_alpha(mean, log variance), all (R, P); zero where alpha is clipped.
-    By log α: −½ [mean² / (mean² + variance) + 2 k1 k3 e / (1 + e)²], with e = exp(−k2 − k3 log α); d log α / d mean =
-    −2 / mean.
+    The derivative by log α is −½ [mean² / (mean² + variance) + 2 k1 k3 e / (1 + e)²] with e = exp(−k2 − k3 log α), and
+    d log α / d mean = −2 / mean. It is zero where log α is clipped.
+
+    Args:
+        mean: Means (R, P).
+        square: positive_square(mean), (R, P).
+        variance: Variances (R, P).
+        alpha: log_alpha(mean, log variance), (R, P).
+        weight: What the gradient is multiplied by, (R, P).
+        into: Receive the gradient in the mean and in the log variance, (R, P) each.
     """
-    # In two buffers: what is new to the cache costs twice as much to write.
+    # Two buffers are used again and again: memory that is not in the cache costs twice as much to write.
     e = torch.rsub(alpha, -K2, alpha=K3).exp_()
     slope = (e + 1).square_()
     e.div_(slope)
     torch.div(square, torch.add(square, variance, out=slope), out=slope).add_(e, alpha=2 * K1 * K3).mul_(weight)
-    # Zero where alpha is at a limit, in one pass where a mask takes three.
+    # Zero where alpha is at a limit, in one pass; a mask takes three.
     torch.ops.aten.hardtanh_backward(slope, alpha, -LOG_ALPHA_LIMIT, LOG_ALPHA_LIMIT, grad_input=slope)
     into_mean, into_log_variance = into
     into_log_variance.sub_(slope, alpha=0.5)

@@ -1,8 +1,8 @@
-"""Linear maps over the replicate axis, whose bits for one row do not depend on how many rows there are.
+"""Linear maps over the replicate axis. The bits of one row do not depend on how many rows there are.
 
-Which path is taken depends on the sizes of ONE row: small matrices go through one batched product (a lone row padded
-to two, since a batch of one takes another routine), large ones through a loop of plain products. The bits of a product
-on a CPU also depend on where its matrices lie in memory, so each starts on a boundary.
+The sizes of ONE row decide which path is taken. Small matrices go through one batched product; a single row is padded
+to two, since a batch of one uses another routine. Large matrices go through a loop of plain products. The bits of a
+product on a CPU also depend on where its matrices lie in memory, so each matrix starts on a boundary.
 """
 
 from __future__ import annotations
@@ -17,17 +17,27 @@ from torch.nn import functional
 from bdlbench.core.layout import Gradients
 
 SMALL = 1 << 18
-"""Multiply-adds of one row up to which products are batched, on a CPU. At this size a loop of plain ones takes 0.6
-times as long for a lone row and 1.5 times for twenty, at four times this size 0.5 and 1.15 times."""
+"""Multiply-adds of one row up to which products are batched on a CPU.
+
+At this size a loop of plain products takes 0.6 times as long as the batched one for a single row and 1.5 times for
+twenty rows; at four times this size 0.5 and 1.15 times.
+"""
 
 BOUNDARY = 16
-"""Bytes. MKL rounds differently where a factor or the result starts off a multiple of this; more changes nothing."""
+"""Bytes. MKL rounds differently where a factor or the result does not start at a multiple of this address."""
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
-    """Matrix products along the leading axes: a (*lead, n, k), b (*lead, k, m), broadcast -> (*lead, n, m).
+    """Multiply matrices along the leading axes; differentiable once.
 
-    Differentiable, backward only; each row's result and gradient carry the same bits alone and among others.
+    The result and the gradient of each row have the same bits alone as among others.
+
+    Args:
+        a: (*lead, n, k).
+        b: (*lead, k, m); the leading axes broadcast.
+
+    Returns:
+        (*lead, n, m).
     """
     if not needs_gradient(a, b):
         return plain_product(a, b)
@@ -41,18 +51,34 @@ def product(a: Tensor, b: Tensor) -> Tensor:
 
 
 def needs_gradient(a: Tensor, b: Tensor) -> bool:
-    """Whether what is made of them has to be differentiable: not in the backward of a first derivative."""
+    """Tell whether the product of `a` and `b` has to be differentiable: not inside the backward of a first derivative.
+
+    Args:
+        a: A tensor.
+        b: A tensor.
+
+    Returns:
+        True where gradients are recorded and either tensor asks for one.
+    """
     return torch.is_grad_enabled() and (a.requires_grad or b.requires_grad)
 
 
 def plain_product(a: Tensor, b: Tensor) -> Tensor:
-    """`product` without a gradient."""
+    """Compute `product` without a gradient.
+
+    Args:
+        a: (*lead, n, k).
+        b: (*lead, k, m); the leading axes broadcast.
+
+    Returns:
+        (*lead, n, m).
+    """
     if a.ndim == b.ndim == 3 and a.shape[0] == b.shape[0]:
         return _rows_product(a, b)
     lead = broadcast(a.shape[:-2], b.shape[:-2])
     large = a.shape[-2] * a.shape[-1] * b.shape[-1] > SMALL
     if a.device.type == "cpu" and large:
-        return _one_by_one(_aligned(a), _aligned(b), lead)  # without a copy of what is broadcast
+        return _one_by_one(_aligned(a), _aligned(b), lead)  # does not copy the broadcast factor
     result = _rows_product(_stacked(a, lead), _stacked(b, lead))
     return result.view(*lead, *result.shape[1:])
 
@@ -65,13 +91,23 @@ def apply(function: type[torch.autograd.Function], *args: Any) -> Any:
 
 
 def broadcast(a: torch.Size, b: torch.Size) -> torch.Size:
-    """`torch.broadcast_shapes`, which takes longer than a small product, asked only where neither ends on the other."""
+    """Return `torch.broadcast_shapes(a, b)`, calling it only where neither shape ends with the other.
+
+    That function takes longer than a small product.
+
+    Args:
+        a: A shape.
+        b: A shape.
+
+    Returns:
+        The broadcast shape.
+    """
     longer, shorter = (a, b) if len(a) >= len(b) else (b, a)
     return longer if longer[len(longer) - len(shorter) :] == shorter else torch.broadcast_shapes(a, b)
 
 
 def _rows_product(a: Tensor, b: Tensor) -> Tensor:
-    """a (R, n, k), b (R, k, m) -> (R, n, m)."""
+    """Multiply a (R, n, k) by b (R, k, m): (R, n, m)."""
     if a.device.type != "cpu":
         return torch.bmm(a, b)
     (n, k), m = a.shape[1:], b.shape[-1]
@@ -79,7 +115,7 @@ def _rows_product(a: Tensor, b: Tensor) -> Tensor:
     if n * k * m > SMALL:
         return _one_by_one(a, b, a.shape[:1])
     unit = BOUNDARY // a.element_size()
-    if n * m % unit and n % unit:  # each row's result is to be aligned too; by sizes, since a lone row must do the same
+    if n * m % unit and n % unit:  # align each row's result too; by size, so that a single row does the same
         return _batched(_longer(a, -n % unit), b)[:, :n]
     return _batched(a, b)
 
@@ -89,7 +125,7 @@ def _batched(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _one_by_one(a: Tensor, b: Tensor, lead: torch.Size) -> Tensor:
-    """A plain product for each row, written where it belongs if that is on a boundary; a lone one is not copied."""
+    """Compute a plain product for each row, into the result if it is on a boundary; a single row is not copied."""
     if a.ndim == b.ndim == 3 and lead.numel() == 1:
         return torch.mm(a[0], b[0]).unsqueeze(0)
     shape = (*lead, a.shape[-2], b.shape[-1])
@@ -104,21 +140,24 @@ def _one_by_one(a: Tensor, b: Tensor, lead: torch.Size) -> Tensor:
 
 
 def _matrices(t: Tensor) -> list[Tensor]:
-    """(*lead, n, k) as matrices, in order."""
+    """List the matrices of (*lead, n, k), in order."""
     return [t] if t.ndim == 2 else [matrix for part in t.unbind() for matrix in _matrices(part)]
 
 
 def _stacked(t: Tensor, lead: torch.Size) -> Tensor:
-    """(…, n, k) as (prod(lead), n, k), copied only where it must be; what lies transposed stays so, for its bits."""
+    """Reshape (…, n, k) to (prod(lead), n, k), copying only where needed.
+
+    A transposed matrix stays transposed in memory: its layout decides the bits of a product.
+    """
     if t.stride(-2) < t.stride(-1):
         return _stacked(t.mT, lead).mT
     return t.expand(*lead, *t.shape[-2:]).reshape(-1, *t.shape[-2:])
 
 
 def _aligned(t: Tensor) -> Tensor:
-    """t (…, n, k) with each matrix dense and on a boundary of memory, copied where it is not; sizes stay."""
+    """Return t (…, n, k) with each matrix dense and on a boundary of memory; other matrices are copied, sizes stay."""
     if t.ndim == 3 and t.is_contiguous() and t.stride(0) % BOUNDARY == 0 == t.storage_offset() % BOUNDARY:
-        return t  # the usual case, asked first, and of more numbers than it takes
+        return t  # the usual case first, by a stricter test than is needed
     unit, (rows, columns), (*lead, down, across) = BOUNDARY // t.element_size(), t.shape[-2:], t.stride()
     dense = (across == 1 and down == columns) or (down == 1 and across == rows)
     off = [stride for stride, size in zip(lead, t.shape, strict=False) if size > 1 and stride % unit]
@@ -130,14 +169,14 @@ def _aligned(t: Tensor) -> Tensor:
 
 
 def _longer(t: Tensor, more: int) -> Tensor:
-    """A copy of t (…, n, k) with rows of zeros behind it: (…, n + more, k); what lies transposed stays so."""
+    """Copy t (…, n, k) with rows of zeros appended: (…, n + more, k). A transposed matrix stays so in memory."""
     if t.stride(-2) < t.stride(-1):
         return functional.pad(t.mT, (0, more)).mT
     return functional.pad(t, (0, 0, 0, more)) if more else t.clone(memory_format=torch.contiguous_format)
 
 
 class _Product(torch.autograd.Function):
-    """`_rows_product` whose gradient takes the same paths: grad_a = g bᵀ, grad_b = aᵀ g."""
+    """`_rows_product` with a gradient that takes the same paths: grad_a = g bᵀ, grad_b = aᵀ g."""
 
     generate_vmap_rule = True
 
@@ -159,12 +198,25 @@ class _Product(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class Dense:
-    """y = x Wᵀ + b. x (*lead, B, I), W (*lead, O, I), b (*lead, O) -> (*lead, B, O), lead broadcast."""
+    """The dense map y = x Wᵀ + b over the replicate axis.
+
+    Attributes:
+        trailing: How many axes of the output follow R: (B, O).
+    """
 
     trailing: int = 2
 
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        """Apply the map."""
+        """Apply the map.
+
+        Args:
+            x: Inputs (*lead, B, I).
+            weight: W, (*lead, O, I); the leading axes broadcast.
+            bias: b, (*lead, O), or None.
+
+        Returns:
+            (*lead, B, O).
+        """
         if x.ndim == weight.ndim == 3 and x.shape[0] == weight.shape[0] and needs_gradient(x, weight):
             result: Tensor = apply(_Dense, x, weight, bias)
             return result
@@ -176,20 +228,46 @@ class Dense:
         return out.add_(bias.unsqueeze(-2)) if fits else out + bias.unsqueeze(-2)
 
     def output_shape(self, x: Tensor, weight: Tensor) -> tuple[int, ...]:
-        """(B, O)."""
+        """Return (B, O), the axes of the output that follow the leading ones.
+
+        Args:
+            x: Inputs (*lead, B, I).
+            weight: W, (*lead, O, I).
+
+        Returns:
+            The two sizes.
+        """
         return x.shape[-2], weight.shape[-2]
 
     def gradients(self, grad: Tensor, x: Tensor, weight: Tensor, of_x: bool, of_weight: bool) -> Gradients:
-        """Of x and of the weight, in their shapes, from that of the result, where all have the same lead (R,)."""
+        """Return the gradients of the input and of the weight.
+
+        Args:
+            grad: The gradient of the result (R, B, O).
+            x: Inputs (R, B, I).
+            weight: W, (R, O, I).
+            of_x: Whether the gradient of `x` is wanted.
+            of_weight: Whether the gradient of `weight` is wanted.
+
+        Returns:
+            Both gradients, in the shapes of `x` and `weight`; None where not wanted.
+        """
         return product(grad, weight) if of_x else None, product(grad.mT, x) if of_weight else None
 
     def unit_sums(self, grad: Tensor) -> Tensor:
-        """(*lead, B, O) -> (*lead, O)."""
+        """Sum over all axes but the leading ones and the unit.
+
+        Args:
+            grad: (*lead, B, O).
+
+        Returns:
+            (*lead, O).
+        """
         return grad.sum(-2)
 
 
 class _Dense(torch.autograd.Function):
-    """x Wᵀ + b, whose gradient of W lies in memory as W does."""
+    """x Wᵀ + b, with a gradient of W that lies in memory as W does."""
 
     generate_vmap_rule = True
 
@@ -198,7 +276,7 @@ class _Dense(torch.autograd.Function):
         out = _rows_product(x, weight.mT)
         if bias is None:
             return out
-        bias = bias.unsqueeze(-2)  # alone it may have an axis of vmap's
+        bias = bias.unsqueeze(-2)  # it may have an axis that vmap added while the others have none
         return out + bias if torch._C._are_functorch_transforms_active() else out.add_(bias)
 
     @staticmethod
@@ -213,3 +291,4 @@ class _Dense(torch.autograd.Function):
 
 
 dense = Dense()
+"""The dense map y = x Wᵀ + b, for `layer(name, dense, x, bias)`: x ([M,] R, B, I), W ([M,] R, O, I), b ([M,] R, O)."""

@@ -12,31 +12,53 @@ from bdlbench.core.layout import LinearOp, PerRow
 from bdlbench.kernels.linear import apply
 
 TINY = 1e-16
-"""Added to a pre-activation's variance: the gradient of a square root is infinite at zero."""
+"""Added to the variance of a pre-activation: the gradient of a square root is infinite at zero."""
 
 
 def perturbed(mean: Tensor, variance: Tensor, noise: Tensor) -> Tensor:
-    """mean + sqrt(variance) · noise, elementwise; noise broadcasts, as ([M,] R, …) does over (R, …).
+    """Return mean + sqrt(variance) · noise, elementwise.
 
     On pre-activations, with mean = op(x, mean) and variance = op(x², variance), this is local reparameterisation:
     Kingma, Salimans & Welling 2015, eq. 6. On weights it is one weight sample: Blundell et al. 2015, §3.2.
+
+    Args:
+        mean: Means (R, …).
+        variance: Variances (R, …), at least 0.
+        noise: Standard normal numbers ([M,] R, …); broadcasts.
+
+    Returns:
+        ([M,] R, …).
     """
     return mean + (variance + TINY).sqrt() * noise
 
 
 class Factors(NamedTuple):
-    """Weights (R, *S) and biases (R, C) of a linear map: their means, or their variances; no bias where it is None."""
+    """Weights (R, *S) and biases (R, C) of a linear map, either their means or their variances.
+
+    Attributes:
+        weight: (R, *S).
+        bias: (R, C), or None for a map without a bias.
+    """
 
     weight: Tensor
     bias: Tensor | None
 
 
 def local_noise(op: LinearOp, x: Tensor, mean: Factors, variance: Factors, noise: Tensor) -> Tensor:
-    """op(x, mean) + sqrt(op(x², variance)) · noise, the local reparameterisation of a linear map with its bias.
+    """Apply a linear map with local reparameterisation: op(x, mean) + sqrt(op(x², variance)) · noise, bias included.
 
-    Kingma, Salimans & Welling 2015, eq. 6. x (R, …), noise in the shape of the result. The backward is written out:
-    with s the standard deviation and g the gradient, h = g · noise / 2s goes back through op(x², variance), and 2x
-    times what arrives there to x.
+    Kingma, Salimans & Welling 2015, eq. 6. The backward is written by hand: with standard deviation s and gradient g,
+    h = g · noise / 2s goes back through op(x², variance); what arrives there, times 2x, is added to the gradient of x.
+
+    Args:
+        op: The linear map.
+        x: Inputs (R, …).
+        mean: Means of the weights and biases.
+        variance: Variances of the weights and biases.
+        noise: Standard normal numbers in the shape of the result.
+
+    Returns:
+        Pre-activations in the shape of op(x, mean).
     """
     if x.ndim == mean.weight.ndim == variance.weight.ndim and (mean.weight.requires_grad or x.requires_grad):
         result: Tensor = apply(_LocalNoise, op, x, *mean, *variance, noise)[0]
@@ -45,7 +67,17 @@ def local_noise(op: LinearOp, x: Tensor, mean: Factors, variance: Factors, noise
 
 
 def moments(op: LinearOp, x: Tensor, mean: Factors, variance: Factors) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of a linear map's result under factorised Gaussian weights."""
+    """Return mean and standard deviation of the result of a linear map under factorised Gaussian weights.
+
+    Args:
+        op: The linear map.
+        x: Inputs ([M,] R, …).
+        mean: Means of the weights and biases.
+        variance: Variances of the weights and biases.
+
+    Returns:
+        (mean, standard deviation), each in the shape of op(x, mean).
+    """
     return op(x, *mean), (op(x.square(), *variance) + TINY).sqrt()
 
 
@@ -86,23 +118,38 @@ class _LocalNoise(torch.autograd.Function):
 
 
 def signs(bits: Tensor, like: Tensor) -> Tensor:
-    """±1 with equal probability from uniform int16 `bits`, in the dtype of `like`."""
+    """Turn random bits into ±1 with equal probability.
+
+    Args:
+        bits: Uniform int16 numbers.
+        like: A tensor whose dtype the result takes.
+
+    Returns:
+        ±1 in the shape of `bits`.
+    """
     return (bits >= 0).to(like.dtype).mul_(2).sub_(1)
 
 
 def keep_mask(bits: Tensor, rate: PerRow, trailing: int, like: Tensor) -> Tensor:
-    """1 where a unit is kept and 0 where it is dropped, with probability `rate`, in the dtype of `like`.
+    """Draw a dropout mask: 1 where a unit is kept, 0 where it is dropped.
 
-    bits: uniform int16 ([M,] R, *S) with `trailing` axes in S; rate: a number or (R,). Met to 1/65,536.
+    Args:
+        bits: Uniform int16 numbers ([M,] R, *S).
+        rate: Probability of dropping a unit, a number or (R,); met to 1/65,536.
+        trailing: How many axes S has.
+        like: A tensor whose dtype the result takes.
+
+    Returns:
+        The mask, in the shape of `bits`.
     """
     threshold = _threshold(rate, trailing, bits.device)
     out = torch.empty(bits.shape, dtype=like.dtype, device=bits.device)
-    return torch.ge(bits, threshold, out=out)  # ten times as fast as by way of a bool
+    return torch.ge(bits, threshold, out=out)  # ten times as fast as through a tensor of bools
 
 
 @lru_cache
 def _threshold(rate: PerRow, trailing: int, device: torch.device) -> Tensor:
-    """The least of the int16 numbers that keep a unit: (), or (R, 1, …). Kept, since it takes six operations."""
+    """Return the smallest int16 number that keeps a unit: (), or (R, 1, …). Cached, since it takes six operations."""
     with torch.inference_mode(False):
         threshold = torch.as_tensor(rate, dtype=torch.float64).mul(65536).round().sub(32768).clamp(max=32767)
         threshold = threshold.to(device, torch.int16)

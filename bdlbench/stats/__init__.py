@@ -1,1 +1,1 @@
-"""Pure functions of numbers: calibration, ranking, intervals, tests."""
+"""Statistics as pure functions of numbers: calibration, discrimination, intervals, tests."""

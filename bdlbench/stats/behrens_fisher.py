@@ -1,4 +1,4 @@
-"""Tests and intervals where the variance of an estimate is a sum of parts, each estimated on its own."""
+"""Tests and intervals for an estimate whose variance is a sum of parts, each estimated on its own."""
 
 from __future__ import annotations
 
@@ -14,32 +14,48 @@ from scipy.interpolate import RegularGridInterpolator
 Array = NDArray[Any]
 
 VARIANCE_NODES = {2: 64, 3: 32}
-"""Of each quadrature over how the parts share their uncertainty, by the number of parts."""
+"""Nodes of each quadrature over the shares of the parts, by the number of parts."""
 
 HALVINGS = 24
+"""Steps of the bisection for a critical value."""
 
 
 def p_value(estimate: Any, parts: Sequence[Any], dfs: Sequence[Any]) -> Array:
-    """Two-sided p of H0: mean 0, for an estimate whose variance is the sum of two or three parts.
+    """Return the two-sided p of H0: mean 0, for an estimate whose variance is the sum of two or three parts.
 
-    Each part_i ~ σ_i² χ²(df_i)/df_i; all broadcast; parts of few degrees of freedom first. The p is that of
-    √(Σ part_i/W_i)·Z, W_i = χ²(df_i)/df_i (Behrens 1929; Fisher 1935; as a generalised p-value: Tsui & Weerahandi
-    1989). Given the shares of the χ²s in their sum, which are Dirichlet(df/2), this is Student's t with Σ df_i degrees
-    of freedom, so a quadrature over the shares is all. With one part only it is Student's t, exactly. NaN where a part
-    is.
+    Each part_i ~ σ_i² χ²(df_i)/df_i. The p is that of √(Σ part_i/W_i)·Z with W_i = χ²(df_i)/df_i (Behrens 1929; Fisher
+    1935; as a generalised p-value: Tsui & Weerahandi 1989). Given the shares of the χ²s in their sum, which are
+    Dirichlet(df/2), this is Student's t with Σ df_i degrees of freedom, so one quadrature over the shares is enough.
+    With a single part it is exactly Student's t.
 
-    Satterthwaite's t, with degrees of freedom that are themselves estimated, rejects too often in the tails that a
-    correction for many tests looks at: docs/statistics.md has the figures. This does not.
+    Satterthwaite's t, whose degrees of freedom are themselves estimated, rejects too often in the tails that a
+    correction for many tests looks at (figures in docs/statistics.md). This test does not.
+
+    Args:
+        estimate: The estimates (…).
+        parts: The parts of their variance, (…) each, those of few degrees of freedom first. All arguments broadcast.
+        dfs: The degrees of freedom of each part.
+
+    Returns:
+        p (…); NaN where a part is NaN.
     """
     columns = [np.asarray(df, dtype=float)[..., None] for df in dfs]
     return _average(estimate, parts, columns, _shares(columns))
 
 
 def critical(parts: Sequence[Any], dfs: Sequence[float], level: float) -> Array:
-    """c with p_value(c, parts, dfs) = level, for parts that add up to 1: half an interval's width in standard errors.
+    """Return c with p_value(c, parts, dfs) = level: half the width of an interval, in standard errors.
 
-    By bisection on log c, which lies between that of the normal and that of Student's t of the fewest degrees of
-    freedom.
+    By bisection on log c, which lies between the value of the normal distribution and that of Student's t with the
+    fewest degrees of freedom.
+
+    Args:
+        parts: Shares of the parts in the variance, (…) each; they add up to 1.
+        dfs: The degrees of freedom of each part.
+        level: Two-sided level, such as 0.05.
+
+    Returns:
+        Critical values (…), in standard errors.
     """
     columns = [np.array([df]) for df in dfs]
     nodes = _shares(columns)
@@ -53,9 +69,17 @@ def critical(parts: Sequence[Any], dfs: Sequence[float], level: float) -> Array:
 
 
 def critical_at(shares: Sequence[Array], dfs: tuple[float, ...], level: float) -> Array:
-    """`critical` of one or two parts with these shares (Q,), and a last one with the rest, from a table of its values.
+    """Look `critical` up in a table of its values, for two or three parts of which the last has the remaining share.
 
     Linear between nodes that crowd where a part vanishes; off by less than 1 %.
+
+    Args:
+        shares: Shares of the first one or two parts, (Q,) each.
+        dfs: The degrees of freedom of all parts.
+        level: Two-sided level, such as 0.05.
+
+    Returns:
+        Critical values (Q,), in standard errors.
     """
     if len(shares) == 1:
         return np.interp(shares[0], *_curve(dfs, level))
@@ -68,14 +92,14 @@ def critical_at(shares: Sequence[Array], dfs: tuple[float, ...], level: float) -
 
 @lru_cache(maxsize=256)
 def _curve(dfs: tuple[float, ...], level: float, points: int = 41) -> tuple[Array, Array]:
-    """Shares of the first of two parts, and critical values."""
+    """Tabulate shares of the first of two parts, and critical values."""
     shares = _nodes(points)
     return shares, critical([shares, 1 - shares], dfs, level)
 
 
 @lru_cache(maxsize=16)
 def _surface(dfs: tuple[float, ...], level: float, points: int = 13) -> tuple[Array, Array]:
-    """Shares of the first of three parts, and of the second in what is left; critical values (first, second)."""
+    """Tabulate shares of the first of three parts, and of the second in the rest; critical values (first, second)."""
     nodes = _nodes(points)
     first, second = np.meshgrid(nodes, nodes, indexing="ij")
     parts = [first, (1 - first) * second, (1 - first) * (1 - second)]
@@ -83,21 +107,28 @@ def _surface(dfs: tuple[float, ...], level: float, points: int = 13) -> tuple[Ar
 
 
 def _nodes(points: int) -> Array:
-    """From 0 to 1, crowded at both ends."""
+    """Return points from 0 to 1, crowded at both ends."""
     nodes: Array = np.sin(np.linspace(0, np.pi / 2, points)) ** 2
     return nodes
 
 
 @cache
 def crowded_nodes(count: int) -> tuple[Array, Array]:
-    """Nodes and weights of a quadrature over (0, 1), Gauss–Legendre in the cube root: crowded at 0, where tails lie."""
+    """Return a Gauss–Legendre quadrature over (0, 1) in the cube root: its nodes crowd at 0, where tails lie.
+
+    Args:
+        count: The number of nodes.
+
+    Returns:
+        (nodes, weights), (count,) each.
+    """
     x, weight = np.polynomial.legendre.leggauss(count)
     root = (x + 1) / 2
     return root**3, weight / 2 * 3 * root**2
 
 
 def _average(estimate: Any, parts: Sequence[Any], dfs: Sequence[Array], nodes: tuple[list[Array], Array]) -> Array:
-    """Student's p over the nodes of the shares; df (…, 1), the rest (…)."""
+    """Average Student's p over the nodes of the shares; df (…, 1), all else (…)."""
     shares, weights = nodes
     estimate, *parts = (np.asarray(x, dtype=float)[..., None] for x in (estimate, *parts))
     total = sum(dfs[1:], dfs[0])
@@ -110,7 +141,10 @@ def _average(estimate: Any, parts: Sequence[Any], dfs: Sequence[Array], nodes: t
 
 
 def _shares(dfs: Sequence[Array]) -> tuple[list[Array], Array]:
-    """Nodes (…, Q) of the share of each part, and their weights: sticks broken in turn, the first from the whole."""
+    """Return nodes (…, Q) of the share of each part, and their weights.
+
+    Shares are drawn by stick breaking: the first part from the whole, the next from the rest.
+    """
     u, weight = crowded_nodes(VARIANCE_NODES[len(dfs)])
     first, rest = _broken(dfs[0], sum(dfs[2:], dfs[1]), u)
     if len(dfs) == 2:
@@ -121,5 +155,5 @@ def _shares(dfs: Sequence[Array]) -> tuple[list[Array], Array]:
 
 
 def _broken(df: Array, others: Array, u: Array) -> tuple[Array, Array]:
-    """Quantiles of B ~ Beta(df/2, others/2), and 1 − B without cancellation."""
+    """Return quantiles of B ~ Beta(df/2, others/2), and of 1 − B without cancellation."""
     return special.betaincinv(df / 2, others / 2, u), special.betaincinv(others / 2, df / 2, 1 - u)

@@ -11,10 +11,16 @@ from torch.nn.functional import one_hot
 
 
 def top_class(probs: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """The largest probability of each example, and whether its class is y: 1.0 or 0.0, float64.
+    """Return the largest probability of each example, and whether its class is right.
 
-    probs: (…, C), y: (…) int64. Returns (…) and (…). Of equal probabilities the first class counts. NaN where a
-    probability of the example is NaN.
+    Args:
+        probs: Class probabilities (…, C).
+        y: Classes (…) int64.
+
+    Returns:
+        (confidence, correct), (…) each. `correct` is 1.0 or 0.0 in float64, and NaN where the confidence is NaN. Of
+        equal
+        probabilities the first class counts.
     """
     confidence, label = probs.max(-1)
     correct = (label == y).double()
@@ -22,12 +28,20 @@ def top_class(probs: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def expected_calibration_error(confidence: Tensor, correct: Tensor, bins: int = 15) -> Tensor:
-    """Σ_b |B_b|/N · |mean of correct − mean of confidence in bin b| = Σ_b |Σ_{n ∈ B_b} (correct − confidence)| / N.
+    """Return the expected calibration error, Σ_b |B_b|/N · |mean of correct − mean of confidence in bin b|.
 
-    confidence, correct: (N,). Returns () float64, a fraction; NaN where an input is NaN or N = 0.
-    Bin b of equal width holds ((b − 1)/bins, b/bins], the edges rounded to the dtype of `confidence`; rounding beyond
-    1 stays in the last bin. Naeini et al. 2015; Guo et al. 2017, eq. 3 (arXiv:1706.04599). torchmetrics closes its bins
-    on the left and gives a confidence of exactly 1 a bin of its own: equal only while no confidence lies on an edge.
+    It is computed as Σ_b |Σ_{n ∈ B_b} (correct − confidence)| / N. Bin b of equal width holds ((b − 1)/bins, b/bins],
+    with edges rounded to the dtype of `confidence`; a confidence that rounding put above 1 stays in the last bin.
+    Naeini et al. 2015; Guo et al. 2017, eq. 3 (arXiv:1706.04599). torchmetrics closes its bins on the left and gives a
+    confidence of exactly 1 a bin of its own, so both agree only while no confidence lies on an edge.
+
+    Args:
+        confidence: Largest class probability of each example, (N,).
+        correct: 1 where its class is right, else 0, (N,).
+        bins: The number of bins.
+
+    Returns:
+        A fraction, () float64; NaN where an input is NaN or N = 0.
     """
     index = bin_index(confidence, bins)
     gap = correct.double() - confidence.double()
@@ -35,10 +49,18 @@ def expected_calibration_error(confidence: Tensor, correct: Tensor, bins: int = 
 
 
 def calibration_error_without_blocks(confidence: Tensor, correct: Tensor, block: Tensor, bins: int = 15) -> Tensor:
-    """`expected_calibration_error` of the examples outside each block: (blocks,) float64.
+    """Return `expected_calibration_error` of the examples outside each block.
 
-    confidence, correct: (N,); block: (N,) int64 from 0. Sums of gaps by bin and block tell them all:
-    Σ_bin |T_bin − S_(bin, block)| / (N − N_block).
+    It follows from sums of gaps by bin and block: Σ_bin |T_bin − S_(bin, block)| / (N − N_block).
+
+    Args:
+        confidence: Largest class probability of each example, (N,).
+        correct: 1 where its class is right, else 0, (N,).
+        block: The block of each example, (N,) int64 from 0.
+        bins: The number of bins.
+
+    Returns:
+        Fractions, (blocks,) float64.
     """
     size = torch.bincount(block)  # (blocks,)
     cell = bin_index(confidence, bins) * len(size) + block
@@ -48,26 +70,55 @@ def calibration_error_without_blocks(confidence: Tensor, correct: Tensor, block:
 
 
 def bin_index(confidence: Tensor, bins: int) -> Tensor:
-    """Which of `bins` equal-width bins (lo, hi] each confidence (…) lies in, from 0: (…) int64."""
+    """Return which of `bins` equal-width bins (lo, hi] each confidence lies in.
+
+    Args:
+        confidence: (…).
+        bins: The number of bins.
+
+    Returns:
+        Bins from 0, (…) int64.
+    """
     inner = torch.arange(1, bins, dtype=torch.float64, device=confidence.device) / bins  # (bins − 1,)
     return torch.bucketize(confidence.contiguous(), inner.to(confidence.dtype))
 
 
 def brier_score(probs: Tensor, y: Tensor) -> Tensor:
-    """1/N Σ_n Σ_c (p_nc − [y_n = c])²: summed over classes, averaged over examples; between 0 and 2.
+    """Return the Brier score 1/N Σ_n Σ_c (p_nc − [y_n = c])², summed over classes and averaged over examples.
 
-    probs: (N, C), y: (N,) int64. Returns () float64. Brier 1950 (half of it is often quoted for two classes).
+    Brier 1950. For two classes half of it is often quoted.
+
+    Args:
+        probs: Class probabilities (N, C).
+        y: Classes (N,) int64.
+
+    Returns:
+        A number between 0 and 2, () float64.
     """
     return squared_errors(probs, y).mean()
 
 
 def squared_errors(probs: Tensor, y: Tensor) -> Tensor:
-    """Σ_c (p_c − [y = c])²: probs (…, C), y (…) int64. Returns (…) float64."""
+    """Return Σ_c (p_c − [y = c])² of each example.
+
+    Args:
+        probs: Class probabilities (…, C).
+        y: Classes (…) int64.
+
+    Returns:
+        (…) float64.
+    """
     return (probs.double() - one_hot(y, probs.shape[-1])).square().sum(-1)
 
 
 class Reliability(NamedTuple):
-    """Of each bin: how many examples it holds, their mean confidence, their accuracy; (bins,) float64 each."""
+    """A reliability diagram, (bins,) float64 each.
+
+    Attributes:
+        size: How many examples each bin holds.
+        confidence: Their mean confidence.
+        accuracy: The share of them that is right.
+    """
 
     size: Tensor
     confidence: Tensor
@@ -75,10 +126,18 @@ class Reliability(NamedTuple):
 
 
 def reliability(confidence: Tensor, correct: Tensor, bins: int = 15) -> Reliability:
-    """What a reliability diagram shows, in the bins of `expected_calibration_error`; NaN where a bin is empty.
+    """Return what a reliability diagram shows, in the bins of `expected_calibration_error`.
 
-    confidence, correct: (N,). Σ_b size_b/N · |accuracy_b − confidence_b| is the expected calibration error.
-    DeGroot & Fienberg 1983; Niculescu-Mizil & Caruana 2005.
+    Σ_b size_b/N · |accuracy_b − confidence_b| is the expected calibration error. DeGroot & Fienberg 1983;
+    Niculescu-Mizil & Caruana 2005.
+
+    Args:
+        confidence: Largest class probability of each example, (N,).
+        correct: 1 where its class is right, else 0, (N,).
+        bins: The number of bins.
+
+    Returns:
+        Size, mean confidence and accuracy of each bin; NaN where a bin is empty.
     """
     index = bin_index(confidence, bins)
     size, sure, right = (
@@ -89,11 +148,19 @@ def reliability(confidence: Tensor, correct: Tensor, bins: int = 15) -> Reliabil
 
 
 def proportion_interval(successes: Tensor, trials: Tensor, level: float = 0.95) -> tuple[Tensor, Tensor]:
-    """Jeffreys' equal-tailed interval of a proportion: quantiles of Beta(k + ½, n − k + ½), 0 at k = 0 and 1 at k = n.
+    """Return Jeffreys' equal-tailed interval of a proportion, the quantiles of Beta(k + ½, n − k + ½).
 
-    successes, trials: (…), fractions allowed. Returns (…) float64 each. Brown, Cai & DasGupta 2001, §4.1.
+    The lower end is 0 at k = 0 and the upper end 1 at k = n. Brown, Cai & DasGupta 2001, §4.1.
+
+    Args:
+        successes: k, (…); fractions are allowed.
+        trials: n, (…).
+        level: Confidence.
+
+    Returns:
+        (low, high), (…) float64 each.
     """
-    from scipy.special import betaincinv  # slow to import, and not needed to score
+    from scipy.special import betaincinv  # slow to import, and scoring does not need it
 
     k, n = successes.double().numpy(), trials.double().numpy()
     low, high = (betaincinv(k + 0.5, n - k + 0.5, tail) for tail in ((1 - level) / 2, (1 + level) / 2))

@@ -12,21 +12,24 @@ import numpy as np
 from bdlbench.stats.behrens_fisher import Array, critical, p_value
 
 SPREAD_ROUNDING = 1e-12
-"""A standard error below this part of the difference is one of rounding."""
+"""A standard error below this fraction of the difference comes from rounding alone."""
 
 LEAST_OF_COUNTS = 0.25
-"""Variance of a whole number at least, however alike a few of them are: what two neighbours in equal shares have."""
+"""The least variance of a whole number, however alike a few of them are: that of two neighbours in equal shares."""
 
 WILSON_STEPS = 12
-"""Of the fixed point of an interval whose variance depends on its own end."""
+"""Steps of the fixed point of an interval whose variance depends on its own end."""
 
 
 @dataclass(frozen=True)
 class Side:
-    """One metric of one method. values: (…, R), by replicate. Leading axes are other tables, analysed alike.
+    """One metric of one method. Leading axes hold other tables, which are analysed alike.
 
-    examples: for each population of test examples an array (…, R, N): what each example contributes, so that its mean
-    over N is the value; of a metric that is no such mean, jackknife pseudo-values. () where nothing is known of them.
+    Attributes:
+        values: The metric by replicate, (…, R).
+        examples: For each population of test examples an array (…, R, N) of what each example contributes: its mean
+            over N is the value. For a metric that is no such mean, jackknife pseudo-values. () where nothing is known
+            of them.
     """
 
     values: Array
@@ -35,15 +38,22 @@ class Side:
 
 @dataclass(frozen=True)
 class Difference:
-    """B − A, and the two parts of its variance with their degrees of freedom. Arrays (…).
+    """The difference B − A, and the two parts of its variance with their degrees of freedom. Arrays (…).
 
-    seed: what training again would change (with the Monte-Carlo noise of the predictive, and a seed's own pattern of
-    errors); example: what other test examples would change. NaN where a part cannot be known. strata: the seed part
-    as two variances with their degrees of freedom, the smaller first, where replicates are not all pairs. seen, least:
-    for each of these (one, where there are no strata) what the seeds showed, and what the part is at least; the part is
-    the larger of them. binary: N where each of N examples contributes 0 or 1 on both sides, else 0. skewness: of the
-    mean over examples, to size, |Σ g³|/(Σ g²)^(3/2) of its N centred terms g: 1/√k where k of many differ alike; NaN
-    where none does.
+    Attributes:
+        estimate: B − A, in the metric's unit.
+        seed: The variance that training again would bring (with the Monte-Carlo noise of the predictive, and a seed's
+            own pattern of errors). NaN where it cannot be known.
+        seed_df: Its degrees of freedom.
+        example: The variance that other test examples would bring. NaN where it cannot be known.
+        example_df: Its degrees of freedom.
+        strata: The seed part as two (variance, degrees of freedom), the smaller degrees of freedom first, where not all
+            replicates are pairs.
+        seen: For each stratum (for the whole seed part where there are none) the variance that the seeds showed.
+        least: For each of the same the least variance it can have; the part is the larger of both.
+        binary: N where each of N examples contributes 0 or 1 on both sides, else 0.
+        skewness: Size of the skewness of the mean over examples, |Σ g³|/(Σ g²)^(3/2) of its N centred terms g: 1/√k
+            where k of many examples differ alike; NaN where none does.
     """
 
     estimate: Array
@@ -59,36 +69,52 @@ class Difference:
 
     @property
     def standard_error(self) -> Array:
-        """√(seed + example)."""
+        """√(seed + example), in the metric's unit."""
         error: Array = np.sqrt(self.seed + self.example)
         return error
 
     @property
     def without_spread(self) -> Array:
-        """Whether all differences agree to rounding: such a sample says nothing of how they would vary."""
+        """Whether all differences agree up to rounding: such a sample says nothing about how they would vary."""
         alike: Array = self.standard_error <= SPREAD_ROUNDING * np.abs(self.estimate)
         return alike
 
     def p_value(self, margin: float = 0.0) -> Array:
-        """Two-sided p of H0: the difference is 0; with a margin, of H0: it is no further than the margin from 0.
+        """Return the two-sided p of H0: the true difference is at most `margin` from 0.
 
-        NaN where there is a difference and no variance to hold it against.
+        Args:
+            margin: In the metric's unit; 0 tests for any difference.
+
+        Returns:
+            p (…); NaN where there is a difference but no variance to hold it against.
         """
         return self._p_of(np.maximum(np.abs(self.estimate) - margin, 0.0), margin)
 
     def equivalence_p_value(self, margin: float) -> Array:
-        """p of H0: the difference is as far as the margin from 0, or further.
+        """Return the p of H0: the true difference is at least `margin` from 0.
 
-        Twice the larger p of two one-sided tests (Schuirmann 1987), so that p ≤ 5 % where the whole 95 % interval lies
-        within the margin. 1 where the estimate does not, NaN where there is no variance to hold it against.
+        It is twice the larger p of two one-sided tests (Schuirmann 1987), so that p ≤ 5 % where the whole 95 % interval
+        lies within the margin.
+
+        Args:
+            margin: In the metric's unit.
+
+        Returns:
+            p (…); 1 where the estimate is not within the margin, NaN where there is no variance to hold it against.
         """
         return self._p_of(np.maximum(margin - np.abs(self.estimate), 0.0), margin)
 
     def half_width(self, level: float = 0.05) -> Array:
-        """Half the width of the interval with confidence 1 − level. Of one table: axes () only.
+        """Return half the width of the interval with confidence 1 − level, of a single table (axes ()).
 
-        Where contributions are 0 or 1 it is wide enough to hold every difference that a test at `level` would not
-        refuse: without any discordant example c²/(N + c²), Wilson's bound (1927). NaN where nothing varies.
+        Where contributions are 0 or 1, the interval is wide enough to hold every difference that a test at `level`
+        would not refuse. Without any discordant example that is c²/(N + c²), Wilson's bound (1927).
+
+        Args:
+            level: Two-sided level.
+
+        Returns:
+            In the metric's unit, (); NaN where nothing varies.
         """
         if np.isnan(self.standard_error) or (bool(self.without_spread) and not self.binary):
             return np.array(np.nan)
@@ -104,16 +130,22 @@ class Difference:
         return width
 
     def example_at(self, difference: float) -> Array:
-        """The example part, were the true difference this.
+        """Return the example part that holds if the true difference is `difference`.
 
-        Of contributions in {0, 1}, a true difference δ takes |δ| discordant examples at least, whose variance is
-        |δ|(1 − |δ|)/N or more, whether or not the sample holds any: the variance of a score test (Tango 1998).
+        With contributions 0 or 1, a true difference δ needs at least |δ| discordant examples. Their variance is at
+        least |δ|(1 − |δ|)/N, whether or not the sample holds any: the variance of a score test (Tango 1998).
+
+        Args:
+            difference: In the metric's unit.
+
+        Returns:
+            Variances (…).
         """
         size = min(abs(difference), 1.0)
         return np.maximum(self.example, size * (1 - size) / self.binary) if self.binary else self.example
 
     def _p_of(self, distance: Array, null: float) -> Array:
-        """Two-sided p of a distance from a null difference."""
+        """Return the two-sided p of a distance from a null difference."""
         parts, dfs = self._parts(null)
         with np.errstate(divide="ignore", invalid="ignore"):
             p = p_value(distance, parts, dfs)
@@ -122,49 +154,56 @@ class Difference:
         return np.where(spread | np.isnan(self.standard_error), p, untested)
 
     def _parts(self, null: float = 0.0) -> tuple[list[Array], list[float | Array]]:
-        """Variances and their degrees of freedom at a null difference, as `p_value` takes them."""
+        """Return the variances and their degrees of freedom at a null difference, as `p_value` takes them."""
         parts = [*(self.strata or [(self.seed, self.seed_df)]), (self.example_at(null), self.example_df)]
         return [part for part, _ in parts], [df for _, df in parts]
 
 
 @dataclass(frozen=True)
 class _Stratum:
-    """`count` replicates that enter the difference as the rows do, of which at least two show how they vary."""
+    """`count` replicates that enter the difference in the same way; the rows, at least two, show how they vary."""
 
-    values: Array  # (…, K), as they enter: over R
+    values: Array  # (…, K), already divided by R
     examples: tuple[Array, ...]  # (…, K, N) each
     count: int
-    least: float = 0.0  # variance of a value that no sample of them can undercut
+    least: float = 0.0  # the least variance of a value
 
     @cached_property
     def residuals(self) -> list[Array]:
-        """MS_residual/N for each population: what a row's mean owes to its own pattern over those examples."""
+        """MS_residual/N for each population: how a row's own pattern over those examples varies its mean."""
         return [_residual(rows) for rows in self.examples]
 
     @property
     def seen(self) -> Array:
-        """Variance of one row times their number, as rows show it."""
+        """The variance of one row times the number of replicates, as the rows show it."""
         variance: Array = self.values.var(-1, ddof=1) * self.count
         return variance
 
     @property
     def floor(self) -> Array:
-        """What a row's own pattern over examples, or the grid of its values, makes of it at least."""
+        """The least variance that a row's own pattern over examples, or the grid of its values, allows."""
         variance: Array = (sum(self.residuals, np.zeros(self.values.shape[:-1])) + self.least) * self.count
         return variance
 
 
 def crossed(a: Side, b: Side, shared: Sequence[tuple[int, int]]) -> Difference:
-    """Mean of b − mean of a, seeds and test examples crossed. shared: the replicates (i of a, j of b) that are pairs.
+    """Compare the means of two sides, with seeds and test examples crossed.
 
-    With all of them pairs and d_rs = b_rs − a_rs = μ + a_r + b_s + ε_rs this is the two-way random-effects analysis of
-    variance, Var(μ̂) = (MS_seed + MS_example − MS_residual)/(R·N) (Searle, Casella & McCulloch 1992, §4.3): the seed
-    part is MS_seed/(R·N), the example part the rest, taken as 0 where it is negative. Since E MS_seed ≥ E MS_residual,
-    the seed part is MS_residual/(R·N) where MS_seed comes out smaller: a few seeds with equally many errors would
-    otherwise have a variance of 0. Whole numbers without examples (counts) have for the same reason a variance of ¼ at
-    least, that of two neighbouring numbers in equal shares. Replicates without a partner, or with the only partner,
-    enter unpaired, by the variance of their own side; test examples stay paired. Where a side has one replicate its
-    seed part is NaN and the example part that of these networks.
+    Where all replicates are pairs, with d_rs = b_rs − a_rs = μ + a_r + b_s + ε_rs, this is the two-way random-effects
+    analysis of variance, Var(μ̂) = (MS_seed + MS_example − MS_residual)/(R·N) (Searle, Casella & McCulloch 1992, §4.3).
+    The seed part is MS_seed/(R·N); the example part is the rest, taken as 0 where it is negative. Since E MS_seed ≥ E
+    MS_residual, the seed part is MS_residual/(R·N) where MS_seed comes out smaller: otherwise a few seeds with equally
+    many errors would have a variance of 0. For the same reason whole numbers without examples (counts) have a variance
+    of at least ¼, that of two neighbouring numbers in equal shares. Replicates without a partner, or with the only
+    partner, enter unpaired, by the variance of their own side; test examples stay paired.
+
+    Args:
+        a: The first side.
+        b: The second side.
+        shared: The replicates (i of a, j of b) that are pairs.
+
+    Returns:
+        b − a. Where a side has one replicate, the seed part is NaN and the example part speaks of these networks only.
     """
     estimate = b.values.mean(-1) - a.values.mean(-1)
     strata = list(_strata(a, b, shared))
@@ -176,7 +215,7 @@ def crossed(a: Side, b: Side, shared: Sequence[tuple[int, int]]) -> Difference:
     for k, (left, right) in enumerate(zip(a.examples, b.examples, strict=True)):
         terms = right.mean(-2) - left.mean(-2)  # (…, N)
         count = terms.shape[-1]
-        raw = terms.var(-1, ddof=1) / count if count > 1 else np.full_like(estimate, np.nan)  # one shows no spread
+        raw = terms.var(-1, ddof=1) / count if count > 1 else np.full_like(estimate, np.nan)  # one example shows no spread
         residual = sum(stratum.residuals[k] * stratum.count for stratum in strata) if known else 0.0
         parts.append(np.maximum(raw - residual, 0.0))
         sizes.append(terms.shape[-1] - 1)
@@ -197,10 +236,18 @@ def crossed(a: Side, b: Side, shared: Sequence[tuple[int, int]]) -> Difference:
 
 
 def resampled(a: Array, b: Array, test_over_train: float) -> Difference:
-    """Mean of b − a over J splits of one data set, (…, J) each, whose training sets overlap.
+    """Compare two methods over J splits of one data set, whose training sets overlap.
 
-    Var = (1/J + N_test/N_train)·s² with J − 1 degrees of freedom, NaN for J < 2: the corrected resampled t-test of
-    Nadeau & Bengio 2003, §3. It is the seed part: with a split its test examples change too.
+    Var = (1/J + N_test/N_train)·s² with J − 1 degrees of freedom: the corrected resampled t-test of Nadeau & Bengio
+    2003, §3. All of it is seed part, because the test examples change with the split too.
+
+    Args:
+        a: Values of the first method by split, (…, J).
+        b: Values of the second, (…, J).
+        test_over_train: N_test / N_train.
+
+    Returns:
+        The mean of b − a, with a variance that is NaN for J < 2.
     """
     gaps = b - a
     splits = gaps.shape[-1]
@@ -214,7 +261,7 @@ def resampled(a: Array, b: Array, test_over_train: float) -> Difference:
 def _strata(a: Side, b: Side, shared: Sequence[tuple[int, int]]) -> Iterator[_Stratum]:
     count_a, count_b = a.values.shape[-1], b.values.shape[-1]
     values = np.concatenate([a.values, b.values], -1)
-    whole = not a.examples and not (values % 1).any() and bool((np.abs(values) > 1).any())  # no fractions of 0 or 1
+    whole = not a.examples and not (values % 1).any() and bool((np.abs(values) > 1).any())  # and not shares that are all 0 or 1
     if len(shared) == 1 and max(count_a, count_b) > 1:
         shared = ()
     if shared:
@@ -230,7 +277,7 @@ def _strata(a: Side, b: Side, shared: Sequence[tuple[int, int]]) -> Iterator[_St
 
 
 class _SeedPart(NamedTuple):
-    """What one or two strata add to the variance of the estimate; variance: the larger of `seen` and `least`."""
+    """What one or two strata add to the variance of the estimate; `variance` is the larger of `seen` and `least`."""
 
     variance: Array
     seen: Array
@@ -239,10 +286,10 @@ class _SeedPart(NamedTuple):
 
 
 def _seed_parts(strata: Sequence[_Stratum]) -> list[_SeedPart]:
-    """One for each stratum, that of fewer degrees of freedom first; of three, the last two pooled.
+    """Return one part for each stratum, the fewest degrees of freedom first; of three, pool the last two.
 
-    Two are never pooled: Welch's t (1938) takes degrees of freedom that it has estimated as known, and raises false
-    alarms where few seeds meet unequal variances or unequal numbers (docs/statistics.md).
+    Two are never pooled: Welch's t (1938) takes estimated degrees of freedom as known, and raises false alarms where
+    few seeds meet unequal variances or unequal numbers (docs/statistics.md).
     """
     parts = [
         _SeedPart(np.maximum(seen, floor), seen, floor, stratum.values.shape[-1] - 1)
@@ -258,14 +305,14 @@ def _seed_parts(strata: Sequence[_Stratum]) -> list[_SeedPart]:
 
 
 def _binary(a: Side, b: Side) -> int:
-    """N where there is one population and every contribution is 0 or 1, else 0."""
+    """Return N where there is one population and every contribution is 0 or 1, else 0."""
     if len(a.examples) != 1 or any(((x != 0) & (x != 1)).any() for x in (*a.examples, *b.examples)):
         return 0
     return int(a.examples[0].shape[-1])
 
 
 def _skewness(terms: Array) -> Array:
-    """To size, of the mean of terms (…, N)."""
+    """Return the size of the skewness of the mean of terms (…, N)."""
     gaps = terms - terms.mean(-1, keepdims=True)
     with np.errstate(invalid="ignore", divide="ignore"):
         skewness: Array = np.abs((gaps**3).sum(-1)) / np.square(gaps).sum(-1) ** 1.5
@@ -273,7 +320,7 @@ def _skewness(terms: Array) -> Array:
 
 
 def _pooled(parts: Sequence[Array], df: Sequence[float | Array]) -> tuple[Array, float | Array]:
-    """The sum of independent variances, and its degrees of freedom: Satterthwaite 1946."""
+    """Return the sum of independent variances, and its degrees of freedom: Satterthwaite 1946."""
     total = sum(parts[1:], parts[0])
     if len(parts) == 1:
         return total, df[0]
@@ -283,7 +330,10 @@ def _pooled(parts: Sequence[Array], df: Sequence[float | Array]) -> tuple[Array,
 
 
 def _residual(rows: Array) -> Array:
-    """MS_residual/N of (…, K, N): what a row's own pattern over examples adds to its mean's variance. NaN of N = 1."""
+    """Return MS_residual/N of (…, K, N): what a row's own pattern over examples adds to the variance of its mean.
+
+    NaN for N = 1.
+    """
     size, count = rows.shape[-1], rows.shape[-2]
     if size < 2:
         return np.full(rows.shape[:-2], np.nan)

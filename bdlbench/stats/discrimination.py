@@ -1,4 +1,4 @@
-"""How well a score ranks positives above negatives. Ties are exact: equal scores never depend on their order."""
+"""How well a score ranks positives above negatives. Ties are exact: the order of equal scores never matters."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 Statistic = Callable[[Tensor, Tensor], Tensor]
-"""(scores of the positives (P,), scores of the negatives (N,)) -> () float64. Higher scores claim to be positive."""
+"""(scores of the positives (P,), scores of the negatives (N,)) -> () float64. A higher score claims to be positive."""
 
 
 def _of_sorted(statistic: Statistic) -> Statistic:
-    """Hands over float64 scores in ascending order; NaN where a score is NaN or either class is empty."""
+    """Hand over float64 scores in ascending order; return NaN where a score is NaN or either class is empty."""
 
     @wraps(statistic)
     def checked(positive: Tensor, negative: Tensor) -> Tensor:
@@ -29,22 +29,36 @@ def _of_sorted(statistic: Statistic) -> Statistic:
 
 @_of_sorted
 def auroc(positive: Tensor, negative: Tensor) -> Tensor:
-    """Area under the ROC curve, P(s⁺ > s⁻) + ½ P(s⁺ = s⁻): the Mann–Whitney U of midranks over P·N.
+    """Return the area under the ROC curve, P(s⁺ > s⁻) + ½ P(s⁺ = s⁻).
 
-    positive: (P,), negative: (N,). Returns () float64. Counted in integers. Hanley & McNeil 1982.
+    This is the Mann–Whitney U of midranks over P·N, counted in integers. Hanley & McNeil 1982.
+
+    Args:
+        positive: Scores of the positives, (P,).
+        negative: Scores of the negatives, (N,).
+
+    Returns:
+        A fraction, () float64; NaN where a score is NaN or a class is empty.
     """
     below = torch.searchsorted(negative, positive)  # (P,) negatives under each positive
-    up_to = torch.searchsorted(negative, positive, right=True)  # (P,) and level with it
+    up_to = torch.searchsorted(negative, positive, right=True)  # (P,) negatives under each positive or equal to it
     return (below + up_to).sum().double() / (2 * len(positive) * len(negative))
 
 
 @_of_sorted
 def average_precision(positive: Tensor, negative: Tensor) -> Tensor:
-    """Area under the precision–recall curve as the step sum Σ_k (recall_k − recall_{k−1}) precision_k.
+    """Return the area under the precision–recall curve as the step sum Σ_k (recall_k − recall_{k−1}) precision_k.
 
     Each positive raises recall by 1/P at the threshold that is its own score, so this is the mean over positives of
-    TP/(TP + FP) there. positive: (P,), negative: (N,). Returns () float64. Equal to scikit-learn's
-    average_precision_score; linear interpolation would be too good (Davis & Goadrich 2006).
+    TP/(TP + FP) there. Equal to scikit-learn's `average_precision_score`. Linear interpolation would be too optimistic
+    (Davis & Goadrich 2006).
+
+    Args:
+        positive: Scores of the positives, (P,).
+        negative: Scores of the negatives, (N,).
+
+    Returns:
+        A fraction, () float64; NaN where a score is NaN or a class is empty.
     """
     true = len(positive) - torch.searchsorted(positive, positive)  # (P,) positives at or above
     false = len(negative) - torch.searchsorted(negative, positive)  # (P,) negatives at or above
@@ -53,10 +67,17 @@ def average_precision(positive: Tensor, negative: Tensor) -> Tensor:
 
 @_of_sorted
 def fpr_at_95_tpr(positive: Tensor, negative: Tensor) -> Tensor:
-    """The smallest false positive rate of a threshold whose true positive rate is at least 95 %.
+    """Return the smallest false positive rate of a threshold whose true positive rate is at least 95 %.
 
-    positive: (P,), negative: (N,). Returns () float64. A score at the threshold is called positive; no interpolation.
-    Liang et al. 2018 (arXiv:1706.02690), who call the in-distribution set positive.
+    A score at the threshold is called positive; there is no interpolation. Liang et al. 2018 (arXiv:1706.02690), who
+    call the in-distribution set positive.
+
+    Args:
+        positive: Scores of the positives, (P,).
+        negative: Scores of the negatives, (N,).
+
+    Returns:
+        A fraction, () float64; NaN where a score is NaN or a class is empty.
     """
     needed = -(-95 * len(positive) // 100)  # ⌈0.95 P⌉, in integers
     below = torch.searchsorted(negative, positive[len(positive) - needed])
@@ -64,11 +85,20 @@ def fpr_at_95_tpr(positive: Tensor, negative: Tensor) -> Tensor:
 
 
 def without_blocks(statistic: Statistic, positive: Tensor, negative: Tensor, block: Tensor, positives: bool) -> Tensor:
-    """A statistic of this file without each block of the positives, or else of the negatives: (blocks,) float64.
+    """Compute a statistic of this file without each block of one class.
 
-    positive: (P,), negative: (N,); block: int64 from 0, of each score of that class. Scores are sorted once. NaN where
-    a score is NaN or no other is left. The AUROC is a sum over pairs (a U statistic of two samples; Hoeffding 1948), so
-    that a block takes its own pairs with it: (U − U_block) / (P·N − P_block·N).
+    Scores are sorted once. The AUROC is a sum over pairs (a U statistic of two samples; Hoeffding 1948), so leaving out
+    a block removes its own pairs: (U − U_block) / (P·N − P_block·N).
+
+    Args:
+        statistic: `auroc`, `average_precision` or `fpr_at_95_tpr`.
+        positive: Scores of the positives, (P,).
+        negative: Scores of the negatives, (N,).
+        block: The block of each score of the class that loses blocks, int64 from 0.
+        positives: Whether the positives lose blocks; otherwise the negatives do.
+
+    Returns:
+        (blocks,) float64; NaN where a score is NaN or no score is left.
     """
     size = torch.bincount(block)  # (blocks,)
     (scores, order), others = (positive if positives else negative).double().sort(), negative if positives else positive

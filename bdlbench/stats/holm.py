@@ -1,4 +1,4 @@
-"""Many tests at once."""
+"""Correction for many tests."""
 
 from __future__ import annotations
 
@@ -9,10 +9,15 @@ from numpy.typing import NDArray
 
 
 def holm(p_values: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]:
-    """Adjusted p-values: rejecting those up to α keeps the chance of any false rejection at most α. Holm 1979.
+    """Adjust p-values so that rejecting those up to α keeps the chance of any false rejection at most α. Holm 1979.
 
-    p_values: (…, m). The i-th smallest becomes max over j ≤ i of min(1, (m − j + 1)·p_j). NaN is no test: it stays, and
-    m does not count it.
+    The i-th smallest becomes max over j ≤ i of min(1, (m − j + 1)·p_j).
+
+    Args:
+        p_values: (…, m). NaN means no test.
+
+    Returns:
+        Adjusted p-values (…, m). NaN stays NaN, and m does not count it.
     """
     p = np.asarray(p_values, dtype=float)
     order = np.argsort(p, axis=-1)  # NaN last

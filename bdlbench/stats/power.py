@@ -12,20 +12,28 @@ from bdlbench.stats.behrens_fisher import Array, critical_at, crowded_nodes
 from bdlbench.stats.crossed import Difference
 
 POWER = 0.8
+"""The chance of a verdict that a plan aims at."""
 MOST_SEEDS = 1000
-"""More is not worth saying."""
+"""A larger number of seeds is not reported."""
 
 POWER_NODES = {1: 24, 2: 10}
-"""Of the quadrature over each of two χ², by the number of seed parts."""
+"""Nodes of the quadrature over each of two χ², by the number of seed parts."""
 
 
 def detectable(found: Difference, level: float, power: float = POWER) -> float:
-    """The smallest true difference that a repetition of this comparison calls different with this chance.
+    """Return the smallest true difference that a repetition of this comparison finds with probability `power`.
 
-    level: two-sided, corrected for the number of tests. The seed parts are known from a few replicates only, here and
-    in the repetition; the chance is taken over both, so it is what a reader who plans by this number will meet. With
-    many replicates it is the textbook's (t_{1−level/2} + t_{power}) standard errors. NaN where the error is unknown or
-    nothing varies.
+    The seed parts are known from a few replicates only, here and in the repetition. The probability is taken over both,
+    so it is what a reader who plans by this number will meet. With many replicates it is the textbook's (t_{1−level/2}
+    + t_{power}) standard errors.
+
+    Args:
+        found: The comparison.
+        level: Two-sided level, corrected for the number of tests.
+        power: The probability of finding the difference.
+
+    Returns:
+        In the metric's unit; NaN where the standard error is unknown or nothing varies.
     """
     error = float(found.standard_error)
     if not error > 0:
@@ -46,13 +54,23 @@ def detectable(found: Difference, level: float, power: float = POWER) -> float:
 
 
 def seeds_to_settle(found: Difference, replicates: int, margin: float, level: float, power: float = POWER) -> float:
-    """How many replicates a side a fresh comparison needs to reach a verdict with this chance.
+    """Return how many replicates on each side a fresh comparison needs to reach a verdict with probability `power`.
 
-    It is planned for a true difference of 0, to be called equivalent; one of twice the margin is called worse or better
-    at least as often. What lies between takes more, and at the margin itself no number settles anything. What was seen
-    of the difference has no say: planning by it would be betting on noise. found: of `replicates` a side; level: of the
-    verdict, corrected for the number of tests. ∞ where there is no margin, or the test examples leave it open with
-    MOST_SEEDS too; NaN where nothing is known of the seeds.
+    It is planned for a true difference of 0 that is to be called equivalent; a true difference of twice the margin is
+    called worse or better at least as often. A difference between the two takes more, and at the margin itself no
+    number of seeds settles anything. The observed difference is not used: planning by it would be betting on noise.
+
+    Args:
+        found: The comparison.
+        replicates: Its number of replicates on each side.
+        margin: In the metric's unit.
+        level: Level of the verdict, corrected for the number of tests.
+        power: The probability of a verdict.
+
+    Returns:
+        A whole number as a float. ∞ where there is no margin, or where the test examples leave the question open even
+        with
+        MOST_SEEDS; NaN where nothing is known of the seeds.
     """
     if math.isnan(float(found.seed)):
         return math.nan
@@ -67,7 +85,7 @@ def seeds_to_settle(found: Difference, replicates: int, margin: float, level: fl
 
 
 def _chance_of_equivalence(found: Difference, now: int, then: int, margin: float, level: float) -> float:
-    """Of a comparison with so many replicates a side, were the true difference 0."""
+    """Return the chance that a comparison with `then` replicates a side says equivalent, if the difference is 0."""
     half_width, sd, weight = _repeated(found, float(found.example_at(margin)), level, now, then)
     room = np.maximum(margin - half_width, 0.0) / np.where(sd > 0, sd, 1.0)
     return float((weight * np.where(sd > 0, special.ndtr(room) - special.ndtr(-room), half_width < margin)).sum())
@@ -76,10 +94,10 @@ def _chance_of_equivalence(found: Difference, now: int, then: int, margin: float
 def _repeated(
     found: Difference, example: float, level: float, now: int = 1, then: int = 1
 ) -> tuple[Array, Array, Array]:
-    """Of a repetition with then/now times the replicates: half its interval, its standard deviation, and weights.
+    """Return half the interval, the standard deviation and the weights of a repetition.
 
-    example: its example part where it judges. All over nodes of what the seed parts may truly be, given what was seen
-    of them, and of what the repetition will see.
+    The repetition has then/now times the replicates; `example` is its example part where it judges. All are arrays over
+    nodes of what the seed parts may truly be, given what was seen of them, and of what the repetition will see.
     """
     parts = found.strata or ((found.seed, found.seed_df),)
     dfs = [float(df) for _, df in parts]
@@ -97,12 +115,12 @@ def _repeated(
 
 
 def _rounded(df: float) -> float:
-    """To two decimals, or to two digits beyond 100 where critical values hardly change: so that tables are shared."""
+    """Round to two decimals, or beyond 100 to two digits, so that tables of critical values are shared."""
     return round(df, 2) if df < 100 else float(f"{df:.2g}")
 
 
 def _repetitions(now: Sequence[float], later: Sequence[float]) -> tuple[list[tuple[Array, Array]], Array]:
-    """For each seed part nodes of χ²(df)/df, of what was seen and of what will be; and the joint weights. (Q,) each."""
+    """Return nodes of χ²(df)/df for each seed part, as seen and as it will be, and joint weights; (Q,) each."""
     u, weight = crowded_nodes(POWER_NODES[len(now)])
     axes = [2 * special.gammaincinv(df / 2, u) / df for pair in zip(now, later, strict=True) for df in pair]
     grid = [axis.ravel() for axis in np.meshgrid(*axes, indexing="ij")]

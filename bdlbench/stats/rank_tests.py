@@ -1,4 +1,4 @@
-"""Methods against each other over several data sets."""
+"""Rank tests: methods compared with each other over several data sets."""
 
 from __future__ import annotations
 
@@ -11,17 +11,31 @@ from scipy import optimize, special, stats
 from bdlbench.stats.behrens_fisher import Array
 
 TIE = 1e-9
-"""How close to its estimate the end of an interval is looked for."""
+"""How close to the estimate the end of an interval is searched for."""
 
 
 def mean_ranks(values: Array) -> Array:
-    """(blocks, k), lower is better -> (k,) the mean over blocks of ranks 1 … k; equal values share their mean rank."""
+    """Return the mean over blocks of the rank of each method; equal values share their mean rank.
+
+    Args:
+        values: (blocks, k), lower is better.
+
+    Returns:
+        Mean ranks from 1 to k, (k,).
+    """
     ranks: Array = stats.rankdata(values, axis=1).mean(0)
     return ranks
 
 
 def friedman(values: Array) -> float:
-    """p of H0: all k ≥ 3 methods (blocks, k) are alike, by the χ² of their rank sums. Friedman 1937. NaN for k < 3."""
+    """Return the p of H0: all k ≥ 3 methods are alike, by the χ² of their rank sums. Friedman 1937.
+
+    Args:
+        values: (blocks, k), lower is better.
+
+    Returns:
+        p; NaN for k < 3.
+    """
     if values.shape[1] < 3:
         return float("nan")
     if not np.ptp(stats.rankdata(values, axis=1), axis=1).any():
@@ -30,9 +44,16 @@ def friedman(values: Array) -> float:
 
 
 def wilcoxon(a: Array, b: Array) -> float:
-    """Two-sided p of the signed-rank test over blocks (n,), exact for up to 50 without ties. Wilcoxon 1945.
+    """Return the two-sided p of the signed-rank test over blocks, exact for up to 50 without ties. Wilcoxon 1945.
 
-    Of n blocks it cannot be below 2/2ⁿ: 1/16 for five.
+    With n blocks it cannot be below 2/2ⁿ: 1/16 for five.
+
+    Args:
+        a: Values of the first method, (n,).
+        b: Values of the second, (n,).
+
+    Returns:
+        p.
     """
     gaps = a - b
     if not gaps.any():
@@ -45,7 +66,15 @@ def wilcoxon(a: Array, b: Array) -> float:
 
 
 def cliques(order: Sequence[int], apart: set[frozenset[int]]) -> list[tuple[int, ...]]:
-    """The longest runs of two or more in the order of ranks in which no two methods are told apart."""
+    """Return the longest runs of at least two methods, in the order of ranks, in which no two methods are told apart.
+
+    Args:
+        order: Methods by rank.
+        apart: Pairs of methods that are told apart.
+
+    Returns:
+        The runs, each in the order of ranks.
+    """
     runs: list[tuple[int, ...]] = []
     for start in range(len(order)):
         end = start + 1
@@ -58,19 +87,34 @@ def cliques(order: Sequence[int], apart: set[frozenset[int]]) -> list[tuple[int,
 
 
 def pairs(count: int) -> list[tuple[int, int]]:
-    """Every two of them."""
+    """List all pairs of indices below `count`.
+
+    Args:
+        count: How many there are.
+
+    Returns:
+        (i, j) with i < j.
+    """
     return list(combinations(range(count), 2))
 
 
 def probability_of_improvement(
     a: Sequence[Array], b: Sequence[Array], level: float = 0.05
 ) -> tuple[float, float, float]:
-    """Mean θ over K data sets of P(a run of a is lower, so better, than a run of b), ties ½, with its interval.
+    """Return the mean over K data sets of P(a run of a is better, thus lower, than a run of b), and its interval.
 
-    a, b: the runs' values (R,) for each data set. Agarwal et al. 2021 (arXiv:2108.13264), §4.3. The interval speaks of
-    new seeds on these data sets: all θ with (θ̂ − θ)² ≤ z² Σ_k Var_k(θ)/K², with Var_k the variance of a Mann–Whitney
-    estimate from its own θ (Newcombe 2006, method 5). A bootstrap over few seeds would be of width 0 where all runs of
-    one side win, and cover 41 % of the time at a true .95 with two data sets and three seeds (docs/statistics.md).
+    Ties count ½. Agarwal et al. 2021 (arXiv:2108.13264), §4.3. The interval speaks of new seeds on these data sets: all
+    θ with (θ̂ − θ)² ≤ z² Σ_k Var_k(θ)/K², where Var_k is the variance of a Mann–Whitney estimate at its own θ (Newcombe
+    2006, method 5). A bootstrap over few seeds would have width 0 where all runs of one side win, and would cover only
+    41 % of the time at a true .95 with two data sets and three seeds (docs/statistics.md).
+
+    Args:
+        a: Values of the runs of a, (R,) for each data set; lower is better.
+        b: Values of the runs of b, (R,) for each data set.
+        level: Two-sided level of the interval.
+
+    Returns:
+        (estimate, low, high).
     """
     wins = [(x[:, None] < y[None, :]) + 0.5 * (x[:, None] == y[None, :]) for x, y in zip(a, b, strict=True)]
     mean = float(np.mean([table.mean() for table in wins]))
@@ -86,13 +130,16 @@ def probability_of_improvement(
 
 
 def _mann_whitney_variance(theta: float, m: int, n: int) -> float:
-    """Of the share of m·n pairs, exponential runs assumed for the shape (Hanley & McNeil 1982; Newcombe 2006)."""
+    """Return the variance of the share of m·n pairs.
+
+    Its shape is that of exponential runs (Hanley & McNeil 1982; Newcombe 2006).
+    """
     middle = (m + n) / 2 - 1
     return theta * (1 - theta) * (1 + middle * ((1 - theta) / (2 - theta) + theta / (1 + theta))) / (m * n)
 
 
 def _exact_signed_rank(gaps: Array) -> float:
-    """Over all 2ⁿ signs, with midranks: scipy's tables know no ties."""
+    """Enumerate all 2ⁿ signs, with midranks: SciPy's tables do not handle ties."""
     ranks = stats.rankdata(np.abs(gaps))
     signs = (np.arange(2 ** len(gaps))[:, None] >> np.arange(len(gaps)) & 1) * 2 - 1
     sums = np.abs(signs @ ranks)

@@ -10,18 +10,40 @@ from torch import Tensor
 
 
 def each_row(kernel: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-    """kernel(row of the first tensor, row of the second, …), one replicate at a time.
+    """Apply a kernel to one replicate at a time: kernel(row of the first tensor, row of the second, …).
 
-    tensors: (R, …) each; a kernel sees contiguous rows (…) and returns one number. Returns (R,) float64.
-    How a sum is split into partial sums depends on the shape and strides of what is summed; here these are one row's,
-    so a row gives the same bits alone or among others. Raises ValueError where the tensors differ in R.
+    How a sum is split into partial sums depends on the shape and strides of its argument. Here the argument is one row,
+    so a row gives the same bits alone as among others.
+
+    Args:
+        kernel: Takes contiguous rows (…) and returns one number.
+        *tensors: (R, …) each.
+
+    Returns:
+        (R,) float64.
+
+    Raises:
+        ValueError: The tensors differ in R.
     """
     rows = zip(*tensors, strict=True)
     return torch.stack([kernel(*(x.contiguous() for x in row)).double() for row in rows])
 
 
 def each_finite_row(kernel: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-    """As `each_row`, but NaN for a row of which anything is not finite: a decomposition would raise."""
+    """Apply a kernel as `each_row` does, but return NaN for a row with a number that is not finite.
+
+    A decomposition would raise on such a row.
+
+    Args:
+        kernel: Takes contiguous rows (…) and returns one number.
+        *tensors: (R, …) each.
+
+    Returns:
+        (R,) float64.
+
+    Raises:
+        ValueError: The tensors differ in R.
+    """
 
     def guarded(*row: Tensor) -> Tensor:
         finite = all(bool(torch.isfinite(part).all()) for part in row)
