@@ -215,7 +215,7 @@ def crossed(a: Side, b: Side, shared: Sequence[tuple[int, int]]) -> Difference:
     for k, (left, right) in enumerate(zip(a.examples, b.examples, strict=True)):
         terms = right.mean(-2) - left.mean(-2)  # (…, N)
         count = terms.shape[-1]
-        raw = terms.var(-1, ddof=1) / count if count > 1 else np.full_like(estimate, np.nan)  # one example shows no spread
+        raw = terms.var(-1, ddof=1) / count if count > 1 else np.full_like(estimate, np.nan)  # one has no spread
         residual = sum(stratum.residuals[k] * stratum.count for stratum in strata) if known else 0.0
         parts.append(np.maximum(raw - residual, 0.0))
         sizes.append(terms.shape[-1] - 1)
@@ -261,7 +261,7 @@ def resampled(a: Array, b: Array, test_over_train: float) -> Difference:
 def _strata(a: Side, b: Side, shared: Sequence[tuple[int, int]]) -> Iterator[_Stratum]:
     count_a, count_b = a.values.shape[-1], b.values.shape[-1]
     values = np.concatenate([a.values, b.values], -1)
-    whole = not a.examples and not (values % 1).any() and bool((np.abs(values) > 1).any())  # and not shares that are all 0 or 1
+    whole = not a.examples and not (values % 1).any() and bool((np.abs(values) > 1).any())  # no shares
     if len(shared) == 1 and max(count_a, count_b) > 1:
         shared = ()
     if shared:
