@@ -18,8 +18,9 @@ from typing import Any
 import pytest
 import torch
 
-from bdlbench import __main__ as cli
 from bdlbench import api, catalog
+from bdlbench.cli import listing
+from bdlbench.cli import main as cli
 from bdlbench.core import environment, files
 from bdlbench.core.errors import BadInput
 from bdlbench.data import downloads
@@ -139,7 +140,7 @@ def test_help_imports_nothing_heavy_and_is_quick() -> None:
     heavy = ("torch", "numpy", "pandas", "scipy", "sklearn", "seaborn", "safetensors")
     code = f"""
 import sys
-from bdlbench.__main__ import main
+from bdlbench.cli.main import main
 assert main(["--help"]) == main(["run", "--help"]) == main([]) == 0
 assert not [name for name in {heavy} if name in sys.modules]
 """
@@ -152,7 +153,7 @@ assert not [name for name in {heavy} if name in sys.modules]
     assert after.ru_utime - before.ru_utime < 0.6  # thrice the help, of which each is to take less than 0.3 s
 
 
-@pytest.mark.parametrize("kind", cli.LISTED)
+@pytest.mark.parametrize("kind", listing.LISTED)
 def test_list_names_every_entry(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["list", kind]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -172,7 +173,7 @@ def test_list_everything_with_options(capsys: pytest.CaptureFixture[str]) -> Non
     assert "deep_ensemble.member = mle: method of each member; its own options apply (one of the methods)" in out
 
 
-@pytest.mark.parametrize("kind", cli.LISTED)
+@pytest.mark.parametrize("kind", listing.LISTED)
 def test_list_one_entry(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     name = {"methods": "mle", "models": "mlp", "datasets": "wine", "metrics": "ece", "suites": "quick"}[kind]
     assert cli.main(["list", kind, name]) == 0
@@ -219,7 +220,7 @@ def test_second_run_is_light(results: Path) -> None:
     arguments = ["run", *TINY, *chosen, "--results", str(results)]
     code = f"""
 import sys
-from bdlbench.__main__ import main
+from bdlbench.cli.main import main
 assert main({arguments}) == 0
 assert not [name for name in ("sklearn", "pandas", "torchvision", "scipy.stats", "seaborn") if name in sys.modules]
 """

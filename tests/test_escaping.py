@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from markdown_it import MarkdownIt
 
-from bdlbench import __main__ as cli
 from bdlbench import api, catalog
+from bdlbench.cli import main as cli
 from bdlbench.core.errors import BadInput
 from bdlbench.core.spec import Choice
 from bdlbench.report import text_table

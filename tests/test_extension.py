@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from bdlbench import __main__ as cli
 from bdlbench import catalog, extend
+from bdlbench.cli import main as cli
 from bdlbench.core.errors import BadInput
 from bdlbench.core.spec import Cell, Replicate
 from bdlbench.runs import batch as run

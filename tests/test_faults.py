@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bdlbench import __main__ as cli
 from bdlbench import catalog
+from bdlbench.cli import main as cli
 from bdlbench.core import files
 from bdlbench.records import record as records
 from bdlbench.runs import batch as run

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bdlbench import __main__ as cli
 from bdlbench import api
+from bdlbench.cli import main as cli
 from bdlbench.core import files
 from bdlbench.core.errors import BadInput
 from bdlbench.records import reading, record

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from bdlbench import __main__ as cli
 from bdlbench import api, catalog
+from bdlbench.cli import main as cli
 from bdlbench.core.errors import BadInput
 from bdlbench.core.foreign import Broken
 from bdlbench.core.spec import Cell, Replicate

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bdlbench import api, catalog
-from bdlbench.__main__ import main
+from bdlbench.cli.main import main
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text("utf-8")
 EXAMPLE = next(block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "methods = {" in block)

@@ -18,8 +18,8 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from bdlbench import __main__ as cli
 from bdlbench import api, catalog
+from bdlbench.cli import main as cli
 from bdlbench.core.errors import BadInput
 from bdlbench.core.spec import Cell, Choice, Replicate, replicates
 from bdlbench.records import evaluation

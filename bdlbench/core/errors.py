@@ -1,21 +1,25 @@
-"""What can go wrong, in words for people; `__main__` turns each into one line and an exit code."""
+"""What can go wrong, in words for people; `cli.main` turns each into one line and an exit code."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+DONE, NEGATIVE, BAD_INPUT, NOT_COMPARABLE, INCOMPLETE, INTERNAL, INTERRUPTED = 0, 1, 2, 3, 4, 70, 130
+"""Exit codes: done; a negative verdict of compare, verify, gate or check; bad input; the protocols of two sides differ;
+something that was asked for is missing; a fault of this package; Ctrl-C."""
+
 
 class BenchError(Exception):
     """A failure that a person can act on. Its text is the one line that is printed."""
 
-    exit_code = 70
+    exit_code = INTERNAL
 
 
 class BadInput(BenchError):
     """Something the user gave is wrong: what, where, and what would be right."""
 
-    exit_code = 2
+    exit_code = BAD_INPUT
 
 
 class DataUnavailable(BadInput):
@@ -25,7 +29,13 @@ class DataUnavailable(BadInput):
 class NotComparable(BenchError):
     """Two results follow different protocols."""
 
-    exit_code = 3
+    exit_code = NOT_COMPARABLE
+
+
+class Interrupted(BenchError):
+    """Ctrl-C."""
+
+    exit_code = INTERRUPTED
 
 
 class Diverged(BenchError):

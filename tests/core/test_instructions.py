@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from bdlbench import __main__ as cli
+from bdlbench.cli import main as cli
 from bdlbench.core import environment, instructions
 
 ASKED = [*instructions.LIMITS, instructions.NATIVE]
@@ -39,7 +39,7 @@ def test_the_package_limits_torch_to_avx2_unless_told_otherwise():
     assert in_force("import torch, bdlbench") == "AVX2"  # torch chooses when it first computes
     assert in_force("import bdlbench", BDLBENCH_NATIVE="1") == own
     assert in_force("import bdlbench", ATEN_CPU_CAPABILITY="default") == in_force("", ATEN_CPU_CAPABILITY="default")
-    assert in_force("from bdlbench.__main__ import main; main(['list', '--native', 'suites'])").endswith(own)
+    assert in_force("from bdlbench.cli.main import main; main(['list', '--native', 'suites'])").endswith(own)
     worker = "import subprocess, sys, bdlbench; subprocess.run([sys.executable, '-c', 'import torch; "
     worker += "print(torch.backends.cpu.get_cpu_capability())'])"
     assert in_force(worker, BDLBENCH_NATIVE="1").split() == [own, own]

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from bdlbench import __main__ as cli
 from bdlbench import catalog
+from bdlbench.cli import main as cli
 from bdlbench.core.errors import BadInput
 from bdlbench.gate import check_plugin, contracts
 

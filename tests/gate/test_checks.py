@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bdlbench import __main__ as cli
 from bdlbench import api, catalog
+from bdlbench.cli import main as cli
 from bdlbench.core import files
 from bdlbench.core.errors import BadInput
 from bdlbench.core.spec import Replicate

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from bdlbench import __main__ as cli
 from bdlbench import api, catalog
+from bdlbench.cli import main as cli
 from bdlbench.core import files
 from bdlbench.core.errors import Diverged
 from bdlbench.core.streams import Streams

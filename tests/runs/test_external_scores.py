@@ -14,8 +14,8 @@ import sklearn.metrics
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from bdlbench import __main__ as cli
 from bdlbench import api, catalog
+from bdlbench.cli import main as cli
 from bdlbench.compare import pairs
 from bdlbench.core.errors import BadInput, NotComparable
 from bdlbench.core.spec import Cell, Choice

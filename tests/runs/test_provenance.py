@@ -9,7 +9,7 @@ import grimp
 import pytest
 
 from bdlbench import catalog
-from bdlbench.__main__ import main
+from bdlbench.cli.main import main
 from bdlbench.records import record as records
 from bdlbench.records.record import Record
 from bdlbench.runs import provenance, suites, work

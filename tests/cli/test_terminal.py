@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from bdlbench import __main__ as cli
 from bdlbench import api
+from bdlbench.cli import main as cli
+from bdlbench.cli import terminal
 from bdlbench.core import clock
-from bdlbench.report import terminal
 
 ROOT = Path(__file__).resolve().parents[2]
 SIGNS = "nll ↓ 0.5 ± 0.1 · − × ∞ … 方法 \udc80"

@@ -80,3 +80,18 @@ def _plain(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
     return "".join(PLAIN.get(sign, "?") for sign in error.object[error.start : error.end]), error.end
+
+
+def screen() -> tuple[int, bool]:
+    """How wide the output may be ($COLUMNS, or the terminal's; a file has no limit), and whether it shows bold."""
+    import shutil
+
+    terminal = sys.stdout.isatty()
+    return shutil.get_terminal_size((100 if terminal else 240, 24)).columns, terminal
+
+
+def write(text: str, style: str = "terminal") -> None:
+    """What programs read is in UTF-8 wherever it goes: a sign that a terminal lacks may be replaced there, not here."""
+    if style in ("csv", "json") and hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(encoding="utf-8")
+    sys.stdout.write(text)

@@ -1,0 +1,151 @@
+"""`list` and `data`: what there is to choose from, and which data sets are at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bdlbench.cli.options import PluginsOption, Replaced, add_plugins
+from bdlbench.core.errors import unknown
+
+if TYPE_CHECKING:
+    from bdlbench.catalog import Kind
+
+LISTED = ("methods", "models", "datasets", "metrics", "suites")
+
+
+def list_(
+    kind: Annotated[str, typer.Argument(help="methods, models, datasets, metrics or suites  [default: all]")] = "",
+    name: Annotated[str, typer.Argument(help="one entry: its whole description and its options")] = "",
+    options: Annotated[bool, typer.Option("--options", help="with defaults, ranges and help")] = False,
+    plugin: PluginsOption = [],  # noqa: B006
+    replaced: Replaced = [],  # noqa: B006
+) -> None:
+    """Name what there is, one line each."""
+    if kind and kind not in LISTED:
+        raise unknown("kind", kind, LISTED)
+    add_plugins(plugin, replaced)
+    if name:
+        _print_entry(kind, name)
+        return
+    for shown in [kind] if kind else LISTED:
+        if not kind:
+            print(shown)
+        _print_kind(shown, options, "" if kind else "  ")
+
+
+def _print_kind(kind: str, options: bool, indent: str) -> None:
+    lines = _summaries(kind)
+    width = max(map(len, lines), default=0)
+    for name, line in lines.items():
+        print(f"{indent}{name:{width}}  {line}")
+        if options:
+            _print_options(kind, name, f"{indent}    ")
+
+
+def _summaries(kind: str) -> dict[str, str]:
+    """One line for each entry of a kind."""
+    from bdlbench import catalog
+    from bdlbench.runs import suites
+
+    if found := _catalog_kind(kind):
+        entries = {name: catalog.summary(found, name) for name in catalog.names(found)}
+        return entries | (_costs() if found == "metrics" else {})
+    return {name: suites.read_suite(name).title for name in suites.suite_names()}
+
+
+def _costs() -> dict[str, str]:
+    """What `--metrics` of `run`, `table` and `report` takes beside metrics, one line each."""
+    from bdlbench.report import tables
+
+    return {name: f"cost of a batch, in tables only: {line}" for name, line in tables.COSTS.items()}
+
+
+def _catalog_kind(kind: str) -> Kind | None:
+    """`kind` if the catalog has it: suites are not its."""
+    from bdlbench import catalog
+
+    return next((known for known in catalog.KINDS if known == kind), None)
+
+
+def _print_options(kind: str, name: str, indent: str) -> None:
+    from bdlbench import catalog
+    from bdlbench.core import options
+
+    found = _catalog_kind(kind)
+    if found is None or found == "metrics":
+        return
+    entry = catalog.load(found, name)
+    free = options.per_row_names(entry)
+    for key, field in options.fields(entry).items():
+        swept = "; a sweep is one batch" if key in free else ""
+        default, allowed = options.spell(field.default), options.allowed(field)
+        print(f"{indent}{name}.{key} = {default}: {field.metadata['help']} ({allowed}{swept})")
+
+
+def _print_entry(kind: str, name: str) -> None:
+    """All that is written about one entry."""
+    import inspect
+
+    from bdlbench import catalog
+    from bdlbench.runs import suites
+
+    found = _catalog_kind(kind)
+    if found is None:
+        suite = suites.read_suite(name)
+        print(f"{name}: {suite.title} (version {suite.version}); seeds {suite.seeds}, M = {suite.samples}")
+        for grid in suite.grids:
+            print("  " + " × ".join(", ".join(part) for part in (grid.methods, grid.models, grid.datasets)))
+            for entry, values in suites.merge(suite.options, grid.options).items():
+                if any(entry in listed for listed in (grid.methods, grid.models, grid.datasets)):
+                    print(f"    {entry}: {', '.join(f'{k} {_values(v)}' for k, v in values.items())}")
+        print("  these options hold in these cells alone; what is not shown has its default: list methods --options")
+        return
+    if found == "metrics" and name in (costs := _costs()):
+        print(f"{name}: {costs[name]}")
+        return
+    entry = catalog.load(found, name)
+    summary = f"{entry.summary} ({entry.unit}; {entry.better} is better)\n" if found == "metrics" else ""
+    print(f"{name}: {summary}{inspect.getdoc(entry)}")
+    _print_options(kind, name, "  ")
+
+
+def _values(values: Sequence[Any]) -> str:
+    """120, or 1|2|4 for a sweep."""
+    from bdlbench.core import options
+
+    return "|".join(map(options.spell, values))
+
+
+def data(
+    name: Annotated[str, typer.Argument(help="fetch and verify this data set  [default: say how all stand]")] = "",
+    plugin: PluginsOption = [],  # noqa: B006
+    replaced: Replaced = [],  # noqa: B006
+) -> None:
+    """Say which data sets are present and verified, or fetch one."""
+    from bdlbench import catalog
+    from bdlbench.data import downloads
+
+    add_plugins(plugin, replaced)
+    if name:
+        files = getattr(catalog.load("datasets", name), "files", ())
+        downloads.fetch(files, name)
+        for path, state in downloads.status(files):
+            print(f"{name}: {path}: {state}")
+        return
+    names = catalog.names("datasets")
+    print(f"store: {downloads.root()} (set BDLBENCH_DATA to change it)")
+    for entry in names:
+        print(f"{entry:{max(map(len, names))}}  {data_state(getattr(catalog.load('datasets', entry), 'files', ()))}")
+
+
+def data_state(files: Sequence[Any]) -> str:
+    """verified, or how many of its files are in which state."""
+    from bdlbench.data import downloads
+
+    states = [state for _, state in downloads.status(files)]
+    if len(set(states)) == 1:
+        return f"{states[0]}" + (f" ({len(files)} files)" if files else " with scikit-learn")
+    return ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))

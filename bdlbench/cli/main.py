@@ -1,0 +1,91 @@
+"""The commands, and the one place where an error becomes a line and an exit code.
+
+Nothing heavy is imported before a command needs it: `--help` waits for neither torch nor NumPy.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from bdlbench.cli import terminal
+from bdlbench.cli.checks import check, gate, verify
+from bdlbench.cli.listing import data, list_
+from bdlbench.cli.peers import peers
+from bdlbench.cli.results import compare, rank, report, table
+from bdlbench.cli.run import run
+from bdlbench.cli.score import score
+from bdlbench.core import instructions
+from bdlbench.core.errors import INTERNAL, INTERRUPTED, BadInput, BenchError, Interrupted
+
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="A benchmark and reproducibility suite for Bayesian deep learning.",
+    epilog="Exit codes: 0 done, 1 negative verdict, 2 bad input, 3 not comparable, 4 incomplete, 70 internal error, "
+    "130 interrupted.",
+)
+app.command()(run)
+app.command("list")(list_)
+for command in (table, compare, rank, score, report, verify, gate, check, data, peers):
+    app.command()(command)
+
+
+@app.callback()
+def everywhere(
+    native: Annotated[
+        bool, typer.Option("--native", help="all vector instructions of the processor, not only AVX2: other bits")
+    ] = False,
+) -> None:
+    """Take the options that every command has."""
+    if native:
+        os.environ[instructions.NATIVE] = "1"
+        instructions.choose()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code."""
+    with terminal.forgiving():
+        return _ended(argv)
+
+
+def _ended(argv: Sequence[str] | None) -> int:
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if "--native" in arguments:  # an option of every command may stand anywhere
+        arguments = ["--native", *(word for word in arguments if word != "--native")]
+    try:
+        code = app(arguments or ["--help"], prog_name="bdlbench", standalone_mode=False)
+        if code == INTERRUPTED:
+            raise Interrupted("interrupted")
+        sys.stdout.flush()  # what cannot be written is this command's failure, not the interpreter's
+        return code if isinstance(code, int) else 0
+    except BenchError as error:
+        return _fail(f"{error}{_place(error)}", error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("interrupted", INTERRUPTED)
+    except BaseException as error:  # also another's sys.exit: its number is not one of our verdicts
+        if hasattr(error, "format_message"):  # the command line itself is wrong
+            return _fail(error.format_message(), BadInput.exit_code)
+        if os.environ.get("BDLBENCH_DEBUG") == "1":
+            raise
+        return _fail(f"internal error: {type(error).__name__}: {error} (BDLBENCH_DEBUG=1 shows where)", INTERNAL)
+
+
+def _place(error: BenchError) -> str:
+    """Where in a plugin an error arose that does not say it itself: (mine.py:12)."""
+    if "torch" not in sys.modules:  # then no plugin was read
+        return ""
+    from bdlbench.core import foreign
+
+    where = foreign.raised_at(error)
+    return f" ({foreign.shown(where[0])}:{where[1]})" if where and where[0].name not in str(error) else ""
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"bdlbench: {' '.join(message.split())}", file=sys.stderr)
+    return code

@@ -1,0 +1,55 @@
+"""Options that several commands share, and what is made of their words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bdlbench.core.errors import BadInput, unknown
+
+if TYPE_CHECKING:
+    from bdlbench.report.text_table import Format
+
+PluginsOption = Annotated[
+    list[Path], typer.Option("--plugin", metavar="FILE.py", help="a file with entries of your own")
+]
+Replaced = Annotated[
+    list[str], typer.Option("--replace", metavar="NAME", help="let a plugin take the place of an entry of this name")
+]
+MetricsOption = Annotated[str, typer.Option("--metrics", metavar="A,B", help="columns; default: the main ones")]
+FormatOption = Annotated[str, typer.Option("--format", help="terminal, markdown, csv, latex or json")]
+
+
+def add_plugins(paths: Sequence[Path], replaced: Sequence[str]) -> None:
+    """Add the entries of plugins to the catalog. Raises BadInput for a name in `replaced` that nothing is replaced by."""
+    if replaced and not paths:
+        raise BadInput(f"--replace {replaced[0]}: no --plugin is given that could take its place")
+    if paths:
+        from bdlbench import catalog
+        from bdlbench.report import tables
+
+        for path in paths:
+            catalog.add_plugin(path, replaced)
+        if taken := [name for name in catalog.names("metrics") if name in tables.COSTS]:
+            raise BadInput(f"the metric {taken[0]} has the name of a cost, a column of its own: choose another name")
+        idle = [name for name in replaced if not any(catalog.replaced(kind, name) for kind in catalog.KINDS)]
+        if idle:
+            raise BadInput(f"--replace {idle[0]}: no plugin that is given has an entry of this name and of one here")
+
+
+def format_of(name: str) -> Format:
+    """Return the format of this name. Raises BadInput for another one, with the nearest."""
+    from bdlbench.report.text_table import FORMATS
+
+    style = next((known for known in FORMATS if known == name), None)
+    if style is None:
+        raise unknown("format", name, FORMATS)
+    return style
+
+
+def listed(text: str) -> tuple[str, ...]:
+    """Return the names in "nll, ece"; none in an empty text."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())

@@ -1,0 +1,172 @@
+"""`table`, `compare`, `rank` and `report`: what records say."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bdlbench.cli.options import FormatOption, MetricsOption, PluginsOption, Replaced, add_plugins, format_of, listed
+from bdlbench.cli.terminal import screen, write
+from bdlbench.core.errors import INCOMPLETE
+
+if TYPE_CHECKING:
+    from bdlbench.records.cells import Result
+    from bdlbench.records.reading import Faults
+
+
+def table(
+    results: Annotated[Path, typer.Argument(metavar="RESULTS", help="a folder of records, or one record")],
+    format_: FormatOption = "terminal",
+    metrics: MetricsOption = "",
+    sort: Annotated[str, typer.Option(metavar="METRIC", help="best first by this metric")] = "",
+    figure: Annotated[Path | None, typer.Option(metavar="FILE", help="draw it too: .png, .svg or .pdf")] = None,
+    interval: Annotated[
+        bool, typer.Option("--interval", help="half the 95 % interval, of new seeds and test examples, after ±")
+    ] = False,
+    plugin: PluginsOption = [],  # noqa: B006
+    replaced: Replaced = [],  # noqa: B006
+) -> None:
+    """Print the records of a folder: mean and standard error over replicates, the best and its equals in bold."""
+    style = format_of(format_)
+    from bdlbench import api
+    from bdlbench.report import figures, tables
+
+    add_plugins(plugin, replaced)
+    faults: list[Faults] = []
+    found, untold = api.completed(results, [*listed(metrics), sort], plugin, faults.append)
+    if figure is not None:
+        figures.draw_table(found, figure, listed(metrics), sort)
+    write(tables.render(found, style, listed(metrics), sort, *screen(), interval=interval), style)
+    if style == "terminal":
+        print_options_in_force(found)
+        print_machines(results, listed(metrics))
+        print_failures(found)
+        for line in untold:
+            print(line)
+    print_faults(faults)
+    if faults[0].damaged:
+        raise typer.Exit(INCOMPLETE)
+
+
+def print_options_in_force(found: Sequence[Result]) -> None:
+    """Those that are not the methods' defaults, a line for each data set."""
+    from bdlbench.report import tables
+
+    for line in tables.not_the_defaults(found):
+        print(line)
+
+
+def print_machines(results: Path, metrics: Sequence[str]) -> None:
+    """Where throughput was measured, if it is asked for."""
+    from bdlbench import api
+    from bdlbench.report import tables
+
+    if not set(metrics).isdisjoint(tables.SHORT):
+        print(f"Measured on {'; '.join(api.machines(results))}.")
+
+
+def print_failures(found: Sequence[Result]) -> bool:
+    """Print which replicates failed, and which metrics are not scored. Returns whether anything is missing."""
+    from bdlbench import catalog
+
+    known, incomplete = set(catalog.names("metrics")), False
+    for result in found:
+        by_reason: dict[str, list[str]] = {}
+        for replicate, reason in sorted(result.failed.items()):
+            where = f"seed {replicate.seed}" + (f", split {replicate.split}" if replicate.split else "")
+            by_reason.setdefault(reason, []).append(where)
+        for reason, places in by_reason.items():
+            print(f"failed: {result.title}, {'; '.join(places)}: {reason}")
+        owed = {name: reason for record in result.records for name, reason in record.unscored.items()}
+        for name, reason in owed.items():
+            again = "run again, it is scored without training" if name in known else "--plugin FILE.py has it"
+            print(f"not scored: {result.title}: metric {name}: {reason}; {again}")
+        incomplete |= bool(result.failed) or not known.isdisjoint(owed)
+    return incomplete
+
+
+def print_faults(faults: Sequence[Faults]) -> None:
+    """What is wrong with files beside records, on stderr: stdout may be a table that a program reads."""
+    for line in (line for one in faults for line in one.lines()):
+        print(f"bdlbench: {line}", file=sys.stderr)
+
+
+def compare(
+    a: Annotated[
+        str, typer.Argument(metavar="A", help="a folder of records, one record, or a git revision of results/")
+    ],
+    b: Annotated[str, typer.Argument(metavar="B", help="another, to be held against it; REVISION:PATH names a folder")],
+    metrics: MetricsOption = "",
+    margins: Annotated[
+        Path | None, typer.Option(metavar="FILE.toml", help="[margins] by metric  [default: pyproject.toml's]")
+    ] = None,
+    treatment: Annotated[str, typer.Option(metavar="A:B", help="pair method A of A with method B of B")] = "",
+    ignore_options: Annotated[
+        bool, typer.Option("--ignore-options", help="pair methods by name, whatever their options")
+    ] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="inconclusive counts as failure")] = False,
+    format_: FormatOption = "terminal",
+    plugin: PluginsOption = [],  # noqa: B006
+    replaced: Replaced = [],  # noqa: B006
+) -> None:
+    """Hold B against A: differences with intervals, verdicts, and what would settle what is open. Exits 1 if worse."""
+    style = format_of(format_)
+    from bdlbench import api
+    from bdlbench.report import verdicts
+
+    add_plugins(plugin, replaced)
+    found = api.compare(
+        a,
+        b,
+        metrics=listed(metrics),
+        margins=margins,
+        treatment=treatment,
+        ignore_options=ignore_options,
+        strict=strict,
+        plugin=plugin,
+    )
+    write(verdicts.render(found, style, *screen()), style)
+    if found.exit_code:
+        raise typer.Exit(found.exit_code)
+
+
+def rank(
+    results: Annotated[Path, typer.Argument(metavar="RESULTS", help="a folder of records on several data sets")],
+    metric: Annotated[str, typer.Option(metavar="METRIC", help="what the ranks are of")] = "nll",
+    methods: Annotated[str, typer.Option(metavar="A,B", help="only these, on the data sets that have them all")] = "",
+    format_: FormatOption = "terminal",
+    figure: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="a critical-difference diagram: .png, .svg or .pdf")
+    ] = None,
+    plugin: PluginsOption = [],  # noqa: B006
+    replaced: Replaced = [],  # noqa: B006
+) -> None:
+    """Rank methods over data sets: Friedman, then every pair by Wilcoxon with Holm's correction."""
+    style = format_of(format_)
+    from bdlbench import api
+    from bdlbench.report import figures, verdicts
+
+    add_plugins(plugin, replaced)
+    found = api.rank(results, metric, listed(methods), plugin)
+    if figure is not None:
+        figures.draw_ranking(found, figure)
+    write(verdicts.render_ranking(found, style, *screen()), style)
+
+
+def report(
+    results: Annotated[Path, typer.Argument(metavar="RESULTS", help="a folder of records, or one record")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="where index.html and figures/ go")] = Path("report"),
+    metrics: MetricsOption = "",
+    plugin: PluginsOption = [],  # noqa: B006
+    replaced: Replaced = [],  # noqa: B006
+) -> None:
+    """Write one HTML page of a folder's records, complete in itself, and its figures beside it as SVG and PNG."""
+    from bdlbench import api
+
+    add_plugins(plugin, replaced)
+    page = api.report(results, out, listed(metrics))
+    print(f"{page}: {page.stat().st_size / 1e6:.2f} MB; its figures, as SVG and PNG, are in {page.parent / 'figures'}")

@@ -1,0 +1,194 @@
+"""`run`: train what is missing of a suite, say how far it is, and print its table."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bdlbench.cli.listing import data_state
+from bdlbench.cli.options import MetricsOption, PluginsOption, Replaced, add_plugins, listed
+from bdlbench.cli.results import print_failures, print_faults, print_machines, print_options_in_force
+from bdlbench.cli.terminal import screen, write
+from bdlbench.core.errors import INCOMPLETE, Interrupted, unknown
+
+if TYPE_CHECKING:
+    from bdlbench.core.spec import Cell
+    from bdlbench.records.reading import Faults
+    from bdlbench.runs.batch import Settings
+    from bdlbench.runs.work import Job
+
+
+def run(  # noqa: PLR0913 - one parameter for each option of the command
+    suite: Annotated[str, typer.Argument(help="a suite of the package, see: list suites  [default: quick]")] = "",
+    method: Annotated[list[str], typer.Option(metavar="NAME", help="instead of the suite's; repeatable")] = [],  # noqa: B006
+    model: Annotated[list[str], typer.Option(metavar="NAME", help="instead of the suite's; repeatable")] = [],  # noqa: B006
+    dataset: Annotated[list[str], typer.Option(metavar="NAME", help="instead of the suite's; repeatable")] = [],  # noqa: B006
+    seeds: Annotated[str, typer.Option(metavar="SEEDS", help="5 (0 to 4), 0-9 or 1,4,7")] = "",
+    splits: Annotated[str, typer.Option(help="one: every seed on split 0; each: seed i on split i")] = "",
+    samples: Annotated[int | None, typer.Option(metavar="M", help="posterior samples of a predictive")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    threads: Annotated[int, typer.Option(help="of each batch; part of what decides the bits")] = 1,
+    jobs: Annotated[int, typer.Option(help="worker processes; 0: as many as cores allow, one on a GPU")] = 0,
+    results: Annotated[Path, typer.Option(metavar="DIR", help="where records go")] = Path("results/local"),
+    metrics: MetricsOption = "",
+    fresh: Annotated[bool, typer.Option("--fresh", help="train again what is done already")] = False,
+    any_code: Annotated[
+        bool, typer.Option("--any-code", help="keep what is done, though its method or bdlbench has changed since")
+    ] = False,
+    set_: Annotated[
+        list[str], typer.Option("--set", metavar="NAME.OPTION=V1,V2", help="an option; a list sweeps; repeatable")
+    ] = [],  # noqa: B006
+    config: Annotated[Path | None, typer.Option(metavar="SUITE.toml", help="a suite of your own")] = None,
+    plugin: PluginsOption = [],  # noqa: B006
+    replaced: Replaced = [],  # noqa: B006
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be trained, and write nothing")] = False,
+    checkpoint_every: Annotated[float, typer.Option(metavar="SECONDS", help="between checkpoints in a fit")] = 60.0,
+    keep_parameters: Annotated[bool, typer.Option("--keep-parameters", help="write them beside the records")] = False,
+) -> None:
+    """Train what is missing of a suite, and print its table. Stopped at any time, it resumes where it was."""
+    from bdlbench import api, catalog
+    from bdlbench.report import tables
+    from bdlbench.runs import suites, work
+
+    settings = work.settings_of(results, checkpoint_every, keep_parameters)
+    add_plugins(plugin, replaced)
+    for name in listed(metrics):
+        if name.partition("[")[0] not in (known := {*catalog.names("metrics"), *tables.COSTS}):
+            raise unknown("metric", name, known)
+    names = (tuple(method), tuple(model), tuple(dataset))
+    asked = suites.Overrides(*names, seeds, samples, tuple(set_), device, threads, splits)
+    job = work.prepare(suites.build_spec(api.suite_of(suite, config), asked), results, fresh, any_code)
+    workers = work.workers(jobs, job)
+    _print_outdated(job)
+    if dry_run:
+        _print_plan(job, workers)
+        return
+    done, written = _perform(job, workers, plugin, settings)
+    if _report(done, listed(metrics)) or not written:
+        raise typer.Exit(INCOMPLETE)
+
+
+def _print_outdated(job: Job) -> None:
+    """Why records are not taken as they are, and which of their replicates are left as they are all the same."""
+    titles = {cell.key: cell.title for cell in job.spec.cells}
+    by_reason: dict[str, list[str]] = {}
+    for record, reason in job.outdated:
+        by_reason.setdefault(reason, []).append(titles[record.key])
+        left = sorted({replicate.seed for replicate in set(record.replicates) - set(job.spec.replicates)})
+        if left:
+            print(f"left as other code made them: {titles[record.key]}, seeds {_ranges(left)}; name them to train them")
+    from bdlbench.runs import provenance
+
+    edited = {name for record in job.existing for name, why in record.unscored.items() if why == provenance.EDITED}
+    for name in sorted(edited):
+        print(f"to be scored again from stored predictions, since its source has changed: metric {name}")
+    for reason, which in by_reason.items():
+        what = ", ".join(which) if len(which) < 4 else f"{len(which)} cells"
+        print(f"to be trained again, since {reason}: {what} (--any-code keeps the records)")
+
+
+def _print_plan(job: Job, workers: int) -> None:
+    """What would be trained, where the data stand, and how long it may take."""
+    from bdlbench import catalog
+    from bdlbench.report import tables
+    from bdlbench.runs import suites, work
+
+    refused = work.refused(job)
+    job = replace(job, batches=tuple(batch for batch in job.batches if batch.cells[0] not in refused))
+    missing: dict[Cell, list[int]] = {cell: [] for cell in job.spec.cells}
+    for batch in job.batches:
+        for row in batch.rows:
+            missing[row.cell].append(row.replicate.seed)
+    for cell, seeds in missing.items():
+        todo = f"{len(seeds)} to train (seeds {_ranges(seeds)})" if seeds else "done"
+        print(f"{cell.title}: {f'skipped: {refused[cell]}' if cell in refused else todo}")
+        for kind, choice in zip(suites.CHOSEN, (cell.method, cell.model, cell.dataset), strict=True):
+            if words := tables.all_options(kind, choice.as_dict()):
+                print(f"    {choice.name}: {words}")
+    for name in dict.fromkeys(cell.dataset.name for cell, seeds in missing.items() if seeds):
+        print(f"data set {name}: {data_state(getattr(catalog.load('datasets', name), 'files', ()))}")
+    rows = sum(map(len, missing.values()))
+    print(f"{rows} replicates in {len(job.batches)} batches, {workers} at a time; {_estimate(job, workers)}")
+
+
+def _estimate(job: Job, workers: int) -> str:
+    """From what equal cells cost before: at most in proportion to the rows."""
+    seconds, known = 0.0, 0
+    for batch in job.batches:
+        keys = {cell.key for cell in batch.cells}
+        costs = [record.cost for record in job.existing if record.key in keys and record.cost]
+        if costs:
+            cost = costs[-1]
+            spent = cost.get("train_seconds", 0.0) + cost.get("predict_seconds", 0.0)
+            seconds += spent * max(1.0, len(batch.rows) / cost.get("rows", 1.0))
+            known += 1
+    if not job.batches:
+        return "nothing to do"
+    if not known:
+        return "no estimate yet: no record of these cells to judge by"
+    rest = len(job.batches) - known
+    missing = f"; no estimate for the other {rest}" if rest else ""
+    return f"at most about {seconds / workers:.0f} s by the recorded cost of equal cells ({known} batches{missing})"
+
+
+def _perform(job: Job, workers: int, plugins: Sequence[Path], settings: Settings) -> tuple[Job, bool]:
+    """Train what can be trained of a job. Returns it with what was left out, and whether all was written."""
+    from bdlbench.runs import progress, work
+
+    job = work.ready(job)
+    for line in work.left_out(job):
+        print(line, file=sys.stderr, flush=True)
+    try:
+        with progress.reporting(job.batches, sys.stderr) as report:
+            outcomes = work.perform(job, workers, plugins, settings, report)
+    except KeyboardInterrupt:
+        again = "without --fresh " if job.fresh else ""
+        kept = f"what is done is kept in {job.results}"
+        if job.fresh:
+            kept += f", what it replaces in its folder {work.REPLACED}"
+        raise Interrupted(f"interrupted; {kept}: the same command {again}resumes where it was") from None
+    return job, not any(outcome.unwritten for outcome in outcomes)
+
+
+def _report(job: Job, metrics: Sequence[str]) -> bool:
+    """Print the table and what is missing from it. Returns whether anything asked for is missing."""
+    from bdlbench.report import tables
+    from bdlbench.runs import work
+
+    faults: list[Faults] = []
+    found, untold = work.results_for(job, faults.append, metrics)
+    done = [result for result in found if result.replicates]
+    if done:
+        write(tables.render(done, "terminal", metrics, "", *screen()))
+        print_options_in_force(done)
+        print_machines(job.results, metrics)
+    left_out = work.left_out(job)
+    for line in left_out:
+        print(line)
+    failed = print_failures(found)
+    print_faults(faults)
+    for line in untold:
+        print(line)
+    failed |= any(one.damaged or one.gone for one in faults)
+    for finding in work.findings_of(job):
+        print(finding)
+    count = sum(len(result.replicates) for result in done)
+    trained = sum(len(batch.rows) for batch in job.batches)
+    print(f"{count} replicates of {len(done)} cells in {job.results}; {trained or 'none'} had to be trained now")
+    return failed or bool(left_out)
+
+
+def _ranges(seeds: Sequence[int]) -> str:
+    """0-4,7"""
+    runs: list[list[int]] = []
+    for seed in sorted(seeds):
+        if runs and seed == runs[-1][-1] + 1:
+            runs[-1].append(seed)
+        else:
+            runs.append([seed])
+    return ",".join(str(r[0]) if len(r) == 1 else f"{r[0]}-{r[-1]}" for r in runs)
