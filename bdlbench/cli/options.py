@@ -24,7 +24,7 @@ FormatOption = Annotated[str, typer.Option("--format", help="terminal, markdown,
 
 
 def add_plugins(paths: Sequence[Path], replaced: Sequence[str]) -> None:
-    """Add the entries of plugins to the catalog. Raises BadInput for a name to replace that no plugin and entry have."""
+    """Add the entries of plugins to the catalog. Raises BadInput where a name to replace has no plugin or no entry."""
     if replaced and not paths:
         raise BadInput(f"--replace {replaced[0]}: no --plugin is given that could take its place")
     if paths:
