@@ -240,7 +240,8 @@ def _download(origin: Origin, files: Sequence[RemoteFile], name: str) -> None:
     Where the download itself lies in the store already, it is unpacked there and no network is asked.
     """
     first, packed = files[0], _packed(origin, files)
-    remedy = f"set BDLBENCH_DATA to a folder that holds {first.path}"
+    known = f" (SHA-256 {first.sha256})" if first.sha256 else ""
+    remedy = f"set BDLBENCH_DATA to a folder that holds {first.path}{known}"
     if not all(_writable((root() / file.path).parent) for file in files):
         remedy = f"{remedy}, or to a writable one and run: python -m bdlbench data {name}"
         there = f" ({packed} is there, to be unpacked)" if packed else ""

@@ -9,6 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from bdlbench.core.errors import BadInput
+
 Likelihood = Literal["categorical", "semi_categorical", "gaussian", "bernoulli", "discretised"]
 """What is modelled: the target given the input as a class or a number, or the input itself as binary or grey pixels."""
 
@@ -109,7 +111,16 @@ class Problem:
 
 
 def stack(tasks: Sequence[Task], rows: Sequence[int]) -> Problem:
-    """The problem whose row r is `tasks[rows[r]]`. One task shared by all rows costs no copy."""
+    """The problem whose row r is `tasks[rows[r]]`. One task shared by all rows costs no copy.
+
+    Raises BadInput for splits of different sizes, which cannot be rows of one batch.
+    """
+    for part, sizes in {"training": [len(t.train.y) for t in tasks], "test": [len(t.test.y) for t in tasks]}.items():
+        if len(set(sizes)) > 1:
+            words = f"its splits have {min(sizes)} to {max(sizes)} {part} examples"
+            raise BadInput(
+                f"{words}, and rows of one batch need equally many: run each split by itself, as --seeds 3-3"
+            )
     return Problem(
         signature=tasks[0].signature,
         train=Data(_rows([t.train.x for t in tasks], rows), _rows([t.train.y for t in tasks], rows)),

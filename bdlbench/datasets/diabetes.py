@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-
 from bdlbench.data.downloads import RemoteFile, array_checksum
-from bdlbench.data.splits import column_statistics, random_split
-from bdlbench.data.task import Examples, Signature, Task
+from bdlbench.data.regression import regression_task
+from bdlbench.data.splits import random_split
+from bdlbench.data.task import Task
 
 
 @dataclass(frozen=True)
@@ -30,21 +29,8 @@ class Diabetes:
         bunch = load_diabetes(scaled=False)
         table, target = bunch.data, bunch.target  # (N, D), (N,) float64
         train, test = random_split(len(target), "diabetes", split)
-        mean, sd = column_statistics(table[train])
-        (y_mean,), (y_sd,) = column_statistics(target[train, None])
-        x = torch.from_numpy((table - mean) / sd).to(torch.float32)
-        y = torch.from_numpy((target - y_mean) / y_sd).to(torch.float32)
-        parts = [Examples(x[index], y[index]) for index in map(torch.from_numpy, (train, test))]
-        return Task(
-            signature=Signature((table.shape[1],), 1, "gaussian"),
-            train=parts[0],
-            test=parts[1],
-            sources={"scikit-learn diabetes": array_checksum(table, target)},
-            y_mean=float(y_mean),
-            y_sd=float(y_sd),
-            statistics={"target_mean": float(y_mean), "target_sd": float(y_sd)},
-            standardised=(0,),
-        )
+        sources = {"scikit-learn diabetes": array_checksum(table, target)}
+        return regression_task(table, target, train, test, sources)
 
 
 datasets = {"diabetes": Diabetes}

@@ -155,20 +155,33 @@ def _of_inputs(name: str, task: Task) -> Iterator[Fault]:
             yield _off(name, "inputs", far, train, test, task.standardised)
         return
     for axes in dict.fromkeys([(0,), (0, *range(2, train.ndim))]):
-        for whose, x in (("the test data", test), ("training and test data together", torch.cat([train, test]))):
-            distances = [_off_standard(part, axes).distance for part in (x, train)]
-            if len(x) > FEWEST_SEEDS and distances[0] < BY_CHANCE < distances[1]:
-                yield Fault("refused", name, f"its inputs are standardised by the statistics of {whose}")
-                return
+        if found := list(_standardised_elsewhere(name, "inputs", train, test, axes)):
+            yield from found
+            return
 
 
 def _of_targets(name: str, task: Task) -> Iterator[Fault]:
-    """Targets that were shifted and scaled: by the training part."""
-    if (task.y_mean, task.y_sd) == (0.0, 1.0) or not task.train.y.is_floating_point():
+    """Real targets: shifted and scaled by the training part as declared, and by no other part."""
+    train, test = task.train.y[:, None], task.test.y[:, None]
+    if not train.is_floating_point():
         return
-    far = _off_standard(task.train.y[:, None], (0,))
+    if (task.y_mean, task.y_sd) == (0.0, 1.0):
+        yield from _standardised_elsewhere(name, "targets", train, test, (0,))
+        return
+    far = _off_standard(train, (0,))
     if far.distance > STANDARD:
-        yield _off(name, "targets", far._replace(place=()), task.train.y[:, None], task.test.y[:, None], (0,))
+        yield _off(name, "targets", far._replace(place=()), train, test, (0,))
+
+
+def _standardised_elsewhere(
+    name: str, what: str, train: Tensor, test: Tensor, axes: tuple[int, ...]
+) -> Iterator[Fault]:
+    """What nobody declares to be standardised, and is: by data that hold the test part."""
+    for whose, x in (("the test data", test), ("training and test data together", torch.cat([train, test]))):
+        distances = [_off_standard(part, axes).distance for part in (x, train)]
+        if len(x) > FEWEST_SEEDS and distances[0] < BY_CHANCE < distances[1]:
+            yield Fault("refused", name, f"its {what} are standardised by the statistics of {whose}")
+            return
 
 
 def _off(name: str, what: str, far: _Off, train: Tensor, test: Tensor, axes: tuple[int, ...]) -> Fault:

@@ -13,6 +13,7 @@ from bdlbench.records.record import Record
 from bdlbench.runs import lint, suites
 
 BUNDLED = [name for name in catalog.names("datasets") if not getattr(catalog.load("datasets", name), "files", ())]
+BUNDLED.remove("uci_folder")  # which has no data but a stranger's
 
 
 def raw(shape=(4,), num=80):
@@ -65,6 +66,21 @@ def test_targets_are_standardised_by_training_data_too():
     train = Examples(made.train.x, torch.linspace(0, 5, len(made.train.y)))
     (found,) = lint.of_task("mine", replace(made, train=train, test=test, y_mean=2.0, y_sd=3.0))
     assert "its targets are standardised by the statistics of the test data" in found.message
+
+
+@pytest.mark.parametrize(("part", "whose"), [("test", "the test data"), ("both", "training and test data together")])
+def test_targets_that_nobody_declares_to_be_standardised_by_test_data(part, whose):
+    train, test = (x[:, 0] for x in raw())
+    whole = {"test": test, "both": torch.cat([train, test])}[part]
+    y, by_train = ([(v - w.mean()) / w.std(correction=0) for v in (train, test)] for w in (whole, train))
+    one = task()
+    leaky, clean = (
+        replace(one, train=Examples(one.train.x, a), test=Examples(one.test.x, b)) for a, b in (y, by_train)
+    )
+    assert [str(fault) for fault in lint.of_task("made", leaky)] == [
+        f"refused: made: its targets are standardised by the statistics of {whose}"
+    ]
+    assert lint.of_task("made", clean) == []
 
 
 def test_sets_that_share_examples():
