@@ -1,0 +1,156 @@
+"""The verdict on a published number: hand-worked rows, limits, and how often it is wrong."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from bdlbench.stats.reproduction import Agreement, Limits, Published, difference, judge, published
+
+OPEN = Limits(0.0, math.inf)
+RUNS = np.array([1.0, 2.0, 3.0, 4.0, 5.0])  # mean 3, variance 2.5
+
+
+def one(ours: np.ndarray, theirs: Published, limits: Limits = OPEN) -> Agreement:
+    (found,) = judge([(ours, theirs, limits)])
+    return found
+
+
+def test_numbers_keep_their_last_digit_and_the_spread_its_kind() -> None:
+    row = published("2.970", 20, "0.19", "standard error")
+    assert (row.value, row.half_digit, row.spread, row.spread_half) == (2.97, 0.0005, 0.19, 0.005)
+    assert row.variance == pytest.approx(0.19**2)
+    assert published("2.97", 20, "0.85", "standard deviation").variance == pytest.approx(0.85**2 / 20)
+    assert published("120", 3).half_digit == 0.5
+    assert published("-2.46", 20).value == -2.46
+
+
+def test_a_spread_printed_as_zero_may_be_half_a_digit() -> None:
+    assert published("0.00", 20, "0.00", "standard error").variance == pytest.approx(0.005**2)
+
+
+def test_no_spread_and_a_spread_of_one_run_give_no_variance() -> None:
+    assert math.isnan(published("98.1", 1).variance)
+    assert math.isnan(published("98.1", 1, "0.2", "standard deviation").variance)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (("2.9x", 20), "2.9x"),
+        (("nan", 20), "nan"),
+        (("inf", 20), "inf"),
+        (("2.9", 0), "0"),
+        (("2.9", 20, "-0.1", "standard error"), "-0.1"),
+        (("2.9", 20, "0.1"), "none"),
+        (("2.9", 20, "", "standard error"), "standard error"),
+    ],
+)
+def test_what_is_no_published_number_is_refused(arguments: tuple, word: str) -> None:
+    with pytest.raises(ValueError, match=word):
+        published(*arguments)
+
+
+def test_both_spreads_count() -> None:
+    """Like Welch's test where both have many degrees of freedom, which the exact one is close to."""
+    ours = np.random.default_rng(0).normal(0.1, 1.0, 400)
+    theirs = published("0.0000", 500, "1.20000", "standard deviation")
+    welch = stats.ttest_ind_from_stats(ours.mean(), ours.std(ddof=1), 400, 0.0, 1.2, 500, equal_var=False)
+    assert one(ours, theirs).corrected_p == pytest.approx(welch.pvalue, rel=1e-2)
+    assert 0.01 < welch.pvalue < 0.95  # the comparison above is not one of zeros
+
+
+def test_without_a_spread_theirs_is_one_more_run() -> None:
+    """The prediction interval: t = (3 − 0) / sqrt(2.5·(1 + 1/5)), 4 degrees of freedom."""
+    found = one(RUNS, published("0.000000", 1))
+    assert found.corrected_p == pytest.approx(2 * stats.t.sf(3 / math.sqrt(3.0), 4), rel=1e-3)
+    assert found.half_width == pytest.approx(stats.t.ppf(0.975, 4) * math.sqrt(3.0), rel=1e-3)
+
+
+def test_one_run_of_ours_is_one_more_like_theirs() -> None:
+    found = difference(np.array([1.0]), published("0.0", 5, "2.0", "standard deviation"))
+    assert (float(found.seed), found.seed_df, float(found.example)) == (pytest.approx(4.0 * (1 + 1 / 5)), 4.0, 0.0)
+
+
+def test_one_run_on_each_side_says_nothing() -> None:
+    found = one(np.array([1.0]), published("9.0", 1))
+    assert found.verdict == "inconclusive"
+    assert math.isnan(found.corrected_p)
+    assert math.isnan(found.margin)
+
+
+def test_published_splits_are_paired() -> None:
+    """Two papers that agree on each split to .1 while splits vary by 10."""
+    theirs = 10 * np.random.default_rng(1).standard_normal(20)
+    ours = theirs + 0.1 * np.random.default_rng(2).standard_normal(20) + 0.2
+    row = published(f"{theirs.mean():.6f}", 20, f"{theirs.std(ddof=1):.6f}", "standard deviation")
+    (paired,) = judge([(ours, row, OPEN)], [theirs])
+    assert paired.corrected_p == pytest.approx(stats.ttest_rel(ours, theirs).pvalue, rel=1e-2, abs=1e-6)
+    assert paired.verdict == "not reproduced"
+    assert one(ours, row).verdict == "reproduced"  # unpaired nothing of it is seen
+
+
+def test_rounding_is_no_difference() -> None:
+    ours = 0.72 + 1e-4 * np.array([-1.0, 0.0, 1.0, 0.0])
+    assert one(ours, published("0.7", 20, "0.0001", "standard error")).verdict == "reproduced"
+    assert one(ours, published("0.700", 20, "0.0001", "standard error")).verdict == "not reproduced"
+
+
+def test_not_refused_is_not_reproduced() -> None:
+    """Two splits cannot show much: within their margin, but a margin that says nothing."""
+    found = one(np.array([2.0, 4.0]), published("3.0", 20, "0.1", "standard error"), Limits(0.01, 1.0))
+    assert found.verdict == "inconclusive"
+    assert found.margin > 1.0
+    assert one(np.array([2.0, 4.0]), published("3.0", 20, "0.1", "standard error")).verdict == "reproduced"
+
+
+def test_a_difference_that_is_shown_and_immaterial_is_reproduced() -> None:
+    ours = 0.51 + 1e-3 * np.sin(np.arange(50.0))
+    theirs = published("0.5000", 50, "0.0010", "standard deviation")
+    assert one(ours, theirs).verdict == "not reproduced"
+    assert one(ours, theirs, Limits(0.02, 1.0)).verdict == "reproduced"
+
+
+def test_what_leaves_nothing_to_chance_has_every_digit_or_is_not_reproduced() -> None:
+    ours = np.array([10.4580, 10.4588])  # mean 10.4584
+    rows = [(ours, published(value, 10, "0.518", "standard deviation"), OPEN) for value in ("10.458", "10.459")]
+    assert [a.verdict for a in judge(rows, exact=True)] == ["reproduced", "not reproduced"]
+
+
+def test_rows_are_corrected_together() -> None:
+    """One row at p = .03 is refused alone, and not among ten."""
+    t = stats.t.isf(0.015, 4)
+    row = published(f"{3 - t * math.sqrt(2.5 / 5):.9f}", 10**9, "0.000001", "standard error")
+    calm = published("3.000000", 10**9, "0.000001", "standard error")
+    assert one(RUNS, row).corrected_p == pytest.approx(0.03, rel=1e-2)
+    assert one(RUNS, row).verdict == "not reproduced"
+    many = judge([(RUNS, row, OPEN)] + [(RUNS, calm, OPEN)] * 9)
+    assert many[0].corrected_p == pytest.approx(0.3, rel=1e-2)
+    assert many[0].verdict != "not reproduced"
+
+
+@pytest.mark.parametrize(("ours", "theirs", "rows"), [(20, 20, 6), (3, 10, 3), (5, 1, 1)])
+def test_it_is_wrong_as_rarely_as_it_says(ours: int, theirs: int, rows: int) -> None:
+    """Equal truths; then one row off by the margin that was stated for it. 120 tables of a fixed stream."""
+    rng, tables = np.random.default_rng(5), 120
+
+    def pairs(shift: float) -> list[Agreement]:
+        drawn = []
+        for row in range(rows):
+            x, y = rng.standard_normal(ours), rng.standard_normal(theirs)
+            kind = ("standard error", f"{y.std(ddof=1) / math.sqrt(theirs):.3f}") if theirs > 1 else ("none", "")
+            printed = published(f"{y.mean():.3f}", theirs, kind[1], kind[0])
+            drawn.append((x + (shift if row == 0 else 0.0), printed, OPEN))
+        return judge(drawn)
+
+    alarms = found = 0
+    for _ in range(tables):
+        equal = pairs(0.0)
+        alarms += any(a.verdict == "not reproduced" for a in equal)
+        found += pairs(equal[0].margin)[0].verdict == "not reproduced"
+    assert stats.binomtest(alarms, tables, 0.05, alternative="greater").pvalue > 1e-3
+    assert stats.binomtest(found, tables, 0.80, alternative="less").pvalue > 1e-3
+    assert found < tables or rows > 1  # the margin is no larger than it need be
