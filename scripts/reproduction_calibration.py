@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bdlbench.stats.behrens_fisher import Array
-from bdlbench.stats.reproduction import Limits, Published, judge, published
+from bdlbench.stats.reproduction import Limits, PublishedRow, judge, published
 
 TABLES = 400
 MARKS = ("<!-- reproduction -->", "<!-- end reproduction -->")
@@ -69,10 +69,7 @@ def designs() -> Iterator[Design]:
     yield Design(6, 1, 5, "standard deviation")
 
 
-Row = tuple[Array, Published, Array | None]
-
-
-def pair(design: Design, rng: np.random.Generator, shift: float) -> Row:
+def pair(design: Design, rng: np.random.Generator, shift: float) -> PublishedRow:
     """One row of both papers; the truth of ours is `shift` above theirs."""
     draw = NOISES[design.noise]
     common = draw(rng, max(design.ours, design.theirs))
@@ -83,10 +80,10 @@ def pair(design: Design, rng: np.random.Generator, shift: float) -> Row:
     mean = f"{theirs.mean():.{design.decimals}f}"
     if design.spread in ("none", "by split"):
         printed = published(mean, design.theirs)
-        return ours + shift, printed, theirs if design.spread == "by split" else None
+        return PublishedRow(printed, ours + shift, WIDE, theirs if design.spread == "by split" else None)
     error = theirs.std(ddof=1) / (np.sqrt(design.theirs) if design.spread == "standard error" else 1.0)
     kind = "standard error" if design.spread == "standard error" else "standard deviation"
-    return ours + shift, published(mean, design.theirs, f"{error:.{design.decimals}f}", kind), None
+    return PublishedRow(published(mean, design.theirs, f"{error:.{design.decimals}f}", kind), ours + shift, WIDE)
 
 
 def measured(design: Design, tables: int, seed: int) -> dict[str, float]:
@@ -94,15 +91,15 @@ def measured(design: Design, tables: int, seed: int) -> dict[str, float]:
     rng = np.random.default_rng(seed)
     alarms = reproduced = found = falsely = 0
     for _ in range(tables):
-        first = _judged([pair(design, rng, 0.0) for _ in range(design.rows)])
+        first = judge([pair(design, rng, 0.0) for _ in range(design.rows)])
         alarms += any(a.verdict == "not reproduced" for a in first)
         reproduced += sum(a.verdict == "reproduced" for a in first)
         margins = [a.margin for a in first]
-        again = _judged([pair(design, rng, margins[0] if i == 0 else 0.0) for i in range(design.rows)])
+        again = judge([pair(design, rng, margins[0] if i == 0 else 0.0) for i in range(design.rows)])
         found += again[0].verdict == "not reproduced"
         typical = float(np.median(margins))
         off = [pair(design, rng, typical) for _ in range(design.rows)]
-        falsely += any(a.verdict == "reproduced" and a.margin <= typical for a in _judged(off))
+        falsely += any(a.verdict == "reproduced" and a.margin <= typical for a in judge(off))
     rows = tables * design.rows
     return {
         "false alarm": alarms / tables,
@@ -110,10 +107,6 @@ def measured(design: Design, tables: int, seed: int) -> dict[str, float]:
         "found": found / tables,
         "falsely reproduced": falsely / tables,
     }
-
-
-def _judged(rows: list[Row]) -> list:
-    return judge([(ours, theirs, WIDE) for ours, theirs, _ in rows], [split for *_, split in rows])
 
 
 def main(page: Path | None) -> None:

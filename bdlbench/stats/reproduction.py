@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Literal, get_args
 
@@ -30,12 +30,15 @@ from bdlbench.stats.crossed import Difference
 from bdlbench.stats.holm import holm
 from bdlbench.stats.power import detectable
 
-LEVEL, POWER = 0.05, 0.95
+ALPHA = 0.05
+"""How often a table of equal truths may hold a "not reproduced"."""
+
+MARGIN_POWER = 0.95
 
 Spread = Literal["standard error", "standard deviation", "none"]
 SPREADS: tuple[str, ...] = get_args(Spread)
 
-Verdict = Literal["reproduced", "not reproduced", "inconclusive"]
+Reproduced = Literal["reproduced", "not reproduced", "inconclusive"]
 
 
 @dataclass(frozen=True)
@@ -117,22 +120,60 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Agreement:
-    """Ours against theirs in one row of a paper's table. Numbers that cannot be known are NaN.
+class PublishedRow:
+    """One row of a paper's table, and what its protocol gave here.
 
-    difference: ours − theirs. half_width: of its 95 % interval, for this row alone, rounding included. margin: as the
-    module says. corrected_p: of δ = 0, Holm-corrected over the rows. exact: nothing was left to chance.
+    ours: (n,) values by split or run. by_split: (n,) published values of the same splits, where there are any. exact:
+    nothing is left to chance, the splits included.
     """
 
     published: Published
-    ours: float
-    count: int
+    ours: Array
+    limits: Limits
+    by_split: Array | None = None
+    exact: bool = False
+
+    @property
+    def difference(self) -> Difference:
+        """Ours − theirs with the variance of both; its parts are NaN where neither side says how much a run varies.
+
+        Each side's splits are drawn anew from one data set, so each mean has the variance of its splits, and the
+        overlap of training sets inflates neither. Papers that share their splits are closer to each other than this
+        says: an error on the safe side for "not reproduced", which only the published values of single splits remove.
+        Where no spread was published, theirs is one more run like ours: the interval is a prediction interval. Where
+        we have one run, ours is one more like theirs.
+        """
+        n, theirs, nothing = len(self.ours), self.published, np.array(0.0)
+        if self.by_split is not None:
+            gaps = self.ours - self.by_split
+            return Difference(gaps.mean(), _sample_variance(gaps) / n, max(n - 1.0, 1.0), nothing, 1.0)
+        estimate = np.array(np.mean(self.ours) - theirs.value)
+        if self.exact:
+            return Difference(estimate, nothing, 1.0, nothing, 1.0)
+        other = np.array(theirs.variance)
+        if np.isnan(other):
+            own = _sample_variance(self.ours) * (1 / n + 1 / theirs.count)
+            return Difference(estimate, own, max(n - 1.0, 1.0), nothing, 1.0)
+        if n == 1:
+            alone = other * (theirs.count + 1)  # of one run, and of their mean
+            return Difference(estimate, alone, theirs.count - 1.0, nothing, 1.0)
+        return Difference(estimate, _sample_variance(self.ours) / n, n - 1.0, other, theirs.count - 1.0)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """The verdict on a row. Numbers that cannot be known are NaN.
+
+    half_width: of the 95 % interval of the difference, for this row alone, rounding included. margin: as the module
+    says. corrected_p: of δ = 0, Holm-corrected over the rows.
+    """
+
+    row: PublishedRow
     difference: Difference
     half_width: float
     margin: float
     corrected_p: float
-    verdict: Verdict
-    exact: bool = False
+    verdict: Reproduced
 
     @property
     def standard_errors(self) -> float:
@@ -141,95 +182,56 @@ class Agreement:
         return abs(float(self.difference.estimate)) / error if error > 0 else math.nan
 
 
-def difference(ours: Array, theirs: Published, theirs_by_split: Array | None = None) -> Difference:
-    """Ours − theirs with the variance of both.
-
-    Each side's splits are drawn anew from one data set, so each mean has the variance of its splits, and the overlap of
-    training sets inflates neither. Papers that share their splits are closer to each other than this says: an error on
-    the safe side for "not reproduced", which only the published values of single splits remove. Where no spread was
-    published, theirs is one more run like ours: the interval is a prediction interval. Where we have one run, ours is
-    one more like theirs.
-
-    Args:
-        ours: (n,) values by split or run.
-        theirs: the published mean.
-        theirs_by_split: (n,) published values of the same splits, where there are any; then splits are paired.
-
-    Returns:
-        The difference; its parts are NaN where neither side says how much a run varies.
-    """
-    n = len(ours)
-    zero, one = np.array(0.0), np.array(1.0)
-    if theirs_by_split is not None:
-        gaps = np.asarray(ours) - np.asarray(theirs_by_split)
-        spread = np.var(gaps, ddof=1) / n if n > 1 else np.array(math.nan)
-        return Difference(np.array(gaps.mean()), spread, float(n - 1) or one, zero, 1.0)
-    estimate = np.array(np.mean(ours) - theirs.value)
-    own = np.var(ours, ddof=1) if n > 1 else np.array(math.nan)
-    if math.isnan(theirs.variance):
-        return Difference(estimate, own * (1 / n + 1 / theirs.count), float(max(n - 1, 1)), zero, 1.0)
-    other = np.array(theirs.variance)
-    if n == 1:
-        alone = other * (theirs.count + 1)  # of one run, and of their mean
-        return Difference(estimate, alone, float(theirs.count - 1), zero, 1.0)
-    return Difference(estimate, own / n, float(n - 1), other, float(theirs.count - 1))
-
-
-def judge(
-    rows: Sequence[tuple[Array, Published, Limits]],
-    by_split: Sequence[Array | None] | None = None,
-    exact: bool = False,
-) -> list[Agreement]:
+def judge(rows: Sequence[PublishedRow]) -> list[Agreement]:
     """Judge all rows of one paper's table together.
 
     Args:
-        rows: our values (n,), the published mean, and what a margin may be; one for each row.
-        by_split: published values of our splits for each row, None where there are none.
-        exact: whether the protocol leaves nothing to chance, the splits included.
+        rows: the rows.
 
     Returns:
         An agreement for each row, in order.
     """
-    pairs = [None] * len(rows) if by_split is None else by_split
-    found = [difference(ours, theirs, split) for (ours, theirs, _), split in zip(rows, pairs, strict=True)]
-    if exact:
-        return [_by_digits(*row, difference) for row, difference in zip(rows, found, strict=True)]
-    tests = max(sum(float(d.standard_error) > 0 for d in found), 1)
-    halves = [theirs.half_digit for _, theirs, _ in rows]
+    found = [row.difference for row in rows]
+    halves = [row.published.half_digit for row in rows]
+    level = ALPHA / max(sum(bool(d.standard_error > 0) for d in found), 1)
     margins = [
-        max(detectable(d, LEVEL / tests, POWER) + 2 * half, limits.immaterial)  # NaN first: it stays
-        for (_, _, limits), d, half in zip(rows, found, halves, strict=True)
+        max(detectable(d, level, MARGIN_POWER) + 2 * half, row.limits.immaterial)  # NaN first: it stays
+        for row, d, half in zip(rows, found, halves, strict=True)
+    ]
+    apart = _corrected(Difference.p_value, found, halves)
+    close, immaterial = (
+        _corrected(
+            Difference.equivalence_p_value, found, [max(b - half, 0.0) for b, half in zip(bounds, halves, strict=True)]
+        )
+        <= ALPHA
+        for bounds in (margins, [row.limits.immaterial for row in rows])
+    )
+    return [
+        _judged(row, d, margins[i], float(apart[i]), bool(close[i]), bool(immaterial[i]))
+        for i, (row, d) in enumerate(zip(rows, found, strict=True))
     ]
 
-    def corrected(test: Callable[[Difference, float], Array], bounds: Iterable[float]) -> Array:
-        """Holm-corrected p of every row; what cannot be tested stays NaN and costs the others nothing."""
-        pairs = zip(found, bounds, strict=True)
-        return holm([float(test(d, bound)) if d.standard_error > 0 else math.nan for d, bound in pairs])
 
-    apart = corrected(Difference.p_value, halves)
-    within, immaterial = (
-        corrected(
-            Difference.equivalence_p_value, [max(bound - half, 0.0) for bound, half in zip(bounds, halves, strict=True)]
-        )
-        for bounds in (margins, [limits.immaterial for *_, limits in rows])
-    )
-    judged = []
-    for (ours, theirs, limits), d, margin, *tests in zip(rows, found, margins, apart, within, immaterial, strict=True):
-        refused, close, same = (p <= LEVEL for p in tests)
-        verdict: Verdict = "inconclusive"
-        if same or (close and not refused and margin <= limits.coarse):
-            verdict = "reproduced"
-        elif refused:
-            verdict = "not reproduced"
-        width = float(d.half_width(LEVEL)) + theirs.half_digit
-        judged.append(Agreement(theirs, float(np.mean(ours)), len(ours), d, width, margin, float(tests[0]), verdict))
-    return judged
+def _corrected(
+    test: Callable[[Difference, float], Array], found: Sequence[Difference], bounds: Iterable[float]
+) -> Array:
+    """Holm-corrected p of every row; what cannot be tested stays NaN and costs the others nothing."""
+    pairs = zip(found, bounds, strict=True)
+    return holm([float(test(d, bound)) if d.standard_error > 0 else math.nan for d, bound in pairs])
 
 
-def _by_digits(ours: Array, theirs: Published, limits: Limits, found: Difference) -> Agreement:
-    del limits  # a digit is a digit
-    mean = float(np.mean(ours))
-    same = abs(mean - theirs.value) <= theirs.half_digit * (1 + 1e-9)
-    sure = replace(found, seed=np.array(0.0), example=np.array(0.0))
-    verdict: Verdict = "reproduced" if same else "not reproduced"
-    return Agreement(theirs, mean, len(ours), sure, theirs.half_digit, theirs.half_digit, math.nan, verdict, exact=True)
+def _judged(row: PublishedRow, found: Difference, margin: float, p: float, close: bool, immaterial: bool) -> Agreement:
+    half = row.published.half_digit
+    verdict: Reproduced = "inconclusive"
+    if row.exact:
+        same = abs(float(found.estimate)) <= half * (1 + 1e-9)
+        return Agreement(row, found, half, half, math.nan, "reproduced" if same else "not reproduced")
+    if immaterial or (close and p > ALPHA and margin <= row.limits.coarse):
+        verdict = "reproduced"
+    elif p <= ALPHA:
+        verdict = "not reproduced"
+    return Agreement(row, found, float(found.half_width(ALPHA)) + half, margin, p, verdict)
+
+
+def _sample_variance(values: Array) -> Array:
+    return np.asarray(np.var(values, ddof=1)) if len(values) > 1 else np.array(math.nan)

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bdlbench.stats.reproduction import Agreement, Limits, Published, difference, judge, published
+from bdlbench.stats.reproduction import Agreement, Limits, Published, PublishedRow, judge, published
 
 OPEN = Limits(0.0, math.inf)
 RUNS = np.array([1.0, 2.0, 3.0, 4.0, 5.0])  # mean 3, variance 2.5
 
 
 def one(ours: np.ndarray, theirs: Published, limits: Limits = OPEN) -> Agreement:
-    (found,) = judge([(ours, theirs, limits)])
+    (found,) = judge([PublishedRow(theirs, ours, limits)])
     return found
 
 
@@ -71,7 +71,7 @@ def test_without_a_spread_theirs_is_one_more_run() -> None:
 
 
 def test_one_run_of_ours_is_one_more_like_theirs() -> None:
-    found = difference(np.array([1.0]), published("0.0", 5, "2.0", "standard deviation"))
+    found = PublishedRow(published("0.0", 5, "2.0", "standard deviation"), np.array([1.0]), OPEN).difference
     assert (float(found.seed), found.seed_df, float(found.example)) == (pytest.approx(4.0 * (1 + 1 / 5)), 4.0, 0.0)
 
 
@@ -87,7 +87,7 @@ def test_published_splits_are_paired() -> None:
     theirs = 10 * np.random.default_rng(1).standard_normal(20)
     ours = theirs + 0.1 * np.random.default_rng(2).standard_normal(20) + 0.2
     row = published(f"{theirs.mean():.6f}", 20, f"{theirs.std(ddof=1):.6f}", "standard deviation")
-    (paired,) = judge([(ours, row, OPEN)], [theirs])
+    (paired,) = judge([PublishedRow(row, ours, OPEN, by_split=theirs)])
     assert paired.corrected_p == pytest.approx(stats.ttest_rel(ours, theirs).pvalue, rel=1e-2, abs=1e-6)
     assert paired.verdict == "not reproduced"
     assert one(ours, row).verdict == "reproduced"  # unpaired nothing of it is seen
@@ -116,8 +116,11 @@ def test_a_difference_that_is_shown_and_immaterial_is_reproduced() -> None:
 
 def test_what_leaves_nothing_to_chance_has_every_digit_or_is_not_reproduced() -> None:
     ours = np.array([10.4580, 10.4588])  # mean 10.4584
-    rows = [(ours, published(value, 10, "0.518", "standard deviation"), OPEN) for value in ("10.458", "10.459")]
-    assert [a.verdict for a in judge(rows, exact=True)] == ["reproduced", "not reproduced"]
+    rows = [
+        PublishedRow(published(value, 10, "0.518", "standard deviation"), ours, OPEN, exact=True)
+        for value in ("10.458", "10.459")
+    ]
+    assert [a.verdict for a in judge(rows)] == ["reproduced", "not reproduced"]
 
 
 def test_rows_are_corrected_together() -> None:
@@ -127,7 +130,7 @@ def test_rows_are_corrected_together() -> None:
     calm = published("3.000000", 10**9, "0.000001", "standard error")
     assert one(RUNS, row).corrected_p == pytest.approx(0.03, rel=1e-2)
     assert one(RUNS, row).verdict == "not reproduced"
-    many = judge([(RUNS, row, OPEN)] + [(RUNS, calm, OPEN)] * 9)
+    many = judge([PublishedRow(row, RUNS, OPEN)] + [PublishedRow(calm, RUNS, OPEN)] * 9)
     assert many[0].corrected_p == pytest.approx(0.3, rel=1e-2)
     assert many[0].verdict != "not reproduced"
 
@@ -143,7 +146,7 @@ def test_it_is_wrong_as_rarely_as_it_says(ours: int, theirs: int, rows: int) -> 
             x, y = rng.standard_normal(ours), rng.standard_normal(theirs)
             kind = ("standard error", f"{y.std(ddof=1) / math.sqrt(theirs):.3f}") if theirs > 1 else ("none", "")
             printed = published(f"{y.mean():.3f}", theirs, kind[1], kind[0])
-            drawn.append((x + (shift if row == 0 else 0.0), printed, OPEN))
+            drawn.append(PublishedRow(printed, x + (shift if row == 0 else 0.0), OPEN))
         return judge(drawn)
 
     alarms = found = 0
