@@ -159,21 +159,21 @@ def with_origin(kind: Kind, name: str, options: Mapping[str, Any]) -> Choice:
     return Choice.of(name, {**options, **({REPLACED_BY: file} if file else {})})
 
 
-def recorded(kind: Kind, table: Mapping[str, Any]) -> Choice:
-    """The choice that a record holds as {"name": …, option: value, …}. Raises BadInput where the entry is not known."""
+def recorded(kind: Kind, then: Choice) -> Choice:
+    """The choice that a record holds, as this catalog makes it. Raises BadInput where an entry is not known here."""
     settings: dict[str, dict[str, Any]] = {}
 
-    def collect(entry: Mapping[str, Any]) -> str:
-        nested = {key: collect(value) if isinstance(value, Mapping) else value for key, value in entry.items()}
-        name = str(entry["name"])
-        settings[name] = {key: value for key, value in nested.items() if key not in ("name", REPLACED_BY)}
+    def collect(entry: Choice) -> str:
+        nested = {key: collect(value) if isinstance(value, Choice) else value for key, value in entry.options}
+        name = entry.name
+        settings[name] = {key: value for key, value in nested.items() if key != REPLACED_BY}
         file, now = entry.get(REPLACED_BY, ""), next((f for k in CONFIGURED if (f := replaced(k, name))), "")
         if file != now:
             better = f"add --plugin {file} --replace {name}" if file else f"leave out --replace {name}"
             raise BadInput(f"the record was made with {name} {f'of {file}' if file else 'of bdlbench'}: {better}")
         return name
 
-    return choice(kind, collect(table), settings)
+    return choice(kind, collect(then), settings)
 
 
 def batch_key(kind: Kind, chosen: Choice) -> Choice:

@@ -45,9 +45,9 @@ class Kept:
     def title(self) -> str:
         """Data set, model, and the options that differ between our figures."""
         cell = self.record.cell
-        model, epochs = cell["protocol"]["model"], cell["treatment"].get("epochs")
-        size = f", {model['latent']}-D latent" if "latent" in model else ""
-        return f"{model['name']} on {cell['protocol']['dataset']['name']}{size}, {epochs} epochs"
+        latent = cell.model.get("latent")
+        size = f", {latent}-D latent" if latent is not None else ""
+        return f"{cell.model.name} on {cell.dataset.name}{size}, {cell.method.get('epochs')} epochs"
 
     @torch.no_grad()
     def means(self, x: Tensor) -> Tensor:
@@ -79,8 +79,8 @@ def kept(path: Path, model: str, **options: Any) -> list[Kept]:
     """
     folder = path if path.is_dir() else path.parent
     for record in records.read(path):
-        found = record.cell["protocol"]["model"]
-        fits = found["name"] == model and all(found[key] == value for key, value in options.items())
+        found = record.cell.model
+        fits = found.name == model and all(found.get(key) == value for key, value in options.items())
         if fits and (folder / records.PARAMETERS / f"{record.name}.safetensors").exists():
             return [_kept(folder, record, row) for row in range(len(record.replicates))]
     wanted = " ".join([model, *(f"{key}={value}" for key, value in options.items())])
@@ -88,15 +88,14 @@ def kept(path: Path, model: str, **options: Any) -> list[Kept]:
 
 
 def _kept(folder: Path, record: Record, row: int) -> Kept:
-    protocol = record.cell["protocol"]
-    more = {"num_ood": NUM_OOD} if "num_ood" in protocol["dataset"] else {}
-    dataset, model = _choice("datasets", protocol["dataset"] | more), _choice("models", protocol["model"])
+    cell = record.cell
+    more = {"num_ood": NUM_OOD} if cell.dataset.get("num_ood") is not None else {}
+    dataset, model = _choice("datasets", cell.dataset, more), _choice("models", cell.model, {})
     task = catalog.build_dataset(dataset).load(record.replicates[row].split)
     state = {name: value[row : row + 1] for name, value in records.parameters(folder, record).items()}
     return Kept(record, catalog.build_model([model], task.signature), Point(state), task)
 
 
-def _choice(kind: catalog.Kind, table: dict[str, Any]) -> Choice:
-    """The entry of a record, options and all."""
-    options = {key: value for key, value in table.items() if key != "name"}
-    return catalog.choice(kind, table["name"], {table["name"]: options})
+def _choice(kind: catalog.Kind, then: Choice, more: dict[str, Any]) -> Choice:
+    """The entry of a record, options and all, with `more`."""
+    return catalog.choice(kind, then.name, {then.name: dict(then.options) | more})

@@ -51,9 +51,7 @@ def train(runs: Path) -> None:
 def groups(runs: Path, method: str, dataset: str) -> Iterator[Source]:
     """The cell's replicates, five by five."""
     (record,) = [
-        r
-        for r in records.read(runs / "seeds")
-        if (r.cell["treatment"]["name"], r.cell["protocol"]["dataset"]["name"]) == (method, dataset)
+        r for r in records.read(runs / "seeds") if (r.cell.method.name, r.cell.dataset.name) == (method, dataset)
     ]
     with tempfile.TemporaryDirectory() as scratch:
         for start in range(0, 2 * GROUPS * SIZE, SIZE):

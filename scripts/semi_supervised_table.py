@@ -40,13 +40,11 @@ def main(folder: Path, out: Path) -> None:
 
 def table(results: Sequence[Result]) -> Iterator[dict[str, Any]]:
     """For each number of labels: the classifier alone, M2, and their difference."""
-    found = {
-        (int(r.cell["protocol"]["dataset"]["num_labelled"]), r.cell["protocol"]["model"]["name"]): r for r in results
-    }
+    found = {(int(r.cell.dataset.get("num_labelled")), r.cell.model.name): r for r in results}
     for labels in sorted({labels for labels, _ in found}):
         both = {name: accuracies(found[labels, name]) for name in (ALONE, WITH) if (labels, name) in found}
         for name, values in both.items():
-            unlabelled = found[labels, name].cell["protocol"]["dataset"].get("num_unlabelled", 0)
+            unlabelled = found[labels, name].cell.dataset.get("num_unlabelled", 0)
             yield row(labels, name, unlabelled, list(values.values()))
         if len(both) == 2:
             shared = both[ALONE].keys() & both[WITH].keys()

@@ -29,38 +29,27 @@ COLOURS = {CONSTANT: "#4c72b0", STOPPING: "#c44e52"}
 
 def main(folder: Path, out: Path, title: str) -> None:
     """Read, tabulate, draw."""
-    found = [r for r in records.read(folder) if r.replicates and model_of(r)["name"] in COLOURS]
-    found.sort(key=lambda r: (model_of(r)["name"], options_of(r)["blocks"], -options_of(r).get("strength", 0.0)))
+    found = [r for r in records.read(folder) if r.replicates and r.cell.model.name in COLOURS]
+    found.sort(key=lambda r: (r.cell.model.name, r.cell.model.get("blocks"), -r.cell.model.get("strength", 0.0)))
     out.mkdir(parents=True, exist_ok=True)
     table = pd.DataFrame([row_of(folder, record) for record in found])
     table.to_csv(out / "curve.csv", index=False)
     (out / "curve.md").write_text(markdown(table))
     draw_curve(table, title).savefig(out / "curve.png", dpi=200)
-    stopping = [r for r in found if model_of(r)["name"] == STOPPING]
+    stopping = [r for r in found if r.cell.model.name == STOPPING]
     if stopping:
         draw_images(folder, widest(folder, stopping)).savefig(out / "images.png", dpi=200)
 
 
-def model_of(record: Record) -> dict[str, Any]:
-    """The model of a record's cell."""
-    model: dict[str, Any] = record.cell["protocol"]["model"]
-    return model
-
-
-def options_of(record: Record) -> dict[str, Any]:
-    """The model's options."""
-    return model_of(record)
-
-
 def row_of(folder: Path, record: Record) -> dict[str, Any]:
     """Mean and standard error over seeds of what is shown, shares of exits, and measured speed-ups."""
-    options, metrics = options_of(record), record.values["metrics"]
+    model, metrics = record.cell.model, record.values["metrics"]
     row: dict[str, Any] = {
-        "model": model_of(record)["name"],
-        "layers": options["blocks"],
-        "strength": options.get("strength"),
-        "entropy_weight": options.get("entropy_weight"),
-        "method": record.cell["treatment"]["name"],
+        "model": model.name,
+        "layers": model.get("blocks"),
+        "strength": model.get("strength"),
+        "entropy_weight": model.get("entropy_weight"),
+        "method": record.cell.method.name,
         "seeds": len(record.replicates),
     }
     for name, metric in metrics.items():
@@ -68,9 +57,9 @@ def row_of(folder: Path, record: Record) -> dict[str, Any]:
             values = np.array([np.nan if v is None else v for v in metric["values"]])
             row[name] = values.mean()
             row[f"{name} se"] = values.std(ddof=1) / len(values) ** 0.5 if len(values) > 1 else np.nan
-    if model_of(record)["name"] == STOPPING:
+    if record.cell.model.name == STOPPING:
         depth = records.predictions(folder, record)["test.halted_depth"]
-        row |= {f"share leaving at {d}": float((depth == d).double().mean()) for d in range(1, options["blocks"] + 1)}
+        row |= {f"share leaving at {d}": float((depth == d).double().mean()) for d in range(1, model.get("blocks") + 1)}
     return row | {name: value for name, value in record.cost.items() if name.startswith("speedup")}
 
 
@@ -136,7 +125,7 @@ def draw_images(folder: Path, record: Record, count: int = 16) -> Figure:
     score, halted = arrays["test.depth"].mean(0), arrays["test.halted_depth"].mean(0)
     wrong = (arrays["test.log_probs"].argmax(-1) != arrays["test.y"]).float().mean(0)
     order = score.argsort(stable=True)
-    task = catalog.build_dataset(catalog.choice("datasets", record.cell["protocol"]["dataset"]["name"], {})).load(0)
+    task = catalog.build_dataset(catalog.choice("datasets", record.cell.dataset.name, {})).load(0)
     figure = Figure(figsize=(8.2, 2.1), layout="constrained")
     halves = figure.subfigures(1, 2, wspace=0.04)
     for part, name, index in zip(halves, ("fewest", "most"), (order[:count], order.flip(0)[:count]), strict=True):

@@ -93,7 +93,7 @@ def main(path: Path, out: Path) -> None:
 
 def grey_task(vae: Kept) -> Task:
     """The images of a binary data set as they were before they were drawn from, whole."""
-    name = str(vae.record.cell["protocol"]["dataset"]["name"]).replace("binary_", "grey_")
+    name = str(vae.record.cell.dataset.name).replace("binary_", "grey_")
     return build_dataset(choice("datasets", name, {name: {"num_ood": 0}})).load(0)
 
 

@@ -159,7 +159,7 @@ def test_a_run_prints_as_its_table_and_says_what_is_missing(folder: Path) -> Non
     assert shown[0] == "wine · mlp (widths 3-4) · M = 2"
     assert sum(line.startswith("mle") for line in shown) == 1
     assert shown[-1] == f"{found.skipped[0]}" and shown[-1].startswith("skipped: exact · mlp · wine: ")
-    assert [record.cell["treatment"]["name"] for record in found] == ["mle"]
+    assert [record.cell.method.name for record in found] == ["mle"]
     assert (len(found), found[0]) == (1, found.records[0])
     assert set(found.frame()["seed"].dropna()) == {0, 1}, "what was asked for, of three that are there"
     assert set(found.table("nll,ece")["metric"]) == {"nll", "ece"}
@@ -235,7 +235,7 @@ def test_a_record_keeps_the_facts_of_its_own_splits(dataset: str, tmp_path: Path
     """A record of split 3 kept the checksums and statistics of split 0."""
     api.run(seeds="3-3", splits="each", results=tmp_path, **options_of(dataset))
     (record,) = records.read(tmp_path)
-    chosen = catalog.recorded("datasets", record.cell["protocol"]["dataset"])
+    chosen = catalog.recorded("datasets", record.cell.dataset)
     first, own = load_task(chosen, 0), load_task(chosen, 3)
     for what in ("sources", "statistics"):
         theirs, mine = getattr(first, what), getattr(own, what)

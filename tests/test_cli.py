@@ -116,7 +116,7 @@ def stored(folder: Path) -> dict[tuple[str, int], tuple[Any, ...]]:
             metrics = {name: entry["values"][i] for name, entry in record.values["metrics"].items()}
             others = {name: value[i] for name, value in record.values.items() if name != "metrics"}
             rows = {name: value.select(records.row_axis(name), i).tolist() for name, value in arrays.items()}
-            found[record.cell["treatment"]["name"], replicate.seed] = (metrics, others, rows)
+            found[record.cell.method.name, replicate.seed] = (metrics, others, rows)
     return found
 
 
@@ -432,7 +432,7 @@ def test_failures_are_recorded_and_the_rest_goes_on(
     assert "failed: diverges · logistic · wine, seed 1: parameters or predictions are not finite" in out
     assert "2 (1 failed)" in out
     assert "5 replicates of 2 cells" in out
-    found = {record.cell["treatment"]["name"]: record for record in records.read(results)}
+    found = {record.cell.method.name: record for record in records.read(results)}
     assert set(found) == {"raises", "diverges", "mle"}
     assert len(found["raises"].failed) == 3
     assert cli.main(["table", str(results)]) == 0
@@ -887,7 +887,7 @@ def test_a_sweep_keeps_the_points_that_did_not_diverge(results: Path, capsys: py
     rates = "mle.learning_rate=1e-3,3e38"
     assert train(results, "--method", "mle", "--seeds", "2", "--set", rates) == 4
     assert "parameters or predictions are not finite" in capsys.readouterr().out
-    kept = {record.cell["treatment"]["learning_rate"]: len(record.replicates) for record in records.read(results)}
+    kept = {record.cell.method.get("learning_rate"): len(record.replicates) for record in records.read(results)}
     assert kept == {1e-3: 2, 3e38: 0}
 
 

@@ -227,7 +227,7 @@ def test_a_method_that_changes_its_data_fails_and_leaves_the_next_cell_alone(
     assert "it changes the data that it is given: clone them (mine.py:" in capsys.readouterr().out
     assert cli.main(words(tmp_path / "alone")) == 0
     (alone,) = records.read(tmp_path / "alone")
-    again = next(r for r in records.read(tmp_path / "both") if r.cell["treatment"]["name"] == "map")
+    again = next(r for r in records.read(tmp_path / "both") if r.cell.method.name == "map")
     assert again.values == alone.values
 
 
@@ -480,7 +480,7 @@ def test_a_worker_that_ends_is_its_batchs_failure(tmp_path: Path, body: str) -> 
     overrides = suites.Overrides(names, ("logistic",), ("wine",), "2", 2, epochs, "cpu")
     job = work.prepare(suites.build_spec(suites.read_suite("quick"), overrides), tmp_path / "out")
     outcomes = work.perform(job, 2, [file], report=heard.append)
-    found = {record.cell["treatment"]["name"]: record for outcome in outcomes for record in outcome.records}
+    found = {record.cell.method.name: record for outcome in outcomes for record in outcome.records}
     assert set(found) == set(names)
     assert set(found["killed"].failed.values()) == {ENDS[body]}
     assert all(len(found[name].replicates) == 2 for name in names if name != "killed")

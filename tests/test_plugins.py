@@ -221,9 +221,9 @@ def test_what_was_replaced_is_another_cell(file: Callable[..., Path], tmp_path: 
     there = catalog.choice("methods", "mle", {})
     assert here != there and dict(there.options)[catalog.REPLACED_BY] == "mine.py"
     assert type(catalog.build_method([there])).__name__ == "Mine"
-    assert catalog.recorded("methods", there.as_dict()) == there
+    assert catalog.recorded("methods", there) == there
     with pytest.raises(BadInput, match=r"the record was made with mle of bdlbench: leave out --replace mle"):
-        catalog.recorded("methods", here.as_dict())
+        catalog.recorded("methods", here)
     catalog.add_plugin(path)  # without the word it is the file that was added before
     assert catalog.replaced("methods", "mle") == "mine.py"
     assert catalog.added_plugins() == [(path, ("mle",))]
@@ -316,7 +316,7 @@ def test_leaving_in_fit_is_a_failure_of_that_cell(
     assert cli.main([*words, "--results", str(tmp_path / "r")]) == 4
     out = capsys.readouterr().out
     assert "failed: mine · logistic · wine, seed 0; seed 1: " in out and "(mine.py:11)" in out
-    assert {record.cell["treatment"]["name"]: len(record.replicates) for record in records.read(tmp_path / "r")} == {
+    assert {record.cell.method.name: len(record.replicates) for record in records.read(tmp_path / "r")} == {
         "mine": 0,
         "mle": 2,
     }
@@ -446,7 +446,7 @@ def test_workers_have_the_same_entries(file: Callable[..., Path], tmp_path: Path
     ]
     words += ["--plugin", str(a), "--plugin", str(b), "--replace", "mle", "--jobs", "2"]
     assert cli.main([*words, "--results", str(tmp_path / "r")]) == 0
-    found = {r.cell["treatment"]["name"]: r.cell["treatment"].get("replaced_by") for r in records.read(tmp_path / "r")}
+    found = {r.cell.method.name: r.cell.method.get("replaced_by") for r in records.read(tmp_path / "r")}
     assert found == {"mle": "mine.py", "mine": None}
 
 

@@ -287,7 +287,7 @@ def cells_asked_for(command: str) -> set[str]:
 
 def record_of(cell: Cell, seeds: str = "0-1", splits: str = "one") -> Record:
     nll = {"unit": "nats", "better": "lower", "definition": "NLL()", "values": [0.1, 0.2]}
-    return Record(cell.as_dict(), replicates(seeds, splits), {"metrics": {"nll": nll}}, {}, {})
+    return Record(cell, replicates(seeds, splits), {"metrics": {"nll": nll}}, {}, {})
 
 
 @pytest.fixture
@@ -386,7 +386,7 @@ def test_an_option_of_another_version_is_named(cells: Callable[..., list[Cell]])
         ({"protocol": {**protocol, "model": model}}, "mlp has the new option widths ("),
         ({"treatment": {**treatment, "bootstrap": True}}, "'bootstrap'"),
     ):
-        record = replace(record_of(cell), cell={**cell.as_dict(), **changed})
+        record = replace(record_of(cell), cell=Cell.from_dict({**cell.as_dict(), **changed}))
         (line, _) = commands.commands([record], Path("r"), Path("out"))
         assert line.startswith("# deep_ensemble · mlp · wine: ") and words in line
 

@@ -88,12 +88,11 @@ class Comparison:
     def rows(self) -> Iterator[dict[str, Any]]:
         """One flat row for each pair and metric. What cannot be known is None."""
         for pair in self.pairs:
-            protocol = pair.a.cell["protocol"]
             about = {
-                "dataset": protocol["dataset"]["name"],
-                "model": protocol["model"]["name"],
-                "method": pair.a.cell["treatment"]["name"],
-                "method_b": pair.b.cell["treatment"]["name"],
+                "dataset": pair.a.cell.dataset.name,
+                "model": pair.a.cell.model.name,
+                "method": pair.a.cell.method.name,
+                "method_b": pair.b.cell.method.name,
                 "cell_a": pair.a.key,
                 "cell_b": pair.b.key,
             }
@@ -136,14 +135,11 @@ class Pairing:
 
     def question(self, result: Result, side: int) -> str | None:
         """Cells of both sides with the same answer are partners; None for a cell that is not asked about."""
-        treatment: Any = result.cell["treatment"]
-        if self.treatment:
-            if treatment["name"] != self.treatment[side]:
-                return None
-            treatment = "treatment"
-        elif self.ignore_options:
-            treatment = treatment["name"]
-        return files.digest([result.cell["protocol"], treatment])
+        method = result.cell.method
+        if self.treatment and method.name != self.treatment[side]:
+            return None
+        asked: Any = "treatment" if self.treatment else method.name if self.ignore_options else method.as_dict()
+        return files.digest([result.cell.protocol(), asked])
 
 
 def _facts(finding: Finding) -> dict[str, Any]:
@@ -324,7 +320,7 @@ def _of_record(
     with foreign.calling(f"metric {entry}", metric):
         parts, groups = evaluation.by_example(metric, kept), evaluation.left_out(metric, kept)
         values = evaluation.asked(metric, kept)
-    single = record.cell["protocol"]["samples"] > 1 and not evaluation.has_groups(kept)
+    single = record.cell.samples > 1 and not evaluation.has_groups(kept)
     columns = {f"{entry}[{key}]" if key else entry: (key, value) for key, value in values.items()}
     return {
         name: _with(found[name], record.replicates, _sized(parts[key], kept), groups.get(key), single)
@@ -429,8 +425,8 @@ def _notes(a: Result, b: Result, found: Sequence[Finding], layout: ExampleLayout
 
 def _circumstances(result: Result, with_options: bool) -> dict[str, Any]:
     """Device, threads and, of one method on both sides, its options."""
-    machine = {name: result.cell[name] for name in ("device", "threads")}
-    return machine | (flatten(result.cell["treatment"]) if with_options else {})
+    machine = {"device": result.cell.device, "threads": result.cell.threads}
+    return machine | (flatten(result.cell.method.as_dict()) if with_options else {})
 
 
 def _listed(replicates: Sequence[Replicate]) -> str:
@@ -471,7 +467,7 @@ def _couples(ours: Sequence[Result], theirs: Sequence[Result], pairing: Pairing)
 
 def _refuse_ambiguous(candidates: Sequence[Result], side: str, pairing: Pairing) -> None:
     """Cells that differ in device or threads alone are one; others are not."""
-    treatments = [flatten(r.cell["treatment"]) for r in candidates]
+    treatments = [flatten(r.cell.method.as_dict()) for r in candidates]
     names = sorted({k for t in treatments for k in t if any(t.get(k) != other.get(k) for other in treatments)})
     if names:
         which = "--treatment" if pairing.treatment else "--ignore-options"
@@ -481,8 +477,8 @@ def _refuse_ambiguous(candidates: Sequence[Result], side: str, pairing: Pairing)
 
 def _refuse_other_protocol(ours: Sequence[Result], theirs: Sequence[Result]) -> None:
     """Nothing pairs: say which field of the protocol is to blame, if it is the protocol."""
-    known = {files.digest(t.cell["protocol"]) for t in theirs}
-    if any(files.digest(r.cell["protocol"]) in known for r in ours):
+    known = {files.digest(t.cell.protocol()) for t in theirs}
+    if any(files.digest(r.cell.protocol()) in known for r in ours):
         return
     gaps = [_protocol_gap(r, t) for r in ours for t in theirs]
     nearest = min((gap for gap in gaps if gap), key=len, default=[])
@@ -491,7 +487,7 @@ def _refuse_other_protocol(ours: Sequence[Result], theirs: Sequence[Result]) -> 
 
 def _protocol_gap(a: Result, b: Result) -> list[str]:
     """The fields of the protocols that differ, in words; only the names where data set or model is another one."""
-    left, right = flatten(a.cell["protocol"]), flatten(b.cell["protocol"])
+    left, right = flatten(a.cell.protocol()), flatten(b.cell.protocol())
     whole = [name for name in ("dataset", "model") if left[name] != right[name]]
     return _gaps(*({k: v for k, v in t.items() if k in whole or k.split(".")[0] not in whole} for t in (left, right)))
 
@@ -513,8 +509,8 @@ def _lookalikes(only_a: Iterable[Result], only_b: Sequence[Result]) -> Iterator[
 def _other_options(only_a: Iterable[Result], only_b: Sequence[Result]) -> Iterator[str]:
     """Cells that differ in nothing but options of their method, with these options."""
     for a in only_a:
-        alike = [b for b in only_b if (b.title, b.cell["protocol"]) == (a.title, a.cell["protocol"])]
-        gaps = sorted((_gaps(*(flatten(r.cell["treatment"]) for r in (a, b))) for b in alike), key=len)
+        alike = [b for b in only_b if (b.title, b.cell.protocol()) == (a.title, a.cell.protocol())]
+        gaps = sorted((_gaps(*(flatten(r.cell.method.as_dict()) for r in (a, b))) for b in alike), key=len)
         if gaps:
             yield f"{a.title}: {', '.join(gaps[0])}"
 

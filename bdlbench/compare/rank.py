@@ -12,6 +12,7 @@ import numpy as np
 from bdlbench.compare.differences import LEVEL, Better
 from bdlbench.core.errors import BadInput, unknown
 from bdlbench.core.options import spell
+from bdlbench.core.spec import Choice
 from bdlbench.records.cells import Result, columns_named, flatten
 from bdlbench.stats.behrens_fisher import Array
 from bdlbench.stats.holm import holm
@@ -136,30 +137,30 @@ def _contenders(results: Sequence[Result]) -> tuple[dict[str, dict[str, Result]]
     table: dict[str, dict[str, Result]] = {}
     by_block: dict[str, list[Result]] = {}
     for result in results:
-        by_block.setdefault(_spelled(result.cell["protocol"]["dataset"], results, "dataset"), []).append(result)
+        by_block.setdefault(_spelled(result.cell.dataset, results, "dataset"), []).append(result)
     for block, members in by_block.items():
-        models = [repr(member.cell["protocol"]["model"]) for member in members]
+        models = [repr(member.cell.model) for member in members]
         chosen = max(dict.fromkeys(models), key=models.count)
         kept = [member for member, model in zip(members, models, strict=True) if model == chosen]
         if len(kept) < len(members):
-            model = kept[0].cell["protocol"]["model"]["name"]
+            model = kept[0].cell.model.name
             notes.append(f"{block}: only methods on {model} are ranked, the model that most of them share")
-        table[block] = {_spelled(member.cell["treatment"], results, "method"): member for member in kept}
+        table[block] = {_spelled(member.cell.method, results, "method"): member for member in kept}
     return table, notes
 
 
-def _spelled(choice: dict[str, object], results: Sequence[Result], kind: str) -> str:
+def _spelled(choice: Choice, results: Sequence[Result], kind: str) -> str:
     """The name, with the options in which the entry comes more than once on one data set."""
-    name, flat = str(choice["name"]), flatten(choice)
+    flat = flatten(choice.as_dict())
     same: dict[str, list[dict[str, object]]] = {}
     for result in results:
-        other = result.cell["treatment"] if kind == "method" else result.cell["protocol"]["dataset"]
-        if other["name"] == name:
-            group = repr(result.cell["protocol"]) if kind == "method" else ""
-            same.setdefault(group, []).append(flatten(other))
+        other = result.cell.method if kind == "method" else result.cell.dataset
+        if other.name == choice.name:
+            group = repr(result.cell.protocol()) if kind == "method" else ""
+            same.setdefault(group, []).append(flatten(other.as_dict()))
     differing = {key for group in same.values() for one in group for key in one if one[key] != group[0].get(key)}
     options = ", ".join(f"{key} {spell(flat[key])}" for key in sorted(differing) if key in flat)
-    return f"{name} ({options})" if options else name
+    return f"{choice.name} ({options})" if options else choice.name
 
 
 def _complete(table: dict[str, dict[str, Result]], methods: Sequence[str]) -> tuple[list[str], list[str], list[str]]:

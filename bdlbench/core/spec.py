@@ -35,6 +35,25 @@ class Choice:
             raise BadInput(f"{name}.name: an option cannot be called name, which is the entry's own: rename the option")
         return cls(name, tuple(sorted(options.items())))
 
+    @classmethod
+    def from_dict(cls, table: Mapping[str, Any]) -> Choice:
+        """Take back what `as_dict` gave, unchecked: a record may name entries that nobody here has.
+
+        Raises KeyError or TypeError for a table that is none.
+        """
+        if not isinstance(table["name"], str):
+            raise TypeError(f"the name of an entry is text, not {table['name']!r}")
+        options = {
+            key: cls.from_dict(value) if isinstance(value, dict) else tuple(value) if isinstance(value, list) else value
+            for key, value in table.items()
+            if key != "name"
+        }
+        return cls(table["name"], tuple(sorted(options.items())))
+
+    def get(self, option: str, default: Any = None) -> Any:
+        """Return the value of an option, or `default` where the entry has none of this name."""
+        return dict(self.options).get(option, default)
+
     def as_dict(self) -> dict[str, Any]:
         """For JSON: {"name": …, option: value, …}, nested choices alike."""
         plain = {k: v.as_dict() if isinstance(v, Choice) else v for k, v in self.options}
@@ -59,6 +78,17 @@ class Cell:
     samples: int
     device: str = "cpu"
     threads: int = 1
+
+    @classmethod
+    def from_dict(cls, table: Mapping[str, Any]) -> Cell:
+        """Take back what `as_dict` gave. Raises KeyError or TypeError for a table that lacks something, or has more."""
+        protocol = table["protocol"]
+        if table.keys() != {"protocol", "treatment", "device", "threads"}:
+            raise KeyError("a cell has a protocol, a treatment, a device and threads")
+        if protocol.keys() != {"dataset", "model", "samples"}:
+            raise KeyError("a protocol has a dataset, a model and samples")
+        method, model, dataset = map(Choice.from_dict, (table["treatment"], protocol["model"], protocol["dataset"]))
+        return cls(method, model, dataset, protocol["samples"], table["device"], table["threads"])
 
     def protocol(self) -> dict[str, Any]:
         """What must agree for two cells to be comparable."""

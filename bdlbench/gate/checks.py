@@ -311,7 +311,7 @@ def _nearest(cell: Mapping[str, Any], recorded: Sequence[Record]) -> str:
     mine = flatten(cell)
     gaps = []
     for record in recorded:
-        theirs = flatten(record.cell)
+        theirs = flatten(record.cell.as_dict())
         if [theirs[k] for k in _NAMES] == [mine[k] for k in _NAMES]:
             gaps.append([k for k in mine | theirs if mine.get(k) != theirs.get(k)])
     if not gaps:
@@ -341,7 +341,7 @@ def _definitions(record: Record) -> Iterator[str]:
 
 def _data(dataset: Choice, recorded: Sequence[Record]) -> Iterator[str]:
     """Checksums and statistics of a data set. Raises DataUnavailable."""
-    mine = [record for record in recorded if record.cell["protocol"]["dataset"] == dataset.as_dict()]
+    mine = [record for record in recorded if record.cell.dataset == dataset]
     facts = run.data_facts(dataset, {0, *(replicate.split for record in mine for replicate in record.replicates)})
     for record in mine:
         for what, found in facts.items():

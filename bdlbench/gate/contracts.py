@@ -18,7 +18,7 @@ from bdlbench import catalog
 from bdlbench.core import torch_state
 from bdlbench.core.layout import Layout, LinearOp
 from bdlbench.core.options import fields
-from bdlbench.core.spec import Replicate
+from bdlbench.core.spec import Cell, Choice, Replicate
 from bdlbench.core.streams import Streams
 from bdlbench.data.task import Data, Examples, Signature, Task, stack
 from bdlbench.networks.layers import Point
@@ -419,7 +419,8 @@ def read_again(arrays: Mapping[str, Tensor], samples: int, rows: Sequence[int]) 
     index = torch.tensor(rows)
     kept = {name: value.index_select(record.row_axis(name), index) for name, value in arrays.items()}
     values = {"samples": [samples] * len(rows), "metrics": {}}
-    again = evaluation.read(Record({}, tuple(map(Replicate, rows)), values, {}, {}), kept)
+    cell = Cell(Choice("any"), Choice("any"), Choice("any"), samples)
+    again = evaluation.read(Record(cell, tuple(map(Replicate, rows)), values, {}, {}), kept)
     assert again is not None
     return again
 

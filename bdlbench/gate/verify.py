@@ -129,7 +129,7 @@ def verify(folder: Path, record: Record, full: bool = False, threads: int | None
     if not record.replicates:
         return check
     kept = tuple(_until_an_error(_files(folder, record)))
-    if record.cell["device"] == ELSEWHERE:
+    if record.cell.device == ELSEWHERE:
         return replace(check, parts=(Part("predictions made elsewhere", "unchecked"), *kept))
     try:
         batch = batch_of(record, threads)
@@ -154,12 +154,15 @@ def _until_an_error(parts: Iterator[Part]) -> Iterator[Part]:
 
 def _plugin_words(record: Record) -> str:
     """What to name where an entry of a file of its own, or of one that nobody knows, is not in this catalog."""
-    protocol, code = record.cell["protocol"], record.environment.get("code")
-    named = {"methods": record.cell["treatment"], "models": protocol["model"], "datasets": protocol["dataset"]}
-    for kind, entry in named.items():
-        unknown = entry["name"] not in catalog.names(kind)  # type: ignore[arg-type]
-        if unknown and (code is None or f"{kind} {entry['name']}" in code):
-            return f"; {entry['name']} is not of this package: name the file that has it with --plugin FILE.py"
+    cell, code = record.cell, record.environment.get("code")
+    named: dict[catalog.Kind, str] = {
+        "methods": cell.method.name,
+        "models": cell.model.name,
+        "datasets": cell.dataset.name,
+    }
+    for kind, name in named.items():
+        if name not in catalog.names(kind) and (code is None or f"{kind} {name}" in code):
+            return f"; {name} is not of this package: name the file that has it with --plugin FILE.py"
     return ""
 
 
@@ -226,20 +229,19 @@ def _rescored(record: Record, arrays: Mapping[str, Tensor]) -> Part:
 
 def title_of(record: Record) -> str:
     """For people: mle · mlp · digits."""
-    protocol = record.cell["protocol"]
-    return " · ".join([record.cell["treatment"]["name"], protocol["model"]["name"], protocol["dataset"]["name"]])
+    return record.cell.title
 
 
 def batch_of(record: Record, threads: int | None = None) -> Batch:
     """The replicates of a record, to be trained again. Raises BadInput where an entry or option is not known here."""
-    protocol, device = record.cell["protocol"], record.cell["device"]
+    then = record.cell
     cell = Cell(
-        catalog.recorded("methods", record.cell["treatment"]),
-        catalog.recorded("models", protocol["model"]),
-        catalog.recorded("datasets", protocol["dataset"]),
-        protocol["samples"],
-        device if device == "cpu" or torch.cuda.is_available() else "cpu",
-        threads or record.cell["threads"],
+        catalog.recorded("methods", then.method),
+        catalog.recorded("models", then.model),
+        catalog.recorded("datasets", then.dataset),
+        then.samples,
+        then.device if then.device == "cpu" or torch.cuda.is_available() else "cpu",
+        threads or then.threads,
     )
     return Batch(tuple(Row(cell, replicate) for replicate in record.replicates))
 
@@ -250,7 +252,7 @@ def differences(record: Record, here: Mapping[str, Any], batch: Batch) -> Iterat
     for source, sha256 in there.get("sources", {}).items():
         if here["sources"].get(source) != sha256:
             yield f"the data: SHA-256 of {source} is {here['sources'].get(source, 'absent')[:12]}, was {sha256[:12]}"
-    options, mine = flatten(record.cell), flatten(cell.as_dict())
+    options, mine = flatten(record.cell.as_dict()), flatten(cell.as_dict())
     yield from (f"{k}: {mine.get(k)} here, was {options.get(k)}" for k in options | mine if _apart(k, options, mine))
     then, now = flatten(there), flatten(here)
     asked = [key for key in then if key.startswith("instructions.")]  # older records do not say

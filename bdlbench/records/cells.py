@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from bdlbench import catalog
 from bdlbench.core.errors import BadInput, NotComparable, unknown
-from bdlbench.core.spec import Replicate
+from bdlbench.core.spec import Cell, Replicate
 from bdlbench.records.reading import Source
 from bdlbench.records.record import Record
 
@@ -56,7 +56,7 @@ class Result:
     """
 
     key: str
-    cell: dict[str, Any]
+    cell: Cell
     scores: dict[str, Scores]
     replicates: tuple[Replicate, ...]
     failed: dict[Replicate, str]
@@ -68,8 +68,7 @@ class Result:
     @property
     def title(self) -> str:
         """For people: mle · mlp · digits."""
-        protocol = self.cell["protocol"]
-        return " · ".join([self.cell["treatment"]["name"], protocol["model"]["name"], protocol["dataset"]["name"]])
+        return self.cell.title
 
 
 def merge(records: Iterable[Record], source: Source | None = None) -> list[Result]:

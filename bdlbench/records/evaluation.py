@@ -95,7 +95,7 @@ def drawn(record: Record, groups: int) -> int:
     stated = record.values.get("samples")
     if stated:
         return int(stated[0])
-    return int(record.cell["protocol"]["samples"]) if groups >= MAX_GROUPS else max(1, groups)
+    return int(record.cell.samples) if groups >= MAX_GROUPS else max(1, groups)
 
 
 KEY = re.compile(r"(\w[\w.-]*)?")

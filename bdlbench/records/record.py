@@ -22,7 +22,7 @@ from torch import Tensor
 
 from bdlbench.core import files
 from bdlbench.core.errors import BadInput
-from bdlbench.core.spec import Replicate
+from bdlbench.core.spec import Cell, Replicate
 
 SCHEMA = 1
 """Version of the layout below. Readers refuse a newer one."""
@@ -38,14 +38,14 @@ Metrics = dict[str, dict[str, Any]]
 class Record:
     """One cell and some of its replicates.
 
-    cell: as `Cell.as_dict`; values: `metrics` (each with unit, direction, definition, and a value for each replicate)
+    values: `metrics` (each with unit, direction, definition, and a value for each replicate)
     and what else is deterministic; cost: of the batch that trained the cell, never for each seed; environment: where;
     failed: replicates without values, with reasons; predictions: SHA-256 of the file beside, "" where there is none.
     path: the file that it was read from, which a person may have renamed; Path() where it was not read.
     unscored: metrics that raised, with reasons: their values are missing, not undefined.
     """
 
-    cell: dict[str, Any]
+    cell: Cell
     replicates: tuple[Replicate, ...]
     values: dict[str, Any]
     cost: dict[str, float]
@@ -58,7 +58,7 @@ class Record:
     @property
     def key(self) -> str:
         """The cell's hash."""
-        return files.digest(self.cell)
+        return self.cell.key
 
     @property
     def name(self) -> str:
@@ -66,15 +66,15 @@ class Record:
         return name_of(self.cell, [*self.replicates, *self.failed])
 
 
-def name_of(cell: Mapping[str, Any], asked: Iterable[Replicate]) -> str:
+def name_of(cell: Cell, asked: Iterable[Replicate]) -> str:
     """The name that a record of these replicates, good or failed, has: names that no file can have are mended.
 
     In ASCII: a file's name has at most 255 bytes, not characters, and not every system can write all of them.
     """
-    names = (cell["protocol"]["dataset"]["name"], cell["protocol"]["model"]["name"], cell["treatment"]["name"])
+    names = (cell.dataset.name, cell.model.name, cell.method.name)
     words = [re.sub(r"[^\w.+-]", "_", name, flags=re.ASCII)[:40] for name in names]
     listed = files.digest([asdict(replicate) for replicate in sorted(asked)])
-    return f"{'-'.join(words)}-{files.digest(cell)[:12]}-{listed[:8]}"
+    return f"{'-'.join(words)}-{cell.key[:12]}-{listed[:8]}"
 
 
 def write(folder: Path, record: Record, arrays: Mapping[str, Tensor], stem: str = "") -> Path:
@@ -294,7 +294,7 @@ def _take(record: Record, kept: Sequence[int]) -> Record:
 def _to_json(record: Record) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
-        "cell": record.cell,
+        "cell": record.cell.as_dict(),
         "replicates": [asdict(r) for r in record.replicates],
         "failed": [{**asdict(r), "reason": reason} for r, reason in sorted(record.failed.items())],
         "values": _finite(record.values),
@@ -330,7 +330,7 @@ def _read(path: Path) -> Record | None:
             raise BadInput(f"{path} was written by a newer bdlbench {reads}: upgrade")
         altered = body.pop("checksum") != files.digest(body)
         record = Record(
-            cell=body["cell"],
+            cell=Cell.from_dict(body["cell"]),
             replicates=tuple(Replicate(**r) for r in body["replicates"]),
             values=body["values"],
             cost=body["cost"],
@@ -344,7 +344,7 @@ def _read(path: Path) -> Record | None:
         if not called and not path.is_file():
             return None
         raise BadInput(f"{path} cannot be read: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         if not called:
             return None
         whole = "put a whole copy in its place, or give another folder"

@@ -11,7 +11,7 @@ from typing import Any
 from bdlbench import catalog
 from bdlbench.core.errors import BadInput
 from bdlbench.core.options import resolve, spell
-from bdlbench.core.spec import ELSEWHERE, Replicate
+from bdlbench.core.spec import ELSEWHERE, Choice, Replicate
 from bdlbench.records.cells import Result, merge
 from bdlbench.records.record import Record
 from bdlbench.runs import suites as plan
@@ -31,13 +31,13 @@ class _Run:
 def commands(found: Sequence[Record], folder: Path, out: Path) -> list[str]:
     """Shell commands, in order: the runs, what was scored, the report. A cell that none can make is a # comment."""
     results = [result for result in merge(found) if result.replicates]
-    trained = [result for result in results if result.cell["device"] != ELSEWHERE]
+    trained = [result for result in results if result.cell.device != ELSEWHERE]
     suites, left = _suites(trained, folder)
     alone = {result.key: _run_lines(_Run([result], _options(result)), folder) for result in left}
     possible = [result for result in left if not alone[result.key][0].startswith("#")]
     runs = [line for group in _grouped(possible) for line in _run_lines(group, folder)]
     runs += [line for result in left if result not in possible for line in alone[result.key]]
-    scored = [_score_line(record, folder) for record in found if record.cell["device"] == ELSEWHERE]
+    scored = [_score_line(record, folder) for record in found if record.cell.device == ELSEWHERE]
     entries = dict.fromkeys(entry for result in results for entry in _options(result))
     return [*suites, *runs, *scored, _line("report", str(folder), "--out", str(out), *_plugin_words(entries))]
 
@@ -46,7 +46,7 @@ def _suites(results: Sequence[Result], folder: Path) -> tuple[list[str], list[Re
     """Commands of suites that lie there whole, with the same replicates in every cell; and what is left."""
     left, lines = {result.key: result for result in results}, []
     for name in plan.suite_names():
-        for device, threads in dict.fromkeys((r.cell["device"], r.cell["threads"]) for r in results):
+        for device, threads in dict.fromkeys((r.cell.device, r.cell.threads) for r in results):
             spec = plan.build_spec(plan.read_suite(name), plan.Overrides(device="cpu"))
             keys = {replace(cell, device=device, threads=threads).key for cell in spec.cells}
             asked = {tuple(left[key].replicates) for key in keys & left.keys()}
@@ -75,8 +75,8 @@ def _grouped(results: Sequence[Result]) -> list[_Run]:
     """As few commands as ask for all of them: each takes what shares all but the method, while options agree."""
     groups: dict[str, list[_Run]] = {}
     for result in results:
-        protocol, cell = result.cell["protocol"], result.cell
-        alike = repr([protocol, cell["device"], cell["threads"], result.replicates])
+        cell = result.cell
+        alike = repr([cell.dataset, cell.model, cell.samples, cell.device, cell.threads, result.replicates])
         options = _options(result)
         for run in groups.setdefault(alike, []):
             if _agree(run.options, options):
@@ -93,35 +93,33 @@ def _grouped(results: Sequence[Result]) -> list[_Run]:
 def _run_lines(run: _Run, folder: Path) -> list[str]:
     """The command, if it asks for these cells and no others; else a comment for each cell."""
     first = run.results[0]
-    protocol = first.cell["protocol"]
-    methods = tuple(dict.fromkeys(result.cell["treatment"]["name"] for result in run.results))
-    names = (methods, (protocol["model"]["name"],), (protocol["dataset"]["name"],))
+    methods = tuple(dict.fromkeys(result.cell.method.name for result in run.results))
+    names = (methods, (first.cell.model.name,), (first.cell.dataset.name,))
     try:
         settings = tuple(_settings(run.options))
         seeds, splits = _seeds(first.replicates)
-        asked = plan.Overrides(*names, seeds, protocol["samples"], settings, "cpu", first.cell["threads"], splits)
+        asked = plan.Overrides(*names, seeds, first.cell.samples, settings, "cpu", first.cell.threads, splits)
         suite = plan.read_suite(BASE)
         spec = plan.build_spec(suite, asked)
     except BadInput as error:
         return [_comment(result, str(error)) for result in run.results]
-    cells = {replace(cell, device=first.cell["device"]).key for cell in spec.cells}
+    cells = {replace(cell, device=first.cell.device).key for cell in spec.cells}
     if cells != {result.key for result in run.results} or set(spec.replicates) != set(first.replicates):
         return [_comment(result, _why_none(result)) for result in run.results]
     words = [word for name in methods for word in ("--method", name)]
     words += ["--model", *names[1], "--dataset", *names[2], *_seed_words(first.replicates, suite.splits)]
-    words += ["--samples", str(protocol["samples"]), *(word for text in settings for word in ("--set", text))]
+    words += ["--samples", str(first.cell.samples), *(word for text in settings for word in ("--set", text))]
     words += _plugin_words(run.options)
     return [_line("run", *words, *_machine_words(first), "--results", str(folder))]
 
 
 def _why_none(result: Result) -> str:
     """That no command asks for a cell, and by which options it differs from what this version makes of its entries."""
-    protocol = result.cell["protocol"]
-    choices: dict[catalog.Kind, Any] = {"methods": result.cell["treatment"]}
-    choices |= {"models": protocol["model"], "datasets": protocol["dataset"]}
+    cell = result.cell
+    choices: dict[catalog.Kind, Choice] = {"methods": cell.method, "models": cell.model, "datasets": cell.dataset}
     words = []
     for kind, choice in choices.items():
-        here = dict(_entries(catalog.recorded(kind, choice).as_dict()))
+        here = dict(_entries(catalog.recorded(kind, choice)))
         for entry, then in _entries(choice):
             now = here[entry]
             words += [f"{entry} has the new option {key} ({spell(now[key])})" for key in now if key not in then]
@@ -137,24 +135,23 @@ def _plugin_words(entries: Iterable[str]) -> list[str]:
 
 def _options(result: Result) -> dict[str, dict[str, Any]]:
     """{entry: {option: value}} of all that a cell consists of."""
-    protocol = result.cell["protocol"]
     return {
         entry: table
-        for choice in (result.cell["treatment"], protocol["model"], protocol["dataset"])
+        for choice in (result.cell.method, result.cell.model, result.cell.dataset)
         for entry, table in _entries(choice)
     }
 
 
-def _entries(choice: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _entries(choice: Choice) -> Iterator[tuple[str, dict[str, Any]]]:
     """An entry and those nested in it, with their options; a nested entry goes by its name."""
     table = {
-        key: value["name"] if isinstance(value, Mapping) else value
-        for key, value in choice.items()
-        if key not in ("name", catalog.REPLACED_BY)
+        key: value.name if isinstance(value, Choice) else value
+        for key, value in choice.options
+        if key != catalog.REPLACED_BY
     }
-    yield str(choice["name"]), table
-    for value in choice.values():
-        if isinstance(value, Mapping):
+    yield choice.name, table
+    for _, value in choice.options:
+        if isinstance(value, Choice):
             yield from _entries(value)
 
 
@@ -203,20 +200,20 @@ def _seed_words(replicates: Sequence[Replicate], usual: str) -> list[str]:
 
 
 def _machine_words(result: Result) -> list[str]:
-    threads = result.cell["threads"]
-    return ["--device", result.cell["device"], *(["--threads", str(threads)] if threads != 1 else [])]
+    threads = result.cell.threads
+    return ["--device", result.cell.device, *(["--threads", str(threads)] if threads != 1 else [])]
 
 
 def _score_line(record: Record, folder: Path) -> str:
     """How a file of predictions became this record."""
-    protocol, treatment = record.cell["protocol"], record.cell["treatment"]
+    cell = record.cell
     said = record.environment.get("predictions_from", {})
-    words = [said.get("file", "FILE"), "--method", treatment["name"]]
-    own = protocol["dataset"]["name"] not in catalog.names("datasets")
-    words += ["--dataset", protocol["dataset"]["name"], *(["--own-data"] if own else [])]
-    words += ["--model", protocol["model"]["name"], "--samples", str(protocol["samples"])]
+    words = [said.get("file", "FILE"), "--method", cell.method.name]
+    own = cell.dataset.name not in catalog.names("datasets")
+    words += ["--dataset", cell.dataset.name, *(["--own-data"] if own else [])]
+    words += ["--model", cell.model.name, "--samples", str(cell.samples)]
     words += [word for name in ("axes", "seeds", "splits") if name in said for word in (f"--{name}", said[name])]
-    for choice in (treatment, protocol["model"], protocol["dataset"]):
+    for choice in (cell.method, cell.model, cell.dataset):
         for entry, table in _entries(choice):
             words += [word for key, value in table.items() for word in ("--set", f"{entry}.{key}={spell(value)}")]
             words += _plugin_words([entry])

@@ -48,7 +48,7 @@ class Shown:
     @property
     def method(self) -> str:
         """The method's name."""
-        return str(self.result.cell["treatment"]["name"])
+        return str(self.result.cell.method.name)
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def _section(
     for result, label in zip(members, labels_of(group), strict=True):
         arrays, samples, lost = _arrays(by_key[result.key])
         notes += [f"{label}: {line}" for line in lost]
-        place = sum(other.method == result.cell["treatment"]["name"] for other in rows)
+        place = sum(other.method == result.cell.method.name for other in rows)
         rows.append(Shown(result, label, place, arrays, samples))
     return EvidenceSection(group, tuple(rows), tuple(notes))
 

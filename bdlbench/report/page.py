@@ -129,7 +129,7 @@ def _cell(section: EvidenceSection, i: int, j: int, column: Column) -> CellSumma
 def _overview(found: Sequence[Record]) -> str:
     results = merge(found)
     count = sum(len(result.replicates) for result in results)
-    names = dict.fromkeys(result.cell["protocol"]["dataset"]["name"] for result in results)
+    names = dict.fromkeys(result.cell.dataset.name for result in results)
     return f"{count} replicates of {len(results)} cells on {', '.join(names)}."
 
 

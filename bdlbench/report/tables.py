@@ -19,6 +19,7 @@ from bdlbench.compare import pairs
 from bdlbench.core import files
 from bdlbench.core.errors import BadInput
 from bdlbench.core.options import spell
+from bdlbench.core.spec import Choice
 from bdlbench.records.cells import MAIN_METRICS, Result, absent, flatten, matching
 from bdlbench.report import text_table
 from bdlbench.report.text_table import Field, Format, Sheet
@@ -241,37 +242,37 @@ def by_data(results: Iterable[Result]) -> list[list[Result]]:
     """Those of each data set with its options, in order of appearance."""
     found: dict[str, list[Result]] = {}
     for result in results:
-        found.setdefault(files.digest(result.cell["protocol"]["dataset"]), []).append(result)
+        found.setdefault(files.digest(result.cell.dataset.as_dict()), []).append(result)
     return list(found.values())
 
 
 def title_of(results: Sequence[Result]) -> str:
     """digits · mlp (widths 100-100) · M = 100, as far as all rows agree."""
-    protocols = [result.cell["protocol"] for result in results]
-    words = [spelled("datasets", protocols[0]["dataset"])]
-    if len({files.digest(p["model"]) for p in protocols}) == 1:
-        words.append(spelled("models", protocols[0]["model"]))
-    if len({p["samples"] for p in protocols}) == 1:
-        words.append(f"M = {protocols[0]['samples']}")
+    first = results[0].cell
+    words = [spelled("datasets", first.dataset)]
+    if len({files.digest(result.cell.model.as_dict()) for result in results}) == 1:
+        words.append(spelled("models", first.model))
+    if len({result.cell.samples for result in results}) == 1:
+        words.append(f"M = {first.samples}")
     return " · ".join(words)
 
 
-def spelled(kind: catalog.Kind, choice: Mapping[str, Any]) -> str:
+def spelled(kind: catalog.Kind, choice: Choice) -> str:
     """mlp (widths 100-100): with the options that are not the defaults; all of them for an entry unknown here."""
     try:
-        defaults = catalog.choice(kind, choice["name"], {}).as_dict()
+        defaults = catalog.choice(kind, choice.name, {}).as_dict()
     except BadInput:
         defaults = {}
-    given = {name: value for name, value in flatten(choice).items() if defaults.get(name) != value}
+    given = {name: value for name, value in flatten(choice.as_dict()).items() if defaults.get(name) != value}
     options = ", ".join(f"{name} {spell(value)}" for name, value in given.items() if name != "name")
-    return f"{choice['name']} ({options})" if options else str(choice["name"])
+    return f"{choice.name} ({options})" if options else choice.name
 
 
-def all_options(kind: catalog.Kind, choice: Mapping[str, Any]) -> str:
+def all_options(kind: catalog.Kind, choice: Choice) -> str:
     """Every option of an entry: epochs 120 (default 60), batch_size 64."""
-    defaults = flatten(catalog.choice(kind, choice["name"], {}).as_dict())
+    defaults = flatten(catalog.choice(kind, choice.name, {}).as_dict())
     words = []
-    for name, value in flatten(choice).items():
+    for name, value in flatten(choice.as_dict()).items():
         other = f" (default {spell(defaults[name])})" if name in defaults and defaults[name] != value else ""
         words.append(f"{name} {spell(value)}{other}")
     return ", ".join(words[1:])
@@ -283,22 +284,24 @@ def not_the_defaults(results: Sequence[Result]) -> Iterator[str]:
         methods: dict[tuple[str, str], list[str]] = {}
         columns = labels(members)
         for result in members:
-            treatment = result.cell["treatment"]
+            method = result.cell.method
             try:
-                defaults = flatten(catalog.choice("methods", treatment["name"], {}).as_dict())
+                defaults = flatten(catalog.choice("methods", method.name, {}).as_dict())
             except BadInput:  # a method that is not known here has no defaults
                 continue
-            options = {name: value for name, value in flatten(treatment).items() if defaults.get(name, value) != value}
-            key = (treatment["name"], result.cell["protocol"]["model"]["name"])
+            options = {
+                name: value for name, value in flatten(method.as_dict()).items() if defaults.get(name, value) != value
+            }
+            key = (method.name, result.cell.model.name)
             methods[key] = [f"{name} {spell(value)}" for name, value in options.items() if name not in columns]
         models = {model for _, model in methods}
         told = [
-            f"{method}{f' on {model}' if len(models) > 1 else ''} ({', '.join(words)})"
-            for (method, model), words in methods.items()
+            f"{name}{f' on {model}' if len(models) > 1 else ''} ({', '.join(words)})"
+            for (name, model), words in methods.items()
             if words
         ]
         if told:
-            yield f"Not the defaults, on {members[0].cell['protocol']['dataset']['name']}: {'; '.join(told)}."
+            yield f"Not the defaults, on {members[0].cell.dataset.name}: {'; '.join(told)}."
 
 
 BUDGET = ("epochs", "steps", "iterations", "batch_size")
@@ -309,25 +312,24 @@ def budgets(results: Sequence[Result]) -> Iterator[str]:
     """Where methods on one model and data set had different budgets: these, in words."""
     groups: dict[str, list[Result]] = {}
     for result in results:
-        groups.setdefault(files.digest([result.cell["protocol"][part] for part in ("dataset", "model")]), []).append(
-            result
-        )
+        alike = files.digest([result.cell.dataset.as_dict(), result.cell.model.as_dict()])
+        groups.setdefault(alike, []).append(result)
     for members in groups.values():
         differing = []
         for option in BUDGET:
             had: dict[str, dict[str, None]] = {}  # by method, in order
             for result in members:
-                for name, value in flatten(result.cell["treatment"]).items():
+                for name, value in flatten(result.cell.method.as_dict()).items():
                     if name.rpartition(".")[2] == option:
-                        had.setdefault(result.cell["treatment"]["name"], {})[spell(value)] = None
+                        had.setdefault(result.cell.method.name, {})[spell(value)] = None
             shared: dict[str, list[str]] = {}
             for method, values in had.items():
                 shared.setdefault(", ".join(values), []).append(method)
             if len(shared) > 1:
                 differing.append(f"{option} " + "; ".join(f"{v} of {', '.join(who)}" for v, who in shared.items()))
         if differing:
-            protocol = members[0].cell["protocol"]
-            where = f"{spelled('models', protocol['model'])} and {spelled('datasets', protocol['dataset'])}"
+            cell = members[0].cell
+            where = f"{spelled('models', cell.model)} and {spelled('datasets', cell.dataset)}"
             yield f"Budgets differ on {where}: {', '.join(differing)}."
 
 
@@ -337,8 +339,8 @@ def labels(results: Sequence[Result]) -> dict[str, dict[int, str]]:
     An option of a method has a column where two rows of that method on the same model differ in it, one of a model
     where two rows of that model do; every row that has it shows it.
     """
-    found = {"method": {i: r.cell["treatment"]["name"] for i, r in enumerate(results)}}
-    models = {i: r.cell["protocol"]["model"]["name"] for i, r in enumerate(results)}
+    found = {"method": {i: r.cell.method.name for i, r in enumerate(results)}}
+    models = {i: r.cell.model.name for i, r in enumerate(results)}
     if len(set(models.values())) > 1:
         found["model"] = models
     for kind in ("method", "model", ""):
@@ -354,9 +356,9 @@ def _options(result: Result, kind: str) -> dict[str, Any]:
     """Flat options of a row's method or model; for "", what else makes it a cell of its own."""
     cell = result.cell
     if not kind:
-        return {"samples": cell["protocol"]["samples"], "device": cell["device"], "threads": cell["threads"]}
-    choice = cell["treatment"] if kind == "method" else cell["protocol"]["model"]
-    return {name: value for name, value in flatten(choice).items() if name != "name"}
+        return {"samples": cell.samples, "device": cell.device, "threads": cell.threads}
+    choice = cell.method if kind == "method" else cell.model
+    return {name: value for name, value in flatten(choice.as_dict()).items() if name != "name"}
 
 
 def _differing_options(tables: Mapping[int, Mapping[str, Any]], names: Mapping[int, str]) -> list[str]:
@@ -448,16 +450,16 @@ def _count(result: Result) -> str:
 
 
 def _about(result: Result) -> dict[str, Any]:
-    protocol, treatment = result.cell["protocol"], result.cell["treatment"]
-    parts = {"dataset": protocol["dataset"], "model": protocol["model"], "method": treatment}
-    options = {kind: {k: v for k, v in choice.items() if k != "name"} for kind, choice in parts.items()}
+    cell = result.cell
+    parts = {"dataset": cell.dataset, "model": cell.model, "method": cell.method}
+    options = {kind: {k: v for k, v in choice.as_dict().items() if k != "name"} for kind, choice in parts.items()}
     return {
         "cell": result.key,
-        **{kind: choice["name"] for kind, choice in parts.items()},
+        **{kind: choice.name for kind, choice in parts.items()},
         "options": files.canonical_json(options).decode(),
-        "samples": protocol["samples"],
-        "device": result.cell["device"],
-        "threads": result.cell["threads"],
+        "samples": cell.samples,
+        "device": cell.device,
+        "threads": cell.threads,
     }
 
 

@@ -101,7 +101,7 @@ def _sheets(comparison: Comparison, units: bool = True) -> Iterator[tuple[Sheet,
     """For each data set the verdicts, and what their uncertainty is made of."""
     grouped: dict[str, list[Pair]] = {}
     for pair in comparison.pairs:
-        grouped.setdefault(files.digest(pair.a.cell["protocol"]["dataset"]), []).append(pair)
+        grouped.setdefault(files.digest(pair.a.cell.dataset.as_dict()), []).append(pair)
     for pairs in grouped.values():
         labels = tables.labels([pair.a for pair in pairs])
         title = tables.title_of([pair.a for pair in pairs])
@@ -134,8 +134,8 @@ PART_COLUMNS = (
 
 
 def _named(pair: Pair, label: str, text: str) -> str:
-    other = pair.b.cell["treatment"]["name"]
-    return f"{text} → {other}" if label == "method" and other != pair.a.cell["treatment"]["name"] else text
+    other = pair.b.cell.method.name
+    return f"{text} → {other}" if label == "method" and other != pair.a.cell.method.name else text
 
 
 def _verdict(finding: Finding, units: bool) -> list[Field]:
@@ -181,7 +181,7 @@ def _notes(comparison: Comparison) -> Iterator[str]:
             yield f"{pair.a.title}: {note}."
     for side, alone in (("A", comparison.only_a), ("B", comparison.only_b)):
         for result in alone:
-            yield f"only in {side}: {result.title}, {tables.spelled('methods', result.cell['treatment'])}"
+            yield f"only in {side}: {result.title}, {tables.spelled('methods', result.cell.method)}"
     for line in comparison.apart:
         yield f"not comparable, the protocols differ: {line}"
     for line in comparison.options:

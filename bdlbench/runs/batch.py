@@ -514,7 +514,7 @@ def _write_cell(batch: Batch, cell: Cell, result: _Result, settings: Settings) -
     values = {name: [column[i] for i in good] for name, column in result.values.items()}
     scored = {n: {**entry, "values": [entry["values"][i] for i in good]} for n, entry in result.metrics.items()}
     record = Record(
-        cell=cell.as_dict(),
+        cell=cell,
         replicates=tuple(batch.rows[i].replicate for i in good),
         values={"metrics": scored, **values},
         cost=result.cost | {name: float(value[mine].mean()) for name, value in result.measured.items()},
@@ -546,7 +546,7 @@ def write_failures(batch: Batch, settings: Settings, reason: str) -> Outcome:
     for cell in batch.cells:
         failed = {row.replicate: reason for row in batch.rows if row.cell == cell}
         where = environment.describe(cell.device, cell.threads) | {"code": provenance.code_of(cell)}
-        record = Record(cell.as_dict(), (), {"metrics": {}}, {}, where, failed)
+        record = Record(cell, (), {"metrics": {}}, {}, where, failed)
         path = settings.results / f"{record.name}.json"
         if path.exists() and records.read_one(path).replicates:  # of the same replicates, and not lost by a failure now
             continue

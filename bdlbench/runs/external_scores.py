@@ -74,7 +74,7 @@ def score(path: Path, claim: Claim, results: Path, fresh: bool = False) -> Path:
     for name, reason in unscored.items():
         raise BadInput(f"metric {name} fails on the predictions of {path}: {reason}")
     record = Record(
-        cell=cell.as_dict(),
+        cell=cell,
         replicates=asked,
         values={"metrics": metrics, "samples": [len(found.log_probs)] * len(asked)},
         cost={},

@@ -57,7 +57,7 @@ def copy(runs: Path, tmp_path: Path) -> Path:
 
 def edited(folder: Path, change: Callable[[Record], Record], method: str = "mle") -> None:
     """Write a record of the method anew."""
-    (record,) = [r for r in records.read(folder) if r.cell["treatment"]["name"] == method]
+    (record,) = [r for r in records.read(folder) if r.cell.method.name == method]
     arrays = records.predictions(folder, record)
     for ending in (".json", ".safetensors"):
         (folder / f"{record.name}{ending}").unlink()
@@ -100,7 +100,7 @@ def test_contributions_average_to_the_metric(runs: Path) -> None:
 
 
 def test_groups_of_samples_tell_the_monte_carlo_part_of_what_they_can(runs: Path) -> None:
-    by_method = {r.cell["treatment"]["name"]: r for r in records.read(runs / "wine")}
+    by_method = {r.cell.method.name: r for r in records.read(runs / "wine")}
     record = by_method["mc_dropout"]
     kept = evaluation.read(record, records.predictions(runs / "wine", record))
     assert kept is not None
@@ -157,7 +157,7 @@ def test_the_paired_analysis_is_the_formula(runs: Path) -> None:
     for record in records.read(runs / "wine"):
         arrays = records.predictions(runs / "wine", record)
         picked = arrays["test.log_probs"].double().gather(-1, arrays["test.y"].long().unsqueeze(-1))[..., 0]
-        logs[record.cell["treatment"]["name"]] = -picked.numpy()
+        logs[record.cell.method.name] = -picked.numpy()
     d = logs["mc_dropout"] - logs["mle"]
     seeds, examples = d.shape
     residual = d - d.mean(1, keepdims=True) - d.mean(0) + d.mean()
@@ -242,7 +242,7 @@ def test_missing_cells(runs: Path, copy: Path) -> None:
 def test_splits_with_their_own_test_examples(runs: Path) -> None:
     found = api.compare(runs / "splits", runs / "splits", treatment=("mle", "map"), metrics=["nll"])
     (nll,) = found.findings
-    values = {r.cell["treatment"]["name"]: r.values["metrics"]["nll"]["values"] for r in records.read(runs / "splits")}
+    values = {r.cell.method.name: r.values["metrics"]["nll"]["values"] for r in records.read(runs / "splits")}
     gaps = np.array(values["map"]) - np.array(values["mle"])
     assert nll.population == "new splits of this data set"
     assert float(nll.difference.standard_error) == pytest.approx(math.sqrt((1 / 5 + 45 / 133) * gaps.var(ddof=1)))
@@ -284,7 +284,7 @@ def cell(method: str = "mle", dataset: str = "wine", epochs: int = 1, **changes:
 def source(*cells: Cell, definition: str = "Accuracy()", sha: str = "abc", value: float = 0.5) -> Source:
     accuracy = {"unit": "fraction", "better": "higher", "definition": definition, "values": [value, 1.02 * value]}
     seeds, where = (Replicate(0), Replicate(1)), {"sources": {"wine": sha}}
-    made = [Record(c.as_dict(), seeds, {"metrics": {"accuracy": accuracy}}, {}, where) for c in cells]
+    made = [Record(c, seeds, {"metrics": {"accuracy": accuracy}}, {}, where) for c in cells]
     return Source(tuple((Path("nowhere"), record) for record in made))
 
 
@@ -296,9 +296,9 @@ def test_a_metric_that_not_every_pair_has(runs: Path) -> None:
 
 def test_the_same_threads_first() -> None:
     (pair,) = comparison.compare(source(cell()), source(cell(threads=2), cell())).pairs
-    assert pair.b.cell["threads"] == 1
+    assert pair.b.cell.threads == 1
     (pair,) = comparison.compare(source(cell()), source(cell(threads=2))).pairs
-    assert pair.b.cell["threads"] == 2
+    assert pair.b.cell.threads == 2
     assert pair.notes == ("threads is 1 in A and 2 in B",)
 
 
@@ -317,7 +317,7 @@ def test_ignoring_options() -> None:
 def test_across_methods() -> None:
     both = source(cell(), cell("map", epochs=9))
     (pair,) = comparison.compare(both, both, pairing=Pairing(("mle", "map"))).pairs
-    assert (pair.a.cell["treatment"]["name"], pair.b.cell["treatment"]["name"]) == ("mle", "map")
+    assert (pair.a.cell.method.name, pair.b.cell.method.name) == ("mle", "map")
     swept = source(cell(), cell("map"), cell("map", epochs=9))
     with pytest.raises(BadInput, match="--treatment: B has 2 cells of map"):
         comparison.compare(swept, swept, pairing=Pairing(("mle", "map")))
@@ -512,7 +512,7 @@ def predicted(folder: Path, ood: dict[str, int], seeds: int = 5, method: str = "
         rng = torch.Generator().manual_seed(len(name))
         arrays[f"ood.{name}.entropy"] = torch.rand(seeds, 200, generator=rng)[:, :size] * 0.5 * sharpness
     replicates = tuple(Replicate(s) for s in range(seeds))
-    made = Record(cell(method).as_dict(), replicates, {"metrics": {}}, {}, {"sources": {}})
+    made = Record(cell(method), replicates, {"metrics": {}}, {}, {"sources": {}})
     kept = evaluation.read(made, arrays)
     assert kept is not None
     known = {name: catalog.metrics()[name] for name in ("accuracy", "ece", "ood_auroc")}

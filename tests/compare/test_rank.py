@@ -28,7 +28,7 @@ def result(
     cell = Cell(Choice.of(method, options), Choice.of(model, {}), Choice.of(dataset, {}), samples=3)
     numbers = {Replicate(i): value for i, value in enumerate(values)}
     scores = {"nll": Scores("nats", "higher" if better == "higher" else "lower", "NLL()", numbers)}
-    return Result(cell.key, cell.as_dict(), scores, tuple(numbers), {}, (), {})
+    return Result(cell.key, cell, scores, tuple(numbers), {}, (), {})
 
 
 def grid(datasets: int, gaps: Mapping[str, float], better: str = "lower") -> list[Result]:

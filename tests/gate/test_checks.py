@@ -11,7 +11,7 @@ from bdlbench import api, catalog
 from bdlbench.cli import main as cli
 from bdlbench.core import files
 from bdlbench.core.errors import BadInput
-from bdlbench.core.spec import Replicate
+from bdlbench.core.spec import Cell, Choice, Replicate
 from bdlbench.gate import checks, objectives, speed
 from bdlbench.records import record as records
 from bdlbench.records.reading import Source
@@ -185,11 +185,10 @@ def test_cells_and_definitions_that_differ_from_the_reference(at_hand, tmp_path)
 
 def side(values, folder, column="nll", dataset="d"):
     """One record without predictions."""
-    protocol = {"dataset": {"name": dataset}, "model": {"name": "m"}, "samples": 1}
-    cell = {"protocol": protocol, "treatment": {"name": "t"}}
+    cell = Cell(Choice("t"), Choice("m"), Choice(dataset), 1)
     metric = {"unit": "nats", "better": "lower", "definition": "N()", "values": values}
     replicates = tuple(Replicate(seed) for seed in range(len(values)))
-    found = records.Record({**cell, "device": "cpu", "threads": 1}, replicates, {"metrics": {column: metric}}, {}, {})
+    found = records.Record(cell, replicates, {"metrics": {column: metric}}, {}, {})
     return Source(((folder, found),))
 
 

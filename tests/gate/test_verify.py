@@ -13,6 +13,7 @@ from bdlbench import api, catalog
 from bdlbench.cli import main as cli
 from bdlbench.core import files
 from bdlbench.core.errors import Diverged
+from bdlbench.core.spec import Choice
 from bdlbench.core.streams import Streams
 from bdlbench.gate import verify
 from bdlbench.methods import mean_field_vi
@@ -43,7 +44,7 @@ def suite_of(factory):
 
 
 def record_of(folder, method):
-    return next(r for r in records.read(folder) if r.cell["treatment"]["name"] == method)
+    return next(r for r in records.read(folder) if r.cell.method.name == method)
 
 
 def altered(record, column, **changes):
@@ -119,7 +120,7 @@ def test_other_threads_are_named(folder):
 
 def test_what_cannot_be_checked_says_why(folder):
     record = record_of(folder, "mle")
-    gone = replace(record, cell={**record.cell, "treatment": {"name": "mlee"}}, predictions="")
+    gone = replace(record, cell=replace(record.cell, method=Choice("mlee")), predictions="")
     found = verify.verify(folder, gone)
     assert (found.verdict, found.parts[0].detail) == ("unchecked", "unknown method 'mlee': did you mean 'mle'?")
     values = {name: column for name, column in record.values.items() if name != "first_steps"}
@@ -138,7 +139,7 @@ def test_what_cannot_be_checked_says_why(folder):
 
 def test_predictions_made_elsewhere_are_not_checked(folder):
     record = record_of(folder, "mle")
-    scored = replace(record, cell={**record.cell, "device": "elsewhere"}, cost={}, predictions="")
+    scored = replace(record, cell=replace(record.cell, device="elsewhere"), cost={}, predictions="")
     found = verify.verify(folder, scored)
     assert [(part.name, part.verdict) for part in found.parts] == [("predictions made elsewhere", "unchecked")]
 

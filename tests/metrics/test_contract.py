@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import bdlbench.metrics
+from bdlbench.core.spec import Cell, Choice
 from bdlbench.protocols import TEST, MeanOverExamples, WithoutBlocks
 from bdlbench.records import evaluation as stored
 from bdlbench.records.record import Record
@@ -157,7 +158,7 @@ def test_what_examples_contribute_averages_to_the_value(name, make):
 
 def as_stored(evaluation):
     """What a record keeps of it."""
-    record = Record({"protocol": {"samples": 5}}, (), {"samples": [5]}, {}, {})
+    record = Record(Cell(Choice("mle"), Choice("mlp"), Choice("wine"), 5), (), {"samples": [5]}, {}, {})
     return stored.read(record, stored_arrays(evaluation))
 
 

@@ -32,7 +32,7 @@ def cell(method: str = "mle", dataset: str = "wine", **changes: Any) -> Cell:
 def record(of: Cell, values: Values, failed: Sequence[int] = (), **environment: Any) -> Record:
     accuracy = {"unit": "fraction", "better": "higher", "definition": "Accuracy()", "values": list(values.values())}
     return Record(
-        of.as_dict(),
+        of,
         tuple(map(Replicate, values)),
         {"metrics": {"accuracy": accuracy}},
         {"train_seconds": 1.0},

@@ -23,7 +23,7 @@ def record(seeds: Iterable[int], failed: Iterable[int] = (), add: float = 0.0) -
     seeds = list(seeds)
     nll = {"unit": "nats", "better": "lower", "definition": "NLL()", "values": [seed + add for seed in seeds]}
     return Record(
-        cell=CELL.as_dict(),
+        cell=CELL,
         replicates=tuple(map(Replicate, seeds)),
         values={"metrics": {"nll": nll}, "parameters_sha256": [f"hash {seed}" for seed in seeds]},
         cost={"train_seconds": 1.5, "rows": float(len(seeds))},
@@ -64,7 +64,7 @@ def test_round_trip(tmp_path: Path) -> None:
     read = records.predictions(tmp_path, written)
     assert all(torch.equal(read[name], value) for name, value in arrays([0, 3]).items())
     assert {path.name for path in tmp_path.iterdir()} == {f"{written.name}.json", f"{written.name}.safetensors"}
-    assert written.name == records.name_of(CELL.as_dict(), map(Replicate, [3, 1, 0]))
+    assert written.name == records.name_of(CELL, map(Replicate, [3, 1, 0]))
 
 
 def test_full_precision_and_no_nan(tmp_path: Path) -> None:
@@ -155,10 +155,10 @@ def test_a_checksum_does_not_make_a_record(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["x" * 200, "\u4e00" * 40, "\U0001f600" * 40, "a/b\\c:d", "é" * 300])
 def test_the_name_of_a_file_fits_every_system(tmp_path: Path, name: str) -> None:
     odd = Cell(Choice.of(name, {}), Choice.of(name, {}), Choice.of(name, {}), samples=3)
-    path = records.write(tmp_path, replace(record([0]), cell=odd.as_dict()), arrays([0]))
+    path = records.write(tmp_path, replace(record([0]), cell=odd), arrays([0]))
     assert path.name.isascii()
     assert len(path.with_suffix(".safetensors").name) + len("..12345678.part") < 255
-    assert records.read_one(path).cell["treatment"]["name"] == name
+    assert records.read_one(path).cell.method.name == name
 
 
 def test_truncated_at_any_place(tmp_path: Path) -> None:
@@ -291,3 +291,12 @@ def test_parameters_go_and_stay_with_their_replicates(tmp_path: Path) -> None:
     assert all(torch.equal(v, parameters([0, 2])[name]) for name, v in records.parameters(tmp_path, left).items())
     records.without(tmp_path, left, {Replicate(0), Replicate(2)})
     assert list((tmp_path / "parameters").iterdir()) == []
+
+
+@pytest.mark.parametrize("path", sorted(Path("results").rglob("*-*-*.json")), ids=lambda path: path.name)
+def test_the_cell_of_every_committed_record_keeps_its_hash(path: Path) -> None:
+    """Typed cells are those on disk, to the byte: names of files and of cells are hashes of them."""
+    on_disk = json.loads(path.read_text("utf-8"))["cell"]
+    record = records.read_one(path)
+    assert files.canonical_json(record.cell.as_dict()) == files.canonical_json(on_disk)
+    assert record.name[:-9] in path.name

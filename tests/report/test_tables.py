@@ -46,7 +46,7 @@ def record(of: Cell, failed: Sequence[int] = (), **values: Sequence[float | None
     count = len(next(iter(named.values()))) if named else 0
     costs = {"train_seconds": 12.345, "rows": float(count)} if count else {}
     failures = {Replicate(seed): "boom" for seed in failed}
-    return Record(of.as_dict(), tuple(map(Replicate, range(count))), {"metrics": metrics}, costs, {}, failures)
+    return Record(of, tuple(map(Replicate, range(count))), {"metrics": metrics}, costs, {}, failures)
 
 
 def results(*parts: Record) -> list[Result]:

@@ -101,7 +101,7 @@ def test_a_record_sits_beside_ours(saved: Callable[..., Path], tmp_path: Path) -
     (ours,) = pairs.merge(records.read(tmp_path / "ours"))
     path = api.score(saved(), Claim("forest", "wine", "logistic", samples=2), tmp_path / "theirs")
     (theirs,) = pairs.merge([records.read_one(path)])
-    assert theirs.cell["protocol"] == ours.cell["protocol"]
+    assert theirs.cell.protocol() == ours.cell.protocol()
     assert (theirs.sources, theirs.replicates) == (ours.sources, ours.replicates)
     shared = theirs.scores.keys() & ours.scores.keys()
     assert {"accuracy", "nll", "ece", "brier"} <= shared and "parameters" not in theirs.scores
@@ -111,7 +111,7 @@ def test_a_record_sits_beside_ours(saved: Callable[..., Path], tmp_path: Path) -
     assert {n: v.shape for n, v in arrays.items()} == {n: v.shape for n, v in ours_too.items()}
     named = Claim("mle", "wine", "logistic", samples=2, settings=("mle.epochs=1", "mle.learning_rate=3e-3"))
     again = api.score(saved(), named, tmp_path / "reimplemented")
-    assert records.read_one(again).cell["treatment"]["learning_rate"] == 3e-3  # a name of the catalog: its entry
+    assert records.read_one(again).cell.method.get("learning_rate") == 3e-3  # a name of the catalog: its entry
 
 
 def test_a_method_of_ones_own_is_paired_with_ours(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -165,7 +165,7 @@ def test_samples_and_replicates(saved: Callable[..., Path], tmp_path: Path) -> N
     path = api.score(saved(probs=probs, seeds=[4, 2]), Claim("mine", "wine"), tmp_path / "out")
     record = records.read_one(path)
     assert [replicate.seed for replicate in record.replicates] == [4, 2]
-    assert record.cell["protocol"]["samples"] == 20
+    assert record.cell.samples == 20
     mean, y = probs.mean(0), wine_labels()
     nll = [-np.log(row[np.arange(NUM), y]).mean() for row in mean]
     assert record.values["metrics"]["nll"]["values"] == pytest.approx(nll, abs=1e-6)
@@ -379,7 +379,7 @@ def test_no_such_file(name: str, words: str, tmp_path: Path, capsys: pytest.Capt
 def test_what_is_there_is_replaced_only_when_asked(saved: Callable[..., Path], tmp_path: Path) -> None:
     claim = Claim("mine", "wine", settings=("mine.rate=0.5", "mine.kind=big", "mine.depth=3"))
     first = api.score(saved(), claim, tmp_path / "out")
-    treatment = records.read_one(first).cell["treatment"]
+    treatment = records.read_one(first).cell.method.as_dict()
     assert treatment == {"name": "mine", "rate": 0.5, "kind": "big", "depth": 3}
     with pytest.raises(BadInput, match="holds seeds 0 of this cell already: --fresh replaces them"):
         api.score(saved(probs=made(9)), claim, tmp_path / "out")
@@ -409,7 +409,7 @@ def test_what_is_replaced_goes_after_the_new_record_is_there(
 def test_the_environment_has_the_threads_of_the_cell(saved: Callable[..., Path], tmp_path: Path) -> None:
     torch.set_num_threads(2)
     record = records.read_one(api.score(saved(), Claim("mine", "wine"), tmp_path / "out"))
-    assert record.environment["threads"] == record.cell["threads"] == 1
+    assert record.environment["threads"] == record.cell.threads == 1
 
 
 def test_splits_have_their_own_labels(saved: Callable[..., Path], tmp_path: Path) -> None:
@@ -425,8 +425,8 @@ def test_splits_have_their_own_labels(saved: Callable[..., Path], tmp_path: Path
 def test_a_name_that_no_file_can_have(saved: Callable[..., Path], tmp_path: Path) -> None:
     path = api.score(saved(), Claim("../<script>alert(1)</script>", "wine"), tmp_path / "out")
     assert path.parent == tmp_path / "out" and path.name.startswith("wine-external-.._")
-    assert records.read(tmp_path / "out")[0].cell["treatment"]["name"] == "../<script>alert(1)</script>"
-    cell = Cell(Choice.of("mle", {}), Choice.of("mlp", {}), Choice.of("wine", {}), 1).as_dict()
+    assert records.read(tmp_path / "out")[0].cell.method.name == "../<script>alert(1)</script>"
+    cell = Cell(Choice.of("mle", {}), Choice.of("mlp", {}), Choice.of("wine", {}), 1)
     assert records.name_of(cell, ()).startswith("wine-mlp-mle-")
 
 
@@ -622,7 +622,7 @@ def test_options_of_other_methods_are_text_unless_numbers_in_full(
     saved: Callable[..., Path], tmp_path: Path, text: str, value: Any
 ) -> None:
     path = api.score(saved(), Claim("m", "wine", settings=(f"m.commit={text}",)), tmp_path / "out")
-    assert records.read_one(path).cell["treatment"] == {"name": "m", "commit": value}
+    assert records.read_one(path).cell.method == Choice.of("m", {"commit": value})
 
 
 @pytest.mark.parametrize("setting", ["mine.name=zzz", "mlp.widths=1e999", "mine.a=\x07", "mlp.dropout=nan"])

@@ -7,7 +7,7 @@ import torch
 
 from bdlbench import catalog
 from bdlbench.core.errors import BadInput
-from bdlbench.core.spec import Replicate
+from bdlbench.core.spec import Cell, Choice, Replicate
 from bdlbench.data.task import Examples, Signature, Task
 from bdlbench.records.record import Record
 from bdlbench.runs import lint, suites
@@ -168,7 +168,8 @@ def test_a_sweep_invites_selection_on_test_data():
 def record(**audit):
     clean = {"temperature": {"divergence": 1.0}, "ramp": {"divergence": 0.0}, "local": {}, "undeclared": 0.0}
     audits = [{**clean, "named": True}, {**clean, "named": True, **audit}]
-    return Record({}, (Replicate(0), Replicate(1)), {"metrics": {}, "objective": audits}, {}, {})
+    cell = Cell(Choice("mle"), Choice("mlp"), Choice("wine"), 1)
+    return Record(cell, (Replicate(0), Replicate(1)), {"metrics": {}, "objective": audits}, {}, {})
 
 
 @pytest.mark.parametrize(
