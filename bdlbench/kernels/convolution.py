@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from bdlbench.core.layout import Gradients
-from bdlbench.kernels.linear import apply, broadcast
+from bdlbench.core.torch_private import apply
+from bdlbench.kernels.linear import broadcast
 
 Way = Literal["channels last", "as they lie"]
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from bdlbench.core.layout import Layout
+from bdlbench.core.torch_private import apply
 from bdlbench.kernels.kl import (
     add_log_uniform_kl_gradient,
     log_alpha_of_square,
@@ -22,7 +23,6 @@ from bdlbench.kernels.kl import (
     positive_square,
     row_sum,
 )
-from bdlbench.kernels.linear import apply
 
 LeafTensors = dict[str, Tensor]
 

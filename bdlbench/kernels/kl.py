@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from bdlbench.kernels.linear import apply
+from bdlbench.core.torch_private import apply
 
 K1, K2, K3 = 0.63576, 1.87320, 1.48695
 """Constants of the sparse variational dropout approximation: Molchanov et al. 2017, eq. 14."""

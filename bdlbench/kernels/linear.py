@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from bdlbench.core.layout import Gradients
+from bdlbench.core.torch_private import apply, transforms_active
 
 SMALL = 1 << 18
 """Multiply-adds of one row up to which products are batched on a CPU.
@@ -83,13 +84,6 @@ def plain_product(a: Tensor, b: Tensor) -> Tensor:
     return result.view(*lead, *result.shape[1:])
 
 
-def apply(function: type[torch.autograd.Function], *args: Any) -> Any:
-    """`function.apply(*args)`, without the binding of arguments that only torch.func needs: half the cost of a call."""
-    if torch._C._are_functorch_transforms_active():
-        return function.apply(*args)
-    return super(torch.autograd.Function, function).apply(*args)  # type: ignore[misc]
-
-
 def broadcast(a: torch.Size, b: torch.Size) -> torch.Size:
     """Return `torch.broadcast_shapes(a, b)`, calling it only where neither shape ends with the other.
 
@@ -131,7 +125,7 @@ def _one_by_one(a: Tensor, b: Tensor, lead: torch.Size) -> Tensor:
     shape = (*lead, a.shape[-2], b.shape[-1])
     pairs = list(zip(_matrices(a.expand(*lead, *a.shape[-2:])), _matrices(b.expand(*lead, *b.shape[-2:])), strict=True))
     off = shape[-2] * shape[-1] % (BOUNDARY // a.element_size())
-    if off or torch._C._are_functorch_transforms_active():
+    if off or transforms_active():
         return torch.stack([torch.mm(*pair) for pair in pairs]).view(shape)
     out = a.new_empty(shape)
     for pair, into in zip(pairs, _matrices(out), strict=True):
@@ -223,7 +217,7 @@ class Dense:
         out = product(x, weight.mT)
         if bias is None:
             return out
-        derived = needs_gradient(out, bias) or torch._C._are_functorch_transforms_active()
+        derived = needs_gradient(out, bias) or transforms_active()
         fits = out.shape[:-2] == bias.shape[:-1] and not derived
         return out.add_(bias.unsqueeze(-2)) if fits else out + bias.unsqueeze(-2)
 
@@ -277,7 +271,7 @@ class _Dense(torch.autograd.Function):
         if bias is None:
             return out
         bias = bias.unsqueeze(-2)  # it may have an axis that vmap added while the others have none
-        return out + bias if torch._C._are_functorch_transforms_active() else out.add_(bias)
+        return out + bias if transforms_active() else out.add_(bias)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:

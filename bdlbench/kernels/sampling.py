@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bdlbench.core.layout import LinearOp, PerRow
-from bdlbench.kernels.linear import apply
+from bdlbench.core.torch_private import apply
 
 TINY = 1e-16
 """Added to the variance of a pre-activation: the gradient of a square root is infinite at zero."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bdlbench.core.errors import BadInput
 from bdlbench.core.layout import PerRow
+from bdlbench.core.torch_private import squared_error
 from bdlbench.data.task import Signature
 from bdlbench.predictives.mixtures import CategoricalSum, GaussianStack
 from bdlbench.protocols import Accumulator, Output
@@ -61,8 +62,7 @@ class GaussianOutput:
 
     def elbo(self, y: Tensor) -> Tensor:
         """log N(y; mean, sd²) in nats: ([M,] R, B)."""
-        # (y − mean)² in one node of the graph. y may broadcast, but not under `torch.func.vmap`; `functional`'s warns.
-        square: Tensor = torch._C._nn.mse_loss(self.mean, y, 0)  # type: ignore[arg-type]
+        square = squared_error(self.mean, y)
         return torch.addcmul(self.noise.log_peak, square, self.noise.half_precision, value=-1)
 
     def fisher_targets(self) -> list[tuple[Tensor, Tensor]]:

@@ -27,6 +27,7 @@ from bdlbench.core.errors import BadInput, BenchError, Diverged
 from bdlbench.core.memory import keep_freed_memory
 from bdlbench.core.spec import Cell, Choice, Replicate, Spec
 from bdlbench.core.streams import Streams
+from bdlbench.core.torch_private import version
 from bdlbench.data import task
 from bdlbench.data.task import Problem, Task
 from bdlbench.predictives.mixtures import Predictive, without_probs
@@ -224,10 +225,10 @@ def _fit_and_score(
     rng = Streams.of_seeds([row.replicate.seed for row in batch.rows])
     watch = Stopwatch(device)
     given = [problem.train.x, problem.train.y, problem.test.x, problem.test.y]
-    versions = [value._version for value in given]
+    versions = [version(value) for value in given]
     with session(spent):
         posterior = method.fit(model, problem.train, rng)
-    if [value._version for value in given] != versions:
+    if [version(value) for value in given] != versions:
         _load_task.cache_clear()  # other cells would train on what this one left
         raise BenchError(f"it changes the data that it is given: clone them ({Path(foreign.place(None, method)).name})")
     refuse_broken(posterior, method, batch.rows[0].cell.method.name, len(batch.rows))
@@ -326,13 +327,13 @@ def scored(evaluation: Evaluation, metrics: Mapping[str, Metric]) -> tuple[recor
     unscored: dict[str, str] = {}
     read = [value for value in _tensors(evaluation) if not value.is_inference()]  # which cannot be changed
     for name, metric in metrics.items():
-        versions = [value._version for value in read]  # torch counts what is done to a tensor in place
+        versions = [version(value) for value in read]
         try:
             found |= measure(evaluation, {name: metric})
         except (Exception, SystemExit) as error:  # one metric's failure is that metric's
             cause = error.__cause__ if isinstance(error, BadInput) and error.__cause__ else error
             unscored[name] = f"{foreign.told(cause)} ({Path(foreign.place(cause, metric)).name})"
-        if [value._version for value in read] != versions:
+        if [version(value) for value in read] != versions:
             _load_task.cache_clear()  # its targets are among what was changed
             words = "changes the predictions that others read and that are stored: clone them"
             raise BenchError(f"metric {name} {words} ({Path(foreign.place(None, metric)).name})")

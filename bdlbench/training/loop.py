@@ -23,6 +23,7 @@ from bdlbench.core.clock import now
 from bdlbench.core.errors import BadInput, Diverged
 from bdlbench.core.layout import PerRow
 from bdlbench.core.streams import Streams
+from bdlbench.core.torch_private import adam_, sum_gradient
 from bdlbench.data.task import Data, Examples
 from bdlbench.training import checkpoints
 from bdlbench.training.purity import Held, held, place
@@ -388,7 +389,7 @@ def _step(
 ) -> State:
     point = nudge(state.flat, state.step).requires_grad_()
     loss = objective(point, batch, noise, moment)
-    gradient = _gradient(loss, point)
+    gradient = sum_gradient(loss, point)
     flat, rate = state.flat.detach(), plan.learning_rate * DECAYS[plan.decay](moment.progress)
     with torch.no_grad():
         found: Any = update.step(flat, gradient, state.kept, rate, moment, noise)
@@ -451,15 +452,6 @@ def _form(value: object) -> str:
     return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
 
 
-def _gradient(loss: Tensor, flat: Tensor) -> Tensor:
-    """`torch.autograd.grad(loss.sum(), flat)`, without its checks, which take longer than a small layer's backward."""
-    keep_graph = create_graph = accumulate_grad = allow_unreachable = False
-    found = torch.autograd.Variable._execution_engine.run_backward(
-        (loss,), (torch.ones_like(loss),), keep_graph, create_graph, (flat,), allow_unreachable, accumulate_grad
-    )
-    return found[0]
-
-
 def adam_step(
     flat: Tensor, gradient: Tensor, mean: Tensor, square: Tensor, step: int, rate: PerRow, factor: float = 1.0
 ) -> None:
@@ -472,23 +464,7 @@ def adam_step(
         for row, value in enumerate(rate.tolist()):
             adam_step(flat[row], gradient[row], mean[row], square[row], step, value, factor)
         return
-    count = torch.full((), float(step), device=flat.device)
-    # What torch.optim.Adam(fused=True) calls, without its checks, which take longer than a small step.
-    torch._fused_adam_(
-        [flat],
-        [gradient],
-        [mean],
-        [square],
-        [],
-        [count],
-        lr=rate * factor,
-        beta1=0.9,
-        beta2=0.999,
-        weight_decay=0.0,
-        eps=1e-8,
-        amsgrad=False,
-        maximize=False,
-    )
+    adam_(flat, gradient, mean, square, step, rate * factor)
 
 
 def _adam(

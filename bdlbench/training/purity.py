@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from bdlbench.core.streams import Streams
+from bdlbench.core.torch_private import version
 
 CLOSED = (type, FunctionType, MethodType, ModuleType, Tensor, Streams, random.Random)
 """What is not looked into: code, and what `_version` tells of."""
@@ -101,7 +102,7 @@ def _parts(value: Any) -> tuple[Any, ...]:
 
 def _version(value: Any) -> Any:
     if isinstance(value, Tensor):
-        return value._version
+        return version(value)
     if isinstance(value, Streams):
         return value.drawn()
     if isinstance(value, torch.Generator):

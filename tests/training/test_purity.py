@@ -145,6 +145,17 @@ def in_place():
     return total.add_
 
 
+def in_inference_mode():
+    with torch.inference_mode():  # whose tensors count no changes
+        total = torch.zeros(2, 16)
+
+    def work(flat):
+        with torch.inference_mode():
+            total.add_(flat)
+
+    return work
+
+
 def by_streams():
     mine = Streams.of_seeds([0, 1])
     return lambda flat: mine.normal((16,), flat)
@@ -196,7 +207,7 @@ ALWAYS += [by_streams, by_torch, by_numpy, by_python, an_object, a_method_of_an_
 @pytest.mark.parametrize(
     ("seam", "make"),
     [(seam, make) for seam in ("objective", "step", "add") for make in ALWAYS]
-    + [(seam, make) for seam in ("step", "add") for make in (in_a_dict, growing_a_dict, in_place)],
+    + [(seam, make) for seam in ("step", "add") for make in (in_a_dict, growing_a_dict, in_place, in_inference_mode)],
 )
 def test_what_is_remembered_beside_the_loop_is_refused_by_name_where_a_run_may_be_resumed(seam, make, tmp_path):
     last_of = train(None, **at(seam, make()))  # nothing to resume: nothing to lose
@@ -236,6 +247,12 @@ class Options:
         return len(self.names)
 
 
+def an_inference_tensor():
+    with torch.inference_mode():
+        number = torch.full((2, 16), 3.0)
+    return lambda flat: flat.detach() * number
+
+
 def options():
     chosen, mine = Options(["a"]), Streams.of_seeds([0, 1])
     return lambda flat: chosen.width + mine.child("each time the same").normal((16,), flat)
@@ -252,6 +269,7 @@ def local():
 @pytest.mark.parametrize(
     ("seam", "make"),
     [("objective", make) for make in (cache, buffer)]
+    + [(seam, an_inference_tensor) for seam in ("step", "add")]
     + [(seam, make) for seam in ("objective", "step", "add") for make in (constants, options, local)],
 )
 def test_what_helps_without_remembering_is_fine(seam, make, tmp_path):
