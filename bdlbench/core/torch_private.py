@@ -121,7 +121,8 @@ def _squared_error_in_one_node(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _squared_error(a: Tensor, b: Tensor) -> Tensor:
-    return functional.mse_loss(*torch.broadcast_tensors(a, b), reduction="none")
+    wide_a, wide_b = torch.broadcast_tensors(a, b)
+    return functional.mse_loss(wide_a, wide_b, reduction="none")
 
 
 squared_error = _either(_squared_error_in_one_node, _squared_error, lambda: (_one(), _one().detach()))
