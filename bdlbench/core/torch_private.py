@@ -18,8 +18,8 @@ from torch.optim.adam import adam
 
 Call = TypeVar("Call", bound=Callable[..., Any])
 
-ADAM: dict[str, Any] = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0}
-ADAM |= {"amsgrad": False, "maximize": False}
+ADAM_SETTINGS: dict[str, Any] = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0}
+ADAM_SETTINGS |= {"amsgrad": False, "maximize": False}
 """The settings of Adam (Kingma & Ba 2015), by the names that torch's kernel has for them."""
 
 
@@ -64,12 +64,12 @@ sum_gradient = _either(_sum_gradient_by_engine, _sum_gradient, _doubled)
 
 def _adam_by_kernel(flat: Tensor, gradient: Tensor, mean: Tensor, square: Tensor, step: int, rate: float) -> None:
     count = torch.full((), float(step), device=flat.device)
-    torch._fused_adam_([flat], [gradient], [mean], [square], [], [count], lr=rate, **ADAM)
+    torch._fused_adam_([flat], [gradient], [mean], [square], [], [count], lr=rate, **ADAM_SETTINGS)
 
 
 def _adam(flat: Tensor, gradient: Tensor, mean: Tensor, square: Tensor, step: int, rate: float) -> None:
     before = torch.full((), float(step - 1), device=flat.device)
-    adam([flat], [gradient], [mean], [square], [], [before], lr=rate, fused=True, **ADAM)
+    adam([flat], [gradient], [mean], [square], [], [before], lr=rate, fused=True, **ADAM_SETTINGS)
 
 
 adam_ = _either(_adam_by_kernel, _adam, lambda: (*(_one().detach() for _ in range(4)), 1, 1e-3))
