@@ -21,11 +21,12 @@ import numpy as np
 import torch
 from scipy import special, stats
 
-from bdlbench.compare.differences import ExampleLayout, Measured, leaders
+from bdlbench.compare.differences import leaders, told_apart
+from bdlbench.compare.measured import ExampleLayout, Measured
 from bdlbench.core.spec import Replicate
 from bdlbench.stats.behrens_fisher import Array
 from bdlbench.stats.calibration import calibration_error_without_blocks, expected_calibration_error
-from bdlbench.stats.crossed import Difference, Side, crossed
+from bdlbench.stats.crossed import Difference, SeedPart, Side, crossed, pooled, seed_part
 from bdlbench.stats.discrimination import auroc, without_blocks
 from bdlbench.stats.holm import holm
 from bdlbench.stats.jackknife import blocks, pseudo_values
@@ -206,9 +207,10 @@ def null_rates(draw: Draw, seeds: int, examples: int, tables: int = TABLES, stre
 
 def satterthwaite(found: Difference) -> Array:
     """MS_seed and the example part in one t, with degrees of freedom that are estimated (1946)."""
-    seed = sum(found.seen[1:], found.seen[0])
+    seed = sum((part.seen for part in found.seeds[1:]), found.seeds[0].seen)
+    _, seed_df = pooled([part.variance for part in found.seeds], [part.df for part in found.seeds])
     with np.errstate(invalid="ignore", divide="ignore"):
-        spread = seed**2 / found.seed_df + found.example**2 / found.example_df
+        spread = seed**2 / seed_df + found.example**2 / found.example_df
         df = (seed + found.example) ** 2 / spread
         return 2 * special.stdtr(df, -np.abs(found.estimate) / np.sqrt(seed + found.example))
 
@@ -232,18 +234,9 @@ def _cell(found: Difference, table: int = 0, cell: int = 0) -> Difference:
     def one(x: Array) -> Array:
         return np.asarray(x)[table, cell] if np.ndim(x) == 2 else x
 
-    return Difference(
-        one(found.estimate),
-        one(found.seed),
-        found.seed_df if np.ndim(found.seed_df) == 0 else one(found.seed_df),
-        one(found.example),
-        found.example_df if np.ndim(found.example_df) == 0 else one(found.example_df),
-        tuple((one(v), df) for v, df in found.strata),
-        tuple(map(one, found.seen)),
-        tuple(map(one, found.least)),
-        found.binary,
-        one(found.skewness),
-    )
+    seeds = tuple(SeedPart(*map(one, part)) for part in found.seeds)
+    parts = (one(found.estimate), seeds, one(found.example), one(found.example_df))
+    return Difference(*parts, found.binary, one(found.skewness))
 
 
 def falsely_equivalent_rate(
@@ -313,8 +306,7 @@ def _alone(means: Array, effects: Effects, rng: np.random.Generator, true: float
     least = effects.residual**2 / examples / count
     return Difference(
         np.array(means.mean() + shift),
-        np.array(max(seen, least)),
-        count - 1.0,
+        (seed_part(np.array(max(seen, least)), count - 1.0),),
         np.array(part * rng.chisquare(examples - 1) / (examples - 1)),
         examples - 1.0,
     )
@@ -347,15 +339,16 @@ def bold_rates(methods: int, seeds: int, tables: int = TABLES, stream: int = 6) 
         shared = 2 * rng.standard_exponential((1, 1, 300))
         own = rng.standard_exponential((methods, 1, 300)) + rng.standard_exponential((methods, seeds, 300))
         loss = shared + own + 0.1 * rng.standard_normal((methods, seeds, 1))
-        lost += len(leaders(_measured(loss), "lower", ExampleLayout())) < methods
+        lost += len(_bold(loss)) < methods
         loss[0] -= 0.15
-        best += "0" not in leaders(_measured(loss), "lower", ExampleLayout())
+        best += "0" not in _bold(loss)
     return lost / tables, best / tables
 
 
-def _measured(loss: Array) -> dict[str, Measured]:
+def _bold(loss: Array) -> frozenset[str]:
+    """The names of those methods that a table sets in bold. loss: (methods, seeds, examples)."""
     rows = [Replicate(seed, 0) for seed in range(loss.shape[1])]
-    return {
+    measured = {
         str(k): Measured(
             {r: float(x.mean()) for r, x in zip(rows, table, strict=True)},
             {r: (x,) for r, x in zip(rows, table, strict=True)},
@@ -363,6 +356,7 @@ def _measured(loss: Array) -> dict[str, Measured]:
         )
         for k, table in enumerate(loss)
     }
+    return leaders(measured, told_apart(measured, "lower", ExampleLayout()))
 
 
 def improvement_coverage(truth: float, blocks_: int, seeds: int, tables: int = TABLES, stream: int = 7) -> float:

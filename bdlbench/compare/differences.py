@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from bdlbench.compare import margins as margin_table
+from bdlbench.compare.measured import ExampleLayout, Measured
 from bdlbench.core.spec import Replicate
-from bdlbench.stats.behrens_fisher import Array
-from bdlbench.stats.crossed import Difference, Side, crossed, resampled
+from bdlbench.stats.crossed import Difference, Side, crossed, resampled, seed_part
 from bdlbench.stats.holm import holm
 from bdlbench.stats.jackknife import jackknife_variance
 from bdlbench.stats.power import detectable, seeds_to_settle
@@ -41,41 +41,7 @@ Population = Literal[
 ]
 
 
-@dataclass(frozen=True)
-class Measured:
-    """One metric of one cell, by replicate.
-
-    examples: what each test example contributes, an array for each population of them, of the replicates of which it is
-    known; left_out: (G,) the metric without each group of posterior samples, () where one sample was all there is.
-    """
-
-    values: Mapping[Replicate, float]
-    examples: Mapping[Replicate, tuple[Array, ...]]
-    left_out: Mapping[Replicate, Array]
-
-    @property
-    def mean(self) -> float:
-        """Over replicates; NaN where one is, or none is left."""
-        return math.fsum(self.values.values()) / len(self.values) if self.values else math.nan
-
-    @property
-    def undefined(self) -> list[Replicate]:
-        """Those whose value is not finite."""
-        return sorted(r for r, value in self.values.items() if not math.isfinite(value))
-
-
-@dataclass(frozen=True)
-class ExampleLayout:
-    """How replicates share test examples.
-
-    nested: the number of test over training examples where every split has its own, NaN where that is not known; None
-    where all replicates predict the same ones.
-    """
-
-    nested: float | None = None
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Finding:
     """B against A in one metric. Numbers that cannot be known are NaN; `judge` fills in what depends on all findings.
 
@@ -128,6 +94,17 @@ class Finding:
         return float(self.difference.skewness) > SKEWED and example > CARRIED * (seed + example)
 
 
+class Apart(NamedTuple):
+    """Two of a column, one better than the other.
+
+    tested: a test says so of new runs. Else one of them has a single replicate, and the order of their means is all.
+    """
+
+    worse: str
+    better: str
+    tested: bool
+
+
 def find(
     metric: str,
     unit: str,
@@ -141,21 +118,21 @@ def find(
     difference, population, pairs = _difference(a, b, layout)
     shown = difference
     if population == "new test examples, these trained networks":
-        shown = replace(difference, seed=np.zeros(()))
+        shown = replace(difference, seeds=(seed_part(np.zeros(()), 1.0),))
     return Finding(
-        metric,
-        unit,
-        better,
-        a.mean,
-        b.mean,
-        (len(a.values), len(b.values)),
-        pairs,
-        population,
-        difference,
-        float(shown.half_width(LEVEL)),
-        monte_carlo_variance(a, b),
-        margin_table.of(margins, metric),
-        float(difference.p_value()),
+        metric=metric,
+        unit=unit,
+        better=better,
+        mean_a=a.mean,
+        mean_b=b.mean,
+        replicates=(len(a.values), len(b.values)),
+        pairs=pairs,
+        population=population,
+        difference=difference,
+        interval=float(shown.half_width(LEVEL)),
+        monte_carlo=monte_carlo_variance(a, b),
+        margin=margin_table.of(margins, metric),
+        p_value=float(difference.p_value()),
     )
 
 
@@ -177,24 +154,28 @@ def judge(findings: Sequence[Finding]) -> list[Finding]:
     ]
 
 
-def leaders(measured: Mapping[str, Measured], better: Better, layout: ExampleLayout) -> set[str]:
-    """Those of a column that no other is shown to be better than: every two by `compare`'s test, Holm-corrected.
+def told_apart(measured: Mapping[str, Measured], better: Better, layout: ExampleLayout) -> tuple[Apart, ...]:
+    """Compare every two of a column by `compare`'s test, Holm-corrected over the column.
 
     measured: one metric, by the name of who reached it; on the same test examples. Methods that are equal in truth all
-    stay with probability 95 % at least. Comparisons with the best alone (Hsu 1981) promise that of one of them only.
-    Values that do not vary at all over replicates count as they are. Those that are not finite do not lead; neither do
-    those with one replicate, unless nothing is above them.
+    lead with probability 95 % at least. Comparisons with the best alone (Hsu 1981) promise that of one of them only.
+    Values that do not vary at all over replicates count as they are; what is not finite is told from nothing.
     """
     means = {name: m.mean if better == "higher" else -m.mean for name, m in measured.items() if math.isfinite(m.mean)}
     pairs = list(combinations(sorted(means, key=means.__getitem__), 2))  # the worse mean first
     found = [_difference(measured[worse], measured[above], layout)[0] for worse, above in pairs]
-    apart = [bool(d.without_spread) and float(d.estimate) != 0 for d in found]
-    corrected = holm([math.nan if sure else float(d.p_value()) for d, sure in zip(found, apart, strict=True)])
-    told = [
-        sure or p <= LEVEL or (math.isnan(p) and means[worse] < means[above])
-        for p, sure, (worse, above) in zip(corrected, apart, pairs, strict=True)
-    ]
-    return set(means) - {worse for (worse, _), below in zip(pairs, told, strict=True) if below}
+    sure = [bool(d.without_spread) and float(d.estimate) != 0 for d in found]
+    corrected = holm([math.nan if known else float(d.p_value()) for d, known in zip(found, sure, strict=True)])
+    return tuple(
+        Apart(worse, above, tested=bool(known or p <= LEVEL))
+        for (worse, above), p, known in zip(pairs, corrected, sure, strict=True)
+        if known or p <= LEVEL or (math.isnan(p) and means[worse] < means[above])
+    )
+
+
+def leaders(measured: Mapping[str, Measured], apart: Iterable[Apart]) -> frozenset[str]:
+    """Those of a column that no other is better than; of what is not finite, none."""
+    return frozenset(name for name, m in measured.items() if math.isfinite(m.mean)) - {pair.worse for pair in apart}
 
 
 def half_width(measured: Measured, layout: ExampleLayout) -> float:
@@ -249,7 +230,7 @@ def _difference(a: Measured, b: Measured, layout: ExampleLayout) -> tuple[Differ
     shared = sorted(a.values.keys() & b.values.keys())
     if a.undefined or b.undefined or not (a.values and b.values):
         nan = np.array(math.nan)
-        unknown = Difference(np.array(b.mean - a.mean), nan, 1.0, nan, 1.0)
+        unknown = Difference(np.array(b.mean - a.mean), (seed_part(nan, 1.0),), nan)
         return unknown, "nothing beyond these numbers", len(shared)
     if layout.nested is not None:
         splits = sorted({r.split for r in shared})

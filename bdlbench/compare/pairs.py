@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from torch import Tensor
-
-from bdlbench import catalog
-from bdlbench.compare.differences import ExampleLayout, Finding, Measured, find, half_width, judge, leaders
-from bdlbench.core import files, foreign
+from bdlbench.compare.differences import Finding, find, judge
+from bdlbench.compare.measured import Contributions, ExampleLayout, aligned, checksums, contributions, layout_of, stored
+from bdlbench.core import files
 from bdlbench.core.errors import BadInput, NotComparable
 from bdlbench.core.spec import Replicate
-from bdlbench.protocols import Evaluation, Metric
-from bdlbench.records import evaluation
-from bdlbench.records import record as records
 from bdlbench.records.cells import Result, columns_named, flatten, merge
 from bdlbench.records.reading import Source
-from bdlbench.records.record import Record
 from bdlbench.runs import rescoring
-from bdlbench.stats.behrens_fisher import Array
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -187,7 +178,7 @@ def compare(
     """
     both, untold = rescoring.complete(Source(a.entries + b.entries), metrics)
     a, b = Source(both.entries[: len(a.entries)]), Source(both.entries[len(a.entries) :])
-    ours, theirs = ([r for r in merge(s.records) if pairing.question(r, i)] for i, s in enumerate((a, b)))
+    ours, theirs = ([r for r in merge(s.records, s) if pairing.question(r, i)] for i, s in enumerate((a, b)))
     couples = list(_couples(ours, theirs, pairing))
     used = {id(result) for couple in couples for result in couple}
     only_a, only_b = (tuple(r for r in side if id(r) not in used) for side in (ours, theirs))
@@ -197,43 +188,9 @@ def compare(
     for couple in couples:
         _refuse_other_measure(*couple)
     columns = columns_named([r for couple in couples for r in couple], metrics)
-    pairs = [_pair(left, right, (a, b), margins or {}, columns) for left, right in couples]
+    pairs = [_pair(left, right, margins or {}, columns) for left, right in couples]
     apart, options = tuple(_lookalikes(only_a, only_b)), tuple(_other_options(only_a, only_b))
     return Comparison(_judged(pairs), only_a, only_b, apart, strict, options, untold)
-
-
-def leading(results: Sequence[Result], columns: Sequence[str]) -> dict[str, set[str]]:
-    """For each column the keys of those results that none of the others is shown to be better than.
-
-    results: of one data set. By `differences.leaders`, so by the same test as `compare`: seeds and, where predictions
-    were kept, test examples.
-    """
-    layout, better = _layout(*results), {name: s.better for result in results for name, s in result.scores.items()}
-    told = _told_by_column(results, columns)
-    return {
-        column: leaders(dict(zip(parts, _aligned(*parts.values()), strict=True)), better[column], layout)
-        for column, parts in told.items()
-        if parts
-    }
-
-
-def intervals(results: Sequence[Result], columns: Sequence[str]) -> dict[str, dict[str, float]]:
-    """By column and key half the 95 % interval of each mean, of new seeds and, where kept, new test examples."""
-    told, layout = _told_by_column(results, columns), _layout(*results)
-    return {
-        column: {key: half_width(_aligned(one)[0], layout) for key, one in parts.items()}
-        for column, parts in told.items()
-    }
-
-
-def _told_by_column(results: Sequence[Result], columns: Sequence[str]) -> dict[str, dict[str, _Told]]:
-    told: dict[str, dict[str, _Told]] = {column: {} for column in columns}
-    for result in results:
-        names = [column for column in columns if column in result.scores]
-        found = _told(result, names, result.source)[0] if result.source and names else _unexplained(result, names)
-        for name in names:
-            told[name][result.key] = found[name]
-    return told
 
 
 def _judged(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
@@ -244,126 +201,24 @@ def _judged(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
 # one pair
 
 
-SizedPopulation = tuple[str, int]
-"""A population of examples by its name, and how many they are: others of that name are not the same examples."""
-
-
-@dataclass(frozen=True)
-class _Told:
-    """One metric of one side by replicate, as far as predictions were kept and the metric is known here."""
-
-    values: Mapping[Replicate, float]
-    examples: Mapping[Replicate, Mapping[SizedPopulation, Array]]
-    left_out: Mapping[Replicate, Array]
-
-    @property
-    def populations(self) -> set[SizedPopulation]:
-        """Of whose examples all replicates tell what they contribute; none where replicates differ in that."""
-        known = [set(self.examples.get(r, {})) for r in self.values]
-        return known[0] if known and all(one == known[0] for one in known) else set()
-
-
-def _pair(
-    a: Result, b: Result, sources: tuple[Source, Source], margins: Mapping[str, float], columns: Sequence[str]
-) -> Pair:
+def _pair(a: Result, b: Result, margins: Mapping[str, float], columns: Sequence[str]) -> Pair:
     names = [c for c in columns if c in a.scores and c in b.scores]
     missing = tuple(c for c in columns if c in a.scores and c not in b.scores)
-    (told_a, bytes_a), (told_b, bytes_b) = (_told(r, names, s) for r, s in zip((a, b), sources, strict=True))
+    kept = [stored(side) for side in (a, b)]
+    told_a, told_b = (contributions(side, names, predictions) for side, predictions in zip((a, b), kept, strict=True))
+    bytes_a, bytes_b = map(checksums, kept)
     same = bytes_a == bytes_b and set(bytes_a) == {*a.replicates, *b.replicates}
-    layout = _layout(a, b)
+    layout = layout_of([a, b])
     found = []
     for name in names:
-        left, right = _aligned(told_a[name], told_b[name])
+        left, right = aligned(told_a[name], told_b[name])
         finding = find(name, a.scores[name].unit, a.scores[name].better, left, right, layout, margins)
         found.append(replace(finding, identical=same and bool(left.values) and left.values == right.values))
     notes = [*_notes(a, b, found, layout), *_unpaired({name: (told_a[name], told_b[name]) for name in names})]
     return Pair(a, b, tuple(found), (*notes, *(f"{name} is in A alone" for name in missing)), missing)
 
 
-def _told(result: Result, names: Sequence[str], source: Source) -> tuple[dict[str, _Told], dict[Replicate, str]]:
-    """Each metric with what its examples contribute; and a checksum of each replicate's predictions, where kept."""
-    found = _unexplained(result, names)
-    known = catalog.metrics()
-    sums: dict[Replicate, str] = {}
-    for record in result.records:
-        arrays = source.predictions(record) if record.replicates else {}
-        sums |= _checksums(record, arrays)
-        kept = evaluation.read(record, arrays)
-        for entry in dict.fromkeys(name.partition("[")[0] for name in names) if kept else ():
-            metric = known.get(entry)
-            if kept is not None and metric is not None and _same_definition(metric, entry, result):
-                found |= _of_record(found, record, entry, metric, kept)
-    return found, sums
-
-
-def _unexplained(result: Result, names: Sequence[str]) -> dict[str, _Told]:
-    """Metrics of whose examples nothing is known."""
-    return {name: _Told(result.scores[name].values, {}, {}) for name in names}
-
-
-def _checksums(record: Record, arrays: Mapping[str, Tensor]) -> dict[Replicate, str]:
-    """SHA-256 of all that was predicted by each replicate; {} where nothing was kept."""
-    sums = {}
-    for i, replicate in enumerate(record.replicates if arrays else ()):
-        total = hashlib.sha256()
-        for name, value in sorted(arrays.items()):
-            row = value.select(records.row_axis(name), i).contiguous().numpy()
-            total.update(f"{name} {row.dtype} {row.shape}".encode() + row.tobytes())
-        sums[replicate] = total.hexdigest()
-    return sums
-
-
-def _of_record(
-    found: Mapping[str, _Told], record: Record, entry: str, metric: Metric, kept: Evaluation
-) -> dict[str, _Told]:
-    """The columns of one metric with the replicates of one record added."""
-    with foreign.calling(f"metric {entry}", metric):
-        parts, groups = evaluation.by_example(metric, kept), evaluation.left_out(metric, kept)
-        values = evaluation.asked(metric, kept)
-    single = record.cell.samples > 1 and not evaluation.has_groups(kept)
-    columns = {f"{entry}[{key}]" if key else entry: (key, value) for key, value in values.items()}
-    return {
-        name: _with(found[name], record.replicates, _sized(parts[key], kept), groups.get(key), single)
-        for name, (key, value) in columns.items()
-        if name in found and _agrees(value.tolist(), record.values["metrics"][name]["values"])
-    }
-
-
-def _sized(parts: Mapping[str, Array], kept: Evaluation) -> dict[SizedPopulation, Array]:
-    return {(name, evaluation.num_examples(kept, name)): rows for name, rows in parts.items()}
-
-
-def _with(
-    told: _Told, rows: Sequence[Replicate], parts: Mapping[SizedPopulation, Array], groups: Array | None, single: bool
-) -> _Told:
-    """With what the rows of one record add. single: one posterior sample is all there is, so no Monte-Carlo error."""
-    examples = {r: {population: part[i] for population, part in parts.items()} for i, r in enumerate(rows)}
-    left_out = {r: groups[:, i] for i, r in enumerate(rows)} if groups is not None else {}
-    if single:
-        left_out = {r: np.zeros(0) for r in rows}
-    return replace(told, examples={**told.examples, **examples}, left_out={**told.left_out, **left_out})
-
-
-def _aligned(*told: _Told) -> list[Measured]:
-    """All with the populations of any, in one order; without any where one knows none.
-
-    Examples of a population that another does not have are met by zeros: their part of the variance is then that of
-    their own side alone, and the parts of two samples of different sizes add up as those of unpaired ones do.
-    """
-    lengths = {p: len(rows) for one in told for known in one.examples.values() for p, rows in known.items()}
-    populations = [one.populations for one in told]
-    order = sorted(set.union(*populations)) if all(populations) else []
-    return [_measured(one, order, lengths) for one in told]
-
-
-def _measured(told: _Told, order: Sequence[SizedPopulation], lengths: Mapping[SizedPopulation, int]) -> Measured:
-    examples = {
-        r: tuple(told.examples[r].get(p, np.zeros(lengths[p])) for p in order) for r in (told.values if order else ())
-    }
-    return Measured(told.values, examples, told.left_out)
-
-
-def _unpaired(couples: Mapping[str, tuple[_Told, _Told]]) -> Iterator[str]:
+def _unpaired(couples: Mapping[str, tuple[Contributions, Contributions]]) -> Iterator[str]:
     """A line for each population that is not the same on both sides, and for each side that tells less."""
     both = [couple for couple in couples.values() if all(told.populations for told in couple)]
     sides = [{p for couple in both for p in couple[i].populations} for i in (0, 1)]
@@ -375,32 +230,6 @@ def _unpaired(couples: Mapping[str, tuple[_Told, _Told]]) -> Iterator[str]:
         less = [name for name in less if all(map(math.isfinite, couples[name][i].values.values()))]
         if less:
             yield f"the stored predictions of {side} do not tell {', '.join(less)}: new test examples are left out"
-
-
-def _same_definition(metric: Metric, entry: str, result: Result) -> bool:
-    return all(
-        score.definition == catalog.definition(metric)
-        for name, score in result.scores.items()
-        if name.partition("[")[0] == entry
-    )
-
-
-def _agrees(again: Sequence[float], stored: Sequence[float | None]) -> bool:
-    """Whether the metric of the stored predictions is the stored metric: else they are not all that it saw."""
-    pairs = zip(again, [math.nan if v is None else v for v in stored], strict=True)
-    return all(math.isclose(x, y, rel_tol=1e-5, abs_tol=1e-6) or math.isnan(x) == math.isnan(y) == 1 for x, y in pairs)
-
-
-def _layout(*results: Result) -> ExampleLayout:
-    """Nested where splits differ and their test examples are not known to be the same ones."""
-    if len({r.split for result in results for r in result.replicates}) <= 1:
-        return ExampleLayout()
-    kept = [record.environment.get("examples", {}) for result in results for record in result.records]
-    hashes = {digest for one in kept for digest in one.get("test_sha256", [])}
-    if all(kept) and len(hashes) == 1:
-        return ExampleLayout()
-    sizes = next((one for one in kept if one), None)
-    return ExampleLayout(nested=sizes["test"] / sizes["train"] if sizes else math.nan)
 
 
 def _notes(a: Result, b: Result, found: Sequence[Finding], layout: ExampleLayout) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 from bdlbench.compare.rank import ENOUGH_BLOCKS, Ranking
 from bdlbench.core.errors import BadInput
 from bdlbench.records.cells import Result
-from bdlbench.report.tables import Entry, Group, group
+from bdlbench.report.tables import Group, group
 
 FIGURE_ENDINGS = (".png", ".svg", ".pdf")
 PANEL = (2.1, 0.24)
@@ -98,8 +99,8 @@ def _save(draw: Callable[[], Any], path: Path) -> None:
 
 def _drawn(shown: Group) -> list[int]:
     """The columns worth a panel: those with numbers in two rows or more."""
-    numbers = [[_numbers(row.entries[j]) for row in shown.rows] for j in range(len(shown.columns))]
-    return [j for j, column in enumerate(numbers) if len(column) - column.count(None) > 1]
+    counts = [sum(math.isfinite(row.entries[j].value) for row in shown.rows) for j in range(len(shown.columns))]
+    return [j for j, count in enumerate(counts) if count > 1]
 
 
 def _draw(groups: Sequence[Group]) -> Any:
@@ -126,10 +127,11 @@ def _draw(groups: Sequence[Group]) -> Any:
 def _panel(axis: Any, shown: Group, j: int, colours: Sequence[Any]) -> None:
     """Column j of a table: a point with its standard error for each row that has a number."""
     for place, (row, colour) in enumerate(zip(shown.rows, colours, strict=True)):
-        if number := _numbers(row.entries[j]):
-            face = colour if row.entries[j].leads else "white"
-            mean, error = number
-            axis.errorbar(mean, place, xerr=error, fmt="o", color=colour, mfc=face, markersize=5, capsize=2)
+        entry = row.entries[j]
+        if math.isfinite(entry.value):
+            face = colour if entry.leads else "white"
+            error = entry.spread if math.isfinite(entry.spread) else 0
+            axis.errorbar(entry.value, place, xerr=error, fmt="o", color=colour, mfc=face, markersize=5, capsize=2)
     labels = _labels(shown)
     axis.set_yticks(range(len(labels)), labels)
     axis.set(ylim=(len(labels) - 0.5, -0.5), xlabel=shown.columns[j].unit)
@@ -141,11 +143,3 @@ def _panel(axis: Any, shown: Group, j: int, colours: Sequence[Any]) -> None:
 def _labels(shown: Group) -> list[str]:
     """The words of each row."""
     return [" ".join(label for label in row.labels if label) for row in shown.rows]
-
-
-def _numbers(entry: Entry) -> tuple[float, float] | None:
-    """Mean and standard error as the table rounds them; None where it has no number."""
-    try:
-        return float(entry.mean), float(entry.error or 0)
-    except ValueError:
-        return None

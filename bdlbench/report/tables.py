@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from scipy import special
 
 from bdlbench import catalog
-from bdlbench.compare import pairs
+from bdlbench.compare.standings import Standing, standings
 from bdlbench.core import files
 from bdlbench.core.errors import BadInput
 from bdlbench.core.options import spell
@@ -63,11 +63,16 @@ class Column(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """A number as it is printed: mean and standard error already rounded ("" where there is none)."""
+    """A number as it is printed: mean and standard error rounded ("" where there is none).
+
+    value, spread: the same two in full, NaN where there is none. spread is half the interval where that is asked for.
+    """
 
     mean: str
     error: str = ""
     leads: bool = False
+    value: float = math.nan
+    spread: float = math.nan
 
     @property
     def text(self) -> str:
@@ -175,13 +180,13 @@ def summary_rows(results: Sequence[Result], metrics: Sequence[str] = ()) -> Iter
     """One row for each cell and metric: mean, standard error, n, failed replicates, and whether it leads."""
     for members in by_data(results):
         columns = select_columns(members, metrics)
-        leading = _leading(members, columns)
+        found = standings(members, [column.name for column in columns if not column.is_cost])
         for column in columns:
             for result in members:
                 if score := result.scores.get(column.name):
                     numbers = {"mean": score.mean, "standard_error": score.standard_error, "n": len(score.values)}
                     facts = {"metric": column.name, "unit": column.unit, "better": column.better}
-                    leads = {"failed": len(result.failed), "leads": result.key in leading[column.name]}
+                    leads = {"failed": len(result.failed), "leads": result.key in found[column.name].leaders}
                     yield {**_about(result), **facts, **numbers, **leads}
 
 
@@ -222,15 +227,11 @@ def _group(results: list[Result], metrics: Sequence[str], sort: str, interval: b
     columns = select_columns(results, metrics)
     results = _sorted(results, sort)
     shown = labels(results)
-    leading = _leading(results, columns)
-    widths = pairs.intervals(results, [c.name for c in columns if not c.is_cost]) if interval else {}
+    found = standings(results, [column.name for column in columns if not column.is_cost], interval)
     rows = [
         TableRow(
             tuple(label.get(i, "") for label in shown.values()),
-            tuple(
-                _entry(result, column, widths.get(column.name, {}))._replace(leads=result.key in leading[column.name])
-                for column in columns
-            ),
+            tuple(_entry(result, column, found.get(column.name, Standing())) for column in columns),
             _count(result),
         )
         for i, result in enumerate(results)
@@ -426,22 +427,18 @@ def _over_batches(costs: Sequence[Mapping[str, float]], name: str) -> float:
     return math.fsum(rate * spent for rate, spent in zip(values, seconds, strict=True)) / math.fsum(seconds)
 
 
-def _leading(results: Sequence[Result], columns: Sequence[Column]) -> dict[str, set[str]]:
-    """By column the cells to be set in bold: none where there is but one, or all are the same."""
-    means = {c.name: {r.scores[c.name].mean for r in results if c.name in r.scores} for c in columns if not c.is_cost}
-    leading = pairs.leading(results, [name for name, values in means.items() if len(values) > 1])
-    return {column.name: leading.get(column.name, set()) for column in columns}
-
-
-def _entry(result: Result, column: Column, widths: Mapping[str, float]) -> Entry:
-    """widths: half the interval by the result's key, in place of the standard error."""
+def _entry(result: Result, column: Column, standing: Standing) -> Entry:
+    """With half the interval, where it is known, in place of the standard error."""
     if column.is_cost:
         values = [cost[column.name] for cost in result.costs if column.name in cost]
-        return Entry(" + ".join(number(value).mean for value in values) or ABSENT)
+        text = " + ".join(number(value).mean for value in values)
+        return Entry(text or ABSENT, value=values[0] if len(values) == 1 else math.nan)
     score = result.scores.get(column.name)
     if not score or not score.values:
         return Entry(ABSENT)
-    return number(score.mean, widths.get(result.key, score.standard_error))
+    spread = standing.half_widths.get(result.key, score.standard_error)
+    printed = number(score.mean, spread)
+    return printed._replace(leads=result.key in standing.leaders, value=score.mean, spread=spread)
 
 
 def _count(result: Result) -> str:

@@ -36,36 +36,49 @@ class Side:
     examples: tuple[Array, ...] = ()
 
 
+class SeedPart(NamedTuple):
+    """What training again adds to the variance of a difference, by replicates that enter it alike.
+
+    Attributes:
+        variance: The larger of `seen` and `least`, in the metric's unit squared.
+        df: Its degrees of freedom.
+        seen: What the replicates showed.
+        least: What no sample of them can undercut.
+    """
+
+    variance: Array
+    df: float | Array
+    seen: Array
+    least: Array
+
+
 @dataclass(frozen=True)
 class Difference:
     """The difference B − A, and the two parts of its variance with their degrees of freedom. Arrays (…).
 
     Attributes:
         estimate: B − A, in the metric's unit.
-        seed: The variance that training again would bring (with the Monte-Carlo noise of the predictive, and a seed's
-            own pattern of errors). NaN where it cannot be known.
-        seed_df: Its degrees of freedom.
+        seeds: The variance that training again would bring (with the Monte-Carlo noise of the predictive, and a seed's
+            own pattern of errors): one part or, where not all replicates are pairs, two, the one of fewer degrees of
+            freedom first. NaN where it cannot be known.
         example: The variance that other test examples would bring. NaN where it cannot be known.
         example_df: Its degrees of freedom.
-        strata: The seed part as two (variance, degrees of freedom), the smaller degrees of freedom first, where not all
-            replicates are pairs.
-        seen: For each stratum (for the whole seed part where there are none) the variance that the seeds showed.
-        least: For each of the same the least variance it can have; the part is the larger of both.
         binary: N where each of N examples contributes 0 or 1 on both sides, else 0.
         skewness: Size of the skewness of the mean over examples, |Σ g³|/(Σ g²)^(3/2) of its N centred terms g: 1/√k
             where k of many examples differ alike; NaN where none does.
     """
 
     estimate: Array
-    seed: Array
-    seed_df: float | Array
+    seeds: tuple[SeedPart, ...]
     example: Array
-    example_df: float | Array
-    strata: tuple[tuple[Array, float | Array], ...] = ()
-    seen: tuple[Array, ...] = ()
-    least: tuple[Array, ...] = ()
+    example_df: float | Array = 1.0
     binary: int = 0
     skewness: Array = field(default_factory=lambda: np.array(np.nan))
+
+    @property
+    def seed(self) -> Array:
+        """The variance that training again would bring, of all parts."""
+        return sum((part.variance for part in self.seeds[1:]), self.seeds[0].variance)
 
     @property
     def standard_error(self) -> Array:
@@ -155,7 +168,7 @@ class Difference:
 
     def _parts(self, null: float = 0.0) -> tuple[list[Array], list[float | Array]]:
         """Return the variances and their degrees of freedom at a null difference, as `p_value` takes them."""
-        parts = [*(self.strata or [(self.seed, self.seed_df)]), (self.example_at(null), self.example_df)]
+        parts = [*((part.variance, part.df) for part in self.seeds), (self.example_at(null), self.example_df)]
         return [part for part, _ in parts], [df for _, df in parts]
 
 
@@ -209,8 +222,7 @@ def crossed(a: Side, b: Side, shared: Sequence[tuple[int, int]]) -> Difference:
     strata = list(_strata(a, b, shared))
     known = all(stratum.values.shape[-1] > 1 for stratum in strata)
     unknown = np.full_like(estimate, np.nan)
-    seeds = _seed_parts(strata) if known else [_SeedPart(unknown, unknown, unknown, 1.0)]
-    seed, seed_df = _pooled([part.variance for part in seeds], [part.df for part in seeds])
+    seeds = _seed_parts(strata) if known else [SeedPart(unknown, 1.0, unknown, unknown)]
     parts, sizes, skewness = [], [], []
     for k, (left, right) in enumerate(zip(a.examples, b.examples, strict=True)):
         terms = right.mean(-2) - left.mean(-2)  # (…, N)
@@ -220,16 +232,12 @@ def crossed(a: Side, b: Side, shared: Sequence[tuple[int, int]]) -> Difference:
         parts.append(np.maximum(raw - residual, 0.0))
         sizes.append(terms.shape[-1] - 1)
         skewness.append(_skewness(terms))
-    example, example_df = _pooled(parts, sizes) if parts else (np.zeros_like(estimate), 1.0)
+    example, example_df = pooled(parts, sizes) if parts else (np.zeros_like(estimate), 1.0)
     return Difference(
         estimate,
-        seed,
-        seed_df,
+        tuple(seeds),
         example,
         example_df,
-        tuple((part.variance, part.df) for part in seeds) if len(seeds) > 1 else (),
-        tuple(part.seen for part in seeds),
-        tuple(part.least for part in seeds),
         _binary(a, b),
         np.max(skewness, axis=0) if skewness else np.full_like(estimate, np.nan),
     )
@@ -251,11 +259,14 @@ def resampled(a: Array, b: Array, test_over_train: float) -> Difference:
     """
     gaps = b - a
     splits = gaps.shape[-1]
-    if splits < 2:
-        unknown = np.full(gaps.shape[:-1], np.nan)
-        return Difference(gaps.mean(-1) if splits else unknown, unknown, 1.0, np.zeros_like(unknown), 1.0)
-    variance = (1 / splits + test_over_train) * gaps.var(-1, ddof=1)
-    return Difference(gaps.mean(-1), variance, float(splits - 1), np.zeros_like(variance), 1.0)
+    estimate = gaps.mean(-1) if splits else np.full(gaps.shape[:-1], np.nan)
+    variance = (1 / splits + test_over_train) * gaps.var(-1, ddof=1) if splits > 1 else np.full_like(estimate, np.nan)
+    return Difference(estimate, (seed_part(variance, max(splits - 1, 1)),), np.zeros_like(estimate))
+
+
+def seed_part(variance: Array, df: float | Array) -> SeedPart:
+    """Make a seed part of which nothing is known but the variance that the replicates showed."""
+    return SeedPart(variance, df, variance, np.zeros_like(variance))
 
 
 def _strata(a: Side, b: Side, shared: Sequence[tuple[int, int]]) -> Iterator[_Stratum]:
@@ -276,23 +287,14 @@ def _strata(a: Side, b: Side, shared: Sequence[tuple[int, int]]) -> Iterator[_St
             yield _Stratum(side.values / count, examples, alone, whole * LEAST_OF_COUNTS / count**2)
 
 
-class _SeedPart(NamedTuple):
-    """What one or two strata add to the variance of the estimate; `variance` is the larger of `seen` and `least`."""
-
-    variance: Array
-    seen: Array
-    least: Array
-    df: float | Array
-
-
-def _seed_parts(strata: Sequence[_Stratum]) -> list[_SeedPart]:
+def _seed_parts(strata: Sequence[_Stratum]) -> list[SeedPart]:
     """Return one part for each stratum, the fewest degrees of freedom first; of three, pool the last two.
 
     Two are never pooled: Welch's t (1938) takes estimated degrees of freedom as known, and raises false alarms where
     few seeds meet unequal variances or unequal numbers (docs/statistics.md).
     """
     parts = [
-        _SeedPart(np.maximum(seen, floor), seen, floor, stratum.values.shape[-1] - 1)
+        SeedPart(np.maximum(seen, floor), stratum.values.shape[-1] - 1, seen, floor)
         for stratum in strata
         for seen, floor in [(stratum.seen, stratum.floor)]
     ]
@@ -300,8 +302,8 @@ def _seed_parts(strata: Sequence[_Stratum]) -> list[_SeedPart]:
     if len(parts) < 3:
         return parts
     first, *rest = parts
-    variance, df = _pooled([part.variance for part in rest], [part.df for part in rest])
-    return [first, _SeedPart(variance, rest[0].seen + rest[1].seen, rest[0].least + rest[1].least, df)]
+    variance, df = pooled([part.variance for part in rest], [part.df for part in rest])
+    return [first, SeedPart(variance, df, rest[0].seen + rest[1].seen, rest[0].least + rest[1].least)]
 
 
 def _binary(a: Side, b: Side) -> int:
@@ -319,7 +321,7 @@ def _skewness(terms: Array) -> Array:
     return skewness
 
 
-def _pooled(parts: Sequence[Array], df: Sequence[float | Array]) -> tuple[Array, float | Array]:
+def pooled(parts: Sequence[Array], df: Sequence[float | Array]) -> tuple[Array, float | Array]:
     """Return the sum of independent variances, and its degrees of freedom: Satterthwaite 1946."""
     total = sum(parts[1:], parts[0])
     if len(parts) == 1:

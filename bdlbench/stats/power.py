@@ -99,10 +99,9 @@ def _repeated(
     The repetition has then/now times the replicates; `example` is its example part where it judges. All are arrays over
     nodes of what the seed parts may truly be, given what was seen of them, and of what the repetition will see.
     """
-    parts = found.strata or ((found.seed, found.seed_df),)
-    dfs = [float(df) for _, df in parts]
-    first = [float(part) * now / then for part in found.seen or [part for part, _ in parts]]
-    least = [float(part) * now / then for part in found.least or [0.0] * len(parts)]
+    dfs = [float(part.df) for part in found.seeds]
+    first = [float(part.seen) * now / then for part in found.seeds]
+    least = [float(part.least) * now / then for part in found.seeds]
     later = [df * max(then - 1, 1) / max(now - 1, 1) for df in dfs]
     nodes, weight = _repetitions(dfs, later)
     true = [np.maximum(part / known, low) for part, low, (known, _) in zip(first, least, nodes, strict=True)]

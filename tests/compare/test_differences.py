@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pytest
 
-from bdlbench.compare.differences import ExampleLayout, Finding, Measured, find, judge, leaders, monte_carlo_variance
+from bdlbench.compare.differences import Apart, Better, Finding, find, judge, leaders, monte_carlo_variance, told_apart
+from bdlbench.compare.measured import ExampleLayout, Measured
 from bdlbench.core.spec import Replicate
 
 WHOLE = ExampleLayout()
@@ -128,22 +129,36 @@ def by_seed(values: Mapping[int, float]) -> Measured:
     return Measured({Replicate(seed): value for seed, value in values.items()}, {}, {})
 
 
+def leading(named: Mapping[str, Measured], better: Better) -> frozenset[str]:
+    return leaders(named, told_apart(named, better, WHOLE))
+
+
 def test_leaders_are_those_that_no_other_is_better_than() -> None:
     best = {seed: 0.9 + 0.01 * seed for seed in range(5)}
     near = {seed: value - 0.01 * (-1) ** seed for seed, value in best.items()}
     far = {seed: value - 0.2 - 0.001 * seed for seed, value in best.items()}
     contenders = {"best": best, "near": near, "far": far, "alone": {7: 0.8}, "nan": dict.fromkeys(best, math.nan)}
     named = {name: by_seed(values) for name, values in contenders.items()}
-    assert leaders(named, "higher", ExampleLayout()) == {"best", "near"}
-    assert leaders(named, "lower", ExampleLayout()) == {"far"}
-    assert leaders({"nan": named["nan"]}, "higher", ExampleLayout()) == set()
+    assert leading(named, "higher") == {"best", "near"}
+    assert leading(named, "lower") == {"far"}
+    assert leading({"nan": named["nan"]}, "higher") == set()
+
+
+def test_who_is_told_apart_by_a_test_and_who_by_the_order_alone() -> None:
+    better, worse = {seed: 0.9 + 0.01 * seed for seed in range(5)}, {seed: 0.7 + 0.009 * seed for seed in range(5)}
+    named = {"better": by_seed(better), "worse": by_seed(worse), "alone": by_seed({7: 0.8})}
+    assert set(told_apart(named, "higher", WHOLE)) == {
+        Apart("worse", "better", tested=True),
+        Apart("worse", "alone", tested=False),
+        Apart("alone", "better", tested=False),
+    }
 
 
 def test_leaders_of_one_replicate() -> None:
     named = {"a": by_seed({0: 0.9}), "b": by_seed({0: 0.899}), "c": by_seed({0: 0.9})}
-    assert leaders(named, "higher", ExampleLayout()) == {"a", "c"}
+    assert leading(named, "higher") == {"a", "c"}
 
 
 def test_leaders_that_do_not_vary_count_as_they_are() -> None:
     named = {"exact": by_seed({0: 0.0, 1: 0.0}), "map": by_seed({0: 0.3, 1: 0.3}), "vi": by_seed({0: 0.1, 1: 0.5})}
-    assert leaders(named, "lower", ExampleLayout()) == {"exact", "vi"}
+    assert leading(named, "lower") == {"exact", "vi"}

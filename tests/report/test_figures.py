@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bdlbench.core.errors import BadInput
@@ -38,9 +39,24 @@ def test_the_points_are_those_of_the_table_and_lone_columns_are_left_out() -> No
     figure = figures._draw(figures.group(RESULTS))
     (block,) = figure.subfigs
     (axis,) = block.axes
-    assert [line.get_xdata()[0] for line in axis.lines if line.get_marker() == "o"] == [0.25, 0.123]
+    assert [line.get_xdata()[0] for line in axis.lines if line.get_marker() == "o"] == [
+        0.25,
+        pytest.approx(0.37 / 3, rel=1e-15),
+    ]
     assert [label.get_text() for label in axis.get_yticklabels()] == ["mle", "map"]
     assert axis.get_title() == "nll ↓" and axis.get_xlabel() == "nats"
+
+
+def test_what_is_drawn_is_what_the_records_say_to_the_last_digit() -> None:
+    """Not what the table prints of it: a third has more than four digits."""
+    nll = [1 / 3, 0.3, 0.2501]
+    figure = figures._draw(figures.group([result("mle", nll), RESULTS[1]]))
+    (axis,) = figure.subfigs[0].axes
+    bar, _ = axis.containers
+    (start, end) = bar.lines[2][0].get_segments()[0][:, 0]
+    mean, error = np.mean(nll), np.std(nll, ddof=1) / 3**0.5
+    assert bar.lines[0].get_xdata()[0] == pytest.approx(mean, rel=1e-15)
+    assert (end - start) / 2 == pytest.approx(error, rel=1e-12)
 
 
 def test_an_unknown_ending_is_refused_before_anything_is_written(tmp_path: Path) -> None:

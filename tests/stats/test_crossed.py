@@ -6,7 +6,7 @@ import pytest
 from scipy import optimize, stats
 
 from bdlbench.stats.behrens_fisher import p_value
-from bdlbench.stats.crossed import Difference, Side, crossed, resampled
+from bdlbench.stats.crossed import Difference, Side, crossed, resampled, seed_part
 
 
 def pairs(count):
@@ -41,7 +41,7 @@ def test_the_two_way_analysis_of_variance(seeds, examples):
     assert found.estimate == pytest.approx(d.mean())
     assert found.standard_error**2 == pytest.approx((by_seed + by_example - residual) / (seeds * examples))
     assert found.seed == pytest.approx(by_seed / (seeds * examples))
-    assert (found.seed_df, found.example_df) == (seeds - 1, examples - 1)
+    assert (found.seeds[0].df, found.example_df) == (seeds - 1, examples - 1)
 
 
 def test_a_negative_example_part_is_nothing():
@@ -135,7 +135,7 @@ def test_differences_that_agree_to_rounding():
 
 
 def test_a_margin_moves_the_hypothesis():
-    found = Difference(np.array(3.0), np.array(1.0), 4.0, np.array(0.0), 1.0)
+    found = Difference(np.array(3.0), (seed_part(np.array(1.0), 4.0),), np.array(0.0))
     assert found.p_value(1.0) == pytest.approx(2 * stats.t.sf(2, 4), rel=1e-4)
     assert found.p_value(3.5) == pytest.approx(1)
 
@@ -143,7 +143,7 @@ def test_a_margin_moves_the_hypothesis():
 def test_nadeau_and_bengio_by_hand():
     a, b = np.array([1.0, 2.0, 3.0]), np.array([2.0, 2.0, 5.0])  # gaps 1, 0, 2: mean 1, variance 1
     found = resampled(a, b, test_over_train=1 / 9)
-    assert (found.estimate, found.seed_df) == (1, 2)
+    assert (found.estimate, found.seeds[0].df) == (1, 2)
     assert found.standard_error == pytest.approx(math.sqrt(1 / 3 + 1 / 9))
     assert np.isnan(resampled(a[:1], b[:1], 1 / 9).seed)
     assert np.isnan(resampled(a[:0], b[:0], 1 / 9).estimate)

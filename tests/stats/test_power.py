@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bdlbench.stats.crossed import Difference
+from bdlbench.stats.crossed import Difference, seed_part
 from bdlbench.stats.power import detectable, seeds_to_settle
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "calibration.py"
@@ -24,7 +24,7 @@ def calibration():
 
 
 def difference(estimate, seed, seed_df, example=0.0, example_df=1.0):
-    return Difference(np.array(estimate), np.array(seed), seed_df, np.array(example), example_df)
+    return Difference(np.array(estimate), (seed_part(np.array(seed), seed_df),), np.array(example), example_df)
 
 
 def at_most(rate, tables):

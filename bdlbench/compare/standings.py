@@ -1,0 +1,54 @@
+"""The rows of one table against each other, column by column: which lead, which are apart, how wide intervals are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from bdlbench.compare.differences import Apart, half_width, leaders, told_apart
+from bdlbench.compare.measured import Contributions, aligned, contributions, layout_of, stored
+from bdlbench.records.cells import Result
+
+
+@dataclass(frozen=True)
+class Standing:
+    """One column of a table, its rows by their keys.
+
+    leaders: those that no other is shown to be better than, none where all means are the same; apart: every two that
+    are told apart; half_widths: of the 95 % interval of each mean, of new seeds and, where predictions were kept, new
+    test examples; {} where they were not asked for.
+    """
+
+    leaders: frozenset[str] = frozenset()
+    apart: tuple[Apart, ...] = ()
+    half_widths: Mapping[str, float] = field(default_factory=dict)
+
+
+def standings(results: Sequence[Result], columns: Sequence[str], intervals: bool = False) -> dict[str, Standing]:
+    """Hold every two rows of one data set against each other in each column, by the same test as `compare`.
+
+    Stored predictions are read only where test examples have a say: for intervals, and for columns in which rows
+    differ, if rows have several replicates that share their test examples.
+    """
+    layout = layout_of(results)
+    means = {column: [r.scores[column].mean for r in results if column in r.scores] for column in columns}
+    differ = {column for column, found in means.items() if len(set(found)) > 1}
+    repeated = sum(len(result.replicates) > 1 for result in results)
+    explained = differ if repeated > 1 else set()
+    if intervals and repeated:
+        explained = set(columns)
+    known: dict[str, dict[str, Contributions]] = {column: {} for column in columns}
+    for result in results:
+        asked = [column for column in columns if column in result.scores]
+        wanted = [column for column in asked if column in explained and layout.nested is None]
+        told = contributions(result, wanted, stored(result) if wanted else (), of_samples=False)
+        for column in asked:
+            known[column][result.key] = told.get(column) or Contributions(result.scores[column].values)
+    better = {name: score.better for result in results for name, score in result.scores.items()}
+    found = {}
+    for column, rows in known.items():
+        widths = {key: half_width(aligned(one)[0], layout) for key, one in rows.items()} if intervals else {}
+        measured = dict(zip(rows, aligned(*rows.values()), strict=True)) if column in differ else {}
+        apart = told_apart(measured, better[column], layout) if measured else ()
+        found[column] = Standing(leaders(measured, apart), apart, widths)
+    return found
