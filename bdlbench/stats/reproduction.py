@@ -26,7 +26,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from bdlbench.stats.behrens_fisher import Array
-from bdlbench.stats.crossed import Difference
+from bdlbench.stats.crossed import Difference, seed_part
 from bdlbench.stats.holm import holm
 from bdlbench.stats.power import detectable
 
@@ -146,18 +146,19 @@ class PublishedRow:
         n, theirs, nothing = len(self.ours), self.published, np.array(0.0)
         if self.by_split is not None:
             gaps = self.ours - self.by_split
-            return Difference(gaps.mean(), _sample_variance(gaps) / n, max(n - 1.0, 1.0), nothing, 1.0)
+            return Difference(gaps.mean(), (seed_part(_sample_variance(gaps) / n, max(n - 1.0, 1.0)),), nothing)
         estimate = np.array(np.mean(self.ours) - theirs.value)
         if self.exact:
-            return Difference(estimate, nothing, 1.0, nothing, 1.0)
+            return Difference(estimate, (seed_part(nothing, 1.0),), nothing)
         other = np.array(theirs.variance)
         if np.isnan(other):
             own = _sample_variance(self.ours) * (1 / n + 1 / theirs.count)
-            return Difference(estimate, own, max(n - 1.0, 1.0), nothing, 1.0)
+            return Difference(estimate, (seed_part(own, max(n - 1.0, 1.0)),), nothing)
         if n == 1:
             alone = other * (theirs.count + 1)  # of one run, and of their mean
-            return Difference(estimate, alone, theirs.count - 1.0, nothing, 1.0)
-        return Difference(estimate, _sample_variance(self.ours) / n, n - 1.0, other, theirs.count - 1.0)
+            return Difference(estimate, (seed_part(alone, theirs.count - 1.0),), nothing)
+        own = _sample_variance(self.ours) / n
+        return Difference(estimate, (seed_part(own, n - 1.0),), other, theirs.count - 1.0)
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,7 @@ def test_without_a_spread_theirs_is_one_more_run() -> None:
 
 def test_one_run_of_ours_is_one_more_like_theirs() -> None:
     found = PublishedRow(published("0.0", 5, "2.0", "standard deviation"), np.array([1.0]), OPEN).difference
-    assert (float(found.seed), found.seed_df, float(found.example)) == (pytest.approx(4.0 * (1 + 1 / 5)), 4.0, 0.0)
+    assert (float(found.seed), found.seeds[0].df, float(found.example)) == (pytest.approx(4.0 * (1 + 1 / 5)), 4.0, 0.0)
 
 
 def test_one_run_on_each_side_says_nothing() -> None:
