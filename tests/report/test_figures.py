@@ -6,18 +6,13 @@ import numpy as np
 import pytest
 
 from bdlbench.core.errors import BadInput
-from bdlbench.core.spec import Replicate
+from bdlbench.core.spec import Cell, Choice, Replicate
 from bdlbench.records.cells import Result, Scores
 from bdlbench.report import figures
 
 
 def result(method: str, nll: list[float], sparsity: list[float] | None = None) -> Result:
-    cell = {
-        "protocol": {"dataset": {"name": "wine"}, "model": {"name": "logistic"}, "samples": 3},
-        "treatment": {"name": method},
-        "device": "cpu",
-        "threads": 1,
-    }
+    cell = Cell(Choice(method), Choice("logistic"), Choice("wine"), samples=3)
     columns = {"nll": ("nats", "lower", nll)} | ({"sparsity": ("fraction", "higher", sparsity)} if sparsity else {})
     scores = {
         name: Scores(unit, better, name, {Replicate(seed): value for seed, value in enumerate(values)})
