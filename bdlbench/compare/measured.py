@@ -22,7 +22,7 @@ from bdlbench.stats.behrens_fisher import Array
 SizedPopulation = tuple[str, int]
 """A population of examples by its name, and how many they are: others of that name are not the same examples."""
 
-Stored = Sequence[tuple[Record, Mapping[str, Tensor]]]
+StoredPredictions = Sequence[tuple[Record, Mapping[str, Tensor]]]
 """The records of a cell, each with its stored predictions: {} where none were kept, or none are needed."""
 
 
@@ -78,14 +78,14 @@ class Contributions:
         return known[0] if known and all(one == known[0] for one in known) else set()
 
 
-def stored(result: Result) -> Stored:
+def predictions_of(result: Result) -> StoredPredictions:
     """Read the predictions beside a cell's records. Raises BadInput where they were altered."""
     asked = result.source
     return [(record, asked.predictions(record) if asked and record.replicates else {}) for record in result.records]
 
 
 def contributions(
-    result: Result, names: Sequence[str], kept_with: Stored, of_samples: bool = True
+    result: Result, names: Sequence[str], kept_with: StoredPredictions, of_samples: bool = True
 ) -> dict[str, Contributions]:
     """Ask the metrics of these columns what each example contributes and, with `of_samples`, each posterior sample.
 
@@ -159,7 +159,7 @@ def layout_of(results: Iterable[Result]) -> ExampleLayout:
     return ExampleLayout(nested=sizes["test"] / sizes["train"] if sizes else math.nan)
 
 
-def checksums(kept_with: Stored) -> dict[Replicate, str]:
+def checksums(kept_with: StoredPredictions) -> dict[Replicate, str]:
     """SHA-256 of all that was predicted by each replicate; none where nothing was kept."""
     sums = {}
     for record, arrays in kept_with:

@@ -8,7 +8,15 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from bdlbench.compare.differences import Finding, find, judge
-from bdlbench.compare.measured import Contributions, ExampleLayout, aligned, checksums, contributions, layout_of, stored
+from bdlbench.compare.measured import (
+    Contributions,
+    ExampleLayout,
+    aligned,
+    checksums,
+    contributions,
+    layout_of,
+    predictions_of,
+)
 from bdlbench.core import files
 from bdlbench.core.errors import BadInput, NotComparable
 from bdlbench.core.spec import Replicate
@@ -204,7 +212,7 @@ def _judged(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
 def _pair(a: Result, b: Result, margins: Mapping[str, float], columns: Sequence[str]) -> Pair:
     names = [c for c in columns if c in a.scores and c in b.scores]
     missing = tuple(c for c in columns if c in a.scores and c not in b.scores)
-    kept = [stored(side) for side in (a, b)]
+    kept = [predictions_of(side) for side in (a, b)]
     told_a, told_b = (contributions(side, names, predictions) for side, predictions in zip((a, b), kept, strict=True))
     bytes_a, bytes_b = map(checksums, kept)
     same = bytes_a == bytes_b and set(bytes_a) == {*a.replicates, *b.replicates}

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from bdlbench.compare.differences import Apart, half_width, leaders, told_apart
-from bdlbench.compare.measured import Contributions, aligned, contributions, layout_of, stored
+from bdlbench.compare.measured import Contributions, aligned, contributions, layout_of, predictions_of
 from bdlbench.records.cells import Result
 
 
@@ -41,7 +41,7 @@ def standings(results: Sequence[Result], columns: Sequence[str], intervals: bool
     for result in results:
         asked = [column for column in columns if column in result.scores]
         wanted = [column for column in asked if column in explained and layout.nested is None]
-        told = contributions(result, wanted, stored(result) if wanted else (), of_samples=False)
+        told = contributions(result, wanted, predictions_of(result) if wanted else (), of_samples=False)
         for column in asked:
             known[column][result.key] = told.get(column) or Contributions(result.scores[column].values)
     better = {name: score.better for result in results for name, score in result.scores.items()}
