@@ -1,8 +1,8 @@
-"""The store: where data files lie, how they are verified, how they get there, and how their formats are read.
+"""The store of data files: where they lie, how they are verified and downloaded, and how their formats are read.
 
 A data set declares its files (`RemoteFile`, with a SHA-256) in its own module, as the class attribute `files`. `fetch`
-gives their verified paths, downloading what is absent; `status` says how each one stands; `read_idx` and `read_cifar`
-parse them with numpy alone, so that nothing is ever unpickled.
+returns their verified paths and downloads absent ones; `status` tells the state of each file; `read_idx` and
+`read_cifar` parse them with NumPy alone, so nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ AT_HAND: tuple[FileState, ...] = ("verified", "present, no checksum known", "bun
 ByteArray = NDArray[np.uint8]
 
 PATIENCE_SECONDS = 10.0
-"""How long a download may wait for silent servers, shared out among its mirrors."""
+"""How long a download may wait for silent servers, divided among its mirrors."""
 
 CIFAR_ROW = 1 + 3 * 32 * 32
 """Bytes of one example in CIFAR-10's binary form: the label, then the red, green and blue planes."""
@@ -57,14 +57,17 @@ _FAILURES = (
     zlib.error,
 )
 
-_declared: list[torch.library.Library] = []  # a Library's operators vanish with it, so it is kept
+_declared: list[torch.library.Library] = []  # kept, because a Library's operators vanish with it
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a download comes from: mirrors in the order tried, each ending in the name of a file, .gz or .tar.gz.
+    """Where a download comes from.
 
-    md5, sha256: of the download itself; either may be unknown (None) where the unpacked file's SHA-256 is known.
+    Attributes:
+        urls: Mirrors in the order tried. Each ends in the name of a file, .gz or .tar.gz.
+        md5: MD5 of the download itself; may be None where the SHA-256 of the unpacked file is known.
+        sha256: SHA-256 of the download itself; may be None likewise.
     """
 
     urls: tuple[str, ...]
@@ -76,11 +79,13 @@ class Origin:
 class RemoteFile:
     """One file of the store.
 
-    path: relative to the store; inside a .tar.gz it is the member's name too.
-    role: what it holds, in words for messages ("MNIST training images").
-    size: in bytes.
-    sha256: of the file as it lies in the store, unpacked; None where nobody has told us (`status` then says so, and
-        only the download's own checksum vouches for it).
+    Attributes:
+        path: Relative to the store; inside a .tar.gz it is also the name of the member.
+        role: What it holds, in words for messages ("MNIST training images").
+        size: In bytes.
+        sha256: SHA-256 of the unpacked file as it lies in the store. None where it is not known: `status` then says so,
+            and only the checksum of the download vouches for the file.
+        origin: Where it is downloaded from.
     """
 
     path: str
@@ -91,18 +96,18 @@ class RemoteFile:
 
 
 def root() -> Path:
-    """The store: `$BDLBENCH_DATA` where set, else the user's cache folder. It need not exist."""
+    """Return the folder of the store: `$BDLBENCH_DATA` where set, else the user's cache folder. It need not exist."""
     chosen = os.environ.get("BDLBENCH_DATA")
     return Path(chosen).expanduser() if chosen else Path(platformdirs.user_cache_dir("bdlbench"))
 
 
 def status(files: Sequence[RemoteFile]) -> list[tuple[str, FileState]]:
-    """(path in the store, state) of each file; one row "bundled" for a data set that declares none."""
+    """Return (path in the store, state) of each file; one row "bundled" for a data set that declares none."""
     return [(file.path, state(file)) for file in files] or [("nothing to download", "bundled")]
 
 
 def state(file: RemoteFile) -> FileState:
-    """How `file` stands in the store now. A checksum is computed once per process while the file is unchanged."""
+    """Return the present state of `file` in the store. Its checksum is computed once per process while it is unchanged."""
     path = root() / file.path
     if not path.is_file():
         return "absent"
@@ -114,9 +119,10 @@ def state(file: RemoteFile) -> FileState:
 
 
 def fetch(files: Sequence[RemoteFile], name: str) -> list[Path]:
-    """The path of each file of data set `name`, verified; absent ones are downloaded first where that is possible.
+    """Return the verified path of each file of data set `name`, downloading absent files where possible.
 
-    Raises DataUnavailable, in one line, for a file that is absent and cannot be had, cut short, empty or altered.
+    Raises:
+        DataUnavailable: A file is absent and cannot be downloaded, or it is cut short, empty or altered.
     """
     states = [state(file) for file in files]
     for file, found in zip(files, states, strict=True):
@@ -128,14 +134,15 @@ def fetch(files: Sequence[RemoteFile], name: str) -> list[Path]:
 
 
 def sources(files: Sequence[RemoteFile]) -> dict[str, str]:
-    """{path in the store: SHA-256} as they are on disk, for `Task.sources`."""
+    """Return {path in the store: SHA-256} of the files on disk, for `Task.sources`."""
     return {file.path: checksum(root() / file.path) for file in files}
 
 
 def checksum(path: Path) -> str:
-    """SHA-256 of a file in hex, remembered for this process while size and time of change stay the same.
+    """Return the SHA-256 of a file in hex, remembered in this process while its size and time of change stay the same.
 
-    Raises DataUnavailable where it cannot be read.
+    Raises:
+        DataUnavailable: The file cannot be read.
     """
     try:
         found = path.stat()
@@ -145,16 +152,25 @@ def checksum(path: Path) -> str:
 
 
 def array_checksum(*arrays: NDArray[np.generic]) -> str:
-    """SHA-256 in hex of the dtype, shape and bytes of each array in turn."""
+    """Return the SHA-256 in hex of the dtype, shape and bytes of each array in turn.
+
+    Args:
+        *arrays: NumPy arrays.
+
+    Returns:
+        64 hexadecimal digits.
+    """
     parts = (f"{a.dtype.str}{a.shape}".encode() + np.ascontiguousarray(a).tobytes() for a in arrays)
     return sha256(b"".join(parts))
 
 
 def read_idx(path: Path, item_shape: tuple[int, ...] = ()) -> ByteArray:
-    """The unsigned bytes of an uncompressed idx file: (N, *item_shape); labels have no item shape.
+    """Read the unsigned bytes of an uncompressed idx file: (N, *item_shape); labels have no item shape.
 
-    Raises DataUnavailable for another magic number or shape, or where bytes are missing or left over.
     Format: four bytes 0, 0, 8 (unsigned byte), number of axes; each axis as a big-endian int32; the data (LeCun).
+
+    Raises:
+        DataUnavailable: The magic number or the shape differs, or bytes are missing or left over.
     """
     raw = np.fromfile(path, dtype=np.uint8)
     axes = 1 + len(item_shape)
@@ -170,10 +186,12 @@ def read_idx(path: Path, item_shape: tuple[int, ...] = ()) -> ByteArray:
 
 
 def read_cifar(path: Path) -> tuple[ByteArray, ByteArray]:
-    """Images (N, 3, 32, 32) and labels (N,) of one batch in CIFAR-10's binary form.
+    """Read images (N, 3, 32, 32) and labels (N,) of one batch in CIFAR-10's binary form.
 
-    Raises DataUnavailable for a file that is not a whole number of examples, or with a label over 9.
     Format: https://www.cs.toronto.edu/~kriz/cifar.html
+
+    Raises:
+        DataUnavailable: The file is not a whole number of examples, or has a label over 9.
     """
     raw = np.fromfile(path, dtype=np.uint8)
     if raw.size == 0 or raw.size % CIFAR_ROW:
@@ -185,12 +203,16 @@ def read_cifar(path: Path) -> tuple[ByteArray, ByteArray]:
 
 
 def import_torchvision() -> ModuleType:
-    """torchvision, also where its build does not match torch's. Raises ImportError where it is not installed.
+    """Import torchvision, even where its build does not match torch's.
 
-    torchvision's wheels on PyPI are built against the CUDA torch; beside a CPU-only torch their extension does not
+    torchvision's wheels on PyPI are built against the CUDA torch. Beside a CPU-only torch their extension does not
     load, and `import torchvision` stops because it registers shapes for two operators that the extension would have
-    defined. We want only the downloaders, so the two are then declared (never implemented) and the import is tried
-    again. It must be tried plainly first: a matching build defines them itself, and twice is an error.
+    defined. Only the downloaders are needed here, so the two operators are then declared (never implemented) and the
+    import is tried again. The plain import must come first: a matching build defines the operators itself, and defining
+    them twice is an error.
+
+    Raises:
+        ImportError: torchvision is not installed.
     """
     try:
         return importlib.import_module("torchvision")
@@ -235,9 +257,9 @@ def _unavailable(file: RemoteFile, name: str, problem: str, remedy: str) -> Data
 
 
 def _download(origin: Origin, files: Sequence[RemoteFile], name: str) -> None:
-    """Bring `files`, which all come from `origin`, into the store: verified first, then written atomically.
+    """Download `files`, which all come from `origin`, into the store: verified first, then written atomically.
 
-    Where the download itself lies in the store already, it is unpacked there and no network is asked.
+    Where the download itself already lies in the store, it is unpacked and no network is used.
     """
     first, packed = files[0], _packed(origin, files)
     known = f" (SHA-256 {first.sha256})" if first.sha256 else ""
@@ -267,9 +289,9 @@ def _download(origin: Origin, files: Sequence[RemoteFile], name: str) -> None:
 
 
 def _packed(origin: Origin, files: Sequence[RemoteFile]) -> Path | None:
-    """The download as a person has put it into the store: beside one of its files, or at the top. None where it is not.
+    """Return the download where a person has put it into the store, beside one of its files or at the top.
 
-    What vouches for it is the checksum of each file, or where one is not known that of the download.
+    None where it is not. The checksum of each file vouches for it, or that of the download where a file's is not known.
     """
     names = {url.rsplit("/", 1)[-1] for url in origin.urls} | {f"{Path(file.path).name}.gz" for file in files[:1]}
     places = dict.fromkeys([*((root() / file.path).parent for file in files), root()])
@@ -280,13 +302,13 @@ def _packed(origin: Origin, files: Sequence[RemoteFile]) -> Path | None:
 
 
 def _writable(folder: Path) -> bool:
-    """Whether `folder` can be made or written to. No write bit at all means read-only, even to the superuser."""
+    """Tell whether `folder` can be made or written to. Without any write bit it counts as read-only, even for root."""
     nearest = next(p for p in (folder, *folder.parents) if p.exists())
     return nearest.is_dir() and os.access(nearest, os.W_OK) and bool(nearest.stat().st_mode & 0o222)
 
 
 def _retrieved(origin: Origin, folder: Path) -> Path:
-    """The download in `folder`, from the first mirror that gives it whole. Raises the last mirror's error."""
+    """Download into `folder` from the first mirror that delivers the whole file; else raise the last mirror's error."""
     import_torchvision()
     utils = importlib.import_module("torchvision.datasets.utils")
     for position, url in enumerate(origin.urls, start=1):
@@ -298,7 +320,7 @@ def _retrieved(origin: Origin, folder: Path) -> Path:
                 raise OSError(f"{url} fails its checksum: SHA-256 {checksum(archive)[:12]}…")
             return archive
         except _FAILURES:
-            archive.unlink(missing_ok=True)  # or the next mirror would take a broken file for its own
+            archive.unlink(missing_ok=True)  # or the next mirror would take this broken file for its own
             if position == len(origin.urls):
                 raise
     raise OSError("no address to download from")
@@ -306,7 +328,7 @@ def _retrieved(origin: Origin, folder: Path) -> Path:
 
 @contextmanager
 def _socket_timeout(seconds: float) -> Iterator[None]:
-    """Sockets opened inside give up after `seconds` of silence; urllib as torchvision calls it never would."""
+    """Make sockets opened inside the block give up after `seconds` of silence; by itself urllib never would."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:

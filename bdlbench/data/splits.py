@@ -1,4 +1,4 @@
-"""Splits that stay the same on every machine, and the preprocessing that is fitted to their training part."""
+"""Splits that are the same on every machine, and preprocessing fitted to their training part."""
 
 from __future__ import annotations
 
@@ -20,36 +20,47 @@ TEST_FRACTION = 0.25
 """The share of a small bundled set that is held out for testing."""
 
 FLOAT64_ROUNDING = 8 * np.finfo(np.float64).eps
-"""Relative range of a column up to which it is constant."""
+"""The relative range up to which a column counts as constant."""
 
 
 def random_words(count: int, *key: str | int) -> NDArray[np.uint64]:
-    """(count,) random 64-bit words fixed by `key`.
+    """Return (count,) random 64-bit words fixed by `key`.
 
-    numpy promises the raw words of a bit generator for good; what `permutation` or `random` make of them may change
-    with its version, so splits are made from the words themselves.
+    NumPy promises never to change the raw words of a bit generator. Its `permutation` and `random` may change with a
+    version, so splits are made from the words themselves.
     """
     seed = int.from_bytes(hashlib.sha256(repr(key).encode()).digest(), "big")
     return np.random.PCG64(seed).random_raw(count)
 
 
 def random_pixels(shape: tuple[int, ...], *key: str | int) -> Bytes:
-    """Independent uniform bytes of `shape`, fixed by `key`."""
+    """Return independent uniform bytes of `shape`, fixed by `key`."""
     size = math.prod(shape)
     return random_words(-(-size // 8), *key).astype("<u8").view(np.uint8)[:size].reshape(shape)
 
 
 def permutation(count: int, *key: str | int) -> Index:
-    """(count,) the numbers 0 … count − 1 in an order fixed by `key`."""
+    """Return the numbers 0 … count − 1 in an order fixed by `key`, (count,)."""
     return np.argsort(random_words(count, *key), kind="stable")
 
 
 def stratified_split(labels: NDArray[np.integer], name: str, split: int) -> tuple[Index, Index]:
-    """Indices (train, test) of split `split`: a quarter, rounded up, for testing, each class in proportion.
+    """Split examples into training and test sets, a quarter (rounded up) for testing, with every class in proportion.
 
-    labels: (N,). Example j of n in its class, in random order, stands at (j + ½)/n; the test set is the quarter that
-    stands first, so each class's share is exact to one example. The training part comes in a class-balanced order,
-    for `chosen` to take a beginning of. Raises BadInput for a negative split.
+    Example j of n in its class, in random order, is placed at (j + ½)/n; the first quarter by place is the test set, so
+    the share of each class is exact to one example. The training part comes in an order with balanced classes, so
+    `chosen` can take its beginning.
+
+    Args:
+        labels: Classes (N,) from 0.
+        name: The data set's name; other names give other splits.
+        split: The number of the split, from 0.
+
+    Returns:
+        Indices (train, test).
+
+    Raises:
+        BadInput: The split is negative.
     """
     checked(split)
     rank = _rank_in_class(labels, name, split, "split")
@@ -61,9 +72,18 @@ def stratified_split(labels: NDArray[np.integer], name: str, split: int) -> tupl
 
 
 def random_split(count: int, name: str, split: int) -> tuple[Index, Index]:
-    """Indices (train, test) of split `split`: a quarter of 0 … count − 1, rounded up, for testing, at random.
+    """Split 0 … count − 1 at random into training and test sets, a quarter (rounded up) for testing.
 
-    Raises BadInput for a negative split.
+    Args:
+        count: N, the number of examples.
+        name: The data set's name; other names give other splits.
+        split: The number of the split, from 0.
+
+    Returns:
+        Indices (train, test).
+
+    Raises:
+        BadInput: The split is negative.
     """
     order = permutation(count, name, checked(split), "split")
     test_size = math.ceil(TEST_FRACTION * count)
@@ -71,9 +91,10 @@ def random_split(count: int, name: str, split: int) -> tuple[Index, Index]:
 
 
 def balanced_order(labels: NDArray[np.integer], name: str, split: int) -> Index:
-    """(N,) an order of the examples in which every beginning has equal classes, while the smallest class lasts.
+    """Return an order of the examples (N,) in which every beginning has equal classes, while the smallest class lasts.
 
-    Raises BadInput for a negative split.
+    Raises:
+        BadInput: The split is negative.
     """
     checked(split)
     rank = _rank_in_class(labels, name, split, "order")
@@ -81,16 +102,30 @@ def balanced_order(labels: NDArray[np.integer], name: str, split: int) -> Index:
 
 
 def chosen(order: Index, num_train: int, name: str) -> Index:
-    """The first `num_train` of `order`, or all for 0. Raises BadInput where there are fewer."""
+    """Return the first `num_train` of `order`, or all for 0.
+
+    Raises:
+        BadInput: There are fewer.
+    """
     if num_train > len(order):
         raise BadInput(f"num_train={num_train} is more than the {len(order)} training examples of {name}")
     return order[: num_train or None]
 
 
 def chosen_of_official(labels: NDArray[np.integer], num_train: int, name: str, split: int) -> Index:
-    """Which of an official training set are used: the beginning of the split's balanced order; all, as they are, for 0.
+    """Choose examples of an official training set: the beginning of the split's balanced order, or all for 0.
 
-    labels: (N,). Raises BadInput for a negative split, or where there are fewer than `num_train`.
+    Args:
+        labels: Classes (N,).
+        num_train: How many examples; 0 takes all of them in their own order.
+        name: The data set's name.
+        split: The number of the split, from 0.
+
+    Returns:
+        Indices of the chosen examples.
+
+    Raises:
+        BadInput: The split is negative, or there are fewer than `num_train` examples.
     """
     checked(split)
     order = balanced_order(labels, name, split) if num_train else np.arange(len(labels))
@@ -98,10 +133,13 @@ def chosen_of_official(labels: NDArray[np.integer], num_train: int, name: str, s
 
 
 def pixel_statistics(images: Bytes) -> tuple[Reals, Reals]:
-    """Mean and standard deviation (C,) of each channel of images (N, C, H, W), on the scale where a pixel is 0 … 1.
+    """Return mean and standard deviation (C,) of each channel of images (N, C, H, W), with pixels from 0 to 1.
 
     Sums of bytes and of their squares are whole numbers under 2⁵³, so the result does not depend on the order of
-    summation. Raises BadInput where a channel is constant.
+    summation.
+
+    Raises:
+        BadInput: A channel is constant.
     """
     total = np.zeros((2, images.shape[1]))
     for start in range(0, len(images), 1000):
@@ -115,21 +153,30 @@ def pixel_statistics(images: Bytes) -> tuple[Reals, Reals]:
 
 
 def standardised_pixels(images: Bytes, mean: Reals, sd: Reals) -> Tensor:
-    """(pixel/255 − mean)/sd of images (N, C, H, W), float32 and contiguous; mean, sd: (C,)."""
+    """Return (pixel/255 − mean)/sd of images (N, C, H, W), float32 and contiguous, with mean and sd (C,)."""
     shift, scale = (torch.tensor(255 * s, dtype=torch.float32).reshape(-1, 1, 1) for s in (mean, sd))
     return torch.from_numpy(np.ascontiguousarray(images)).to(torch.float32).sub_(shift).div_(scale)
 
 
 def binary_pixels(grey: Tensor, *key: str | int) -> Tensor:
-    """A draw of Bernoulli(grey) for each pixel, float32, fixed by `key`: grey (N, …) in 0 … 1, met to 1/256."""
+    """Draw Bernoulli(grey) for each pixel, float32, fixed by `key`: grey (N, …) from 0 to 1, met to 1/256."""
     return (torch.from_numpy(random_pixels(tuple(grey.shape), *key)) < grey * 256).to(torch.float32)
 
 
 def column_statistics(train: Reals) -> tuple[Reals, Reals]:
-    """Mean and standard deviation (D,) of the columns of a table (N, D); a constant column gets 1 for the latter.
+    """Return mean and standard deviation of each column of a table, with 1 as the deviation of a constant column.
 
-    Constant is a column whose values differ by no more than rounding: its computed deviation is seldom exactly 0.
-    Raises BadInput for a table without rows, and for a column, counted from 0, that is not finite.
+    A column counts as constant if its values differ by no more than rounding, since its computed deviation is seldom
+    exactly 0.
+
+    Args:
+        train: The training inputs (N, D).
+
+    Returns:
+        (mean, standard deviation), (D,) each.
+
+    Raises:
+        BadInput: The table has no rows, or a number in it is not finite (the column is named, counted from 0).
     """
     if not len(train):
         raise BadInput("the training table has no rows, so there is nothing to standardise by")
@@ -143,12 +190,12 @@ def column_statistics(train: Reals) -> tuple[Reals, Reals]:
 
 
 def class_labels(labels: NDArray[np.integer]) -> Tensor:
-    """(N,) int64, a copy."""
+    """Copy labels into an int64 tensor (N,)."""
     return torch.from_numpy(labels.astype(np.int64))
 
 
 def _rank_in_class(labels: NDArray[np.integer], *key: str | int) -> Index:
-    """(N,) the place of each example in a random order of its own class: 0, 1, …"""
+    """Return the place of each example in a random order of its own class, 0, 1, …: (N,)."""
     order = permutation(len(labels), *key)
     by_class = order[np.argsort(labels[order], kind="stable")]
     counts = np.bincount(labels)
@@ -158,7 +205,11 @@ def _rank_in_class(labels: NDArray[np.integer], *key: str | int) -> Index:
 
 
 def checked(split: int) -> int:
-    """`split` itself. Raises BadInput where it is negative."""
+    """Return `split` itself.
+
+    Raises:
+        BadInput: It is negative.
+    """
     if split < 0:
         raise BadInput(f"split {split} does not exist: splits are numbered from 0")
     return split

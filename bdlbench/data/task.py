@@ -1,4 +1,4 @@
-"""What a data set is: a `Task` is one split of it as it was loaded; a `Problem` is R of them side by side."""
+"""What a data set is: a `Task` is one split as it was loaded; a `Problem` is R of them side by side."""
 
 from __future__ import annotations
 
@@ -12,16 +12,20 @@ from torch import Tensor
 from bdlbench.core.errors import BadInput
 
 Likelihood = Literal["categorical", "semi_categorical", "gaussian", "bernoulli", "discretised"]
-"""What is modelled: the target given the input as a class or a number, or the input itself as binary or grey pixels."""
+"""What is modelled: the target given the input, as a class or number; or the input itself, as binary or grey pixels."""
 
 
 @dataclass(frozen=True)
 class Signature:
     """What a model must fit: the shape of one input, the number of outputs, and the likelihood of the target.
 
-    Under "bernoulli" (pixels 0 … 1, of which a model takes a binary draw each time it sees them) and "discretised" (256
-    grey levels, as level/255) the input itself is the target; labels only serve metrics, and outputs is their number.
-    Under "semi_categorical" the target is a class that training examples may lack: −1 stands where it is unknown.
+    Attributes:
+        input_shape: The shape S of one input.
+        outputs: How many numbers the network returns for one input: the classes, or 1.
+        likelihood: "categorical": the target is a class. "semi_categorical": the same, but a training example may lack
+            its class, which is then −1. "gaussian": the target is a number. "bernoulli" and "discretised": the input
+            itself is the target, as pixels from 0 to 1 of which the model takes a binary draw each time it sees them,
+            or as 256 grey levels, level/255; labels then serve metrics only, and `outputs` is their number.
     """
 
     input_shape: tuple[int, ...]
@@ -31,9 +35,11 @@ class Signature:
 
 @dataclass(frozen=True)
 class Examples:
-    """Inputs (N, *S) float32 and targets (N,): int64 classes, or float32 on the scale the model sees.
+    """Inputs and targets of one set of examples. Stacked rows have the replicate axis R in front of both.
 
-    With the replicate axis in front of both once rows are stacked: (R, N, *S) and (R, N).
+    Attributes:
+        x: Inputs (N, *S) float32.
+        y: Targets (N,): int64 classes, or float32 on the scale the model sees.
     """
 
     x: Tensor
@@ -42,15 +48,20 @@ class Examples:
 
 @dataclass(frozen=True)
 class Task:
-    """One split of a data set, unbatched.
+    """One split of a data set, without a replicate axis.
 
-    ood: inputs (N, *S) of each out-of-distribution set, in the training set's preprocessing.
-    sources: SHA-256 of each file or array that the data were made from.
-    y_mean, y_sd: the transform from original units to the scale the model sees, y = (original − y_mean) / y_sd.
-    statistics: what preprocessing took from the TRAINING data, by name, for the record.
-    standardised: where x was shifted and scaled by means and standard deviations of the training inputs, the axes that
-    they were taken over: (0,) for each column of a table, (0, 2, 3) for each channel of images.
-    validation: what was held out of the training data for choosing options, where the data set does so.
+    Attributes:
+        signature: What a model must fit.
+        train: The training examples.
+        test: The test examples.
+        ood: Inputs (N, *S) of each out-of-distribution set, preprocessed as the training set is.
+        sources: SHA-256 of each file or array that the data were made from.
+        y_mean: Mean of the targets in original units; the model sees (original − y_mean) / y_sd.
+        y_sd: Standard deviation of the targets in original units.
+        statistics: Numbers that preprocessing computed from the TRAINING data, by name, for the record.
+        standardised: Where x was standardised by means and standard deviations of the training inputs, the axes over
+            which these were taken: (0,) for each column of a table, (0, 2, 3) for each channel of images.
+        validation: Examples held out of the training data for choosing options, where the data set does so.
     """
 
     signature: Signature
@@ -69,7 +80,11 @@ class Task:
 class Data:
     """The training data of R replicates: all that a method's `fit` may see.
 
-    x: (R, N, *S), y: (R, N). Where all rows share a split these are stride-0 views.
+    Where all rows share a split, both tensors are stride-0 views.
+
+    Attributes:
+        x: Inputs (R, N, *S).
+        y: Targets (R, N).
     """
 
     x: Tensor
@@ -77,7 +92,7 @@ class Data:
 
     @property
     def rows(self) -> int:
-        """R."""
+        """R, the number of replicates."""
         return self.x.shape[0]
 
     @property
@@ -86,15 +101,36 @@ class Data:
         return self.x.shape[1]
 
     def batch(self, index: Tensor) -> Examples:
-        """The examples `index` (R, B) of each row: x (R, B, *S), y (R, B)."""
+        """Take examples of each row.
+
+        Args:
+            index: Which examples, (R, B) int64.
+
+        Returns:
+            x (R, B, *S) and y (R, B).
+        """
         return Examples(_gather(self.x, index), _gather(self.y, index))
 
     def row(self, r: int) -> Data:
-        """Replicate r alone: (1, N, …)."""
+        """Return replicate r alone.
+
+        Args:
+            r: Which one, from 0.
+
+        Returns:
+            Data of one row, (1, N, …).
+        """
         return Data(self.x[r : r + 1], self.y[r : r + 1])
 
     def repeat(self, times: int) -> Data:
-        """Each row `times` times in a row, (R·times, N, …): r0 r0 … r1 r1 …; shared data stay shared."""
+        """Repeat each row, in the order r0 r0 … r1 r1 …; data that rows share stay shared.
+
+        Args:
+            times: How often.
+
+        Returns:
+            Data of R·times rows.
+        """
         return Data(_repeat(self.x, times), _repeat(self.y, times))
 
 
@@ -111,9 +147,10 @@ class Problem:
 
 
 def stack(tasks: Sequence[Task], rows: Sequence[int]) -> Problem:
-    """The problem whose row r is `tasks[rows[r]]`. One task shared by all rows costs no copy.
+    """Return the problem whose row r is `tasks[rows[r]]`. One task shared by all rows costs no copy.
 
-    Raises BadInput for splits of different sizes, which cannot be rows of one batch.
+    Raises:
+        BadInput: The splits have different sizes, so they cannot be rows of one batch.
     """
     for part, sizes in {"training": [len(t.train.y) for t in tasks], "test": [len(t.test.y) for t in tasks]}.items():
         if len(set(sizes)) > 1:
@@ -132,7 +169,7 @@ def stack(tasks: Sequence[Task], rows: Sequence[int]) -> Problem:
 
 
 def to_device(problem: Problem, device: torch.device) -> Problem:
-    """The same problem on `device`; shared rows are copied once and stay shared."""
+    """Return the same problem on `device`; shared rows are copied once and stay shared."""
     if device.type == "cpu":
         return problem
     train, test = (Data(_move(d.x, device), _move(d.y, device)) for d in (problem.train, problem.test))
@@ -141,7 +178,7 @@ def to_device(problem: Problem, device: torch.device) -> Problem:
 
 
 def shared(x: Tensor) -> bool:
-    """Whether all rows of (R, …) are the same memory."""
+    """Tell whether all rows of (R, …) are the same memory."""
     return x.shape[0] == 1 or x.stride(0) == 0
 
 

@@ -1,9 +1,9 @@
-"""What a posterior predicts, reduced over its M samples as they stream by. The only place that averages over M.
+"""What a posterior predicts, reduced over its M samples as they arrive. The only place that averages over M.
 
-PROBABILITIES are averaged, never logits; but their logarithms are what is kept, added by log(exp a + exp b), since a
-probability under 1e-38 is none in float32. Sample i belongs to group i mod G, G = min(M, 10); the group means are kept
-so that the Monte-Carlo variance of any metric can be estimated. Samples are added one at a time and in order, so the
-result does not depend on how they were chunked.
+PROBABILITIES are averaged, never logits. What is stored are their logarithms, added by log(exp a + exp b), because
+float32 cannot hold a probability below 1e-38. Sample i belongs to group i mod G, G = min(M, 10); the group means are
+stored so that the Monte-Carlo variance of any metric can be estimated. Samples are added one at a time and in order, so
+the result does not depend on how they were chunked.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ import torch
 from torch import Tensor
 
 MAX_GROUPS = 10
+"""The most groups of samples."""
 
 
 class Predicted(Protocol):
-    """What a metric may ask of a predictive of R replicates on N inputs, and a record can answer for it."""
+    """What a metric may read of the predictions of R replicates on N inputs. A stored record can answer it too."""
 
     @property
     def samples(self) -> int:
@@ -36,21 +37,36 @@ class Predicted(Protocol):
 
     @property
     def scores(self) -> dict[str, Tensor]:
-        """(R, N) each, higher = more out of distribution."""
+        """Out-of-distribution scores by name, (R, N) each, higher = more out of distribution."""
         ...
 
     def log_prob(self, y: Tensor) -> Tensor:
-        """Log predictive density or probability of y (R, N), in nats and original units: (R, N)."""
+        """Return the log predictive density or probability of targets y.
+
+        Args:
+            y: Targets (R, N), in original units.
+
+        Returns:
+            Nats, (R, N).
+        """
         ...
 
     def group_log_prob(self, y: Tensor) -> Tensor:
-        """The same by each group of samples alone: (G, R, N)."""
+        """Return the log predictive density or probability of targets y by each group of samples alone.
+
+        Args:
+            y: Targets (R, N), in original units.
+
+        Returns:
+            Nats, (G, R, N).
+        """
         ...
 
     def arrays(self) -> dict[str, Tensor]:
-        """What describes the predictive: {name: (R, N, …)}; all is stored per example, float32, but `probs`.
+        """Return the arrays that describe the predictive: {name: (R, N, …)}.
 
-        Of classes `probs` is exp(`log_probs`), and made again when a record is read.
+        All are stored per example in float32, except `probs`: of classes it is exp(`log_probs`), computed again when a
+        record is read.
         """
         ...
 
@@ -59,15 +75,37 @@ class Predictive(Predicted, Protocol):
     """The posterior predictive of R replicates on N inputs."""
 
     def in_units(self, y_mean: Tensor, y_sd: Tensor) -> Self:
-        """On the scale of y·y_sd + y_mean, both (R,); classes have no scale."""
+        """Return the predictive on the scale of y·y_sd + y_mean. Classes have no scale.
+
+        Args:
+            y_mean: Shifts (R,).
+            y_sd: Factors (R,).
+
+        Returns:
+            The predictive in original units.
+        """
         ...
 
     def mix(self, members: int) -> Self:
-        """Each `members` consecutive rows as one equal mixture: (R·members, …) -> (R, …)."""
+        """Merge each `members` consecutive rows into one equal mixture: (R·members, …) -> (R, …).
+
+        Args:
+            members: K, the members of one ensemble.
+
+        Returns:
+            The mixture of R replicates.
+        """
         ...
 
     def join(self, later: Sequence[Self]) -> Self:
-        """This predictive followed by those of later examples, along N."""
+        """Append the predictives of later examples, along N.
+
+        Args:
+            later: Predictives of the same replicates on later examples.
+
+        Returns:
+            The predictive of all examples.
+        """
         ...
 
 
@@ -75,9 +113,14 @@ class Predictive(Predicted, Protocol):
 class Categorical:
     """Mean class probabilities of M samples.
 
-    log_probs (R, N, C) float64, group_log_probs (G, R, N, C) float32: log of the mean probabilities of all samples, and
-    of each group. expected_entropy (R, N) float64. All in nats. own_scores: out-of-distribution scores (R, N) that
-    whoever made the predictions gave beside them; a mixture has none. dtype: what they are stored in, and scored by.
+    Attributes:
+        samples: M.
+        log_probs: Log of the mean probabilities of all samples in nats, (R, N, C) float64.
+        group_log_probs: The same for each group of samples, (G, R, N, C) float32.
+        expected_entropy: Mean entropy of the samples in nats, (R, N) float64.
+        facts: What the method knows of itself, (R,) or (R, N).
+        own_scores: Out-of-distribution scores (R, N) that came with predictions made elsewhere; a mixture has none.
+        dtype: The type in which probabilities are stored and scored.
     """
 
     samples: int
@@ -100,9 +143,9 @@ class Categorical:
 
     @property
     def scores(self) -> dict[str, Tensor]:
-        """Predictive entropy; mutual information H[E p] − E H[p]; log(1 − the largest probability); own ones.
+        """Predictive entropy; mutual information H[E p] − E H[p]; log(1 − the largest probability); own scores.
 
-        In nats and float64: how sure a network is differs between examples by less than float32 tells from certainty.
+        In nats and float64, because examples near certainty differ by less than float32 can resolve.
         """
         entropy = self.entropy
         return {
@@ -113,11 +156,11 @@ class Categorical:
         }
 
     def log_prob(self, y: Tensor) -> Tensor:
-        """log p(y | x) (R, N) in nats, of int64 classes y (R, N); from what is stored, so in `dtype`."""
+        """Return log p(y | x) in nats, (R, N), of classes y (R, N) int64, from stored values and thus in `dtype`."""
         return log_at(self.log_probs.to(self.dtype), y)
 
     def group_log_prob(self, y: Tensor) -> Tensor:
-        """log p(y | x) by each group of samples alone, (G, R, N)."""
+        """Return log p(y | x) in nats by each group of samples alone, (G, R, N)."""
         return log_at(self.group_log_probs, y.expand(len(self.group_log_probs), *y.shape))
 
     @property
@@ -128,16 +171,16 @@ class Categorical:
         return torch.stack([total.argmax(-1) for total in itertools.accumulate(weighted, torch.logaddexp)], -1)
 
     def arrays(self) -> dict[str, Tensor]:
-        """The mean class probabilities; with several samples also what more and more of them call the class."""
+        """Return the mean class probabilities, and `running_class` where there are several groups."""
         found = with_probs({"log_probs": self.log_probs.to(self.dtype)})
         return found | ({"running_class": self.running_class} if len(self.group_log_probs) > 1 else {})
 
     def in_units(self, y_mean: Tensor, y_sd: Tensor) -> Self:
-        """Unchanged: classes have no scale."""
+        """Return itself: classes have no scale."""
         return self
 
     def mix(self, members: int) -> Self:
-        """Probabilities averaged over members; a member is a group of samples, whatever their number."""
+        """Average probabilities over members; each member counts as one group of samples, however many it has."""
         if members == 1:
             return self
         logs = self.log_probs.unflatten(0, (-1, members)).transpose(0, 1)  # (K, R, N, C)
@@ -145,7 +188,7 @@ class Categorical:
         return type(self)(self.samples * members, log_mean(logs), logs.float(), entropy)
 
     def join(self, later: Sequence[Self]) -> Self:
-        """Along N."""
+        """Append the predictives of later examples, along N."""
         blocks = [self, *later]
         return type(self)(
             self.samples,
@@ -159,9 +202,14 @@ class Categorical:
 
 @dataclass(frozen=True)
 class GaussianMixture:
-    """An equal mixture of M Gaussians for each example, in original units. means, sds: (M, R, N).
+    """An equal mixture of M Gaussians for each example, in original units.
 
-    All that is told of it is computed in float64: where a mean is 1e6 sd from 0, float32 rounds it by .03 sd.
+    Everything is computed in float64: where a mean is 1e6 standard deviations from 0, float32 rounds it by 0.03 of one.
+
+    Attributes:
+        means: (M, R, N).
+        sds: Standard deviations (M, R, N).
+        facts: What the method knows of itself, (R,) or (R, N).
     """
 
     means: Tensor
@@ -190,32 +238,32 @@ class GaussianMixture:
         return {"variance": self.variance}
 
     def log_prob(self, y: Tensor) -> Tensor:
-        """log (1/M) Σ_m N(y | mean_m, sd_m²), (R, N), nats."""
+        """Return log (1/M) Σ_m N(y | mean_m, sd_m²) in nats, (R, N)."""
         return _mixture_log_prob(self.means, self.sds, y)
 
     def group_log_prob(self, y: Tensor) -> Tensor:
-        """The same for each group of samples, (G, R, N)."""
+        """Return the log-density of y by each group of samples in nats, (G, R, N)."""
         groups = min(self.samples, MAX_GROUPS)
         return torch.stack([_mixture_log_prob(self.means[g::groups], self.sds[g::groups], y) for g in range(groups)])
 
     def arrays(self) -> dict[str, Tensor]:
-        """Predictive mean and standard deviation, original units."""
+        """Return predictive mean and standard deviation, in original units."""
         return {"mean": self.mean, "sd": self.variance.sqrt()}
 
     def in_units(self, y_mean: Tensor, y_sd: Tensor) -> Self:
-        """Of y·y_sd + y_mean (both (R,)): densities carry the Jacobian 1/y_sd."""
+        """Return the mixture of y·y_sd + y_mean, y_mean and y_sd (R,). Densities carry the Jacobian 1/y_sd."""
         shift, scale = y_mean.double()[:, None], y_sd.double()[:, None]
         return type(self)(self.means * scale + shift, self.sds * scale, self.facts)
 
     def mix(self, members: int) -> Self:
-        """All components of all members."""
+        """Collect all components of all members."""
         means, sds = (
             t.unflatten(1, (-1, members)).transpose(1, 2).flatten(0, 1) for t in (self.means, self.sds)
         )  # (M, R·K, N) -> (M·K, R, N)
         return type(self)(means, sds)
 
     def join(self, later: Sequence[Self]) -> Self:
-        """Along N."""
+        """Append the predictives of later examples, along N."""
         blocks = [self, *later]
         means, sds = torch.cat([b.means for b in blocks], 2), torch.cat([b.sds for b in blocks], 2)
         return type(self)(means, sds, join_facts([b.facts for b in blocks]))
@@ -226,12 +274,12 @@ class HasLogits(Protocol):
 
     @property
     def logits(self) -> Tensor:
-        """([m,] R, B, C)."""
+        """Class logits ([m,] R, B, C)."""
         ...
 
 
 class HasMoments(Protocol):
-    """An output with a Gaussian's moments."""
+    """An output with the moments of a Gaussian."""
 
     @property
     def mean(self) -> Tensor:
@@ -240,12 +288,12 @@ class HasMoments(Protocol):
 
     @property
     def sd(self) -> Tensor:
-        """Broadcasts to the shape of `mean`."""
+        """Standard deviation; broadcasts to the shape of `mean`."""
         ...
 
 
 class CategoricalSum:
-    """Accumulates class probabilities, sample by sample, into `Categorical`, in float64."""
+    """Accumulates class probabilities, sample by sample, into a `Categorical`, in float64."""
 
     def __init__(self, samples: int) -> None:
         self.samples, self.added = samples, 0
@@ -253,13 +301,22 @@ class CategoricalSum:
         self.entropy: Tensor | None = None
 
     def add(self, output: HasLogits) -> None:
-        """output.logits: ([m,] R, B, C), the next m samples in order, or the only one."""
+        """Add the next m samples in order, or the only one.
+
+        Args:
+            output: Has `logits` ([m,] R, B, C).
+        """
         logits = output.logits if output.logits.ndim == 4 else output.logits.unsqueeze(0)
         for log_probs, entropies in zip(*normalised(logits.double()), strict=True):
             self.add_log_probs(log_probs, entropies)
 
     def add_log_probs(self, log_probs: Tensor, entropies: Tensor) -> None:
-        """The next sample as log class probabilities (R, B, C) and entropies (R, B), float64, in nats."""
+        """Add the next sample.
+
+        Args:
+            log_probs: Log class probabilities in nats, (R, B, C) float64.
+            entropies: Their entropies in nats, (R, B) float64.
+        """
         groups = min(self.samples, MAX_GROUPS)
         if self.added < groups:
             self.groups.append(log_probs)
@@ -270,7 +327,14 @@ class CategoricalSum:
         self.added += 1
 
     def finish(self) -> Categorical:
-        """The predictive of the samples added, whose number must be `samples`."""
+        """Return the predictive of the samples added.
+
+        Returns:
+            Mean class probabilities.
+
+        Raises:
+            ValueError: The number of samples added is not `samples`.
+        """
         if self.added != self.samples or self.entropy is None:
             fewer = "; a posterior that is one point is `point_posterior`, or says deterministic=True"
             words = f"{self.added} samples were added, {self.samples} promised"
@@ -282,7 +346,7 @@ class CategoricalSum:
 
 
 class GaussianStack:
-    """Keeps each sample's Gaussian: a mixture's density at an unseen y needs all of them."""
+    """Keeps each sample's Gaussian: the density of a mixture at an unseen y needs all of them."""
 
     def __init__(self, samples: int) -> None:
         self.samples = samples
@@ -290,39 +354,39 @@ class GaussianStack:
         self.sds: list[Tensor] = []
 
     def add(self, output: HasMoments) -> None:
-        """output.mean, output.sd: ([m,] R, B), the next m samples in order, or the only one."""
+        """Add the next m samples in order, or the only one: output.mean and output.sd ([m,] R, B)."""
         mean, sd = output.mean, output.sd.expand_as(output.mean)
         self.means.append(mean if mean.ndim == 3 else mean.unsqueeze(0))
         self.sds.append(sd if mean.ndim == 3 else sd.unsqueeze(0))
 
     def finish(self) -> GaussianMixture:
-        """The mixture of the samples added."""
+        """Return the mixture of the samples added."""
         return GaussianMixture(torch.cat(self.means), torch.cat(self.sds))
 
 
 def join_facts(facts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """Facts by example (R, N) follow each other along N; facts by replicate (R,) are the same in every block."""
+    """Join facts of blocks: those by example (R, N) along N; those by replicate (R,) are the same in every block."""
     return {
         name: torch.cat([f[name] for f in facts], 1) if value.ndim > 1 else value for name, value in facts[0].items()
     }
 
 
 def group_sizes(samples: int, groups: int) -> list[int]:
-    """How many of M samples each group has: sample i belongs to group i mod G."""
+    """Return how many of M samples each group has: sample i belongs to group i mod G."""
     return [len(range(g, samples, groups)) for g in range(groups)]
 
 
 def log_at(log_probs: Tensor, y: Tensor) -> Tensor:
-    """log of the probability of class y in nats: log_probs (…, C), y (…) int64. Returns (…).
+    """Return the log-probability of class y in nats, (…), from log_probs (…, C) and y (…) int64.
 
-    A probability of exactly 0 counts as the smallest normal float32, 1.2e-38: one that rounding lost.
+    A probability of exactly 0 counts as the smallest normal float32, 1.2e-38: rounding has lost it.
     """
     found = log_probs.gather(-1, y.unsqueeze(-1)).squeeze(-1)
     return found.masked_fill(found == -math.inf, math.log(torch.finfo(torch.float32).tiny))
 
 
 def with_probs(arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The arrays, and for each named `[….]log_probs` its exp, named `[….]probs`."""
+    """Return the arrays, and for each named `[….]log_probs` its exponential, named `[….]probs`."""
     logs = {name: value for name, value in arrays.items() if name.rpartition(".")[2] == "log_probs"}
     return {
         **arrays,
@@ -331,16 +395,17 @@ def with_probs(arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def without_probs(arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What `with_probs` was given."""
+    """Undo `with_probs`: leave out the arrays that it adds."""
     derived = [name.removesuffix("log_probs") + "probs" for name in arrays if name.rpartition(".")[2] == "log_probs"]
     return {name: value for name, value in arrays.items() if name not in derived}
 
 
 def by_vectors(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-    """An elementwise function of tensors of one shape, in that shape.
+    """Apply an elementwise function to tensors of one shape, in whole vectors.
 
-    Torch rounds what is left over at the end of a tensor by other code than whole vectors, so that the last bit of an
-    element would depend on how many others there are, and a row's on the other rows. Here all is whole vectors.
+    Torch rounds the last elements of a tensor, which do not fill a vector, by other code than whole vectors. The last
+    bit of an element would then depend on how many elements there are, and that of a row on the other rows. Here
+    padding makes all vectors whole.
     """
     shape, count = tensors[0].shape, tensors[0].numel()
     padded = [torch.nn.functional.pad(x.reshape(-1), (0, -count % VECTOR_ELEMENTS)) for x in tensors]
@@ -348,30 +413,30 @@ def by_vectors(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
 
 
 def log_mean(log_terms: Iterable[Tensor]) -> Tensor:
-    """log (1/M) Σ_m exp over M terms of one shape, or a leading axis, one after another."""
+    """Return log (1/M) Σ_m exp over M terms of one shape (or a leading axis), added one after another."""
     terms = list(log_terms)
     return reduce(partial(by_vectors, torch.logaddexp), terms) - math.log(len(terms))
 
 
 def log_sum(log_terms: Tensor) -> Tensor:
-    """log Σ exp over the last axis: (…, C) -> (…). −∞ where all terms are."""
+    """Return log Σ exp over the last axis: (…, C) -> (…); −∞ where all terms are."""
     top = log_terms.amax(-1, keepdim=True).clamp_min(torch.finfo(log_terms.dtype).min)
     total = by_vectors(torch.exp, log_terms - top).sum(-1)
     return by_vectors(torch.log, total) + top.squeeze(-1)
 
 
 VECTOR_ELEMENTS = 64
-"""Elements whose number every vector of every processor divides, unrolled or not."""
+"""A number of elements that the vector length of every processor divides, unrolled or not."""
 
-# Of a network that is sure 1 − p is far under one rounding error of p, and is all that tells its examples apart: the
-# largest probability is never subtracted from one; what the other classes have is added up.
+# Where a network is sure, 1 − p is far below one rounding error of p, yet only 1 − p tells its examples apart. So the
+# largest probability is never subtracted from one; the probabilities of the other classes are added up.
 
 
 def normalised(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """log softmax(logits) (…, C) and its entropy (…), in nats, of logits (…, C).
+    """Return log softmax(logits) (…, C) and its entropy (…), in nats, of logits (…, C).
 
-    With gaps g = logits − max ≤ 0 and r = Σ exp(g) over all classes but the first largest: log p = g − log(1 + r) and
-    H = log(1 + r) − Σ exp(g) g / (1 + r).
+    With gaps g = logits − max ≤ 0 and r = Σ exp(g) over all classes except the first largest: log p = g − log(1 + r)
+    and H = log(1 + r) − Σ exp(g) g / (1 + r).
     """
     top, first = logits.max(-1, keepdim=True)
     gaps = logits - top
@@ -383,13 +448,16 @@ def normalised(logits: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def log_others(log_probs: Tensor) -> Tensor:
-    """log(1 − the largest probability) in nats, as the sum of all others: (…, C) -> (…)."""
+    """Return log(1 − the largest probability) in nats, as the sum of all other probabilities: (…, C) -> (…)."""
     first = log_probs.argmax(-1, keepdim=True)
     return log_sum(log_probs.scatter(-1, first, -math.inf))
 
 
 def entropy(log_probs: Tensor) -> Tensor:
-    """−Σ_c p_c log p_c in nats: (…, C) -> (…), the largest p by log(1 − those of all others) where that is > ½."""
+    """Return −Σ_c p_c log p_c in nats: (…, C) -> (…).
+
+    Where the largest p is above ½, its logarithm is computed as log(1 − the sum of the others).
+    """
     first = log_probs.argmax(-1, keepdim=True)
     probs = by_vectors(torch.exp, log_probs)
     rest = probs.scatter(-1, first, 0.0).sum(-1)
@@ -399,7 +467,7 @@ def entropy(log_probs: Tensor) -> Tensor:
 
 
 def normal_log_prob(mean: Tensor, sd: Tensor, y: Tensor) -> Tensor:
-    """log N(y; mean, sd²) in nats, elementwise and in float64: y − mean cancels digits."""
+    """Return log N(y; mean, sd²) in nats, elementwise and in float64, because y − mean cancels digits."""
     gap = (y.double() - mean.double()) / sd.double()
     return -0.5 * gap.square() - sd.double().log() - 0.5 * math.log(2 * math.pi)
 
@@ -411,5 +479,12 @@ def _mixture_log_prob(means: Tensor, sds: Tensor, y: Tensor) -> Tensor:
 
 
 def ordered_sum(terms: Iterable[Tensor]) -> Tensor:
-    """Sum over the leading axis, one term after another: a reduction there rounds by a column's place in memory."""
+    """Sum over the leading axis, one term after another, so that the bits do not depend on a column's place in memory.
+
+    Args:
+        terms: Tensors of one shape, or a tensor with a leading axis.
+
+    Returns:
+        Their sum.
+    """
     return reduce(torch.add, terms)
