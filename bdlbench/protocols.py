@@ -22,11 +22,28 @@ class Layer(Protocol):
     """How the linear maps of a model act under one inference method."""
 
     def __call__(self, name: str, op: LinearOp, x: Tensor, bias: str = "") -> Tensor:
-        """Apply `op` with leaf `name`, and the leaf `bias` where one is named, to x ([M,] R, B, …)."""
+        """Apply a linear map.
+
+        Args:
+            name: The leaf that is its weight.
+            op: The map, such as `dense` or a `Conv2d`.
+            x: Inputs ([M,] R, B, …).
+            bias: The leaf that is its bias, or "" for none.
+
+        Returns:
+            ([M,] R, B, …).
+        """
         ...
 
     def leaf(self, name: str) -> Tensor:
-        """A leaf that stands alone, such as a scale: ([M,] R, *S)."""
+        """Return a leaf that stands alone, such as a scale.
+
+        Args:
+            name: The leaf.
+
+        Returns:
+            ([M,] R, *S).
+        """
         ...
 
 
@@ -34,23 +51,47 @@ class Accumulator(Protocol):
     """Reduces outputs over posterior samples, in order, into a predictive."""
 
     def add(self, output: Any) -> None:
-        """The next m samples: an output of the kind that made this accumulator."""
+        """Add the next m samples.
+
+        Args:
+            output: An output of the kind that made this accumulator.
+        """
         ...
 
     def finish(self) -> Predictive:
-        """The predictive of all samples added."""
+        """Return the predictive of all samples added.
+
+        Returns:
+            The predictive of R replicates.
+        """
         ...
 
 
 class Output(Protocol):
-    """What a model returns: it owns the likelihood, and any latent of its own."""
+    """What a model returns. It owns the likelihood, and any latent of its own."""
 
     def elbo(self, y: Tensor) -> Tensor:
-        """([M,] R, B) nats: log p(y | x); with a latent, E_q(z|x) log p(y | x, z) − KL(q(z | x) ‖ p(z))."""
+        """Return each example's contribution to the ELBO.
+
+        That is log p(y | x), or with a latent E_q(z|x) log p(y | x, z) − KL(q(z | x) ‖ p(z)).
+
+        Args:
+            y: Targets (R, B).
+
+        Returns:
+            Nats, ([M,] R, B).
+        """
         ...
 
     def accumulator(self, samples: int) -> Accumulator:
-        """An empty sum over `samples` outputs such as this one."""
+        """Return an empty accumulator for outputs of this kind.
+
+        Args:
+            samples: M, how many outputs will be added.
+
+        Returns:
+            The accumulator.
+        """
         ...
 
 
@@ -63,15 +104,32 @@ class Model(Protocol):
         ...
 
     def unsupported(self) -> str | None:
-        """Why the model cannot fit its signature, or None."""
+        """Say why the model cannot fit its signature.
+
+        Returns:
+            The reason, or None where it can.
+        """
         ...
 
     def leaves(self) -> dict[str, Leaf]:
-        """The parameter arrays of ONE replicate, by name."""
+        """Describe the parameter arrays of ONE replicate.
+
+        Returns:
+            {name: leaf}.
+        """
         ...
 
     def __call__(self, layer: Layer, x: Tensor, rng: Streams) -> Output:
-        """x: ([M,] R, B, *input_shape)."""
+        """Compute the output of the network.
+
+        Args:
+            layer: How its linear maps act.
+            x: Inputs ([M,] R, B, *input_shape).
+            rng: Streams for a latent of the model's own, one for each network.
+
+        Returns:
+            The output, which owns the likelihood.
+        """
         ...
 
 
@@ -80,12 +138,19 @@ class HasStart(Protocol):
     """A model that knows from its training data where some of its leaves should start."""
 
     def start(self, data: Data) -> Mapping[str, Tensor]:
-        """Leaves by name, (1 or R, *S); the others start as `posteriors.fitting.initial_rows` says."""
+        """Return the leaves that should start elsewhere than `posteriors.fitting.initial_rows` puts them.
+
+        Args:
+            data: The training data.
+
+        Returns:
+            Leaves by name, (1 or R, *S).
+        """
         ...
 
 
 class Prior(Divergence, Protocol):
-    """A distribution of the parameters before data: rows (R, P) as `Layout` lays them out, padding not counted.
+    """A distribution of the parameters before data: rows (R, P) as `Layout` arranges them, padding not counted.
 
     As a `Divergence` it is the second argument of KL(Π_i N(mean_i, sd_i²) ‖ p).
     """
@@ -96,16 +161,32 @@ class Prior(Divergence, Protocol):
         ...
 
     def log_density(self, flat: Tensor, valued: bool = True) -> Tensor:
-        """log p of rows (R, P), in nats: (R,), differentiable. Where not `valued` only the gradient need be right."""
+        """Return log p of each row; differentiable.
+
+        Args:
+            flat: Rows (R, P).
+            valued: Whether the value is read; if not, only its gradient need be right.
+
+        Returns:
+            Nats, (R,).
+        """
         ...
 
 
 @runtime_checkable
 class OwnsPrior(Protocol):
-    """A model whose prior is part of it: a method's own prior then has no say."""
+    """A model whose prior is part of it. It replaces a method's own prior."""
 
     def prior(self, layout: Layout, like: Tensor) -> Prior:
-        """The prior of its rows, on the device and in the dtype of `like`."""
+        """Return the prior of the model's parameters.
+
+        Args:
+            layout: Where each leaf lies in a row.
+            like: A tensor whose device and dtype the prior takes.
+
+        Returns:
+            The prior of rows (R, P).
+        """
         ...
 
 
@@ -114,24 +195,39 @@ class Timed(Protocol):
     """A model that can do more than one thing at prediction, and measures what that saves."""
 
     def measured(self, layer: Layer, x: Tensor) -> Mapping[str, Tensor]:
-        """Ratios or seconds by name, (R,) each, of the networks of `layer` on x (R, N, …): never the same twice."""
+        """Measure what the clock says; the numbers differ from call to call.
+
+        Args:
+            layer: How the linear maps act.
+            x: Inputs (R, N, …).
+
+        Returns:
+            Ratios, or seconds, by name, (R,) each.
+        """
         ...
 
 
 @runtime_checkable
 class HasFisher(Protocol):
-    """An output whose Fisher information is known: the generalised Gauss-Newton method's curvature."""
+    """An output with a known Fisher information, the curvature of the generalised Gauss-Newton method."""
 
     def fisher_targets(self) -> list[tuple[Tensor, Tensor]]:
-        """(target, weight) pairs, (R, B) each: Σ weight · ∇log p(target) ∇log p(target)ᵀ is the Fisher information."""
+        """Return targets with weights such that Σ weight · ∇log p(target) ∇log p(target)ᵀ is the Fisher information.
+
+        Returns:
+            (target, weight) pairs, (R, B) each.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Mean (R, P) and covariance (R, P, P), float64, of a network's P parameters, leaf after leaf without padding.
+    """Mean and covariance of a network's P parameters, leaf after leaf without padding, in float64.
 
-    gaussian: whether the distribution is the Gaussian of these moments; else it may have no density at all.
+    Attributes:
+        mean: (R, P).
+        covariance: (R, P, P).
+        gaussian: Whether the distribution is the Gaussian with these moments. If not, it may have no density at all.
     """
 
     mean: Tensor
@@ -144,45 +240,71 @@ class Posterior(Protocol):
 
     @property
     def state(self) -> Mapping[str, Tensor]:
-        """All that defines the posterior, {name: (R, …)}: hashed, stored, compared bit for bit."""
+        """All that defines the posterior, {name: (R, …)}: it is hashed, stored and compared bit for bit."""
         ...
 
     @property
     def bound(self) -> Tensor | None:
-        """(R,) the ELBO of the training data in nats; None where a prior is improper or absent."""
+        """The ELBO of the training data in nats, (R,); None where a prior is improper or absent."""
         ...
 
     @property
     def facts(self) -> Mapping[str, Tensor]:
-        """(R,) each: what the method knows of itself, such as `sparsity[fc1.weight]`."""
+        """What the method knows of itself, such as `sparsity[fc1.weight]`, (R,) each."""
         ...
 
     def predict(self, x: Tensor, samples: int, rng: Streams, joint: bool = False) -> Predictive:
-        """The predictive of x (R, N, …) from `samples` draws; fewer where the posterior has fewer to give.
+        """Predict the targets of new inputs.
 
-        joint: draw functions, each sample one set of weights for all examples.
+        Args:
+            x: Inputs (R, N, …).
+            samples: M, the number of draws; fewer are made where the posterior has fewer to give.
+            rng: Streams (R,) of prediction noise.
+            joint: Whether to draw functions, so that each sample is one set of weights for all examples.
+
+        Returns:
+            The predictive of R replicates on N inputs.
         """
         ...
 
     def moments(self) -> Moments | None:
-        """Of the weights; None where they are not known. Asked for only where the exact posterior is at hand."""
+        """Return the moments of the weights. Asked for only where the exact posterior is known.
+
+        Returns:
+            The moments, or None where they are not known.
+        """
         ...
 
     def measured(self, x: Tensor, rng: Streams) -> Mapping[str, Tensor]:
-        """What the clock says of predicting x (R, N, …), (R,) each, for the record's `cost`; {} where nobody asked."""
+        """Measure what the clock says of predicting, for the record's `cost`.
+
+        Args:
+            x: Inputs (R, N, …).
+            rng: Streams (R,) of prediction noise.
+
+        Returns:
+            Numbers by name, (R,) each; {} where the model measures nothing.
+        """
         ...
 
 
 class ExactPosterior(Posterior, Protocol):
-    """A posterior in closed form: its predictive is exact too, whatever `samples`."""
+    """A posterior in closed form. Its predictive is exact too, whatever `samples` says."""
 
     @property
     def log_evidence(self) -> Tensor:
-        """(R,) log p(training targets | inputs) in nats, float64."""
+        """log p(training targets | inputs) in nats, (R,) float64."""
         ...
 
     def kl(self, other: Moments) -> Tensor:
-        """KL(the Gaussian `other` ‖ this) in nats, (R,) float64."""
+        """Return KL(the Gaussian `other` ‖ this posterior).
+
+        Args:
+            other: The moments of the Gaussian.
+
+        Returns:
+            Nats, (R,) float64.
+        """
         ...
 
 
@@ -191,28 +313,59 @@ class Conjugate(Protocol):
     """A model whose posterior has a closed form."""
 
     def exact(self, data: Data) -> ExactPosterior:
-        """The posterior of each row."""
+        """Return the exact posterior of each row.
+
+        Args:
+            data: The training data.
+
+        Returns:
+            The posterior of R replicates.
+        """
         ...
 
 
 class Method(Protocol):
-    """A frozen dataclass: its fields are the hyper-parameters, its defaults the paper's."""
+    """A frozen dataclass: its fields are the hyper-parameters, its defaults those of the paper."""
 
     def unsupported(self, model: Model) -> str | None:
-        """Why the method cannot train this model, or None."""
+        """Say why the method cannot train this model.
+
+        Args:
+            model: The model.
+
+        Returns:
+            The reason, or None where it can.
+        """
         ...
 
     def fit(self, model: Model, data: Data, rng: Streams) -> Posterior:
-        """Minimises −[Σ_n elbo_n − KL(weights)] / N of each row."""
+        """Minimise −[Σ_n elbo_n − KL(weights)] / N of each row.
+
+        Args:
+            model: The model.
+            data: The training data of R replicates.
+            rng: Streams (R,), from which named children are taken.
+
+        Returns:
+            The posterior of R replicates.
+        """
         ...
 
 
 @runtime_checkable
 class Restores(Protocol):
-    """A method whose posterior can be had back from what was kept of it, to predict what it predicted."""
+    """A method whose posterior can be rebuilt from its stored state, to predict what it predicted before."""
 
     def restored(self, model: Model, state: Mapping[str, Tensor]) -> Posterior | None:
-        """The posterior of `state` {name: (R, …)}; facts, bound and moments may be absent. None where it cannot."""
+        """Rebuild the posterior; facts, bound and moments may be absent.
+
+        Args:
+            model: The model.
+            state: `Posterior.state`, {name: (R, …)}.
+
+        Returns:
+            The posterior, or None where it cannot be rebuilt.
+        """
         ...
 
 
@@ -220,37 +373,54 @@ class Dataset(Protocol):
     """A frozen dataclass: its fields are the options of the data set."""
 
     def load(self, split: int) -> Task:
-        """Split `split`, the same on every call. Raises DataUnavailable where the files are not to be had."""
+        """Load one split, the same on every call.
+
+        Args:
+            split: Its number, from 0.
+
+        Returns:
+            The split.
+
+        Raises:
+            DataUnavailable: Files are absent and cannot be downloaded.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class Reference:
-    """The exact posterior of the training data, and what it predicts of the test set."""
+    """The exact posterior of the training data, and what it predicts for the test set."""
 
     posterior: ExactPosterior
     test: Predictive
 
 
 class Scored(Protocol):
-    """What is asked of the predictions of an out-of-distribution set."""
+    """What a metric may read of the predictions for an out-of-distribution set."""
 
     @property
     def scores(self) -> dict[str, Tensor]:
-        """(R, N) each, higher = more out of distribution."""
+        """Scores by name, (R, N) each, higher = more out of distribution."""
         ...
 
 
 TEST = "test"
-"""The population of test examples; each out-of-distribution set is one of its own name."""
+"""The population of test examples. Each out-of-distribution set is a population of its own name."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a metric sees: predictives of the test set and of each out-of-distribution set, the posterior's facts.
+    """What a metric sees: the predictions for the test set and each out-of-distribution set, and the posterior's facts.
 
-    num_parameters: of one network; None where the predictions come without one.
-    Where the model is conjugate also the exact posterior, and the method's bound and moments, to be held against it.
+    Attributes:
+        test: The predictive of the test set.
+        y: The targets of the test set in original units, (R, N).
+        ood: The predictions for each out-of-distribution set, by its name.
+        facts: What the method knows of itself, (R,) each.
+        num_parameters: Parameters of one network; None where the predictions come without one.
+        bound: The ELBO of the training data in nats, (R,), or None.
+        moments: The moments of the weights where the model is conjugate and they are known, else None.
+        reference: The exact posterior where the model is conjugate, else None.
     """
 
     test: Predicted
@@ -282,26 +452,47 @@ class Metric(Protocol):
         ...
 
     def __call__(self, evaluation: Evaluation) -> dict[str, Tensor]:
-        """(R,) float64 each, keyed by out-of-distribution set or layer, "" for one value; {} where undefined."""
+        """Compute the metric of each replicate.
+
+        Args:
+            evaluation: What was predicted.
+
+        Returns:
+            Values (R,) float64, keyed by out-of-distribution set or layer, or by "" for a single value; {} where
+            undefined.
+        """
         ...
 
 
 @runtime_checkable
 class MeanOverExamples(Protocol):
-    """A metric that is a mean over test examples says what each contributes; others are left to the jackknife."""
+    """A metric that is a mean over test examples and tells what each contributes. Other metrics are jackknifed."""
 
     def by_example(self, evaluation: Evaluation) -> dict[str, Tensor]:
-        """(R, N) float64 each, by the same keys: the mean over N is the value."""
+        """Return the contribution of each example, whose mean over N is the value.
+
+        Args:
+            evaluation: What was predicted.
+
+        Returns:
+            (R, N) float64 each, by the same keys as the values.
+        """
         ...
 
 
 @runtime_checkable
 class WithoutBlocks(Protocol):
-    """A metric that tells its values without each block of examples faster than by being asked anew for each."""
+    """A metric that computes its values without each block of examples faster than by being called again for each."""
 
     def without_blocks(self, evaluation: Evaluation, population: str, block: Tensor) -> dict[str, Tensor]:
-        """(R, blocks) float64 each, by those of its keys that use the population: TEST, or an OOD set by its name.
+        """Compute the values without each block of examples of one population; other populations stay whole.
 
-        block: (N,) int64 from 0, the block of each example of it; other populations stay whole.
+        Args:
+            evaluation: What was predicted.
+            population: `TEST`, or the name of an out-of-distribution set.
+            block: The block of each of its examples, (N,) int64 from 0.
+
+        Returns:
+            (R, blocks) float64 each, by those of its keys that use the population.
         """
         ...

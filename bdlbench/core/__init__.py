@@ -1,1 +1,1 @@
-"""What everything rests on: errors, options, shapes, the spec, files, random numbers, the environment."""
+"""What every other folder uses: errors, options, shapes, the spec, files, random numbers, the environment."""

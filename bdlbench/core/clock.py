@@ -13,10 +13,10 @@ import torch
 
 
 class Stopwatch:
-    """Seconds of work on a device: device events on a GPU, the monotonic clock elsewhere."""
+    """Measures seconds of work on a device: by device events on a GPU, by the monotonic clock elsewhere."""
 
     def __init__(self, device: torch.device) -> None:
-        """Starts at once."""
+        """Start at once."""
         self._events = (
             (torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True))
             if device.type == "cuda"
@@ -27,7 +27,7 @@ class Stopwatch:
             self._events[0].record()
 
     def seconds(self) -> float:
-        """Since the start, once all the work that was asked for is done."""
+        """Return the seconds since the start, once all work asked for is done."""
         if not self._events:
             return time.perf_counter() - self._start
         self._events[1].record()
@@ -45,13 +45,15 @@ def timed_in_turn(
     calls: int = 1,
     warmup: int = 1,
 ) -> dict[str, list[float]]:
-    """Seconds per call of each work, one number for each of `rounds` rounds; `warmup` more go before them.
+    """Return the seconds per call of each work, one number for each of `rounds` rounds, after `warmup` more rounds.
 
-    A round runs every work `calls` times before the next begins, so that what disturbs the machine for longer than a
-    round disturbs all of them: numbers of one round may be divided by each other, those of different calls of this
-    function may not. What the thread waited for a core that others held is taken off where the system (Linux) tells it,
-    but for a GPU's seconds, which are its own.
-    Raises ValueError for fewer than one round.
+    A round runs every work `calls` times before the next work begins, so a disturbance of the machine that outlasts a
+    round hits all of them. Numbers of one round may therefore be divided by each other; those of different calls of
+    this function may not. Time that the thread spent waiting for a core is subtracted where the system (Linux) reports
+    it, but not from a GPU's seconds, which are its own.
+
+    Raises:
+        ValueError: There is less than one round.
     """
     if rounds < 1:
         raise ValueError(f"{rounds} rounds give no time: at least 1")
@@ -62,14 +64,14 @@ def timed_in_turn(
             waited = _waited()
             for _ in range(calls):
                 work()
-            # inside the watch: what is not seen makes a block longer, never shorter
+            # inside the watch: an unseen wait makes a block longer, never shorter
             waited = _waited() - waited if device.type != "cuda" else 0.0
             seconds[name].append((watch.seconds() - waited) / calls)
     return {name: values[warmup:] for name, values in seconds.items()}
 
 
 def _waited() -> float:
-    """Seconds that this thread was ready to run and no core was free, since it began; 0 where nobody counts."""
+    """Return the seconds that this thread was ready to run while no core was free; 0 where nothing counts them."""
     try:
         return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9
     except (OSError, IndexError, ValueError):
@@ -77,12 +79,12 @@ def _waited() -> float:
 
 
 def now() -> float:
-    """Monotonic seconds, for deciding when something is due."""
+    """Return monotonic seconds, for deciding when something is due."""
     return time.monotonic()
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """From now on `peak_memory_bytes` counts anew, where the system can: on a GPU, and on Linux."""
+    """Restart the count of `peak_memory_bytes`, where the system can: on a GPU, and on Linux."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     with suppress(OSError):
@@ -90,10 +92,10 @@ def reset_peak_memory(device: torch.device) -> None:
 
 
 def peak_memory_bytes(device: torch.device) -> int | None:
-    """The most memory held since `reset_peak_memory`: by the device's allocator on a GPU, by this process elsewhere.
+    """Return the most memory held since `reset_peak_memory`, by the device's allocator on a GPU, else by this process.
 
-    Where the count cannot be reset (neither a GPU nor Linux), since the process began; None where nobody counts
-    (Windows, whose Python has no module `resource`).
+    Where the count cannot be reset (neither a GPU nor Linux) it covers the whole life of the process. None where
+    nothing counts (Windows, whose Python has no module `resource`).
     """
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))

@@ -20,9 +20,10 @@ PACKAGES = ("bdlbench", "torch", "numpy", "scikit-learn", "scipy")
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Within the block torch works on one thread: many small tensors gain nothing from two, and lose on a busy machine.
+    """Let torch work on one thread within the block.
 
-    Comparing two folders of `quick` took 20 seconds on one, and beside two other jobs more than ten minutes on two.
+    Many small tensors gain nothing from two threads, and lose on a busy machine: comparing two folders of `quick` took
+    20 seconds on one, and beside two other jobs more than ten minutes on two.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -33,14 +34,14 @@ def one_thread() -> Iterator[None]:
 
 
 def describe(device: str, threads: int) -> dict[str, Any]:
-    """For a record: all that may explain why two runs of the same cell differ."""
+    """Describe, for a record, all that may explain why two runs of the same cell differ."""
     return {
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
         "platform": platform.platform(),
         "processor": _processor(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),  # what is in force
-        "instructions": instructions.asked(),  # what was asked for; of oneDNN torch does not tell what is in force
+        "instructions": instructions.asked(),  # what was asked for; torch does not tell what oneDNN uses
         "device": torch.cuda.get_device_name() if device.startswith("cuda") else "cpu",
         "threads": threads,
         "commit": _commit(),
@@ -48,7 +49,7 @@ def describe(device: str, threads: int) -> dict[str, Any]:
 
 
 def machine(environment: Mapping[str, Any]) -> str:
-    """What `describe` found, for people: the GPU or the processor, and its threads."""
+    """Name what `describe` found, for people: the GPU or the processor, and its threads."""
     if (device := str(environment.get("device", ""))) not in ("", "cpu"):
         return device
     threads = environment.get("threads", 1)
@@ -65,7 +66,7 @@ def _version(name: str) -> str:
 
 @cache
 def _processor() -> str:
-    """The model name of the processor where the system tells it."""
+    """Return the model name of the processor where the system tells it."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         for line in cpuinfo.read_text().splitlines():
@@ -76,7 +77,7 @@ def _processor() -> str:
 
 @cache
 def _commit() -> str:
-    """The commit of the source tree, with `+changes` where it was edited; empty for an installed package."""
+    """Return the commit of the source tree, with `+changes` where it was edited; empty for an installed package."""
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return ""

@@ -1,4 +1,4 @@
-"""What can go wrong, in words for people; `cli.main` turns each into one line and an exit code."""
+"""What can go wrong, in words for people. The command line turns each error into one line and an exit code."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class BenchError(Exception):
 
 
 class BadInput(BenchError):
-    """Something the user gave is wrong: what, where, and what would be right."""
+    """Something the user gave is wrong. The text says what, where, and what would be right."""
 
     exit_code = BAD_INPUT
 
@@ -39,15 +39,24 @@ class Interrupted(BenchError):
 
 
 class Diverged(BenchError):
-    """Training left the finite numbers in every replicate."""
+    """The loss of every replicate stopped being finite during training."""
 
 
 LONGEST = 60
-"""Characters of what was given that a message repeats."""
+"""How many characters of a given text a message repeats."""
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> BadInput:
-    """The error for a name that does not exist, with the nearest one that does."""
+    """Return the error for a name that does not exist, with the nearest name that does.
+
+    Args:
+        kind: What is named, such as "option of mlp".
+        name: The name that was given.
+        known: The names that exist.
+
+    Returns:
+        The error, to be raised.
+    """
     names = sorted(known)
     text = str(name)  # in Python a caller may have given anything
     name = name if len(text) <= LONGEST else f"{text[:LONGEST]}…"

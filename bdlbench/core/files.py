@@ -11,7 +11,7 @@ from typing import Any
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """`path` holds all of `content` or what it held before, whatever happens on the way."""
+    """Write a file so that, whatever happens on the way, it holds either all of `content` or what it held before."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:
@@ -27,15 +27,15 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 
 def canonical_json(value: Any) -> bytes:
-    """One spelling for one value: sorted keys, no spaces, shortest floats, no NaN."""
+    """Encode a value as JSON in the one canonical way: sorted keys, no spaces, shortest floats, no NaN."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
 def digest(value: Any) -> str:
-    """SHA-256 of the canonical JSON of `value`, in hex."""
+    """Return the SHA-256 of the canonical JSON of `value`, in hex."""
     return hashlib.sha256(canonical_json(value)).hexdigest()
 
 
 def sha256(content: bytes) -> str:
-    """SHA-256 in hex."""
+    """Return the SHA-256 of bytes, in hex."""
     return hashlib.sha256(content).hexdigest()

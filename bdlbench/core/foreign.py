@@ -1,4 +1,4 @@
-"""Other people's code: whose an entry is, where it stands, and what went wrong in it, in words for its author."""
+"""Code of other people: who wrote an entry, where it stands, and what went wrong in it, in words for its author."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from bdlbench.core.errors import BadInput, Diverged
 OWN_FILES = Path(__file__).parents[1]
 LIBRARIES = tuple(Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 LONGEST_MESSAGE = 300
-"""Characters of somebody's error message that are shown: some hold whole tensors."""
+"""How many characters of an error message are shown: some messages hold whole tensors."""
 
 
 class Broken(Exception):
-    """What an entry returned is not what its protocol says: the text says what it is and what would be right."""
+    """An entry returned something that breaks its protocol. The text says what it is and what would be right."""
 
 
 def is_foreign(entry: Any) -> bool:
-    """Whether an entry, or the class that it is of, is not one of this package."""
+    """Tell whether an entry, or its class, comes from outside this package."""
     return not str(_class_of(entry).__module__).startswith("bdlbench.")
 
 
 def written(entry: Any) -> str:
-    """The file and line of an entry's class, or of a function: mine.py:12; its module where that has no source."""
+    """Return the file and line of an entry's class, or of a function: mine.py:12; the module where it has no source."""
     entry = _class_of(entry)
     try:
         path, line = inspect.getsourcefile(entry), inspect.getsourcelines(entry)[1]
@@ -39,13 +39,13 @@ def written(entry: Any) -> str:
 
 
 def shown(path: Path) -> str:
-    """A file as a person would name it from here: relative to the working folder where it lies below that."""
+    """Return a file's path as a person would write it: relative to the working folder where it lies below that."""
     absolute, here = path.absolute(), Path.cwd()
     return str(absolute.relative_to(here) if absolute.is_relative_to(here) else absolute)
 
 
 def raised_at(error: BaseException) -> tuple[Path, int] | None:
-    """The file and line where an error left the code of others: neither this package, nor Python's or a library."""
+    """Return the file and line where an error left foreign code: neither this package, nor Python, nor a library."""
     if isinstance(error, SyntaxError) and error.filename and _of_others(Path(error.filename)):
         return Path(error.filename), error.lineno or 1
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
@@ -55,13 +55,13 @@ def raised_at(error: BaseException) -> tuple[Path, int] | None:
 
 
 def place(error: BaseException | None, entry: Any) -> str:
-    """plugins/mine.py:12: where an error left an entry's code, or where the entry begins."""
+    """Return where an error left an entry's code, or where the entry begins: plugins/mine.py:12."""
     where = raised_at(error) if error else None
     return f"{shown(where[0])}:{where[1]}" if where else written(entry)
 
 
 def told(error: BaseException) -> str:
-    """What an error says, on one line: its type and its words."""
+    """Return what an error says, on one line: its type and its text."""
     if isinstance(error, SystemExit):
         return f"it calls sys.exit({'' if error.code is None else repr(error.code)})"
     if isinstance(error, Broken):
@@ -73,10 +73,20 @@ def told(error: BaseException) -> str:
 
 @contextmanager
 def calling(what: str, entry: Any) -> Iterator[None]:
-    """Within the block an entry is asked for something: what goes wrong is BadInput with its file and line.
+    """Call foreign code within the block: an error in it becomes BadInput with its file and line.
 
-    what: kind and name, such as "metric mine". What the entry sets for the whole process is put back. An entry of this
-    package may fail as it does: then the fault is ours.
+    What the entry sets for the whole process is put back. Errors of this package's own entries pass unchanged: they are
+    faults of the package.
+
+    Args:
+        what: Kind and name, such as "metric mine".
+        entry: The entry that is called.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        BadInput: The entry failed.
     """
     if not is_foreign(entry):
         yield
@@ -84,7 +94,7 @@ def calling(what: str, entry: Any) -> Iterator[None]:
     with torch_state.kept():
         try:
             yield
-        except (BadInput, Diverged):  # said as they should be
+        except (BadInput, Diverged):  # these already say what is wrong
             raise
         except (Exception, SystemExit) as error:
             raise BadInput(f"{what} ({place(error, entry)}): {told(error)}") from error
@@ -95,5 +105,5 @@ def _class_of(entry: Any) -> Any:
 
 
 def _of_others(path: Path) -> bool:
-    """Whether a file of a traceback is neither of this package, nor of Python, nor of what is installed."""
+    """Tell whether a file of a traceback is neither this package's, nor Python's, nor an installed library's."""
     return path.suffix == ".py" and not any(path.is_relative_to(folder) for folder in (OWN_FILES, *LIBRARIES))

@@ -20,7 +20,7 @@ PerRow = float | Tensor
 """A hyper-parameter that may differ between replicates: a number, or one for each row (R,)."""
 
 Gradients = tuple[Tensor | None, Tensor | None]
-"""Of the input and of the weight, where they are asked for."""
+"""The gradients of the input and of the weight; None where not asked for."""
 
 Role = Literal["input", "weight", "bias", "scale"]
 """What a leaf does: a linear map that reads the data, any other linear map, an offset, or a gain (stored minus one)."""
@@ -30,7 +30,7 @@ ALIGNMENT = 16
 
 
 class LinearOp(Protocol):
-    """A map linear in both arguments, with an offset for each output unit or channel; the replicate axis in front."""
+    """A map linear in input and weight, with an offset for each unit or channel; the replicate axis comes first."""
 
     @property
     def trailing(self) -> int:
@@ -38,32 +38,39 @@ class LinearOp(Protocol):
         ...
 
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        """x: ([M,] R, B, …), weight: ([M,] R, *S), bias: ([M,] R, C). Returns ([M,] R, B, C, …)."""
+        """Apply the map to x ([M,] R, B, …), weight ([M,] R, *S) and bias ([M,] R, C): ([M,] R, B, C, …)."""
         ...
 
     def output_shape(self, x: Tensor, weight: Tensor) -> tuple[int, ...]:
-        """The axes of the output that follow R: (B, C, …)."""
+        """Return the axes of the output that follow R: (B, C, …)."""
         ...
 
     def gradients(self, grad: Tensor, x: Tensor, weight: Tensor, of_x: bool, of_weight: bool) -> Gradients:
-        """Of x and of the weight, where asked for, from that of the result; all with the same lead (R,)."""
+        """Return the gradients of x and of the weight, where asked for, from that of the result; all have lead (R,)."""
         ...
 
     def unit_sums(self, grad: Tensor) -> Tensor:
-        """The output's (…, B, C, …) summed over all but its units: (…, C)."""
+        """Sum an output (…, B, C, …) over all axes but its units: (…, C)."""
         ...
 
 
 @dataclass(frozen=True)
 class Leaf:
-    """A parameter array of one replicate: its shape, its role, and how many inputs feed one output unit."""
+    """A parameter array of one replicate.
+
+    Attributes:
+        shape: Its shape S.
+        role: What it does: "input" (a linear map that reads the data), "weight" (any other linear map), "bias" or
+            "scale" (a gain, stored minus one). The role decides how it starts and which noise it gets.
+        fan_in: How many inputs feed one output unit.
+    """
 
     shape: tuple[int, ...]
     role: Role
     fan_in: int
 
     def __post_init__(self) -> None:
-        """Raises BadInput for a role that there is not: it would never be started as what it is."""
+        """Refuse an unknown role with BadInput: such a leaf would never be started as what it is."""
         if self.role not in get_args(Role):
             raise unknown("role of a leaf", str(self.role), get_args(Role))
 
@@ -75,7 +82,11 @@ class Leaf:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where each leaf lies in the flat row of a replicate. Rows are (R, P), padded so that leaves stay aligned."""
+    """Where each leaf lies in the flat row of a replicate. Rows are (R, P), padded so that leaves stay aligned.
+
+    Attributes:
+        leaves: The parameter arrays of one replicate, by name.
+    """
 
     leaves: dict[str, Leaf]
 
@@ -86,7 +97,7 @@ class Layout:
 
     @cached_property
     def pieces(self) -> list[int]:
-        """The spans, one after the other."""
+        """The numbers of `spans`, one after the other."""
         return [size for span in self.spans for size in span]
 
     @property
@@ -100,14 +111,28 @@ class Layout:
         return sum(leaf.size for leaf in self.leaves.values())
 
     def views(self, flat: Tensor) -> dict[str, Tensor]:
-        """flat: (*lead, P) -> {name: (*lead, *S)}, sharing memory; gradients come back as one concatenation."""
+        """Split rows into leaves that share their memory; gradients come back as one concatenation.
+
+        Args:
+            flat: Rows (*lead, P).
+
+        Returns:
+            {name: (*lead, *S)}.
+        """
         parts, lead = flat.split(self.pieces, dim=-1)[::2], flat.shape[:-1]
         return {
             name: part.view(*lead, *leaf.shape) for (name, leaf), part in zip(self.leaves.items(), parts, strict=True)
         }
 
     def joined(self, leaves: Mapping[str, Tensor]) -> Tensor:
-        """What `views` takes apart: {name: (*lead, *S)} -> (*lead, P), with zeros between leaves."""
+        """Join leaves into rows, with zeros between them: the inverse of `views`.
+
+        Args:
+            leaves: {name: (*lead, *S)}.
+
+        Returns:
+            Rows (*lead, P).
+        """
         name, leaf = next(iter(self.leaves.items()))
         lead = leaves[name].shape[: leaves[name].ndim - len(leaf.shape)]
         flat = leaves[name].new_zeros(*lead, self.width)
@@ -116,11 +141,26 @@ class Layout:
         return flat
 
     def packed(self, flat: Tensor) -> Tensor:
-        """Rows without their padding: (*lead, P) -> (*lead, num_parameters)."""
+        """Return rows without their padding.
+
+        Args:
+            flat: Rows (*lead, P).
+
+        Returns:
+            (*lead, num_parameters).
+        """
         return torch.cat(flat.split(self.pieces, dim=-1)[::2], dim=-1)
 
     def fill(self, value: Callable[[Leaf], float], padding: float = 0.0) -> Tensor:
-        """(P,) float32 with `value(leaf)` at each leaf's elements and `padding` between them."""
+        """Fill one row with a number for each leaf.
+
+        Args:
+            value: The number of a leaf's elements.
+            padding: The number between leaves.
+
+        Returns:
+            (P,) float32.
+        """
         row = torch.full((self.width,), padding)
         for name, view in self.views(row).items():
             view.fill_(value(self.leaves[name]))
@@ -128,9 +168,15 @@ class Layout:
 
 
 def per_row(value: PerRow, like: Tensor, ndim: int) -> Tensor | float:
-    """`value` ready to multiply a tensor (R, …) of `ndim` axes: a number stays one, (R,) becomes (R, 1, …).
+    """Shape a hyper-parameter so that it multiplies a tensor (R, …) of `ndim` axes.
 
-    The result follows the device and dtype of `like`.
+    Args:
+        value: A number, or one for each row (R,).
+        like: A tensor whose device and dtype the result takes.
+        ndim: How many axes the tensor has.
+
+    Returns:
+        The number itself, or (R, 1, …).
     """
     if not isinstance(value, Tensor):
         return value

@@ -1,5 +1,6 @@
-"""How much memory there is, and how the C library hands it out: on Linux a large tensor is new pages from the kernel
-unless told otherwise.
+"""How much memory there is, and how the C library hands it out.
+
+By default, on Linux, each large tensor gets new pages from the kernel.
 """
 
 from __future__ import annotations
@@ -16,15 +17,18 @@ from bdlbench.core.errors import BadInput
 # The names of <malloc.h>.
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 SETTINGS = {M_MMAP_THRESHOLD: 1 << 25, M_TRIM_THRESHOLD: 1 << 30, M_TOP_PAD: 1 << 26}
-"""Bytes. Up to 32 MiB, glibc's largest, come from the heap; up to 1 GiB of it stays when freed."""
+"""Bytes. Blocks up to 32 MiB, glibc's limit, come from the heap; up to 1 GiB of freed heap is not given back."""
 
 
 @cache
 def keep_freed_memory() -> bool:
-    """Let this process keep what it frees; whether that was possible: it takes glibc.
+    """Let this process keep the memory that it frees.
 
-    A training step frees and asks again for all its activations. Given back, each comes as pages that the kernel has
-    to clear: a tenth to a fifth of a step's time where tensors have a megabyte or more.
+    A training step frees all its activations and asks for them again. If they are given back, each comes as new pages
+    that the kernel has to clear: a tenth to a fifth of a step's time where tensors have a megabyte or more.
+
+    Returns:
+        Whether that was possible: it needs glibc.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     return mallopt is not None and all(mallopt(name, value) == 1 for name, value in SETTINGS.items())
@@ -32,7 +36,7 @@ def keep_freed_memory() -> bool:
 
 @cache
 def total_bytes() -> int:
-    """The memory that this process can have: the machine's, or a container's limit. Where neither is told, 1 TiB."""
+    """Return the memory that this process can have: the machine's, or a container's limit; 1 TiB if unknown."""
     found = [1 << 40]
     with suppress(AttributeError, OSError, ValueError):  # Windows has no sysconf
         found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
@@ -43,10 +47,17 @@ def total_bytes() -> int:
 
 
 def refuse(needed: int, what: str) -> None:
-    """Raises BadInput where `what` would hold `needed` bytes at the least, and there are not that many.
+    """Refuse work that needs more memory than there is.
 
-    An allocation that fails can be told from its error; one that the system grants and cannot keep ends the process
-    without a word. needed: a lower bound, so that nothing that could run is refused.
+    An allocation that fails can be reported; one that the system grants and cannot keep kills the process without a
+    word.
+
+    Args:
+        needed: A lower bound in bytes, so that nothing that could run is refused.
+        what: What would need it, for the message.
+
+    Raises:
+        BadInput: There is less memory.
     """
     if needed > total_bytes():
         there = total_bytes() / 2**30

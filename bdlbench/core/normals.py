@@ -1,6 +1,6 @@
 """Standard normal numbers from random words, in half the time that torch takes on a CPU.
 
-torch spends nine tenths of it on a word of the Mersenne twister for each number. Here 16 bits are enough.
+torch spends nine tenths of that time on a word of the Mersenne twister for each number. Here 16 bits are enough.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ import torch
 from torch import Tensor
 
 LEVELS = 1 << 16
-"""Values of one word."""
+"""How many values one word has."""
 
 
 def normals(words: Tensor) -> Tensor:
-    """Standard normal numbers from as many uniform int16 words: (R, n), n even, float32 on the device of `words`.
+    """Turn uniform int16 words (R, n), n even, into as many standard normal numbers, float32 on the device of `words`.
 
-    A word picks one of 65,536 equally likely slices of the normal distribution, and so the slice's mean q. Two of them,
-    independent, are turned: 0.6 q + 0.8 q' and 0.6 q' − 0.8 q have mean 0, variance 1, no correlation, an excess
-    kurtosis of −9e-5, a distribution within 3e-7 of the normal one, and reach to ±6.1. By 45° they would be zero as
-    often as q and q' are each other's mirror image.
+    A word picks one of 65,536 equally likely slices of the normal distribution, and thus the mean q of that slice. Two
+    independent means q and q′ are rotated: 0.6 q + 0.8 q′ and 0.6 q′ − 0.8 q have mean 0, variance 1, no correlation,
+    an excess kurtosis of −9e-5, a distribution within 3e-7 of the normal one, and a range of ±6.1. A rotation by 45°
+    would give zero as often as q and q′ are mirror images of each other.
     """
     rows, count = words.shape
     index = words.view(torch.uint16).to(torch.int32).view(-1)
@@ -36,9 +36,9 @@ def normals(words: Tensor) -> Tensor:
 
 @lru_cache
 def slice_means(device: torch.device) -> Tensor:
-    """0.6 E[z | z in slice i] of the equally likely slices of N(0, 1): (65,536,), odd to the last bit.
+    """Return 0.6 E[z | z in slice i] for the equally likely slices of N(0, 1): (65,536,), odd to the last bit.
 
-    By ∫ z φ(z) dz = −φ(z); longer by 7e-7, for a mean square of 0.36.
+    By ∫ z φ(z) dz = −φ(z). Scaled up by 7e-7, so that the mean square is 0.36.
     """
     with torch.inference_mode(False):
         border = torch.special.ndtri(torch.arange(LEVELS + 1, dtype=torch.float64) / LEVELS)

@@ -1,6 +1,7 @@
 """Options of a registered entry: the fields of its frozen dataclass, with help, range and choices.
 
-A field annotated `PerRow` may differ between replicates of one batch; any other field makes another cell.
+A field annotated `PerRow` may differ between replicates of one batch; another value of any other field makes another
+cell.
 """
 
 from __future__ import annotations
@@ -26,9 +27,20 @@ def option(
     choices: Sequence[str] = (),
     entry: str = "",
 ) -> Any:
-    """A dataclass field that documents itself. `open_ends` excludes `low` and `high` themselves.
+    """Declare a dataclass field that documents itself.
 
-    entry: a kind of the catalog; the option then names an entry of that kind, and the field holds the built entry.
+    Args:
+        default: A bool, number, text or tuple of whole numbers. Its type is the type of the option.
+        help: What it means, on one line.
+        low: The least value.
+        high: The largest value.
+        open_ends: Whether `low` and `high` themselves are excluded.
+        choices: The texts that are allowed; any where empty.
+        entry: A kind of the catalog, such as "methods". The option then names an entry of that kind, and the field
+            holds the built entry.
+
+    Returns:
+        The field.
     """
     metadata = {
         "help": help,
@@ -42,20 +54,21 @@ def option(
 
 
 def fields(entry: type) -> dict[str, dataclasses.Field[Any]]:
-    """The options of an entry, by name: every field made with `option`."""
+    """Return the options of an entry by name: every field made with `option`."""
     return {f.name: f for f in dataclasses.fields(entry) if "help" in f.metadata}
 
 
 def per_row_names(entry: type) -> set[str]:
-    """Names of the options that may differ between replicates of one batch."""
-    marks = ("PerRow", "Tensor")  # as it is written, or evaluated where annotations are not postponed
+    """Return the names of the options that may differ between replicates of one batch."""
+    marks = ("PerRow", "Tensor")  # as the source writes it, or as it is evaluated where annotations are not postponed
     return {name for name, f in fields(entry).items() if any(mark in str(f.type) for mark in marks)}
 
 
 def resolve(entry: type, name: str, given: Mapping[str, Any]) -> dict[str, Value]:
-    """All options of `entry` with `given` laid over the defaults, each parsed and checked.
+    """Return all options of `entry`, with `given` laid over the defaults, each parsed and checked.
 
-    Raises BadInput for an unknown option (with the nearest), a wrong type, or a value out of range.
+    Raises:
+        BadInput: An option is unknown (the nearest is named), has the wrong type, or is out of range.
     """
     known = fields(entry)
     for key in given:
@@ -82,7 +95,7 @@ def _checked(field: dataclasses.Field[Any], where: str, raw: Any) -> Value:
 
 
 def allowed(field: dataclasses.Field[Any]) -> str:
-    """What an option takes, for people: a range, the choices, or the kind of value."""
+    """Say for people what an option takes: a range, the choices, or the kind of value."""
     low, high, open_ends = (field.metadata[k] for k in ("low", "high", "open_ends"))
     if field.metadata["choices"]:
         return " or ".join(field.metadata["choices"])
@@ -95,9 +108,9 @@ def allowed(field: dataclasses.Field[Any]) -> str:
 
 
 def _parsed(default: Any, where: str, raw: Any) -> Value:
-    """`raw` (text, or a value of TOML or JSON) as the type of the option's default, or BadInput: never another value.
+    """Convert `raw` (text, or a value of TOML or JSON) to the type of the option's default, or raise BadInput.
 
-    A truth value is no number and a number no truth value, though Python takes each for the other.
+    A truth value is not taken for a number, nor a number for a truth value, though Python would do so.
     """
     try:
         if isinstance(default, bool):
@@ -123,7 +136,7 @@ def _truth(raw: Any) -> bool:
 
 
 def _whole(raw: Any) -> int:
-    """A whole number of 64 bits: what tensors, records and frames hold. A float counts where each neighbour has one."""
+    """Convert to a whole number of 64 bits, which tensors, records and frames can hold. A float must be exact."""
     if isinstance(raw, str):
         raw = int(raw) if re.fullmatch(r"[-+]?[0-9]+(_[0-9]+)*", raw.strip()) else math.nan
     if isinstance(raw, bool) or not isinstance(raw, int | float) or raw != int(raw):
@@ -134,7 +147,7 @@ def _whole(raw: Any) -> int:
 
 
 def _real(raw: Any) -> float:
-    """The nearest number of 64 bits; not 1e-999 and 1e999, which would be 0 and infinite."""
+    """Convert to the nearest number of 64 bits; refuse 1e-999 and 1e999, which would become 0 and infinite."""
     if isinstance(raw, bool) or not isinstance(raw, int | float | str):
         raise ValueError
     if isinstance(raw, str) and not raw.isascii():
@@ -163,14 +176,14 @@ def _kind(default: Any) -> str:
 
 
 def spell(value: Any) -> str:
-    """A value as the command line takes it."""
+    """Write a value as the command line takes it."""
     if isinstance(value, bool):
         return str(value).lower()
     return "-".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
 
 
 def short(value: Any, write: Callable[[Any], str] = spell) -> str:
-    """A value for a message: as the command line takes it, or as `write` does, cut where nobody would read on."""
+    """Write a value for a message: as the command line takes it, or by `write`, cut where it is long."""
     try:
         text = write(value)
     except ValueError:  # more digits than Python writes
@@ -183,7 +196,15 @@ EntryType = TypeVar("EntryType")
 
 
 def repeat_rows(entry: EntryType, times: int) -> EntryType:
-    """`entry` with each per-replicate option (R,) repeated to (R·times,): r0 r0 … r1 r1 …"""
+    """Repeat each per-replicate option (R,) of an entry to (R·times,), in the order r0 r0 … r1 r1 …
+
+    Args:
+        entry: A frozen dataclass with options.
+        times: How often.
+
+    Returns:
+        A copy of the entry.
+    """
     values = {f.name: getattr(entry, f.name) for f in dataclasses.fields(entry)}  # type: ignore[arg-type]
     rows = {
         name: value.repeat_interleave(times) for name, value in values.items() if hasattr(value, "repeat_interleave")
@@ -192,7 +213,7 @@ def repeat_rows(entry: EntryType, times: int) -> EntryType:
 
 
 def row_of(entry: EntryType, row: int) -> EntryType:
-    """`entry` for one replicate: of each per-replicate option (R,) element `row`, as a number."""
+    """Return `entry` for one replicate: each per-replicate option (R,) becomes its element `row`, a number."""
     values = {f.name: getattr(entry, f.name) for f in dataclasses.fields(entry)}  # type: ignore[arg-type]
     rows = {name: value[row].item() for name, value in values.items() if hasattr(value, "repeat_interleave")}
     return dataclasses.replace(entry, **rows)  # type: ignore[type-var]

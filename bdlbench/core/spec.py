@@ -1,4 +1,4 @@
-"""What is asked for: frozen, hashable, and the same text for the same thing."""
+"""What a run is asked for: frozen, hashable, and with one spelling for each meaning."""
 
 from __future__ import annotations
 
@@ -26,8 +26,11 @@ class Choice:
 
     @classmethod
     def of(cls, name: str, options: Mapping[str, Any]) -> Choice:
-        """From a mapping. Raises BadInput for a name with characters that cannot be seen, and for an option called
-        `name`, which would rename the entry in a record.
+        """Make a choice from a mapping.
+
+        Raises:
+            BadInput: The name holds characters that cannot be seen, or an option is called `name`, which would replace
+                the name of the entry in a record.
         """
         if not name.isprintable():
             raise BadInput(f"the name {short(name)} holds characters that cannot be seen: choose another")
@@ -55,7 +58,7 @@ class Choice:
         return dict(self.options).get(option, default)
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON: {"name": …, option: value, …}, nested choices alike."""
+        """Return a dict for JSON: {"name": …, option: value, …}, with nested choices alike."""
         plain = {k: v.as_dict() if isinstance(v, Choice) else v for k, v in self.options}
         return {"name": self.name, **{k: list(v) if isinstance(v, tuple) else v for k, v in plain.items()}}
 
@@ -70,7 +73,7 @@ class Replicate:
 
 @dataclass(frozen=True)
 class Cell:
-    """Protocol × treatment × device × threads: all that decides the bits, but for the replicate."""
+    """Protocol × treatment × device × threads: all that decides the bits, except the replicate."""
 
     method: Choice
     model: Choice
@@ -91,32 +94,32 @@ class Cell:
         return cls(method, model, dataset, protocol["samples"], table["device"], table["threads"])
 
     def protocol(self) -> dict[str, Any]:
-        """What must agree for two cells to be comparable."""
+        """Return what must agree for two cells to be comparable."""
         return {"dataset": self.dataset.as_dict(), "model": self.model.as_dict(), "samples": self.samples}
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return a dict for JSON."""
         machine = {"device": self.device, "threads": self.threads}
         return {"protocol": self.protocol(), "treatment": self.method.as_dict(), **machine}
 
     @property
     def key(self) -> str:
-        """SHA-256 of all of it, in hex."""
+        """SHA-256 of the whole cell, in hex."""
         return files.digest(self.as_dict())
 
     @property
     def title(self) -> str:
-        """For people: mle · mlp · digits."""
+        """Its name for people: mle · mlp · digits."""
         return f"{self.method.name} · {self.model.name} · {self.dataset.name}"
 
 
 SELECTIONS = ("none", "training", "validation", "test", "ood")
-"""What data chose the options of a suite; none where they are defaults or were set by hand."""
+"""Which data chose the options of a suite; "none" where they are defaults or were set by hand."""
 
 
 @dataclass(frozen=True)
 class Spec:
-    """The cells and the replicates of each. selection: what data chose their options, where a suite says so."""
+    """The cells, and the replicates of each; `selection` says which data chose their options, where a suite says so."""
 
     cells: tuple[Cell, ...]
     replicates: tuple[Replicate, ...]
@@ -124,15 +127,19 @@ class Spec:
 
 
 SPLITS: dict[str, Callable[[int], int]] = {"one": lambda seed: 0, "each": lambda seed: seed}
-"""Which split a seed is trained on: all on split 0, or each on the split of its own number."""
+"""The split that a seed is trained on: split 0 for all seeds, or the split with the seed's own number."""
 
 
 REPLICATE_BYTES = 1 << 14
-"""What a run holds for each replicate at the least: the smallest cell, `exact` on the coin, takes 27 kB for one."""
+"""The least memory that a run needs for each replicate: the smallest cell, `exact` on the coin, takes 27 kB for one."""
 
 
 def whole(name: str, value: Any) -> int:
-    """A count that a user gave as `name`. Raises BadInput where it is no whole number of 63 bits, or below 1."""
+    """Check a count that a user gave as `name`.
+
+    Raises:
+        BadInput: It is not a whole number of at most 63 bits, or it is below 1.
+    """
     try:
         number = index(value)
     except TypeError:
@@ -149,9 +156,10 @@ Seeds = str | int | Sequence[int]
 
 
 def replicates(seeds: Seeds, splits: str) -> tuple[Replicate, ...]:
-    """One for each seed of `seeds`, as `parse_seeds` reads them, on the splits that `splits` names.
+    """Return one replicate for each seed of `seeds`, as `parse_seeds` reads them, on the splits that `splits` names.
 
-    Raises BadInput for another word.
+    Raises:
+        BadInput: `splits` is another word.
     """
     if splits not in SPLITS:
         raise unknown("value of --splits", str(splits), SPLITS)
@@ -159,9 +167,17 @@ def replicates(seeds: Seeds, splits: str) -> tuple[Replicate, ...]:
 
 
 def parse_seeds(given: Seeds, where: str = "--seeds") -> tuple[int, ...]:
-    """Seeds, ascending, from "5" or 5 (0 to 4), "0-9", "1,4,7" or [1, 4, 7]. where: what was given them, for messages.
+    """Parse seeds from "5" or 5 (0 to 4), "0-9", "1,4,7" or [1, 4, 7] into ascending order.
 
-    Raises BadInput for anything else, for repeats, for seeds of more than 63 bits, and for more than memory could hold.
+    Args:
+        given: The seeds.
+        where: The option that gave them, for messages.
+
+    Returns:
+        The seeds.
+
+    Raises:
+        BadInput: They cannot be read, repeat, have more than 63 bits, or are more than memory could hold.
     """
     allowed = "give a number of seeds (5), a range (0-9) or a list (1,4,7)"
     said = f"{where} {short(given, repr)}"
@@ -179,7 +195,7 @@ def parse_seeds(given: Seeds, where: str = "--seeds") -> tuple[int, ...]:
         else:
             seeds = range(_decimal(given))
         count = len(seeds)
-    except OverflowError:  # a range of more numbers than Python counts
+    except OverflowError:  # a range longer than Python can count
         count = sys.maxsize
     except (TypeError, ValueError):
         raise BadInput(f"{said} cannot be read: {allowed}") from None
@@ -194,7 +210,7 @@ def parse_seeds(given: Seeds, where: str = "--seeds") -> tuple[int, ...]:
 
 
 def _decimal(text: str) -> int:
-    """Decimal digits alone: Python's int() also takes 1_0 and digits of other scripts."""
+    """Parse decimal digits only: Python's int() also takes 1_0 and the digits of other scripts."""
     if not re.fullmatch(r"\s*-?[0-9]+\s*", text):
         raise ValueError
     return int(text)

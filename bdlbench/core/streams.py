@@ -1,9 +1,9 @@
-"""Random streams owned by the row: a replicate draws the same numbers alone or among twenty.
+"""Random streams owned by the row: a replicate draws the same numbers alone as among twenty.
 
-A stream is a key; children are named (`init`, `batches`, `noise`, `predict`) and their keys are hashes of the path, so
-no draw depends on how many rows there are or on what was drawn elsewhere. There is no ambient state.
+A stream is a key. Its children are named (`init`, `batches`, `noise`, `predict`), and their keys are hashes of the
+path, so no draw depends on how many rows there are or on what was drawn elsewhere. There is no ambient state.
 
-On a CPU the words come from NumPy's SFC64, which takes half the time of torch's Mersenne twister for them.
+On a CPU the words come from NumPy's SFC64, which takes half the time of torch's Mersenne twister.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from bdlbench.core.normals import normals
 DrawKind = Literal["normal", "bits"]
 
 BLOCK, AHEAD = 1 << 14, 4
-"""Numbers drawn at once for one row: at least so many, or so many times what is asked; filling must outweigh asking."""
+"""Numbers drawn at once for one row: BLOCK, or AHEAD times the request if that is more; a call has a fixed cost."""
 
 LARGE = 1 << 16
-"""Requests of this many numbers and more are drawn by themselves."""
+"""Requests of this many numbers or more are drawn by themselves."""
 
 _BEFORE, _SHAPE = ".before", ".shape"
 
 
 @dataclass
 class _Block:
-    """Numbers of one kind drawn ahead, (rows, n), and how each row's generator stood before it drew them."""
+    """Numbers of one kind drawn ahead, (rows, n), and the state of each row's generator before it drew them."""
 
     numbers: Tensor
     before: list[Tensor]
@@ -45,10 +45,18 @@ class _Block:
 
 
 class Streams:
-    """One independent stream for each element of `lead`: (R,) in training, (M, R) when posterior samples are drawn."""
+    """Independent random streams, one for each element of `lead`: (R,) in training, (M, R) for posterior samples."""
 
     def __init__(self, keys: Sequence[int], lead: tuple[int, ...] | None = None) -> None:
-        """keys: one 64-bit key for each element of `lead`, which is (len(keys),) unless given."""
+        """Make streams from keys.
+
+        Args:
+            keys: One 64-bit key for each element of `lead`.
+            lead: The leading axes of what is drawn; (len(keys),) unless given.
+
+        Raises:
+            ValueError: The keys do not fill `lead`.
+        """
         self.keys = tuple(keys)
         self.lead = lead or (len(self.keys),)
         if math.prod(self.lead) != len(self.keys):
@@ -58,40 +66,94 @@ class Streams:
 
     @classmethod
     def of_seeds(cls, seeds: Sequence[int]) -> Streams:
-        """The root streams of replicates with these seeds."""
+        """Return the root streams of replicates.
+
+        Args:
+            seeds: One for each replicate.
+
+        Returns:
+            Streams (R,).
+        """
         return cls([_hash(0, f"seed {seed}") for seed in seeds])
 
     def child(self, name: str) -> Streams:
-        """Streams of the same rows under another name, independent of these."""
+        """Return streams of the same rows under another name, independent of these.
+
+        Args:
+            name: The name.
+
+        Returns:
+            Streams with the same leading axes.
+        """
         return Streams([_hash(key, name) for key in self.keys], self.lead)
 
     def samples(self, first: int, count: int) -> Streams:
-        """Streams (count, R) of posterior samples first … first + count − 1, keyed by (row, sample) alone."""
+        """Return streams of posterior samples first … first + count − 1, keyed by (row, sample) alone.
+
+        Args:
+            first: The first sample, from 0.
+            count: How many.
+
+        Returns:
+            Streams (count, R).
+        """
         keys = [_hash(key, f"sample {first + m}") for m in range(count) for key in self.keys]
         return Streams(keys, (count, *self.lead))
 
     def members(self, count: int) -> Streams:
-        """Streams (R·count,) of an ensemble's members, r0 r0 … r1 r1 …; member 0 keeps the row's own stream."""
+        """Return streams of the members of an ensemble, r0 r0 … r1 r1 …; member 0 keeps the row's own stream.
+
+        Args:
+            count: Members of each ensemble.
+
+        Returns:
+            Streams (R·count,).
+        """
         return Streams([_hash(key, f"member {k}") if k else key for key in self.keys for k in range(count)])
 
     def normal(self, shape: Sequence[int], like: Tensor) -> Tensor:
-        """Standard normal numbers (*lead, *shape), in the dtype and on the device of `like`."""
+        """Draw standard normal numbers.
+
+        Args:
+            shape: The axes that follow the leading ones.
+            like: A tensor whose dtype and device the result takes.
+
+        Returns:
+            (*lead, *shape).
+        """
         return self._take("normal", shape, like.device).to(like.dtype)
 
     def bits(self, shape: Sequence[int], like: Tensor, name: str = "") -> Tensor:
-        """Uniform int16 numbers (*lead, *shape), all 65,536 values equally likely, on the device of `like`.
+        """Draw uniform int16 numbers, with all 65,536 values equally likely.
 
-        name: of a sequence of its own, which goes on where it was whatever else is drawn.
+        Args:
+            shape: The axes that follow the leading ones.
+            like: A tensor whose device the result takes.
+            name: The name of a sequence of its own, which continues where it was whatever else is drawn.
+
+        Returns:
+            (*lead, *shape) int16.
         """
         return self._take("bits", shape, like.device, name)
 
     def permutation(self, length: int) -> Tensor:
-        """A permutation of 0 … length − 1 for each row, int64 (*lead, length), on the CPU; by 32 bits of the key."""
+        """Draw a permutation of 0 … length − 1 for each row, by 32 bits of the key.
+
+        Args:
+            length: How many numbers are permuted.
+
+        Returns:
+            (*lead, length) int64, on the CPU.
+        """
         rows = [torch.randperm(length, generator=torch.Generator().manual_seed(key)) for key in self.keys]
         return torch.stack(rows).view(*self.lead, length)
 
     def position(self) -> dict[str, Tensor]:
-        """Where the streams stand, to be given to `resume`."""
+        """Return where the streams stand, to be given to `resume`.
+
+        Returns:
+            Tensors by name.
+        """
         saved: dict[str, Tensor] = {}
         for slot, block in self._blocks.items():
             saved[f"{slot}{_BEFORE}"] = torch.stack(block.before)
@@ -99,7 +161,12 @@ class Streams:
         return saved
 
     def resume(self, saved: dict[str, Tensor], device: torch.device) -> None:
-        """Put the streams where `position` found them: what is drawn next is what would have been drawn next."""
+        """Put the streams where `position` found them, so that the next draw is what it would have been then.
+
+        Args:
+            saved: What `position` returned.
+            device: The device on which numbers will be drawn.
+        """
         for slot in [key.removesuffix(_BEFORE) for key in saved if key.endswith(_BEFORE)]:
             length, used = (int(n) for n in saved[f"{slot}{_SHAPE}"])
             for generator, state in zip(self._rows(slot, device), saved[f"{slot}{_BEFORE}"], strict=True):
@@ -108,7 +175,11 @@ class Streams:
             self._blocks[slot].used = used
 
     def drawn(self) -> tuple[object, ...]:
-        """What changes whenever numbers are drawn; of no meaning beyond this process."""
+        """Return a value that changes whenever numbers are drawn. It means nothing beyond this process.
+
+        Returns:
+            A value to be compared with another.
+        """
         return tuple((slot, id(block), block.used) for slot, block in self._blocks.items())
 
     def _take(self, kind: DrawKind, shape: Sequence[int], device: torch.device, name: str = "") -> Tensor:
@@ -123,7 +194,7 @@ class Streams:
 
     @property
     def _long(self) -> bool:
-        """Training draws again and again from R streams; a posterior sample's stream lives for one pass."""
+        """Whether the streams live long, as in training; a posterior sample draws in one pass only."""
         return len(self.lead) == 1
 
     def _draw(self, slot: str, length: int, device: torch.device) -> _Block:
@@ -143,20 +214,20 @@ class _Generator(Protocol):
     """Uniform words of one row."""
 
     def words(self, count: int) -> Tensor:
-        """At least `count` int16 numbers, as whole words of 64 bits: (1, n)."""
+        """Draw at least `count` int16 numbers, as whole words of 64 bits: (1, n)."""
         ...
 
     def position(self) -> Tensor:
-        """Where it stands."""
+        """Return where the generator stands."""
         ...
 
     def resume(self, position: Tensor) -> None:
-        """Go there."""
+        """Put the generator back to a position."""
         ...
 
 
 class _Cpu:
-    """NumPy promises the raw words of a bit generator for good."""
+    """NumPy's SFC64: NumPy promises never to change the raw words of a bit generator."""
 
     def __init__(self, key: int) -> None:
         self._source: Any = SFC64(cast(Any, _Seed(key)))
@@ -189,7 +260,7 @@ class _Gpu:
 
 @dataclass(frozen=True)
 class _Seed(ISeedSequence):
-    """Words that a bit generator starts from: a hash of the key. A quarter of the time of NumPy's `SeedSequence`."""
+    """The words that a bit generator starts from: a hash of the key, four times as fast as NumPy's `SeedSequence`."""
 
     key: int
 

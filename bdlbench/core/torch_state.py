@@ -1,4 +1,4 @@
-"""What torch, numpy and Python keep for the whole process, put back after other people's code has run."""
+"""State that torch, NumPy and Python keep for the whole process, put back after foreign code has run."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ import torch
 
 @contextmanager
 def kept() -> Iterator[None]:
-    """Within the block anything may be set for the whole process; after it, also by an error, it is as it was before.
+    """Put the state of the process back at the end of the block, whatever was set within and even after an error.
 
     Of torch: default dtype and device, gradients and inference mode, threads, deterministic algorithms, matmul
-    precision, oneDNN and cuDNN switches, anomaly detection, denormal numbers. Of all: generators, numpy's handling of
-    floating-point errors, filters of warnings. The number of interop threads cannot be put back: torch takes it once.
+    precision, oneDNN and cuDNN switches, anomaly detection, denormal numbers. Of all three: generators, NumPy's
+    handling of floating-point errors, filters of warnings. The number of interop threads cannot be put back: torch
+    takes it once.
     """
     threads, dtype, device = torch.get_num_threads(), torch.get_default_dtype(), torch.get_default_device()
     algorithms = torch.get_deterministic_debug_mode()
@@ -28,7 +29,7 @@ def kept() -> Iterator[None]:
     drawn, shuffled, filters = np.random.get_state(), random.getstate(), warnings.filters[:]  # noqa: NPY002
     graded = torch.is_grad_enabled()
     try:
-        # one guard for each, since leaving a guard undoes whatever was entered within and never left
+        # leaving a guard also undoes a mode that foreign code entered and never left
         with (
             torch.inference_mode(torch.is_inference_mode_enabled()),
             torch.set_grad_enabled(graded),
@@ -40,7 +41,7 @@ def kept() -> Iterator[None]:
         torch.set_num_threads(threads)
         torch.set_default_dtype(dtype)
         if torch.get_default_device() != device:  # else it may be that of a caller's `with torch.device(…)`
-            none = device == torch.device("cpu")  # which costs nothing
+            none = device == torch.device("cpu")  # setting None costs nothing
             torch.set_default_device(None if none else device)
         torch.set_deterministic_debug_mode(algorithms)  # `use_deterministic_algorithms` imports the compiler: 1 s
         torch.set_float32_matmul_precision(precision)
@@ -57,9 +58,9 @@ def kept() -> Iterator[None]:
 
 @contextmanager
 def usual() -> Iterator[None]:
-    """Within the block torch computes as in a new process, whatever the caller has set; after it, all is as before.
+    """Let torch compute as in a new process within the block, whatever the caller has set; afterwards all is as before.
 
-    A caller who has set float64, another device or bfloat16 would else have other bits here, or errors.
+    Otherwise a caller who has set float64, another device or bfloat16 would get other bits here, or errors.
     """
     with (
         kept(),
@@ -82,7 +83,7 @@ def usual() -> Iterator[None]:
 
 @contextmanager
 def stirred(seed: int) -> Iterator[None]:
-    """Within the block the generators of the process stand elsewhere: who draws from them is found out by two seeds."""
+    """Put the generators of the process elsewhere within the block, to see by two seeds which code draws from them."""
     with kept():
         torch.manual_seed(seed)
         np.random.seed(seed)  # noqa: NPY002
@@ -91,5 +92,5 @@ def stirred(seed: int) -> Iterator[None]:
 
 
 def _flushes() -> bool:
-    """Whether numbers too small to be normal count as 0: torch can set this, but not tell it."""
+    """Tell whether denormal numbers count as 0: torch can set this, but cannot report it."""
     return bool((torch.full((), 1e-310, dtype=torch.float64, device="cpu") * 1).item() == 0)

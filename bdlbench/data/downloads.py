@@ -107,7 +107,10 @@ def status(files: Sequence[RemoteFile]) -> list[tuple[str, FileState]]:
 
 
 def state(file: RemoteFile) -> FileState:
-    """Return the present state of `file` in the store. Its checksum is computed once per process while it is unchanged."""
+    """Return the present state of `file` in the store.
+
+    Its checksum is computed once per process while the file is unchanged.
+    """
     path = root() / file.path
     if not path.is_file():
         return "absent"
