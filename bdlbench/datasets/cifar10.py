@@ -1,6 +1,6 @@
 """CIFAR-10 in its binary form, whole and in part.
 
-SHA-256 of batches 1, 2 and 5 were computed from files at hand; those of batches 3 and 4 and of the test batch are the
+The SHA-256 of batches 1, 2 and 5 were computed from local files. Those of batches 3 and 4 and of the test batch are the
 ones that torchvision's Ruby sibling (ankane/torchvision-ruby) lists, which agree with ours for 1, 2 and 5.
 """
 
@@ -48,9 +48,9 @@ _BATCHES = tuple(
 class Cifar10:
     """32×32 colour photographs of ten kinds of thing, CIFAR-10: 50,000 and 10,000; far OOD: noise.
 
-    Split: the official test batch is always the test set; the split's number only changes which training examples
-    num_train picks: the beginning of that split's class-balanced order, so smaller sets lie in larger ones.
-    Preprocessing: (pixel/255 − mean)/sd for each channel with the numbers taken from the training images used; no
+    Split: the official test batch is always the test set. The number of the split only changes which training examples
+    num_train picks: the beginning of that split's class-balanced order, so larger sets contain smaller ones.
+    Preprocessing: (pixel/255 − mean)/sd for each channel, with the numbers taken from the training images used; no
     augmentation. Input (3, 32, 32).
     OOD: "uniform", 2,000 images of independent uniform pixels 0 … 255, always the same, under the same transform.
     """
@@ -59,7 +59,12 @@ class Cifar10:
     files: ClassVar[tuple[RemoteFile, ...]] = _BATCHES
 
     def load(self, split: int) -> Task:
-        """Raises DataUnavailable where a file is not to be had; BadInput for more examples than there are."""
+        """Load one split.
+
+        Raises:
+            DataUnavailable: A file is absent and cannot be downloaded.
+            BadInput: There are fewer training examples than num_train.
+        """
         return _task("cifar10", self.files, self.num_train, split)
 
 
@@ -67,21 +72,26 @@ class Cifar10:
 class Cifar10Part:
     """Part of CIFAR-10: trained on batches 1 and 2, tested on batch 5; NEVER compared with full-data numbers.
 
-    Split: 20,000 official training images for training and 10,000 other official TRAINING images for testing (the
-    official test set is not touched), so no published CIFAR-10 number has this protocol.
-    Everything else as for `cifar10`.
+    Split: 20,000 official training images for training and 10,000 other official TRAINING images for testing. The
+    official test set is not touched, so no published CIFAR-10 number has this protocol. Everything else is as for
+    `cifar10`.
     """
 
     num_train: int = option(0, "training examples, class-balanced as far as possible; 0 takes all 20,000", low=0)
     files: ClassVar[tuple[RemoteFile, ...]] = (_BATCHES[0], _BATCHES[1], _BATCHES[4])
 
     def load(self, split: int) -> Task:
-        """Raises DataUnavailable where a file is not to be had; BadInput for more examples than there are."""
+        """Load one split.
+
+        Raises:
+            DataUnavailable: A file is absent and cannot be downloaded.
+            BadInput: There are fewer training examples than num_train.
+        """
         return _task("cifar10_part", self.files, self.num_train, split)
 
 
 def _task(name: str, files: tuple[RemoteFile, ...], num_train: int, split: int) -> Task:
-    """The task of training batches and, last among `files`, the test batch."""
+    """Return the task of training batches and of the test batch, which is the last of `files`."""
     *train, test = fetch(files, name)
     images, labels = _joined(train)
     picked = chosen_of_official(labels, num_train, name, split)

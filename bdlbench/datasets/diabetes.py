@@ -23,7 +23,11 @@ class Diabetes:
     files: ClassVar[tuple[RemoteFile, ...]] = ()
 
     def load(self, split: int) -> Task:
-        """Split `split`, any number from 0. Raises BadInput below that."""
+        """Load one split, any number from 0.
+
+        Raises:
+            BadInput: The split is negative.
+        """
         from sklearn.datasets import load_diabetes  # slow to import, and not needed to list this entry
 
         bunch = load_diabetes(scaled=False)

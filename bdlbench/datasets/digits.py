@@ -23,19 +23,23 @@ NEAR_FROM = 8  # digits_near holds back this class and those above it
 class Digits:
     """8×8 scans of the digits 0–9, scikit-learn's 1,797; far OOD: patches of photographs.
 
-    Split: stratified, 1,347 for training and 450 for testing, fixed by the split's number.
-    Preprocessing: grey/16, so that a pixel is 0 … 1; nothing is standardised. Input (1, 8, 8).
-    num_train: that many from the beginning of the split's own class-balanced order, so smaller sets lie in larger ones.
-    OOD: "photos", 1,000 of the 8,480 non-overlapping 8×8 patches of scikit-learn's two photographs (china.jpg,
-    flower.jpg), grey as the mean of the three channels over 255; the same patches for every split. They are JPEG
-    files, so another decoder may differ in the last bit: their checksum in the sources would show it.
+    Split: stratified, 1,347 for training and 450 for testing, fixed by the split's number. Preprocessing: grey/16, so
+    that a pixel is 0 … 1; nothing is standardised. Input (1, 8, 8). num_train: that many from the beginning of the
+    split's own class-balanced order, so larger sets contain smaller ones. OOD: "photos", 1,000 of the 8,480
+    non-overlapping 8×8 patches of scikit-learn's two photographs (china.jpg, flower.jpg), grey as the mean of the three
+    channels over 255; the same patches for every split. The photographs are JPEG files, so another decoder may differ
+    in the last bit: the checksum in the sources would show it.
     """
 
     num_train: int = option(0, "training examples, class-balanced as far as possible; 0 takes all 1,347", low=0)
     files: ClassVar[tuple[RemoteFile, ...]] = ()
 
     def load(self, split: int) -> Task:
-        """Split `split`, any number from 0. Raises BadInput where num_train is more than there are."""
+        """Load one split, any number from 0.
+
+        Raises:
+            BadInput: There are fewer training examples than num_train, or the split is negative.
+        """
         images, labels = _scans()
         train, test = stratified_split(labels, "digits", split)
         train = chosen(train, self.num_train, "digits")
@@ -46,16 +50,20 @@ class Digits:
 class DigitsNear:
     """8×8 scans of the digits 0–7; near OOD: the digits 8 and 9, far OOD: patches of photographs.
 
-    Split: that of `digits`, less the digits 8 and 9 in both parts. Preprocessing and num_train as there. 8 classes.
-    OOD: "near", all 354 eights and nines of the whole set (none is ever trained on, so both parts of the split serve;
-    the same for every split); "photos" as for `digits`.
+    Split: that of `digits`, without the digits 8 and 9 in both parts. Preprocessing and num_train as for `digits`. 8
+    classes. OOD: "near", all 354 eights and nines of the whole set, the same for every split: none is ever trained on,
+    so both parts of the split serve; "photos" as for `digits`.
     """
 
     num_train: int = option(0, "training examples, class-balanced as far as possible; 0 takes all", low=0)
     files: ClassVar[tuple[RemoteFile, ...]] = ()
 
     def load(self, split: int) -> Task:
-        """Split `split`, any number from 0. Raises BadInput where num_train is more than there are."""
+        """Load one split, any number from 0.
+
+        Raises:
+            BadInput: There are fewer training examples than num_train, or the split is negative.
+        """
         images, labels = _scans()
         train, test = (part[labels[part] < NEAR_FROM] for part in stratified_split(labels, "digits", split))
         train = chosen(train, self.num_train, "digits_near")
@@ -68,14 +76,18 @@ class BinaryDigits:
     """8×8 scans of the digits 0–9 as binary images, for models of their density; far OOD: patches of photographs.
 
     Split and OOD set as for `digits`. Training pixels are grey/16, of which a model draws a binary image each time it
-    sees them (dynamic binarisation); test and OOD images are one such draw, the same for every run. Labels are kept.
+    sees them (dynamic binarisation). Test and OOD images are one such draw, the same for every run. Labels are kept.
     """
 
     num_train: int = option(0, "training examples, class-balanced as far as possible; 0 takes all 1,347", low=0)
     files: ClassVar[tuple[RemoteFile, ...]] = ()
 
     def load(self, split: int) -> Task:
-        """Split `split`, any number from 0. Raises BadInput where num_train is more than there are."""
+        """Load one split, any number from 0.
+
+        Raises:
+            BadInput: There are fewer training examples than num_train, or the split is negative.
+        """
         task = Digits(self.num_train).load(split)
         return replace(
             task,
@@ -86,7 +98,7 @@ class BinaryDigits:
 
 
 def _scans() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Scans (1797, 8, 8), grey/16, and their digits (1797,)."""
+    """Return scans (1797, 8, 8), grey/16, and their digits (1797,)."""
     from sklearn.datasets import load_digits  # slow to import, and not needed to list this entry
 
     bunch = load_digits()
@@ -94,7 +106,7 @@ def _scans() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
 
 
 def _photos() -> Tensor:
-    """(1000, 1, 8, 8) grey patches of photographs, 0 … 1."""
+    """Return grey patches of photographs from 0 to 1, (1000, 1, 8, 8)."""
     from sklearn.datasets import load_sample_images
 
     photos = np.stack(load_sample_images().images)  # (2, H, W, 3) bytes

@@ -1,4 +1,4 @@
-"""Data drawn from a conjugate model itself: the exact posterior is then not only exact but right. No download."""
+"""Data drawn from a conjugate model itself, so that the exact posterior has the right assumptions too. No download."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NUM_TEST = 100
 class CoinFlips:
     """Flips of a coin (the lecture's example): 10 for training and 100 for testing, all drawn anew for each split.
 
-    Class 1 is heads. The input is the number one and tells nothing. No OOD set.
+    Class 1 is heads. The input is the number one and carries no information. No OOD set.
     """
 
     num_train: int = option(10, "flips to learn from", low=1)
@@ -31,7 +31,11 @@ class CoinFlips:
     files: ClassVar[tuple[RemoteFile, ...]] = ()
 
     def load(self, split: int) -> Task:
-        """Split `split`, any number from 0. Raises BadInput below that."""
+        """Draw one split, any number from 0.
+
+        Raises:
+            BadInput: The split is negative.
+        """
         memory.refuse(8 * (self.num_train + NUM_TEST), f"coin_flips: {self.num_train:,} flips")
         y = (_uniform(self.num_train + NUM_TEST, "coin_flips", checked(split)) < self.heads).astype(np.int64)
         x = torch.ones(len(y), 1)
@@ -43,8 +47,8 @@ class CoinFlips:
 class Linear:
     """Data of a linear model with Gaussian noise (the lecture's example): all drawn anew for each split.
 
-    y = w·x + b + noise, with w, b and the inputs standard normal, as is the noise times noise_sd; 100 for testing. As
-    `bayesian_linear_regression` assumes where its prior_sd is 1 and its noise_sd is this one. No OOD set, no scaling.
+    y = w·x + b + noise_sd · ε, with w, b, ε and the inputs standard normal; 100 examples for testing. This is what
+    `bayesian_linear_regression` assumes with prior_sd = 1 and the same noise_sd. No OOD set, no scaling.
     """
 
     num_train: int = option(10, "examples to learn from", low=1)
@@ -54,7 +58,11 @@ class Linear:
     files: ClassVar[tuple[RemoteFile, ...]] = ()
 
     def load(self, split: int) -> Task:
-        """Split `split`, any number from 0. Raises BadInput below that."""
+        """Draw one split, any number from 0.
+
+        Raises:
+            BadInput: The split is negative.
+        """
         rows = self.num_train + NUM_TEST
         what = f"linear: {self.num_train:,} examples of {self.features:,} features"
         memory.refuse(8 * (rows + 1) * (self.features + 1), what)
@@ -69,7 +77,7 @@ class Linear:
 
 
 def _uniform(count: int, *key: str | int) -> Reals:
-    """(count,) numbers strictly between 0 and 1, fixed by `key`."""
+    """Return (count,) numbers strictly between 0 and 1, fixed by `key`."""
     words = random_words(count, *key) >> np.uint64(11)
     return (words.astype(np.float64) + 0.5) / 2**53
 

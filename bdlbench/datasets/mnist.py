@@ -1,7 +1,7 @@
-"""MNIST and the two sets made in its likeness; each has the other two for out-of-distribution inputs.
+"""MNIST and two sets of the same format; each has the other two as out-of-distribution inputs.
 
-SHA-256 of the unpacked files were computed from downloads whose MD5 are torchvision's. That of KMNIST's training images
-is not known to us: there, the downloaded .gz is checked against a SHA-256 (TensorFlow Datasets lists the same) and
+The SHA-256 of the unpacked files were computed from downloads whose MD5 are torchvision's. That of KMNIST's training
+images is not known to us: its downloaded .gz is checked against a SHA-256 (TensorFlow Datasets lists the same), and
 `status` says that the unpacked file has none.
 """
 
@@ -37,7 +37,10 @@ _PARTS = {  # file name: (words, bytes)
 def _declared(
     folder: str, mirrors: tuple[str, ...], checksums: tuple[tuple[str | None, str, str | None], ...]
 ) -> tuple[RemoteFile, ...]:
-    """The four files of a set, in the order of _PARTS; checksums: SHA-256 unpacked, MD5 and SHA-256 of the .gz."""
+    """Return the four files of a set in the order of _PARTS.
+
+    Checksums: SHA-256 unpacked, MD5 and SHA-256 of the .gz.
+    """
     return tuple(
         RemoteFile(
             path=f"{folder}/raw/{part}",
@@ -91,9 +94,9 @@ _TEST_IMAGES = 2  # their place among the four
 class Mnist:
     """28×28 handwritten digits, MNIST: 60,000 and 10,000; far OOD: fashion and Japanese characters.
 
-    Split: the official test set is always the test set; the split's number only changes which training examples
-    num_train picks: the beginning of that split's class-balanced order, so smaller sets lie in larger ones.
-    Preprocessing: (pixel/255 − mean)/sd with the two numbers taken from the training images used. Input (1, 28, 28).
+    Split: the official test set is always the test set. The number of the split only changes which training examples
+    num_train picks: the beginning of that split's class-balanced order, so larger sets contain smaller ones.
+    Preprocessing: (pixel/255 − mean)/sd, with the two numbers taken from the training images used. Input (1, 28, 28).
     OOD: "fashion_mnist" and "kmnist", all 10,000 test images of each, under the same transform.
     """
 
@@ -101,7 +104,12 @@ class Mnist:
     files: ClassVar[tuple[RemoteFile, ...]] = (*_MNIST, _FASHION[_TEST_IMAGES], _KMNIST[_TEST_IMAGES])
 
     def load(self, split: int) -> Task:
-        """Raises DataUnavailable where a file, also of an OOD set, is not to be had; BadInput for too many examples."""
+        """Load one split.
+
+        Raises:
+            DataUnavailable: A file, also one of an OOD set, is absent and cannot be downloaded.
+            BadInput: There are fewer examples than asked for.
+        """
         return _task("mnist", self.files, ("fashion_mnist", "kmnist"), self.num_train, split)
 
 
@@ -117,7 +125,12 @@ class FashionMnist:
     files: ClassVar[tuple[RemoteFile, ...]] = (*_FASHION, _MNIST[_TEST_IMAGES], _KMNIST[_TEST_IMAGES])
 
     def load(self, split: int) -> Task:
-        """Raises DataUnavailable where a file, also of an OOD set, is not to be had; BadInput for too many examples."""
+        """Load one split.
+
+        Raises:
+            DataUnavailable: A file, also one of an OOD set, is absent and cannot be downloaded.
+            BadInput: There are fewer examples than asked for.
+        """
         return _task("fashion_mnist", self.files, ("mnist", "kmnist"), self.num_train, split)
 
 
@@ -133,7 +146,12 @@ class Kmnist:
     files: ClassVar[tuple[RemoteFile, ...]] = (*_KMNIST, _MNIST[_TEST_IMAGES], _FASHION[_TEST_IMAGES])
 
     def load(self, split: int) -> Task:
-        """Raises DataUnavailable where a file, also of an OOD set, is not to be had; BadInput for too many examples."""
+        """Load one split.
+
+        Raises:
+            DataUnavailable: A file, also one of an OOD set, is absent and cannot be downloaded.
+            BadInput: There are fewer examples than asked for.
+        """
         return _task("kmnist", self.files, ("mnist", "fashion_mnist"), self.num_train, split)
 
 
@@ -142,7 +160,7 @@ class BinaryMnist:
     """MNIST as binary images, for models of their density; far OOD: binary fashion and Japanese characters.
 
     Training pixels are pixel/255, of which a model draws a binary image each time it sees them (dynamic binarisation,
-    Burda et al. 2016); test and OOD images are one such draw, the same for every run. Split and num_train as for
+    Burda et al. 2016). Test and OOD images are one such draw, the same for every run. Split and num_train as for
     `mnist`; labels are kept. num_ood: images of each OOD set, from its beginning.
     """
 
@@ -151,7 +169,12 @@ class BinaryMnist:
     files: ClassVar[tuple[RemoteFile, ...]] = Mnist.files
 
     def load(self, split: int) -> Task:
-        """Raises DataUnavailable where a file, also of an OOD set, is not to be had; BadInput for too many examples."""
+        """Load one split.
+
+        Raises:
+            DataUnavailable: A file, also one of an OOD set, is absent and cannot be downloaded.
+            BadInput: There are fewer examples than asked for.
+        """
         return _binary(_pixels("mnist", self.files, ("fashion_mnist", "kmnist"), self.num_train, split), self.num_ood)
 
 
@@ -159,7 +182,7 @@ class BinaryMnist:
 class BinaryFashionMnist:
     """FashionMNIST as binary images, for models of their density; far OOD: binary digits and Japanese characters.
 
-    All else as for `binary_mnist`.
+    Everything else is as for `binary_mnist`.
     """
 
     num_train: int = option(0, "training examples, class-balanced as far as possible; 0 takes all 60,000", low=0)
@@ -167,7 +190,12 @@ class BinaryFashionMnist:
     files: ClassVar[tuple[RemoteFile, ...]] = FashionMnist.files
 
     def load(self, split: int) -> Task:
-        """Raises DataUnavailable where a file, also of an OOD set, is not to be had; BadInput for too many examples."""
+        """Load one split.
+
+        Raises:
+            DataUnavailable: A file, also one of an OOD set, is absent and cannot be downloaded.
+            BadInput: There are fewer examples than asked for.
+        """
         return _binary(_pixels("fashion_mnist", self.files, ("mnist", "kmnist"), self.num_train, split), self.num_ood)
 
 
@@ -175,8 +203,8 @@ class BinaryFashionMnist:
 class GreyMnist:
     """MNIST as grey images of 256 levels, for models of their density; far OOD: fashion and Japanese characters.
 
-    Pixels are level/255 and stay what they are; a likelihood must put its mass on the 256 levels. All else as for
-    `binary_mnist`.
+    Pixels are level/255 and stay as they are; a likelihood must put its mass on the 256 levels. Everything else is as
+    for `binary_mnist`.
     """
 
     num_train: int = option(0, "training examples, class-balanced as far as possible; 0 takes all 60,000", low=0)
@@ -184,7 +212,12 @@ class GreyMnist:
     files: ClassVar[tuple[RemoteFile, ...]] = Mnist.files
 
     def load(self, split: int) -> Task:
-        """Raises DataUnavailable where a file, also of an OOD set, is not to be had; BadInput for too many examples."""
+        """Load one split.
+
+        Raises:
+            DataUnavailable: A file, also one of an OOD set, is absent and cannot be downloaded.
+            BadInput: There are fewer examples than asked for.
+        """
         return _grey(_pixels("mnist", self.files, ("fashion_mnist", "kmnist"), self.num_train, split), self.num_ood)
 
 
@@ -192,7 +225,7 @@ class GreyMnist:
 class GreyFashionMnist:
     """FashionMNIST as grey images of 256 levels, for models of their density; far OOD: digits, Japanese characters.
 
-    All else as for `grey_mnist`.
+    Everything else is as for `grey_mnist`.
     """
 
     num_train: int = option(0, "training examples, class-balanced as far as possible; 0 takes all 60,000", low=0)
@@ -200,7 +233,12 @@ class GreyFashionMnist:
     files: ClassVar[tuple[RemoteFile, ...]] = FashionMnist.files
 
     def load(self, split: int) -> Task:
-        """Raises DataUnavailable where a file, also of an OOD set, is not to be had; BadInput for too many examples."""
+        """Load one split.
+
+        Raises:
+            DataUnavailable: A file, also one of an OOD set, is absent and cannot be downloaded.
+            BadInput: There are fewer examples than asked for.
+        """
         return _grey(_pixels("fashion_mnist", self.files, ("mnist", "kmnist"), self.num_train, split), self.num_ood)
 
 
@@ -208,22 +246,27 @@ class GreyFashionMnist:
 class SemiMnist:
     """MNIST of which few training images keep their label, for semi-supervised models; the others have label −1.
 
-    Split: which images keep it: those that `num_train=<num_labelled>` picks of `mnist`, so classes are balanced, and
-    smaller sets lie in larger ones. The next num_unlabelled of the same class-balanced order come without a label. The
-    test set is always the official one. Preprocessing: pixel/255, averaged over squares of pool × pool pixels, so that
-    the input is (1, 28/pool, 28/pool). No out-of-distribution set.
-    copies: how often each labelled image stands in the training set, which is the weight of its term in the objective
-    and its share of every epoch.
+    Split: it decides which images keep their label, namely those that `num_train=<num_labelled>` picks of `mnist`, so
+    classes are balanced and larger sets contain smaller ones. The next num_unlabelled images of the same class-balanced
+    order come without a label. The test set is always the official one. Preprocessing: pixel/255, averaged over squares
+    of pool × pool pixels, so that the input is (1, 28/pool, 28/pool). No out-of-distribution set. copies: how often
+    each labelled image occurs in the training set, which is the weight of its term in the objective and its share of
+    every epoch.
     """
 
     num_labelled: int = option(100, "training images with a label, class-balanced as far as possible", low=1)
-    num_unlabelled: int = option(10_000, "training images without", low=1)
-    copies: int = option(10, "times that each labelled image stands in the training set", low=1)
+    num_unlabelled: int = option(10_000, "training images without a label", low=1)
+    copies: int = option(10, "how often each labelled image occurs in the training set", low=1)
     pool: int = option(1, "side of the squares of pixels that are averaged: 1, 2 or 4", low=1, high=4)
     files: ClassVar[tuple[RemoteFile, ...]] = _MNIST
 
     def load(self, split: int) -> Task:
-        """Raises DataUnavailable where a file is not to be had; BadInput for more images than there are."""
+        """Load one split.
+
+        Raises:
+            DataUnavailable: A file is absent and cannot be downloaded.
+            BadInput: There are fewer images than asked for.
+        """
         task = _ordered_mnist(self.files, self.num_labelled + self.num_unlabelled, self.pool, split)
         x, y = task.train.x, task.train.y
         memory.refuse(4 * self.num_labelled * self.copies * x[0].numel(), f"semi_mnist: {self.copies:,} copies")
@@ -241,7 +284,7 @@ class SemiMnist:
 class LabelledMnist:
     """The labelled images of `semi_mnist` alone: the same draws, pixels and test set, each image once.
 
-    Split and preprocessing as there.
+    Split and preprocessing are those of `semi_mnist`.
     """
 
     num_labelled: int = option(100, "training images, class-balanced as far as possible", low=1)
@@ -249,12 +292,17 @@ class LabelledMnist:
     files: ClassVar[tuple[RemoteFile, ...]] = _MNIST
 
     def load(self, split: int) -> Task:
-        """Raises DataUnavailable where a file is not to be had; BadInput for more images than there are."""
+        """Load one split.
+
+        Raises:
+            DataUnavailable: A file is absent and cannot be downloaded.
+            BadInput: There are fewer images than asked for.
+        """
         return _ordered_mnist(self.files, self.num_labelled, self.pool, split)
 
 
 def _task(name: str, files: tuple[RemoteFile, ...], ood_names: tuple[str, ...], num_train: int, split: int) -> Task:
-    """The task of a set whose `files` are its own four, then the test images of each OOD set, standardised."""
+    """Return the standardised task of a set; `files` are its own four, then the test images of each OOD set."""
     task = _pixels(name, files, ood_names, num_train, split)
     mean, sd = pixel_statistics(task.train.x.numpy())
 
@@ -272,7 +320,7 @@ def _task(name: str, files: tuple[RemoteFile, ...], ood_names: tuple[str, ...], 
 
 
 def _pixels(name: str, files: tuple[RemoteFile, ...], ood_names: tuple[str, ...], num_train: int, split: int) -> Task:
-    """The same task with images as bytes."""
+    """Return the same task with images as bytes."""
     train_x, train_y, test_x, test_y, *ood = fetch(files, name)
     labels = read_idx(train_y)
     picked = chosen_of_official(labels, num_train, name, split)
@@ -286,9 +334,10 @@ def _pixels(name: str, files: tuple[RemoteFile, ...], ood_names: tuple[str, ...]
 
 
 def _ordered_mnist(files: tuple[RemoteFile, ...], num_train: int, pool: int, split: int) -> Task:
-    """The first images of the split's class-balanced order with their labels, pixels 0 … 1, no OOD set.
+    """Return the first images of the split's class-balanced order with their labels, pixels 0 … 1, no OOD set.
 
-    Raises BadInput for squares that do not fill an image.
+    Raises:
+        BadInput: The squares do not fill an image.
     """
     if 28 % pool:
         raise BadInput(f"pool={pool} does not divide 28 pixels: take 1, 2 or 4")
@@ -300,7 +349,7 @@ def _ordered_mnist(files: tuple[RemoteFile, ...], num_train: int, pool: int, spl
 
 
 def _grey(task: Task, num_ood: int) -> Task:
-    """Pixels as level/255, 0 … 1."""
+    """Return the task with pixels as level/255, from 0 to 1."""
     return replace(
         task,
         signature=replace(task.signature, likelihood="discretised"),
@@ -311,7 +360,7 @@ def _grey(task: Task, num_ood: int) -> Task:
 
 
 def _binary(task: Task, num_ood: int) -> Task:
-    """The same, to be drawn from; test and OOD images are drawn once for all."""
+    """Return the task with pixels to be drawn from; test and OOD images are drawn once for all."""
     task = _grey(task, num_ood)
     return replace(
         task,
@@ -322,7 +371,7 @@ def _binary(task: Task, num_ood: int) -> Task:
 
 
 def _images(path: Path) -> Tensor:
-    """(N, 1, 28, 28) bytes."""
+    """Read images as bytes, (N, 1, 28, 28)."""
     return torch.from_numpy(read_idx(path, (28, 28))[:, None].copy())
 
 

@@ -24,7 +24,11 @@ class BreastCancer:
     files: ClassVar[tuple[RemoteFile, ...]] = ()
 
     def load(self, split: int) -> Task:
-        """Split `split`, any number from 0. Raises BadInput below that."""
+        """Load one split, any number from 0.
+
+        Raises:
+            BadInput: The split is negative.
+        """
         from sklearn.datasets import load_breast_cancer  # slow to import, and not needed to list this entry
 
         return _task(load_breast_cancer(), "breast_cancer", split, classes=2)
@@ -42,7 +46,11 @@ class Wine:
     files: ClassVar[tuple[RemoteFile, ...]] = ()
 
     def load(self, split: int) -> Task:
-        """Split `split`, any number from 0. Raises BadInput below that."""
+        """Load one split, any number from 0.
+
+        Raises:
+            BadInput: The split is negative.
+        """
         from sklearn.datasets import load_wine  # slow to import, and not needed to list this entry
 
         return _task(load_wine(), "wine", split, classes=3)

@@ -1,4 +1,4 @@
-"""The lecture's Bayesian linear regression: Gaussian prior, Gaussian noise, everything in closed form."""
+"""Bayesian linear regression of the lecture: Gaussian prior, Gaussian noise, everything in closed form."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from bdlbench.stats.rows import each_finite_row
 class BayesianLinearRegression:
     """Bayesian linear regression: y ~ N(w·x + b, noise_sd²), each of w and b ~ N(0, prior_sd²) (the lecture's example).
 
-    The posterior is N(μ, Λ⁻¹) with Λ = XᵀX / noise_sd² + I / prior_sd², X with a column of ones for b; the predictive
-    is N(μ·x, xᵀΛ⁻¹x + noise_sd²). Bishop 2006, §3.3.
+    The posterior is N(μ, Λ⁻¹) with Λ = XᵀX / noise_sd² + I / prior_sd², where X has a column of ones for b; the
+    predictive is N(μ·x, xᵀΛ⁻¹x + noise_sd²). Bishop 2006, §3.3.
     """
 
     signature: Signature
@@ -35,24 +35,24 @@ class BayesianLinearRegression:
     noise_sd: PerRow = option(1.0, "standard deviation of the noise, on the model's scale", low=0, open_ends=True)
 
     def unsupported(self) -> str | None:
-        """The target is one number."""
+        """Refuse all targets but one number."""
         fits = self.signature.likelihood == "gaussian" and self.signature.outputs == 1
         return None if fits else "linear regression fits one number with Gaussian noise"
 
     def leaves(self) -> dict[str, Leaf]:
-        """fc1.weight, fc1.bias."""
+        """Return fc1.weight and fc1.bias."""
         return dense_leaves("fc1", prod(self.signature.input_shape), 1, first=True)
 
     def __call__(self, layer: Layer, x: Tensor, rng: Streams) -> Output:
-        """x: ([M,] R, B, *input_shape)."""
+        """Compute the output of x ([M,] R, B, *input_shape)."""
         return output(self.signature, affine(layer, "fc1", flatten(x, len(self.signature.input_shape))), self.noise_sd)
 
     def prior(self, layout: Layout, like: Tensor) -> GaussianPrior:
-        """N(0, prior_sd²) on every weight and on the bias."""
+        """Return N(0, prior_sd²) on every weight and on the bias."""
         return gaussian_prior(layout, self.prior_sd, "none", like)
 
     def exact(self, data: Data) -> GaussianPosterior:
-        """N(μ, Λ⁻¹), in float64, one row after another: a row's bits do not depend on the others."""
+        """Return N(μ, Λ⁻¹) in float64, one row after another, so that a row's bits do not depend on the others."""
         noise_sds, prior_sds = (_numbers(value, data.rows) for value in (self.noise_sd, self.prior_sd))
         rows = [
             _row(_with_ones(x), y.double().clone(), noise_sd, prior_sd)
@@ -65,9 +65,16 @@ class BayesianLinearRegression:
 
 @dataclass(frozen=True)
 class GaussianPosterior:
-    """N(mean, covariance) of the weights and then the bias: (R, P), (R, P, P), float64; `dtype` is that of the state.
+    """N(mean, covariance) of the weights followed by the bias.
 
-    bound: (R,) the ELBO in nats, computed as such (here it is the evidence); log_evidence, noise_sd: (R,).
+    Attributes:
+        mean: (R, P) float64.
+        covariance: (R, P, P) float64.
+        bound: The ELBO in nats, (R,), computed as such; here it equals the evidence.
+        log_evidence: (R,) nats.
+        noise_sd: (R,).
+        dtype: The type of the state.
+        facts: None.
     """
 
     mean: Tensor
@@ -86,19 +93,19 @@ class GaussianPosterior:
         return {name: value.to(self.dtype) for name, value in named.items()}
 
     def moments(self) -> Moments:
-        """All there is to know."""
+        """Return mean and covariance: they are the whole posterior."""
         return Moments(self.mean, self.covariance, gaussian=True)
 
     def kl(self, other: Moments) -> Tensor:
-        """KL(the Gaussian `other` ‖ this), (R,) nats."""
+        """Return KL(the Gaussian `other` ‖ this posterior) in nats, (R,)."""
         return each_finite_row(gaussian.gaussian_kl, other.mean, other.covariance, self.mean, self.covariance)
 
     def measured(self, x: Tensor, rng: Streams) -> Mapping[str, Tensor]:
-        """Nothing: no clock is asked."""
+        """Return {}: nothing is timed."""
         return {}
 
     def predict(self, x: Tensor, samples: int, rng: Streams, joint: bool = False) -> GaussianMixture:
-        """In closed form, whatever `samples` and `joint`: N(μ·x, xᵀΛ⁻¹x + noise_sd²)."""
+        """Predict N(μ·x, xᵀΛ⁻¹x + noise_sd²) in closed form, whatever `samples` and `joint` say."""
         rows = [
             (design @ mean, ((design @ covariance) * design).sum(-1) + noise_sd**2)
             for design, mean, covariance, noise_sd in zip(
@@ -113,7 +120,7 @@ class GaussianPosterior:
 
 
 def _row(x: Tensor, y: Tensor, noise_sd: float, prior_sd: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Mean, covariance, ELBO and evidence of one row: x (N, P), y (N,)."""
+    """Return mean, covariance, ELBO and evidence of one row: x (N, P), y (N,)."""
     mean, covariance = gaussian.linear_posterior(x, y, noise_sd, prior_sd)
     expected = gaussian.linear_expected_log_likelihood(x, y, noise_sd, mean, covariance)
     prior = prior_sd**2 * torch.eye(len(mean), dtype=x.dtype, device=x.device)
@@ -122,13 +129,13 @@ def _row(x: Tensor, y: Tensor, noise_sd: float, prior_sd: float) -> tuple[Tensor
 
 
 def _with_ones(x: Tensor) -> Tensor:
-    """(N, *input_shape) as a float64 design matrix (N, P) with a last column of ones."""
+    """Return inputs (N, *input_shape) as a float64 design matrix (N, P) whose last column is ones."""
     features = x.double().flatten(1)
     return torch.cat([features, features.new_ones(len(x), 1)], 1)
 
 
 def _numbers(value: PerRow, rows: int) -> list[float]:
-    """One number for each row."""
+    """List one number for each row."""
     numbers: list[float] = torch.as_tensor(value, dtype=torch.float64).expand(rows).tolist()
     return numbers
 

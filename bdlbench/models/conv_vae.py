@@ -33,9 +33,9 @@ HALVE, SAME = Conv2d(stride=2, padding=1), Conv2d(padding=1)
 class ConvVAE:
     """Variational autoencoder with convolutions, for images whose sides can be halved, such as 8×8 or 28×28.
 
-    As `vae`, whose objectives and likelihoods it shares. Encoder: 4×4 convolutions, each of which halves the image,
-    then a dense layer. Decoder: the same backwards, where nearest-neighbour upsampling and a 3×3 convolution double the
-    image without a checkerboard (Odena et al. 2016).
+    It shares the objectives and likelihoods of `vae`. Encoder: 4×4 convolutions that each halve the image, then a dense
+    layer. Decoder: the same backwards; nearest-neighbour upsampling and a 3×3 convolution double the image without a
+    checkerboard (Odena et al. 2016).
     """
 
     signature: Signature
@@ -48,14 +48,14 @@ class ConvVAE:
     regret_steps: int = effort_option("regret_steps")
 
     def unsupported(self) -> str | None:
-        """Why the signature cannot be fitted, or None."""
+        """Say why the signature cannot be fitted; None where it can."""
         shape, unit = self.signature.input_shape, 2 ** len(self.channels)
         if len(shape) != 3 or any(side % unit for side in shape[1:]):
             return f"its {len(self.channels)} halvings need images whose sides are multiples of {unit}, not {shape}"
         return unsupported(self.signature)
 
     def leaves(self) -> dict[str, Leaf]:
-        """encoder<i>, encoder, latent, decoder, smallest, decoder<i>, pixels."""
+        """Return encoder<i>, encoder, latent, decoder, smallest, decoder<i> and pixels."""
         depth, flat = self.signature.input_shape[0], prod(self._smallest)
         leaves: dict[str, Leaf] = {}
         for i, (inputs, outputs) in enumerate(pairwise([depth, *self.channels]), start=1):
@@ -69,7 +69,7 @@ class ConvVAE:
         )
 
     def __call__(self, layer: Layer, x: Tensor, rng: Streams) -> LatentOutput:
-        """x: ([M,] R, B, C, H, W), 0 … 1."""
+        """Compute the output of x ([M,] R, B, C, H, W), from 0 to 1."""
         pixels = observed(self.signature, x, rng)
         x = pixels.unflatten(-1, self.signature.input_shape)
         for i in range(1, len(self.channels) + 1):
@@ -79,7 +79,7 @@ class ConvVAE:
         return latent_output(self.signature, pixels, q, lambda z: self.decode(layer, z), rng, effort)
 
     def decode(self, layer: Layer, z: Tensor) -> Tensor:
-        """What the likelihood takes of z ([M,] R, B, Z): ([M,] R, B, D · per_pixel)."""
+        """Return the raw input of the likelihood, ([M,] R, B, D · per_pixel), for z ([M,] R, B, Z)."""
         x = relu(affine(layer, "smallest", relu(affine(layer, "decoder", z)))).unflatten(-1, self._smallest)
         for i in range(1, len(self.channels)):
             x = relu(convolution(layer, f"decoder{i}", SAME, upsampled(x)))

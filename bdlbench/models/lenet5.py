@@ -30,7 +30,7 @@ class LeNet5:
     hidden: int = option(500, "units of the dense layer", low=1)
 
     def unsupported(self) -> str | None:
-        """Why the signature cannot be fitted, or None."""
+        """Say why the signature cannot be fitted; None where it can."""
         if len(self.channels) != 2:
             return "it has two convolutions: give two channel numbers, as channels=20-50"
         if len(self.signature.input_shape) != 3 or min(self.signature.input_shape[1:]) < 16:
@@ -38,7 +38,7 @@ class LeNet5:
         return unsupported(self.signature)
 
     def leaves(self) -> dict[str, Leaf]:
-        """conv1, conv2, fc1, fc2, each weight and bias."""
+        """Return weight and bias of conv1, conv2, fc1 and fc2."""
         depth, height, width = self.signature.input_shape
         first, second = self.channels
         flat = second * _pooled_twice(height) * _pooled_twice(width)
@@ -50,7 +50,7 @@ class LeNet5:
         }
 
     def __call__(self, layer: Layer, x: Tensor, rng: Streams) -> Output:
-        """x: ([M,] R, B, C, H, W)."""
+        """Compute the output of x ([M,] R, B, C, H, W)."""
         x = max_pool(convolution(layer, "conv1", CONV, x), 2)
         x = max_pool(convolution(layer, "conv2", CONV, x), 2)
         x = relu(affine(layer, "fc1", flatten(x, 3)))
@@ -58,7 +58,7 @@ class LeNet5:
 
 
 def _pooled_twice(size: int) -> int:
-    """A side after each 5×5 convolution and 2×2 pooling."""
+    """Return a side's length after two 5×5 convolutions, each with 2×2 pooling."""
     return ((size - 4) // 2 - 4) // 2
 
 

@@ -26,18 +26,18 @@ from bdlbench.training.terms import term
 
 @dataclass(frozen=True)
 class M2Output:
-    """Logits ([M,] R, B, C) of q(y | x), and `joint()`: −L(x, c) of each class, in nats, of the same shape."""
+    """Logits ([M,] R, B, C) of q(y | x), and `joint()`: −L(x, c) of each class in nats, of the same shape."""
 
     logits: Tensor
     joint: Callable[[], Tensor]
     alpha: PerRow
 
     def elbo(self, y: Tensor) -> Tensor:
-        """−L(x, y) + alpha · log q(y | x) in nats, ([M,] R, B); −U(x) where y (R, B) is −1."""
+        """Return −L(x, y) + alpha · log q(y | x) in nats, ([M,] R, B); −U(x) where y (R, B) is −1."""
         return partly_labelled_bound(self.joint(), self.logits, y, self.alpha)
 
     def accumulator(self, samples: int) -> Accumulator:
-        """Averages the probabilities of q(y | x)."""
+        """Return an accumulator that averages the probabilities of q(y | x)."""
         return CategoricalSum(samples)
 
 
@@ -45,18 +45,19 @@ class M2Output:
 class M2:
     """Semi-supervised classifier that also models the image given its class and a latent; −1 is an absent label.
 
-    p(y) uniform, z ~ N(0, I), x ~ Bernoulli(decoder(z, y)); the classifier q(y | x), and q(z | x, y) = N(mean, sd²).
-    Kingma, Mohamed, Rezende & Welling 2014, model M2. Over the N entries of the training set it maximises
+    p(y) is uniform, z ~ N(0, I), x ~ Bernoulli(decoder(z, y)); the classifier is q(y | x), and q(z | x, y) = N(mean,
+    sd²). Kingma, Mohamed, Rezende & Welling 2014, model M2. Over the N entries of the training set it maximises
 
         (1/N) [Σ_labelled (−L(x, y) + alpha · log q(y | x)) + Σ_unlabelled −U(x)],
 
-    the sum over classes in U exact. An example that stands in the training set several times counts as often: with
-    `copies` of each of n labelled examples, the paper's α = β N (eq. 9, β = 0.1) is alpha = β N / (n · copies).
+    where the sum over classes in U is exact. An example that occurs several times in the training set counts as often.
+    With `copies` of each of n labelled examples, the paper's α = β N (eq. 9, β = 0.1) is alpha = β N / (n · copies).
 
-    The classifier is `mlp` with the same widths. Pixels are 0 … 1 (what lies outside counts as 0 or 1), the chance of a
-    binary pixel to be on; networks read them as they are, and −L is its mean over binary draws of x, which is exact
-    since log p(x | z, y) is linear in x. One draw of z serves all classes. ReLU in place of the paper's softplus. A
-    class enters a layer as an offset of its own, which is what a product with its one-hot vector is; it starts at zero.
+    The classifier is `mlp` with the same widths. A pixel from 0 to 1 (values outside count as 0 or 1) is the
+    probability that a binary pixel is on. Networks read pixels as they are. −L is its mean over binary draws of x,
+    which is exact since log p(x | z, y) is linear in x. One draw of z serves all classes. ReLU replaces the paper's
+    softplus. A class enters a layer as an offset of its own, which equals a product with its one-hot vector; the offset
+    starts at zero.
     """
 
     signature: Signature
@@ -68,12 +69,15 @@ class M2:
     alpha: PerRow = option(1.0, "weight of log q(y | x) of each labelled entry", low=0)
 
     def unsupported(self) -> str | None:
-        """Why the signature cannot be fitted, or None."""
+        """Say why the signature cannot be fitted; None where it can."""
         known = ("categorical", "semi_categorical")
         return None if self.signature.likelihood in known else f"it has no {self.signature.likelihood} likelihood"
 
     def leaves(self) -> dict[str, Leaf]:
-        """classifier<i>, classes; encoder<i>, latent; decoder<i>, pixels; encoder1 and decoder1 with offsets (C, H)."""
+        """Return classifier<i>, classes; encoder<i>, latent; decoder<i>, pixels.
+
+        Encoder1 and decoder1 have offsets (C, H).
+        """
         pixels, classes = prod(self.signature.input_shape), self.signature.outputs
         leaves = _stack("classifier", [pixels, *self.widths], reads_data=True)
         leaves |= dense_leaves("classes", self.widths[-1], classes)
@@ -83,7 +87,7 @@ class M2:
         return leaves | dense_leaves("pixels", self.latent_widths[0], pixels)
 
     def __call__(self, layer: Layer, x: Tensor, rng: Streams) -> M2Output:
-        """x: ([M,] R, B, *input_shape)."""
+        """Compute the output of x ([M,] R, B, *input_shape)."""
         x = flatten(x, len(self.signature.input_shape))  # (R, B, D)
         hidden = x
         for i in range(1, len(self.widths) + 1):
@@ -91,7 +95,7 @@ class M2:
         return M2Output(affine(layer, "classes", hidden), lambda: self.joint(layer, x, rng), self.alpha)
 
     def joint(self, layer: Layer, x: Tensor, rng: Streams) -> Tensor:
-        """−L(x, c) = log p(x | z, c) + log p(c) − KL(q(z | x, c) ‖ p(z)) in nats, by one z: ([M,] R, B, C)."""
+        """Return −L(x, c) = log p(x | z, c) + log p(c) − KL(q(z | x, c) ‖ p(z)) in nats, by one z: ([M,] R, B, C)."""
         mean, log_sd = self.encode(layer, x).chunk(2, dim=-1)  # (R, C, B, Z)
         noise = rng.normal((x.shape[-2], self.latent), mean).unsqueeze(-3)
         logits = self.decode(layer, mean + log_sd.exp() * noise)  # (R, C, B, D)
@@ -101,7 +105,7 @@ class M2:
         return bound.mT.contiguous()
 
     def encode(self, layer: Layer, x: Tensor) -> Tensor:
-        """Means and log standard deviations of q(z | x, c) for each class: x ([M,] R, B, D) -> ([M,] R, C, B, 2Z)."""
+        """Return means and log standard deviations of q(z | x, c): x ([M,] R, B, D) -> ([M,] R, C, B, 2Z)."""
         shared = layer("encoder1.weight", dense, x)  # one product for all classes
         offsets = layer.leaf("encoder1.offsets").unsqueeze(-2).unbind(-3)  # C of (R, 1, H)
         # A stack of sums: the gradient of a broadcast over classes would be a sum whose bits depend on the row's place.
@@ -109,12 +113,15 @@ class M2:
         return self._behind(layer, "encoder", "latent", hidden)
 
     def decode(self, layer: Layer, z: Tensor) -> Tensor:
-        """Pixel logits of z ([M,] R, C, B, Z), one block for each class: ([M,] R, C, B, D)."""
+        """Return pixel logits of z ([M,] R, C, B, Z), one block for each class: ([M,] R, C, B, D)."""
         hidden = layer("decoder1.weight", dense, z.flatten(-3, -2)).unflatten(-2, z.shape[-3:-1])
         return self._behind(layer, "decoder", "pixels", hidden + layer.leaf("decoder1.offsets").unsqueeze(-2))
 
     def _behind(self, layer: Layer, name: str, last: str, hidden: Tensor) -> Tensor:
-        """The layers after the first, all classes in one batch: (…, C, B, H) before its ReLU -> (…, C, B, outputs)."""
+        """Apply the layers after the first to all classes at once.
+
+        (…, C, B, H) before its ReLU -> (…, C, B, outputs).
+        """
         folded = relu(hidden).flatten(-3, -2)
         for i in range(2, len(self.latent_widths) + 1):
             folded = relu(affine(layer, f"{name}{i}", folded))

@@ -31,11 +31,11 @@ class MLP:
     )
 
     def unsupported(self) -> str | None:
-        """Why the signature cannot be fitted, or None."""
+        """Say why the signature cannot be fitted; None where it can."""
         return unsupported(self.signature)
 
     def leaves(self) -> dict[str, Leaf]:
-        """fc1.weight, fc1.bias, …"""
+        """Return fc1.weight, fc1.bias, …"""
         sizes = [prod(self.signature.input_shape), *self.widths, self.signature.outputs]
         leaves: dict[str, Leaf] = {}
         for i, (inputs, outputs) in enumerate(pairwise(sizes), start=1):
@@ -43,7 +43,7 @@ class MLP:
         return leaves
 
     def __call__(self, layer: Layer, x: Tensor, rng: Streams) -> Output:
-        """x: ([M,] R, B, *input_shape)."""
+        """Compute the output of x ([M,] R, B, *input_shape)."""
         x = flatten(x, len(self.signature.input_shape))  # (R, B, D)
         for i in range(1, len(self.widths) + 1):
             x = relu(affine(layer, f"fc{i}", x))
@@ -63,15 +63,15 @@ class Logistic:
     )
 
     def unsupported(self) -> str | None:
-        """Why the signature cannot be fitted, or None."""
+        """Say why the signature cannot be fitted; None where it can."""
         return unsupported(self.signature)
 
     def leaves(self) -> dict[str, Leaf]:
-        """fc1.weight, fc1.bias."""
+        """Return fc1.weight and fc1.bias."""
         return dense_leaves("fc1", prod(self.signature.input_shape), self.signature.outputs, first=True)
 
     def __call__(self, layer: Layer, x: Tensor, rng: Streams) -> Output:
-        """x: ([M,] R, B, *input_shape)."""
+        """Compute the output of x ([M,] R, B, *input_shape)."""
         x = flatten(x, len(self.signature.input_shape))
         return output(self.signature, affine(layer, "fc1", x), self.noise_sd)
 

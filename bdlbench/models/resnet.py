@@ -42,7 +42,7 @@ class ResNet:
     groups: int = option(4, "groups of the normalisation; divides every channel number", low=1)
 
     def unsupported(self) -> str | None:
-        """Why the signature cannot be fitted, or None."""
+        """Say why the signature cannot be fitted; None where it can."""
         if len(self.signature.input_shape) != 3:
             return f"it needs images, not inputs of shape {self.signature.input_shape}"
         if any(width % self.groups for width in self.channels):
@@ -50,7 +50,7 @@ class ResNet:
         return unsupported(self.signature)
 
     def leaves(self) -> dict[str, Leaf]:
-        """stem, stage<s>.block<b>.{norm1,conv1,norm2,conv2[,shortcut]}, norm, head."""
+        """Return stem, stage<s>.block<b>.{norm1,conv1,norm2,conv2[,shortcut]}, norm and head."""
         memory.refuse(len(self.channels) * self.blocks << 10, f"resnet: {self.blocks:,} blocks")
         leaves = conv_leaves("stem", self.signature.input_shape[0], self.channels[0], 3, first=True)
         for name, inputs, outputs, halve in self._blocks():
@@ -65,7 +65,7 @@ class ResNet:
         }
 
     def __call__(self, layer: Layer, x: Tensor, rng: Streams) -> Output:
-        """x: ([M,] R, B, C, H, W)."""
+        """Compute the output of x ([M,] R, B, C, H, W)."""
         x = convolution(layer, "stem", SAME, x)
         for name, _, _, halve in self._blocks():
             x = self._block(layer, name, x, halve)
@@ -80,7 +80,7 @@ class ResNet:
         return skip + convolution(layer, f"{name}.conv2", SAME, h)
 
     def _blocks(self) -> Iterator[tuple[str, int, int, bool]]:
-        """(name, channels in, channels out, whether it halves the image) of each block."""
+        """Yield (name, channels in, channels out, whether it halves the image) of each block."""
         inputs = self.channels[0]
         for stage, outputs in enumerate(self.channels, start=1):
             for block in range(1, self.blocks + 1):

@@ -1,4 +1,4 @@
-"""A residual network that decides for each image after how many layers to stop, and its twin that never does."""
+"""A residual network that decides for each image after how many layers to stop, and its twin that never stops early."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ SAME = Conv2d(padding=1)
 BATCHES = {1: 64, 256: 2}
 """Batch sizes that are timed, and how many batches of each."""
 REPEATS = 5
-"""Times that the batches of one size are run, in turn with the full network; the median counts."""
+"""How often the batches of one size are run, in turn with the full network; the median counts."""
 
 
 class Stream(NamedTuple):
-    """What a layer hands on: the sum x, and a = relu(norm(x)), which the next layer and the head both read."""
+    """The sum x that a layer passes on, and a = relu(norm(x)), which the next layer and the head both read."""
 
     x: Tensor
     a: Tensor
@@ -41,11 +41,11 @@ class Stream(NamedTuple):
 
 @dataclass(frozen=True)
 class Network:
-    """Layers of one shape behind a strided stem, and one head for every depth.
+    """Layers of one shape after a strided stem, with one head for every depth.
 
-    H_l(x) = x + conv_l(relu(norm_{l−1}(x))); the head reads the cells × cells means of relu(norm_l(x)) through one
-    hidden layer, so asking for an exit costs two small dense maps. Group normalisation: nothing mixes examples; its
-    offset serves as the bias of the convolution before it.
+    H_l(x) = x + conv_l(relu(norm_{l−1}(x))). The head reads the cells × cells means of relu(norm_l(x)) through one
+    hidden layer, so an exit costs two small dense maps. Group normalisation mixes no examples; its offset serves as the
+    bias of the convolution before it.
     """
 
     signature: Signature
@@ -58,7 +58,7 @@ class Network:
     hidden: int
 
     def unsupported(self) -> str | None:
-        """Why the signature cannot be fitted, or None."""
+        """Say why the signature cannot be fitted; None where it can."""
         if len(self.signature.input_shape) != 3:
             return f"it needs images, not inputs of shape {self.signature.input_shape}"
         if self.signature.likelihood != "categorical":
@@ -68,7 +68,7 @@ class Network:
         return None if self.kernel % 2 else f"its kernel={self.kernel} is even: give an odd number"
 
     def leaves(self) -> dict[str, Leaf]:
-        """stem, stem.norm, layer<l>, layer<l>.norm, hidden, head."""
+        """Return stem, stem.norm, layer<l>, layer<l>.norm, hidden and head."""
         memory.refuse(self.blocks << 10, f"{self.blocks:,} layers")
         leaves = conv_leaves("stem", self.signature.input_shape[0], self.channels, self.kernel, first=True)
         leaves |= norm_leaves("stem.norm", self.channels)
@@ -79,33 +79,36 @@ class Network:
         return leaves | dense_leaves("head", self.hidden, self.signature.outputs)
 
     def layers(self) -> list[str]:
-        """Names of the layers, in order."""
+        """List the names of the layers, in order."""
         return [f"layer{i}" for i in range(1, self.blocks + 1)]
 
     def enter(self, layer: Layer, image: Tensor) -> Stream:
-        """The stem: image ([M,] R, B, C, H, W)."""
+        """Apply the stem to images ([M,] R, B, C, H, W)."""
         stem = Conv2d(self.stride, self.kernel // 2)
         return self._stream(layer, "stem", convolution(layer, "stem", stem, image))
 
     def advance(self, layer: Layer, name: str, stream: Stream) -> Stream:
-        """One layer further."""
+        """Apply one more layer."""
         return self._stream(layer, name, stream.x + layer(f"{name}.weight", SAME, stream.a))
 
     def head(self, layer: Layer, stream: Stream) -> Tensor:
-        """What the head says at this depth: ([M,] R, B, C)."""
+        """Return the class logits at this depth, ([M,] R, B, C)."""
         a = stream.a
         means = adaptive_avg_pool2d(a.reshape(-1, *a.shape[-3:]), self.cells)
         return affine(layer, "head", relu(affine(layer, "hidden", means.reshape(*a.shape[:-3], -1))))
 
     def full(self, layer: Layer, image: Tensor) -> Tensor:
-        """What the head says after all layers."""
+        """Return the class logits after all layers."""
         stream = self.enter(layer, image)
         for name in self.layers():
             stream = self.advance(layer, name, stream)
         return self.head(layer, stream)
 
     def flops(self, layers: int, heads: int) -> int:
-        """FLOPs for one image of the stem, so many layers and so many heads: 2 for each multiply-add, nothing else."""
+        """Return the FLOPs for one image of the stem and these many layers and heads.
+
+        2 for each multiply-add, nothing else.
+        """
         colours, *size = self.signature.input_shape
         area = prod(-(-side // self.stride) for side in size)  # positions after the stem
         stem, layer = area * self.channels * colours * self.kernel**2, area * self.channels**2 * 9
@@ -121,10 +124,10 @@ class StoppingResNet:
     """Residual network with a latent number of layers z for each image, from halting probabilities along the way.
 
     H_l(x) = [l ≤ z] F_l(x) + x, with a prior that prefers few layers and q(z = l | x) = h_l Π_{j<l} (1 − h_j)
-    (Figurnov, Sobolev & Vetrov 2017). One shared head gives class logits at every depth; the halting logit there is
-    scale · margin + bias_l, of the two most probable classes. The decision reads the logits and does not shape them: a
-    halting unit of its own learns from training images on which every exit is right in the end, and stops blindly on
-    others. entropy_weight = 1 trains by the ELBO, 0 by the paper's amortised MAP.
+    (Figurnov, Sobolev & Vetrov 2017). One shared head gives class logits at every depth. The halting logit there is
+    scale · margin + bias_l, with the margin between the two most probable classes. The decision reads the logits and
+    does not shape them: a halting unit of its own would learn from training images, on which every exit is right in the
+    end, and would stop blindly on other images. entropy_weight = 1 trains by the ELBO, 0 by the paper's amortised MAP.
     """
 
     signature: Signature
@@ -148,16 +151,16 @@ class StoppingResNet:
         return _network(self)
 
     def unsupported(self) -> str | None:
-        """Why the signature cannot be fitted, or None."""
+        """Say why the signature cannot be fitted; None where it can."""
         return self.network.unsupported()
 
     def leaves(self) -> dict[str, Leaf]:
-        """Those of the network, and of the halting logit: halting.scale (1), halting.bias (L)."""
+        """Return the leaves of the network, and of the halting logit: halting.scale (1), halting.bias (L)."""
         halting = {"halting.scale": Leaf((1,), "scale", 1), "halting.bias": Leaf((self.blocks,), "bias", 1)}
         return self.network.leaves() | halting
 
     def __call__(self, layer: Layer, x: Tensor, rng: Streams) -> StoppingOutput:
-        """All depths of one pass. x: ([M,] R, B, C, H, W)."""
+        """Compute all depths of x ([M,] R, B, C, H, W) in one pass."""
         net, said = self.network, []
         stream = net.enter(layer, x)
         for name in net.layers():
@@ -170,25 +173,26 @@ class StoppingResNet:
         return StoppingOutput(logits, halting[..., :-1], depth, self.exits(), rng)
 
     def _halting(self, layer: Layer) -> tuple[Tensor, Tensor]:
-        """Scale ([M,] R, 1) and bias ([M,] R, L) of the halting logit."""
+        """Return scale ([M,] R, 1) and bias ([M,] R, L) of the halting logit."""
         bias = layer.leaf("halting.bias")
         return 1 + layer.leaf("halting.scale"), bias + torch.as_tensor(self.first_halting).to(bias).reshape(-1, 1)
 
     def exits(self) -> Exits:
-        """One after each layer."""
+        """Return one exit after each layer."""
         depths = tuple(range(1, self.blocks + 1))
         return Exits(depths, tuple(self.network.flops(d, d) for d in depths), self.network.flops(self.blocks, 1))
 
     def stopper(self, leaves: Mapping[str, Tensor], first: float) -> Stopper:
-        """ONE network of these leaves {name: (*S)}, with its `first_halting`, ready to predict."""
+        """Return ONE network of these leaves {name: (*S)}, with its `first_halting`, ready to predict."""
         layer = Point({name: leaf.unsqueeze(0) for name, leaf in leaves.items()})
         scale, bias = (part[0].tolist() for part in replace(self, first_halting=first)._halting(layer))
         return Stopper(self.network, layer, scale[0], tuple(bias))
 
     def measured(self, layer: Layer, x: Tensor) -> dict[str, Tensor]:
-        """`speedup[B]` (R,): seconds of the plain network of all layers over seconds of stopping, in batches of B.
+        """Return seconds of the plain network of all layers over seconds of stopping, `speedup[B]` (R,), in batches of B.
 
-        Of the first examples of x (R, N, …), by one network: a weight sample, or the weights without masks.
+        It is measured on the first examples of x (R, N, …) with one network: a weight sample, or the weights without
+        masks.
         """
         leaves = {name: layer.leaf(name).reshape(-1, *leaf.shape) for name, leaf in self.leaves().items()}
         first = torch.as_tensor(self.first_halting, dtype=torch.float64).expand(len(x)).tolist()
@@ -218,15 +222,15 @@ class ConstantResNet:
         return _network(self)
 
     def unsupported(self) -> str | None:
-        """Why the signature cannot be fitted, or None."""
+        """Say why the signature cannot be fitted; None where it can."""
         return self.network.unsupported()
 
     def leaves(self) -> dict[str, Leaf]:
-        """Those of the network."""
+        """Return the leaves of the network."""
         return self.network.leaves()
 
     def __call__(self, layer: Layer, x: Tensor, rng: Streams) -> StoppingOutput:
-        """One exit, so that depth and FLOPs are stated alike. x: ([M,] R, B, C, H, W)."""
+        """Compute the single exit of x ([M,] R, B, C, H, W). It states depth and FLOPs, as `stopping_resnet` does."""
         logits = self.network.full(layer, x)
         flops = self.network.flops(self.blocks, 1)
         exits = Exits((self.blocks,), (flops,), flops)
@@ -235,9 +239,13 @@ class ConstantResNet:
 
 @dataclass(frozen=True)
 class Stopper:
-    """One network that predicts by stopping for real: an example whose exit is known leaves the batch.
+    """One network that really stops: an example whose exit is known leaves the batch.
 
-    layer: with leaves (1, *S); scale, bias: of the halting logit at each depth.
+    Attributes:
+        network: The layers and the head.
+        layer: The layer rule, with leaves (1, *S).
+        scale: Scale of the halting logit.
+        bias: Bias of the halting logit at each depth.
     """
 
     network: Network
@@ -246,16 +254,16 @@ class Stopper:
     bias: tuple[float, ...]
 
     def __call__(self, x: Tensor, noise: Tensor | None = None) -> Stopped:
-        """Predict x (B, C, H, W) by q_mode, or by q_sample where there is noise (B, L − 1), standard logistic.
+        """Predict x (B, C, H, W) by q_mode, or by q_sample where standard logistic noise (B, L − 1) is given.
 
-        The same exits, and up to rounding the same logits, as of all depths at once.
+        Exits are the same as those of all depths at once, and logits are the same up to rounding.
         """
         net, alive = self.network, [_Way() for _ in range(len(x))]
         ways, said, passed = alive, [], 0
         stream = net.enter(self.layer, x.unsqueeze(0))
         for depth, name in enumerate(net.layers(), start=1):
             stream = net.advance(self.layer, name, stream)
-            logits = net.head(self.layer, stream)[0]  # (b, C) of the b examples still under way
+            logits = net.head(self.layer, stream)[0]  # (b, C) of the b examples that have not left
             halts = enumerate(zip(alive, self._halts(logits, depth, noise), strict=True), start=passed)
             stay = [place - passed for place, (way, halt) in halts if way.on(halt, depth, place)]
             said.append(logits)
@@ -271,7 +279,7 @@ class Stopper:
         return Stopped(torch.cat(said).index_select(0, chosen), depths, layers)
 
     def _halts(self, logits: Tensor, depth: int, noise: Tensor | None) -> list[float]:
-        """Of each example the probability to halt at this depth, 1 at the last; 0 or 1 where noise decides."""
+        """Return the probability of each example to halt at this depth, 1 at the last; 0 or 1 where noise decides."""
         if depth == self.network.blocks:
             return [1.0] * len(logits)
         halting = margin(logits) * self.scale + self.bias[depth - 1]
@@ -279,7 +287,7 @@ class Stopper:
 
 
 class Stopped(NamedTuple):
-    """What became of each example: logits (N, C) at its exit, the exit's depth, and the layers computed, (N,) int64."""
+    """The result for each example: logits (N, C) at its exit, the exit's depth, and the layers computed, (N,) int64."""
 
     logits: Tensor
     depth: Tensor
@@ -288,7 +296,7 @@ class Stopped(NamedTuple):
 
 @dataclass
 class _Way:
-    """One example on its way: P(z > l), and of the most probable exit so far its q(z), depth and place among answers.
+    """The progress of one example: P(z > l), and q(z), depth and place among the answers of its best exit so far.
 
     Plain numbers: for one example at a time, tensors of one element would cost more than a layer.
     """
@@ -300,7 +308,7 @@ class _Way:
     layers: int = 0
 
     def on(self, halt: float, depth: int, position: int) -> bool:
-        """Pass one exit, with its halting probability; whether a later exit could still be more probable."""
+        """Pass one exit with its halting probability; tell whether a later exit could still be more probable."""
         q = self.left * halt
         if q > self.best:
             self.best, self.depth, self.position = q, depth, position
@@ -314,7 +322,7 @@ def _network(model: StoppingResNet | ConstantResNet) -> Network:
 
 
 def _speedup(stopper: Stopper, x: Tensor, size: int) -> float:
-    """Seconds of the plain network over seconds of stopping on the first batches of x (N, …), timed in turn."""
+    """Return seconds of the plain network over seconds of stopping on the first batches of x (N, …), timed in turn."""
     batches = x[: size * BATCHES[size]].split(size)
 
     def full() -> None:

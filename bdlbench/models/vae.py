@@ -51,11 +51,11 @@ class VAE:
     regret_steps: int = effort_option("regret_steps")
 
     def unsupported(self) -> str | None:
-        """Why the signature cannot be fitted, or None."""
+        """Say why the signature cannot be fitted; None where it can."""
         return unsupported(self.signature)
 
     def leaves(self) -> dict[str, Leaf]:
-        """encoder<i>, latent, decoder<i>, pixels."""
+        """Return encoder<i>, latent, decoder<i> and pixels."""
         pixels = prod(self.signature.input_shape)
         raw = pixels * PIXEL_LIKELIHOODS[self.signature.likelihood].per_pixel
         inner = [pixels, *self.widths], [self.latent, *reversed(self.widths)]
@@ -67,18 +67,18 @@ class VAE:
         return leaves | dense_leaves("pixels", self.widths[0], raw)
 
     def start(self, data: Data) -> dict[str, Tensor]:
-        """The decoder starts at the mean image."""
+        """Start the decoder at the mean image."""
         return {"pixels.bias": blank(self.signature, data)}
 
     def __call__(self, layer: Layer, x: Tensor, rng: Streams) -> LatentOutput:
-        """x: ([M,] R, B, *input_shape), 0 … 1."""
+        """Compute the output of x ([M,] R, B, *input_shape), from 0 to 1."""
         pixels = observed(self.signature, x, rng)
         q = affine(layer, "latent", self._hidden(layer, "encoder", pixels))
         effort = Effort(self.objective, self.train_samples, self.test_samples, self.regret_steps)
         return latent_output(self.signature, pixels, q, lambda z: self.decode(layer, z), rng, effort)
 
     def decode(self, layer: Layer, z: Tensor) -> Tensor:
-        """What the likelihood takes of z ([M,] R, B, Z): ([M,] R, B, D · per_pixel)."""
+        """Return the raw input of the likelihood, ([M,] R, B, D · per_pixel), for z ([M,] R, B, Z)."""
         return affine(layer, "pixels", self._hidden(layer, "decoder", z))
 
     def _hidden(self, layer: Layer, name: str, x: Tensor) -> Tensor:

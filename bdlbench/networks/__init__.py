@@ -1,1 +1,1 @@
-"""Layer rules, blocks, and the outputs of models."""
+"""Layer rules, blocks of layers, and the outputs of models."""

@@ -1,4 +1,4 @@
-"""What models are built of, written against a `Layer` rule."""
+"""Building blocks of models, written against a `Layer` rule."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bdlbench.protocols import Layer
 
 
 def dense_leaves(name: str, inputs: int, outputs: int, first: bool = False) -> dict[str, Leaf]:
-    """Weight and bias of a dense layer; `first` where it reads the data."""
+    """Return weight and bias of a dense layer; `first` says that it reads the data."""
     return {
         f"{name}.weight": Leaf((outputs, inputs), "input" if first else "weight", inputs),
         f"{name}.bias": Leaf((outputs,), "bias", inputs),
@@ -22,7 +22,7 @@ def dense_leaves(name: str, inputs: int, outputs: int, first: bool = False) -> d
 
 
 def conv_leaves(name: str, inputs: int, outputs: int, kernel: int, first: bool = False) -> dict[str, Leaf]:
-    """Weight and bias of a convolution with a square kernel."""
+    """Return weight and bias of a convolution with a square kernel."""
     fan_in = inputs * kernel * kernel
     return {
         f"{name}.weight": Leaf((outputs, inputs, kernel, kernel), "input" if first else "weight", fan_in),
@@ -31,7 +31,7 @@ def conv_leaves(name: str, inputs: int, outputs: int, kernel: int, first: bool =
 
 
 def norm_leaves(name: str, channels: int) -> dict[str, Leaf]:
-    """Scale (stored minus one) and bias of a group normalisation."""
+    """Return scale (stored minus one) and bias of a group normalisation."""
     return {
         f"{name}.scale": Leaf((channels,), "scale", 1),
         f"{name}.bias": Leaf((channels,), "bias", 1),
@@ -39,46 +39,46 @@ def norm_leaves(name: str, channels: int) -> dict[str, Leaf]:
 
 
 def affine(layer: Layer, name: str, x: Tensor) -> Tensor:
-    """Dense layer with bias: x ([M,] R, B, I) -> ([M,] R, B, O)."""
+    """Apply a dense layer with bias: x ([M,] R, B, I) -> ([M,] R, B, O)."""
     return layer(f"{name}.weight", dense, x, f"{name}.bias")
 
 
 def convolution(layer: Layer, name: str, op: Conv2d, x: Tensor) -> Tensor:
-    """Convolution with bias: x ([M,] R, B, C, H, W) -> ([M,] R, B, O, H', W')."""
+    """Apply a convolution with bias: x ([M,] R, B, C, H, W) -> ([M,] R, B, O, H′, W′)."""
     return layer(f"{name}.weight", op, x, f"{name}.bias")
 
 
 def group_norm(layer: Layer, name: str, x: Tensor, groups: int, rectified: bool = False) -> Tensor:
-    """Group normalisation of each example by itself, so that no statistics mix rows; with a relu where `rectified`.
+    """Normalise groups of channels of each example by itself, so that no statistics mix rows.
 
-    x: ([M,] R, B, C, H, W). Wu & He 2018.
+    A ReLU follows where `rectified`. x: ([M,] R, B, C, H, W). Wu & He 2018.
     """
     gain, offset = 1 + layer.leaf(f"{name}.scale"), layer.leaf(f"{name}.bias")
     return kernels.group_norm(x, gain, offset, groups, rectified)
 
 
 def max_pool(x: Tensor, size: int) -> Tensor:
-    """Non-overlapping maxima over squares: ([M,] R, B, C, H, W) -> ([M,] R, B, C, H/size, W/size)."""
+    """Take non-overlapping maxima over squares: ([M,] R, B, C, H, W) -> ([M,] R, B, C, H/size, W/size)."""
     pooled = functional.max_pool2d(x.reshape(-1, *x.shape[-3:]), size)
     return pooled.view(*x.shape[:-2], *pooled.shape[-2:])
 
 
 def upsampled(x: Tensor) -> Tensor:
-    """Every pixel four times: ([M,] R, B, C, H, W) -> ([M,] R, B, C, 2H, 2W)."""
+    """Repeat every pixel four times: ([M,] R, B, C, H, W) -> ([M,] R, B, C, 2H, 2W)."""
     doubled = functional.interpolate(x.reshape(-1, *x.shape[-3:]), scale_factor=2, mode="nearest")
     return doubled.view(*x.shape[:-2], *doubled.shape[-2:])
 
 
 def flatten(x: Tensor, axes: int) -> Tensor:
-    """The last `axes` axes as one."""
+    """Merge the last `axes` axes into one."""
     return x.flatten(-axes) if axes > 1 else x
 
 
 def global_mean(x: Tensor) -> Tensor:
-    """Mean over the image: (…, C, H, W) -> (…, C)."""
+    """Average over the image: (…, C, H, W) -> (…, C)."""
     return x.mean((-2, -1))
 
 
 def relu(x: Tensor) -> Tensor:
-    """max(x, 0)."""
+    """Return max(x, 0)."""
     return torch.relu(x)

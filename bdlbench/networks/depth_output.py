@@ -1,4 +1,4 @@
-"""What a network of uncertain depth says and predicts: the output that owns the latent depth z, and the predictive."""
+"""The output and the predictive of a network of uncertain depth; the output owns the latent depth z."""
 
 from __future__ import annotations
 
@@ -25,15 +25,19 @@ DEPTH_RULES = {
     "prior": "Σ_z p(z) p(y | z), the exact marginal of the model: q plays no part",
     "joint": "p(y | z*) at the mode (y*, z*) of the exact joint posterior p(y, z | x) = p(y | x, z) p(z): predicts y*",
 }
-"""How all depths become one prediction; p(y | z) is what the head says after z layers."""
+"""The rules that turn all depths into one prediction; p(y | z) is the head's prediction after z layers."""
 
 
 @dataclass(frozen=True)
 class DepthModel:
     """The prior of the depth, truncated geometric p(z = l) ∝ exp(−strength · l), and how q(z) is trained against it.
 
-    entropy_weight: of the entropy in the objective, 1 for the ELBO; exploration: what is trained is (1 − exploration) q
-    + exploration p; expectation: over all exits, or of one relaxed depth at `temperature`.
+    Attributes:
+        strength: Nats that each further layer costs.
+        entropy_weight: Weight of the entropy of q in the objective; 1 gives the ELBO.
+        exploration: Share of p in the distribution that is trained, (1 − exploration) q + exploration p.
+        expectation: Whether training takes the expectation over all exits, or samples one relaxed depth.
+        temperature: Temperature of the relaxed depth.
     """
 
     strength: PerRow
@@ -43,17 +47,22 @@ class DepthModel:
     temperature: PerRow = 1.0
 
     def log_prior(self, exits: int, like: Tensor) -> Tensor:
-        """log p(z) in nats: (L,), or (R, 1, L)."""
+        """Return log p(z) in nats: (L,), or (R, 1, L)."""
         log_p = halting.log_geometric(self.strength, exits, like)
         return log_p if log_p.ndim == 1 else log_p.unsqueeze(1)
 
 
 @dataclass(frozen=True)
 class Exits:
-    """Where a network can be left, in order: how many layers that takes and what it costs.
+    """Where a network can be left, in order.
 
-    FLOPs for one example: 2 for each multiply-add of convolutions and dense maps, every head on the way included;
-    nothing else is counted. full_flops: all layers and one head at the end.
+    FLOPs are those of one example: 2 for each multiply-add of convolutions and dense maps, with every head on the way;
+    nothing else is counted.
+
+    Attributes:
+        depths: Layers before each exit.
+        flops: FLOPs up to each exit.
+        full_flops: FLOPs of all layers and one head at the end.
     """
 
     depths: tuple[int, ...]
@@ -63,9 +72,14 @@ class Exits:
 
 @dataclass(frozen=True)
 class StoppingOutput:
-    """What a network says at each of its L exits. exit_logits ([M,] R, B, C, L), halting logits ([M,] R, B, L − 1).
+    """What a network predicts at each of its L exits.
 
-    rng: streams of the latent depth, one for each network; read only where a depth is sampled.
+    Attributes:
+        exit_logits: Class logits ([M,] R, B, C, L).
+        halting: Halting logits ([M,] R, B, L − 1).
+        model: The prior of the depth, and how q(z) is trained.
+        exits: Depth and cost of each exit.
+        rng: Streams of the latent depth, one for each network; read only where a depth is sampled.
     """
 
     exit_logits: Tensor
@@ -81,7 +95,7 @@ class StoppingOutput:
 
     @property
     def log_prior(self) -> Tensor:
-        """log p(z) in nats, broadcasts to `log_q`."""
+        """log p(z) in nats; broadcasts to `log_q`."""
         return self.model.log_prior(len(self.exits.depths), self.halting)
 
     @property
@@ -90,22 +104,22 @@ class StoppingOutput:
         return self.at(halting.mode(self.log_q))
 
     def at(self, exit: Tensor) -> Tensor:
-        """Class logits at one exit for each example, ([M,] R, B) int64 from 0 -> ([M,] R, B, C)."""
+        """Return class logits at one exit for each example: exits ([M,] R, B) int64 from 0 -> ([M,] R, B, C)."""
         return self.exit_logits.take_along_dim(exit[..., None, None], -1)[..., 0]
 
     def log_likelihood(self, y: Tensor) -> Tensor:
-        """log p(y | x, z) in nats for every z: ([M,] R, B, L), of classes y (R, B)."""
+        """Return log p(y | x, z) in nats for every z, ([M,] R, B, L), of classes y (R, B)."""
         log_probs = self.exit_logits.log_softmax(-2)
         return log_probs.take_along_dim(y.expand(log_probs.shape[:-2])[..., None, None], -2)[..., 0, :]
 
     def elbo(self, y: Tensor) -> Tensor:
-        """E_r log p(y | x, z) − KL(r(z | x) ‖ p(z)) in nats: ([M,] R, B), with r = (1 − e) q + e p, e the exploration.
+        """Return E_r log p(y | x, z) − KL(r(z | x) ‖ p(z)) in nats, ([M,] R, B), with r = (1 − e) q + e p.
 
-        With an entropy weight w: E_r [log p(y | x, z) + log p(z)] + w H(r). H ≥ 0, so w < 1 bounds the same evidence
-        from further below, and w = 0, where the best r is a point, is the amortised MAP of Figurnov et al. 2017. Any r
-        gives a bound; e > 0 keeps every exit in training, also where q would never go.
-        The expectation of the likelihood is exact; or that of one relaxed depth, log p(y | Σ_l s_l logits_l) with s a
-        relaxed one-hot z.
+        e is the exploration. With an entropy weight w it is E_r [log p(y | x, z) + log p(z)] + w H(r). Since H ≥ 0, w <
+        1 bounds the same evidence from further below; w = 0, where the best r is a point, is the amortised MAP of
+        Figurnov et al. 2017. Any r gives a bound; e > 0 keeps every exit in training, even where q would never stop.
+        The expectation of the likelihood is exact, or that of one relaxed depth: log p(y | Σ_l s_l logits_l) with a
+        relaxed one-hot s.
         """
         log_r, weight = self._explored(), self._by_row(self.model.entropy_weight)
         r = log_r.exp()
@@ -120,19 +134,19 @@ class StoppingOutput:
         return self.model.expectation == "sampled"
 
     def log_evidence(self, y: Tensor) -> Tensor:
-        """log Σ_z p(z) p(y | x, z) in nats, which `elbo` bounds: ([M,] R, B)."""
+        """Return log Σ_z p(z) p(y | x, z) in nats, ([M,] R, B), of which `elbo` is a lower bound."""
         return (self.log_prior + self.log_likelihood(y)).logsumexp(-1)
 
     def accumulator(self, samples: int) -> Accumulator:
-        """Averages the probabilities of each rule."""
+        """Return an accumulator that averages the probabilities of each rule."""
         return StoppingSum(samples)
 
     def noise(self) -> Tensor:
-        """Standard logistic numbers, one for each halting decision: ([M,] R, B, L − 1)."""
+        """Draw standard logistic numbers, one for each halting decision: ([M,] R, B, L − 1)."""
         return halting.logistic(self.rng.normal(self.halting.shape[-2:], self.halting)).view_as(self.halting)
 
     def rules(self) -> dict[str, Tensor]:
-        """Log class probabilities ([M,] R, B, C) by each rule but q_mode; none where there is one exit."""
+        """Return log class probabilities ([M,] R, B, C) by each rule except q_mode; {} where there is one exit."""
         if len(self.exits.depths) == 1:
             return {}
         log_probs, log_p = self.exit_logits.log_softmax(-2), self.log_prior
@@ -145,7 +159,7 @@ class StoppingOutput:
         }
 
     def facts(self) -> dict[str, Tensor]:
-        """([M,] R, B) each: the depth of the mode of q, E_q z, and the FLOPs after which the mode is known."""
+        """Return, ([M,] R, B) each: the depth of the mode of q, E_q z, and the FLOPs after which the mode is known."""
         depths, flops = (torch.tensor(v).to(self.halting) for v in (self.exits.depths, self.exits.flops))
         known = flops[halting.mode_known(self.log_q)]
         return {
@@ -156,7 +170,7 @@ class StoppingOutput:
         }
 
     def _explored(self) -> Tensor:
-        """log of (1 − e) q + e p, ([M,] R, B, L)."""
+        """Return log of (1 − e) q + e p, ([M,] R, B, L)."""
         return halting.mixed(self.log_q, self.log_prior, self._by_row(self.model.exploration))
 
     def _relaxed_log_likelihood(self, y: Tensor, log_r: Tensor) -> Tensor:
@@ -166,12 +180,12 @@ class StoppingOutput:
         return mixed.take_along_dim(y.expand(mixed.shape[:-1]).unsqueeze(-1), -1)[..., 0]
 
     def _by_row(self, value: PerRow) -> Tensor:
-        """A number, or one for each row, as (1 or R, 1, 1)."""
+        """Shape a number, or one for each row, as (1 or R, 1, 1)."""
         return torch.as_tensor(value).to(self.halting).reshape(-1, 1, 1)
 
 
 class StoppingSum:
-    """Accumulates what each network says by each rule, sample by sample, into `StoppingPredictive`."""
+    """Accumulates the predictions of each network by each rule, sample by sample, into a `StoppingPredictive`."""
 
     def __init__(self, samples: int) -> None:
         self.mode = CategoricalSum(samples)
@@ -180,7 +194,7 @@ class StoppingSum:
         self.exits = 0
 
     def add(self, output: StoppingOutput) -> None:
-        """The next m samples, or the only one."""
+        """Add the next m samples, or the only one."""
         self.mode.add(output)
         self.exits = len(output.exits.depths)
         lead = output.exit_logits.ndim == 5  # else one sample, without the axis M
@@ -189,7 +203,7 @@ class StoppingSum:
                 kept.setdefault(name, []).extend(value.float() if lead else value.float().unsqueeze(0))
 
     def finish(self) -> StoppingPredictive:
-        """The predictive of the samples added: means over them."""
+        """Return the predictive of the samples added: means over them."""
         rules = {name: log_mean(samples) for name, samples in self.rules.items()}
         facts = {name: ordered_sum(samples) / len(samples) for name, samples in self.facts.items()}
         return StoppingPredictive(self.mode.finish(), rules, facts, self.exits)
@@ -197,12 +211,14 @@ class StoppingSum:
 
 @dataclass(frozen=True)
 class StoppingPredictive:
-    """What M networks of uncertain depth predict. mode: by q_mode, whose cost is stated.
+    """What M networks of uncertain depth predict.
 
-    others: by each other rule log of the mean class probabilities, (R, N, C) in nats.
-
-    facts: means over networks (R, N): depth (of the mode of q), expected_depth (E_q z), flops (of one network, until
-    the mode is known), full_flops (of all its layers and one head).
+    Attributes:
+        mode: The prediction by q_mode, whose cost is stated.
+        others: Log of the mean class probabilities by each other rule, (R, N, C) in nats.
+        facts: Means over networks (R, N): depth (of the mode of q), expected_depth (E_q z), flops (of one network,
+            until the mode is known), full_flops (of all its layers and one head).
+        exits: L.
     """
 
     mode: Categorical
@@ -227,33 +243,33 @@ class StoppingPredictive:
 
     @property
     def rules(self) -> dict[str, Tensor]:
-        """Log class probabilities (R, N, C) in nats by each rule's name."""
+        """Log class probabilities (R, N, C) in nats, by the name of the rule."""
         return {"q_mode": self.mode.log_probs.float(), **self.others}
 
     @property
     def scores(self) -> dict[str, Tensor]:
-        """Those of q_mode's class probabilities, and the depth E_q z where there is a choice."""
+        """The scores of q_mode's class probabilities, and the depth E_q z where there are several exits."""
         scores = self.mode.scores
         return {**scores, "depth": self.facts["expected_depth"]} if self.others else scores
 
     def log_prob(self, y: Tensor) -> Tensor:
-        """log p(y | x) by q_mode in nats, (R, N)."""
+        """Return log p(y | x) by q_mode in nats, (R, N)."""
         return self.mode.log_prob(y)
 
     def group_log_prob(self, y: Tensor) -> Tensor:
-        """The same for each group of samples, (G, R, N)."""
+        """Return log p(y | x) by q_mode in nats for each group of samples, (G, R, N)."""
         return self.mode.group_log_prob(y)
 
     def arrays(self) -> dict[str, Tensor]:
-        """What is stored of q_mode's class probabilities, and the depth and the FLOPs of that."""
+        """Return q_mode's class probabilities, with its depth and FLOPs."""
         return {**self.mode.arrays(), "halted_depth": self.facts["depth"], "flops": self.facts["flops"]}
 
     def in_units(self, y_mean: Tensor, y_sd: Tensor) -> Self:
-        """Unchanged: classes have no scale."""
+        """Return itself: classes have no scale."""
         return self
 
     def mix(self, members: int) -> Self:
-        """Means over members: the FLOPs too are those of one network."""
+        """Average over members; the FLOPs stay those of one network."""
 
         def by_member(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
             return {name: value.unflatten(0, (-1, members)).transpose(0, 1) for name, value in values.items()}
@@ -263,7 +279,7 @@ class StoppingPredictive:
         return type(self)(self.mode.mix(members), others, facts, self.exits)
 
     def join(self, later: Sequence[Self]) -> Self:
-        """Along N."""
+        """Append the predictives of later examples, along N."""
         mode = self.mode.join([block.mode for block in later])
         others, facts = (join_facts([getattr(b, n) for b in (self, *later)]) for n in ("others", "facts"))
         return type(self)(mode, others, facts, self.exits)

@@ -1,4 +1,4 @@
-"""Outputs that own a Gaussian latent z of the input: the ELBO of Kingma & Welling 2014, and what it says of p(x)."""
+"""Outputs that own a Gaussian latent z of the input: the ELBO of Kingma & Welling 2014, and estimates of p(x)."""
 
 from __future__ import annotations
 
@@ -32,43 +32,47 @@ GREY_LEVELS = 256
 """Grey levels of a discretised likelihood."""
 
 ROWS_AT_ONCE = 2000
-"""Decoded latents held at once. Prediction noise is drawn in these pieces, so this is part of the definition."""
+"""Decoded latents held at once. Prediction noise is drawn in these pieces, so a change of it changes results."""
 
 RAREST = 1e-3
-"""The least probability that a pixel is thought to be on, or off, before training."""
+"""The least probability, before training, that a pixel is on, or that it is off."""
 
 REGRET_PAIRS = 10
-"""Of draws z = mean ± sd · noise that the bounds of the likelihood regret average over; Z where that is more."""
+"""Pairs of draws z = mean ± sd · noise over which the bounds of the likelihood regret average; at least Z."""
 
 REGRET_TOLERANCE = 0.005
-"""Nats: q is fitted once a full step promises no more than this."""
+"""Nats: the fit of q ends once a full step promises no more than this."""
 
 LEAST_CURVATURE = 0.1
-"""Of −log p(x, z) in any direction, in a step of the likelihood regret: the standard normal prior alone has 1."""
+"""The least curvature of −log p(x, z) in a step of the likelihood regret. The N(0, I) prior alone has 1."""
 
 LEAST_STEP = 2**-8
-"""Of a step of the likelihood regret: an input that gains nothing by so little of it stays where it is."""
+"""The least part of a step of the likelihood regret: an input that gains nothing by it stays where it is."""
 
 LatentObjective = Literal["elbo", "importance_weighted"]
 Decode = Callable[[Tensor], Tensor]
 PixelLikelihood = Callable[[Tensor, Tensor], Tensor]
-"""log p(x | raw) in nats of pixels x (…, D), from a decoder's last layer raw (…, D · per_pixel): (…)."""
+"""log p(x | raw) in nats, (…), of pixels x (…, D) and the last layer of a decoder raw (…, D · per_pixel)."""
 
 
 def discretised(x: Tensor, raw: Tensor) -> Tensor:
-    """A discretised logistic for each pixel, by mean and log scale: raw (…, 2D).
+    """Return the log-probability of grey levels under a discretised logistic for each pixel, by raw (…, 2D).
 
-    A network starts near mean ½ and log scale −2; the latter stays in −7 … −1 by a function that is never flat: a
-    hard limit would hold for good the pixels that are always black, whose scale and mean run away together.
+    `raw` holds means and log scales. A network starts near mean ½ and log scale −2. The log scale stays in −7 … −1 by a
+    function that is nowhere flat: a hard limit would trap pixels that are always black, whose scale and mean run away
+    together.
     """
     mean, log_scale = raw.chunk(2, dim=-1)
     return discretised_logistic_log_prob(x, 0.5 + 0.5 * mean, 3 * (log_scale / 3 + 0.8).tanh() - 4, GREY_LEVELS)
 
 
 class Pixels(NamedTuple):
-    """How pixels are modelled: numbers a decoder gives for each, their likelihood, what suits a z that says nothing.
+    """How pixels are modelled.
 
-    blank: the mean of each pixel (…, D) -> raw (…, D · per_pixel).
+    Attributes:
+        per_pixel: Numbers that the decoder returns for each pixel.
+        log_prob: Their likelihood.
+        blank: Maps the mean of each pixel (…, D) to the raw (…, D · per_pixel) that suits an uninformative z.
     """
 
     per_pixel: int
@@ -81,7 +85,7 @@ def _blank_bernoulli(mean: Tensor) -> Tensor:
 
 
 def _blank_discretised(mean: Tensor) -> Tensor:
-    """The mean pixel, and the scale that the network starts with."""
+    """Return the mean pixel, and the scale that the network starts with."""
     return torch.cat([2 * mean - 1, torch.zeros_like(mean)], dim=-1)
 
 
@@ -92,10 +96,10 @@ PIXEL_LIKELIHOODS = {
 
 
 def blank(signature: Signature, data: Data) -> Tensor:
-    """Where the bias of a decoder's last layer starts, (1 or R, D · per_pixel): an image of mean pixels.
+    """Return the start of the bias of a decoder's last layer, (1 or R, D · per_pixel): an image of mean pixels.
 
-    Burda et al. 2016 start there too (in their code). From zero a VAE first learns that most pixels are black, and of
-    its latent few dimensions come through that.
+    Burda et al. 2016 start there too (in their code). From zero, a VAE first learns that most pixels are black, and few
+    dimensions of its latent survive that phase.
     """
     x = data.x[:1] if shared(data.x) else data.x
     mean = torch.stack([row.flatten(1).mean(0) for row in x])
@@ -103,23 +107,26 @@ def blank(signature: Signature, data: Data) -> Tensor:
 
 
 def unsupported(signature: Signature) -> str | None:
-    """Why no density of the inputs fits the signature, or None."""
+    """Say why no density of the inputs fits the signature; None where one does."""
     known = signature.likelihood in PIXEL_LIKELIHOODS
     return None if known else f"it models the density of images, not a {signature.likelihood} target"
 
 
 def observed(signature: Signature, x: Tensor, rng: Streams) -> Tensor:
-    """The pixels (*lead, B, D) that are modelled: a binary draw of grey ones for a Bernoulli, x itself otherwise."""
+    """Return the pixels (*lead, B, D) that are modelled: a binary draw of grey ones for a Bernoulli, else x itself."""
     x = x.flatten(x.ndim - len(signature.input_shape))
     return binarised(x, rng.bits(x.shape[-2:], x)) if signature.likelihood == "bernoulli" else x
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How hard a latent is integrated out.
+    """How much work goes into integrating out a latent.
 
-    objective: what training maximises, with `train_samples` draws of z; test_samples: k of the importance-weighted
-    log p(x); regret_steps: the most that fit q to each input alone, 0 leaves the regret out.
+    Attributes:
+        objective: What training maximises, with `train_samples` draws of z.
+        train_samples: Draws of z for each training example.
+        test_samples: k, the draws of the importance-weighted log p(x).
+        regret_steps: The most steps that fit q to each input alone; 0 leaves the regret out.
     """
 
     objective: LatentObjective
@@ -137,7 +144,7 @@ _EFFORT_OPTIONS: dict[str, Callable[[], Any]] = {
 
 
 def effort_option(name: str) -> Any:
-    """The option of a model for the field `name` of its effort."""
+    """Return the option of a model for the field `name` of its effort."""
     return _EFFORT_OPTIONS[name]()
 
 
@@ -145,7 +152,14 @@ def effort_option(name: str) -> Any:
 class LatentOutput:
     """q(z | x) = N(mean, exp(log_sd)²) of pixels x, and p(x | z) by `decode`.
 
-    x (*lead, B, D), mean and log_sd (*lead, B, Z), decode: z (*lead, B', Z) -> (*lead, B', …).
+    Attributes:
+        x: Pixels (*lead, B, D).
+        mean: Means of q, (*lead, B, Z).
+        log_sd: Logarithms of the standard deviations of q, (*lead, B, Z).
+        decode: z (*lead, B′, Z) -> (*lead, B′, …).
+        log_prob: The likelihood of pixels.
+        rng: Streams of the latent.
+        effort: How much work goes into integrating it out.
     """
 
     x: Tensor
@@ -157,7 +171,7 @@ class LatentOutput:
     effort: Effort
 
     def elbo(self, y: Tensor) -> Tensor:
-        """The objective in nats, (*lead, B), whatever the labels y are.
+        """Return the objective in nats, (*lead, B); the labels `y` do not matter.
 
         "elbo": (1/k) Σ_k log p(x | z_k) − KL(q(z | x) ‖ N(0, I)), Kingma & Welling 2014, eq. 7; "importance_weighted":
         log (1/k) Σ_k p(x, z_k) / q(z_k | x), Burda et al. 2016, eq. 8.
@@ -168,27 +182,27 @@ class LatentOutput:
         return log_mean_exp(self.log_likelihood(noise) + self.log_ratio(noise))
 
     def bound(self, noise: Tensor) -> Tensor:
-        """The ELBO by the draws of z that `noise` (*lead, k, B, Z) makes: (*lead, B)."""
+        """Return the ELBO by the draws of z that `noise` (*lead, k, B, Z) makes: (*lead, B)."""
         kl = term("local", standard_normal_kl(self.mean, self.log_sd), "KL(q(z | x) ‖ p(z))")
         return self.log_likelihood(noise).mean(-1) - kl
 
     def log_likelihood(self, noise: Tensor) -> Tensor:
-        """log p(x | z), z = mean + sd · noise: noise (*lead, k, B, Z) -> (*lead, B, k)."""
+        """Return log p(x | z) at z = mean + sd · noise: noise (*lead, k, B, Z) -> (*lead, B, k)."""
         z = self._latent(noise)
         raw = self.decode(z.flatten(-3, -2)).unflatten(-2, z.shape[-3:-1])  # (*lead, k, B, …)
         return self.log_prob(self.x.unsqueeze(-3), raw).mT.contiguous()
 
     def log_ratio(self, noise: Tensor) -> Tensor:
-        """log p(z) − log q(z | x) of the same draws: (*lead, B, k)."""
+        """Return log p(z) − log q(z | x) of the same draws: (*lead, B, k)."""
         return log_importance_ratio(noise, self._latent(noise), self.log_sd.unsqueeze(-3)).mT.contiguous()
 
     def accumulator(self, samples: int) -> Accumulator:
-        """Averages densities."""
+        """Return an accumulator that averages densities."""
         rows = self.x.new_ones(self.mean.shape[-3])
         return DensitySum({"importance_samples": rows * self.effort.test_samples})
 
     def estimate(self) -> Estimate:
-        """log p(x), the ELBO and the regret of each input, by `test_samples` draws of z."""
+        """Estimate log p(x), the ELBO and the regret of each input, by `test_samples` draws of z."""
         batch, latent = self.mean.shape[-2:]
         parts = []
         for count in _pieces(self.effort.test_samples, batch):
@@ -207,30 +221,30 @@ class LatentOutput:
 def latent_output(
     signature: Signature, pixels: Tensor, q: Tensor, decode: Decode, rng: Streams, effort: Effort
 ) -> LatentOutput:
-    """The output of an encoder's last layer q (*lead, B, 2Z): means, then log standard deviations."""
+    """Return the output of an encoder's last layer q (*lead, B, 2Z): means, then log standard deviations."""
     mean, log_sd = q.chunk(2, dim=-1)
     return LatentOutput(pixels, mean, log_sd, decode, PIXEL_LIKELIHOODS[signature.likelihood].log_prob, rng, effort)
 
 
 class Regret(NamedTuple):
-    """Likelihood regret, and what the last step that gained anything gained: nats, (*lead, B) each."""
+    """The likelihood regret, and the gain of the last step that gained anything: nats, (*lead, B) each."""
 
     value: Tensor
     gain: Tensor
 
 
 def likelihood_regret(output: LatentOutput) -> Regret:
-    """max_q ELBO(x; q) − ELBO(x; q(z | x)) in nats.
+    """Return max_q ELBO(x; q) − ELBO(x; q(z | x)) in nats. Larger means that the encoder serves this input worse.
 
-    Xiao, Yan & Amit 2020, eq. 4. The maximum is over each input's own mean and log standard deviation, from the
-    encoder's; the decoder stays. Larger = the encoder serves this input worse. Both bounds average log p(x | z) over
-    the same pairs of draws, whose means, variances and covariances are those of N(0, I): exact where log p(x | z) is
-    quadratic in z. With its gradient g and Hessian H there, averaged over q (Opper & Archambeau 2009),
+    Xiao, Yan & Amit 2020, eq. 4. The maximum is over each input's own mean and log standard deviation, starting from
+    the encoder's; the decoder stays. Both bounds average log p(x | z) over the same pairs of draws, whose means,
+    variances and covariances are those of N(0, I), so they are exact where log p(x | z) is quadratic in z. With its
+    gradient g and Hessian H there, averaged over q (Opper & Archambeau 2009), a step is
 
         mean ← mean + t (I − H)⁻¹ (g − mean),    log sd ← log sd − ½ t log[(1 − H_ii) sd²],
 
-    t = 1, and half as much until an input gains. An input is done when such a step promises REGRET_TOLERANCE or less,
-    or after `regret_steps` of them; a step that gains nothing is one too.
+    with t = 1, halved until the input gains. An input is done when such a step promises REGRET_TOLERANCE or less, when
+    a step gains nothing, or after `regret_steps` steps.
     """
     noise = _paired_noise(output)
     here = _at(output, output.mean.double(), output.log_sd.double(), noise)
@@ -251,9 +265,14 @@ def likelihood_regret(output: LatentOutput) -> Regret:
 
 
 class _Place(NamedTuple):
-    """q of each input and what is known there, float64: mean, log_sd (*lead, B, Z), the bound (*lead, B) in nats.
+    """q of each input and what is known there, in float64.
 
-    gradient (*lead, B, Z) and hessian (*lead, B, Z, Z) are those of log p(x | z), averaged over q.
+    Attributes:
+        mean: (*lead, B, Z).
+        log_sd: (*lead, B, Z).
+        bound: The ELBO in nats, (*lead, B).
+        gradient: The gradient of log p(x | z), averaged over q, (*lead, B, Z).
+        hessian: Its Hessian, averaged over q, (*lead, B, Z, Z).
     """
 
     mean: Tensor
@@ -264,7 +283,7 @@ class _Place(NamedTuple):
 
 
 def _at(output: LatentOutput, mean: Tensor, log_sd: Tensor, noise: Tensor) -> _Place:
-    """The bound by the draws mean ± sd · noise, (*lead, P, B, Z), a few at a time.
+    """Compute the bound by the draws mean ± sd · noise, (*lead, P, B, Z), a few at a time.
 
     Stein's identity gives the Hessian: E[∇ log p · noiseᵀ] / sd, with noise ~ N(0, I).
     """
@@ -290,21 +309,24 @@ def _at(output: LatentOutput, mean: Tensor, log_sd: Tensor, noise: Tensor) -> _P
 
 
 def _newton_step(here: _Place) -> tuple[Tensor, Tensor, Tensor]:
-    """The full step of the mean and of log sd (*lead, B, Z), and what a quadratic bound would gain by it (*lead, B)."""
-    hessian = here.hessian.nan_to_num(0.0, 0.0, 0.0)  # LAPACK refuses what is not finite
+    """Return the full step of the mean and of log sd (*lead, B, Z), and the gain (*lead, B) of a quadratic bound."""
+    hessian = here.hessian.nan_to_num(0.0, 0.0, 0.0)  # LAPACK refuses numbers that are not finite
     curvature = torch.eye(here.mean.shape[-1]).to(hessian) - hessian
     values, vectors = torch.linalg.eigh(curvature)
     slope = here.gradient - here.mean
     along = (vectors * slope.unsqueeze(-1)).sum(-2) / values.abs().clamp_min(LEAST_CURVATURE)
     by_mean = (vectors * along.unsqueeze(-2)).sum(-1)
     scaled = curvature.diagonal(dim1=-2, dim2=-1) * (2 * here.log_sd).exp()
-    by_log_sd = -0.5 * scaled.clamp_min(0.25).log()  # sd at most doubles: what is not concave has no best one
+    by_log_sd = -0.5 * scaled.clamp_min(0.25).log()  # sd at most doubles: a bound that is not concave has no best sd
     promised = 0.5 * (slope * by_mean).sum(-1) + 0.5 * ((1 - scaled) * by_log_sd).sum(-1)
     return by_mean, by_log_sd, promised
 
 
 def _paired_noise(output: LatentOutput) -> Tensor:
-    """(*lead, P, B, Z) normal draws, P ≥ Z, made white: with their negatives they have mean 0 and covariance I."""
+    """Draw whitened normal noise (*lead, P, B, Z), P ≥ Z.
+
+    Together with its negatives it has mean 0 and covariance I.
+    """
     batch, latent = output.mean.shape[-2:]
     pairs = max(REGRET_PAIRS, latent)
     noise = output.rng.normal((pairs, batch, latent), output.mean).double().transpose(-3, -2)  # (*lead, B, P, Z)

@@ -1,8 +1,8 @@
 """Layer rules: how each linear map of a model acts under one inference method.
 
 Each rule is a `Layer`. Its `noise` streams have lead (R,) in training and (M, R) when posterior samples are drawn, so
-the same rule serves both; a map that needs no noise stays free of the M axis and is computed once for all samples.
-One sample of the weights, or one mask for a whole batch, is drawn once and kept, however often a model uses its leaf.
+the same rule serves both. A map that needs no noise stays free of the M axis and is computed once for all samples. One
+sample of the weights, or one mask for a whole batch, is drawn once and kept, however often a model uses its leaf.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ Leaves = Mapping[str, Tensor]
 
 
 class _Kept(dict[str, Tensor]):
-    """What was drawn for a leaf."""
+    """What was drawn for each leaf."""
 
     def get_or_draw(self, name: str, draw: Callable[[], Tensor]) -> Tensor:
-        """The same at every call."""
+        """Return what was drawn for the leaf; draw it at the first call."""
         if name not in self:
             self[name] = draw()
         return self[name]
@@ -37,9 +37,9 @@ class _Kept(dict[str, Tensor]):
 
 @dataclass(frozen=True)
 class _Memory:
-    """What maps made of the tensor `source` itself, by their leaves, operation and how they looked at it.
+    """The results of maps on the tensor `source` itself, by leaves, operation, and the view of `source` that was used.
 
-    Beside it the operation, so that no other can come to have its identity.
+    The operation is stored beside its result, so that no other object can take its identity.
     """
 
     source: Tensor
@@ -53,7 +53,7 @@ Stored = TypeVar("Stored")
 
 @contextmanager
 def remembering(source: Tensor) -> Iterator[None]:
-    """Within the block, what a map of given weights makes of `source` before any noise is computed only once."""
+    """Compute within the block only once what a map of given weights makes of `source` before any noise."""
     token = _memory.set(_Memory(source))
     try:
         yield
@@ -62,7 +62,7 @@ def remembering(source: Tensor) -> Iterator[None]:
 
 
 def recalled(name: str, op: LinearOp, x: Tensor, bias: str, make: Callable[[], Stored]) -> Stored:
-    """make(), or what it was the last time for the same map where x is a view of what is remembered.
+    """Return make(), or its result of the last time for the same map, where x is a view of the remembered tensor.
 
     The map is that of the leaf `name` by `op`, with the leaf `bias`: a model may use one leaf in several maps.
     """
@@ -72,7 +72,7 @@ def recalled(name: str, op: LinearOp, x: Tensor, bias: str, make: Callable[[], S
     operation: object = op
     try:
         hash(op)
-    except TypeError:  # what cannot be told by its value is told by its identity
+    except TypeError:  # an unhashable operation is told by its identity
         operation = id(op)
     key = (name, operation, bias, x.dtype, x.storage_offset(), x.shape, x.stride())
     if key not in memory.made:
@@ -86,31 +86,56 @@ def _bias(layer: Layer, name: str) -> Tensor | None:
 
 
 def _shape(x: Tensor, trailing: int, joint: bool) -> tuple[int, ...]:
-    """The shape of x after R; with `joint`, one draw serves the whole batch."""
+    """Return the shape of x after R; with `joint`, one draw serves the whole batch."""
     shape = tuple(x.shape[x.ndim - trailing :])
     return (1, *shape[1:]) if joint else shape
 
 
 @dataclass(frozen=True)
 class Point:
-    """op(x, w)."""
+    """The rule op(x, w): every leaf is used as it is.
+
+    Attributes:
+        leaves: {name: ([M,] R, *S)}.
+    """
 
     leaves: Leaves
 
     def __call__(self, name: str, op: LinearOp, x: Tensor, bias: str = "") -> Tensor:
-        """Apply `op` with the leaves."""
+        """Apply `op` with the leaves.
+
+        Args:
+            name: The leaf that is its weight.
+            op: The map.
+            x: Inputs ([M,] R, B, …).
+            bias: The leaf that is its bias, or "".
+
+        Returns:
+            ([M,] R, B, …).
+        """
         return op(x, self.leaves[name], _bias(self, bias))
 
     def leaf(self, name: str) -> Tensor:
-        """The leaf itself."""
+        """Return the leaf itself.
+
+        Args:
+            name: The leaf.
+
+        Returns:
+            ([M,] R, *S).
+        """
         return self.leaves[name]
 
 
 @dataclass(frozen=True)
 class Dropout:
-    """op(x · mask / (1 − p), w), one mask for each example (for the batch where `joint`). Srivastava et al. 2014.
+    """The rule op(x · mask / (1 − p), w), with one mask for each example. Srivastava et al. 2014.
 
-    rates: p of each leaf that is dropped out; a leaf without one acts as a point.
+    Attributes:
+        leaves: {name: (R, *S)}.
+        rates: p of each leaf whose input is dropped; a leaf without a rate acts as a point.
+        noise: Streams (R,) in training, (M, R) for posterior samples.
+        joint: Whether one mask serves the whole batch.
     """
 
     leaves: Leaves
@@ -120,18 +145,35 @@ class Dropout:
     kept: _Kept = field(default_factory=_Kept, compare=False)
 
     def __call__(self, name: str, op: LinearOp, x: Tensor, bias: str = "") -> Tensor:
-        """Apply `op` to the masked input."""
+        """Apply `op` to the masked input.
+
+        Args:
+            name: The leaf that is its weight.
+            op: The map.
+            x: Inputs ([M,] R, B, …).
+            bias: The leaf that is its bias, or "".
+
+        Returns:
+            ([M,] R, B, …).
+        """
         rate = self.rates.get(name, 0.0)
         if isinstance(rate, float) and rate == 0:
             out = recalled(name, op, x, bias, lambda: op(x, self.leaves[name], _bias(self, bias)))
-            return out.expand(*self.noise.lead, *out.shape[out.ndim - op.trailing :])  # a sample like any other
+            return out.expand(*self.noise.lead, *out.shape[out.ndim - op.trailing :])  # as any other sample
         mask = self.kept.get_or_draw(name, lambda: self._mask(name, op, x)) if self.joint else self._mask(name, op, x)
         share = per_row(1 - rate, x, 1 + op.trailing)
-        kept = (x / share) * mask if x.ndim < mask.ndim else x * (mask / share)  # the smaller is divided
+        kept = (x / share) * mask if x.ndim < mask.ndim else x * (mask / share)  # the smaller tensor is divided
         return op(kept, self.leaves[name], _bias(self, bias))
 
     def leaf(self, name: str) -> Tensor:
-        """The leaf itself: biases and scales are not dropped."""
+        """Return the leaf itself: biases and scales are not dropped.
+
+        Args:
+            name: The leaf.
+
+        Returns:
+            (R, *S).
+        """
         return self.leaves[name]
 
     def _mask(self, name: str, op: LinearOp, x: Tensor) -> Tensor:
@@ -141,9 +183,9 @@ class Dropout:
 
 @dataclass(frozen=True)
 class DropConnect:
-    """op(x, w · mask), one mask of the weights for each batch or posterior sample; the mean weight is (1 − p) w.
+    """The rule op(x, w · mask), with one mask of the weights for each batch or posterior sample. Wan et al. 2013.
 
-    Wan et al. 2013. rates: p of each leaf that is masked.
+    The mean weight is (1 − p) w. `rates` holds p of each leaf that is masked.
     """
 
     leaves: Leaves
@@ -158,7 +200,7 @@ class DropConnect:
         return op(x, weight, _bias(self, bias))
 
     def leaf(self, name: str) -> Tensor:
-        """The leaf itself: biases and scales are not dropped."""
+        """Return the leaf itself: biases and scales are not dropped."""
         return self.leaves[name]
 
     def _masked(self, name: str) -> Tensor:
@@ -169,9 +211,9 @@ class DropConnect:
 
 @dataclass(frozen=True)
 class LocalNoise:
-    """op(x, mean) + sqrt(op(x², variance)) · noise: Kingma, Salimans & Welling 2015.
+    """The rule op(x, mean) + sqrt(op(x², variance)) · noise: Kingma, Salimans & Welling 2015.
 
-    A bias acts as a weight of a constant input. mean, variance: leaves. One without a variance acts as a point.
+    A bias acts as a weight of a constant input. A leaf without a variance acts as a point.
     """
 
     mean: Leaves
@@ -180,7 +222,7 @@ class LocalNoise:
     kept: _Kept = field(default_factory=_Kept, compare=False)
 
     def __call__(self, name: str, op: LinearOp, x: Tensor, bias: str = "") -> Tensor:
-        """Apply `op` and add the pre-activation's own noise, which is the bias's too."""
+        """Apply `op` and add noise to the pre-activation, with the variance of the bias included."""
         if name not in self.variance:
             return op(x, self.mean[name], _bias(self, bias))
         mean = Factors(self.mean[name], self.mean[bias] if bias else None)
@@ -191,13 +233,13 @@ class LocalNoise:
         return torch.addcmul(*recalled(name, op, x, bias, lambda: sampling.moments(op, x, mean, variance)), noise)
 
     def leaf(self, name: str) -> Tensor:
-        """One sample of the leaf for the batch."""
+        """Return one sample of the leaf for the batch."""
         return self.kept.get_or_draw(name, lambda: _sampled_leaf(self.mean, self.variance, name, self.noise))
 
 
 @dataclass(frozen=True)
 class WeightNoise:
-    """op(x, mean + sd · noise), one sample of the weights for the batch. Blundell et al. 2015."""
+    """The rule op(x, mean + sd · noise), with one sample of the weights for the batch. Blundell et al. 2015."""
 
     mean: Leaves
     variance: Leaves
@@ -209,7 +251,7 @@ class WeightNoise:
         return op(x, self.leaf(name), _bias(self, bias))
 
     def leaf(self, name: str) -> Tensor:
-        """One sample of the leaf."""
+        """Return one sample of the leaf."""
         return self.kept.get_or_draw(name, lambda: _sampled_leaf(self.mean, self.variance, name, self.noise))
 
 
@@ -232,11 +274,11 @@ class Flipout:
         return out + self._signs(out, op) * op(self._signs(x, op) * x, perturbation)
 
     def leaf(self, name: str) -> Tensor:
-        """One sample of the leaf for the batch."""
+        """Return one sample of the leaf for the batch."""
         return self.kept.get_or_draw(name, lambda: _sampled_leaf(self.mean, self.variance, name, self.noise))
 
     def _signs(self, like: Tensor, op: LinearOp) -> Tensor:
-        """±1 for each example and unit, or channel."""
+        """Draw ±1 for each example and unit, or channel."""
         examples, units = like.shape[like.ndim - op.trailing :][:2]
         bits = self.noise.bits((examples, units), like)
         return sampling.signs(bits, like).reshape(*bits.shape, *(1,) * (op.trailing - 2))

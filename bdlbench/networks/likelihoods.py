@@ -1,4 +1,4 @@
-"""Outputs that own a likelihood and no latent: what a network's last layer means."""
+"""Outputs that own a likelihood and no latent: what the last layer of a network means."""
 
 from __future__ import annotations
 
@@ -25,23 +25,29 @@ class CategoricalOutput:
     logits: Tensor
 
     def elbo(self, y: Tensor) -> Tensor:
-        """log p(y | x) = log softmax(logits)_y in nats: ([M,] R, B), of classes y (R, B)."""
+        """Return log p(y | x) = log softmax(logits)_y in nats, ([M,] R, B), of classes y (R, B)."""
         log_probs = self.logits.log_softmax(-1)
         index = y.expand(log_probs.shape[:-1]).unsqueeze(-1)
         return log_probs.gather(-1, index).squeeze(-1)
 
     def fisher_targets(self) -> list[tuple[Tensor, Tensor]]:
-        """Every class, with its probability: the Fisher information of the logits is diag(p) − p pᵀ."""
+        """Return every class with its probability: the Fisher information of the logits is diag(p) − p pᵀ."""
         probs = self.logits.detach().softmax(-1)
         return [(torch.full_like(p, c, dtype=torch.int64), p) for c, p in enumerate(probs.unbind(-1))]
 
     def accumulator(self, samples: int) -> Accumulator:
-        """Averages probabilities."""
+        """Return an accumulator that averages probabilities."""
         return CategoricalSum(samples)
 
 
 class Noise(NamedTuple):
-    """Standard deviation of a Gaussian target, the log density at its mean in nats, and ½ / sd²: (1 or R, 1) each."""
+    """The noise of a Gaussian target, (1 or R, 1) each.
+
+    Attributes:
+        sd: Standard deviation.
+        log_peak: The log-density at the mean in nats.
+        half_precision: ½ / sd².
+    """
 
     sd: Tensor
     log_peak: Tensor
@@ -50,7 +56,7 @@ class Noise(NamedTuple):
 
 @dataclass(frozen=True)
 class GaussianOutput:
-    """A Gaussian for each example: mean ([M,] R, B), and a noise that broadcasts to it; on the scale the model sees."""
+    """A Gaussian for each example, on the scale the model sees: mean ([M,] R, B), and a noise that broadcasts to it."""
 
     mean: Tensor
     noise: Noise
@@ -61,25 +67,32 @@ class GaussianOutput:
         return self.noise.sd
 
     def elbo(self, y: Tensor) -> Tensor:
-        """log N(y; mean, sd²) in nats: ([M,] R, B)."""
+        """Return log N(y; mean, sd²) in nats, ([M,] R, B)."""
         square = squared_error(self.mean, y)
         return torch.addcmul(self.noise.log_peak, square, self.noise.half_precision, value=-1)
 
     def fisher_targets(self) -> list[tuple[Tensor, Tensor]]:
-        """One sd from the mean: there the score is 1 / sd, whose square is the Fisher information of the mean.
+        """Return a target one sd from the mean, with weight 1. The sd is taken as given.
 
-        The sd is taken as given.
+        The score there is 1 / sd, and its square is the Fisher information of the mean.
         """
         mean = self.mean.detach()
         return [(mean + self.sd.detach(), torch.ones_like(mean))]
 
     def accumulator(self, samples: int) -> Accumulator:
-        """Keeps the mixture's components."""
+        """Return an accumulator that keeps the components of the mixture."""
         return GaussianStack(samples)
 
 
 def unsupported(signature: Signature) -> str | None:
-    """Why no plain output fits the signature, or None."""
+    """Say why no plain output fits the signature.
+
+    Args:
+        signature: What the model was built to fit.
+
+    Returns:
+        The reason, or None where an output fits.
+    """
     known = ("categorical", "gaussian")
     if signature.likelihood in known:
         return None
@@ -87,9 +100,18 @@ def unsupported(signature: Signature) -> str | None:
 
 
 def output(signature: Signature, raw: Tensor, noise_sd: PerRow) -> Output:
-    """The output that `signature` asks for, from a network's last layer `raw` ([M,] R, B, outputs).
+    """Return the output that a signature asks for.
 
-    noise_sd: of a Gaussian target on the model's scale, a number or (R,). Raises BadInput for other numbers of outputs.
+    Args:
+        signature: What the model was built to fit.
+        raw: The last layer of the network, ([M,] R, B, outputs).
+        noise_sd: Standard deviation of a Gaussian target on the model's scale, a number or (R,).
+
+    Returns:
+        The output, which owns the likelihood.
+
+    Raises:
+        BadInput: The last layer has another number of outputs.
     """
     if raw.shape[-1] != signature.outputs:
         raise BadInput(f"the last layer has {raw.shape[-1]} outputs: signature.outputs = {signature.outputs} are right")

@@ -1,1 +1,1 @@
-"""What methods have learnt: sampling, chunking and reduction, shared by methods."""
+"""What methods have learnt: drawing samples, predicting in chunks, and reducing them, shared by methods."""

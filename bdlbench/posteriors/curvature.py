@@ -12,20 +12,26 @@ from bdlbench.networks.layers import Point
 from bdlbench.protocols import HasFisher, Model, Output, Prior
 
 BLOCK = 64
-"""Examples whose gradients are held at once; part of the definition of the bits."""
+"""Examples whose gradients are held at once; a change of it changes bits."""
 
 
 def point_output(model: Model, layout: Layout, flat: Tensor, x: Tensor) -> Output:
-    """What the networks `flat` (R, P) make of x (R, B, …). For outputs without a latent: nothing is drawn."""
+    """Return the output of the networks `flat` (R, P) on x (R, B, …), where the output has no latent.
+
+    Nothing is drawn.
+    """
     return model(Point(layout.views(flat)), x, Streams([0] * len(x)))
 
 
 def fisher_information(model: Model, layout: Layout, flat: Tensor, data: Data, diagonal: bool) -> Tensor:
-    """Σ_n E ∇log p(y | x_n) ∇log p(y | x_n)ᵀ of the one network `flat` (1, P): float64 (P, P), or its diagonal (P,).
+    """Return Σ_n E ∇log p(y | x_n) ∇log p(y | x_n)ᵀ of the one network `flat` (1, P).
 
-    The generalised Gauss-Newton matrix Σ_n J_nᵀ H_n J_n, for likelihoods that are exponential families of the network's
-    output (Martens 2020, §9.2); on a linear model it is the Hessian. Each example is a row of its own, so the replicate
-    axis gives every example's gradient. P here is without padding.
+    This is the generalised Gauss-Newton matrix Σ_n J_nᵀ H_n J_n for likelihoods that are exponential families of the
+    network's output (Martens 2020, §9.2); on a linear model it is the Hessian. Each example is a row of its own, so the
+    replicate axis gives the gradient of every example. Returns float64 (P, P), or its diagonal (P,), without padding.
+
+    Raises:
+        TypeError: The output has no known Fisher information.
     """
     size = layout.num_parameters
     total = flat.new_zeros((size,) if diagonal else (size, size), dtype=torch.float64)
@@ -43,7 +49,7 @@ def fisher_information(model: Model, layout: Layout, flat: Tensor, data: Data, d
 
 
 def prior_precision(prior: Prior, layout: Layout, flat: Tensor) -> Tensor:
-    """−∂² log p / ∂w² of a factorised prior at the one network `flat` (1, P), float64, (P,) without padding."""
+    """Return −∂² log p / ∂w² of a factorised prior at the one network `flat` (1, P), float64, (P,) without padding."""
     at = flat.detach().double().clone().requires_grad_()
     (slope,) = torch.autograd.grad(prior.log_density(at).sum(), at, create_graph=True)
     (curvature,) = torch.autograd.grad(slope.sum(), at)

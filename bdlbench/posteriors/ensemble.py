@@ -26,12 +26,12 @@ class EnsemblePosterior:
 
     @property
     def state(self) -> Mapping[str, Tensor]:
-        """Each tensor (R, K, …)."""
+        """Each tensor of the members, (R, K, …)."""
         return {name: value.unflatten(0, (-1, self.members)) for name, value in self.rows.state.items()}
 
     @property
     def bound(self) -> Tensor | None:
-        """A mixture of points has no bound."""
+        """None: a mixture of points has no bound."""
         return None
 
     @property
@@ -44,23 +44,32 @@ class EnsemblePosterior:
         return means
 
     def moments(self) -> Moments | None:
-        """Of the mixture of the members."""
+        """Return the moments of the mixture of the members."""
         members = self.rows.moments()
         return None if members is None else mixture_moments(members, self.members)
 
     def measured(self, x: Tensor, rng: Streams) -> Mapping[str, Tensor]:
-        """Means over the members: one network each."""
+        """Return means over the members, which measure one network each."""
         found = self.rows.measured(Data(x, x).repeat(self.members).x, rng.members(self.members))
         return {name: value.unflatten(0, (-1, self.members)).mean(1) for name, value in found.items()}
 
     def predict(self, x: Tensor, samples: int, rng: Streams, joint: bool = False) -> Predictive:
-        """The mixture's predictive: `samples` draws shared out among the members, one each for point members."""
+        """Predict by the mixture: `samples` draws are divided among the members, at least one each, one for a point."""
         repeated = Data(x, x).repeat(self.members).x
         share = max(1, samples // self.members)
         return self.rows.predict(repeated, share, rng.members(self.members), joint).mix(self.members)
 
 
 def mixture_of_points(model: Model, layout: Layout, flat: Tensor) -> EnsemblePosterior:
-    """The equal mixture of the K networks of each row of `flat` (R, K, P), such as the samples of a chain."""
+    """Return the equal mixture of K networks, such as the samples of a chain.
+
+    Args:
+        model: The model.
+        layout: Where each leaf lies in a row.
+        flat: The networks of each row, (R, K, P).
+
+    Returns:
+        The posterior of R replicates.
+    """
     count = flat.shape[1]
     return EnsemblePosterior(point_posterior(repeat_rows(model, count), layout, flat.flatten(0, 1)), count)

@@ -1,4 +1,4 @@
-"""What weight-space methods share when they fit: initial rows, Gaussian priors, the objective of one network."""
+"""What methods in weight space share when they fit: initial rows, Gaussian priors, the objective of one network."""
 
 from __future__ import annotations
 
@@ -23,14 +23,29 @@ PriorScaling = Literal["none", "fan_in"]
 
 
 def initial_rows(layout: Layout, rng: Streams, like: Tensor) -> Tensor:
-    """(R, P): linear maps from N(0, 2 / fan_in) (He et al. 2015), biases and scales zero; on the device of `like`."""
+    """Draw initial rows (R, P) on the device of `like`.
+
+    Linear maps start from N(0, 2 / fan_in) (He et al. 2015), biases and scales at zero.
+    """
     noise = rng.normal((layout.width,), like)
     sd = layout.fill(lambda leaf: math.sqrt(2 / leaf.fan_in) if is_linear(leaf) else 0.0)
     return noise * sd.to(like.device)
 
 
 def initial_network(model: Model, data: Data, rng: Streams) -> Tensor:
-    """(R, P): `initial_rows`, and where the model knows better from the training data, what it says."""
+    """Draw the initial parameters of one network for each row.
+
+    Linear maps start from N(0, 2 / fan_in) (He et al. 2015), biases and scales at zero, and the leaves of a model that
+    `HasStart` where the model says.
+
+    Args:
+        model: The model.
+        data: The training data.
+        rng: Streams (R,).
+
+    Returns:
+        Rows (R, P).
+    """
     layout = Layout(model.leaves())
     rows = initial_rows(layout, rng, data.x)
     if isinstance(model, HasStart):
@@ -41,7 +56,14 @@ def initial_network(model: Model, data: Data, rng: Streams) -> Tensor:
 
 
 def is_linear(leaf: Leaf) -> bool:
-    """Whether the leaf is a linear map, not a bias or a scale."""
+    """Tell whether a leaf is a linear map, not a bias or a scale.
+
+    Args:
+        leaf: The leaf.
+
+    Returns:
+        True for a linear map.
+    """
     return leaf.role in ("input", "weight")
 
 
@@ -53,22 +75,22 @@ class GaussianPrior:
     of_weights: ClassVar[bool] = True
 
     def log_density(self, flat: Tensor, valued: bool = True) -> Tensor:
-        """log p of rows (R, P), in nats: (R,)."""
+        """Return log p of rows (R, P) in nats, (R,)."""
         return normal_log_density_sum(flat, self.rows, valued)
 
     def kl(self, mean: Tensor, log_sd: Tensor) -> Tensor:
-        """KL(Π_i N(mean_i, sd_i²) ‖ p) of rows (R, P), in nats: (R,)."""
+        """Return KL(Π_i N(mean_i, sd_i²) ‖ p) of rows (R, P) in nats, (R,)."""
         return normal_kl_sum(mean, log_sd, self.rows)
 
     def add_kl_gradient(
         self, mean: Tensor, variance: Tensor, factor: Tensor, into_mean: Tensor, into_log_sd: Tensor
     ) -> None:
-        """In closed form."""
+        """Add the gradient of `kl` in closed form."""
         add_normal_kl_gradient(mean, variance, factor, self.rows, into_mean, into_log_sd)
 
 
 def gaussian_prior(layout: Layout, sd: PerRow, scaling: PriorScaling, like: Tensor) -> GaussianPrior:
-    """The prior whose scale is `sd`, or sd / √fan_in on linear maps where scaling is "fan_in" (Neal 1996, §2.1)."""
+    """Return the prior with scale `sd`, or sd / √fan_in on linear maps where scaling is "fan_in" (Neal 1996, §2.1)."""
     by_fan_in = scaling == "fan_in"
     factor = layout.fill(lambda leaf: leaf.fan_in**-0.5 if by_fan_in and is_linear(leaf) else 1.0, padding=1.0)
     counted = layout.fill(lambda leaf: 1.0).to(like.device)
@@ -78,7 +100,18 @@ def gaussian_prior(layout: Layout, sd: PerRow, scaling: PriorScaling, like: Tens
 
 
 def prior_of(model: Model, layout: Layout, sd: PerRow, scaling: PriorScaling, like: Tensor) -> Prior:
-    """The model's own prior where it has one; else the Gaussian of a method's options."""
+    """Return the model's own prior where it has one, else the Gaussian of a method's options.
+
+    Args:
+        model: The model.
+        layout: Where each leaf lies in a row.
+        sd: Standard deviation of the Gaussian, a number or (R,).
+        scaling: "fan_in" divides it by √fan_in on linear maps (Neal 1996, §2.1); "none" does not.
+        like: A tensor whose device and dtype the prior takes.
+
+    Returns:
+        The prior of rows (R, P).
+    """
     if isinstance(model, OwnsPrior):
         return model.prior(layout, like)
     return gaussian_prior(layout, sd, scaling, like)
@@ -94,9 +127,20 @@ def fit_network(
     update: Update | None = None,
     collect: Collect = NOTHING,
 ) -> States:
-    """Minimise −[mean_b elbo_b + log p(w) / N] over a network (R, P) for each row, acting by `rule(flat, noise)`.
+    """Minimise −[mean_b elbo_b + log p(w) / N] over one network for each row.
 
-    update, collect: the step rule, and what is gathered, of `training.minimise`.
+    Args:
+        model: The model.
+        data: The training data.
+        rng: Streams (R,).
+        plan: Epochs, batch size and learning rate.
+        rule: `rule(flat, noise)` returns the layer rule by which rows (R, P) act.
+        prior: The prior of the parameters; None for maximum likelihood.
+        update: The step rule; None for Adam.
+        collect: What is gathered after every epoch.
+
+    Returns:
+        The states of training; `last` takes the final one.
     """
 
     def objective(flat: Tensor, batch: Examples, noise: Streams, moment: Moment) -> Tensor:
@@ -110,7 +154,7 @@ def fit_network(
 def expected_log_likelihood(
     model: Model, rule: Callable[[Streams], Layer], data: Data, rng: Streams, samples: int
 ) -> Tensor:
-    """Σ_n E_q elbo_n of all training data in nats, (R,) float64, by `samples` draws in blocks of examples."""
+    """Return Σ_n E_q elbo_n of all training data in nats, (R,) float64, by `samples` draws in blocks of examples."""
     total = torch.zeros(data.rows, dtype=torch.float64, device=data.x.device)
     with torch.inference_mode():
         for i, start in enumerate(range(0, data.num_data, 1000)):

@@ -1,4 +1,4 @@
-"""Means and covariances of the weights under the posteriors of several methods, to be held against an exact one."""
+"""Means and covariances of the weights under several methods' posteriors, for comparison with an exact posterior."""
 
 from __future__ import annotations
 
@@ -12,20 +12,37 @@ from bdlbench.protocols import Moments
 
 
 def point_moments(layout: Layout, flat: Tensor) -> Moments:
-    """Of point masses at rows (R, P): no variance, no density."""
+    """Return the moments of point masses at rows (R, P): no variance, no density."""
     return factorised_moments(layout, flat, torch.zeros_like(flat))
 
 
 def factorised_moments(layout: Layout, mean: Tensor, variance: Tensor, gaussian: bool = False) -> Moments:
-    """Of independent weights with these means and variances, rows (R, P)."""
+    """Return the moments of independent weights.
+
+    Args:
+        layout: Where each leaf lies in a row.
+        mean: Means (R, P).
+        variance: Variances (R, P).
+        gaussian: Whether the weights are Gaussian.
+
+    Returns:
+        The moments, without padding.
+    """
     return Moments(layout.packed(mean).double(), torch.diag_embed(layout.packed(variance).double()), gaussian)
 
 
 def dropout_moments(layout: Layout, flat: Tensor, rates: Mapping[str, PerRow]) -> Moments | None:
-    """Of w · mask / (1 − p), one mask for each input unit: mean w, Cov(w_oi, w_o'i) = w_oi w_o'i p / (1 − p).
+    """Return the moments of w · mask / (1 − p), with one mask for each input unit.
 
-    flat: rows (R, P); rates: p of each leaf that is dropped out. None where a masked map is not a matrix (O, I): a
-    convolution's mask is of positions, not of weights.
+    The mean is w, and Cov(w_oi, w_o′i) = w_oi w_o′i p / (1 − p).
+
+    Args:
+        layout: Where each leaf lies in a row.
+        flat: Rows (R, P).
+        rates: p of each leaf whose input is dropped.
+
+    Returns:
+        The moments; None where a masked map is not a matrix (O, I), since a convolution masks positions, not weights.
     """
     views = layout.views(flat.double())
     if any(views[name].ndim != 3 for name in rates):
@@ -36,7 +53,10 @@ def dropout_moments(layout: Layout, flat: Tensor, rates: Mapping[str, PerRow]) -
 
 
 def mixture_moments(members: Moments, count: int) -> Moments:
-    """Of the equal mixture of each `count` consecutive rows: (R·count, …) -> (R, …). Law of total covariance."""
+    """Return the moments of the equal mixture of each `count` consecutive rows: (R·count, …) -> (R, …).
+
+    Law of total covariance.
+    """
     means, within = members.mean.unflatten(0, (-1, count)), members.covariance.unflatten(0, (-1, count))
     mean = means.mean(1)  # (R, P)
     apart = means - mean.unsqueeze(1)  # (R, K, P)
@@ -45,7 +65,7 @@ def mixture_moments(members: Moments, count: int) -> Moments:
 
 
 def _dropout_covariance(weight: Tensor, rate: PerRow) -> Tensor:
-    """(R, S, S) of one leaf (R, *S), its elements in a row: those of one input unit share a mask."""
+    """Return (R, S, S) of one leaf (R, *S), flattened: elements of one input unit share a mask."""
     rows, size = len(weight), weight[0].numel()
     if weight.ndim != 3:
         return weight.new_zeros(rows, size, size)

@@ -14,6 +14,15 @@ from bdlbench.protocols import Model
 
 
 def point_posterior(model: Model, layout: Layout, flat: Tensor) -> WeightPosterior:
-    """A point mass at each row of `flat` (R, P): one deterministic network, no variance of the weights."""
+    """Return a point mass at each row: one deterministic network, without variance of the weights.
+
+    Args:
+        model: The model.
+        layout: Where each leaf lies in a row.
+        flat: Rows (R, P).
+
+    Returns:
+        The posterior of R replicates.
+    """
     state, moments = layout.views(flat), partial(point_moments, layout, flat)
     return WeightPosterior(model, state, lambda noise, joint: Point(state), deterministic=True, moments=moments)

@@ -1,4 +1,4 @@
-"""What a posterior with weights that are exactly zero reports of them."""
+"""Facts about a posterior with weights that are exactly zero."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bdlbench.core.layout import Layout
 
 
 def sparsity_facts(kept: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
-    """Facts `sparsity`, `sparsity[leaf]` and `compression` (R,) float64 from masks (R, *S) of the weights that remain.
+    """Return `sparsity`, `sparsity[leaf]` and `compression` (R,) float64 from masks (R, *S) of the remaining weights.
 
     sparsity = 1 − |w ≠ 0| / |w| over the linear maps; compression = |w| / |w ≠ 0| (Molchanov et al. 2017, table 1).
     """

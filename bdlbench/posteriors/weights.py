@@ -15,25 +15,33 @@ from bdlbench.protocols import Accumulator, Layer, Model, Moments, Timed
 from bdlbench.training.loop import predicted
 
 EXAMPLES = 500
-"""Examples in one pass. Prediction noise is keyed by the block of examples, so this is part of the definition."""
+"""Examples in one pass. Prediction noise is keyed by the block of examples, so a change of it changes results."""
 
 EXAMPLES_OF_ONE_NETWORK = 1000
-"""The same where one network serves all examples, since larger products are faster. A latent's noise starts anew in
-each block, so this too is part of the definition."""
+"""Examples in one pass where one network serves all examples: larger products are faster.
+
+The noise of a latent starts anew in each block, so a change of it changes results.
+"""
 
 CHUNK_ELEMENTS = 1 << 19
-"""Activations of one hidden layer held at once: more falls out of the cache."""
+"""Activations of one hidden layer held at once; more would not fit the cache."""
 
 MOST_AT_ONCE = 8
-"""Samples at once, however small the layers: some methods make a noisy copy of the input for each."""
+"""Samples at once, however small the layers: some methods make a noisy copy of the input for each sample."""
 
 
 @dataclass(frozen=True)
 class WeightPosterior:
-    """Rows of learnt tensors and the rule that draws a network from them.
+    """Learnt tensors of each row, and the rule that draws a network from them.
 
-    state: {name: (R, …)}; draw(noise, joint) -> Layer, with noise of lead (M, R); facts: (R,) each; bound: (R,) nats or
-    None; deterministic: every draw is the same network, so one is enough; moments(): of the weights, or None.
+    Attributes:
+        model: The model.
+        state: The learnt tensors, {name: (R, …)}.
+        draw: `draw(noise, joint)` returns the layer rule of drawn networks; `noise` has lead (M, R).
+        facts: What the method knows of itself, (R,) each.
+        bound: The ELBO of the training data in nats, (R,), or None.
+        deterministic: Whether every draw is the same network, so that one draw is enough.
+        moments: Returns the moments of the weights, or None.
     """
 
     model: Model
@@ -45,9 +53,16 @@ class WeightPosterior:
     moments: Callable[[], Moments | None] = lambda: None
 
     def predict(self, x: Tensor, samples: int, rng: Streams, joint: bool = False) -> Predictive:
-        """The predictive of x (R, N, …) from `samples` draws; from one where all draws are the same.
+        """Predict x (R, N, …) by `samples` draws, or by one where all draws are the same.
 
-        joint: each sample is one network for all the examples, not one for each example.
+        Args:
+            x: Inputs (R, N, …).
+            samples: M, the number of draws.
+            rng: Streams (R,) of prediction noise.
+            joint: Whether each sample is one network for all examples.
+
+        Returns:
+            The predictive of R replicates on N inputs.
         """
         count = 1 if self.deterministic else samples
         blocks = x.split(EXAMPLES_OF_ONE_NETWORK if joint else EXAMPLES, dim=1)
@@ -62,13 +77,24 @@ class WeightPosterior:
         return first.join(later)
 
     def measured(self, x: Tensor, rng: Streams) -> Mapping[str, Tensor]:
-        """What the model measures of its first draw; {} where it is not `Timed`."""
+        """Measure what the clock says of the first draw, where the model is `Timed`.
+
+        Args:
+            x: Inputs (R, N, …).
+            rng: Streams (R,) of prediction noise.
+
+        Returns:
+            Numbers by name, (R,) each; {} where the model is not `Timed`.
+        """
         if not isinstance(self.model, Timed):
             return {}
         return self.model.measured(self.draw(rng.samples(0, 1), True), x)
 
     def _block(self, x: Tensor, samples: int, rng: Streams, place: tuple[int, int]) -> Predictive:
-        """Noise for each example; what precedes all noise is computed once. place: which block, of how many."""
+        """Predict one block of examples with its own noise; `place` says which block, of how many.
+
+        All that precedes the noise is computed once.
+        """
         total, chunk = None, self._chunk(x, samples)
         with remembering(x):
             for start in range(0, samples, chunk):
@@ -81,7 +107,7 @@ class WeightPosterior:
         return total.finish()
 
     def _jointly(self, blocks: Sequence[Tensor], samples: int, rng: Streams) -> list[Predictive]:
-        """A network at a time, for all blocks."""
+        """Predict all blocks, one network at a time."""
         totals: dict[int, Accumulator] = {}
         for sample in range(samples):
             noise = rng.samples(sample, 1)
@@ -92,7 +118,7 @@ class WeightPosterior:
         return [total.finish() for total in totals.values()]
 
     def _chunk(self, x: Tensor, samples: int) -> int:
-        """How many samples to draw at once: as many as keep the widest activation in the cache."""
+        """Return how many samples to draw at once: as many as keep the widest activation in the cache."""
         leaves, pixels = self.model.leaves().values(), x[0, 0, 0].numel() if x.ndim == 5 else 1  # of images by channel
         widest = max(leaf.shape[0] * (pixels if len(leaf.shape) == 4 else 1) for leaf in leaves)
         return max(1, min(samples, MOST_AT_ONCE, CHUNK_ELEMENTS // (x.shape[0] * x.shape[1] * widest)))

@@ -34,6 +34,7 @@ ALPHA = 0.05
 """How often a table of equal truths may hold a "not reproduced"."""
 
 MARGIN_POWER = 0.95
+"""The power with which a difference of the margin is refused."""
 
 Spread = Literal["standard error", "standard deviation", "none"]
 SPREADS: tuple[str, ...] = get_args(Spread)
@@ -45,10 +46,13 @@ Reproduced = Literal["reproduced", "not reproduced", "inconclusive"]
 class Published:
     """A mean as it was printed.
 
-    half_digit: half a unit of the last printed digit. spread: what stands behind the ±, in the metric's unit, and which
-    spread it is: the standard error of the mean, the standard deviation of one split or run, or none (NaN). spread_half
-    is half a unit of ITS last digit: a spread printed as 0.00 may be as large. count: the splits or runs that the mean
-    is over.
+    Attributes:
+        value: The mean, in the metric's unit.
+        half_digit: Half a unit of its last printed digit.
+        count: The splits or runs that the mean is over.
+        spread: The number behind the ±, in the metric's unit; NaN for none.
+        spread_half: Half a unit of the last digit of the spread: one printed as 0.00 may be as large.
+        kind: Which spread it is: the standard error of the mean, the standard deviation of one split or run, or none.
     """
 
     value: float
@@ -60,7 +64,7 @@ class Published:
 
     @property
     def variance(self) -> float:
-        """Of the mean; NaN where no spread was published, or a spread of one run alone."""
+        """The variance of the mean; NaN where no spread was published, or the spread of a single run."""
         if self.kind == "none" or self.count < 2:
             return math.nan
         error = max(self.spread, self.spread_half)
@@ -71,17 +75,17 @@ def published(value: str, count: int, spread: str = "", kind: Spread = "none") -
     """Read numbers as they are printed, for their last digits.
 
     Args:
-        value: the mean, such as "2.97".
-        count: the splits or runs that it is over.
-        spread: what stands behind the ±, such as "0.19"; "" for nothing.
-        kind: which spread that is.
+        value: The mean, such as "2.97".
+        count: The splits or runs that it is over.
+        spread: What stands behind the ±, such as "0.19"; "" for nothing.
+        kind: Which spread that is.
 
     Returns:
         The mean with its rounding.
 
     Raises:
-        ValueError: where a number is none, or is not finite, a spread is negative, or there is a spread without its
-            kind or a kind without its spread.
+        ValueError: A text is no finite number, a spread is negative, or there is a spread without its kind or a kind
+            without its spread.
     """
     if (kind == "none") != (spread == ""):
         raise ValueError(f"a spread of {spread or 'nothing'} is no {kind}")
@@ -97,7 +101,7 @@ def published(value: str, count: int, spread: str = "", kind: Spread = "none") -
 
 
 def _printed(text: str) -> tuple[float, float]:
-    """A number and half a unit of its last digit."""
+    """Parse a number, and half a unit of its last digit."""
     try:
         number = Decimal(text)
     except InvalidOperation:
@@ -110,9 +114,11 @@ def _printed(text: str) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Limits:
-    """What a margin may be, in the metric's unit.
+    """The range of a margin, in the metric's unit.
 
-    immaterial: a difference that nobody minds. coarse: a margin above which "reproduced" would say nothing.
+    Attributes:
+        immaterial: A difference that does not matter to anyone.
+        coarse: A margin above which "reproduced" would say nothing.
     """
 
     immaterial: float
@@ -123,8 +129,12 @@ class Limits:
 class PublishedRow:
     """One row of a paper's table, and what its protocol gave here.
 
-    ours: (n,) values by split or run. by_split: (n,) published values of the same splits, where there are any. exact:
-    nothing is left to chance, the splits included.
+    Attributes:
+        published: The printed mean.
+        ours: Our values by split or run, (n,).
+        limits: The range of the margin.
+        by_split: Published values of the same splits, (n,), where there are any.
+        exact: Whether nothing is left to chance, the splits included.
     """
 
     published: Published
@@ -163,10 +173,15 @@ class PublishedRow:
 
 @dataclass(frozen=True)
 class Agreement:
-    """The verdict on a row. Numbers that cannot be known are NaN.
+    """The verdict on a row. A number that cannot be known is NaN.
 
-    half_width: of the 95 % interval of the difference, for this row alone, rounding included. margin: as the module
-    says. corrected_p: of δ = 0, Holm-corrected over the rows.
+    Attributes:
+        row: The row.
+        difference: Ours − theirs.
+        half_width: Half the width of the 95 % interval of the difference, for this row alone, with rounding.
+        margin: The margin that the module's docstring describes.
+        corrected_p: p of δ = 0, Holm-corrected over the rows.
+        verdict: One of the three.
     """
 
     row: PublishedRow
@@ -187,7 +202,7 @@ def judge(rows: Sequence[PublishedRow]) -> list[Agreement]:
     """Judge all rows of one paper's table together.
 
     Args:
-        rows: the rows.
+        rows: The rows.
 
     Returns:
         An agreement for each row, in order.
@@ -216,7 +231,7 @@ def judge(rows: Sequence[PublishedRow]) -> list[Agreement]:
 def _corrected(
     test: Callable[[Difference, float], Array], found: Sequence[Difference], bounds: Iterable[float]
 ) -> Array:
-    """Holm-corrected p of every row; what cannot be tested stays NaN and costs the others nothing."""
+    """Return the Holm-corrected p of every row; a row that cannot be tested stays NaN and does not count."""
     pairs = zip(found, bounds, strict=True)
     return holm([float(test(d, bound)) if d.standard_error > 0 else math.nan for d, bound in pairs])
 
