@@ -189,10 +189,10 @@ class StoppingResNet:
         return Stopper(self.network, layer, scale[0], tuple(bias))
 
     def measured(self, layer: Layer, x: Tensor) -> dict[str, Tensor]:
-        """Return seconds of the plain network of all layers over seconds of stopping, `speedup[B]` (R,), in batches of B.
+        """Return `speedup[B]` (R,): seconds of the plain network over seconds of stopping, for batches of B images.
 
-        It is measured on the first examples of x (R, N, …) with one network: a weight sample, or the weights without
-        masks.
+        The plain network computes all layers. It is measured on the first examples of x (R, N, …) with one network: a
+        weight sample, or the weights without masks.
         """
         leaves = {name: layer.leaf(name).reshape(-1, *leaf.shape) for name, leaf in self.leaves().items()}
         first = torch.as_tensor(self.first_halting, dtype=torch.float64).expand(len(x)).tolist()
