@@ -26,7 +26,7 @@ from bdlbench import catalog
 from bdlbench.compare import margins as margin_table
 from bdlbench.compare import pairs as comparison
 from bdlbench.compare.pairs import Comparison, Pairing
-from bdlbench.core import environment, options, torch_state
+from bdlbench.core import files, options, torch_state
 from bdlbench.core.errors import BadInput, unknown
 from bdlbench.core.spec import Seeds, Spec, parse_seeds
 from bdlbench.data import downloads
@@ -34,24 +34,13 @@ from bdlbench.data.task import Task
 from bdlbench.records import reading
 from bdlbench.records import record as records
 from bdlbench.records.cells import Result, flatten, merge
-from bdlbench.records.reading import Faults
 from bdlbench.records.record import Record
 from bdlbench.report import tables
 from bdlbench.runs import external_scores as submissions
-from bdlbench.runs import lint, rescoring, suites
-from bdlbench.runs.batch import load_task
+from bdlbench.runs import rescoring, suites, work
+from bdlbench.runs.batch import Settings, load_task
 from bdlbench.runs.external_scores import Claim
-from bdlbench.runs.work import (
-    REFERENCE,
-    left_out,
-    perform,
-    prepare,
-    ready,
-    refuse_unwritable,
-    results_for,
-    settings_of,
-    workers,
-)
+from bdlbench.runs.work import REFERENCE
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -167,7 +156,7 @@ def run(  # noqa: PLR0913 - one argument for each option of the command
     Raises BadInput before anything is written where something asked for does not exist or is out of range.
     """
     paths = _add_plugins(plugin)
-    settings = settings_of(_path("results", results), checkpoint_every, keep_parameters)
+    settings = Settings(_path("results", results), checkpoint_every, keep_parameters)
     if isinstance(suite, Spec):
         if config or method or model or dataset or splits or set or (seeds, samples) != (None, None):
             raise BadInput("a spec is complete: other arguments that say what to run go with the name of a suite")
@@ -176,16 +165,18 @@ def run(  # noqa: PLR0913 - one argument for each option of the command
         names = (_names(method), _names(model), _names(dataset))
         chosen = suites.Overrides(*names, _seeds(seeds), samples, _options(set), device, threads, splits)
         source = (
-            suite_of("", suite)
+            suites.find_suite("", suite)
             if isinstance(suite, Path)
-            else suite_of(suite, _path("config", config) if config else None)
+            else suites.find_suite(suite, _path("config", config) if config else None)
         )
         spec = suites.build_spec(source, chosen)
-    job = ready(prepare(spec, settings.results, fresh, any_code))
-    perform(job, workers(jobs, job), paths, settings)
+    planned = work.plan(spec, settings, fresh, any_code)
+    workers = work.workers(jobs, planned)
+    job = work.prepare(planned)
+    work.perform(job, workers, paths)
     keys = {cell.key for cell in spec.cells}
     found = records.read(job.results) if job.results.is_dir() else []
-    return Trained(tuple(r for r in found if r.key in keys), tuple(left_out(job)), tuple(results_for(job)[0]))
+    return Trained(tuple(r for r in found if r.key in keys), tuple(work.left_out(job)), tuple(work.held(job).results))
 
 
 @_for_callers
@@ -204,8 +195,10 @@ def table(folder: str | Path, metrics: str | Sequence[str] = (), plugin: Plugins
     Options are columns, as in `read`. Metrics that a record does not hold are computed from its stored predictions.
     plugin: files with more of them.
     """
+    _add_plugins(plugin)
     names = _listed(metrics)
-    found, _ = completed(_path("folder", folder), names, plugin)
+    source, _ = rescoring.complete(reading.read(_path("folder", folder)), names)
+    found = merge(source.records, source)
     if names != ("*",):
         tables.refuse_unknown_metrics(found, names)
     return _frame(tables.summary_rows(found, names))
@@ -278,11 +271,11 @@ def rank(folder: str | Path, metric: str = "nll", methods: str | Sequence[str] =
     """The methods of a folder against each other, over its data sets. methods: only these; plugin: as of `table`."""
     from bdlbench.compare import rank as ranking  # scipy.stats is slow to import
 
-    faults: list[Faults] = []
-    found, untold = completed(_path("folder", folder), [metric], plugin, faults.append)
-    ranked = ranking.rank(found, metric, _listed(methods))
-    damaged = [line for one in faults if one.damaged for line in one.lines()]
-    return replace(ranked, notes=(*ranked.notes, *untold, *damaged))
+    _add_plugins(plugin)
+    found = rescoring.held(reading.read(_path("folder", folder)), [metric])
+    ranked = ranking.rank(found.results, metric, _listed(methods))
+    damaged = found.faults.lines() if found.faults.damaged else ()
+    return replace(ranked, notes=(*ranked.notes, *found.untold, *damaged))
 
 
 @_for_callers
@@ -323,7 +316,7 @@ def score(  # noqa: PLR0913 - one argument for each option of the command
         claim = Claim(method, dataset, model, own_data, samples, given, splits, texts, axes)
     elif method or dataset or set:
         raise BadInput("a claim is complete: method, dataset and so on go without one")
-    refuse_unwritable(_path("results", results))
+    files.refuse_unwritable(_path("results", results), "--results")
     return submissions.score(_path("file", file), claim, _path("results", results), fresh)
 
 
@@ -351,24 +344,15 @@ def report(
     from bdlbench.report import page
 
     _add_plugins(plugin)
-    refuse_unwritable(_path("out", out), "--out")
+    files.refuse_unwritable(_path("out", out), "--out")
     return page.write(_path("folder", folder), _path("out", out), _listed(metrics))
 
 
 def verify(folder: str | Path, *, full: bool = False, threads: int | None = None) -> Iterator[Check]:
     """Hold each record of a folder, or one record, against what is computed here. Raises BadInput for none."""
-    from bdlbench.gate.verify import verify
+    from bdlbench.gate.verify import verify_folder
 
-    path = _path("folder", folder)
-    found = reading.read(path).records
-    seeds = {
-        record.key: {r for other in found if other.key == record.key for r in other.replicates} for record in found
-    }
-    for record in found:
-        with torch_state.usual():  # not around what a caller does between two checks
-            check = verify(record.path.parent, record, full, threads)
-        few = lint.of_replicates(check.title, sorted(seeds[record.key]))
-        yield replace(check, findings=(*few, *check.findings))
+    return verify_folder(_path("folder", folder), full, threads)
 
 
 @_for_callers
@@ -400,7 +384,7 @@ def accept(
 def _folder(given: str | Path | None) -> Iterator[Path]:
     """A folder that stays if it was given, else one for the moment."""
     if given is not None:
-        refuse_unwritable(place := _path("results", given))
+        files.refuse_unwritable(place := _path("results", given), "--results")
         yield place
         return
     with tempfile.TemporaryDirectory(prefix="bdlbench-") as name:
@@ -413,37 +397,12 @@ def results_of(folder: Path) -> list[Result]:
     return merge(source.records, source)
 
 
-def completed(
-    folder: Path,
-    metrics: Sequence[str],
-    plugins: Plugins = (),
-    faulty: Callable[[Faults], None] | None = None,
-) -> tuple[list[Result], tuple[str, ...]]:
-    """All results in a folder with what their stored predictions tell of `metrics`; and lines on what they do not.
-
-    faulty: hears what is wrong with the files beside the records, which are then done without. Without it damage is
-    BadInput where it is met.
-    """
-    _add_plugins(plugins)
-    source = reading.read(folder)
-    if faulty is not None:
-        source, faults = reading.sound(source)
-        faulty(faults)
-    found, untold = rescoring.complete(source, metrics)
-    return merge(found.records, found), untold
-
-
 def _add_plugins(given: Plugins) -> list[Path]:
     listed = given if isinstance(given, Iterable) and not isinstance(given, str) else [given] if given else []
     paths = [_path("plugin", path) for path in listed]
     for path in paths:
         catalog.add_plugin(path)
     return paths
-
-
-def machines(folder: Path) -> list[str]:
-    """The devices, by name, on which the records of a folder were timed."""
-    return sorted({environment.machine(record.environment) for record in reading.read(folder).records if record.cost})
 
 
 # what an argument may be
@@ -508,10 +467,3 @@ def _listed(given: str | Iterable[str] | None) -> tuple[str, ...]:
     """Names as a list, or in one text as the command line takes them: "nll,ece"."""
     parts = given.split(",") if isinstance(given, str) else _names(given)
     return tuple(name.strip() for name in parts if name.strip())
-
-
-def suite_of(name: str, config: Path | None) -> suites.Suite:
-    """A suite of the package, or that of a file; quick where neither is named. Raises BadInput for both."""
-    if name and config:
-        raise BadInput(f"a suite ({name}) and --config {config} are both given: choose one")
-    return suites.read_suite_file(config) if config else suites.read_suite(name or "quick")

@@ -11,14 +11,15 @@ from pathlib import Path
 from bdlbench import api
 from bdlbench.runs import work
 from bdlbench.runs import suites as plan
+from bdlbench.runs.batch import Settings
 asked = plan.Overrides(methods=("mle",), datasets=("digits",), seeds="5")
-job = work.prepare(plan.build_spec(plan.read_suite("quick"), asked), Path(sys.argv[1]))
+job = work.plan(plan.build_spec(plan.read_suite("quick"), asked), Settings(Path(sys.argv[1])))
 def report(event):
     if event.kind == "step":
         print(time.time())
         sys.stdout.flush()
         os._exit(0)
-work.perform(job, 1, (), None, report)
+work.perform(work.prepare(job), report=report)
 """
 
 

@@ -37,6 +37,7 @@ from typing import NamedTuple
 from bdlbench.core import files
 from bdlbench.records import record as records
 from bdlbench.runs import suites, work
+from bdlbench.runs.batch import Settings
 from bdlbench.training import checkpoints as stored
 
 METHODS = ("mle", "mean_field_vi", "deep_ensemble")
@@ -72,7 +73,7 @@ class Asked(NamedTuple):
     def titles(self, folder: Path) -> dict[str, str]:
         """{name of a checkpoint: method} of the batches that `folder` still lacks."""
         overrides = suites.Overrides(METHODS, (), ("digits",), "3", 20, tuple(self.settings), "cpu")
-        job = work.prepare(suites.build_spec(suites.read_suite("quick"), overrides), folder)
+        job = work.plan(suites.build_spec(suites.read_suite("quick"), overrides), Settings(folder))
         return {f"{batch.key}.1.safetensors": batch.cells[0].method.name for batch in job.batches}
 
 

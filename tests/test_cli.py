@@ -270,7 +270,7 @@ def test_fresh_replaces_and_loses_nothing(results: Path, before: list[str], agai
 
 def test_fresh_forgets_checkpoints(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = suites.build_spec(suites.read_suite("quick"), suites.Overrides(("mle",), ("logistic",), ("wine",), "2"))
-    job = work.prepare(spec, results, fresh=True)
+    job = work.plan(spec, run.Settings(results), fresh=True)
     stale = results / ".checkpoints" / f"{job.batches[0].key}.1.safetensors"
     other = results / ".checkpoints" / "another.1.safetensors"
     for path in (stale, other):
@@ -387,10 +387,10 @@ def test_an_error_of_other_peoples_code_is_left_to_the_run(
         raise ValueError("as planned")
 
     spec = suites.build_spec(suites.read_suite("quick"), suites.Overrides(("mle",), ("logistic",), ("wine",), "2"))
-    job = work.prepare(spec, results)
+    job = work.plan(spec, run.Settings(results))
     name = {"methods": "mle", "models": "logistic"}[kind]
     monkeypatch.setattr(catalog.load(kind, name), "unsupported", broken)
-    assert work.ready(job).batches == job.batches
+    assert work.prepare(job).batches == job.batches
     assert work.refused(job) == {}
     assert torch.get_default_dtype() == torch.float32
 
@@ -463,7 +463,7 @@ def test_interrupted(results: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert err.splitlines()[-1] == f"bdlbench: {kept}"
     assert train(results, "--method", "mle", "--fresh") == 130
     assert "the same command without --fresh resumes" in capsys.readouterr().err
-    monkeypatch.setattr(work, "prepare", stop)
+    monkeypatch.setattr(work, "plan", stop)
     assert train(results, "--method", "mle") == 130
     assert one_line(capsys) == "bdlbench: interrupted"
 
@@ -472,7 +472,7 @@ def test_internal_error(results: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     def surprise(*rest: Any) -> None:
         raise RuntimeError("two\nlines")
 
-    monkeypatch.setattr(work, "prepare", surprise)
+    monkeypatch.setattr(work, "plan", surprise)
     assert train(results, "--method", "mle") == 70
     line = one_line(capsys)
     assert line == "bdlbench: internal error: RuntimeError: two lines (BDLBENCH_DEBUG=1 shows where)"
@@ -852,7 +852,7 @@ def test_bars_on_a_terminal(results: Path, monkeypatch: pytest.MonkeyPatch) -> N
     spec = suites.build_spec(
         suites.read_suite("quick"), suites.Overrides(("mle", "map"), ("logistic",), ("wine",), "2")
     )
-    batches = work.prepare(spec, results).batches
+    batches = work.plan(spec, run.Settings(results)).batches
     stream = Terminal()
     with progress.reporting(batches, stream) as report:
         for index, title in enumerate(("mle", "map")):

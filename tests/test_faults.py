@@ -478,8 +478,9 @@ def test_a_worker_that_ends_is_its_batchs_failure(tmp_path: Path, body: str) -> 
     names = ("mle", "killed", "map")
     epochs = tuple(f"{name}.epochs=2" for name in names)
     overrides = suites.Overrides(names, ("logistic",), ("wine",), "2", 2, epochs, "cpu")
-    job = work.prepare(suites.build_spec(suites.read_suite("quick"), overrides), tmp_path / "out")
-    outcomes = work.perform(job, 2, [file], report=heard.append)
+    planned = work.plan(suites.build_spec(suites.read_suite("quick"), overrides), run.Settings(tmp_path / "out"))
+    job = work.prepare(planned)
+    outcomes = work.perform(job, 2, [file], heard.append)
     found = {record.cell.method.name: record for outcome in outcomes for record in outcome.records}
     assert set(found) == set(names)
     assert set(found["killed"].failed.values()) == {ENDS[body]}
@@ -495,11 +496,11 @@ def test_workers_that_cannot_start_are_one_line(tmp_path: Path, capsys: Any) -> 
     file.write_text(KILLED.format(body="return None"))
     catalog.add_plugin(file)
     file.unlink()
-    job = work.prepare(
+    job = work.plan(
         suites.build_spec(
             suites.read_suite("quick"), suites.Overrides(("mle", "map"), ("logistic",), ("wine",), "2", 2, (), "cpu")
         ),
-        tmp_path / "out",
+        run.Settings(tmp_path / "out"),
     )
     with pytest.raises(run.BenchError, match=r"gone\.py does not exist"):
         executors.execute(job.batches, run.Settings(tmp_path / "out"), 2, [file], executors.only_notes)

@@ -19,6 +19,7 @@ import pytest
 from bdlbench.core import files
 from bdlbench.records import record as records
 from bdlbench.runs import suites, work
+from bdlbench.runs.batch import Settings
 from bdlbench.training import checkpoints
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,7 +34,8 @@ NEVER = 120.0
 def asked(results: Path) -> work.Job:
     """Two cells, each a batch of its own."""
     overrides = suites.Overrides(METHODS, ("mlp",), ("digits",), SEEDS, SAMPLES, SETTINGS, "cpu")
-    return work.prepare(suites.build_spec(suites.read_suite("quick"), overrides), results)
+    planned = work.plan(suites.build_spec(suites.read_suite("quick"), overrides), Settings(results))
+    return work.prepare(planned)
 
 
 @pytest.fixture

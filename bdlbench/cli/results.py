@@ -32,12 +32,12 @@ def table(
 ) -> None:
     """Print the records of a folder: mean and standard error over replicates, the best and its equals in bold."""
     style = format_of(format_)
-    from bdlbench import api
+    from bdlbench.records import reading
     from bdlbench.report import figures, tables
+    from bdlbench.runs import rescoring
 
     add_plugins(plugin, replaced)
-    faults: list[Faults] = []
-    found, untold = api.completed(results, [*listed(metrics), sort], plugin, faults.append)
+    found, untold, faults = rescoring.held(reading.read(results), [*listed(metrics), sort])
     if figure is not None:
         figures.draw_table(found, figure, listed(metrics), sort)
     write(tables.render(found, style, listed(metrics), sort, *screen(), interval=interval), style)
@@ -48,7 +48,7 @@ def table(
         for line in untold:
             print(line)
     print_faults(faults)
-    if faults[0].damaged:
+    if faults.damaged:
         raise typer.Exit(INCOMPLETE)
 
 
@@ -62,11 +62,13 @@ def print_options_in_force(found: Sequence[Result]) -> None:
 
 def print_machines(results: Path, metrics: Sequence[str]) -> None:
     """Where throughput was measured, if it is asked for."""
-    from bdlbench import api
+    from bdlbench.core import environment
+    from bdlbench.records import reading
     from bdlbench.report import tables
 
     if not set(metrics).isdisjoint(tables.SHORT):
-        print(f"Measured on {'; '.join(api.machines(results))}.")
+        timed = [record for record in reading.read(results).records if record.cost]
+        print(f"Measured on {'; '.join(sorted({environment.machine(record.environment) for record in timed}))}.")
 
 
 def print_failures(found: Sequence[Result]) -> bool:
@@ -89,9 +91,9 @@ def print_failures(found: Sequence[Result]) -> bool:
     return incomplete
 
 
-def print_faults(faults: Sequence[Faults]) -> None:
+def print_faults(faults: Faults) -> None:
     """What is wrong with files beside records, on stderr: stdout may be a table that a program reads."""
-    for line in (line for one in faults for line in one.lines()):
+    for line in faults.lines():
         print(f"bdlbench: {line}", file=sys.stderr)
 
 

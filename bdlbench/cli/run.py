@@ -18,8 +18,6 @@ from bdlbench.core.errors import INCOMPLETE, Interrupted, unknown
 
 if TYPE_CHECKING:
     from bdlbench.core.spec import Cell
-    from bdlbench.records.reading import Faults
-    from bdlbench.runs.batch import Settings
     from bdlbench.runs.work import Job
 
 
@@ -51,25 +49,38 @@ def run(  # noqa: PLR0913 - one parameter for each option of the command
     keep_parameters: Annotated[bool, typer.Option("--keep-parameters", help="write them beside the records")] = False,
 ) -> None:
     """Train what is missing of a suite, and print its table. Stopped at any time, it resumes where it was."""
-    from bdlbench import api, catalog
+    from bdlbench import catalog
     from bdlbench.report import tables
-    from bdlbench.runs import suites, work
+    from bdlbench.runs import progress, suites, work
+    from bdlbench.runs.batch import Settings
 
-    settings = work.settings_of(results, checkpoint_every, keep_parameters)
     add_plugins(plugin, replaced)
     for name in listed(metrics):
         if name.partition("[")[0] not in (known := {*catalog.names("metrics"), *tables.COSTS}):
             raise unknown("metric", name, known)
     names = (tuple(method), tuple(model), tuple(dataset))
     asked = suites.Overrides(*names, seeds, samples, tuple(set_), device, threads, splits)
-    job = work.prepare(suites.build_spec(api.suite_of(suite, config), asked), results, fresh, any_code)
-    workers = work.workers(jobs, job)
-    _print_outdated(job)
+    spec = suites.build_spec(suites.find_suite(suite, config), asked)
+    planned = work.plan(spec, Settings(results, checkpoint_every, keep_parameters), fresh, any_code)
+    workers = work.workers(jobs, planned)
+    _print_outdated(planned)
     if dry_run:
-        _print_plan(job, workers)
+        _print_plan(planned, workers)
         return
-    done, written = _perform(job, workers, plugin, settings)
-    if _report(done, listed(metrics)) or not written:
+    job = work.prepare(planned)
+    for line in work.left_out(job):
+        print(line, file=sys.stderr, flush=True)
+    try:
+        with progress.reporting(job.batches, sys.stderr) as hear:
+            outcomes = work.perform(job, workers, plugin, hear)
+    except KeyboardInterrupt:
+        kept = f"what is done is kept in {results}"
+        if fresh:
+            kept += f", what it replaces in its folder {work.REPLACED}"
+        again = "without --fresh " if fresh else ""
+        raise Interrupted(f"interrupted; {kept}: the same command {again}resumes where it was") from None
+    incomplete = _print_results(job, listed(metrics))
+    if incomplete or any(outcome.unwritten for outcome in outcomes):
         raise typer.Exit(INCOMPLETE)
 
 
@@ -136,32 +147,12 @@ def _estimate(job: Job, workers: int) -> str:
     return f"at most about {seconds / workers:.0f} s by the recorded cost of equal cells ({known} batches{missing})"
 
 
-def _perform(job: Job, workers: int, plugins: Sequence[Path], settings: Settings) -> tuple[Job, bool]:
-    """Train what can be trained of a job. Returns it with what was left out, and whether all was written."""
-    from bdlbench.runs import progress, work
-
-    job = work.ready(job)
-    for line in work.left_out(job):
-        print(line, file=sys.stderr, flush=True)
-    try:
-        with progress.reporting(job.batches, sys.stderr) as report:
-            outcomes = work.perform(job, workers, plugins, settings, report)
-    except KeyboardInterrupt:
-        again = "without --fresh " if job.fresh else ""
-        kept = f"what is done is kept in {job.results}"
-        if job.fresh:
-            kept += f", what it replaces in its folder {work.REPLACED}"
-        raise Interrupted(f"interrupted; {kept}: the same command {again}resumes where it was") from None
-    return job, not any(outcome.unwritten for outcome in outcomes)
-
-
-def _report(job: Job, metrics: Sequence[str]) -> bool:
+def _print_results(job: Job, metrics: Sequence[str]) -> bool:
     """Print the table and what is missing from it. Returns whether anything asked for is missing."""
     from bdlbench.report import tables
     from bdlbench.runs import work
 
-    faults: list[Faults] = []
-    found, untold = work.results_for(job, faults.append, metrics)
+    found, untold, faults = work.held(job, metrics)
     done = [result for result in found if result.replicates]
     if done:
         write(tables.render(done, "terminal", metrics, "", *screen()))
@@ -174,13 +165,12 @@ def _report(job: Job, metrics: Sequence[str]) -> bool:
     print_faults(faults)
     for line in untold:
         print(line)
-    failed |= any(one.damaged or one.gone for one in faults)
     for finding in work.findings_of(job):
         print(finding)
     count = sum(len(result.replicates) for result in done)
     trained = sum(len(batch.rows) for batch in job.batches)
     print(f"{count} replicates of {len(done)} cells in {job.results}; {trained or 'none'} had to be trained now")
-    return failed or bool(left_out)
+    return failed or bool(left_out or faults.damaged or faults.gone)
 
 
 def _ranges(seeds: Sequence[int]) -> str:

@@ -9,6 +9,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from bdlbench.core.errors import BadInput
+
 
 def write_atomic(path: Path, content: bytes) -> None:
     """Write a file so that, whatever happens on the way, it holds either all of `content` or what it held before."""
@@ -24,6 +26,15 @@ def write_atomic(path: Path, content: bytes) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def refuse_unwritable(folder: Path, option: str) -> None:
+    """Raise BadInput where a folder cannot be made or written to, as said by `option`. No write bit is read-only."""
+    nearest = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not nearest.is_dir():
+        raise BadInput(f"{option} {folder}: {nearest} is a file; name a folder")
+    if not (os.access(nearest, os.W_OK | os.X_OK) and nearest.stat().st_mode & 0o222):
+        raise BadInput(f"{option} {folder}: {nearest} is not writable; name another folder")
 
 
 def canonical_json(value: Any) -> bytes:

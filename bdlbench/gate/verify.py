@@ -20,12 +20,12 @@ import torch
 from torch import Tensor
 
 from bdlbench import catalog
-from bdlbench.core import environment, foreign
+from bdlbench.core import environment, foreign, torch_state
 from bdlbench.core.errors import BadInput, BenchError
 from bdlbench.core.spec import ELSEWHERE, Cell
 from bdlbench.core.streams import Streams
 from bdlbench.protocols import Posterior, Restores
-from bdlbench.records import evaluation
+from bdlbench.records import evaluation, reading
 from bdlbench.records import record as records
 from bdlbench.records.cells import flatten
 from bdlbench.records.record import Record
@@ -112,6 +112,22 @@ class Check:
     def checked(self) -> tuple[str, ...]:
         """The names of the parts that were held against the record."""
         return tuple(part.name for part in self.parts if part.verdict != "unchecked")
+
+
+def verify_folder(path: Path, full: bool = False, threads: int | None = None) -> Iterator[Check]:
+    """Hold each record of a folder, or one record, against what is computed here. Raises BadInput where there is none.
+
+    Torch's global state has no say in it; what a caller does between two checks is the caller's.
+    """
+    found = reading.read(path).records
+    seeds = {
+        record.key: {r for other in found if other.key == record.key for r in other.replicates} for record in found
+    }
+    for record in found:
+        with torch_state.usual():
+            check = verify(record.path.parent, record, full, threads)
+        few = lint.of_replicates(check.title, sorted(seeds[record.key]))
+        yield replace(check, findings=(*few, *check.findings))
 
 
 def verify(folder: Path, record: Record, full: bool = False, threads: int | None = None) -> Check:

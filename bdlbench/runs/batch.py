@@ -12,7 +12,7 @@ import json
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, is_dataclass, replace
+from dataclasses import dataclass, field, is_dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -73,6 +73,7 @@ class Settings:
     """Where records go, how often a fit is checkpointed (seconds), and whether parameters are kept beside records.
 
     selection: what data chose the options, where the suite says so; the record keeps it. nudge: see `training.Session`.
+    code: by cell's key, hashed when the job began; of a cell that is not there it is hashed when it is asked for.
     """
 
     results: Path
@@ -80,6 +81,11 @@ class Settings:
     keep_parameters: bool = False
     selection: str = ""
     nudge: Nudge = unchanged
+    code: Mapping[str, provenance.Code] = field(default_factory=dict)
+
+    def code_of(self, cell: Cell) -> provenance.Code:
+        """What makes the numbers of a cell, as its record keeps it."""
+        return self.code.get(cell.key) or provenance.code_of(cell)
 
 
 class Outcome(NamedTuple):
@@ -137,7 +143,7 @@ def run_batch(
             if reason := unsupported(batch):
                 return Outcome([], told + reason)
             problem, model, method = build(batch)
-            spent.depends = _depends(cell, problem)
+            spent.depends = _depends(cell, problem, settings.code_of(cell))
             result = _fit_and_score(batch, problem, model, method, spent, device)
             for one in batch.cells:
                 written.append(_write_cell(batch, one, result, settings))
@@ -164,9 +170,9 @@ def _forget(spent: Session) -> None:
         file.with_name(file.name + checkpoints.ASIDE).unlink(missing_ok=True)
 
 
-def _depends(cell: Cell, problem: Problem) -> dict[str, str]:
+def _depends(cell: Cell, problem: Problem, code: provenance.Code) -> dict[str, str]:
     """What decides the bits of a fit beside its rows: a checkpoint that was made from anything else is set aside."""
-    where, code = environment.describe(cell.device, cell.threads), provenance.code_of(cell)
+    where = environment.describe(cell.device, cell.threads)
     rows = problem.train.row(0) if task.shared(problem.train.x) else problem.train
     examples = [hashlib.sha256(value.cpu().contiguous().numpy().data).hexdigest() for value in (rows.x, rows.y)]
     return {
@@ -514,15 +520,17 @@ def _write_cell(batch: Batch, cell: Cell, result: _Result, settings: Settings) -
     good = [i for i in mine if result.finite[i]]
     values = {name: [column[i] for i in good] for name, column in result.values.items()}
     scored = {n: {**entry, "values": [entry["values"][i] for i in good]} for n, entry in result.metrics.items()}
+    unscored = {f"metrics {name}" for name in result.unscored}  # which can change without making its numbers old
+    code = {name: sha256 for name, sha256 in settings.code_of(cell).items() if name not in unscored}
     record = Record(
         cell=cell,
         replicates=tuple(batch.rows[i].replicate for i in good),
         values={"metrics": scored, **values},
         cost=result.cost | {name: float(value[mine].mean()) for name, value in result.measured.items()},
         environment=environment.describe(cell.device, cell.threads)
-        | {"code": _code(cell, result)}
+        | {"code": code}
         | data_facts(cell.dataset, {batch.rows[i].replicate.split for i in mine})
-        | _selection(settings)
+        | ({"selection": settings.selection} if settings.selection else {})
         | {"examples": result.examples},
         failed={batch.rows[i].replicate: "parameters or predictions are not finite" for i in mine if i not in good},
         unscored=result.unscored if good else {},
@@ -535,18 +543,12 @@ def _write_cell(batch: Batch, cell: Cell, result: _Result, settings: Settings) -
     return records.read_one(records.write(settings.results, record, arrays if good else {}))
 
 
-def _code(cell: Cell, result: _Result) -> dict[str, str]:
-    """What made the record: not the metrics that failed, which can change without making its numbers old."""
-    failed = {f"metrics {name}" for name in result.unscored}
-    return {name: sha256 for name, sha256 in provenance.code_of(cell).items() if name not in failed}
-
-
 def write_failures(batch: Batch, settings: Settings, reason: str) -> Outcome:
     """Write a record without values for each cell of a batch that has none with values; say what cannot be written."""
     failures: list[Record] = []
     for cell in batch.cells:
         failed = {row.replicate: reason for row in batch.rows if row.cell == cell}
-        where = environment.describe(cell.device, cell.threads) | {"code": provenance.code_of(cell)}
+        where = environment.describe(cell.device, cell.threads) | {"code": dict(settings.code_of(cell))}
         record = Record(cell, (), {"metrics": {}}, {}, where, failed)
         path = settings.results / f"{record.name}.json"
         if path.exists() and records.read_one(path).replicates:  # of the same replicates, and not lost by a failure now
@@ -589,10 +591,6 @@ def _examples(problem: Problem) -> dict[str, Any]:
     test = problem.test.x[:1] if task.shared(problem.test.x) else problem.test.x
     hashes = {files.sha256(row.cpu().contiguous().numpy().tobytes()) for row in test}
     return {"train": problem.train.num_data, "test": problem.test.num_data, "test_sha256": sorted(hashes)}
-
-
-def _selection(settings: Settings) -> dict[str, str]:
-    return {"selection": settings.selection} if settings.selection else {}
 
 
 def load_task(dataset: Choice, split: int) -> Task:

@@ -26,10 +26,11 @@ COPIES = 4
 """Of each weight while it is trained: itself, its gradient, and Adam's two moments; four bytes each."""
 
 
-def refuse(batch: Batch) -> None:
-    """Raises BadInput where a batch would take more memory than there is, or more than MOST_SECONDS, at the least.
+def check(batch: Batch) -> str:
+    """Say in one line that a batch takes long however fast the machine is; "" where it does not.
 
-    Loads the data set and lays out the model, of which no weight is allocated.
+    Loads the data set and lays out the model, of which no weight is allocated. Raises BadInput where the batch would
+    take more memory than there is, or more than MOST_SECONDS, at the least.
     """
     cell, rows = batch.rows[0].cell, len(batch.rows)
     task = load_task(cell.dataset, batch.rows[0].replicate.split)
@@ -37,19 +38,16 @@ def refuse(batch: Batch) -> None:
     memory.refuse(rows * members * 1024, f"{cell.title}: {rows * members:,} networks")
     model = catalog.build_model([row.cell.model for row in batch.rows], task.signature)
     if model.unsupported():
-        return  # `run` says why the cell is skipped
+        return ""  # `run` says why the cell is skipped
     weights = sum(leaf.size for leaf in model.leaves().values())
     named = f"{cell.title}: {rows * members:,} × {weights:,} weights, their gradients and Adam's moments,"
     memory.refuse(rows * members * weights * COPIES * 4, named)
-    what, seconds = max(_times(batch), key=lambda found: found[1])
+    times = list(_times(batch))
+    what, seconds = max(times, key=lambda found: found[1])
     if seconds > MOST_SECONDS:
         raise BadInput(f"{cell.title}: {what} take at least {_spelled(seconds)} on any machine: ask for fewer")
-
-
-def said(batch: Batch) -> str:
-    """One line where a batch takes long however fast the machine is, else ""."""
-    seconds = sum(seconds for _, seconds in _times(batch))
-    return f"{batch.rows[0].cell.title} takes at least {_spelled(seconds)}" if seconds > WORTH_SAYING else ""
+    together = sum(seconds for _, seconds in times)
+    return f"{cell.title} takes at least {_spelled(together)}" if together > WORTH_SAYING else ""
 
 
 def _times(batch: Batch) -> Iterator[tuple[str, float]]:

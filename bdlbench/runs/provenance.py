@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from modulefinder import ModuleFinder
@@ -12,7 +12,7 @@ from typing import Any
 
 from bdlbench import catalog
 from bdlbench.core import files
-from bdlbench.core.spec import Cell, Choice
+from bdlbench.core.spec import Cell, Choice, Spec
 from bdlbench.data.task import Task
 from bdlbench.records.record import Record
 
@@ -33,25 +33,58 @@ EDITED = "its source has changed"
 UNKNOWN = "nothing is known of the code that made it"
 
 
-def code_of(cell: Cell) -> dict[str, str]:
-    """SHA-256 of what makes a cell's numbers: of the package, and of each entry, and metric, that is not the package's.
+Code = Mapping[str, str]
+"""SHA-256 of what makes a cell's numbers: of the package, and of each entry, and metric, that is not the package's.
 
-    {"bdlbench": …, "methods mine": …, "metrics mine": …}.
+{"bdlbench": …, "methods mine": …, "metrics mine": …}.
+"""
+
+
+def code_of(cell: Cell) -> Code:
+    """Hash what makes a cell's numbers."""
+    return code_of_cells([cell])[cell.key]
+
+
+def code_of_cells(cells: Sequence[Cell]) -> dict[str, Code]:
+    """Hash what makes the numbers of cells, by their keys; each file is read once.
+
+    A job asks once, before it trains: a file that is edited meanwhile is not the code that was imported.
     """
-    chosen: dict[catalog.Kind, Choice] = {"methods": cell.method, "models": cell.model, "datasets": cell.dataset}
-    found = {"bdlbench": package_sha256()}
-    for kind, choice in chosen.items():
-        found |= {f"{kind} {name}": sha for name in _names(choice) if (sha := _entry_sha256(kind, name))}
-    metrics = {f"metrics {name}": _entry_sha256("metrics", name) for name in catalog.names("metrics")}
-    return found | {name: sha for name, sha in metrics.items() if sha}
+    hashed = cache(_entry_sha256)
+    common = {"bdlbench": package_sha256()}
+    metrics = {f"metrics {name}": sha for name in catalog.names("metrics") if (sha := hashed("metrics", name))}
+    found: dict[str, Code] = {}
+    for cell in cells:
+        chosen: dict[catalog.Kind, Choice] = {"methods": cell.method, "models": cell.model, "datasets": cell.dataset}
+        named = {f"{kind} {name}": hashed(kind, name) for kind, choice in chosen.items() for name in _names(choice)}
+        found[cell.key] = common | {name: sha for name, sha in named.items() if sha} | metrics
+    return found
 
 
-def change(record: Record, cell: Cell) -> str:
-    """Why a record of this cell is not what the code at hand would make of it, in a few words; "" where it is.
+def held_against(
+    existing: Sequence[Record], spec: Spec, code: Mapping[str, Code]
+) -> tuple[list[Record], list[tuple[Record, str]]]:
+    """Hold records against the code at hand, which is given by cells' keys.
 
-    Metrics do not count: `without_edited_metrics`.
+    Returns all of them, without metrics whose source has changed since, which are to be scored again and not trained
+    for; and those of cells and replicates of the spec that other code made, with what has changed, in a few words.
     """
-    then, now = record.environment.get("code"), code_of(cell)
+    cells = {cell.key: cell for cell in spec.cells}
+    kept, outdated = [], []
+    for record in existing:
+        if record.key not in cells:
+            kept.append(record)
+            continue
+        asked = not set(spec.replicates).isdisjoint(record.replicates)
+        if asked and (changed := _change(record, cells[record.key], code[record.key])):
+            outdated.append((record, changed))
+        kept.append(_without_edited_metrics(record, code[record.key]))
+    return kept, outdated
+
+
+def _change(record: Record, cell: Cell, now: Code) -> str:
+    """Why a record of this cell is not what the code at hand would make of it; "" where it is. Metrics do not count."""
+    then = record.environment.get("code")
     if not isinstance(then, dict):
         return UNKNOWN
     changed = [name for name, sha in now.items() if not name.startswith("metrics ") and then.get(name, "") != sha]
@@ -66,15 +99,12 @@ def change(record: Record, cell: Cell) -> str:
     return ""
 
 
-def without_edited_metrics(record: Record, cell: Cell) -> Record:
-    """The record without metrics whose source has changed since: they are to be scored again, not trained for.
-
-    One that is new, or not at hand now, leaves the others as they are.
-    """
+def _without_edited_metrics(record: Record, now: Code) -> Record:
+    """The record without metrics whose source has changed; one that is new, or not at hand, leaves the others."""
     if not record.replicates:
         return record
     then = record.environment.get("code", {})
-    names = {name.removeprefix("metrics "): sha for name, sha in code_of(cell).items() if name.startswith("metrics ")}
+    names = {name.removeprefix("metrics "): sha for name, sha in now.items() if name.startswith("metrics ")}
     edited = [name for name, sha in names.items() if then.get(f"metrics {name}", sha) != sha]
     held = record.values["metrics"]
     kept = {column: entry for column, entry in held.items() if column.partition("[")[0] not in edited}

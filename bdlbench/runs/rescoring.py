@@ -5,18 +5,36 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from bdlbench import catalog
 from bdlbench.core.errors import BadInput
-from bdlbench.core.spec import Cell
 from bdlbench.protocols import Metric
-from bdlbench.records import evaluation
+from bdlbench.records import evaluation, reading
 from bdlbench.records import record as records
-from bdlbench.records.cells import matching, merge
-from bdlbench.records.reading import Source
+from bdlbench.records.cells import Result, matching, merge
+from bdlbench.records.reading import Faults, Source
 from bdlbench.records.record import Metrics, Record
 from bdlbench.runs.batch import measure, scored
-from bdlbench.runs.provenance import code_of
+from bdlbench.runs.provenance import Code
+
+
+class Held(NamedTuple):
+    """What records hold, cell by cell. untold: lines on metrics that they do not tell; faults: of files beside them."""
+
+    results: list[Result]
+    untold: tuple[str, ...] = ()
+    faults: Faults = Faults()
+
+
+def held(source: Source, metrics: Sequence[str]) -> Held:
+    """Read what records and their stored predictions tell, and do without files beside them that are damaged.
+
+    Raises BadInput as `complete` does.
+    """
+    whole, faults = reading.sound(source)
+    completed, untold = complete(whole, metrics)
+    return Held(merge(completed.records, completed), untold, faults)
 
 
 def complete(source: Source, metrics: Sequence[str]) -> tuple[Source, tuple[str, ...]]:
@@ -54,25 +72,28 @@ def complete(source: Source, metrics: Sequence[str]) -> tuple[Source, tuple[str,
     return Source(tuple(zip(places, completed, strict=True))), tuple(lines)
 
 
-def fill(folder: Path, record: Record, cell: Cell) -> Record:
-    """Score the metrics that raised when a record was made, from its stored predictions; write it if it changes.
+def filled(folder: Path, record: Record, code: Code) -> Record:
+    """Score the metrics that a record owes from the predictions beside it, in `folder`. Writes nothing.
 
-    A metric that raises again, or is undefined for what is stored, stays among the unscored.
+    A metric that raises again, or is undefined for what is stored, stays among the unscored; all do where predictions
+    are damaged, which is said where they are looked for. code: at hand, of which the record takes the new metrics'.
     """
     known = catalog.metrics()
-    kept = evaluation.read(record, records.predictions(folder, record))
+    try:
+        kept = evaluation.read(record, records.predictions(folder, record))
+    except BadInput:
+        return record
     if kept is None:
         return record
     found, raised = scored(kept, {name: known[name] for name in record.unscored if name in known})
     had = {name for name in record.unscored if matching(name, found)}
-    code = {name: sha256 for name, sha256 in code_of(cell).items() if name.removeprefix("metrics ") in had}
-    environment = {**record.environment, "code": {**record.environment.get("code", {}), **code}}
-    values = record.values | {"metrics": record.values["metrics"] | found}
     unscored = {name: raised.get(name, reason) for name, reason in record.unscored.items() if name not in had}
-    filled = replace(record, values=values, environment=environment, unscored=unscored)
-    if had or unscored != record.unscored:
-        records.write(folder, filled, {})
-    return filled
+    if unscored == record.unscored:
+        return record
+    scored_by = {name: sha256 for name, sha256 in code.items() if name.removeprefix("metrics ") in had}
+    environment = {**record.environment, "code": {**record.environment.get("code", {}), **scored_by}}
+    values = record.values | {"metrics": record.values["metrics"] | found}
+    return replace(record, values=values, environment=environment, unscored=unscored)
 
 
 def _lacking(record: Record, wanted: Mapping[str, Metric]) -> dict[str, Metric]:

@@ -75,6 +75,13 @@ def suite_names() -> list[str]:
     return sorted(p.name.removesuffix(".toml") for p in folder.iterdir() if p.name.endswith(".toml"))
 
 
+def find_suite(name: str = "", config: Path | None = None) -> Suite:
+    """Read a suite of the package, or that of a file; quick where neither is named. Raises BadInput for both."""
+    if name and config:
+        raise BadInput(f"a suite ({name}) and --config {config} are both given: choose one")
+    return read_suite_file(config) if config else read_suite(name or "quick")
+
+
 def read_suite(name: str) -> Suite:
     """A suite of the package. Raises BadInput for an unknown name, with the nearest."""
     if name not in suite_names():

@@ -1,4 +1,10 @@
-"""A job from its plan to its records, once: what is missing is prepared, run, scored and tidied."""
+"""A job from its plan to its records.
+
+    spec → plan → prepare → perform → held
+
+`plan` finds out what is missing and writes nothing; `prepare` has the data at hand and leaves out what can be no cell;
+`perform` trains, scores, writes and tidies; `held` reads what the folder then holds.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +12,9 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from operator import index
 from pathlib import Path
@@ -16,17 +22,17 @@ from pathlib import Path
 from bdlbench import catalog
 from bdlbench.core import files, torch_state
 from bdlbench.core.errors import BadInput, DataUnavailable
-from bdlbench.core.spec import Cell, Choice, Replicate, Spec
+from bdlbench.core.spec import Cell, Choice, Spec
 from bdlbench.data import downloads
-from bdlbench.records import reading
 from bdlbench.records import record as records
-from bdlbench.records.cells import Result, merge, select
-from bdlbench.records.reading import Faults, Source
+from bdlbench.records.cells import select
+from bdlbench.records.reading import Source
 from bdlbench.records.record import Record
 from bdlbench.runs import budget, lint, provenance, rescoring
 from bdlbench.runs.batch import CHECKPOINTS, Batch, Outcome, Settings, batches, load_task, say, unsupported
 from bdlbench.runs.executors import Event, execute, only_notes
 from bdlbench.runs.lint import Fault
+from bdlbench.runs.rescoring import Held
 
 REFERENCE = Path("results/reference")
 
@@ -36,168 +42,122 @@ REPLACED = ".replaced"
 
 @dataclass(frozen=True)
 class Job:
-    """What a run has to do. existing: the records that lie in `results` already.
+    """What a run has to do.
 
-    outdated: of those that were asked for, the ones that other code made, with what has changed.
-    skipped: why for each cell that cannot be trained here; None where nobody has looked yet.
+    settings: where records go, and how; existing: the records that lie there already, without metrics whose source has
+    changed since; batches: what is to be trained; fresh: whether all that was asked for is. outdated: of the records
+    that were asked for, those that other code made, with what has changed. skipped: why for each cell that `prepare`
+    left out.
     """
 
     spec: Spec
-    results: Path
+    settings: Settings
     existing: tuple[Record, ...]
     batches: tuple[Batch, ...]
     fresh: bool = False
     outdated: tuple[tuple[Record, str], ...] = ()
-    skipped: Mapping[Cell, str] | None = None
+    skipped: Mapping[Cell, str] = field(default_factory=dict)
+
+    @property
+    def results(self) -> Path:
+        """The folder of the records."""
+        return self.settings.results
 
 
-def prepare(spec: Spec, results: Path, fresh: bool = False, any_code: bool = False) -> Job:
-    """What is missing of a spec, or was made by other code. Writes nothing. Raises BadInput for unreadable records."""
+def plan(spec: Spec, settings: Settings, fresh: bool = False, any_code: bool = False) -> Job:
+    """Find out what of a spec is missing, or was made by other code. Writes nothing.
+
+    fresh: all of it is to be made anew; any_code: records stand whatever code made them. Raises BadInput for a spec
+    that no reading of the numbers can mend, records that cannot be read, and a folder that cannot be written to.
+    """
+    if not (type(settings.checkpoint_every) in (int, float) and settings.checkpoint_every > 0):
+        said = str(settings.checkpoint_every).removesuffix(".0")
+        raise BadInput(f"--checkpoint-every {said} is out of range: more than 0 seconds")
     lint.refuse(lint.of_spec(spec))
+    results, asked = settings.results, {(cell.key, one) for cell in spec.cells for one in spec.replicates}
     existing = records.read(results, conflicting=fresh) if results.is_dir() else []
     if fresh:
-        records.refuse_conflicts(existing, {(cell.key, one) for cell in spec.cells for one in spec.replicates})
-    refuse_unwritable(results)
+        records.refuse_conflicts(existing, asked)
+    files.refuse_unwritable(results, "--results")
+    code = provenance.code_of_cells(spec.cells)
+    outdated: list[tuple[Record, str]] = []
     is_reference = results.resolve().is_relative_to(REFERENCE.resolve())  # `verify` says whether these hold
-    cells = {} if fresh or any_code or is_reference else {cell.key: cell for cell in spec.cells}
-    outdated = list(_outdated(cells, spec.replicates, existing))
+    if not (fresh or any_code or is_reference):
+        existing, outdated = provenance.held_against(existing, spec, code)
     stale = {record.name for record, _ in outdated}
-    existing = [
-        provenance.without_edited_metrics(record, cells[record.key]) if record.key in cells else record
-        for record in existing
-    ]
     current = [] if fresh else [record for record in existing if record.name not in stale]
-    return Job(spec, results, tuple(existing), tuple(batches(spec, current)), fresh, tuple(outdated))
+    settings = replace(settings, selection=spec.selection, code=code)
+    return Job(spec, settings, tuple(existing), tuple(batches(spec, current)), fresh, tuple(outdated))
 
 
-def _outdated(
-    cells: Mapping[str, Cell], replicates: Iterable[Replicate], existing: Iterable[Record]
-) -> Iterator[tuple[Record, str]]:
-    """Records of these cells, by key, and replicates that other code made, with what has changed."""
-    for record in existing:
-        if record.key in cells and not set(replicates).isdisjoint(record.replicates):
-            changed = provenance.change(record, cells[record.key])
-            if changed:
-                yield record, changed
+def prepare(job: Job) -> Job:
+    """Have every data set of a job at hand, and leave out what can be no cell. Returns the job with what is left.
 
-
-def perform(
-    job: Job,
-    jobs: int = 1,
-    plugins: Sequence[Path] = (),
-    settings: Settings | None = None,
-    report: Callable[[Event], None] = only_notes,
-) -> list[Outcome]:
-    """Run the batches of a job that can be run. Returns their outcomes in order.
-
-    Records to be replaced are set aside first and removed once all new ones are there. Raises as `ready` does, and
-    BadInput where the folder cannot be written or a batch asks for more than memory holds or anyone waits for.
+    Data sets are downloaded where they are absent, verified, loaded and linted before any training. A cell is left out,
+    and `skipped` says why, where its data are not to be had, or its model or method says that it is no cell. Raises
+    DataUnavailable where nothing is left for want of data; BadInput where a protocol is one that no reading of the
+    numbers can mend, or a batch asks for more than memory holds or anyone waits for.
     """
-    job = ready(job)
-    if not job.batches and not job.results.is_dir():
-        return []
-    for batch in job.batches:
-        if line := _long(batch):
-            logging.getLogger("bdlbench").warning("bdlbench: %s", line)
-    began = _probe(job.results)
-    if job.fresh:
-        _forget_checkpoints(job.results, job.batches)
-    _set_aside(job)
-    chosen = replace(settings or Settings(job.results), selection=job.spec.selection)
-    outcomes = execute(job.batches, chosen, jobs, plugins, report)
-    outcomes += execute(_score_again(job), chosen, 1, plugins, only_notes)
-    _tidy(job, began)
-    return outcomes
-
-
-def _score_again(job: Job) -> list[Batch]:
-    """Score from stored predictions what metrics that raised owe; the batches whose kept fit must tell the rest."""
-    cells, stale = {cell.key: cell for cell in job.spec.cells}, {record.name for record, _ in job.outdated}
-    known = set(catalog.names("metrics"))
-    owing: list[Record] = []
-    for record in [] if job.fresh else job.existing:
-        if record.key in cells and record.name not in stale and not known.isdisjoint(record.unscored):
-            if provenance.EDITED in record.unscored.values():  # the old numbers go, whether or not new ones can be had
-                records.write(job.results, record, {})
-            with suppress(BadInput):  # its predictions are damaged, which is said where they are looked for
-                record = rescoring.fill(job.results, record, cells[record.key])  # noqa: PLW2901
-            if not known.isdisjoint(record.unscored):
-                owing.append(record)
-    replicates = {replicate for record in owing for replicate in record.replicates}
-    asked = replace(job.spec, replicates=tuple(r for r in job.spec.replicates if r in replicates))
-    names = {record.name for record in owing}
-    kept = batches(asked, [record for record in job.existing if record.name not in names])
-    return [batch for batch in kept if (job.results / CHECKPOINTS / f"{batch.key}.1.safetensors").exists()]
-
-
-def ready(job: Job) -> Job:
-    """The job without the batches that cannot be run, which are in `skipped`: their data are not to be had, or their
-    model or method says that they are no cells.
-
-    Verifies, loads and lints every data set that is about to be used, downloading what is absent, before any training.
-    Raises DataUnavailable where nothing is left for want of data, BadInput where a protocol is one that no reading of
-    the numbers can mend.
-    """
-    if job.skipped is not None:
-        return job
     absent: dict[Choice, DataUnavailable] = {}
-    wanted = _used(job)
-    for dataset in dict.fromkeys(dataset for dataset, _ in wanted):
+    used = _used(job)
+    for dataset in dict.fromkeys(dataset for dataset, _ in used):
         try:
             downloads.fetch(_files(dataset), dataset.name)
-            findings = _of_data([(other, split) for other, split in wanted if other == dataset])
+            findings = _of_data([(other, split) for other, split in used if other == dataset])
         except DataUnavailable as error:
             absent[dataset] = error
             continue
         lint.refuse(findings)
     if absent and all(batch.cells[0].dataset in absent for batch in job.batches):
         raise next(iter(absent.values()))
-    reasons = {batch: str(absent.get(batch.cells[0].dataset, "")) or _refusal(batch) for batch in job.batches}
-    skipped = {cell: reason for batch, reason in reasons.items() if reason for cell in batch.cells}
-    return replace(job, batches=tuple(batch for batch in job.batches if not reasons[batch]), skipped=skipped)
+    skipped: dict[Cell, str] = {}
+    kept = []
+    for batch in job.batches:
+        reason = str(absent.get(batch.cells[0].dataset, "")) or _asked(unsupported, batch)
+        if reason:
+            skipped |= dict.fromkeys(batch.cells, reason)
+            continue
+        kept.append(batch)
+        if line := _asked(budget.check, batch):
+            logging.getLogger("bdlbench").warning("bdlbench: %s", line)
+    return replace(job, batches=tuple(kept), skipped=skipped)
 
 
-def refused(job: Job) -> dict[Cell, str]:
-    """Cells whose model or method says that they are none, with the reason, where data are at hand. Writes nothing."""
-    here = {
-        dataset: all(state in downloads.AT_HAND for _, state in downloads.status(_files(dataset)))
-        for dataset, _ in _used(job)
-    }
-    batches = [batch for batch in job.batches if here[batch.cells[0].dataset]]
-    return {cell: reason for batch in batches if (reason := _refusal(batch)) for cell in batch.cells}
+def perform(
+    job: Job, workers: int = 1, plugins: Sequence[Path] = (), report: Callable[[Event], None] = only_notes
+) -> list[Outcome]:
+    """Train, score and write what a prepared job lacks, and tidy up. Returns what became of its batches, in order.
+
+    Records to be replaced are set aside first and removed once all new ones are there. workers: processes that train;
+    plugins: files that they add to their catalogs. Raises BadInput where the folder cannot be written.
+    """
+    if not job.batches and not job.results.is_dir():
+        return []
+    began = _probe(job.results)
+    if job.fresh:
+        _forget_checkpoints(job.results, job.batches)
+    _set_aside(job)
+    outcomes = execute(job.batches, job.settings, workers, plugins, report)
+    outcomes += execute(_score_again(job), job.settings, 1, plugins, only_notes)
+    _tidy(job, began)
+    return outcomes
 
 
-def _refusal(batch: Batch) -> str:
-    """Why a batch's cells are none. What other people's code raises here is left to the run, whose records say it."""
-    try:
-        with torch_state.kept():
-            return unsupported(batch)
-    except BadInput:
-        raise
-    except (Exception, SystemExit):
-        return ""
+def held(job: Job, metrics: Sequence[str] = ()) -> Held:
+    """Read what the folder now holds of the cells and replicates asked for, in the order of the spec.
 
-
-def _long(batch: Batch) -> str:
-    """What is to be said of a batch that takes long. Raises BadInput for one out of all proportion; else as above."""
-    try:
-        with torch_state.kept():
-            budget.refuse(batch)
-            return budget.said(batch)
-    except BadInput:
-        raise
-    except (Exception, SystemExit):  # `run` says it, and the other cells go on
-        return ""
-
-
-def _files(dataset: Choice) -> Sequence[downloads.RemoteFile]:
-    """What a data set declares to be fetched."""
-    declared: Sequence[downloads.RemoteFile] = getattr(catalog.load("datasets", dataset.name), "files", ())
-    return declared
+    metrics: those that a record does not hold are computed from its stored predictions.
+    """
+    if not job.results.is_dir():
+        return Held([])
+    keys = [cell.key for cell in job.spec.cells]
+    asked = tuple((job.results, record) for record in records.read(job.results) if record.key in set(keys))
+    found = rescoring.held(Source(asked), metrics)
+    return found._replace(results=select(found.results, keys, job.spec.replicates))
 
 
 def findings_of(job: Job) -> list[Fault]:
-    """What the protocol lint flags in a job that was performed: its spec, the data it trained on, its records."""
+    """Ask the protocol lint about a job that was performed: its spec, the data it trained on, its records."""
     found = lint.of_spec(job.spec)
     found += _of_data(_used(job))
     keys = {cell.key: cell.title for cell in job.spec.cells}
@@ -206,9 +166,51 @@ def findings_of(job: Job) -> list[Fault]:
     return list(dict.fromkeys(found))
 
 
+def left_out(job: Job) -> list[str]:
+    """Name the cells that were left out, in a line for each reason."""
+    titles: dict[str, list[str]] = {}
+    for cell, reason in job.skipped.items():
+        titles.setdefault(reason, []).append(cell.title)
+    return [f"skipped: {'; '.join(dict.fromkeys(cells))}: {reason}" for reason, cells in titles.items()]
+
+
+def refused(job: Job) -> dict[Cell, str]:
+    """Find the cells whose model or method says that they are none, with the reason, where data are at hand already."""
+    here = {
+        dataset: all(state in downloads.AT_HAND for _, state in downloads.status(_files(dataset)))
+        for dataset, _ in _used(job)
+    }
+    batches = [batch for batch in job.batches if here[batch.cells[0].dataset]]
+    return {cell: reason for batch in batches if (reason := _asked(unsupported, batch)) for cell in batch.cells}
+
+
+def workers(jobs: int, job: Job) -> int:
+    """Count the processes for a job: as many as asked for, for 0 as cores allow; never more than there are batches."""
+    allowed = "at least 1, or 0 for as many as cores allow"
+    try:
+        asked = -1 if isinstance(jobs, bool) else index(jobs)
+    except TypeError:
+        raise BadInput(f"--jobs {jobs!r} is not a whole number: {allowed}") from None
+    if asked < 0:
+        raise BadInput(f"--jobs {jobs} is out of range: {allowed}")
+    cell = job.spec.cells[0]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    most = 1 if cell.device.startswith("cuda") else max(1, cores // cell.threads)
+    return max(1, min(asked or most, len(job.batches)))
+
+
+# prepare
+
+
 def _used(job: Job) -> list[tuple[Choice, int]]:
     """The splits of data sets that are about to be trained on."""
     return list(dict.fromkeys((r.cell.dataset, r.replicate.split) for batch in job.batches for r in batch.rows))
+
+
+def _files(dataset: Choice) -> Sequence[downloads.RemoteFile]:
+    """What a data set declares to be fetched."""
+    declared: Sequence[downloads.RemoteFile] = getattr(catalog.load("datasets", dataset.name), "files", ())
+    return declared
 
 
 def _of_data(used: Sequence[tuple[Choice, int]]) -> list[Fault]:
@@ -224,31 +226,18 @@ def _data_findings(dataset: Choice, split: int) -> tuple[Fault, ...]:
     return tuple(lint.of_task(dataset.name, load_task(dataset, split)))
 
 
-def results_for(
-    job: Job, faulty: Callable[[Faults], None] = lambda faults: None, metrics: Sequence[str] = ()
-) -> tuple[list[Result], tuple[str, ...]]:
-    """What the folder now holds of the cells and replicates asked for, in the order of the spec; and lines.
-
-    faulty: hears what is wrong with the files beside their records, which are done without. metrics: those that a
-    record does not hold are computed from its stored predictions; the lines say of which they are not known, and why.
-    """
-    if not job.results.is_dir():
-        return [], ()
-    keys = [cell.key for cell in job.spec.cells]
-    asked = [(job.results, record) for record in records.read(job.results) if record.key in set(keys)]
-    source, faults = reading.sound(Source(tuple(asked)))
-    faulty(faults)
-    source, untold = rescoring.complete(source, metrics)
-    return select(merge(source.records, source), keys, job.spec.replicates), untold
+def _asked(question: Callable[[Batch], str], batch: Batch) -> str:
+    """What is to be said of a batch. What other people's code raises here is left to the run, whose records say it."""
+    try:
+        with torch_state.kept():
+            return question(batch)
+    except BadInput:
+        raise
+    except (Exception, SystemExit):
+        return ""
 
 
-def refuse_unwritable(folder: Path, option: str = "--results") -> None:
-    """Raises BadInput where a folder cannot be made or written to, as said by `option`. No write bit is read-only."""
-    nearest = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    if not nearest.is_dir():
-        raise BadInput(f"{option} {folder}: {nearest} is a file; name a folder")
-    if not (os.access(nearest, os.W_OK | os.X_OK) and nearest.stat().st_mode & 0o222):
-        raise BadInput(f"{option} {folder}: {nearest} is not writable; name another folder")
+# perform
 
 
 def _probe(folder: Path) -> float:
@@ -270,6 +259,45 @@ def _forget_checkpoints(results: Path, gone: Iterable[Batch]) -> None:
             file.unlink(missing_ok=True)
 
 
+def _set_aside(job: Job) -> None:
+    """Move the replicates that are about to be trained anew from the records to copies in REPLACED.
+
+    An interrupted fresh run is then like any other: what is missing is what is left to do, and nothing is lost.
+    """
+    cells = {cell.key for cell in job.spec.cells if cell not in job.skipped}
+    replaced = job.existing if job.fresh else [record for record, _ in job.outdated]
+    for old in sorted(replaced, key=lambda record: record.path.stem == record.name):  # a copy shares its predictions
+        if old.key in cells and not set(job.spec.replicates).isdisjoint([*old.replicates, *old.failed]):
+            for ending in (".safetensors", ".json"):
+                source = job.results / f"{old.path.stem or old.name}{ending}"
+                if source.exists():
+                    files.write_atomic(job.results / REPLACED / source.name, source.read_bytes())
+            records.without(job.results, old, set(job.spec.replicates))
+
+
+def _score_again(job: Job) -> list[Batch]:
+    """Score from stored predictions what records owe: metrics that raised, and those whose source has changed.
+
+    Returns the batches whose kept fit must tell the rest.
+    """
+    cells, stale = {cell.key: cell for cell in job.spec.cells}, {record.name for record, _ in job.outdated}
+    known = set(catalog.names("metrics"))
+    owing: list[Record] = []
+    for record in [] if job.fresh else job.existing:
+        if record.key in cells and record.name not in stale and not known.isdisjoint(record.unscored):
+            filled = rescoring.filled(job.results, record, job.settings.code[record.key])
+            # the old numbers of a metric whose source has changed go, whether or not new ones can be had
+            if filled != record or provenance.EDITED in record.unscored.values():
+                records.write(job.results, filled, {})
+            if not known.isdisjoint(filled.unscored):
+                owing.append(filled)
+    replicates = {replicate for record in owing for replicate in record.replicates}
+    asked = replace(job.spec, replicates=tuple(r for r in job.spec.replicates if r in replicates))
+    names = {record.name for record in owing}
+    kept = batches(asked, [record for record in job.existing if record.name not in names])
+    return [batch for batch in kept if (job.results / CHECKPOINTS / f"{batch.key}.1.safetensors").exists()]
+
+
 def _tidy(job: Job, began: float) -> None:
     """Remove what killed runs left: files half written before this run, checkpoints of batches that are done in part.
 
@@ -278,7 +306,7 @@ def _tidy(job: Job, began: float) -> None:
     made = records.read(job.results)
     owing = {(record.key, replicate) for record in made if record.unscored for replicate in record.replicates}
     whole = [batch for batch in batches(job.spec, ()) if batch not in job.batches]
-    whole = [batch for batch in whole if not any(cell in (job.skipped or {}) for cell in batch.cells)]
+    whole = [batch for batch in whole if not any(cell in job.skipped for cell in batch.cells)]
     _forget_checkpoints(
         job.results, [b for b in whole if owing.isdisjoint((row.cell.key, row.replicate) for row in b.rows)]
     )
@@ -299,50 +327,3 @@ def _tidy(job: Job, began: float) -> None:
         say(f"records whose cells failed when they were trained again are kept in {replaced}")
     else:
         shutil.rmtree(replaced, ignore_errors=True)
-
-
-def _set_aside(job: Job) -> None:
-    """Move the replicates that are about to be trained anew from the records to copies in REPLACED.
-
-    An interrupted fresh run is then like any other: what is missing is what is left to do, and nothing is lost.
-    """
-    cells = {cell.key for cell in job.spec.cells if cell not in (job.skipped or {})}
-    replaced = job.existing if job.fresh else [record for record, _ in job.outdated]
-    for old in sorted(replaced, key=lambda record: record.path.stem == record.name):  # a copy shares its predictions
-        if old.key in cells and not set(job.spec.replicates).isdisjoint([*old.replicates, *old.failed]):
-            for ending in (".safetensors", ".json"):
-                source = job.results / f"{old.path.stem or old.name}{ending}"
-                if source.exists():
-                    files.write_atomic(job.results / REPLACED / source.name, source.read_bytes())
-            records.without(job.results, old, set(job.spec.replicates))
-
-
-def settings_of(results: Path, checkpoint_every: float, keep_parameters: bool) -> Settings:
-    """Where and how to write. Raises BadInput for seconds that are none."""
-    if not (type(checkpoint_every) in (int, float) and checkpoint_every > 0):
-        said = str(checkpoint_every).removesuffix(".0")
-        raise BadInput(f"--checkpoint-every {said} is out of range: more than 0 seconds")
-    return Settings(results, float(checkpoint_every), keep_parameters)
-
-
-def workers(jobs: int, job: Job) -> int:
-    """Processes for a job: as many as asked for, for 0 as cores allow; never more than there are batches."""
-    allowed = "at least 1, or 0 for as many as cores allow"
-    try:
-        asked = -1 if isinstance(jobs, bool) else index(jobs)
-    except TypeError:
-        raise BadInput(f"--jobs {jobs!r} is not a whole number: {allowed}") from None
-    if asked < 0:
-        raise BadInput(f"--jobs {jobs} is out of range: {allowed}")
-    cell = job.spec.cells[0]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    most = 1 if cell.device.startswith("cuda") else max(1, cores // cell.threads)
-    return max(1, min(asked or most, len(job.batches)))
-
-
-def left_out(job: Job) -> list[str]:
-    """A line for each reason why cells that were asked for are not trained, with the cells."""
-    titles: dict[str, list[str]] = {}
-    for cell, reason in (job.skipped or {}).items():
-        titles.setdefault(reason, []).append(cell.title)
-    return [f"skipped: {'; '.join(dict.fromkeys(cells))}: {reason}" for reason, cells in titles.items()]

@@ -66,22 +66,22 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_out_of_all_proportion(method: str, model: str, dataset: str, settings: list[str], words: str) -> None:
     with pytest.raises(BadInput, match=words) as caught:
-        budget.refuse(batch(method, model, dataset, *settings))
+        budget.check(batch(method, model, dataset, *settings))
     assert "\n" not in str(caught.value)
 
 
 def test_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BadInput, match=r"samples = 1,000,000,000,000 take at least 11\.6 days on any machine"):
-        budget.refuse(batch("mc_dropout", "mlp", "digits", samples=10**12))
+        budget.check(batch("mc_dropout", "mlp", "digits", samples=10**12))
 
 
 def test_rows_count(monkeypatch: pytest.MonkeyPatch) -> None:
     """64·100 + 100 + 100·10 + 10 weights, 4 copies of 4 bytes: 120,160 bytes for each seed."""
     monkeypatch.setattr(memory, "total_bytes", lambda: 120_160 * 7)
     settings = ["mlp.widths=100"]
-    budget.refuse(batch("mle", "mlp", "digits", *settings, seeds="7"))
+    budget.check(batch("mle", "mlp", "digits", *settings, seeds="7"))
     with pytest.raises(BadInput, match="8 × 7,510 weights"):
-        budget.refuse(batch("mle", "mlp", "digits", *settings, seeds="8"))
+        budget.check(batch("mle", "mlp", "digits", *settings, seeds="8"))
 
 
 @pytest.mark.parametrize("name", suites.suite_names())
@@ -93,14 +93,12 @@ def test_no_suite_of_the_package_is_refused_on_a_laptop(name: str, monkeypatch: 
     bundled = [n for n in catalog.names("datasets") if not getattr(catalog.load("datasets", n), "files", ())]
     monkeypatch.setattr(budget, "load_task", known)
     for one in run.batches(suites.build_spec(suites.read_suite(name), suites.Overrides(device="cpu")), []):
-        budget.refuse(one)
-        assert budget.said(one) == ""
+        assert budget.check(one) == ""
 
 
 def test_a_long_run_is_said_before_it_begins() -> None:
     one = batch("mle", "mlp", "digits", "mle.epochs=20000000")
-    budget.refuse(one)
-    assert budget.said(one) == "mle · mlp · digits takes at least 2.3 hours"
+    assert budget.check(one) == "mle · mlp · digits takes at least 2.3 hours"
 
 
 def test_nothing_is_written_where_a_batch_is_refused(tmp_path: Path) -> None:

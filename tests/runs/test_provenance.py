@@ -13,6 +13,7 @@ from bdlbench.cli.main import main
 from bdlbench.records import record as records
 from bdlbench.records.record import Record
 from bdlbench.runs import provenance, suites, work
+from bdlbench.runs.batch import Settings
 
 METHOD = '''
 from dataclasses import dataclass
@@ -217,7 +218,7 @@ def test_other_data_of_a_data_set_of_ones_own(plugin: Path, tmp_path: Path, monk
     assert names(out) == first
     (plugin.parent / "numbers.txt").write_text("2\n")
     spec = suites.build_spec(suites.read_suite("quick"), suites.Overrides(("mle",), ("logistic",), ("made",), "2", 1))
-    assert [reason for _, reason in work.prepare(spec, out).outdated] == ["the data of made have changed"]
+    assert [reason for _, reason in work.plan(spec, Settings(out)).outdated] == ["the data of made have changed"]
 
 
 DATA = '''
