@@ -60,14 +60,14 @@ def run(  # noqa: PLR0913 - one parameter for each option of the command
             raise unknown("metric", name, known)
     names = (tuple(method), tuple(model), tuple(dataset))
     asked = suites.Overrides(*names, seeds, samples, tuple(set_), device, threads, splits)
-    spec = suites.build_spec(suites.find_suite(suite, config), asked)
-    planned = work.plan(spec, Settings(results, checkpoint_every, keep_parameters), fresh, any_code)
-    workers = work.workers(jobs, planned)
-    _print_outdated(planned)
+    settings = Settings(results, checkpoint_every, keep_parameters)
+    job = work.plan(suites.build_spec(suites.find_suite(suite, config), asked), settings, fresh, any_code)
+    workers = work.workers(jobs, job)
+    _print_outdated(job)
     if dry_run:
-        _print_plan(planned, workers)
+        _print_plan(job, workers)
         return
-    job = work.prepare(planned)
+    job = work.prepare(job)
     for line in work.left_out(job):
         print(line, file=sys.stderr, flush=True)
     try:

@@ -86,8 +86,9 @@ def plan(spec: Spec, settings: Settings, fresh: bool = False, any_code: bool = F
         existing, outdated = provenance.held_against(existing, spec, code)
     stale = {record.name for record, _ in outdated}
     current = [] if fresh else [record for record in existing if record.name not in stale]
+    missing = batches(spec, current)
     settings = replace(settings, selection=spec.selection, code=code)
-    return Job(spec, settings, tuple(existing), tuple(batches(spec, current)), fresh, tuple(outdated))
+    return Job(spec, settings, tuple(existing), tuple(missing), fresh, tuple(outdated))
 
 
 def prepare(job: Job) -> Job:

@@ -125,6 +125,31 @@ def test_an_edited_method_is_trained_again_and_the_line_says_so(
     assert [p.name for p in (tmp_path / "out").iterdir() if p.is_dir()] == []
 
 
+def test_a_job_hashes_an_entry_once(plugin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the cells, replicates and records that it is of; and a file that is edited meanwhile made none of them."""
+    hashed: list[Path] = []
+    plain = provenance.source_sha256
+
+    def counting(path: Path) -> str:
+        hashed.append(path)
+        found = plain(path)
+        path.write_text(path.read_text() + "# edited while it trains\n")
+        return found
+
+    plugin.write_text("EPOCHS = 2\n" + METHOD)
+    before = plain(plugin)
+    asked = ["--method", "mine", "--model", "mlp", "--plugin", str(plugin)]
+    assert train(tmp_path / "out", *asked) == 0
+    hashed.clear()
+    plugin.write_text("EPOCHS = 2\n" + METHOD)
+    monkeypatch.setattr(provenance, "source_sha256", counting)
+    assert train(tmp_path / "out", *asked, "--seeds", "3") == 0
+    assert hashed == [plugin]
+    found = records.read(tmp_path / "out")
+    assert len(found) > 2
+    assert {record.environment["code"]["methods mine"] for record in found} == {before}
+
+
 def test_what_a_plugin_imports_from_its_own_folder_counts_too(plugin: Path, tmp_path: Path) -> None:
     helper = plugin.parent / "its_number.py"
     helper.write_text("from its_inner import EPOCHS\n")
@@ -138,20 +163,24 @@ def test_what_a_plugin_imports_from_its_own_folder_counts_too(plugin: Path, tmp_
 
 
 def test_an_edited_metric_is_scored_again_without_training(
-    plugin: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    plugin: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     metric = plugin.parent / "half.py"
     metric.write_text(METRIC)
     out = tmp_path / "out"
     assert train(out, "--method", "mle", "--plugin", str(metric)) == 0
     first = names(out)
+    written: list[Path] = []
+    write = records.write
+    monkeypatch.setattr(records, "write", lambda *given: written.append(write(*given)) or written[-1])
     assert train(out, "--method", "mle") == 0  # without it, there is nothing to be wrong
     assert names(out) == first
     metric.write_text(METRIC.replace("0.5", "0.25"))
     capsys.readouterr()
     assert train(out, "--method", "mle", "--plugin", str(metric), "--dry-run") == 0
-    assert names(out) == first
+    assert names(out) == first and written == []
     assert train(out, "--method", "mle", "--plugin", str(metric)) == 0
+    assert len(written) == 1
     said = capsys.readouterr().out
     assert "since its source has changed: metric half" in said and "none had to be trained now" in said
     (record,) = records.read(out)
