@@ -126,7 +126,7 @@ def test_an_edited_method_is_trained_again_and_the_line_says_so(
 
 
 def test_a_job_hashes_an_entry_once(plugin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the cells, replicates and records that it is of; and a file that is edited meanwhile made none of them."""
+    """Whatever cells and records it is of. A file that is edited meanwhile made none of them."""
     hashed: list[Path] = []
     plain = provenance.source_sha256
 
