@@ -272,7 +272,7 @@ def rank(folder: str | Path, metric: str = "nll", methods: str | Sequence[str] =
     from bdlbench.compare import rank as ranking  # scipy.stats is slow to import
 
     _add_plugins(plugin)
-    found = rescoring.held(reading.read(_path("folder", folder)), [metric])
+    found = rescoring.completed(reading.read(_path("folder", folder)), [metric])
     ranked = ranking.rank(found.results, metric, _listed(methods))
     damaged = found.faults.lines() if found.faults.damaged else ()
     return replace(ranked, notes=(*ranked.notes, *found.untold, *damaged))

@@ -37,7 +37,7 @@ def table(
     from bdlbench.runs import rescoring
 
     add_plugins(plugin, replaced)
-    found, untold, faults = rescoring.held(reading.read(results), [*listed(metrics), sort])
+    found, untold, faults = rescoring.completed(reading.read(results), [*listed(metrics), sort])
     if figure is not None:
         figures.draw_table(found, figure, listed(metrics), sort)
     write(tables.render(found, style, listed(metrics), sort, *screen(), interval=interval), style)

@@ -19,7 +19,7 @@ from bdlbench.runs.batch import measure, scored
 from bdlbench.runs.provenance import Code
 
 
-class Held(NamedTuple):
+class Completed(NamedTuple):
     """What records hold, cell by cell. untold: lines on metrics that they do not tell; faults: of files beside them."""
 
     results: list[Result]
@@ -27,14 +27,14 @@ class Held(NamedTuple):
     faults: Faults = Faults()
 
 
-def held(source: Source, metrics: Sequence[str]) -> Held:
+def completed(source: Source, metrics: Sequence[str]) -> Completed:
     """Read what records and their stored predictions tell, and do without files beside them that are damaged.
 
     Raises BadInput as `complete` does.
     """
     whole, faults = reading.sound(source)
-    completed, untold = complete(whole, metrics)
-    return Held(merge(completed.records, completed), untold, faults)
+    found, untold = complete(whole, metrics)
+    return Completed(merge(found.records, found), untold, faults)
 
 
 def complete(source: Source, metrics: Sequence[str]) -> tuple[Source, tuple[str, ...]]:

@@ -32,7 +32,7 @@ from bdlbench.runs import budget, lint, provenance, rescoring
 from bdlbench.runs.batch import CHECKPOINTS, Batch, Outcome, Settings, batches, load_task, say, unsupported
 from bdlbench.runs.executors import Event, execute, only_notes
 from bdlbench.runs.lint import Fault
-from bdlbench.runs.rescoring import Held
+from bdlbench.runs.rescoring import Completed
 
 REFERENCE = Path("results/reference")
 
@@ -144,16 +144,16 @@ def perform(
     return outcomes
 
 
-def held(job: Job, metrics: Sequence[str] = ()) -> Held:
+def held(job: Job, metrics: Sequence[str] = ()) -> Completed:
     """Read what the folder now holds of the cells and replicates asked for, in the order of the spec.
 
     metrics: those that a record does not hold are computed from its stored predictions.
     """
     if not job.results.is_dir():
-        return Held([])
+        return Completed([])
     keys = [cell.key for cell in job.spec.cells]
     asked = tuple((job.results, record) for record in records.read(job.results) if record.key in set(keys))
-    found = rescoring.held(Source(asked), metrics)
+    found = rescoring.completed(Source(asked), metrics)
     return found._replace(results=select(found.results, keys, job.spec.replicates))
 
 
