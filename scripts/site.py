@@ -1,0 +1,116 @@
+"""Gather the pages of the documentation site: `docs/`, what is generated from the code, the pages beside the records.
+
+    python scripts/site.py && zensical build --clean --strict      # the site: build/html
+
+A link that the site cannot follow is an error, and so is a page that `mkdocs.yml` does not name or that does not exist.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pkgutil
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = ROOT / "build" / "site"
+CODE = re.compile(r"(^ *```.*?^ *```$|`[^`\n]+`)", re.DOTALL | re.MULTILINE)
+LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)#\s]+)")
+
+
+def main() -> None:
+    """Write `build/site` anew."""
+    shutil.rmtree(PAGES, ignore_errors=True)
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard", "docs", "results", "*.md"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    sources = {source: target for source in listed.stdout.splitlines() if (target := on_the_site(source))}
+    for source, target in sources.items():
+        (PAGES / target).parent.mkdir(parents=True, exist_ok=True)
+        if target.endswith(".md"):
+            (PAGES / target).write_text(relinked((ROOT / source).read_text("utf-8"), source, sources), "utf-8")
+        else:
+            shutil.copyfile(ROOT / source, PAGES / target)
+    reference = PAGES / "reference"
+    reference.mkdir()
+    (reference / "command-line.md").write_text(command_line(), "utf-8")
+    for name in ("extend", "api", "protocols", "kernels", "stats"):
+        (reference / f"{name}.md").write_text(public(f"bdlbench.{name}"), "utf-8")
+    check_the_navigation()
+
+
+def on_the_site(source: str) -> str:
+    """Where a file of the repository stands on the site, or "" where it does not."""
+    path = PurePosixPath(source)
+    if source in ("CHANGELOG.md", "CONTRIBUTING.md"):
+        return source.lower()
+    if path.parts[0] == "docs":
+        return str(path.relative_to("docs"))
+    if path.parts[0] == "results" and path.suffix in (".md", ".png"):
+        return str(PurePosixPath("records", *path.parts[1:-1], path.name.replace("README", "index")))
+    return ""
+
+
+def relinked(text: str, source: str, sources: dict[str, str]) -> str:
+    """The text with its links, which hold in the repository, as they hold on the site."""
+    here = PurePosixPath(source).parent
+
+    def moved(link: re.Match[str]) -> str:
+        file = os.path.normpath(here / link[1])
+        target = "index.md" if file == "README.md" else sources.get(file)
+        if target is None:
+            raise SystemExit(f"{source}: the site has no {file}, which a link asks for")
+        return os.path.relpath(target, PurePosixPath(sources[source]).parent)
+
+    parts = CODE.split(text)  # what is code stands at odd places
+    return "".join(part if place % 2 else LINK.sub(moved, part) for place, part in enumerate(parts))
+
+
+def command_line() -> str:
+    """Every command with its arguments and options, from the application itself."""
+    command = [sys.executable, "-m", "typer", "bdlbench.__main__", "utils", "docs", "--name", "python -m bdlbench"]
+    text = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return text.replace("# `python -m bdlbench`", "# Command line", 1)
+
+
+def public(name: str) -> str:
+    """What a module, or each module of a folder, offers; mkdocstrings reads the docstrings."""
+    module = importlib.import_module(name)
+    title = f"# `{name}`\n\n"
+    if hasattr(module, "__path__"):
+        inside = sorted(found.name for found in pkgutil.iter_modules(module.__path__))
+        return title + "\n".join(f"::: {name}.{file}\n" for file in inside)
+    if hasattr(module, "__all__"):
+        return title + "\n".join(f"::: {name}.{member}\n" for member in module.__all__)
+    return title + f"::: {name}\n    options: {{ show_root_heading: false, show_root_toc_entry: false }}\n"
+
+
+def check_the_navigation() -> None:
+    """Every page is named in `mkdocs.yml`, but for those that the pages beside the records link to."""
+    named = set(_leaves(yaml.safe_load((ROOT / "mkdocs.yml").read_text("utf-8"))["nav"]))
+    there = {path.relative_to(PAGES).as_posix() for path in PAGES.rglob("*.md")}
+    for page in sorted(named - there):
+        raise SystemExit(f"mkdocs.yml: names {page}, which does not exist")
+    for page in sorted(there - named):
+        if not page.startswith("records/"):
+            raise SystemExit(f"mkdocs.yml: does not name {page}")
+
+
+def _leaves(nav: list[dict[str, object]] | object) -> Iterator[str]:
+    if isinstance(nav, list):
+        for entry in nav:
+            yield from _leaves(next(iter(entry.values())))
+    else:
+        yield str(nav)
+
+
+if __name__ == "__main__":
+    main()
