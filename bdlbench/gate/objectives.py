@@ -18,6 +18,7 @@ from scipy.special import ndtri
 from torch import Tensor
 
 from bdlbench import catalog
+from bdlbench.core import foreign
 from bdlbench.core.options import fields
 from bdlbench.core.streams import Streams
 from bdlbench.data.splits import random_words
@@ -153,8 +154,11 @@ def _measured() -> Iterator[tuple[str, MeasuredObjective]]:
         for method_name in catalog.names("methods") if model else ():
             for label, settings in _variants(method_name, small, model_name == next(iter(small))):
                 method = catalog.build_method([catalog.choice("methods", method_name, settings)])
-                if model and method.unsupported(model) is None:
-                    yield f"{method_name}{label} · {model_name}", _case(method, model)
+                asked = foreign.calling(f"method {method_name} on {model_name}", method)
+                with asked, foreign.calling(f"model {model_name} in {method_name}", model):
+                    found = _case(method, model) if model and method.unsupported(model) is None else None
+                if found is not None:
+                    yield f"{method_name}{label} · {model_name}", found
 
 
 def _variants(method: str, small: Mapping[str, Any], all_choices: bool) -> Iterator[tuple[str, Mapping[str, Any]]]:

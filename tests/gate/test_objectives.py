@@ -5,6 +5,8 @@ import math
 import pytest
 import torch
 
+from bdlbench import catalog
+from bdlbench.core.errors import BadInput
 from bdlbench.gate import objectives
 from bdlbench.gate.objectives import FixedStreams
 
@@ -42,8 +44,6 @@ def test_an_objective_is_what_its_formula_says(reference):
 
 
 def test_every_method_is_there_and_a_second_look_sees_the_same(reference):
-    from bdlbench import catalog
-
     for method in catalog.names("methods"):
         assert any(name.startswith(f"{method} · ") for name in reference)
     assert "mean_field_vi (estimator flipout) · mlp" in reference
@@ -63,8 +63,6 @@ def test_a_kl_that_is_a_little_too_heavy_is_named(reference, factor, monkeypatch
 
     monkeypatch.setattr(mean_field_vi, "negative_elbo", lambda elbo, kl, n: negative_elbo(elbo, factor * kl, n))
     small = {"mlp": {"widths": "6"}, "mean_field_vi": {"initial_log_sd": -1.0}}
-    from bdlbench import catalog
-
     model = objectives._suited("mlp", small)
     method = catalog.build_method([catalog.choice("methods", "mean_field_vi", small)])
     name = "mean_field_vi · mlp"
@@ -79,3 +77,18 @@ def test_a_gradient_that_is_wrong_alone_is_seen(reference):
     assert "the norm of its gradient is" in line
     rounded = {**there, "gradient_norm": [value * (1 + 1e-12) for value in there["gradient_norm"]]}
     assert objectives.differences({"map · mlp": there}, {"map · mlp": rounded}) == []
+
+
+def test_a_method_of_others_that_fails_on_a_model_is_named_with_its_line(tmp_path, monkeypatch):
+    """`gate` asks every method on every model, also on those without a linear map; it ended as an internal error."""
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from dataclasses import dataclass\n\n@dataclass(frozen=True)\nclass Mine:\n"
+        '    """Fails."""\n    def unsupported(self, model): return None\n'
+        "    def fit(self, model, data, rng): return [][0]\n\nmethods = {'mine': Mine}\n"
+    )
+    monkeypatch.setattr(catalog, "_plugins", {kind: {} for kind in catalog.KINDS})
+    catalog.add_plugin(path)
+    monkeypatch.setattr(catalog, "names", lambda kind: {"methods": ("mine",), "models": ("mlp",)}[kind])
+    with pytest.raises(BadInput, match=r"method mine on mlp \(.*mine\.py:7\)"):
+        objectives.measure()
