@@ -57,8 +57,8 @@ def _speed() -> str:
         f"| :-- |{' --: |' * len(works)}",
         *(f"| {method} | {' | '.join(f'{row[work]:.2f}' for work in works)} |" for method, row in rows.items()),
         "",
-        f"{about['processor']}, {about['cpu_capability']}, torch {about['packages.torch']}. 64-100-10: five seeds at once,"
-        " batches of 64; 784-300-100-10: one seed, batches of 100.",
+        f"{about['processor']}, {about['cpu_capability']}, torch {about['packages.torch']}. 64-100-10: five seeds at"
+        " once, batches of 64; 784-300-100-10: one seed, batches of 100.",
     ]
     return "\n".join(lines)
 

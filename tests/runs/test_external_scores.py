@@ -25,13 +25,13 @@ from bdlbench.runs import predictions_file
 from bdlbench.runs.batch import load_task
 from bdlbench.runs.external_scores import Claim
 
-README = (Path(__file__).resolve().parents[2] / "README.md").read_text("utf-8")
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "tutorials" / "predictions-made-elsewhere.md").read_text("utf-8")
 NUM, CLASSES = 45, 3
 
 
 def example() -> str:
-    """The README's block about predictions made elsewhere."""
-    return next(block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "sklearn" in block)
+    """The tutorial's block that makes predictions."""
+    return next(block for block in re.findall(r"```python[^\n]*\n(.*?)```", PAGE, re.DOTALL) if "sklearn" in block)
 
 
 def made(seed: int, *lead: int, num: int = NUM, classes: int = CLASSES) -> np.ndarray:
@@ -64,13 +64,13 @@ def values(path: Path) -> dict[str, list[float]]:
 # the oracle: other libraries' own functions
 
 
-def test_the_readme_example_equals_sklearn_and_torchmetrics(
+def test_the_tutorials_example_equals_sklearn_and_torchmetrics(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torchmetrics_calibration_error: Callable[..., Any]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert len(example().splitlines()) <= 10
-    exec(compile(example(), "README", "exec"), {})
-    command = next(line for line in README.splitlines() if line.startswith("python -m bdlbench score"))
+    exec(compile(example(), "tutorial", "exec"), {})
+    command = next(line for line in PAGE.splitlines() if line.startswith("python -m bdlbench score"))
     assert cli.main([*command.partition("#")[0].split()[3:], "--results", "out"]) == 0
     found = {name: value[0] for name, value in values(next(Path("out").glob("*.json"))).items()}
     stored = np.load(tmp_path / "sklearn.npz")
