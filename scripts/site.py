@@ -76,7 +76,7 @@ def relinked(text: str, source: str, sources: dict[str, str]) -> str:
 
 def command_line() -> str:
     """Every command with its arguments and options, from the application itself."""
-    command = [sys.executable, "-m", "typer", "bdlbench.__main__", "utils", "docs", "--name", "python -m bdlbench"]
+    command = [sys.executable, "-m", "typer", "bdlbench.cli.main", "utils", "docs", "--name", "python -m bdlbench"]
     text = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     return text.replace("# `python -m bdlbench`", "# Command line", 1)
 
