@@ -10,6 +10,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import inspect
+import itertools
 import pkgutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -143,20 +144,31 @@ def plugin_files(entries: Iterable[str]) -> list[Path]:
 
 def choice(kind: Kind, name: str, settings: Mapping[str, Mapping[str, Any]]) -> Choice:
     """The entry with all its options: defaults overlaid by settings[name]; a nested entry takes its own settings."""
-    entry = load(kind, name)
-    options: dict[str, Any] = resolve(entry, name, settings.get(name, {}))
-    for key, field in fields(entry).items():
-        if nested := field.metadata["entry"]:
-            if options[key] == name:
-                raise BadInput(f"{name}.{key}={name} would nest without end: name another entry")
-            options[key] = choice(nested, str(options[key]), settings)
-    return with_origin(kind, name, options)
+    (only,) = choices(kind, name, {entry: {k: [value] for k, value in own.items()} for entry, own in settings.items()})
+    return only
 
 
-def with_origin(kind: Kind, name: str, options: Mapping[str, Any]) -> Choice:
-    """The choice of these options, all of them; of an entry that a plugin was let replace it says by which file."""
-    file = replaced(kind, name)
-    return Choice.of(name, {**options, **({REPLACED_BY: file} if file else {})})
+def choices(
+    kind: Kind, name: str, settings: Mapping[str, Mapping[str, Sequence[Any]]], outer: tuple[str, ...] = ()
+) -> list[Choice]:
+    """The entry once for every combination of its own options' values, and of those of the entries that it builds on.
+
+    settings: {entry: {option: values}}, of which those of other entries do not concern it, however many values they
+    have; outer: the entries that build on this one. Of an entry that a plugin was let replace a choice says by which
+    file. Raises BadInput for unknown names and options, values out of range, and an entry that builds on itself.
+    """
+    entry, own = load(kind, name), settings.get(name, {})
+    if name in outer:
+        raise BadInput(f"{' in '.join((name, *reversed(outer)))} would nest without end: name another entry")
+    origin = {REPLACED_BY: file} if (file := replaced(kind, name)) else {}
+    found: dict[Choice, None] = {}
+    for values in itertools.product(*own.values()):
+        options = resolve(entry, name, dict(zip(own, values, strict=True)))
+        inner = {key: field.metadata["entry"] for key, field in fields(entry).items() if field.metadata["entry"]}
+        below = [choices(nested, str(options[key]), settings, (*outer, name)) for key, nested in inner.items()]
+        for members in itertools.product(*below):
+            found[Choice.of(name, {**options, **dict(zip(inner, members, strict=True)), **origin})] = None
+    return list(found)
 
 
 def recorded(kind: Kind, then: Choice) -> Choice:

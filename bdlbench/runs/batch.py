@@ -106,7 +106,10 @@ def batches(spec: Spec, existing: Sequence[Record]) -> list[Batch]:
     groups: dict[Any, list[Row]] = {}
     for cell in spec.cells:
         have = records.done(existing, cell.key)
-        shared = _batch_key(cell)
+        shared = (
+            *(catalog.batch_key("methods", cell.method), catalog.batch_key("models", cell.model), cell.dataset),
+            *(cell.samples, cell.device, cell.threads),
+        )
         for replicate in spec.replicates:
             if replicate not in have:
                 groups.setdefault(shared, []).append(Row(cell, replicate))
@@ -140,9 +143,9 @@ def run_batch(
     reset_peak_memory(device)
     with torch_state.kept():
         try:
-            if reason := unsupported(batch):
-                return Outcome([], told + reason)
             problem, model, method = build(batch)
+            if reason := model.unsupported() or method.unsupported(model):
+                return Outcome([], told + reason)
             spent.depends = _depends(cell, problem, settings.code_of(cell))
             result = _fit_and_score(batch, problem, model, method, spent, device)
             for one in batch.cells:
@@ -205,7 +208,11 @@ def build(batch: Batch) -> Built:
     cell = batch.rows[0].cell
     torch.set_num_threads(cell.threads)
     keep_freed_memory()
-    problem = task.to_device(_problem(batch), torch.device(cell.device))
+    splits = sorted({row.replicate.split for row in batch.rows})
+    stacked = task.stack(
+        [load_task(cell.dataset, split) for split in splits], [splits.index(row.replicate.split) for row in batch.rows]
+    )
+    problem = task.to_device(stacked, torch.device(cell.device))
     model = catalog.build_model([row.cell.model for row in batch.rows], problem.signature)
     return Built(problem, model, catalog.build_method([row.cell.method for row in batch.rows]))
 
@@ -228,6 +235,7 @@ class _Result:
 def _fit_and_score(
     batch: Batch, problem: Problem, model: Model, method: Method, spent: Session, device: torch.device
 ) -> _Result:
+    """Train all rows of a batch, predict, and score; times and memory are of these alone."""
     rng = Streams.of_seeds([row.replicate.seed for row in batch.rows])
     watch = Stopwatch(device)
     given = [problem.train.x, problem.train.y, problem.test.x, problem.test.y]
@@ -243,17 +251,19 @@ def _fit_and_score(
     samples = batch.rows[0].cell.samples
     evaluation = evaluate(posterior, problem, model, samples, rng, spent.predicting)
     predict_seconds = watch.seconds()
-    evaluation = _with_reference(evaluation, posterior, problem, model, rng)
+    if isinstance(model, Conjugate):
+        exact = model.exact(problem.train)
+        predictive = exact.predict(problem.test.x, 1, rng.child("predict exactly"))
+        reference = Reference(exact, predictive.in_units(problem.y_mean, problem.y_sd))
+        evaluation = replace(evaluation, bound=posterior.bound, moments=posterior.moments(), reference=reference)
     arrays = stored_arrays(evaluation)
     metrics, unscored = scored(evaluation, catalog.metrics())
-    # before the audit in `_training_values`, whose memory is not the cell's
+    # before the audit in `_values`, whose memory is not the cell's
     cost = _cost(batch, problem, evaluation, spent, train_seconds, predict_seconds, device)
     return _Result(
         metrics=metrics,
         unscored=unscored,
-        values=_values(posterior)
-        | _training_values(spent.fits, len(batch.rows))
-        | {"samples": [evaluation.test.samples] * len(batch.rows)},
+        values=_values(posterior, spent.fits, evaluation.test.samples, len(batch.rows)),
         arrays=arrays,
         finite=_finite_rows({**posterior.state, "log_prob": evaluation.test.log_prob(evaluation.y)}),
         cost=cost,
@@ -294,18 +304,6 @@ def evaluate(
     ood = {name: predict(name, x) for name, x in problem.ood.items()}
     parameters = sum(leaf.size for leaf in model.leaves().values())
     return Evaluation(test, y, ood, posterior.facts, parameters)
-
-
-def _with_reference(
-    evaluation: Evaluation, posterior: Posterior, problem: Problem, model: Model, rng: Streams
-) -> Evaluation:
-    """The same, with the exact posterior beside it where the model has one."""
-    if not isinstance(model, Conjugate):
-        return evaluation
-    exact = model.exact(problem.train)
-    predictive = exact.predict(problem.test.x, 1, rng.child("predict exactly"))
-    reference = Reference(exact, predictive.in_units(problem.y_mean, problem.y_sd))
-    return replace(evaluation, bound=posterior.bound, moments=posterior.moments(), reference=reference)
 
 
 def measure(evaluation: Evaluation, metrics: Mapping[str, Metric]) -> records.Metrics:
@@ -362,20 +360,19 @@ def entry_of(metric: Any) -> dict[str, Any]:
     return {"unit": metric.unit, "better": metric.better, "definition": catalog.definition(metric)}
 
 
-def _values(posterior: Posterior) -> dict[str, list[Any]]:
-    """What is deterministic beside the metrics, a list over rows each."""
+def _values(posterior: Posterior, fits: Sequence[Fit], samples: int, rows: int) -> dict[str, list[Any]]:
+    """What is deterministic beside the metrics, a list over rows (R) each.
+
+    Also what a cheap re-run and the protocol lint are held against; nothing of it where nothing was minimised.
+    """
     values: dict[str, list[Any]] = {"parameters_sha256": row_hashes(posterior.state)}
     if posterior.bound is not None:
         values["elbo_nats"] = posterior.bound.double().tolist()
     for name, value in posterior.facts.items():
         values[f"fact.{name}"] = value.double().tolist()
-    return values
-
-
-def _training_values(fits: Sequence[Fit], rows: int) -> dict[str, list[Any]]:
-    """What a cheap re-run and the protocol lint are held against; nothing where nothing was minimised."""
-    found = {"first_steps": first_steps(fits, rows), "objective": objectives(fits, rows)}
-    return {name: column for name, column in found.items() if column}
+    trained = {"first_steps": first_steps(fits, rows), "objective": objectives(fits, rows)}
+    values |= {name: column for name, column in trained.items() if column}
+    return values | {"samples": [samples] * rows}
 
 
 def first_steps(fits: Sequence[Fit], rows: int) -> list[dict[str, Any]]:
@@ -568,17 +565,6 @@ def reason_of(error: BaseException) -> str:
     frame = traceback.extract_tb(error.__traceback__)[-1]
     path, line = foreign.raised_at(error) or (Path(frame.filename), frame.lineno)
     return f"{foreign.told(error)} ({path.name}:{line})"
-
-
-def _batch_key(cell: Cell) -> tuple[Any, ...]:
-    shared = (catalog.batch_key("methods", cell.method), catalog.batch_key("models", cell.model), cell.dataset)
-    return (*shared, cell.samples, cell.device, cell.threads)
-
-
-def _problem(batch: Batch) -> Problem:
-    splits = sorted({row.replicate.split for row in batch.rows})
-    tasks = [load_task(batch.rows[0].cell.dataset, split) for split in splits]
-    return task.stack(tasks, [splits.index(row.replicate.split) for row in batch.rows])
 
 
 def data_facts(dataset: Choice, splits: Iterable[int]) -> dict[str, dict[str, Any]]:

@@ -152,11 +152,12 @@ def build_spec(suite: Suite, overrides: Overrides) -> Spec:
     threads = whole("--threads", overrides.threads)
     device = resolve_device(overrides.device)
     named = list(_named_cells(suite.grids, overrides))
-    cells = [
-        Cell(*choices, samples, device, threads)
-        for grid, names in named
-        for choices in _unfolded(names, merge(in_force(suite, grid, names), given))
-    ]
+    cells: list[Cell] = []
+    for grid, names in named:
+        options = merge(in_force(suite, grid, names), given)
+        methods, models, datasets = (catalog.choices(kind, n, options) for kind, n in zip(CHOSEN, names, strict=True))
+        swept = itertools.product(datasets, models, methods)
+        cells += [Cell(method, model, dataset, samples, device, threads) for dataset, model, method in swept]
     _refuse_idle(given, cells)
     seeds = suite.seeds if overrides.seeds == "" else overrides.seeds
     asked = replicates(seeds, overrides.splits or suite.splits)
@@ -276,31 +277,6 @@ def resolve_device(name: str) -> str:
     if name == "cuda" and not present:
         raise BadInput("--device cuda: no CUDA device is at hand here; use --device cpu or auto")
     return "cuda" if present and name != "cpu" else "cpu"
-
-
-def _unfolded(names: Names, settings: OptionValues) -> Iterator[tuple[Choice, Choice, Choice]]:
-    """Method, model and data set with their options, once for every combination of the values that these sweep."""
-    methods, models, datasets = (_swept(kind, name, settings) for kind, name in zip(CHOSEN, names, strict=True))
-    for dataset, model, method in itertools.product(datasets, models, methods):
-        yield method, model, dataset
-
-
-def _swept(kind: catalog.Kind, name: str, settings: OptionValues, outer: tuple[str, ...] = ()) -> list[Choice]:
-    """An entry once for every combination of its own options' values, and of those of the entries that it builds on.
-
-    outer: the entries that build on this one. Options of others do not concern it, however many values they have.
-    """
-    entry, own = catalog.load(kind, name), settings.get(name, {})
-    if name in outer:
-        raise BadInput(f"{' in '.join((name, *reversed(outer)))} would nest without end: name another entry")
-    found: dict[Choice, None] = {}
-    for values in itertools.product(*own.values()):
-        options = resolve(entry, name, dict(zip(own, values, strict=True)))
-        inner = {key: field.metadata["entry"] for key, field in fields(entry).items() if field.metadata["entry"]}
-        below = [_swept(nested, str(options[key]), settings, (*outer, name)) for key, nested in inner.items()]
-        for members in itertools.product(*below):
-            found[catalog.with_origin(kind, name, {**options, **dict(zip(inner, members, strict=True))})] = None
-    return list(found)
 
 
 def _refuse_stray(settings: OptionValues) -> None:
