@@ -41,11 +41,27 @@ SMALL = {
 SHAPES, TARGETS = contracts.CONTRACT_SHAPES, contracts.CONTRACT_TARGETS
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest reads -m
 def pytest_collection_modifyitems(config, items):
-    """Leaves out cells that an entry declares it does not support; a test over methods alone is one on the mlp."""
-    left_out = [item for item in items if hasattr(item, "callspec") and unsupported(item.callspec.params)]
+    """Leaves out cells that an entry declares it does not support; a test over methods alone is one on the mlp.
+
+    Of every method on every model, the fast tier has all methods on the mlp and all small models with MAP.
+    """
+    cells = [item for item in items if hasattr(item, "callspec")]
+    left_out = {item for item in cells if unsupported(item.callspec.params)}
     items[:] = [item for item in items if item not in left_out]
-    config.hook.pytest_deselected(items=left_out)
+    config.hook.pytest_deselected(items=list(left_out))
+    for item in cells:
+        if not is_quick(item.callspec.params):
+            item.add_marker(pytest.mark.slow)
+
+
+def is_quick(params):
+    """Whether a test of a method, a model or both is in the fast tier."""
+    model, method = params.get("model", "mlp"), params.get("method")
+    if model not in catalog.names("models") or model == "mlp":
+        return True
+    return "channels" not in SMALL.get(model, {}) and (method == "map" or method not in catalog.names("methods"))
 
 
 def unsupported(params):

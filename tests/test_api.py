@@ -366,6 +366,7 @@ def numbers(place: Path) -> dict[str, Any]:
     return {record.name: record.values for record in records.read(place)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("caller", CALLERS)
 def test_bits_do_not_depend_on_what_a_caller_has_set(caller: str, tmp_path: Path) -> None:
     asked: dict[str, Any] = {"method": ["mle", "mean_field_vi", "laplace"], "model": "mlp", "dataset": "wine"}

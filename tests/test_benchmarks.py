@@ -12,6 +12,8 @@ import pytest
 
 import benchmarks
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 PREFIXES = ("time_", "timeraw_", "peakmem_", "track_")
 

@@ -213,6 +213,7 @@ def test_only_what_is_missing_is_computed(
     assert "2 replicates of 1 cells" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_second_run_is_light(results: Path) -> None:
     """Nothing is computed, and nothing is imported that only computing needs."""
     assert train(results, "--method", "mle", "--seeds", "2") == 0
@@ -290,6 +291,7 @@ def test_a_sweep_is_one_batch_and_shows_its_option(
     assert "mle · logistic · wine: 4 replicates of 2 settings" in err
 
 
+@pytest.mark.slow
 def test_workers_give_the_same_bits(results: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     assert train(results, "--method", "mle", "--method", "map", "--seeds", "2") == 0
@@ -317,6 +319,7 @@ def test_dry_run_writes_nothing(results: Path, computed: list[int], capsys: pyte
     assert "\n0 replicates in 0 batches, 1 at a time; nothing to do" in out
 
 
+@pytest.mark.slow
 def test_options_in_force_are_shown(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Before a run, after it, in the table and of a suite: what is not the default, and what budgets differ."""
     names = ["--model", "mlp", "--dataset", "digits", "--seeds", "2", "--samples", "2", "--results", str(results)]
@@ -345,6 +348,7 @@ def test_options_in_force_are_shown(results: Path, capsys: pytest.CaptureFixture
     assert "constant_resnet: blocks 4|2|3|6\n" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("names", "reason"),
     [
@@ -747,6 +751,7 @@ def test_table_metrics_and_sort(folder: Path, capsys: pytest.CaptureFixture[str]
     assert "unknown metric 'brir': did you mean 'brier'?" in one_line(capsys)
 
 
+@pytest.mark.slow
 def test_compare(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other, apart = tmp_path / "other", tmp_path / "apart"
     assert train(other, "--method", "mle", "--seeds", "2") == 0
@@ -825,6 +830,7 @@ def test_api(tmp_path: Path, computed: list[int]) -> None:
         api.run(suites.build_spec(suites.read_suite("quick"), suites.Overrides()), settings={"mle.epochs": 1})
 
 
+@pytest.mark.slow
 def test_front_door() -> None:
     code = """
 import sys, bdlbench
@@ -899,6 +905,7 @@ def heeds_interrupts() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("heeds_interrupts")
 def test_an_interrupt_ends_real_workers(tmp_path: Path) -> None:
     words = [

@@ -49,6 +49,7 @@ def kept_of(folder, outcome):
     return files.canonical_json(record.values), {k: v.numpy().tobytes() for k, v in arrays.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", SETTINGS)
 def test_interrupted_at_twenty_steps_it_ends_with_the_same_bits(method, tmp_path):
     if method not in catalog.names("methods"):

@@ -109,6 +109,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Path]:
     return request.param, tmp_path / "r"
 
 
+@pytest.mark.slow
 def test_every_way_out_takes_odd_names(folder: tuple[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
     """Records, tables of every style, a comparison, a figure and a report: warnings are errors here."""
     name, place = folder

@@ -202,6 +202,7 @@ NOISY = {"mc_dropout": 5e-3, "dropconnect": 1e-2, "mean_field_vi": 5e-3, "sparse
 """Methods whose training draws noise, and what the finite size of its steps may move a weight."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", catalog.names("methods"))
 def test_every_methods_posterior_on_the_linear_model(method):
     strong = 16 if method == "sparse_vd" else 1
@@ -221,6 +222,7 @@ def test_every_methods_posterior_on_the_linear_model(method):
         torch.testing.assert_close(exact.kl(found), torch.zeros(ROWS).double(), rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_laplace_on_the_linear_model_knows_the_evidence():
     model, _, data = linear(rows=2)
     posterior = fitted("laplace", model, data, epochs=3000)
@@ -252,6 +254,7 @@ def test_laplaces_curvature_of_classes_is_the_hessian():
     torch.testing.assert_close(posterior.moments().covariance[0], torch.linalg.inv(hessian))
 
 
+@pytest.mark.slow
 def test_samples_of_laplace_have_its_covariance():
     model, _, data = linear()
     posterior, exact = fitted("laplace", model, data), model.exact(data)
@@ -264,6 +267,7 @@ def test_samples_of_laplace_have_its_covariance():
 # The coin
 
 
+@pytest.mark.slow
 def test_under_the_uniform_prior_map_is_mle_on_the_coin():
     data = flips(2, 5, 9)
     for name, prior, expected in (
@@ -275,6 +279,7 @@ def test_under_the_uniform_prior_map_is_mle_on_the_coin():
         np.testing.assert_allclose(found.probs[:, 0, 1], expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_mean_field_on_the_coin_is_the_best_gaussian_of_the_logit():
     data = flips(2, 5, 9)
     model = coin()

@@ -73,6 +73,7 @@ def test_a_method_is_at_most_thirty_lines():
     assert len(METHOD.splitlines()) <= 30
 
 
+@pytest.mark.slow
 def test_an_installed_package_adds_a_method(tmp_path):
     source, target = tmp_path / "source", tmp_path / "target"
     source.mkdir()

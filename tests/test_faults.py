@@ -95,6 +95,7 @@ def kept(results: Path) -> list[str]:
     return sorted(path.name for path in (results / ".checkpoints").glob("*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [*BODIES, *SHAPES])
 def test_one_metrics_failure_is_that_metrics(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, steps: list[int], fault: str
@@ -327,6 +328,7 @@ def refusing(ending: str) -> Callable[[Path, bytes], None]:
     return write
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", [".1.safetensors", ".json", ".safetensors"])
 def test_a_disk_without_room_is_said_and_a_later_run_ends_what_was_begun(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, ending: str, steps: list[int]
@@ -390,6 +392,7 @@ def flip(content: bytes) -> bytes:
     return content[:-9] + bytes([content[-9] ^ 4]) + content[-8:]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("methods", [("map",), ("map", "mle")])
 @pytest.mark.parametrize("damage", [flip, lambda content: b"", lambda content: content[:100], lambda content: None])
 def test_run_and_table_say_what_is_damaged(
@@ -469,6 +472,7 @@ ENDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("body", ENDS)
 def test_a_worker_that_ends_is_its_batchs_failure(tmp_path: Path, body: str) -> None:
     file = tmp_path / "killed.py"
@@ -487,7 +491,9 @@ def test_a_worker_that_ends_is_its_batchs_failure(tmp_path: Path, body: str) -> 
     assert all(len(found[name].replicates) == 2 for name in names if name != "killed")
     assert records.read(tmp_path / "out")
     for i in range(len(job.batches)):
-        assert [e.kind for e in heard if e.batch == i and e.kind != "step"] == ["start", "end"]
+        told = [event.kind for event in heard if event.batch == i]
+        assert (told[0], told[-1]) == ("start", "end")
+        assert set(told[1:-1]) <= {"step", "predict"}  # a busy machine is slow enough to tell of a prediction
 
 
 def test_workers_that_cannot_start_are_one_line(tmp_path: Path, capsys: Any) -> None:

@@ -26,6 +26,7 @@ def test_without_a_gpu_every_table_says_so(gpu, tmp_path, monkeypatch):
     assert text.count("not measured") == len(gpu.HEADS)
 
 
+@pytest.mark.slow
 def test_the_cpu_path_fills_every_table(gpu):
     extent = gpu.Extent((8,), (1, 2), samples=2, square=32, copied=1024, epochs=1, rounds=1)
     tables = gpu.measured(torch.device("cpu"), extent)

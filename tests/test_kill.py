@@ -22,6 +22,8 @@ from bdlbench.runs import suites, work
 from bdlbench.runs.batch import Settings
 from bdlbench.training import checkpoints
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 METHODS = ("mle", "mean_field_vi")
 SETTINGS = ("mle.epochs=10", "mean_field_vi.epochs=80", "mlp.widths=50")

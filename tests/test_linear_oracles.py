@@ -81,6 +81,7 @@ def assert_mean(rows, expected, slack):
     assert (error < 5 * standard_error + slack).all(), (error, standard_error)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", [0.2, 0.5])
 def test_dropout_is_ridge_regression_scaled_by_the_inputs(rate):
     shrinkage = np.diag(np.append(np.diag(GRAM)[:D], 0.0)) * rate / (1 - rate)  # the bias is not dropped
@@ -97,6 +98,7 @@ def test_dropout_is_ridge_regression_scaled_by_the_inputs(rate):
     assert_mean(found, expected, slack=5e-3)
 
 
+@pytest.mark.slow
 def test_dropconnects_mean_weights_are_those_of_dropout():
     rate = 0.3  # on one output the two masks differ only in being shared by the batch, which a mean does not see
     shrinkage = np.diag(np.append(np.diag(GRAM)[:D], 0.0)) * rate / (1 - rate)
@@ -125,10 +127,12 @@ def mean_field():
     return fit(method, rows=30)
 
 
+@pytest.mark.slow
 def test_mean_fields_means_are_the_posterior_means(mean_field):
     assert_mean(vectors(mean_field, ".mean"), POSTERIOR_MEAN, slack=5e-3)
 
 
+@pytest.mark.slow
 def test_mean_fields_variances_are_the_inverse_diagonal_of_the_precision(mean_field):
     log_sd = vectors(mean_field, ".log_sd")
     assert_mean(log_sd, -0.5 * np.log(np.diag(PRECISION)), slack=5e-3)

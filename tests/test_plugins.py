@@ -308,6 +308,7 @@ def test_what_does_not_import_is_named_with_its_line(file: Callable[..., Path], 
     assert f"mine.py{place}" in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("body", ["sys.exit(0)", "sys.exit(3)", "raise SystemExit", "raise ValueError('boom')"])
 def test_leaving_in_fit_is_a_failure_of_that_cell(
     file: Callable[..., Path], tmp_path: Path, body: str, capsys: pytest.CaptureFixture[str]
@@ -428,6 +429,7 @@ def test_what_was_trained_is_not_lost_by_a_metric(file: Callable[..., Path], tmp
     assert whole.values["parameters_sha256"] == again.values["parameters_sha256"]
 
 
+@pytest.mark.slow
 def test_workers_have_the_same_entries(file: Callable[..., Path], tmp_path: Path) -> None:
     """Two of one file name, and one in another's place: what the parent has, workers have."""
     a = file(METHOD.replace("BODY", "pass").replace('"mine"', '"mle"'), "a/mine.py")
@@ -462,6 +464,7 @@ def test_a_plugin_that_does_not_import_in_a_worker_is_bad_input(
     assert "Traceback" not in error and not list((tmp_path / "r").glob("*.json"))
 
 
+@pytest.mark.slow
 def test_nan_is_a_value(file: Callable[..., Path], tmp_path: Path) -> None:
     path, results = file(METRIC.replace("BODY", "return {'': torch.full((rows,), torch.nan)}")), tmp_path / "r"
     assert cli.main(["run", "--method", "mle", *TINY, "--plugin", str(path), "--results", str(results)]) == 0
@@ -484,6 +487,7 @@ FEW = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("body", "words"), FEW)
 def test_a_metric_that_fails_without_some_examples_is_bad_input(
     file: Callable[..., Path], trained: Path, body: str, words: str, capsys: pytest.CaptureFixture[str]

@@ -89,6 +89,7 @@ class Reader(HTMLParser):
 # the page
 
 
+@pytest.mark.slow
 def test_names_are_text_everywhere(written: Path) -> None:
     text = written.read_text()
     read = Reader(text)
@@ -104,6 +105,7 @@ def test_names_are_text_everywhere(written: Path) -> None:
     assert any("<script>alert(1)</script>" in line for line in read.text if line not in (EVIL,))
 
 
+@pytest.mark.slow
 def test_the_page_needs_nothing_else(written: Path) -> None:
     read = Reader(written.read_text())
     links = [

@@ -166,6 +166,7 @@ def loaded_by(statement: str, modules: tuple[str, ...] = HEAVY) -> list[str]:
     return done.stdout.split()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guard", [ambient, long_functions, undocumented, effects])
 def test_package_is_clean(guard: Guard) -> None:
     exempt = SETS_AMBIENT if guard is ambient else set()

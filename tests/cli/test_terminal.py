@@ -47,6 +47,7 @@ def test_a_sign_that_the_encoding_lacks(encoding: str, written: str, monkeypatch
     assert (sys.stdout, stream.errors) == (stream, "strict")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("style", ["csv", "json", "terminal", "markdown", "latex"])
 def test_tables_in_another_encoding(folder: Path, style: str, monkeypatch: pytest.MonkeyPatch) -> None:
     content = io.BytesIO()
@@ -109,6 +110,7 @@ def test_a_full_disk_is_no_verdict() -> None:
     assert ended.stderr.count(b"\n") == 1
 
 
+@pytest.mark.slow
 def test_real_pipes_and_encodings(folder: Path) -> None:
     where = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "bdlbench", "table", str(folder)]
@@ -119,6 +121,7 @@ def test_real_pipes_and_encodings(folder: Path) -> None:
     assert (ended.returncode, ended.stderr) == (0, b"")
 
 
+@pytest.mark.slow
 def test_every_module_can_be_imported_where_unix_modules_are_absent() -> None:
     """As on Windows: no resource, fcntl, pwd, grp or termios. Entries are imported by the catalog."""
     names = [str(path.relative_to(ROOT))[:-3].replace("/", ".") for path in (ROOT / "bdlbench").glob("*.py")]

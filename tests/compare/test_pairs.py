@@ -171,6 +171,7 @@ def test_the_paired_analysis_is_the_formula(runs: Path) -> None:
     assert float(found.difference.standard_error) ** 2 == pytest.approx(variance, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_replicates_without_a_partner(runs: Path, copy: Path) -> None:
     for record in records.read(copy):
         records.without(copy, record, {Replicate(3)})
@@ -179,6 +180,7 @@ def test_replicates_without_a_partner(runs: Path, copy: Path) -> None:
     assert (found.findings[0].replicates, found.findings[0].pairs) == ((4, 3), 3)
 
 
+@pytest.mark.slow
 def test_disjoint_seeds(runs: Path, tmp_path: Path) -> None:
     sides = [Path(shutil.copytree(runs / "wine", tmp_path / name)) for name in "ab"]
     for folder, gone in zip(sides, ({0, 1}, {2, 3}), strict=True):
@@ -217,6 +219,7 @@ def test_not_a_number(runs: Path, copy: Path) -> None:
     assert api.compare(copy, copy).exit_code == 0  # A lacks it too
 
 
+@pytest.mark.slow
 def test_failed_replicates(runs: Path, copy: Path) -> None:
     edited(copy, lambda r: replace(r, failed={Replicate(3): "diverged"}, replicates=r.replicates[:3], values=cut(r)))
     found = api.compare(runs / "wine", copy)
@@ -572,6 +575,7 @@ def test_what_an_unknown_metric_uses_is_seen(tmp_path: Path) -> None:
     assert list(evaluation.by_example(metric, kept)["most"]) == ["test", "far", "near"]
 
 
+@pytest.mark.slow
 def test_what_b_lacks_counts(tmp_path: Path) -> None:
     whole = predicted(tmp_path / "whole", {"near": 70, "far": 40})
     for name, other in (

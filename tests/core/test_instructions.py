@@ -32,6 +32,7 @@ def in_force(code, **extra):
     ).stdout.strip()
 
 
+@pytest.mark.slow
 @avx2
 def test_the_package_limits_torch_to_avx2_unless_told_otherwise():
     own = in_force("")

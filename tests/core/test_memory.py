@@ -20,6 +20,7 @@ print(faults() - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="a setting of glibc")
 def test_freed_memory_is_used_again():
     kept = subprocess.run([sys.executable, "-c", PROGRAM, "keep"], capture_output=True, text=True, check=True)

@@ -50,6 +50,7 @@ def entered(guard: Any) -> Any:
     return guard
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Anomaly Detection has been enabled")
 @pytest.mark.parametrize("name", STATE)
 @pytest.mark.parametrize("ends", ["well", "by an error", "by an exit"])

@@ -334,6 +334,7 @@ def test_array_checksums_see_values_shape_and_type() -> None:
     assert downloads.array_checksum(a[::-1][::-1]) == downloads.array_checksum(a)
 
 
+@pytest.mark.slow
 def test_the_store_imports_torchvision_only_for_a_download() -> None:
     code = "import sys, bdlbench.data.downloads; sys.exit('torchvision' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, env={**os.environ}).returncode == 0

@@ -64,6 +64,7 @@ def test_a_good_plugin_passes(capsys: pytest.CaptureFixture[str]) -> None:
         assert words in lines[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_faulty_plugin_fails_with_its_fault_file_and_line(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     entry, fault, answers = FAULTS[name]

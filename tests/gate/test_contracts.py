@@ -52,6 +52,7 @@ def points(rows, num, shape, dtype=torch.float32):
 # Rows
 
 
+@pytest.mark.slow
 @every_method
 def test_a_row_has_the_same_bits_alone_after_300_steps(small, threads, method):
     data = small.classes(5, own=True)  # 53 examples of 35 inputs: no size is a multiple of four
@@ -78,6 +79,7 @@ def test_a_row_is_the_same_alone_on_every_model(small, method, model):
     assert alone_and_together(built, fitting, data, x, r=1) == []  # bits of dense maps, else near enough
 
 
+@pytest.mark.slow
 @every_method
 def test_a_row_has_the_same_bits_alone_where_some_products_go_one_by_one(small, threads, method, monkeypatch):
     monkeypatch.setattr(linear, "SMALL", 13 * 17 * 20)  # between the two layers' sizes
@@ -256,6 +258,7 @@ def record_of(small, method, dataset, folder):
     return record
 
 
+@pytest.mark.slow
 @every_method
 def test_parameters_do_not_depend_on_test_or_ood_inputs(small, toys, method, tmp_path):
     plain, noisy = (record_of(small, method, name, tmp_path) for name in ("toy", "toy_noise"))

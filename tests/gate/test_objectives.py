@@ -31,6 +31,7 @@ def test_fixed_streams_are_normal_uniform_and_repeat_themselves():
     assert rng.members(3).normal((4,), like).shape == (6, 4)
 
 
+@pytest.mark.slow
 def test_an_objective_is_what_its_formula_says(reference):
     """MLE's is the mean negative log-likelihood: its only term."""
     found = reference["mle · mlp"]
@@ -43,6 +44,7 @@ def test_an_objective_is_what_its_formula_says(reference):
     assert found["objective"] == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.slow
 def test_every_method_is_there_and_a_second_look_sees_the_same(reference):
     for method in catalog.names("methods"):
         assert any(name.startswith(f"{method} · ") for name in reference)

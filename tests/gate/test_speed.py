@@ -25,6 +25,7 @@ def test_a_ratio_that_one_side_lacks_is_a_difference():
     assert found == ["gone: no such ratio any more", "new: not in the reference", slow]
 
 
+@pytest.mark.slow
 def test_every_method_that_minimises_is_timed_and_threads_come_back():
     torch.set_num_threads(2)
     found = speed.ratios(rounds=1)

@@ -243,6 +243,7 @@ def test_a_gradient_that_is_rounding_alone_becomes_a_step_of_another_sign(folder
     assert {0.2, 0.4} <= {round(end, 2) for end in ends}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["map", "mean_field_vi", "mc_dropout", "dropconnect"])
 def test_one_per_cent_of_a_kl_weight_is_not_rounding_and_another_machine_is(folder, method, monkeypatch):
     record = record_of(folder, method)
@@ -405,6 +406,7 @@ DAMAGES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["predictions", "parameters"])
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_damage_beside_a_record_is_different_and_the_other_records_are_checked(folder, tmp_path, capsys, which, damage):

@@ -53,6 +53,7 @@ def assert_close(ours, theirs):
         assert (value - expected).abs().max() <= 1e-6 * largest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lead", LEADS)
 @pytest.mark.parametrize("op", OPS, ids=str)
 def test_a_convolution_is_the_grouped_one(op, lead):
@@ -60,6 +61,7 @@ def test_a_convolution_is_the_grouped_one(op, lead):
     assert_close(gradients(op, *inputs), gradients(lambda *a: plain_convolution(op, *a), *inputs))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("op", OPS, ids=str)
 def test_a_convolutions_gradient_is_that_of_finite_differences(op, channels):

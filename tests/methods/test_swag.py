@@ -108,6 +108,7 @@ def test_without_deviations_a_draw_has_the_whole_variance():
     torch.testing.assert_close(posterior.moments().covariance[0], torch.diag(torch.tensor([8.0, 18.0, 2.0])).double())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 5])
 def test_samples_have_the_covariance_of_the_moments(small, rank):
     posterior, _, _ = fitted(small, "swag", collect_rate=0.3, rank=rank)

@@ -149,6 +149,7 @@ def test_the_classifier_is_the_mlp():
     assert {k: v.shape for k, v in mlp.leaves().items()} == {k: v.shape[1:] for k, v in its.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["mle", "mean_field_vi", "mc_dropout"])
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0], ids=["all labelled", "half", "none labelled"])
 def test_a_row_with_absent_labels_has_the_same_bits_alone(small, method, share):

@@ -308,6 +308,7 @@ def test_examples_leave_the_batch(net):
     assert len(set(seen)) > 1
 
 
+@pytest.mark.slow
 def test_what_is_measured_is_one_ratio_for_each_row_and_size(net):
     leaves, x = weights(net), images(num=20)
     for layer_leaves in (leaves, {name: leaf.unsqueeze(0) for name, leaf in leaves.items()}):

@@ -185,6 +185,7 @@ def test_a_row_of_nan_has_no_regret_and_others_have_theirs(linear):
     assert found[0].isnan().all() and torch.equal(found[1], whole[1])
 
 
+@pytest.mark.slow
 def test_the_regret_of_a_network_stands_where_a_long_gradient_ascent_ends():
     """Bernoulli pixels by a hidden layer: nothing is quadratic; Adam on the same bound is the judge."""
     hidden, pixels = numbers(1, 3, 8, seed=6), numbers(1, 8, 30, seed=7)
@@ -261,6 +262,7 @@ def test_the_importance_weighted_estimate_is_the_density_by_quadrature(signature
     assert (found.elbo < found.log_density + 0.05).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signature", [BINARY, GREY], ids=["binary", "grey"])
 @pytest.mark.parametrize("objective", ["elbo", "importance_weighted"])
 def test_the_objective_has_the_right_gradient(signature, objective):
@@ -312,6 +314,7 @@ def pictures(count, rows=1):
     return x.expand(rows, *x.shape)
 
 
+@pytest.mark.slow
 def test_images_that_the_encoder_never_saw_are_regretted_more(small):
     model = small.model("vae", likelihood="bernoulli", rows=[{"regret_steps": 60, "widths": "20", "test_samples": 50}])
     seeds = range(1, 5)
@@ -327,6 +330,7 @@ def test_images_that_the_encoder_never_saw_are_regretted_more(small):
     assert outside["density"].mean() > inside["density"].mean() + 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("likelihood", ["bernoulli", "discretised"])
 @pytest.mark.parametrize("objective", ["elbo", "importance_weighted"])
 @pytest.mark.parametrize("method", ["mle", "mean_field_vi", "mc_dropout"])

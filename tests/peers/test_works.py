@@ -33,6 +33,7 @@ def test_every_row_has_us_and_names_what_it_is():
         assert work.serial == name.startswith("replicates")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["local-100", "predictive-local", "replicates-mean-field", "laplace", "vae"])
 def test_ours_and_plain_torch_run(name):
     work = works.works()[name]

@@ -64,6 +64,7 @@ def values(path: Path) -> dict[str, list[float]]:
 # the oracle: other libraries' own functions
 
 
+@pytest.mark.slow
 def test_the_tutorials_example_equals_sklearn_and_torchmetrics(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torchmetrics_calibration_error: Callable[..., Any]
 ) -> None:

@@ -180,6 +180,7 @@ def as_csv(rows: list[Row], quoting: int = csv.QUOTE_MINIMAL, newline: str = "\n
     return stream.getvalue()
 
 
+@pytest.mark.slow
 @fuzzed
 @given(rows=tables(), data=st.data())
 def test_a_right_csv_gives_the_oracles_values(tmp_path: Path, rows: list[Row], data: st.DataObject) -> None:
@@ -244,6 +245,7 @@ HEADERS = [
 ]
 
 
+@pytest.mark.slow
 @fuzzed
 @given(rows=tables(), data=st.data())
 def test_a_spoiled_csv_is_refused_or_means_what_it_says(tmp_path: Path, rows: list[Row], data: st.DataObject) -> None:
@@ -365,6 +367,7 @@ def test_an_npz_of_any_dtype_and_shape(tmp_path: Path, data: st.DataObject) -> N
     agree(found, rows)
 
 
+@pytest.mark.slow
 @fuzzed
 @given(text=st.text(max_size=12) | st.from_regex(r"[-+]?[0-9]{0,20}[.eE]?[-+]?[0-9]{0,9}", fullmatch=True))
 def test_values_of_others_are_text_or_whole_numbers_in_full(text: str) -> None:

@@ -88,6 +88,7 @@ def test_parameters_are_not_in_the_predictions(folder: Path, tmp_path: Path) -> 
         api.table(without(folder, "parameters", tmp_path), ["parameters"])
 
 
+@pytest.mark.slow
 def test_every_verb_takes_a_metric_of_ones_own(folder: Path, tmp_path: Path, plugin: str, capsys: Any) -> None:
     for words in (
         ["table", str(folder), "--metrics", "own_mean,nll", "--sort", "own_mean"],

@@ -66,6 +66,7 @@ def test_the_curve_is_fine_enough_to_interpolate():
     assert critical_at([between], (2.0, 299.0), 0.05 / 12) == pytest.approx(expected, rel=0.01)
 
 
+@pytest.mark.slow
 def test_so_is_the_surface_of_three_parts():
     first, second = np.random.default_rng(0).dirichlet([1, 1, 1], size=30).T[:2]
     expected = critical([first, second, 1 - first - second], [2, 9, 299], 0.05 / 12)

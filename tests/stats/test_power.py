@@ -12,6 +12,8 @@ from scipy import stats
 from bdlbench.stats.crossed import Difference, seed_part
 from bdlbench.stats.power import detectable, seeds_to_settle
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(__file__).parents[2] / "scripts" / "calibration.py"
 
 

@@ -198,6 +198,7 @@ def test_an_interrupted_fit_goes_on_to_the_same_bits(tmp_path):
     assert heard[0] == AT and torch.equal(resumed.flat, whole.flat)
 
 
+@pytest.mark.slow
 def test_one_bit_anywhere_in_a_checkpoint_is_found_and_the_fit_begins_again(tmp_path):
     whole, _ = fit_until(None)
     content = interrupted(tmp_path / "fit").read_bytes()
@@ -281,6 +282,7 @@ def test_a_full_disk_costs_no_checkpoint_and_no_training(tmp_path, monkeypatch, 
     assert len(notes) == 1 and os.strerror(code) in notes[0]  # once, not at every step
 
 
+@pytest.mark.slow
 def test_a_limit_of_the_system_on_a_files_size_is_a_full_disk(tmp_path):
     """What the system itself does, in a process of its own: nothing half written stays, the older file does."""
     code = f"""
