@@ -117,6 +117,14 @@ def test_the_page_needs_nothing_else(written: Path) -> None:
     assert written.stat().st_size < 3_000_000
 
 
+def test_it_begins_with_what_is_in_it_and_what_is_told_apart(written: Path) -> None:
+    read = Reader(written.read_text())
+    words = [line.strip() for line in read.text if line.strip()]
+    assert words.count(f"{EVIL} and mine on <i>toy</i>") == 1  # the heading, which is no path
+    sentence = next(place for place, line in enumerate(words) if line.startswith("On <i>toy</i>, "))
+    assert sentence < words.index("Every seed")
+
+
 def test_figures_lie_beside_it_as_svg_and_png(written: Path) -> None:
     svgs, pngs = ({path.stem for path in (written.parent / "figures").glob(f"*.{end}")} for end in ("svg", "png"))
     assert svgs == pngs and len(svgs) == written.read_text().count("<svg ")
@@ -129,6 +137,8 @@ def test_every_plot_that_has_data_is_there_and_the_others_say_why(written: Path)
     for title in ("Every seed", "Reliability", "Accuracy against calibration", "Posterior samples", "Risk and coverage",
                   "Out-of-distribution scores", "Out-of-distribution ROC"):  # fmt: skip
         assert f"<h3>{title}</h3>" in text
+    (folded,) = re.findall(r"<summary>(.*)</summary>", text)
+    assert folded == "Not shown: Sparsity by layer, Cost against quality"
     assert "Sparsity by layer: no method states its sparsity." in text
     assert "Cost against quality: fewer than two rows have measured times." in text
     assert "<h3>Sparsity by layer</h3>" not in text
@@ -138,10 +148,10 @@ def test_the_table_is_that_of_the_tables(section: EvidenceSection, written: Path
     text = Reader(written.read_text()).text
     for row in section.table.rows:
         assert all(entry.text in text for entry in row.entries)
-    values = list(section.rows[0].result.scores["nll"].values.values())
-    mean, half = plots.interval(values)
-    assert half == pytest.approx(12.7062 * abs(values[0] - values[1]) / 2, rel=1e-4)  # t with one degree of freedom
-    assert any(line.startswith(f"{mean - half:.2f}".replace("-", "−")[:4]) for line in text)
+    (mine,) = (row.result for row in section.rows if row.method == "mine")
+    half = section.standings["nll"].half_widths[mine.key]
+    low, high = mine.scores["nll"].mean - half, mine.scores["nll"].mean + half
+    assert f"{low:.1f} … {high:.1f}" in text  # half of it is 1.8: two digits
     assert "<strong>" in written.read_text()
 
 

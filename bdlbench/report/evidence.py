@@ -13,6 +13,7 @@ from pandas import DataFrame, concat
 from torch import Tensor
 
 from bdlbench import catalog
+from bdlbench.compare.standings import Standing, standings
 from bdlbench.metrics.ood import OutOfDistribution
 from bdlbench.predictives.mixtures import group_sizes, with_probs
 from bdlbench.records import evaluation, reading
@@ -53,10 +54,11 @@ class Shown:
 
 @dataclass(frozen=True)
 class EvidenceSection:
-    """The rows of one data set."""
+    """The rows of one data set. standings: by column, with the intervals of its means."""
 
     table: Group
     rows: tuple[Shown, ...]
+    standings: Mapping[str, Standing]
     notes: tuple[str, ...] = field(default=())
 
 
@@ -78,7 +80,9 @@ def sections(found: Sequence[Record], metrics: Sequence[str] = ()) -> list[Evide
 def _section(
     members: Sequence[Result], by_key: Mapping[str, Sequence[Record]], metrics: Sequence[str]
 ) -> EvidenceSection:
-    (group,) = tables.group(members, metrics)
+    columns = tables.select_columns(members, metrics)
+    found = standings(members, [column.name for column in columns if not column.is_cost], intervals=True)
+    group = tables.laid_out(members, columns, found)
     rows: list[Shown] = []
     notes = []
     for result, label in zip(members, labels_of(group), strict=True):
@@ -86,7 +90,7 @@ def _section(
         notes += [f"{label}: {line}" for line in lost]
         place = sum(other.method == result.cell.method.name for other in rows)
         rows.append(Shown(result, label, place, arrays, samples))
-    return EvidenceSection(group, tuple(rows), tuple(notes))
+    return EvidenceSection(group, tuple(rows), found, tuple(notes))
 
 
 def labels_of(group: Group) -> list[str]:

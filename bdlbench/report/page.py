@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -18,12 +19,12 @@ from matplotlib.figure import Figure
 
 from bdlbench.core import files
 from bdlbench.records import reading
-from bdlbench.records.cells import flatten, merge
+from bdlbench.records.cells import Result, flatten, merge
 from bdlbench.records.record import Record
-from bdlbench.report import commands, evidence, plots, tables
+from bdlbench.report import commands, evidence, overview, plots, tables
 from bdlbench.report.evidence import EvidenceSection
 from bdlbench.report.plots import Panel
-from bdlbench.report.tables import Column, TableRow
+from bdlbench.report.tables import Column
 from bdlbench.runs import rescoring
 
 SVG = "http://www.w3.org/2000/svg"
@@ -33,7 +34,7 @@ DPI = 150
 
 @dataclass(frozen=True)
 class CellSummary:
-    """A number of the summary table: as the table prints it, and its 95 % interval over replicates, "" without one."""
+    """A number of a data set's table: as the table prints it, and its 95 % interval, "" without one."""
 
     text: str
     interval: str
@@ -54,17 +55,22 @@ def write(path: Path, out: Path, metrics: Sequence[str] = ()) -> Path:
     The same records give the same page. Raises BadInput for a folder without records and for an unknown metric.
     """
     completed, untold = rescoring.complete(reading.read(path), metrics)
-    found = completed.records
+    suite = overview.nearest_suite(merge(completed.records))
+    found = overview.in_order(completed.records, suite)
+    results = merge(found)
     sections = evidence.sections(found, metrics)
     again = commands.commands(found, path, out)  # before anything is written
     colours = plots.colours_of([row.method for section in sections for row in section.rows])
     shown = [_shown(section, i, colours, out / "figures") for i, section in enumerate(sections)]
     text = _template().render(
-        title=str(path),
+        title=overview.title(results, suite),
+        folder=str(path),
+        contents=_contents(results),
+        overview=overview.rows(sections),
+        sentences=[overview.sentence(section) for section in sections],
         sections=shown,
         colours={method: mpl.colors.to_hex(colour) for method, colour in colours.items()},
-        overview=_overview(found),
-        failures=[*_failures(found), *untold],
+        failures=[*_failures(results), *untold],
         environment=environment(found),
         commands=again,
     )
@@ -103,40 +109,39 @@ def _shown(section: EvidenceSection, index: int, colours: Mapping[str, Any], fol
             for i in range(len(section.rows))
         ],
         "methods": [row.method for row in section.rows],
-        "caption": tables.describe([row.result for row in section.rows], [section.table]),
+        "caption": tables.describe([row.result for row in section.rows], [section.table]).replace("`", ""),
         "plots": [
             (plot, [_drawing(panel, f"{index + 1}-{_slug(title.split()[0])}-", folder) for panel in plot.panels])
             for plot in drawn
             if plot.panels
         ],
-        "left_out": [f"{plot.title}: {why}" for plot in drawn if (why := plot.partly if plot.panels else plot.reason)],
+        "left_out": {plot.title: why for plot in drawn if (why := plot.partly if plot.panels else plot.reason)},
         "notes": section.notes,
     }
 
 
 def _cell(section: EvidenceSection, i: int, j: int, column: Column) -> CellSummary:
-    row: TableRow = section.table.rows[i]
-    entry = row.entries[j]
-    score = None if column.is_cost else section.rows[i].result.scores.get(column.name)
+    row, entry = section.rows[i], section.table.rows[i].entries[j]
+    half = section.standings[column.name].half_widths.get(row.result.key, math.nan) if not column.is_cost else math.nan
     interval = ""
-    if score is not None and entry.error and float(entry.error) > 0:
-        mean, half = plots.interval(list(score.values.values()))
-        decimals = len(entry.error.partition(".")[2])
-        interval = f"{mean - half:.{decimals}f} … {mean + half:.{decimals}f}".replace("-", "−")
+    if half > 0 and entry.error and float(entry.error) > 0:
+        decimals = len(tables.number(entry.value, half).error.partition(".")[2])
+        low, high = (f"{entry.value + side * half:.{decimals}f}" for side in (-1, 1))
+        interval = f"{low} … {high}".replace("-", "−")
     return CellSummary(entry.text, interval, entry.leads)
 
 
-def _overview(found: Sequence[Record]) -> str:
-    results = merge(found)
+def _contents(results: Sequence[Result]) -> str:
     count = sum(len(result.replicates) for result in results)
     names = dict.fromkeys(result.cell.dataset.name for result in results)
-    return f"{count} replicates of {len(results)} cells on {', '.join(names)}."
+    cells = "one cell" if len(results) == 1 else f"{len(results)} cells"
+    return f"{count} replicates of {cells} on {', '.join(names)}"
 
 
-def _failures(found: Sequence[Record]) -> list[str]:
+def _failures(results: Sequence[Result]) -> list[str]:
     return [
         f"{result.title}, seed {replicate.seed}, split {replicate.split}: {reason}"
-        for result in merge(found)
+        for result in results
         for replicate, reason in sorted(result.failed.items())
     ]
 

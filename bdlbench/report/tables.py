@@ -134,7 +134,28 @@ def group(
     results: Sequence[Result], metrics: Sequence[str] = (), sort: str = "", interval: bool = False
 ) -> list[Group]:
     """The tables, one for each data set with its options, in order of appearance."""
-    return [_group(members, metrics, sort, interval) for members in by_data(results)]
+    groups = []
+    for members in by_data(results):
+        columns, ordered = select_columns(members, metrics), _sorted(members, sort)
+        scored = [column.name for column in columns if not column.is_cost]
+        groups.append(laid_out(ordered, columns, standings(ordered, scored, interval), interval))
+    return groups
+
+
+def laid_out(
+    results: Sequence[Result], columns: Sequence[Column], found: Mapping[str, Standing], interval: bool = False
+) -> Group:
+    """One table of the results of a data set, in their order. interval: half of it after ±, for the standard error."""
+    shown = labels(results)
+    rows = [
+        TableRow(
+            tuple(label.get(i, "") for label in shown.values()),
+            tuple(_entry(result, column, found.get(column.name, Standing()), interval) for column in columns),
+            _count(result),
+        )
+        for i, result in enumerate(results)
+    ]
+    return Group(title_of(results), tuple(shown), tuple(columns), tuple(rows))
 
 
 def describe(results: Sequence[Result], groups: Sequence[Group], interval: bool = False) -> str:
@@ -221,22 +242,6 @@ def number(value: float, error: float = math.nan) -> Entry:
 
 
 # rows and columns
-
-
-def _group(results: list[Result], metrics: Sequence[str], sort: str, interval: bool) -> Group:
-    columns = select_columns(results, metrics)
-    results = _sorted(results, sort)
-    shown = labels(results)
-    found = standings(results, [column.name for column in columns if not column.is_cost], interval)
-    rows = [
-        TableRow(
-            tuple(label.get(i, "") for label in shown.values()),
-            tuple(_entry(result, column, found.get(column.name, Standing())) for column in columns),
-            _count(result),
-        )
-        for i, result in enumerate(results)
-    ]
-    return Group(title_of(results), tuple(shown), tuple(columns), tuple(rows))
 
 
 def by_data(results: Iterable[Result]) -> list[list[Result]]:
@@ -427,8 +432,7 @@ def _over_batches(costs: Sequence[Mapping[str, float]], name: str) -> float:
     return math.fsum(rate * spent for rate, spent in zip(values, seconds, strict=True)) / math.fsum(seconds)
 
 
-def _entry(result: Result, column: Column, standing: Standing) -> Entry:
-    """With half the interval, where it is known, in place of the standard error."""
+def _entry(result: Result, column: Column, standing: Standing, interval: bool) -> Entry:
     if column.is_cost:
         values = [cost[column.name] for cost in result.costs if column.name in cost]
         text = " + ".join(number(value).mean for value in values)
@@ -436,7 +440,7 @@ def _entry(result: Result, column: Column, standing: Standing) -> Entry:
     score = result.scores.get(column.name)
     if not score or not score.values:
         return Entry(ABSENT)
-    spread = standing.half_widths.get(result.key, score.standard_error)
+    spread = standing.half_widths[result.key] if interval else score.standard_error
     printed = number(score.mean, spread)
     return printed._replace(leads=result.key in standing.leaders, value=score.mean, spread=spread)
 

@@ -1,0 +1,217 @@
+"""What a reader of the page came for: one table of methods by data sets, and a sentence on what is told apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from bdlbench.compare.differences import Apart
+from bdlbench.compare.standings import Standing
+from bdlbench.records.cells import MAIN_METRICS, Result
+from bdlbench.records.record import Record
+from bdlbench.report.evidence import EvidenceSection, Shown
+from bdlbench.report.tables import ABSENT, Column, Entry, number
+from bdlbench.runs import suites
+
+MOST_LINES = 6
+"""Metrics of one place of the overview, where none of them is a main one."""
+
+MOST_CLAUSES = 2
+"""A metric that takes more to say who is better than whom names those in front, or those behind, instead."""
+
+NUMBERS = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
+
+
+@dataclass(frozen=True)
+class OverviewRow:
+    """A method, with what tells its rows apart on one data set. places: by data set its lines, () where it is not."""
+
+    method: str
+    words: str
+    places: tuple[tuple[tuple[Column, Entry], ...], ...]
+
+
+def rows(sections: Sequence[EvidenceSection]) -> list[OverviewRow]:
+    """Lay methods out against data sets, each mean with half its 95 % interval.
+
+    A method's first row is its cell on the model that most rows of the data set share, as far as there is one such
+    cell; its others have rows of their own, by their models and options.
+    """
+    found: dict[tuple[str, str], dict[int, tuple[tuple[Column, Entry], ...]]] = {}
+    for place, section in enumerate(sections):
+        for shown, words in zip(section.rows, _words(section), strict=True):
+            found.setdefault((shown.method, words), {})[place] = _lines(section, shown)
+    methods = list(dict.fromkeys(method for method, _ in found))
+    ordered = sorted(found, key=lambda key: (methods.index(key[0]), key[1] != ""))
+    return [OverviewRow(*key, tuple(found[key].get(i, ()) for i in range(len(sections)))) for key in ordered]
+
+
+def columns(section: EvidenceSection) -> list[Column]:
+    """The metrics of a data set that the overview shows: the main ones, else the first that were asked for."""
+    scored = [column for column in section.table.columns if not column.is_cost]
+    main = [column for column in scored if column.name.partition("[")[0] in MAIN_METRICS]
+    return main or scored[:MOST_LINES]
+
+
+def _words(section: EvidenceSection) -> list[str]:
+    """For each row what its method's name leaves open."""
+    models = [shown.result.cell.model.name for shown in section.rows]
+    usual = max(dict.fromkeys(models), key=models.count)
+    labels = [dict(zip(section.table.labels, row.labels, strict=True)) for row in section.table.rows]
+    told = [
+        ", ".join(
+            text if name == "model" else f"{name} {text}"
+            for name, text in label.items()
+            if text and name not in ("method", "device", "threads") and (name, text) != ("model", usual)
+        )
+        for label in labels
+    ]
+    names = [(shown.method, words) for shown, words in zip(section.rows, told, strict=True)]
+    whole = [", ".join(text for name, text in label.items() if text and name != "method") for label in labels]
+    return [w if names.count(name) > 1 else name[1] for name, w in zip(names, whole, strict=True)]
+
+
+def _lines(section: EvidenceSection, shown: Shown) -> tuple[tuple[Column, Entry], ...]:
+    lines = []
+    for column in columns(section):
+        score, standing = shown.result.scores.get(column.name), section.standings[column.name]
+        if score is None or not score.values:
+            lines.append((column, Entry(ABSENT)))
+            continue
+        entry = number(score.mean, standing.half_widths[shown.result.key])
+        leads = any(pair.tested for pair in standing.apart) and shown.result.key in standing.leaders
+        lines.append((column, entry._replace(leads=leads)))
+    while lines and lines[-1][1].mean == ABSENT:
+        lines.pop()
+    return tuple(lines)
+
+
+# sentences
+
+
+def sentence(section: EvidenceSection) -> str:
+    """Say in one sentence what can and cannot be told apart on a data set, by the tests that set rows in bold."""
+    where = f"On {section.rows[0].result.cell.dataset.name}"
+    if len(section.rows) == 1:
+        return f"{where} there is {section.rows[0].method} alone: nothing to tell it from."
+    if all(len(shown.result.replicates) < 2 for shown in section.rows):
+        return f"{where} each row has a single replicate: nothing is known of new runs, so nothing is told apart."
+    words = zip(section.rows, _words(section), strict=True)
+    names = {one.result.key: f"{one.method} ({word})" if word else one.method for one, word in words}
+    alike, clauses = [], dict[str, list[str]]()
+    for column in columns(section):
+        scored = {key: name for key, name in names.items() if _has(section, key, column)}
+        if len(scored) > 1:
+            said = _clause(scored, section.standings[column.name])
+            alike += [] if said else [column.name]
+            if said:
+                clauses.setdefault(said, []).append(column.name)
+    methods = {shown.method for shown in section.rows}
+    what = "methods" if len(methods) == len(section.rows) else "rows"
+    parts = [f"nothing in {_listed(alike, 'or')} tells the {_count(len(names))} {what} apart"] if alike else []
+    parts += [f"in {_listed(metrics, 'and')}, {said}" for said, metrics in clauses.items()]
+    return f"{where}, {'; '.join(parts) or 'no metric is of two rows: nothing to tell apart'}."
+
+
+def _has(section: EvidenceSection, key: str, column: Column) -> bool:
+    result = next(shown.result for shown in section.rows if shown.result.key == key)
+    return column.name in result.scores and bool(result.scores[column.name].values)
+
+
+def _clause(names: Mapping[str, str], standing: Standing) -> str:
+    """Who is better than whom, in as few words as say it; "" where nobody is told from anybody."""
+    shown = [pair for pair in standing.apart if pair.tested]
+    if not shown:
+        return ""
+    by_worse, by_better = (_grouped(shown, names, better) for better in (False, True))
+    groups = min(by_worse, by_better, key=len)
+    if len(groups) <= MOST_CLAUSES:
+        return ", and ".join(_told(above, below, names) for above, below in groups)
+    behind = [key for key in names if any(pair.worse == key for pair in shown)]
+    front = [key for key in names if key not in behind]
+    if len(front) <= len(behind):
+        leaders = _listed([names[key] for key in front], "and")
+        return f"{leaders} {'leads' if len(front) == 1 else 'lead'}: each other is worse than one or more"
+    return f"{_listed([names[key] for key in behind], 'and')} are each worse than one or more"
+
+
+def _grouped(
+    pairs: Iterable[Apart], names: Mapping[str, str], by_better: bool
+) -> list[tuple[frozenset[str], frozenset[str]]]:
+    """(those above, those below), everyone above better than everyone below."""
+    others: dict[str, set[str]] = {}
+    for pair in pairs:
+        one, other = (pair.better, pair.worse) if by_better else (pair.worse, pair.better)
+        others.setdefault(one, set()).add(other)
+    alike: dict[frozenset[str], list[str]] = {}
+    for key in names:
+        if key in others:
+            alike.setdefault(frozenset(others[key]), []).append(key)
+    groups = [(frozenset(keys), other) for other, keys in alike.items()]
+    return groups if by_better else [(other, keys) for keys, other in groups]
+
+
+def _told(above: frozenset[str], below: frozenset[str], names: Mapping[str, str]) -> str:
+    """In the order of the rows; "all others" where that is who they are."""
+    first, second = (_listed([name for key, name in names.items() if key in side], "and") for side in (above, below))
+    others = len(above) + len(below) == len(names)
+    if others and len(above) > 2 and len(below) <= 2:
+        return f"{second} {'is' if len(below) == 1 else 'are'} worse than all others"
+    if others and len(below) > 2:
+        second = "all others"
+    return f"{first} {'is' if len(above) == 1 else 'are'} better than {second}"
+
+
+def _listed(words: Sequence[str], last: str) -> str:
+    """a, b or c"""
+    return f"{', '.join(words[:-1])} {last} {words[-1]}" if len(words) > 1 else "".join(words)
+
+
+def _count(number: int) -> str:
+    return NUMBERS[number] if number < len(NUMBERS) else str(number)
+
+
+# title and order
+
+
+def title(results: Sequence[Result], suite: str) -> str:
+    """The suite's title where its cells are all there and no other; else what is in the records. suite: "" for none."""
+    if suite:
+        places = _places(results, suite)
+        there = {places.get(result.key) for result in results}
+        if there == set(places.values()):
+            return suites.read_suite(suite).title
+    methods, data = (
+        list(dict.fromkeys(names))
+        for names in ((r.cell.method.name for r in results), (r.cell.dataset.name for r in results))
+    )
+    who, where = (
+        _listed(names, "and") if len(names) <= 3 else f"{_count(len(names))} {kind}"
+        for names, kind in ((methods, "methods"), (data, "data sets"))
+    )
+    return f"{who[0].upper()}{who[1:]} on {where}" if len(methods) > 3 else f"{who} on {where}"
+
+
+def nearest_suite(results: Sequence[Result]) -> str:
+    """The suite of the package that has most of these cells, "" where none has one."""
+    keys = {result.key for result in results}
+    shared = {name: len(keys & set(_places(results, name))) for name in suites.suite_names()}
+    best = max(shared, key=shared.__getitem__)
+    return best if shared[best] else ""
+
+
+def in_order(found: Sequence[Record], suite: str) -> list[Record]:
+    """The records in the order of the suite's cells, those of no such cell at the end. suite: its name, "" for none."""
+    places = _places(found, suite) if suite else {}
+    return sorted(found, key=lambda record: places.get(record.key, len(places)))
+
+
+def _places(found: Sequence[Result] | Sequence[Record], suite: str) -> dict[str, int]:
+    """The place in a suite of each of its cells, by its key on each machine that the records were made on."""
+    spec = suites.build_spec(suites.read_suite(suite), suites.Overrides(device="cpu"))
+    machines = dict.fromkeys((one.cell.device, one.cell.threads) for one in found)
+    return {
+        replace(cell, device=device, threads=threads).key: place
+        for place, cell in enumerate(spec.cells)
+        for device, threads in machines
+    }
