@@ -16,6 +16,7 @@ from bdlbench.cli import terminal
 from bdlbench.cli.checks import check, gate, verify
 from bdlbench.cli.listing import data, list_
 from bdlbench.cli.peers import peers
+from bdlbench.cli.reproduce import reproduce
 from bdlbench.cli.results import compare, rank, report, table
 from bdlbench.cli.run import run
 from bdlbench.cli.score import score
@@ -32,7 +33,7 @@ app = typer.Typer(
 )
 app.command()(run)
 app.command("list")(list_)
-for command in (table, compare, rank, score, report, verify, gate, check, data, peers):
+for command in (table, compare, rank, score, report, reproduce, verify, gate, check, data, peers):
     app.command()(command)
 
 

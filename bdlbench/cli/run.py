@@ -51,7 +51,7 @@ def run(  # noqa: PLR0913 - one parameter for each option of the command
     """Train what is missing of a suite, and print its table. Stopped at any time, it resumes where it was."""
     from bdlbench import catalog
     from bdlbench.report import tables
-    from bdlbench.runs import progress, suites, work
+    from bdlbench.runs import suites, work
     from bdlbench.runs.batch import Settings
 
     add_plugins(plugin, replaced)
@@ -67,21 +67,31 @@ def run(  # noqa: PLR0913 - one parameter for each option of the command
     if dry_run:
         _print_plan(job, workers)
         return
+    job, written = train(job, workers, results, plugin, fresh)
+    if _print_results(job, listed(metrics)) or not written:
+        raise typer.Exit(INCOMPLETE)
+
+
+def train(job: Job, workers: int, results: Path, plugins: Sequence[Path] = (), fresh: bool = False) -> tuple[Job, bool]:
+    """Train what is missing of a job, with its progress on stderr. Returns the job as prepared, and if all was written.
+
+    results: the folder of the records as it was named; fresh: whether they are replaced. Raises Interrupted on Ctrl-C.
+    """
+    from bdlbench.runs import progress, work
+
     job = work.prepare(job)
     for line in work.left_out(job):
         print(line, file=sys.stderr, flush=True)
     try:
         with progress.reporting(job.batches, sys.stderr) as hear:
-            outcomes = work.perform(job, workers, plugin, hear)
+            outcomes = work.perform(job, workers, plugins, hear)
     except KeyboardInterrupt:
         kept = f"what is done is kept in {results}"
         if fresh:
             kept += f", what it replaces in its folder {work.REPLACED}"
         again = "without --fresh " if fresh else ""
         raise Interrupted(f"interrupted; {kept}: the same command {again}resumes where it was") from None
-    incomplete = _print_results(job, listed(metrics))
-    if incomplete or any(outcome.unwritten for outcome in outcomes):
-        raise typer.Exit(INCOMPLETE)
+    return job, not any(outcome.unwritten for outcome in outcomes)
 
 
 def _print_outdated(job: Job) -> None:

@@ -37,7 +37,7 @@ MARGIN_POWER = 0.95
 """The power with which a difference of the margin is refused."""
 
 Spread = Literal["standard error", "standard deviation", "none"]
-SPREADS: tuple[str, ...] = get_args(Spread)
+SPREADS: tuple[Spread, ...] = get_args(Spread)
 
 Reproduced = Literal["reproduced", "not reproduced", "inconclusive"]
 

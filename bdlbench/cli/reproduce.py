@@ -1,0 +1,89 @@
+"""`reproduce`: run a paper's protocol as written, and hold its published numbers against ours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bdlbench.cli.run import train
+from bdlbench.cli.terminal import screen, write
+from bdlbench.core.errors import INCOMPLETE, NEGATIVE, BadInput
+
+if TYPE_CHECKING:
+    from bdlbench.reproduce.papers import Paper
+    from bdlbench.reproduce.verdicts import Line
+
+RESULTS = Path("results/reproductions")
+
+
+def reproduce(
+    name: Annotated[str, typer.Argument(help="a paper, or your own PAPER.toml; by default all are listed")] = "",
+    results: Annotated[
+        Path, typer.Option(metavar="DIR", help="where records go, in a folder of the paper's name")
+    ] = RESULTS,
+    jobs: Annotated[int, typer.Option(help="worker processes; 0: as many as cores allow")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    stored: Annotated[bool, typer.Option("--stored", help="judge the records that there are; train nothing")] = False,
+    page: Annotated[Path | None, typer.Option(metavar="FILE.md", help="write the page of all papers")] = None,
+) -> None:
+    """Run a paper's protocol, and say of each published number whether it is reproduced."""
+    from bdlbench.reproduce import papers
+
+    if page is not None:
+        if name:
+            raise BadInput(f"--page is of all papers: leave out {name}")
+        _write_page(page, results)
+        return
+    if not name:
+        for known in papers.names():
+            paper = papers.read(known)
+            causes = sum(bool(row.cause) for row in paper.rows)
+            rows = f"{len(paper.rows)} numbers" + (f", {causes} of them not comparable" if causes else "")
+            print(f"{known}: {paper.citation}; {rows}; suite {paper.suite}")
+        return
+    paper = papers.read(name)
+    folder = results / paper.name
+    if not stored:
+        _train(paper, folder, jobs, device)
+    lines = _lines(paper, folder)
+    from bdlbench.reproduce.page import text
+
+    write(text(paper, lines, screen()[1]))
+    verdicts = {line.verdict for line in lines}
+    if "not run" in verdicts:
+        raise typer.Exit(INCOMPLETE)
+    if "not reproduced" in verdicts:
+        raise typer.Exit(NEGATIVE)
+
+
+def _train(paper: Paper, folder: Path, jobs: int, device: str) -> None:
+    from bdlbench.runs import suites, work
+    from bdlbench.runs.batch import Settings
+
+    own = paper.suite.endswith(".toml")
+    suite = suites.find_suite("", Path(paper.suite)) if own else suites.find_suite(paper.suite, None)
+    job = work.plan(suites.build_spec(suite, suites.Overrides(device=device)), Settings(folder))
+    train(job, work.workers(jobs, job), folder)
+
+
+def _lines(paper: Paper, folder: Path) -> list[Line]:
+    """Judge what is in the folder, which may not exist yet."""
+    from bdlbench.records import reading
+    from bdlbench.records.cells import merge
+    from bdlbench.reproduce import verdicts
+
+    if not any(folder.glob("*.json")):
+        return verdicts.of(paper, [])
+    source = reading.read(folder)
+    return verdicts.of(paper, merge(source.records, source))
+
+
+def _write_page(file: Path, results: Path) -> None:
+    from bdlbench.core.files import write_atomic
+    from bdlbench.reproduce import papers
+    from bdlbench.reproduce.page import page
+
+    read = [papers.read(name) for name in papers.names()]
+    write_atomic(file, page([(paper, _lines(paper, results / paper.name)) for paper in read]).encode())

@@ -1,0 +1,122 @@
+"""A paper's rows against the records of its suite."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from bdlbench.core import options
+from bdlbench.core.errors import BadInput
+from bdlbench.records.cells import Result, flatten
+from bdlbench.reproduce.papers import QUANTITIES, Paper, PaperRow
+from bdlbench.stats.reproduction import Agreement, PublishedRow, Reproduced, judge
+
+Word = Reproduced | Literal["not comparable", "not run"]
+WORDS: tuple[Word, ...] = ("reproduced", "not reproduced", "inconclusive", "not comparable", "not run")
+
+
+@dataclass(frozen=True)
+class Line:
+    """A published number, ours beside it where there is one, and the verdict with its reason.
+
+    ours: our mean in the paper's unit, NaN where there is none; standard_error: of it; count: our splits or runs;
+    seconds: training and prediction of the cell.
+    """
+
+    row: PaperRow
+    verdict: Word
+    reason: str
+    ours: float = math.nan
+    standard_error: float = math.nan
+    count: int = 0
+    agreement: Agreement | None = None
+    seconds: float = math.nan
+
+
+def of(paper: Paper, results: Sequence[Result]) -> list[Line]:
+    """Judge every row of a paper.
+
+    Args:
+        paper: with its rows.
+        results: what there is of its suite, complete or not.
+
+    Returns:
+        A line for each row, in the paper's order. The rows that have numbers on both sides are judged together.
+
+    Raises:
+        BadInput: where more than one cell fits a row.
+    """
+    found = [_cell(paper, row, results) for row in paper.rows]
+    values = [_values(row, cell) for row, cell in zip(paper.rows, found, strict=True)]
+    both = [i for i, ours in enumerate(values) if len(ours)]
+    told = [PublishedRow(paper.rows[i].number, values[i], paper.rows[i].limits, exact=paper.exact) for i in both]
+    judged = dict(zip(both, judge(told), strict=True))
+    return [_line(row, found[i], values[i], judged.get(i)) for i, row in enumerate(paper.rows)]
+
+
+def _cell(paper: Paper, row: PaperRow, results: Sequence[Result]) -> Result | None:
+    """The cell that a row names."""
+    fitting = [] if row.cause else [result for result in results if _fits(row, result)]
+    if len(fitting) > 1:
+        titles = ", ".join(result.title for result in fitting)
+        raise BadInput(
+            f"{paper.name}: {row.method} on {row.dataset} fits {len(fitting)} cells ({titles}): "
+            "its settings must tell them apart"
+        )
+    return fitting[0] if fitting else None
+
+
+def _fits(row: PaperRow, result: Result) -> bool:
+    cell = result.cell
+    if (cell.method.name, cell.dataset.name) != (row.treatment, row.dataset):
+        return False
+    given = {
+        f"{entry.name}.{option}": options.spell(value)
+        for entry in (cell.method, cell.model, cell.dataset)
+        for option, value in flatten(entry.as_dict()).items()
+    }
+    return row.settings.items() <= given.items()
+
+
+def _values(row: PaperRow, cell: Result | None) -> np.ndarray:
+    """(n,) ours by replicate in the paper's unit; empty where there are none."""
+    metric, scale, offset = QUANTITIES[row.quantity]
+    if cell is None or metric not in cell.scores:
+        return np.empty(0)
+    by_replicate = cell.scores[metric].values
+    return scale * np.array([by_replicate[replicate] for replicate in sorted(by_replicate)]) + offset
+
+
+def _line(row: PaperRow, cell: Result | None, values: np.ndarray, found: Agreement | None) -> Line:
+    if row.cause:
+        return Line(row, "not comparable", f"{row.cause}: {row.note}" if row.note else row.cause)
+    if cell is None or found is None:
+        return Line(row, "not run", "no record of it" if cell is None else f"no {QUANTITIES[row.quantity].metric}")
+    error = float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
+    seconds = math.fsum(cost.get("train_seconds", 0) + cost.get("predict_seconds", 0) for cost in cell.costs)
+    return Line(row, found.verdict, _reason(found), float(values.mean()), error, len(values), found, seconds)
+
+
+def _reason(found: Agreement) -> str:
+    limits, count = found.row.limits, len(found.row.ours)
+    if found.row.exact:
+        return "every printed digit" if found.verdict == "reproduced" else "nothing is left to chance: digits differ"
+    gap, width = float(found.difference.estimate), found.half_width
+    if math.isnan(found.margin):
+        return "one run on each side and no published spread: nothing says how much runs vary"
+    if not math.isfinite(gap):
+        return "ours is not finite"
+    unpaired = "" if found.row.by_split is not None or found.row.published.kind == "none" else ", unpaired"
+    if found.verdict == "reproduced":
+        basis = "published without a spread, within our interval; " if found.row.published.kind == "none" else ""
+        return f"{basis}off by less than {found.margin:.2g}{unpaired}"
+    if found.verdict == "not reproduced":
+        return f"off by {gap:+.2g} ± {width:.2g} (95 %), {found.standard_errors:.1f} standard errors{unpaired}"
+    if found.margin > limits.coarse:
+        seen = f"our {count} cannot show less than {found.margin:.2g}"
+        return f"{seen}, which is more than the {limits.coarse:.2g} that the word may cover{unpaired}"
+    return f"neither refused nor shown to be within {found.margin:.2g}{unpaired}"

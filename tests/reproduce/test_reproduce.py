@@ -1,0 +1,173 @@
+"""`reproduce`: a paper of one's own from its files to its verdicts, and what is wrong in such files."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from bdlbench.__main__ import main
+from bdlbench.core.errors import BadInput
+from bdlbench.reproduce import papers
+from bdlbench.runs import suites
+
+SUITE = """
+title = "a network on the diabetes data"
+version = 1
+selection = "none"
+seeds = "10"
+samples = 5
+
+[[grid]]
+methods = ["mle", "mc_dropout"]
+models = ["mlp"]
+datasets = ["diabetes"]
+
+[options.mle]
+epochs = 40
+[options.mc_dropout]
+epochs = 40
+[options.mlp]
+widths = "10"
+"""
+
+PAPER = """
+title = "A paper"
+citation = "Somebody 2020, Table 3"
+suite = "suite.toml"
+remarks = ["Its test rows were seen."]
+"""
+
+HEAD = ",".join(papers.COLUMNS)
+
+
+@pytest.fixture
+def paper(tmp_path: Path) -> Path:
+    (tmp_path / "suite.toml").write_text(SUITE, "utf-8")
+    (tmp_path / "some2020.toml").write_text(PAPER, "utf-8")
+    return tmp_path / "some2020.toml"
+
+
+def write(paper: Path, *lines: str) -> None:
+    paper.with_suffix(".csv").write_text("\n".join([HEAD, *lines]) + "\n", "utf-8")
+
+
+def reproduced(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    code = main(["reproduce", *arguments])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def test_from_the_files_to_the_verdicts(
+    paper: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "1000")
+    write(
+        paper,
+        "3,MLE,diabetes,rmse,9.00,0.01,standard error,20,mle,,,,the paper",
+        "3,SGLD,diabetes,rmse,54.1,,,1,,,protocol unknown,no step size,the paper",
+        "3,dropout,diabetes,rmse,60,,,1,mc_dropout,mc_dropout.epochs=400,,,the paper",
+    )
+    results = str(tmp_path / "out")
+    code, out, _ = reproduced(capsys, str(paper), "--results", results)
+    assert code == 4  # a row was not run: its epochs are others
+    body = [line for line in out.splitlines() if line.startswith("diabetes")]
+    assert "not reproduced" in body[0]
+    assert "standard errors" in body[0]
+    assert "not comparable" in body[1]
+    assert "protocol unknown: no step size" in body[1]
+    assert "not run" in body[2]
+    assert "Its test rows were seen." in out
+    assert "1 not reproduced, 1 not comparable, 1 not run" in out
+
+    write(paper, "3,dropout,diabetes,rmse,9.00,0.01,standard error,20,mc_dropout,mc_dropout.epochs=40,,,the paper")
+    assert reproduced(capsys, str(paper), "--results", results, "--stored")[0] == 1
+    ours = float(body[0].split("9.00 ± 0.01")[1].split()[0])
+    write(paper, f"3,MLE,diabetes,rmse,{ours:.1f},0.5,standard deviation,100,mle,,,,the paper")
+    code, out, _ = reproduced(capsys, str(paper), "--results", results, "--stored")
+    assert code == 0
+    assert "1 reproduced" in out
+
+
+def test_stored_trains_nothing(paper: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(paper, "3,MLE,diabetes,rmse,9.00,0.01,standard error,20,mle,,,,the paper")
+    code, out, _ = reproduced(capsys, str(paper), "--results", str(tmp_path / "out"), "--stored")
+    assert code == 4
+    assert "not run" in out
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_cells_that_fit_are_refused(paper: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paper.with_name("suite.toml").write_text(SUITE.replace("epochs = 40\n[options.mc", "epochs = [1, 2]\n[options.mc"))
+    write(paper, "3,MLE,diabetes,rmse,9.00,0.01,standard error,20,mle,,,,the paper")
+    code, _, err = reproduced(capsys, str(paper), "--results", str(tmp_path / "out"))
+    assert code == 2
+    assert "fits 2 cells" in err
+
+
+@pytest.mark.parametrize(
+    ("line", "word"),
+    [
+        ("3,MLE,diabetes,rmse,9.0x,0.01,standard error,20,mle,,,,the paper", "9.0x"),
+        ("3,MLE,diabetes,speed,9.0,0.01,standard error,20,mle,,,,the paper", "speed"),
+        ("3,MLE,diabetes,rmse,9.0,0.01,variance,20,mle,,,,the paper", "variance"),
+        ("3,MLE,diabetes,rmse,9.0,0.01,,20,mle,,,,the paper", "none"),
+        ("3,MLE,diabetes,rmse,9.0,0.01,standard error,many,mle,,,,the paper", "many"),
+        ("3,MLE,diabetes,rmse,9.0,0.01,standard error,20,,,,,the paper", "treatment"),
+        ("3,MLE,diabetes,rmse,9.0,0.01,standard error,20,mle,,data differ,,the paper", "treatment"),
+        ("3,MLE,diabetes,rmse,9.0,0.01,standard error,20,,,bad luck,,the paper", "bad luck"),
+        ("3,MLE,diabetes,rmse,9.0,0.01,standard error,20,mle,epochs=40,,,the paper", "epochs=40"),
+        ("3,MLE,diabetes,rmse,9.0,0.01,standard error,20,mle,,,,", "source"),
+        ("3,MLE,diabetes,rmse,9.0", "columns"),
+        ("3,MLE,diabetes,rmse,9.0,0.01,standard error,20,mle,,,,the paper,more", "columns"),
+    ],
+)
+def test_a_line_that_is_wrong_is_named(paper: Path, line: str, word: str) -> None:
+    write(paper, "3,MLE,diabetes,rmse,9.00,0.01,standard error,20,mle,,,,the paper", line)
+    with pytest.raises(BadInput, match=r"some2020\.csv: line 3") as caught:
+        papers.read(str(paper))
+    assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        (PAPER.replace("citation", "cited"), "cited"),
+        ('title = "A paper"\nsuite = "quick"', "citation"),
+        ("title = ", "TOML"),
+        (PAPER + '[limits]\nrmse = ["5 %"]', "rmse"),
+        (PAPER + "[limits]\nrmse = [2, 1]", "rmse"),
+    ],
+)
+def test_a_paper_that_is_wrong_is_named(paper: Path, text: str, word: str) -> None:
+    paper.write_text(text, "utf-8")
+    write(paper, "3,MLE,diabetes,rmse,9.00,0.01,standard error,20,mle,,,,the paper")
+    with pytest.raises(BadInput, match="some2020") as caught:
+        papers.read(str(paper))
+    assert word in str(caught.value)
+
+
+def test_an_unknown_paper_names_the_nearest() -> None:
+    with pytest.raises(BadInput, match="gal2016"):
+        papers.read("gal201")
+
+
+@pytest.mark.parametrize("name", papers.names())
+def test_the_package_s_papers_can_be_read_and_name_a_suite_that_has_their_cells(name: str) -> None:
+    paper = papers.read(name)
+    assert paper.rows
+    spec = suites.build_spec(suites.read_suite(paper.suite), suites.Overrides())
+    cells = {(cell.method.name, cell.dataset.name) for cell in spec.cells}
+    assert {(row.treatment, row.dataset) for row in paper.rows if not row.cause} <= cells
+
+
+def test_the_page_holds_every_row(paper: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "page.md"
+    assert reproduced(capsys, "--page", str(page), "--results", str(tmp_path / "none"))[0] == 0
+    text = page.read_text("utf-8")
+    for name in papers.names():
+        rows = papers.read(name).rows
+        section = text.split(f"suite {papers.read(name).suite}")[-1].split("\n## ")[0]
+        assert sum(line.startswith("| ") for line in section.splitlines()) == len(rows) + 2
+    shutil.rmtree(tmp_path / "none", ignore_errors=True)
