@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from bdlbench.reproduce.papers import Paper
     from bdlbench.reproduce.verdicts import Line
 
-RESULTS = Path("results/reproductions")
+REPRODUCTIONS = Path("results/reproductions")
 
 
 def reproduce(
     name: Annotated[str, typer.Argument(help="a paper, or your own PAPER.toml; by default all are listed")] = "",
     results: Annotated[
         Path, typer.Option(metavar="DIR", help="where records go, in a folder of the paper's name")
-    ] = RESULTS,
+    ] = REPRODUCTIONS,
     jobs: Annotated[int, typer.Option(help="worker processes; 0: as many as cores allow")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     stored: Annotated[bool, typer.Option("--stored", help="judge the records that there are; train nothing")] = False,

@@ -8,11 +8,14 @@ from collections.abc import Sequence
 
 from bdlbench.report.text_table import Field, Sheet, escape_markdown, markdown, terminal
 from bdlbench.reproduce.papers import Paper
-from bdlbench.reproduce.verdicts import WORDS, Line
+from bdlbench.reproduce.verdicts import PAPER_VERDICTS, Line
 from bdlbench.stats.reproduction import Published
 
-HEADINGS = ("data set", "method", "quantity", "published", "ours", "n", "ours − theirs", "SE", "verdict", "reason")
-KINDS = {"standard error": "±", "standard deviation": "sd", "none": ""}
+PAPER_HEADINGS = (
+    *("data set", "method", "quantity", "published", "ours"),
+    *("n", "ours − theirs", "SE", "verdict", "reason"),
+)
+SPREAD_SIGNS = {"standard error": "±", "standard deviation": "sd", "none": ""}
 
 
 def text(paper: Paper, lines: Sequence[Line], color: bool = False) -> str:
@@ -30,7 +33,7 @@ def page(papers: Sequence[tuple[Paper, Sequence[Line]]]) -> str:
         The page. It holds nothing that differs from one making to the next but for the records themselves.
     """
     head = "# Published numbers, reproduced or not\n\nMade by `python -m bdlbench reproduce --page` from records.\n\n"
-    names = [word for word in WORDS if any(line.verdict == word for _, lines in papers for line in lines)]
+    names = [word for word in PAPER_VERDICTS if any(line.verdict == word for _, lines in papers for line in lines)]
     rows = [
         (Field(paper.name), Field(paper.citation), *(Field(str(_counts(lines)[word])) for word in names))
         for paper, lines in papers
@@ -47,7 +50,7 @@ def page(papers: Sequence[tuple[Paper, Sequence[Line]]]) -> str:
 
 def counted(lines: Sequence[Line]) -> str:
     """Return the counts of each verdict, such as "9 reproduced, 2 inconclusive"."""
-    return ", ".join(f"{count} {word}" for word in WORDS if (count := _counts(lines)[word]))
+    return ", ".join(f"{count} {word}" for word in PAPER_VERDICTS if (count := _counts(lines)[word]))
 
 
 def _counts(lines: Sequence[Line]) -> Counter[str]:
@@ -55,7 +58,7 @@ def _counts(lines: Sequence[Line]) -> Counter[str]:
 
 
 def _sheet(paper: Paper, lines: Sequence[Line]) -> Sheet:
-    return Sheet(f"{paper.citation}: suite {paper.suite}", HEADINGS, tuple(map(_fields, lines)), left=3)
+    return Sheet(f"{paper.citation}: suite {paper.suite}", PAPER_HEADINGS, tuple(map(_fields, lines)), left=3)
 
 
 def _fields(line: Line) -> tuple[Field, ...]:
@@ -76,7 +79,7 @@ def _printed(number: Published, decimals: int) -> str:
     if number.kind == "none":
         return f"{number.value:.{decimals}f}"
     spread_decimals = max(0, round(-math.log10(2 * number.spread_half)))
-    return f"{number.value:.{decimals}f} {KINDS[number.kind]} {number.spread:.{spread_decimals}f}"
+    return f"{number.value:.{decimals}f} {SPREAD_SIGNS[number.kind]} {number.spread:.{spread_decimals}f}"
 
 
 def _below(paper: Paper, lines: Sequence[Line]) -> list[str]:

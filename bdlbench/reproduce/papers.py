@@ -151,7 +151,7 @@ def _rows(file: Path, limits: Mapping[str, Any]) -> Iterator[PaperRow]:
     except (ValueError, csv.Error) as error:
         raise BadInput(f"{file} is not CSV: {error}") from None
     for number, line in enumerate(lines, 2):
-        if set(line) != set(COLUMNS):
+        if set(line) != set(COLUMNS) or None in line.values():
             raise BadInput(f"{file}: line {number}: the columns are {', '.join(COLUMNS)}")
         try:
             yield _row(line, limits)

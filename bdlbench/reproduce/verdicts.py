@@ -15,8 +15,14 @@ from bdlbench.records.cells import Result, flatten
 from bdlbench.reproduce.papers import QUANTITIES, Paper, PaperRow
 from bdlbench.stats.reproduction import Agreement, PublishedRow, Reproduced, judge
 
-Word = Reproduced | Literal["not comparable", "not run"]
-WORDS: tuple[Word, ...] = ("reproduced", "not reproduced", "inconclusive", "not comparable", "not run")
+PaperVerdict = Reproduced | Literal["not comparable", "not run"]
+PAPER_VERDICTS: tuple[PaperVerdict, ...] = (
+    "reproduced",
+    "not reproduced",
+    "inconclusive",
+    "not comparable",
+    "not run",
+)
 
 
 @dataclass(frozen=True)
@@ -28,7 +34,7 @@ class Line:
     """
 
     row: PaperRow
-    verdict: Word
+    verdict: PaperVerdict
     reason: str
     ours: float = math.nan
     standard_error: float = math.nan

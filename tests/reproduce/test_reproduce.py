@@ -148,9 +148,11 @@ def test_a_paper_that_is_wrong_is_named(paper: Path, text: str, word: str) -> No
     assert word in str(caught.value)
 
 
-def test_an_unknown_paper_names_the_nearest() -> None:
-    with pytest.raises(BadInput, match="gal2016"):
-        papers.read("gal201")
+def test_an_unknown_paper_names_the_nearest(paper: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(papers, "FOLDER", paper.parent)
+    (paper.parent / "suite.toml").unlink()
+    with pytest.raises(BadInput, match="some2020"):
+        papers.read("some202")
 
 
 @pytest.mark.parametrize("name", papers.names())
@@ -162,12 +164,26 @@ def test_the_package_s_papers_can_be_read_and_name_a_suite_that_has_their_cells(
     assert {(row.treatment, row.dataset) for row in paper.rows if not row.cause} <= cells
 
 
-def test_the_page_holds_every_row(paper: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_page_holds_every_row(
+    paper: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(papers.FOLDER / "limits.toml", tmp_path)
+    monkeypatch.setattr(papers, "FOLDER", tmp_path)
+    (tmp_path / "suite.toml").unlink()
+    write(
+        paper,
+        "3,MLE,diabetes,rmse,9.00,0.01,standard error,20,mle,,,,the paper",
+        "3,SGLD | x,diabetes,rmse,54.1,,,1,,,protocol unknown,no step size,the paper",
+    )
     page = tmp_path / "page.md"
     assert reproduced(capsys, "--page", str(page), "--results", str(tmp_path / "none"))[0] == 0
-    text = page.read_text("utf-8")
-    for name in papers.names():
-        rows = papers.read(name).rows
-        section = text.split(f"suite {papers.read(name).suite}")[-1].split("\n## ")[0]
-        assert sum(line.startswith("| ") for line in section.splitlines()) == len(rows) + 2
-    shutil.rmtree(tmp_path / "none", ignore_errors=True)
+    section = page.read_text("utf-8").split("## A paper")[1]
+    assert sum(line.startswith("| ") for line in section.splitlines()) == 2 + 2  # a head and its rule
+    assert "SGLD \\| x" in section
+    assert "1 not comparable, 1 not run" in section
+    assert reproduced(capsys)[1].startswith("some2020: Somebody 2020")
+
+
+def test_the_page_is_of_all_papers(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert reproduced(capsys, "gal2016", "--page", str(tmp_path / "page.md"))[0] == 2
+    assert not (tmp_path / "page.md").exists()
