@@ -167,6 +167,18 @@ class Layout:
         return row
 
 
+def by_value(value: PerRow) -> float | tuple[float, ...]:
+    """Return the numbers themselves, as the key of a cache: a tensor as a key stands for itself, whatever is in it.
+
+    Args:
+        value: A number, or a tensor (R,).
+
+    Returns:
+        The number, or R numbers.
+    """
+    return value if not isinstance(value, Tensor) else tuple(value.tolist()) if value.ndim else value.item()
+
+
 def per_row(value: PerRow, like: Tensor, ndim: int) -> Tensor | float:
     """Shape a hyper-parameter so that it multiplies a tensor (R, …) of `ndim` axes.
 

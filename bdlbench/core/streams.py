@@ -58,11 +58,12 @@ class Streams:
             ValueError: The keys do not fill `lead`.
         """
         self.keys = tuple(keys)
-        self.lead = lead or (len(self.keys),)
+        self.lead = (len(self.keys),) if lead is None else lead
         if math.prod(self.lead) != len(self.keys):
             raise ValueError(f"{len(self.keys)} keys do not fill {self.lead}")
         self._generators: dict[str, list[_Generator]] = {}
         self._blocks: dict[str, _Block] = {}
+        self._moves = 0
 
     @classmethod
     def of_seeds(cls, seeds: Sequence[int]) -> Streams:
@@ -173,16 +174,18 @@ class Streams:
                 generator.resume(state)
             self._blocks[slot] = self._draw(slot, length, device)
             self._blocks[slot].used = used
+            self._moves += 1
 
-    def drawn(self) -> tuple[object, ...]:
+    def drawn(self) -> int:
         """Return a value that changes whenever numbers are drawn. It means nothing beyond this process.
 
         Returns:
             A value to be compared with another.
         """
-        return tuple((slot, id(block), block.used) for slot, block in self._blocks.items())
+        return self._moves
 
     def _take(self, kind: DrawKind, shape: Sequence[int], device: torch.device, name: str = "") -> Tensor:
+        self._moves += 1
         slot, count = f"{kind} {name}" if name else kind, math.prod(shape)
         block = self._blocks.get(slot)
         if block is None or block.used + count > block.numbers.shape[1]:

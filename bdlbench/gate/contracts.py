@@ -177,7 +177,7 @@ def alone_and_together(
     posterior = method.fit(model, data, streams(seeds))
     together = everything(posterior, predict(posterior, x, seeds), y)
     seeds, x, y = seeds[r : r + 1], x[r : r + 1].clone(), y[r : r + 1].clone()
-    posterior = (single or method).fit(model, row(data, r), streams(seeds))
+    posterior = (method if single is None else single).fit(model, row(data, r), streams(seeds))
     alone = everything(posterior, predict(posterior, x, seeds), y)
     return differences(row_of(together, r), alone, near)
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from bdlbench.core.layout import LinearOp, PerRow
+from bdlbench.core.layout import LinearOp, PerRow, by_value
 from bdlbench.core.torch_private import apply
 
 TINY = 1e-16
@@ -142,13 +142,13 @@ def keep_mask(bits: Tensor, rate: PerRow, trailing: int, like: Tensor) -> Tensor
     Returns:
         The mask, in the shape of `bits`.
     """
-    threshold = _threshold(rate, trailing, bits.device)
+    threshold = _threshold(by_value(rate), trailing, bits.device)
     out = torch.empty(bits.shape, dtype=like.dtype, device=bits.device)
     return torch.ge(bits, threshold, out=out)  # ten times as fast as through a tensor of bools
 
 
 @lru_cache
-def _threshold(rate: PerRow, trailing: int, device: torch.device) -> Tensor:
+def _threshold(rate: float | tuple[float, ...], trailing: int, device: torch.device) -> Tensor:
     """Return the smallest int16 number that keeps a unit: (), or (R, 1, …). Cached, since it takes six operations."""
     with torch.inference_mode(False):
         threshold = torch.as_tensor(rate, dtype=torch.float64).mul(65536).round().sub(32768).clamp(max=32767)

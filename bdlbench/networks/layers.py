@@ -2,15 +2,14 @@
 
 Each rule is a `Layer`. Its `noise` streams have lead (R,) in training and (M, R) when posterior samples are drawn, so
 the same rule serves both. A map that needs no noise stays free of the M axis and is computed once for all samples. One
-sample of the weights, or one mask for a whole batch, is drawn once and kept, however often a model uses its leaf.
+sample of the weights, or one mask for a whole batch, is drawn once and kept, however often a model uses its leaf: a rule
+is one draw of a network, and no frozen value.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import torch
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from bdlbench.core.layout import LinearOp, PerRow, per_row
 from bdlbench.core.streams import Streams
+from bdlbench.core.torch_private import version
 from bdlbench.kernels import sampling
 from bdlbench.kernels.sampling import Factors
 from bdlbench.protocols import Layer
@@ -35,50 +35,54 @@ class _Kept(dict[str, Tensor]):
         return self[name]
 
 
-@dataclass(frozen=True)
-class _Memory:
-    """The results of maps on the tensor `source` itself, by leaves, operation, and the view of `source` that was used.
-
-    The operation is stored beside its result, so that no other object can take its identity.
-    """
-
-    source: Tensor
-    made: dict[tuple[object, ...], tuple[LinearOp, Any]] = field(default_factory=dict)
-
-
-_memory: ContextVar[_Memory | None] = ContextVar("memory", default=None)
-
 Stored = TypeVar("Stored")
 
 
-@contextmanager
-def remembering(source: Tensor) -> Iterator[None]:
-    """Compute within the block only once what a map of given weights makes of `source` before any noise."""
-    token = _memory.set(_Memory(source))
-    try:
-        yield
-    finally:
-        _memory.reset(token)
+class Memory:
+    """The results of linear maps on the input of a network before any noise, to compute them once for all samples.
 
-
-def recalled(name: str, op: LinearOp, x: Tensor, bias: str, make: Callable[[], Stored]) -> Stored:
-    """Return make(), or its result of the last time for the same map, where x is a view of the remembered tensor.
-
-    The map is that of the leaf `name` by `op`, with the leaf `bias`: a model may use one leaf in several maps.
+    A map is identified by its operation, the memory of its tensors, and how often that was changed. All of them are
+    held here, so that no other object can take their identity.
     """
-    memory = _memory.get()
-    if memory is None or memory.source.untyped_storage().data_ptr() != x.untyped_storage().data_ptr():
-        return make()
-    operation: object = op
-    try:
-        hash(op)
-    except TypeError:  # an unhashable operation is told by its identity
-        operation = id(op)
-    key = (name, operation, bias, x.dtype, x.storage_offset(), x.shape, x.stride())
-    if key not in memory.made:
-        memory.made[key] = op, make()
-    found: Stored = memory.made[key][1]
-    return found
+
+    def __init__(self, source: Tensor) -> None:
+        """Remember nothing yet; later, only what is made of `source`, the input, or of a view of it."""
+        self._source = source
+        self._made: dict[tuple[object, ...], tuple[object, Any]] = {}
+
+    def recall(self, op: LinearOp, tensors: Sequence[Tensor | None], make: Callable[[], Stored]) -> Stored:
+        """Return make(), or its result of the last time for the same operation and tensors, the input first."""
+        given = [tensor for tensor in tensors if tensor is not None]
+        seen = given[0].untyped_storage().data_ptr() == self._source.untyped_storage().data_ptr()
+        if not seen or any(tensor.is_inference() for tensor in given):  # these do not count changes
+            return make()
+        operation: object = op
+        try:
+            hash(op)
+        except TypeError:  # an unhashable operation is told by its identity
+            operation = id(op)
+        key = (operation, *map(_identity, tensors))
+        if key not in self._made:
+            self._made[key] = (op, *tensors), make()
+        found: Stored = self._made[key][1]
+        return found
+
+
+def remembering(layer: Layer, memory: Memory) -> Layer:
+    """Return the layer rule with a memory, where it can use one."""
+    return replace(layer, memory=memory) if isinstance(layer, Dropout | LocalNoise) else layer
+
+
+def _recalled(
+    memory: Memory | None, op: LinearOp, tensors: Sequence[Tensor | None], make: Callable[[], Stored]
+) -> Stored:
+    return make() if memory is None else memory.recall(op, tensors, make)
+
+
+def _identity(tensor: Tensor | None) -> object:
+    if tensor is None:
+        return None
+    return tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride(), version(tensor)
 
 
 def _bias(layer: Layer, name: str) -> Tensor | None:
@@ -127,7 +131,7 @@ class Point:
         return self.leaves[name]
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Dropout:
     """The rule op(x · mask / (1 − p), w), with one mask for each example. Srivastava et al. 2014.
 
@@ -142,7 +146,8 @@ class Dropout:
     rates: Mapping[str, PerRow]
     noise: Streams
     joint: bool = False
-    kept: _Kept = field(default_factory=_Kept, compare=False)
+    kept: _Kept = field(default_factory=_Kept)
+    memory: Memory | None = None
 
     def __call__(self, name: str, op: LinearOp, x: Tensor, bias: str = "") -> Tensor:
         """Apply `op` to the masked input.
@@ -158,7 +163,8 @@ class Dropout:
         """
         rate = self.rates.get(name, 0.0)
         if isinstance(rate, float) and rate == 0:
-            out = recalled(name, op, x, bias, lambda: op(x, self.leaves[name], _bias(self, bias)))
+            weight, offset = self.leaves[name], _bias(self, bias)
+            out = _recalled(self.memory, op, (x, weight, offset), lambda: op(x, weight, offset))
             return out.expand(*self.noise.lead, *out.shape[out.ndim - op.trailing :])  # as any other sample
         mask = self.kept.get_or_draw(name, lambda: self._mask(name, op, x)) if self.joint else self._mask(name, op, x)
         share = per_row(1 - rate, x, 1 + op.trailing)
@@ -181,7 +187,7 @@ class Dropout:
         return sampling.keep_mask(bits, self.rates[name], op.trailing, x)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class DropConnect:
     """The rule op(x, w · mask), with one mask of the weights for each batch or posterior sample. Wan et al. 2013.
 
@@ -191,7 +197,7 @@ class DropConnect:
     leaves: Leaves
     rates: Mapping[str, PerRow]
     noise: Streams
-    kept: _Kept = field(default_factory=_Kept, compare=False)
+    kept: _Kept = field(default_factory=_Kept)
 
     def __call__(self, name: str, op: LinearOp, x: Tensor, bias: str = "") -> Tensor:
         """Apply `op` with masked weights."""
@@ -209,7 +215,7 @@ class DropConnect:
         return weight * sampling.keep_mask(bits, self.rates[name], weight.ndim - 1, weight)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class LocalNoise:
     """The rule op(x, mean) + sqrt(op(x², variance)) · noise: Kingma, Salimans & Welling 2015.
 
@@ -219,7 +225,8 @@ class LocalNoise:
     mean: Leaves
     variance: Leaves
     noise: Streams
-    kept: _Kept = field(default_factory=_Kept, compare=False)
+    kept: _Kept = field(default_factory=_Kept)
+    memory: Memory | None = None
 
     def __call__(self, name: str, op: LinearOp, x: Tensor, bias: str = "") -> Tensor:
         """Apply `op` and add noise to the pre-activation, with the variance of the bias included."""
@@ -230,21 +237,23 @@ class LocalNoise:
         noise = self.noise.normal(op.output_shape(x, mean.weight), x)
         if x.requires_grad or mean.weight.requires_grad:
             return sampling.local_noise(op, x, mean, variance, noise)
-        return torch.addcmul(*recalled(name, op, x, bias, lambda: sampling.moments(op, x, mean, variance)), noise)
+        tensors = (x, *mean, *variance)
+        moments = _recalled(self.memory, op, tensors, lambda: sampling.moments(op, x, mean, variance))
+        return torch.addcmul(*moments, noise)
 
     def leaf(self, name: str) -> Tensor:
         """Return one sample of the leaf for the batch."""
         return self.kept.get_or_draw(name, lambda: _sampled_leaf(self.mean, self.variance, name, self.noise))
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class WeightNoise:
     """The rule op(x, mean + sd · noise), with one sample of the weights for the batch. Blundell et al. 2015."""
 
     mean: Leaves
     variance: Leaves
     noise: Streams
-    kept: _Kept = field(default_factory=_Kept, compare=False)
+    kept: _Kept = field(default_factory=_Kept)
 
     def __call__(self, name: str, op: LinearOp, x: Tensor, bias: str = "") -> Tensor:
         """Apply `op` with sampled weights."""
@@ -255,14 +264,14 @@ class WeightNoise:
         return self.kept.get_or_draw(name, lambda: _sampled_leaf(self.mean, self.variance, name, self.noise))
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Flipout:
     """One weight sample whose sign differs between examples and units. Wen et al. 2018."""
 
     mean: Leaves
     variance: Leaves
     noise: Streams
-    kept: _Kept = field(default_factory=_Kept, compare=False)
+    kept: _Kept = field(default_factory=_Kept)
 
     def __call__(self, name: str, op: LinearOp, x: Tensor, bias: str = "") -> Tensor:
         """Apply `op` to x with the mean, and to sign-flipped x with the perturbation."""

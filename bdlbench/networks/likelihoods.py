@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bdlbench.core.errors import BadInput
-from bdlbench.core.layout import PerRow
+from bdlbench.core.layout import PerRow, by_value
 from bdlbench.core.torch_private import squared_error
 from bdlbench.data.task import Signature
 from bdlbench.predictives.mixtures import CategoricalSum, GaussianStack
@@ -117,11 +117,11 @@ def output(signature: Signature, raw: Tensor, noise_sd: PerRow) -> Output:
         raise BadInput(f"the last layer has {raw.shape[-1]} outputs: signature.outputs = {signature.outputs} are right")
     if signature.likelihood == "categorical":
         return CategoricalOutput(raw)
-    return GaussianOutput(raw.squeeze(-1), _noise(noise_sd, raw.dtype, raw.device))
+    return GaussianOutput(raw.squeeze(-1), _noise(by_value(noise_sd), raw.dtype, raw.device))
 
 
 @lru_cache
-def _noise(sd: PerRow, dtype: torch.dtype, device: torch.device) -> Noise:
+def _noise(sd: float | tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Noise:
     """Kept, since every step asks for it; no inference tensor, whoever asks first: training needs it too."""
     with torch.inference_mode(False):
         column = torch.as_tensor(sd, dtype=dtype, device=device).reshape(-1, 1)

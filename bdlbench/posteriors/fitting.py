@@ -145,7 +145,7 @@ def fit_network(
 
     def objective(flat: Tensor, batch: Examples, noise: Streams, moment: Moment) -> Tensor:
         elbo = term("likelihood", model(rule(flat, noise), batch.x, noise).elbo(batch.y))
-        penalty = term("divergence", -prior.log_density(flat, moment.reported)) if prior else 0.0
+        penalty = term("divergence", -prior.log_density(flat, moment.reported)) if prior is not None else 0.0
         return negative_elbo(elbo, penalty, data.num_data)
 
     return minimise(objective, initial_network(model, data, rng.child("init")), data, rng, plan, update, collect)

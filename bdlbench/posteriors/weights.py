@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bdlbench.core.streams import Streams
-from bdlbench.networks.layers import remembering
+from bdlbench.networks.layers import Memory, remembering
 from bdlbench.predictives.mixtures import Predictive
 from bdlbench.protocols import Accumulator, Layer, Model, Moments, Timed
 from bdlbench.training.loop import predicted
@@ -95,14 +95,15 @@ class WeightPosterior:
 
         All that precedes the noise is computed once.
         """
-        total, chunk = None, self._chunk(x, samples)
-        with remembering(x):
-            for start in range(0, samples, chunk):
-                noise = rng.samples(start, min(chunk, samples - start))
-                output = self.model(self.draw(noise, False), x, noise.child("latent"))
-                total = total or output.accumulator(samples)
-                total.add(output)
-                predicted((place[0] + min(1.0, (start + chunk) / samples)) / place[1])
+        total: Accumulator | None = None
+        memory, chunk = Memory(x), self._chunk(x, samples)
+        for start in range(0, samples, chunk):
+            noise = rng.samples(start, min(chunk, samples - start))
+            output = self.model(remembering(self.draw(noise, False), memory), x, noise.child("latent"))
+            if total is None:  # it may have a length, 0 for now
+                total = output.accumulator(samples)
+            total.add(output)
+            predicted((place[0] + min(1.0, (start + chunk) / samples)) / place[1])
         assert total is not None
         return total.finish()
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import stats
 
-from bdlbench.core.streams import Streams
+from bdlbench.core.streams import LARGE, Streams
 
 LIKE = torch.empty(0)
 SEEDS = tuple(range(20))
@@ -137,3 +137,20 @@ def test_the_numbers_of_a_seed_never_change():
     assert root.members(2).keys == (238946491711796835, 1940807703866121092)
     assert hashlib.sha256(draws(root, "bits").numpy().tobytes()).hexdigest()[:16] == "230192ed33403f5e"
     assert root.permutation(5).tolist() == [[4, 0, 1, 2, 3]]
+
+
+def test_what_was_drawn_shows_though_memory_is_used_again():
+    """Large requests leave no block: the next one often lies where the one before last did."""
+    streams, seen = Streams.of_seeds([0]), set()
+    for _ in range(200):
+        streams.normal((LARGE,), torch.zeros(1))
+        seen.add(streams.drawn())
+    assert len(seen) == 200
+    again = Streams.of_seeds([0])
+    before = again.drawn()
+    again.resume(streams.position(), torch.device("cpu"))
+    assert again.drawn() != before
+
+
+def test_streams_without_axes_have_one_key():
+    assert Streams([3], ()).normal((2,), torch.zeros(1)).shape == (2,)

@@ -8,14 +8,15 @@ from bdlbench.core.streams import Streams
 from bdlbench.data.task import Signature
 from bdlbench.kernels.convolution import Conv2d
 from bdlbench.kernels.linear import dense
+from bdlbench.kernels.sampling import keep_mask
 from bdlbench.networks.layers import (
     DropConnect,
     Dropout,
     Flipout,
     LocalNoise,
+    Memory,
     Point,
     WeightNoise,
-    recalled,
     remembering,
 )
 from bdlbench.networks.likelihoods import output
@@ -182,29 +183,50 @@ def test_a_bias_that_is_not_there_is_no_missing_bias():
 
 def test_what_precedes_noise_is_computed_once_for_the_remembered_tensor_alone():
     calls = []
+    x, other, w, v, b = (torch.randn(1, 2, 6) for _ in range(5))
+    memory = Memory(x)
 
-    def make():
-        calls.append(1)
-        return torch.ones(1)
+    def ask(x, op=dense, weight=w, bias=None):
+        return memory.recall(op, (x, weight, bias), lambda: calls.append(1) or torch.ones(1))
 
-    def ask(name, x, op=dense, bias=""):
-        return recalled(name, op, x, bias, make)
-
-    x, other = torch.randn(1, 2, 6), torch.randn(1, 2, 6)
-    with remembering(x):
-        assert ask("w", x) is ask("w", x.flatten(2))
-        assert ask("w", x, Conv2d(padding=1)) is ask("w", x, Conv2d(padding=1))
-        for _ in range(2):
-            ask("v", x)
-            ask("w", x[..., :3])
-            ask("w", x, bias="b")
-            ask("w", x, Conv2d(padding=2))
-            ask("w", x.view(torch.int32))
-        assert len(calls) == 7
-        ask("w", other)
-        ask("w", other)
-    ask("w", x)
+    assert ask(x) is ask(x.view(1, 2, 6))
+    assert ask(x, weight=w.view(1, 2, 6)) is ask(x)
+    assert ask(x, Conv2d(padding=1)) is ask(x, Conv2d(padding=1))
+    for _ in range(2):
+        ask(x, weight=v)
+        ask(x[..., :3])
+        ask(x, bias=b)
+        ask(x, Conv2d(padding=2))
+        ask(x.view(torch.int32))
+    assert len(calls) == 7
+    ask(other)
+    ask(other)
+    assert len(calls) == 9
+    w.add_(1)  # the same tensor, with other weights in it
+    ask(x)
     assert len(calls) == 10
+    with torch.inference_mode():
+        made = torch.ones(1, 2, 6)
+    ask(x, weight=made)
+    ask(x, weight=made)
+    assert len(calls) == 12
+
+
+@pytest.mark.parametrize("rule", ["dropout", "local"])
+def test_weights_that_are_drawn_anew_are_not_remembered_by_their_name(rule):
+    """Each sample by networks of its own whose first map has no noise: freed weights leave their place to the next."""
+    x, samples = numbers(R, B, 5), []
+    memory = Memory(x)
+
+    def layer(seed, remembers):
+        leaves, variance = ({"w": numbers(R, 4, 5, seed=s).square()} for s in (seed, 100 + seed))
+        noise = Streams.of_seeds([0, 1]).samples(seed, 1)
+        made = Dropout(leaves, {}, noise) if rule == "dropout" else LocalNoise(leaves, variance, noise)
+        return remembering(made, memory) if remembers else made
+
+    for seed in range(20):
+        samples.append(torch.equal(layer(seed, True)("w", dense, x), layer(seed, False)("w", dense, x)))
+    assert all(samples)
 
 
 @dataclass
@@ -228,12 +250,27 @@ def test_one_leaf_in_several_maps_of_the_input_is_several_maps(rule, rates):
     leaves = {"w": numbers(R, 4, 5, seed=1), "b": numbers(R, 4, seed=2), "c": numbers(R, 4, seed=3)}
     maps = [(dense, ""), (other, ""), (dense, "b"), (dense, "c"), (other, "c"), (again, "b"), (dense, "")]
 
-    def predicted():
+    def predicted(memory=None):
         layer = rules(leaves, Streams.of_seeds([0, 1]).samples(0, M))[rule]
         if rule == "dropout":
             layer = Dropout(leaves, {"w": rates}, layer.noise)
+        layer = layer if memory is None else remembering(layer, memory)
         return [layer("w", op, x, bias) for op, bias in maps]
 
     expected = predicted()
-    with remembering(x):
-        assert all(torch.equal(a, b) for a, b in zip(predicted(), expected, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(predicted(Memory(x)), expected, strict=True))
+
+
+def test_a_noise_and_a_rate_that_were_changed_in_place_are_not_those_of_before():
+    signature, raw, y = Signature((3,), 1, "gaussian"), torch.zeros(2, 4, 1), torch.ones(2, 4)
+    sd = torch.tensor([0.5, 2.0], dtype=torch.float64)
+    output(signature, raw, sd).elbo(y)
+    sd.mul_(3)
+    expected = torch.distributions.Normal(0.0, sd.float().unsqueeze(-1)).log_prob(y)
+    torch.testing.assert_close(output(signature, raw, sd).elbo(y), expected)
+
+    rate = torch.tensor([0.1, 0.9], dtype=torch.float64)
+    bits = torch.arange(-32768, 32767).to(torch.int16).expand(2, -1)
+    keep_mask(bits, rate, 1, raw)
+    rate.copy_(torch.tensor([0.75, 0.25]))
+    torch.testing.assert_close(keep_mask(bits, rate, 1, raw).mean(1), torch.tensor([0.25, 0.75]), atol=1e-4, rtol=0)
