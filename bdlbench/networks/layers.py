@@ -2,8 +2,8 @@
 
 Each rule is a `Layer`. Its `noise` streams have lead (R,) in training and (M, R) when posterior samples are drawn, so
 the same rule serves both. A map that needs no noise stays free of the M axis and is computed once for all samples. One
-sample of the weights, or one mask for a whole batch, is drawn once and kept, however often a model uses its leaf: a rule
-is one draw of a network, and no frozen value.
+sample of the weights, or one mask for a whole batch, is drawn once and kept, however often a model uses its leaf: a
+rule is one draw of a network, and no frozen value.
 """
 
 from __future__ import annotations
