@@ -21,7 +21,7 @@ from bdlbench.kernels.linear import dense, product
 from bdlbench.networks.layers import Dropout, Point
 from bdlbench.networks.likelihoods import output, unsupported
 from bdlbench.posteriors.ensemble import mixture_of_points
-from bdlbench.posteriors.fitting import fit_network, initial_network, is_linear, prior_of
+from bdlbench.posteriors.fitting import fit_network, initial_network, is_linear, prior_of, training_option
 from bdlbench.posteriors.moments import factorised_moments
 from bdlbench.posteriors.point import point_posterior
 from bdlbench.posteriors.weights import WeightPosterior
@@ -85,5 +85,6 @@ __all__ = [
     "stratified_split",
     "term",
     "top_class",
+    "training_option",
     "unsupported",
 ]

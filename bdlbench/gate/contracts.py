@@ -182,7 +182,7 @@ def alone_and_together(
     return differences(row_of(together, r), alone, near)
 
 
-class _Stopped(Exception):
+class _Stopped(BaseException):  # an author's `except Exception` does not go on
     """A fit was stopped on purpose."""
 
 

@@ -13,11 +13,11 @@ from bdlbench.core.options import option
 from bdlbench.core.streams import Streams
 from bdlbench.data.task import Data
 from bdlbench.networks.layers import DropConnect
-from bdlbench.posteriors.fitting import PriorScaling, fit_network, is_linear, prior_of
+from bdlbench.posteriors.fitting import PriorScaling, fit_network, is_linear, prior_of, training_option
 from bdlbench.posteriors.moments import factorised_moments
 from bdlbench.posteriors.weights import WeightPosterior
 from bdlbench.protocols import Model, Moments, Posterior
-from bdlbench.training.loop import DECAYS, Decay, Plan, last
+from bdlbench.training.loop import Decay, Plan, last
 
 
 @dataclass(frozen=True)
@@ -30,19 +30,17 @@ class DropConnectVI:
     prior_sd is no equal prior across methods.
     """
 
-    epochs: int = option(60, "passes over the training data", low=1)
-    batch_size: int = option(64, "examples in a batch", low=1)
-    learning_rate: PerRow = option(1e-3, "Adam's step size", low=0, open_ends=True)
-    decay: Decay = option("constant", "learning rate over time", choices=tuple(DECAYS))
+    epochs: int = training_option("epochs")
+    batch_size: int = training_option("batch_size")
+    learning_rate: PerRow = training_option("learning_rate")
+    decay: Decay = training_option("decay")
     rate: PerRow = option(0.5, "probability that a weight is dropped", low=0, high=0.99)
-    prior_sd: PerRow = option(
-        1.0,
-        "sd of the Gaussian prior of λ, whose KL has a factor 1 − p: the prior of λ · mask has the sd "
+    prior_sd: PerRow = training_option(
+        "prior_sd",
+        help="sd of the Gaussian prior of λ, whose KL has a factor 1 − p: the prior of λ · mask has the sd "
         "prior_sd · √(1 − p); an equal number is no equal prior across methods",
-        low=0,
-        open_ends=True,
     )
-    prior_scaling: PriorScaling = option("none", "divide the prior's sd by √fan_in?", choices=("none", "fan_in"))
+    prior_scaling: PriorScaling = training_option("prior_scaling")
 
     def unsupported(self, model: Model) -> str | None:
         """What has no linear map has no weight to drop."""

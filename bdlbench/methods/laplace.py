@@ -18,10 +18,10 @@ from bdlbench.data.task import Data
 from bdlbench.kernels.linear import product
 from bdlbench.networks.layers import Point
 from bdlbench.posteriors.curvature import fisher_information, point_output, prior_precision
-from bdlbench.posteriors.fitting import PriorScaling, expected_log_likelihood, fit_network, prior_of
+from bdlbench.posteriors.fitting import PriorScaling, expected_log_likelihood, fit_network, prior_of, training_option
 from bdlbench.posteriors.weights import WeightPosterior
 from bdlbench.protocols import HasFisher, Layer, Model, Moments, OwnsPrior, Posterior
-from bdlbench.training.loop import DECAYS, Decay, Plan, last
+from bdlbench.training.loop import Decay, Plan, last
 
 Hessian = Literal["auto", "full", "diagonal"]
 
@@ -39,12 +39,12 @@ class Laplace:
     `laplace_log_evidence` is log p(D, w_MAP) + ½ P log 2π − ½ log |Λ| in nats (MacKay 1992, eq. 10).
     """
 
-    epochs: int = option(60, "passes over the training data", low=1)
-    batch_size: int = option(64, "examples in a batch", low=1)
-    learning_rate: PerRow = option(1e-3, "Adam's step size", low=0, open_ends=True)
-    decay: Decay = option("constant", "learning rate over time", choices=tuple(DECAYS))
-    prior_sd: PerRow = option(1.0, "standard deviation of the Gaussian prior", low=0, open_ends=True)
-    prior_scaling: PriorScaling = option("none", "divide the prior's sd by √fan_in?", choices=("none", "fan_in"))
+    epochs: int = training_option("epochs")
+    batch_size: int = training_option("batch_size")
+    learning_rate: PerRow = training_option("learning_rate")
+    decay: Decay = training_option("decay")
+    prior_sd: PerRow = training_option("prior_sd")
+    prior_scaling: PriorScaling = training_option("prior_scaling")
     hessian: Hessian = option(
         "auto", f"covariance; auto: full up to {FULL_LIMIT} parameters", choices=("auto", "full", "diagonal")
     )

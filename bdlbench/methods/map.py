@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from bdlbench.core.layout import Layout, PerRow
-from bdlbench.core.options import option
 from bdlbench.core.streams import Streams
 from bdlbench.data.task import Data
 from bdlbench.networks.layers import Point
-from bdlbench.posteriors.fitting import PriorScaling, fit_network, prior_of
+from bdlbench.posteriors.fitting import PriorScaling, fit_network, prior_of, training_option
 from bdlbench.posteriors.point import point_posterior
 from bdlbench.protocols import Model, Posterior
-from bdlbench.training.loop import DECAYS, Decay, Plan, last
+from bdlbench.training.loop import Decay, Plan, last
 
 
 @dataclass(frozen=True)
@@ -25,12 +24,12 @@ class MAP:
     Minimises −(1/N) [Σ_n log p(y_n | x_n, w) + log N(w; 0, prior_sd²)]. MacKay 1992, eq. 2.
     """
 
-    epochs: int = option(60, "passes over the training data", low=1)
-    batch_size: int = option(64, "examples in a batch", low=1)
-    learning_rate: PerRow = option(1e-3, "Adam's step size", low=0, open_ends=True)
-    decay: Decay = option("constant", "learning rate over time", choices=tuple(DECAYS))
-    prior_sd: PerRow = option(1.0, "standard deviation of the Gaussian prior", low=0, open_ends=True)
-    prior_scaling: PriorScaling = option("none", "divide the prior's sd by √fan_in?", choices=("none", "fan_in"))
+    epochs: int = training_option("epochs")
+    batch_size: int = training_option("batch_size")
+    learning_rate: PerRow = training_option("learning_rate")
+    decay: Decay = training_option("decay")
+    prior_sd: PerRow = training_option("prior_sd")
+    prior_scaling: PriorScaling = training_option("prior_scaling")
 
     def unsupported(self, model: Model) -> str | None:
         """Every model has a likelihood."""

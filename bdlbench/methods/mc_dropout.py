@@ -13,11 +13,11 @@ from bdlbench.core.options import option
 from bdlbench.core.streams import Streams
 from bdlbench.data.task import Data
 from bdlbench.networks.layers import Dropout
-from bdlbench.posteriors.fitting import PriorScaling, fit_network, prior_of
+from bdlbench.posteriors.fitting import PriorScaling, fit_network, prior_of, training_option
 from bdlbench.posteriors.moments import dropout_moments
 from bdlbench.posteriors.weights import WeightPosterior
 from bdlbench.protocols import Model, Posterior
-from bdlbench.training.loop import DECAYS, Decay, Plan, last
+from bdlbench.training.loop import Decay, Plan, last
 
 
 @dataclass(frozen=True)
@@ -30,20 +30,18 @@ class MCDropout:
     the paper): this penalty means s = prior_sd / √(1 − p), so an equal prior_sd is no equal prior across methods.
     """
 
-    epochs: int = option(60, "passes over the training data", low=1)
-    batch_size: int = option(64, "examples in a batch", low=1)
-    learning_rate: PerRow = option(1e-3, "Adam's step size", low=0, open_ends=True)
-    decay: Decay = option("constant", "learning rate over time", choices=tuple(DECAYS))
+    epochs: int = training_option("epochs")
+    batch_size: int = training_option("batch_size")
+    learning_rate: PerRow = training_option("learning_rate")
+    decay: Decay = training_option("decay")
     rate: PerRow = option(0.5, "probability that a hidden unit is dropped", low=0, high=0.99)
     input_rate: PerRow = option(0.2, "probability that an input is dropped", low=0, high=0.99)
-    prior_sd: PerRow = option(
-        1.0,
-        "sd of the Gaussian prior of w, whose KL has a factor 1 − p: the prior of w · mask / (1 − p) has the sd "
+    prior_sd: PerRow = training_option(
+        "prior_sd",
+        help="sd of the Gaussian prior of w, whose KL has a factor 1 − p: the prior of w · mask / (1 − p) has the sd "
         "prior_sd / √(1 − p); an equal number is no equal prior across methods",
-        low=0,
-        open_ends=True,
     )
-    prior_scaling: PriorScaling = option("none", "divide the prior's sd by √fan_in?", choices=("none", "fan_in"))
+    prior_scaling: PriorScaling = training_option("prior_scaling")
 
     def unsupported(self, model: Model) -> str | None:
         """What has no linear map has no unit to drop."""

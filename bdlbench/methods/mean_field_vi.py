@@ -22,11 +22,12 @@ from bdlbench.posteriors.fitting import (
     expected_log_likelihood,
     initial_network,
     prior_of,
+    training_option,
 )
 from bdlbench.posteriors.moments import factorised_moments
 from bdlbench.posteriors.weights import WeightPosterior
 from bdlbench.protocols import Layer, Model, Posterior, Prior
-from bdlbench.training.loop import DECAYS, Decay, Moment, Plan, last, minimise
+from bdlbench.training.loop import Decay, Moment, Plan, last, minimise
 from bdlbench.training.terms import term
 
 Estimator = Literal["local", "weight", "flipout"]
@@ -63,12 +64,12 @@ class MeanFieldVI:
     tempered. Noise by local reparameterisation (Kingma, Salimans & Welling 2015), weight samples, or Flipout.
     """
 
-    epochs: int = option(60, "passes over the training data", low=1)
-    batch_size: int = option(64, "examples in a batch", low=1)
-    learning_rate: PerRow = option(1e-3, "Adam's step size", low=0, open_ends=True)
-    decay: Decay = option("constant", "learning rate over time", choices=tuple(DECAYS))
-    prior_sd: PerRow = option(1.0, "standard deviation of the Gaussian prior", low=0, open_ends=True)
-    prior_scaling: PriorScaling = option("none", "divide the prior's sd by √fan_in?", choices=("none", "fan_in"))
+    epochs: int = training_option("epochs")
+    batch_size: int = training_option("batch_size")
+    learning_rate: PerRow = training_option("learning_rate")
+    decay: Decay = training_option("decay")
+    prior_sd: PerRow = training_option("prior_sd")
+    prior_scaling: PriorScaling = training_option("prior_scaling")
     initial_log_sd: PerRow = option(-5.0, "log standard deviation of q at the start", low=-30, high=5)
     estimator: Estimator = option("local", "how noise enters a linear map", choices=tuple(LAYERS))
     bound_samples: int = option(3, "draws for the reported ELBO", low=1)

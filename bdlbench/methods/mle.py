@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from bdlbench.core.layout import Layout, PerRow
-from bdlbench.core.options import option
 from bdlbench.core.streams import Streams
 from bdlbench.data.task import Data
 from bdlbench.networks.layers import Point
-from bdlbench.posteriors.fitting import fit_network
+from bdlbench.posteriors.fitting import fit_network, training_option
 from bdlbench.posteriors.point import point_posterior
 from bdlbench.protocols import Model, Posterior
-from bdlbench.training.loop import DECAYS, Decay, Plan, last
+from bdlbench.training.loop import Decay, Plan, last
 
 
 @dataclass(frozen=True)
@@ -25,10 +24,10 @@ class MLE:
     Minimises −(1/N) Σ_n log p(y_n | x_n, w). Defaults of Adam: Kingma & Ba 2015, algorithm 1.
     """
 
-    epochs: int = option(60, "passes over the training data", low=1)
-    batch_size: int = option(64, "examples in a batch", low=1)
-    learning_rate: PerRow = option(1e-3, "Adam's step size", low=0, open_ends=True)
-    decay: Decay = option("constant", "learning rate over time", choices=tuple(DECAYS))
+    epochs: int = training_option("epochs")
+    batch_size: int = training_option("batch_size")
+    learning_rate: PerRow = training_option("learning_rate")
+    decay: Decay = training_option("decay")
 
     def unsupported(self, model: Model) -> str | None:
         """Every model has a likelihood."""

@@ -17,12 +17,12 @@ from bdlbench.kernels.elbo import negative_elbo
 from bdlbench.kernels.factorised import sparse
 from bdlbench.kernels.kl import log_alpha
 from bdlbench.networks.layers import Leaves, LocalNoise, WeightNoise
-from bdlbench.posteriors.fitting import initial_network, is_linear
+from bdlbench.posteriors.fitting import initial_network, is_linear, training_option
 from bdlbench.posteriors.moments import factorised_moments
 from bdlbench.posteriors.sparsity import sparsity_facts
 from bdlbench.posteriors.weights import WeightPosterior
 from bdlbench.protocols import Layer, Model, Moments, Posterior
-from bdlbench.training.loop import DECAYS, Decay, Moment, Plan, last, minimise
+from bdlbench.training.loop import Decay, Moment, Plan, last, minimise
 from bdlbench.training.terms import term
 
 
@@ -37,10 +37,10 @@ class SparseVD:
     0 for 5 epochs and 1 from epoch 20.
     """
 
-    epochs: int = option(60, "passes over the training data", low=1)
-    batch_size: int = option(64, "examples in a batch", low=1)
-    learning_rate: PerRow = option(1e-3, "Adam's step size", low=0, open_ends=True)
-    decay: Decay = option("linear", "learning rate over time", choices=tuple(DECAYS))
+    epochs: int = training_option("epochs")
+    batch_size: int = training_option("batch_size")
+    learning_rate: PerRow = training_option("learning_rate")
+    decay: Decay = training_option("decay", default="linear")
     initial_log_variance: PerRow = option(-10.0, "log variance of q at the start", low=-60, high=5)
     ramp_start: PerRow = option(0.025, "fraction of training after which the KL comes in", low=0, high=1)
     ramp_end: PerRow = option(0.1, "fraction of training from which the KL has its full weight", low=0, high=1)

@@ -16,7 +16,7 @@ from bdlbench.core.streams import Streams
 from bdlbench.data.task import Data
 from bdlbench.kernels.linear import product
 from bdlbench.networks.layers import Point
-from bdlbench.posteriors.fitting import PriorScaling, fit_network, prior_of
+from bdlbench.posteriors.fitting import PriorScaling, fit_network, prior_of, training_option
 from bdlbench.posteriors.weights import WeightPosterior
 from bdlbench.protocols import Layer, Model, Moments, Posterior
 from bdlbench.training.loop import ADAM, Collect, Moment, Plan, State, Tensors, Update, last
@@ -36,11 +36,11 @@ class SWAG:
     The defaults from `collect_from` on are those of the authors' VGG-16, from epoch 161 of 300; their SGD has momentum.
     """
 
-    epochs: int = option(60, "passes over the training data, the collecting ones included", low=2)
-    batch_size: int = option(64, "examples in a batch", low=1)
-    learning_rate: PerRow = option(1e-3, "Adam's step size, in the burn-in", low=0, open_ends=True)
-    prior_sd: PerRow = option(1.0, "standard deviation of the Gaussian prior", low=0, open_ends=True)
-    prior_scaling: PriorScaling = option("none", "divide the prior's sd by √fan_in?", choices=("none", "fan_in"))
+    epochs: int = training_option("epochs", help="passes over the training data, the collecting ones included", low=2)
+    batch_size: int = training_option("batch_size")
+    learning_rate: PerRow = training_option("learning_rate", help="Adam's step size, in the burn-in")
+    prior_sd: PerRow = training_option("prior_sd")
+    prior_scaling: PriorScaling = training_option("prior_scaling")
     collect_from: float = option(0.53, "fraction of the epochs that are the burn-in, of one at least", low=0, high=1)
     collect_rate: PerRow = option(0.01, "SGD's step size while states are collected", low=0)
     every: int = option(1, "epochs from one collected state to the next", low=1)

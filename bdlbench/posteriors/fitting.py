@@ -5,21 +5,48 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from bdlbench.core.layout import Layout, Leaf, PerRow, per_row
+from bdlbench.core.options import option
 from bdlbench.core.streams import Streams
 from bdlbench.data.task import Data, Examples
 from bdlbench.kernels.elbo import negative_elbo
 from bdlbench.kernels.kl import RowPrior, add_normal_kl_gradient, normal_kl_sum, normal_log_density_sum
 from bdlbench.protocols import HasStart, Layer, Model, OwnsPrior, Prior
-from bdlbench.training.loop import NOTHING, Collect, Moment, Plan, States, Update, minimise
+from bdlbench.training.loop import DECAYS, NOTHING, Collect, Moment, Plan, States, Update, minimise
 from bdlbench.training.terms import term
 
 PriorScaling = Literal["none", "fan_in"]
+
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "epochs": {"default": 60, "help": "passes over the training data", "low": 1},
+    "batch_size": {"default": 64, "help": "examples in a batch", "low": 1},
+    "learning_rate": {"default": 1e-3, "help": "Adam's step size", "low": 0, "open_ends": True},
+    "decay": {"default": "constant", "help": "learning rate over time", "choices": tuple(DECAYS)},
+    "prior_sd": {"default": 1.0, "help": "standard deviation of the Gaussian prior", "low": 0, "open_ends": True},
+    "prior_scaling": {
+        "default": "none",
+        "help": "divide the prior's sd by √fan_in?",
+        "choices": get_args(PriorScaling),
+    },
+}
+
+
+def training_option(name: str, **changes: Any) -> Any:
+    """Return the option that methods which train a network have in common, for the field `name` of one of them.
+
+    Args:
+        name: epochs, batch_size, learning_rate, decay, prior_sd or prior_scaling.
+        changes: What is different in this method, by the names of `option`: its default, its help, its range.
+
+    Returns:
+        A dataclass field.
+    """
+    return option(**{**_OPTIONS[name], **changes})
 
 
 def initial_rows(layout: Layout, rng: Streams, like: Tensor) -> Tensor:

@@ -195,6 +195,7 @@ class Session:
 
     checkpoint: a path without ending, or None; every: seconds between checkpoints; listen(done, total) hears of steps.
     nudge: where each step takes its gradient, to see how far rounding errors carry; mark: steps to the fingerprint.
+    stop_after: after how many steps of a call of `minimise` the fit is left; None trains to the end.
     depends: what decides the bits of this fit, by name; a checkpoint made from anything else is set aside.
     note(line) hears what happened to checkpoints, in words for people; predicting(fraction), how much is predicted.
     fits: one for each call of `minimise`; keeping: seconds that went into writing the last state of each.
@@ -205,6 +206,7 @@ class Session:
     listen: Callable[[int, int], None] = lambda done, total: None
     nudge: Nudge = unchanged
     mark: int = FIRST_STEPS
+    stop_after: int | None = None
     depends: Mapping[str, str] = field(default_factory=dict)
     note: Callable[[str], None] = lambda line: None
     predicting: Callable[[float], None] = lambda fraction: None
@@ -253,21 +255,23 @@ def predicted(fraction: float) -> None:
         current.predicting(fraction)
 
 
-class _Enough(Exception):
-    """As many steps as were asked for are done."""
+class StepsDone(BaseException):
+    """As many steps as the session asked for are done: leave `fit`, which is an author's function, where it is.
+
+    Nothing but an exception leaves it, and what follows `minimise` there, such as a bound or a curvature, may take
+    longer than the steps. It is no `Exception`, so that an author's `except Exception` does not train on.
+    """
 
 
 def begin(fit: Callable[[], T], steps: int, nudge: Nudge = unchanged) -> tuple[list[Fit], T | None]:
-    """Run `fit` for its first `steps` steps: its fits so far, and what it returned if it was done before."""
+    """Run `fit` for its first `steps` steps, or all of its first call of `minimise` where that has fewer.
 
-    def listen(done: int, total: int) -> None:
-        if done >= min(steps, total):
-            raise _Enough
-
-    with session(Session(listen=listen, nudge=nudge, mark=steps)) as current:
+    Returns its fits so far, and what it returned if it never came to so many steps.
+    """
+    with session(Session(nudge=nudge, mark=steps, stop_after=steps)) as current:
         try:
             return current.fits, fit()
-        except _Enough:
+        except StepsDone:
             return current.fits, None
 
 
@@ -356,6 +360,8 @@ def _states(
                 state = _gathered(replace(state, epoch=epoch + 1), collect)
                 saver.refuse_what_it_would_lose()
             current.listen(state.step, total)
+            if current.stop_after is not None and state.step >= min(current.stop_after, total):
+                raise StepsDone
             saver.save_when_due(state, noise)
         yield state
 

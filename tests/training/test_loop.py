@@ -14,7 +14,19 @@ from bdlbench.core.layout import per_row
 from bdlbench.core.streams import Streams
 from bdlbench.data.task import Data
 from bdlbench.training import checkpoints
-from bdlbench.training.loop import DECAYS, NOTHING, Collect, Plan, Session, Update, adam_step, last, minimise, session
+from bdlbench.training.loop import (
+    DECAYS,
+    NOTHING,
+    Collect,
+    Plan,
+    Session,
+    Update,
+    adam_step,
+    begin,
+    last,
+    minimise,
+    session,
+)
 
 
 def numbers(*shape, seed=0):
@@ -604,3 +616,27 @@ def test_langevin_steps_sample_the_posterior():
     variance = 1 / (num * (1 - rate / 2))
     assert mean == pytest.approx(3, abs=5 * (variance / (count * independent)) ** 0.5)
     assert square - mean**2 == pytest.approx(variance, abs=5 * variance * (2 / (count * independent)) ** 0.5)
+
+
+@pytest.mark.parametrize(("steps", "done"), [(1, 1), (3, 3), (4, 4), (99, 4)])
+def test_a_fit_is_left_after_its_first_steps_whatever_its_author_catches(steps, done):
+    x, after = numbers(2, 10, 1), []
+
+    def loss(flat, batch, noise, moment):
+        return (flat - 0.3).square().sum(-1)
+
+    def fit():
+        try:
+            found = last(minimise(loss, numbers(2, 16), Data(x, x[..., 0]), Streams.of_seeds([0, 1]), Plan(2, 5, 0.1)))
+        except Exception:
+            after.append("swallowed")
+        after.append("what follows the training")
+        return found
+
+    fits, returned = begin(fit, steps)
+    assert returned is None and after == []
+    assert [(one.state.step, one.first.steps) for one in fits] == [(done, done)]
+
+
+def test_what_minimises_nothing_is_done_before_it_is_left():
+    assert begin(lambda: "a closed form", 3) == ([], "a closed form")
