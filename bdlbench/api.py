@@ -241,9 +241,10 @@ def compare(
     """B against A, cell by cell: two folders, records, or git revisions of results/. It prints, and has a `frame`.
 
     margins: {metric: how much worse is still as good}, or a TOML file; by default those of the nearest pyproject.toml.
-    treatment: "METHOD:METHOD" or a pair, of A and B; ignore_options: whatever the methods' options. strict:
-    inconclusive fails. plugin: files with metrics of your own, computed from stored predictions with their examples'
-    part of the variance. Raises NotComparable where the protocols differ.
+    treatment: "METHOD:METHOD" or a pair, of A and B, each with or without options: "mc_dropout(rate=0.1)".
+    ignore_options: whatever the methods' options. strict: inconclusive fails. plugin: files with metrics of your own,
+    computed from stored predictions with their examples' part of the variance. Raises NotComparable where the protocols
+    differ.
     """
     _add_plugins(plugin)
     pairing = Pairing(_pair(treatment), ignore_options)

@@ -106,7 +106,9 @@ def compare(
     margins: Annotated[
         Path | None, typer.Option(metavar="FILE.toml", help="[margins] by metric  [default: pyproject.toml's]")
     ] = None,
-    treatment: Annotated[str, typer.Option(metavar="A:B", help="pair method A of A with method B of B")] = "",
+    treatment: Annotated[
+        str, typer.Option(metavar="A:B", help="pair method A of A with B of B, each NAME or 'NAME(OPTION=V)'")
+    ] = "",
     ignore_options: Annotated[
         bool, typer.Option("--ignore-options", help="pair methods by name, whatever their options")
     ] = False,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from bdlbench.compare.differences import Finding, find, judge
 from bdlbench.compare.measured import (
@@ -18,8 +18,9 @@ from bdlbench.compare.measured import (
     predictions_of,
 )
 from bdlbench.core import files
-from bdlbench.core.errors import BadInput, NotComparable
-from bdlbench.core.spec import Replicate
+from bdlbench.core.errors import BadInput, NotComparable, unknown
+from bdlbench.core.options import spell
+from bdlbench.core.spec import Choice, Replicate
 from bdlbench.records.cells import Result, columns_named, flatten, merge
 from bdlbench.records.reading import Source
 from bdlbench.runs import rescoring
@@ -96,7 +97,30 @@ class Comparison:
                 "cell_b": pair.b.key,
             }
             for finding in pair.findings:
-                facts = _facts(finding)
+                facts = {
+                    "metric": finding.metric,
+                    "unit": finding.unit,
+                    "better": finding.better,
+                    "mean_a": finding.mean_a,
+                    "mean_b": finding.mean_b,
+                    "difference": finding.estimate,
+                    "low": finding.estimate - finding.interval,
+                    "high": finding.estimate + finding.interval,
+                    "p": finding.p_value,
+                    "corrected_p": finding.corrected_p,
+                    "verdict": finding.verdict,
+                    "margin": finding.margin,
+                    "detectable": finding.detectable,
+                    "seeds_to_settle": finding.seeds,
+                    "standard_error": float(finding.difference.standard_error),
+                    "seed_variance": float(finding.difference.seed),
+                    "monte_carlo_variance": finding.monte_carlo,
+                    "example_variance": float(finding.difference.example),
+                    "population": finding.population,
+                    "replicates_a": finding.replicates[0],
+                    "replicates_b": finding.replicates[1],
+                    "pairs": finding.pairs,
+                }
                 lost = {name for name, value in facts.items() if isinstance(value, float) and not math.isfinite(value)}
                 yield {**about, **{name: None if name in lost else value for name, value in facts.items()}}
 
@@ -127,7 +151,10 @@ def _short(value: float | None) -> str:
 
 @dataclass(frozen=True)
 class Pairing:
-    """Which treatments are one question. treatment: (method in A, method in B), whatever their options."""
+    """Which treatments are one question.
+
+    treatment: (method in A, method in B), whatever their options, or with some of them: "mc_dropout(rate=0.1)".
+    """
 
     treatment: tuple[str, str] | None = None
     ignore_options: bool = False
@@ -135,38 +162,29 @@ class Pairing:
     def question(self, result: Result, side: int) -> str | None:
         """Cells of both sides with the same answer are partners; None for a cell that is not asked about."""
         method = result.cell.method
-        if self.treatment and method.name != self.treatment[side]:
+        if self.treatment and not _is_asked(method, self.treatment[side]):
             return None
         asked: Any = "treatment" if self.treatment else method.name if self.ignore_options else method.as_dict()
         return files.digest([result.cell.protocol(), asked])
 
 
-def _facts(finding: Finding) -> dict[str, Any]:
-    difference = finding.difference
-    return {
-        "metric": finding.metric,
-        "unit": finding.unit,
-        "better": finding.better,
-        "mean_a": finding.mean_a,
-        "mean_b": finding.mean_b,
-        "difference": finding.estimate,
-        "low": finding.estimate - finding.interval,
-        "high": finding.estimate + finding.interval,
-        "p": finding.p_value,
-        "corrected_p": finding.corrected_p,
-        "verdict": finding.verdict,
-        "margin": finding.margin,
-        "detectable": finding.detectable,
-        "seeds_to_settle": finding.seeds,
-        "standard_error": float(difference.standard_error),
-        "seed_variance": float(difference.seed),
-        "monte_carlo_variance": finding.monte_carlo,
-        "example_variance": float(difference.example),
-        "population": finding.population,
-        "replicates_a": finding.replicates[0],
-        "replicates_b": finding.replicates[1],
-        "pairs": finding.pairs,
-    }
+def _is_asked(method: Choice, text: str) -> bool:
+    """Whether a method is the one of "NAME" or "NAME(OPTION=VALUE, …)"; values are as tables print them."""
+    name, bracket, rest = text.partition("(")
+    if method.name == text or not bracket or not rest.endswith(")"):
+        return method.name == text
+    options = flatten(method.as_dict())
+    pairs = [part.partition("=") for part in rest[:-1].split(",")]
+    return method.name == name.strip() and all(
+        option.strip() in options and _same(options[option.strip()], value.strip()) for option, _, value in pairs
+    )
+
+
+def _same(value: Any, text: str) -> bool:
+    try:
+        return float(text) == float(value) and not isinstance(value, bool)
+    except (TypeError, ValueError):
+        return spell(value) == text
 
 
 def compare(
@@ -187,6 +205,9 @@ def compare(
     both, untold = rescoring.complete(Source(a.entries + b.entries), metrics)
     a, b = Source(both.entries[: len(a.entries)]), Source(both.entries[len(a.entries) :])
     ours, theirs = ([r for r in merge(s.records, s) if pairing.question(r, i)] for i, s in enumerate((a, b)))
+    for side, there in enumerate((ours, theirs)):
+        if pairing.treatment and not there:
+            _refuse_absent(merge((a, b)[side].records), "AB"[side], pairing.treatment[side])
     couples = list(_couples(ours, theirs, pairing))
     used = {id(result) for couple in couples for result in couple}
     only_a, only_b = (tuple(r for r in side if id(r) not in used) for side in (ours, theirs))
@@ -198,12 +219,65 @@ def compare(
     columns = columns_named([r for couple in couples for r in couple], metrics)
     pairs = [_pair(left, right, margins or {}, columns) for left, right in couples]
     apart, options = tuple(_lookalikes(only_a, only_b)), tuple(_other_options(only_a, only_b))
-    return Comparison(_judged(pairs), only_a, only_b, apart, strict, options, untold)
-
-
-def _judged(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
     judged = iter(judge([finding for pair in pairs for finding in pair.findings]))
-    return tuple(replace(pair, findings=tuple(next(judged) for _ in pair.findings)) for pair in pairs)
+    pairs = [replace(pair, findings=tuple(next(judged) for _ in pair.findings)) for pair in pairs]
+    return Comparison(tuple(pairs), only_a, only_b, apart, strict, options, untold)
+
+
+# who is paired with whom
+
+
+def _couples(ours: Sequence[Result], theirs: Sequence[Result], pairing: Pairing) -> Iterator[tuple[Result, Result]]:
+    """The same cell first, then the same options on another machine, then what else answers the same question."""
+    left = list(theirs)
+    rest = list(ours)
+    rules = [lambda r, side: r.key, lambda r, side: Pairing().question(r, side), pairing.question]
+    for rule in rules[2:] if pairing.treatment else rules:
+        for result in list(rest):
+            partners = [t for t in left if rule(t, 1) == rule(result, 0)]
+            if partners and rule == pairing.question:
+                _refuse_ambiguous([r for r in rest if rule(r, 0) == rule(result, 0)], "A", pairing)
+                _refuse_ambiguous(partners, "B", pairing)
+            if partners:
+                left.remove(partners[0])
+                rest.remove(result)
+                yield result, partners[0]
+
+
+def _refuse_ambiguous(candidates: Sequence[Result], side: str, pairing: Pairing) -> None:
+    """Cells that differ in device or threads alone are one; others are not."""
+    treatments = [flatten(r.cell.method.as_dict()) for r in candidates]
+    names = sorted({k for t in treatments for k in t if any(t.get(k) != other.get(k) for other in treatments)})
+    if names:
+        which = "--treatment" if pairing.treatment else "--ignore-options"
+        one = candidates[0].cell.method.name, names[0], spell(treatments[0].get(names[0]))
+        mend = "name one, such as {}({}={})".format(*one) if pairing.treatment else "keep one"
+        count, title = len(candidates), candidates[0].title
+        raise BadInput(f"{which}: {side} has {count} cells of {title}, which differ in {', '.join(names)}: {mend}")
+
+
+def _refuse_absent(results: Sequence[Result], side: str, asked: str) -> NoReturn:
+    """No cell of a side is of the method that is asked for: say which it has."""
+    name = asked.partition("(")[0].strip()
+    treatments = {files.digest(r.cell.method.as_dict()): r.cell.method for r in results if r.cell.method.name == name}
+    if not treatments:
+        raise BadInput(
+            f"--treatment {asked}: {unknown('method', name, {r.cell.method.name for r in results})} (in {side})"
+        )
+    options = [flatten(method.as_dict()) for method in treatments.values()]
+    differing = [key for key in options[0] if len({spell(one.get(key)) for one in options}) > 1] or [*options[0]][1:]
+    words = [f"{name}({', '.join(f'{key}={spell(one[key])}' for key in differing if key in one)})" for one in options]
+    raise BadInput(f"--treatment {asked}: no cell of {side} is that; it has {', '.join(words)}")
+
+
+def _refuse_other_measure(a: Result, b: Result) -> None:
+    for name in a.sources.keys() & b.sources.keys():
+        if a.sources[name] != b.sources[name]:
+            raise NotComparable(f"{a.title}: the data differ: SHA-256 of {name}")
+    for name in a.scores.keys() & b.scores.keys():
+        definitions = (a.scores[name].definition, b.scores[name].definition)
+        if definitions[0] != definitions[1]:
+            raise NotComparable(f"{a.title}: metric {name} is {definitions[0]} in A and {definitions[1]} in B")
 
 
 # one pair
@@ -246,7 +320,8 @@ def _notes(a: Result, b: Result, found: Sequence[Finding], layout: ExampleLayout
         alone = [r for r in side.replicates if r not in other.replicates]
         if alone:
             how = "left out: their splits are not shared" if layout.nested is not None else "compared unpaired"
-            yield f"{_listed(alone)} of {name} {_have(alone)} no partner and {_are(alone)} {how}"
+            verbs = ("has", "is") if len(alone) == 1 else ("have", "are")
+            yield f"{_listed(alone)} of {name} {verbs[0]} no partner and {verbs[1]} {how}"
         if len(side.replicates) == 1:
             yield f"one replicate in {name}: nothing is known of new seeds, so there is no verdict"
         for replicate, why in sorted(side.failed.items()):
@@ -274,42 +349,7 @@ def _listed(replicates: Sequence[Replicate]) -> str:
     return "seeds " + ", ".join(str(r.seed) for r in replicates)
 
 
-def _have(items: Sequence[Any]) -> str:
-    return "has" if len(items) == 1 else "have"
-
-
-def _are(items: Sequence[Any]) -> str:
-    return "is" if len(items) == 1 else "are"
-
-
-# who is paired with whom
-
-
-def _couples(ours: Sequence[Result], theirs: Sequence[Result], pairing: Pairing) -> Iterator[tuple[Result, Result]]:
-    """The same cell first, then the same options on another machine, then what else answers the same question."""
-    left = list(theirs)
-    rest = list(ours)
-    rules = [lambda r, side: r.key, lambda r, side: Pairing().question(r, side), pairing.question]
-    for rule in rules[2:] if pairing.treatment else rules:
-        for result in list(rest):
-            partners = [t for t in left if rule(t, 1) == rule(result, 0)]
-            if partners and rule == pairing.question:
-                _refuse_ambiguous([r for r in rest if rule(r, 0) == rule(result, 0)], "A", pairing)
-                _refuse_ambiguous(partners, "B", pairing)
-            if partners:
-                left.remove(partners[0])
-                rest.remove(result)
-                yield result, partners[0]
-
-
-def _refuse_ambiguous(candidates: Sequence[Result], side: str, pairing: Pairing) -> None:
-    """Cells that differ in device or threads alone are one; others are not."""
-    treatments = [flatten(r.cell.method.as_dict()) for r in candidates]
-    names = sorted({k for t in treatments for k in t if any(t.get(k) != other.get(k) for other in treatments)})
-    if names:
-        which = "--treatment" if pairing.treatment else "--ignore-options"
-        count, title = len(candidates), candidates[0].title
-        raise BadInput(f"{which}: {side} has {count} cells of {title}, which differ in {', '.join(names)}: keep one")
+# what is no pair
 
 
 def _refuse_other_protocol(ours: Sequence[Result], theirs: Sequence[Result]) -> None:
@@ -350,13 +390,3 @@ def _other_options(only_a: Iterable[Result], only_b: Sequence[Result]) -> Iterat
         gaps = sorted((_gaps(*(flatten(r.cell.method.as_dict()) for r in (a, b))) for b in alike), key=len)
         if gaps:
             yield f"{a.title}: {', '.join(gaps[0])}"
-
-
-def _refuse_other_measure(a: Result, b: Result) -> None:
-    for name in a.sources.keys() & b.sources.keys():
-        if a.sources[name] != b.sources[name]:
-            raise NotComparable(f"{a.title}: the data differ: SHA-256 of {name}")
-    for name in a.scores.keys() & b.scores.keys():
-        definitions = (a.scores[name].definition, b.scores[name].definition)
-        if definitions[0] != definitions[1]:
-            raise NotComparable(f"{a.title}: metric {name} is {definitions[0]} in A and {definitions[1]} in B")

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from scipy import special
@@ -266,7 +267,7 @@ def title_of(results: Sequence[Result]) -> str:
 def spelled(kind: catalog.Kind, choice: Choice) -> str:
     """mlp (widths 100-100): with the options that are not the defaults; all of them for an entry unknown here."""
     try:
-        defaults = catalog.choice(kind, choice.name, {}).as_dict()
+        defaults = flatten(catalog.choice(kind, choice.name, {}).as_dict())
     except BadInput:
         defaults = {}
     given = {name: value for name, value in flatten(choice.as_dict()).items() if defaults.get(name) != value}
@@ -285,9 +286,10 @@ def all_options(kind: catalog.Kind, choice: Choice) -> str:
 
 
 def not_the_defaults(results: Sequence[Result]) -> Iterator[str]:
-    """A line for each data set: what its methods have other than their defaults, columns of its table left out."""
+    """Say of each data set what its methods have other than their defaults, and the defaults of its option columns."""
     for members in by_data(results):
         methods: dict[tuple[str, str], list[str]] = {}
+        usual: dict[str, dict[str, None]] = {}
         columns = labels(members)
         for result in members:
             method = result.cell.method
@@ -295,19 +297,27 @@ def not_the_defaults(results: Sequence[Result]) -> Iterator[str]:
                 defaults = flatten(catalog.choice("methods", method.name, {}).as_dict())
             except BadInput:  # a method that is not known here has no defaults
                 continue
-            options = {
-                name: value for name, value in flatten(method.as_dict()).items() if defaults.get(name, value) != value
-            }
-            key = (method.name, result.cell.model.name)
-            methods[key] = [f"{name} {spell(value)}" for name, value in options.items() if name not in columns]
+            given = flatten(method.as_dict())
+            swapped = tuple(f"{name}." for name in given if name in defaults and given[name] != defaults[name])
+            words = [f"{name} {spell(value)}" for name, value in given.items() if defaults.get(name, value) != value]
+            words = [word for word in words if word.partition(" ")[0] not in columns]
+            newer = [n for n in defaults if n not in given and n not in columns and not n.startswith(swapped)]
+            words += [f"made before it had {', '.join(newer)}"] if newer else []
+            methods[method.name, result.cell.model.name] = words
+            for name in columns.keys() & defaults.keys():
+                usual.setdefault(f"{name} {spell(defaults[name])}", {})[method.name] = None
         models = {model for _, model in methods}
         told = [
             f"{name}{f' on {model}' if len(models) > 1 else ''} ({', '.join(words)})"
             for (name, model), words in methods.items()
             if words
         ]
+        where = members[0].cell.dataset.name
         if told:
-            yield f"Not the defaults, on {members[0].cell.dataset.name}: {'; '.join(told)}."
+            yield f"Not the defaults, on {where}: {'; '.join(told)}."
+        if usual:
+            lines = [f"{words} of {', '.join(who)}" for words, who in sorted(usual.items())]
+            yield f"The defaults of columns, on {where}: {'; '.join(lines)}."
 
 
 BUDGET = ("epochs", "steps", "iterations", "batch_size")
@@ -355,6 +365,13 @@ def labels(results: Sequence[Result]) -> dict[str, dict[int, str]]:
         for option in _differing_options(tables, names):
             heading = f"{kind} {option}" if option in found else option
             found[heading] = {i: spell(table[option]) for i, table in tables.items() if option in table}
+    for kind in ("method", "model"):  # rows that are alike but for an option that records of another version lack
+        tables = {i: _options(r, kind) for i, r in enumerate(results)}
+        for i, j in combinations(tables, 2):
+            if all(column.get(i) == column.get(j) for column in found.values()):
+                for option in tables[i].keys() ^ tables[j].keys():
+                    found[option] = {k: spell(table[option]) for k, table in tables.items() if option in table}
+                    found[option] |= {k: ABSENT for k in (i, j) if option not in tables[k]}
     return found
 
 

@@ -324,8 +324,21 @@ def test_across_methods() -> None:
     swept = source(cell(), cell("map"), cell("map", epochs=9))
     with pytest.raises(BadInput, match="--treatment: B has 2 cells of map"):
         comparison.compare(swept, swept, pairing=Pairing(("mle", "map")))
-    with pytest.raises(NotComparable, match="one side has no such cell"):
+    with pytest.raises(BadInput, match="laplace"):
         comparison.compare(both, both, pairing=Pairing(("mle", "laplace")))
+
+
+def test_across_two_settings_of_one_method() -> None:
+    swept = source(cell("map", epochs=3), cell("map", epochs=9), cell("mle"))
+    for asked, epochs in ((("map(epochs=3)", "map(epochs=9)"), 9), (("mle", "map( epochs = 3.0 )"), 3)):
+        (pair,) = comparison.compare(swept, swept, pairing=Pairing(asked)).pairs
+        assert dict(pair.b.cell.method.options) == {"epochs": epochs}
+    strange = source(cell("mle"), cell("mine (v2)"))  # a name that has brackets of its own
+    (pair,) = comparison.compare(strange, strange, pairing=Pairing(("mle", "mine (v2)"))).pairs
+    assert pair.b.cell.method.name == "mine (v2)"
+    for asked, words in (("map(epochs=4)", "map(epochs=3), map(epochs=9)"), ("map(rate=3)", "map(epochs=3)")):
+        with pytest.raises(BadInput, match=re.escape(words)):
+            comparison.compare(swept, swept, pairing=Pairing(("mle", asked)))
 
 
 def test_a_shared_protocol_without_a_pair() -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from markdown_it import MarkdownIt
 
+from bdlbench import catalog
 from bdlbench.core.errors import BadInput
 from bdlbench.core.spec import Cell, Choice, Replicate
 from bdlbench.records.cells import Result, merge
@@ -314,19 +315,36 @@ def test_budgets_are_those_of_one_data_set_and_model() -> None:
     assert line == "Budgets differ on mlp and wine: epochs 1, 2 of mle; 1 of map."
 
 
+def whole(method: str, **options: Any) -> Cell:
+    """A cell that has every option of its method."""
+    return replace(cell(), method=catalog.choice("methods", method, {method: options}))
+
+
 def test_options_that_are_not_the_defaults_are_told_but_for_columns() -> None:
-    found = [cell("mle", epochs=60), cell("map", epochs=7, prior_sd=2.0), cell("map", epochs=7, prior_sd=3.0)]
+    found = [whole("mle", epochs=60), whole("map", epochs=7, prior_sd=2.0), whole("map", epochs=7, prior_sd=3.0)]
     assert list(tables.not_the_defaults(results(*(record(one, **ALONE) for one in found)))) == [
-        "Not the defaults, on wine: map (epochs 7)."
+        "Not the defaults, on wine: map (epochs 7).",
+        "The defaults of columns, on wine: prior_sd 1.0 of map.",
     ]
     assert not list(tables.not_the_defaults(results(record(cell("of_a_stranger", epochs=3), **ALONE))))
-    nested = Cell(
-        Choice.of("deep_ensemble", {"member": Choice.of("mle", {"epochs": 9}), "members": 5}),
-        *(Choice.of("mlp", {}), Choice.of("wine", {})),
-        samples=3,
-    )
+    nested = replace(whole("deep_ensemble"), method=catalog.choice("methods", "deep_ensemble", {"mle": {"epochs": 9}}))
     (line,) = tables.not_the_defaults(results(record(nested, **ALONE)))
     assert line == "Not the defaults, on wine: deep_ensemble (member.epochs 9)."
+
+
+def test_a_cell_of_an_older_version_is_marked() -> None:
+    """It lacks an option: the row says so, and so does the note where there is no other row to tell it from."""
+    new = whole("map", epochs=60)
+    old = replace(new, method=replace(new.method, options=tuple(o for o in new.method.options if o[0] != "decay")))
+    shown = tables.group(results(record(old, **ALONE), record(new, **ALONE)))[0]
+    assert [dict(zip(shown.labels, row.labels, strict=True))["decay"] for row in shown.rows] == ["—", "constant"]
+    (line,) = tables.not_the_defaults(results(record(old, **ALONE)))
+    assert line == "Not the defaults, on wine: map (made before it had decay)."
+
+
+def test_the_defaults_of_an_ensembles_member_are_not_spelled() -> None:
+    ensemble = catalog.choice("methods", "deep_ensemble", {"mle": {"epochs": 9}})
+    assert tables.spelled("methods", ensemble) == "deep_ensemble (member.epochs 9)"
 
 
 @pytest.mark.parametrize(
