@@ -58,6 +58,21 @@ RESULTS = Path("results/local")
 PLURALS = {"methods": "method", "models": "model", "datasets": "dataset", "settings": "set", "plugins": "plugin"}
 """What lists suggest in place of the command line's names; taken too."""
 
+__all__ = [
+    "Trained",
+    "accept",
+    "compare",
+    "gate",
+    "rank",
+    "read",
+    "report",
+    "run",
+    "score",
+    "table",
+    "task",
+    "verify",
+]
+
 Plugins = str | Path | Iterable[str | Path]
 Arguments = ParamSpec("Arguments")
 Returned = TypeVar("Returned")

@@ -8,6 +8,7 @@ A link that the site cannot follow is an error, and so is a page that `mkdocs.ym
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import pkgutil
 import re
@@ -87,10 +88,12 @@ def public(name: str) -> str:
     title = f"# `{name}`\n\n"
     if hasattr(module, "__path__"):
         inside = sorted(found.name for found in pkgutil.iter_modules(module.__path__))
-        return title + "\n".join(f"::: {name}.{file}\n" for file in inside)
+        constants = '    options: { filters: ["!^_", "!^[A-Z_]+$"] }'
+        return title + "\n".join(f"::: {name}.{file}\n{constants}\n" for file in inside)
+    options: dict[str, object] = {"show_root_heading": False, "show_root_toc_entry": False}
     if hasattr(module, "__all__"):
-        return title + "\n".join(f"::: {name}.{member}\n" for member in module.__all__)
-    return title + f"::: {name}\n    options: {{ show_root_heading: false, show_root_toc_entry: false }}\n"
+        options["members"] = module.__all__
+    return title + f"::: {name}\n    options: {json.dumps(options)}\n"
 
 
 def check_the_navigation() -> None:

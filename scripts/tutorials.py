@@ -19,8 +19,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 FENCE = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$', re.DOTALL | re.MULTILINE)
-SCREEN = 100
-"""Columns of what is printed."""
+SCREEN = 88
+"""Columns of what is printed: those of the site's code blocks on a laptop."""
 
 
 def printed(page: str) -> Iterator[tuple[re.Match[str], str]]:

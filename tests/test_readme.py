@@ -106,6 +106,26 @@ def test_links_lead_somewhere():
     assert found > 50
 
 
+def test_files_and_names_of_the_package_that_pages_name_exist():
+    """`runs/work.py`, `training.minimise`: pages outlive what they speak of."""
+    package, found = ROOT / "bdlbench", 0
+    for page in [ROOT / "README.md", *PAGES]:
+        text = page.read_text("utf-8")
+        for name in re.findall(r"`([\w/]+/\w+\.py)`", text):
+            assert (ROOT / name).exists() or (package / name).exists(), f"{page}: {name}"
+            found += 1
+        for module, name in re.findall(r"`((?:[a-z]+\.)*[a-z_]+)\.([A-Za-z_]+)(?:\([^`]*\))?`", text):
+            folder, _, rest = module.removeprefix("bdlbench.").partition(".")
+            if (package / folder).is_dir() and name not in ("py", "toml", "txt"):
+                sources = list((package / folder).glob(f"{rest.replace('.', '/') or '*'}.py"))
+                defined = any(
+                    re.search(rf"^(?:(?:def|class) )?{name}\b", s.read_text("utf-8"), re.MULTILINE) for s in sources
+                )
+                assert defined or (package / folder / f"{name}.py").exists(), f"{page}: {module}.{name}"
+                found += 1
+    assert found > 15
+
+
 def links(text):
     for token in MarkdownIt().parse(text):
         for child in token.children or ():

@@ -71,7 +71,8 @@ def test_the_tutorials_example_equals_sklearn_and_torchmetrics(
     monkeypatch.chdir(tmp_path)
     assert len(example().splitlines()) <= 10
     exec(compile(example(), "tutorial", "exec"), {})
-    command = next(line for line in PAGE.splitlines() if line.startswith("python -m bdlbench score"))
+    lines = PAGE.replace("\\\n", "").splitlines()
+    command = next(line for line in lines if line.startswith("python -m bdlbench score"))
     assert cli.main([*command.partition("#")[0].split()[3:], "--results", "out"]) == 0
     found = {name: value[0] for name, value in values(next(Path("out").glob("*.json"))).items()}
     stored = np.load(tmp_path / "sklearn.npz")
