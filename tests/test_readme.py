@@ -42,6 +42,7 @@ def test_the_readme_and_its_example_are_short():
     assert EXAMPLE in (ROOT / "docs" / "tutorials" / "add-a-method.md").read_text("utf-8")
 
 
+@pytest.mark.slow
 def test_the_five_lines_of_python_run(tmp_path, monkeypatch, capsys):
     (lines,) = [block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "methods = {" not in block]
     monkeypatch.chdir(tmp_path)
@@ -93,6 +94,7 @@ def test_the_gate_takes_ten_lines():
     assert (action / "action.yml").exists() and (action / "gate.sh").exists()
 
 
+@pytest.mark.slow
 def test_links_lead_somewhere():
     """Files and headings, as a reader on GitHub follows them; links to other sites are not asked."""
     found = 0
@@ -106,6 +108,7 @@ def test_links_lead_somewhere():
     assert found > 50
 
 
+@pytest.mark.slow
 def test_files_and_names_of_the_package_that_pages_name_exist():
     """`runs/work.py`, `training.minimise`: pages outlive what they speak of."""
     package, found = ROOT / "bdlbench", 0
@@ -165,6 +168,7 @@ def mean(frame, metric, **cell):
     return rows.value.mean(), rows.value.sem()
 
 
+@pytest.mark.slow
 def test_what_is_read_from_quick_is_so():
     """The sentences over the tables name numbers: each is that of the records."""
     text = (ROOT / "docs" / "results" / "quick.md").read_text("utf-8")
@@ -195,6 +199,7 @@ def test_what_is_read_from_quick_is_so():
     assert linear.drop("exact").idxmin() == "laplace"
 
 
+@pytest.mark.slow
 def test_what_is_read_from_mnist_is_so():
     text = (ROOT / "docs" / "results" / "mnist.md").read_text("utf-8")
     frame = api.read(ROOT / "results" / "reference" / "mnist")
