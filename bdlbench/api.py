@@ -170,7 +170,7 @@ def run(  # noqa: PLR0913 - one argument for each option of the command
     `if __name__ == "__main__":`.
     Raises BadInput before anything is written where something asked for does not exist or is out of range.
     """
-    paths = _add_plugins(plugin)
+    _add_plugins(plugin)
     settings = Settings(_path("results", results), checkpoint_every, keep_parameters)
     if isinstance(suite, Spec):
         if config or method or model or dataset or splits or set or (seeds, samples) != (None, None):
@@ -188,7 +188,7 @@ def run(  # noqa: PLR0913 - one argument for each option of the command
     planned = work.plan(spec, settings, fresh, any_code)
     workers = work.workers(jobs, planned)
     job = work.prepare(planned)
-    work.perform(job, workers, paths)
+    work.perform(job, workers)
     keys = {cell.key for cell in spec.cells}
     found = records.read(job.results) if job.results.is_dir() else []
     return Trained(tuple(r for r in found if r.key in keys), tuple(work.left_out(job)), tuple(work.held(job).results))
@@ -413,12 +413,10 @@ def results_of(folder: Path) -> list[Result]:
     return merge(source.records, source)
 
 
-def _add_plugins(given: Plugins) -> list[Path]:
+def _add_plugins(given: Plugins) -> None:
     listed = given if isinstance(given, Iterable) and not isinstance(given, str) else [given] if given else []
-    paths = [_path("plugin", path) for path in listed]
-    for path in paths:
+    for path in [_path("plugin", path) for path in listed]:
         catalog.add_plugin(path)
-    return paths
 
 
 # what an argument may be

@@ -484,7 +484,7 @@ def test_a_worker_that_ends_is_its_batchs_failure(tmp_path: Path, body: str) -> 
     overrides = suites.Overrides(names, ("logistic",), ("wine",), "2", 2, epochs, "cpu")
     planned = work.plan(suites.build_spec(suites.read_suite("quick"), overrides), run.Settings(tmp_path / "out"))
     job = work.prepare(planned)
-    outcomes = work.perform(job, 2, [file], heard.append)
+    outcomes = work.perform(job, 2, heard.append)
     found = {record.cell.method.name: record for outcome in outcomes for record in outcome.records}
     assert set(found) == set(names)
     assert set(found["killed"].failed.values()) == {ENDS[body]}
@@ -509,5 +509,5 @@ def test_workers_that_cannot_start_are_one_line(tmp_path: Path, capsys: Any) -> 
         run.Settings(tmp_path / "out"),
     )
     with pytest.raises(run.BenchError, match=r"gone\.py does not exist"):
-        executors.execute(job.batches, run.Settings(tmp_path / "out"), 2, [file], executors.only_notes)
+        executors.execute(job.batches, run.Settings(tmp_path / "out"), 2)
     assert not list((tmp_path / "out").glob("*.json"))

@@ -65,7 +65,7 @@ def _train(paper: Paper, folder: Path, jobs: int, device: str) -> None:
     own = paper.suite.endswith(".toml")
     suite = suites.find_suite("", Path(paper.suite)) if own else suites.find_suite(paper.suite, None)
     job = work.plan(suites.build_spec(suite, suites.Overrides(device=device)), Settings(folder))
-    train(job, work.workers(jobs, job), folder)
+    train(job, work.workers(jobs, job))
 
 
 def _lines(paper: Paper, folder: Path) -> list[Line]:

@@ -67,15 +67,15 @@ def run(  # noqa: PLR0913 - one parameter for each option of the command
     if dry_run:
         _print_plan(job, workers)
         return
-    job, written = train(job, workers, results, plugin, fresh)
+    job, written = train(job, workers)
     if _print_results(job, listed(metrics)) or not written:
         raise typer.Exit(INCOMPLETE)
 
 
-def train(job: Job, workers: int, results: Path, plugins: Sequence[Path] = (), fresh: bool = False) -> tuple[Job, bool]:
+def train(job: Job, workers: int) -> tuple[Job, bool]:
     """Train what is missing of a job, with its progress on stderr. Returns the job as prepared, and if all was written.
 
-    results: the folder of the records as it was named; fresh: whether they are replaced. Raises Interrupted on Ctrl-C.
+    Raises Interrupted on Ctrl-C.
     """
     from bdlbench.runs import progress, work
 
@@ -84,12 +84,12 @@ def train(job: Job, workers: int, results: Path, plugins: Sequence[Path] = (), f
         print(line, file=sys.stderr, flush=True)
     try:
         with progress.reporting(job.batches, sys.stderr) as hear:
-            outcomes = work.perform(job, workers, plugins, hear)
+            outcomes = work.perform(job, workers, hear)
     except KeyboardInterrupt:
-        kept = f"what is done is kept in {results}"
-        if fresh:
+        kept = f"what is done is kept in {job.results}"
+        if job.fresh:
             kept += f", what it replaces in its folder {work.REPLACED}"
-        again = "without --fresh " if fresh else ""
+        again = "without --fresh " if job.fresh else ""
         raise Interrupted(f"interrupted; {kept}: the same command {again}resumes where it was") from None
     return job, not any(outcome.unwritten for outcome in outcomes)
 

@@ -37,7 +37,7 @@ from bdlbench.runs import batch as run
 from bdlbench.runs import lint
 from bdlbench.runs import suites as plan
 from bdlbench.runs.batch import Settings, batches
-from bdlbench.runs.executors import execute, only_notes
+from bdlbench.runs.executors import execute
 
 FINGERPRINT = ("packages.torch", "packages.numpy", "processor", "cpu_capability", "device")
 """What of an environment decides bits, and the ratios of times."""
@@ -491,7 +491,7 @@ GATE_PARTS: dict[str, tuple[str, Callable[[Gate], tuple[list[str], list[str]]]]]
 def _trained(gate: Gate) -> list[Record]:
     """The suite's records, trained here and now; that its protocol is fair is for part (a) to say."""
     settings = Settings(gate.results, selection=gate.spec.selection)
-    outcomes = execute(batches(gate.spec, ()), settings, 1, (), only_notes)
+    outcomes = execute(batches(gate.spec, ()), settings)
     for outcome in outcomes:
         if outcome.skipped:
             raise BadInput(f"the suite {gate.name} cannot run: {outcome.skipped}")

@@ -54,41 +54,40 @@ def only_notes(event: Event) -> None:
         say(event.text)
 
 
-def execute(
-    batches: Sequence[Batch], settings: Settings, jobs: int, plugins: Sequence[Path], report: Report
-) -> list[Outcome]:
-    """Run every batch; outcomes in the order of `batches`. jobs: worker processes, 1 for none but this one.
+def execute(batches: Sequence[Batch], settings: Settings, jobs: int = 1, report: Report = only_notes) -> list[Outcome]:
+    """Run every batch, and return the outcomes in the order of `batches`.
 
-    A batch whose worker process is killed is failed; the others go on. Raises what a batch raises for bad input, and
-    BenchError where worker processes cannot start.
+    jobs: worker processes, to each of which the plugins of this catalog are added; 1 for none but this one. A batch
+    whose worker process is killed is failed; the others go on. Raises what a batch raises for bad input, and BenchError
+    where worker processes cannot start.
     """
     if jobs == 1 or len(batches) < 2:
         outcomes = []
         for i, batch in enumerate(batches):
-            report(Event(i, batch.cells[0].title, "start"))
             outcomes.append(_run_one(i, batch, settings, report))
             report(Event(i, batch.cells[0].title, "end"))
         return outcomes
-    return _in_processes(batches, settings, min(jobs, len(batches)), plugins, report)
+    return _in_processes(batches, settings, min(jobs, len(batches)), report)
 
 
 def _run_one(index: int, batch: Batch, settings: Settings, report: Report) -> Outcome:
-    title = batch.cells[0].title
-    due = 0.0
+    """Run a batch, and report all of it but that it ends."""
+    title, due = batch.cells[0].title, 0.0
 
-    def listen(done: int, total: int) -> None:
+    def tell(kind: Literal["step", "predict"], done: int, total: int) -> None:
         nonlocal due
         if now() >= due:
-            report(Event(index, title, "step", done, total))
+            report(Event(index, title, kind, done, total))
             due = now() + LISTEN_EVERY
 
-    def predicting(fraction: float) -> None:
-        nonlocal due
-        if now() >= due:
-            report(Event(index, title, "predict", round(PREDICTED * fraction), PREDICTED))
-            due = now() + LISTEN_EVERY
-
-    return run_batch(batch, settings, listen, lambda line: report(Event(index, title, "note", text=line)), predicting)
+    report(Event(index, title, "start"))
+    return run_batch(
+        batch,
+        settings,
+        lambda done, total: tell("step", done, total),
+        lambda line: report(Event(index, title, "note", text=line)),
+        lambda fraction: tell("predict", round(PREDICTED * fraction), PREDICTED),
+    )
 
 
 class _Worker:
@@ -150,13 +149,10 @@ class _Worker:
             process.terminate()
 
 
-def _in_processes(
-    batches: Sequence[Batch], settings: Settings, jobs: int, plugins: Sequence[Path], report: Report
-) -> list[Outcome]:
+def _in_processes(batches: Sequence[Batch], settings: Settings, jobs: int, report: Report) -> list[Outcome]:
     waiting = deque(range(len(batches)))
     outcomes: dict[int, Outcome] = {}
-    added = list(dict.fromkeys([*catalog.added_plugins(), *((path, ()) for path in plugins)]))
-    workers = [_Worker(added) for _ in range(jobs)]
+    workers = [_Worker(catalog.added_plugins()) for _ in range(jobs)]
     try:
         for worker in workers:
             worker.give(index := waiting.popleft(), batches[index], settings)
@@ -225,5 +221,4 @@ def _work(index: int, batch: Batch, settings: Settings) -> Outcome:
     if _refused is not None:
         raise _refused
     assert _news is not None
-    _news.put(Event(index, batch.cells[0].title, "start"))
     return _run_one(index, batch, settings, _news.put)

@@ -30,7 +30,7 @@ from bdlbench.records.reading import Source
 from bdlbench.records.record import Record
 from bdlbench.runs import budget, lint, provenance, rescoring
 from bdlbench.runs.batch import CHECKPOINTS, Batch, Outcome, Settings, batches, load_task, say, unsupported
-from bdlbench.runs.executors import Event, execute, only_notes
+from bdlbench.runs.executors import Report, execute, only_notes
 from bdlbench.runs.lint import Fault
 from bdlbench.runs.rescoring import Completed
 
@@ -124,13 +124,11 @@ def prepare(job: Job) -> Job:
     return replace(job, batches=tuple(kept), skipped=skipped)
 
 
-def perform(
-    job: Job, workers: int = 1, plugins: Sequence[Path] = (), report: Callable[[Event], None] = only_notes
-) -> list[Outcome]:
+def perform(job: Job, workers: int = 1, report: Report = only_notes) -> list[Outcome]:
     """Train, score and write what a prepared job lacks, and tidy up. Returns what became of its batches, in order.
 
-    Records to be replaced are set aside first and removed once all new ones are there. workers: processes that train;
-    plugins: files that they add to their catalogs. Raises BadInput where the folder cannot be written.
+    Records to be replaced are set aside first and removed once all new ones are there. workers: processes that train.
+    Raises BadInput where the folder cannot be written.
     """
     if not job.batches and not job.results.is_dir():
         return []
@@ -138,8 +136,8 @@ def perform(
     if job.fresh:
         _forget_checkpoints(job.results, job.batches)
     _set_aside(job)
-    outcomes = execute(job.batches, job.settings, workers, plugins, report)
-    outcomes += execute(_score_again(job), job.settings, 1, plugins, only_notes)
+    outcomes = execute(job.batches, job.settings, workers, report)
+    outcomes += execute(_score_again(job), job.settings)
     _tidy(job, began)
     return outcomes
 
