@@ -154,8 +154,9 @@ def choices(
     """The entry once for every combination of its own options' values, and of those of the entries that it builds on.
 
     settings: {entry: {option: values}}, of which those of other entries do not concern it, however many values they
-    have; outer: the entries that build on this one. Of an entry that a plugin was let replace a choice says by which
-    file. Raises BadInput for unknown names and options, values out of range, and an entry that builds on itself.
+    have; outer: the entries that build on this one. An option that came `later` is no part of a choice at its default.
+    Of an entry that a plugin was let replace a choice says by which file. Raises BadInput for unknown names and
+    options, values out of range, and an entry that builds on itself.
     """
     entry, own = load(kind, name), settings.get(name, {})
     if name in outer:
@@ -166,8 +167,10 @@ def choices(
         options = resolve(entry, name, dict(zip(own, values, strict=True)))
         inner = {key: field.metadata["entry"] for key, field in fields(entry).items() if field.metadata["entry"]}
         below = [choices(nested, str(options[key]), settings, (*outer, name)) for key, nested in inner.items()]
+        idle = [k for k, f in fields(entry).items() if f.metadata["later"] and options[k] == f.default]
+        asked = {key: value for key, value in options.items() if key not in idle}  # records of before have no others
         for members in itertools.product(*below):
-            found[Choice.of(name, {**options, **dict(zip(inner, members, strict=True)), **origin})] = None
+            found[Choice.of(name, {**asked, **dict(zip(inner, members, strict=True)), **origin})] = None
     return list(found)
 
 

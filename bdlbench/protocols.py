@@ -149,6 +149,15 @@ class HasStart(Protocol):
         ...
 
 
+@runtime_checkable
+class HasTargetUnits(Protocol):
+    """A model with options in the target's original units."""
+
+    def with_target_sd(self, y_sd: Tensor) -> Any:
+        """The model whose row r has them on the scale of y / y_sd[r]; y_sd: (R,) float64."""
+        ...
+
+
 class Prior(Divergence, Protocol):
     """A distribution of the parameters before data: rows (R, P) as `Layout` arranges them, padding not counted.
 

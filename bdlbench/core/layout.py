@@ -25,6 +25,9 @@ Gradients = tuple[Tensor | None, Tensor | None]
 Role = Literal["input", "weight", "bias", "scale"]
 """What a leaf does: a linear map that reads the data, any other linear map, an offset, or a gain (stored minus one)."""
 
+Init = Literal["kaiming", "glorot", "small", "torch"]
+"""Where a leaf starts: `posteriors.fitting.initial_rows` says what each one is."""
+
 ALIGNMENT = 16
 """Every leaf starts at a multiple of this many float32 (64 bytes), so that a vectorised loop treats every row alike."""
 
@@ -61,18 +64,21 @@ class Leaf:
     Attributes:
         shape: Its shape S.
         role: What it does: "input" (a linear map that reads the data), "weight" (any other linear map), "bias" or
-            "scale" (a gain, stored minus one). The role decides how it starts and which noise it gets.
+            "scale" (a gain, stored minus one). The role decides which noise it gets.
         fan_in: How many inputs feed one output unit.
+        init: How it starts, as `posteriors.fitting.initial_rows` says.
     """
 
     shape: tuple[int, ...]
     role: Role
     fan_in: int
+    init: Init = "kaiming"
 
     def __post_init__(self) -> None:
-        """Refuse an unknown role with BadInput: such a leaf would never be started as what it is."""
-        if self.role not in get_args(Role):
-            raise unknown("role of a leaf", str(self.role), get_args(Role))
+        """Refuse an unknown role or start with BadInput: such a leaf would never be started as what it is."""
+        for what, word, known in (("role", self.role, get_args(Role)), ("start", self.init, get_args(Init))):
+            if word not in known:
+                raise unknown(f"{what} of a leaf", str(word), known)
 
     @property
     def size(self) -> int:

@@ -26,6 +26,7 @@ def option(
     open_ends: bool = False,
     choices: Sequence[str] = (),
     entry: str = "",
+    later: bool = False,
 ) -> Any:
     """Declare a dataclass field that documents itself.
 
@@ -38,6 +39,8 @@ def option(
         choices: The texts that are allowed; any where empty.
         entry: A kind of the catalog, such as "methods". The option then names an entry of that kind, and the field
             holds the built entry.
+        later: Whether the option came after records were made. At its default it is then no part of a cell, so that
+            those records are still found.
 
     Returns:
         The field.
@@ -49,6 +52,7 @@ def option(
         "open_ends": open_ends,
         "choices": tuple(choices),
         "entry": entry,
+        "later": later,
     }
     return dataclasses.field(default=default, metadata=metadata)
 

@@ -17,7 +17,7 @@ from bdlbench.posteriors.fitting import PriorScaling, fit_network, is_linear, pr
 from bdlbench.posteriors.moments import factorised_moments
 from bdlbench.posteriors.weights import WeightPosterior
 from bdlbench.protocols import Model, Moments, Posterior
-from bdlbench.training.loop import Decay, Plan, last
+from bdlbench.training.loop import Decay, LastBatch, Plan, last
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ class DropConnectVI:
         "prior_sd · √(1 − p); an equal number is no equal prior across methods",
     )
     prior_scaling: PriorScaling = training_option("prior_scaling")
+    last_batch: LastBatch = training_option("last_batch")
 
     def unsupported(self, model: Model) -> str | None:
         """What has no linear map has no weight to drop."""
@@ -49,7 +50,7 @@ class DropConnectVI:
     def fit(self, model: Model, data: Data, rng: Streams) -> Posterior:
         """Train each row's network under its own masks."""
         layout = Layout(model.leaves())
-        plan = Plan(self.epochs, self.batch_size, self.learning_rate, self.decay)
+        plan = Plan(self.epochs, self.batch_size, self.learning_rate, self.decay, self.last_batch)
         prior = prior_of(model, layout, self.prior_sd, self.prior_scaling, data.x)
         rates = self.rates(layout)
 

@@ -21,7 +21,7 @@ from bdlbench.posteriors.curvature import fisher_information, point_output, prio
 from bdlbench.posteriors.fitting import PriorScaling, expected_log_likelihood, fit_network, prior_of, training_option
 from bdlbench.posteriors.weights import WeightPosterior
 from bdlbench.protocols import HasFisher, Layer, Model, Moments, OwnsPrior, Posterior
-from bdlbench.training.loop import Decay, Plan, last
+from bdlbench.training.loop import Decay, LastBatch, Plan, last
 
 Hessian = Literal["auto", "full", "diagonal"]
 
@@ -48,6 +48,7 @@ class Laplace:
     hessian: Hessian = option(
         "auto", f"covariance; auto: full up to {FULL_LIMIT} parameters", choices=("auto", "full", "diagonal")
     )
+    last_batch: LastBatch = training_option("last_batch")
 
     def unsupported(self, model: Model) -> str | None:
         """What has no Fisher information, no density of the weights, or too many of them."""
@@ -62,7 +63,7 @@ class Laplace:
     def fit(self, model: Model, data: Data, rng: Streams) -> Posterior:
         """Train each row's network as MAP does, then take the curvature of one row after another."""
         layout = Layout(model.leaves())
-        plan = Plan(self.epochs, self.batch_size, self.learning_rate, self.decay)
+        plan = Plan(self.epochs, self.batch_size, self.learning_rate, self.decay, self.last_batch)
         prior = prior_of(model, layout, self.prior_sd, self.prior_scaling, data.x)
         flat = last(fit_network(model, data, rng, plan, lambda flat, noise: Point(layout.views(flat)), prior)).flat
         rows = [

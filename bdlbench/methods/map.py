@@ -14,7 +14,7 @@ from bdlbench.networks.layers import Point
 from bdlbench.posteriors.fitting import PriorScaling, fit_network, prior_of, training_option
 from bdlbench.posteriors.point import point_posterior
 from bdlbench.protocols import Model, Posterior
-from bdlbench.training.loop import Decay, Plan, last
+from bdlbench.training.loop import Decay, LastBatch, Plan, last
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class MAP:
     decay: Decay = training_option("decay")
     prior_sd: PerRow = training_option("prior_sd")
     prior_scaling: PriorScaling = training_option("prior_scaling")
+    last_batch: LastBatch = training_option("last_batch")
 
     def unsupported(self, model: Model) -> str | None:
         """Every model has a likelihood."""
@@ -38,7 +39,7 @@ class MAP:
     def fit(self, model: Model, data: Data, rng: Streams) -> Posterior:
         """Train each row's network."""
         layout = Layout(model.leaves())
-        plan = Plan(self.epochs, self.batch_size, self.learning_rate, self.decay)
+        plan = Plan(self.epochs, self.batch_size, self.learning_rate, self.decay, self.last_batch)
         prior = prior_of(model, layout, self.prior_sd, self.prior_scaling, data.x)
         flat = last(fit_network(model, data, rng, plan, lambda flat, noise: Point(layout.views(flat)), prior)).flat
         return point_posterior(model, layout, flat)

@@ -17,7 +17,7 @@ from bdlbench.posteriors.fitting import PriorScaling, fit_network, prior_of, tra
 from bdlbench.posteriors.moments import dropout_moments
 from bdlbench.posteriors.weights import WeightPosterior
 from bdlbench.protocols import Model, Posterior
-from bdlbench.training.loop import Decay, Plan, last
+from bdlbench.training.loop import Decay, LastBatch, Plan, last
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class MCDropout:
         "prior_sd / √(1 − p); an equal number is no equal prior across methods",
     )
     prior_scaling: PriorScaling = training_option("prior_scaling")
+    last_batch: LastBatch = training_option("last_batch")
 
     def unsupported(self, model: Model) -> str | None:
         """What has no linear map has no unit to drop."""
@@ -50,7 +51,7 @@ class MCDropout:
     def fit(self, model: Model, data: Data, rng: Streams) -> Posterior:
         """Train each row's network under its own masks."""
         layout = Layout(model.leaves())
-        plan = Plan(self.epochs, self.batch_size, self.learning_rate, self.decay)
+        plan = Plan(self.epochs, self.batch_size, self.learning_rate, self.decay, self.last_batch)
         prior = prior_of(model, layout, self.prior_sd, self.prior_scaling, data.x)
         rates = self.rates(layout)
 

@@ -27,7 +27,7 @@ from bdlbench.posteriors.fitting import (
 from bdlbench.posteriors.moments import factorised_moments
 from bdlbench.posteriors.weights import WeightPosterior
 from bdlbench.protocols import Layer, Model, Posterior, Prior
-from bdlbench.training.loop import Decay, Moment, Plan, last, minimise
+from bdlbench.training.loop import Decay, LastBatch, Moment, Plan, last, minimise
 from bdlbench.training.terms import term
 
 Estimator = Literal["local", "weight", "flipout"]
@@ -73,6 +73,7 @@ class MeanFieldVI:
     initial_log_sd: PerRow = option(-5.0, "log standard deviation of q at the start", low=-30, high=5)
     estimator: Estimator = option("local", "how noise enters a linear map", choices=tuple(LAYERS))
     bound_samples: int = option(3, "draws for the reported ELBO", low=1)
+    last_batch: LastBatch = training_option("last_batch")
 
     def unsupported(self, model: Model) -> str | None:
         """Every model has weights."""
@@ -88,7 +89,7 @@ class MeanFieldVI:
             elbo = term("likelihood", model(layer, batch.x, noise).elbo(batch.y))
             return negative_elbo(elbo, term("divergence", kl), data.num_data)
 
-        plan = Plan(self.epochs, self.batch_size, self.learning_rate, self.decay)
+        plan = Plan(self.epochs, self.batch_size, self.learning_rate, self.decay, self.last_batch)
         flat = last(minimise(objective, self.initial(model, data, rng.child("init")), data, rng, plan)).flat
         return self.posterior(model, layout, flat, self.bound(model, layout, flat, prior, data, rng.child("bound")))
 

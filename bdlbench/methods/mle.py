@@ -14,7 +14,7 @@ from bdlbench.networks.layers import Point
 from bdlbench.posteriors.fitting import fit_network, training_option
 from bdlbench.posteriors.point import point_posterior
 from bdlbench.protocols import Model, Posterior
-from bdlbench.training.loop import Decay, Plan, last
+from bdlbench.training.loop import Decay, LastBatch, Plan, last
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class MLE:
     batch_size: int = training_option("batch_size")
     learning_rate: PerRow = training_option("learning_rate")
     decay: Decay = training_option("decay")
+    last_batch: LastBatch = training_option("last_batch")
 
     def unsupported(self, model: Model) -> str | None:
         """Every model has a likelihood."""
@@ -36,7 +37,7 @@ class MLE:
     def fit(self, model: Model, data: Data, rng: Streams) -> Posterior:
         """Train each row's network."""
         layout = Layout(model.leaves())
-        plan = Plan(self.epochs, self.batch_size, self.learning_rate, self.decay)
+        plan = Plan(self.epochs, self.batch_size, self.learning_rate, self.decay, self.last_batch)
         flat = last(fit_network(model, data, rng, plan, lambda flat, noise: Point(layout.views(flat)))).flat
         return point_posterior(model, layout, flat)
 

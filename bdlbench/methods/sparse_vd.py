@@ -22,7 +22,7 @@ from bdlbench.posteriors.moments import factorised_moments
 from bdlbench.posteriors.sparsity import sparsity_facts
 from bdlbench.posteriors.weights import WeightPosterior
 from bdlbench.protocols import Layer, Model, Moments, Posterior
-from bdlbench.training.loop import Decay, Moment, Plan, last, minimise
+from bdlbench.training.loop import Decay, LastBatch, Moment, Plan, last, minimise
 from bdlbench.training.terms import term
 
 
@@ -45,6 +45,7 @@ class SparseVD:
     ramp_start: PerRow = option(0.025, "fraction of training after which the KL comes in", low=0, high=1)
     ramp_end: PerRow = option(0.1, "fraction of training from which the KL has its full weight", low=0, high=1)
     threshold: PerRow = option(3.0, "log α above which a weight is zero", low=-8, high=8)
+    last_batch: LastBatch = training_option("last_batch")
 
     def unsupported(self, model: Model) -> str | None:
         """What has no linear map has nothing to make sparse."""
@@ -64,7 +65,7 @@ class SparseVD:
             kl = self.ramp(moment.progress).to(kl) * term("divergence", kl)
             return negative_elbo(elbo, kl, data.num_data)
 
-        plan = Plan(self.epochs, self.batch_size, self.learning_rate, self.decay)
+        plan = Plan(self.epochs, self.batch_size, self.learning_rate, self.decay, self.last_batch)
         flat = last(minimise(objective, self.initial(model, data, rng.child("init")), data, rng, plan)).flat
         return self.posterior(model, layout, flat)
 

@@ -19,7 +19,7 @@ from bdlbench.networks.layers import Point
 from bdlbench.posteriors.fitting import PriorScaling, fit_network, prior_of, training_option
 from bdlbench.posteriors.weights import WeightPosterior
 from bdlbench.protocols import Layer, Model, Moments, Posterior
-from bdlbench.training.loop import ADAM, Collect, Moment, Plan, State, Tensors, Update, last
+from bdlbench.training.loop import ADAM, Collect, LastBatch, Moment, Plan, State, Tensors, Update, last
 
 PARTS = ("mean", "variance")
 
@@ -45,6 +45,7 @@ class SWAG:
     collect_rate: PerRow = option(0.01, "SGD's step size while states are collected", low=0)
     every: int = option(1, "epochs from one collected state to the next", low=1)
     rank: int = option(20, "deviations that are kept; 0 or 1: the covariance is diagonal", low=0)
+    last_batch: LastBatch = training_option("last_batch")
 
     def unsupported(self, model: Model) -> str | None:
         """Every model has weights."""
@@ -79,7 +80,8 @@ class SWAG:
             deviations = torch.cat([sums["deviations"], after.to(state.flat).unsqueeze(1)], 1)[:, 1:]
             return {"count": count, "mean": mean, "squares": squares, "deviations": deviations}
 
-        plan, rule = Plan(self.epochs, self.batch_size, self.learning_rate), Update(ADAM.start, step)
+        plan = Plan(self.epochs, self.batch_size, self.learning_rate, last_batch=self.last_batch)
+        rule = Update(ADAM.start, step)
         states = fit_network(
             model, data, rng, plan, lambda flat, noise: Point(layout.views(flat)), prior, rule, Collect(nothing, add)
         )

@@ -100,8 +100,8 @@ def predictive_kl(exact: Predicted, other: Predicted) -> Tensor | None:
         return ordered_sum(terms.unbind(-1))
     if not isinstance(exact, GaussianMixture) or not isinstance(other, GaussianMixture) or exact.samples > 1:
         return None
-    mean, sd = exact.means[0].double(), exact.sds[0].double()
-    means, sds = other.means.double(), other.sds.double()
+    (mean, *_), (sd, *_) = exact.components()
+    means, sds = other.components()
     if other.samples == 1:
         return normal_pair_kl(mean, sd, means[0], sds[0])
     return -_normal_entropy(sd) - _expected_log_prob(mean, sd, GaussianMixture(means, sds))

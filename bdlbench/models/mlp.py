@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import prod
+from typing import Literal, get_args
 
 from torch import Tensor, relu
+from torch.nn.functional import softplus
 
-from bdlbench.core.layout import Leaf, PerRow
+from bdlbench.core.layout import Init, Leaf, PerRow
 from bdlbench.core.options import option
 from bdlbench.core.streams import Streams
 from bdlbench.data.task import Signature
@@ -16,38 +18,65 @@ from bdlbench.networks.blocks import affine, dense_leaves, flatten
 from bdlbench.networks.likelihoods import output, unsupported
 from bdlbench.protocols import Layer, Output
 
+NoiseKind = Literal["known", "learnt", "head"]
+NoiseUnit = Literal["model", "original"]
+
 
 @dataclass(frozen=True)
 class MLP:
     """Fully connected ReLU network of any widths.
 
     f(x) = W_L relu(… relu(W_1 x + b_1) …) + b_L. `widths=300-100` is LeNet-300-100 (LeCun et al. 1998).
+    A Gaussian target has the standard deviation noise_sd · g. Where the noise is known, g is 1; where it is learnt, one
+    number e^a for all inputs; with a head, of a second output h of the network, g² = log(1 + e^h) + 1e-6
+    (Lakshminarayanan et al. 2017, §2.2.1).
     """
 
     signature: Signature
     widths: tuple[int, ...] = option((50,), "units of each hidden layer, as 300-100", low=1)
     noise_sd: PerRow = option(
-        1.0, "standard deviation of a Gaussian target, on the model's scale", low=0, open_ends=True
+        1.0, "standard deviation of a Gaussian target, or what a learnt one is a multiple of", low=0, open_ends=True
     )
+    noise: NoiseKind = option(
+        "known", "is a Gaussian target's noise noise_sd?", choices=get_args(NoiseKind), later=True
+    )
+    noise_unit: NoiseUnit = option(
+        "model",
+        "noise_sd counts on the model's scale, or in the target's units",
+        choices=get_args(NoiseUnit),
+        later=True,
+    )
+    init: Init = option("kaiming", "where weights start", choices=get_args(Init), later=True)
 
     def unsupported(self) -> str | None:
         """Say why the signature cannot be fitted; None where it can."""
+        if self.signature.likelihood != "gaussian" and (self.noise, self.noise_unit) != ("known", "model"):
+            return f"its options noise and noise_unit are for a Gaussian target, not a {self.signature.likelihood} one"
         return unsupported(self.signature)
 
     def leaves(self) -> dict[str, Leaf]:
-        """Return fc1.weight, fc1.bias, …"""
-        sizes = [prod(self.signature.input_shape), *self.widths, self.signature.outputs]
+        """Return fc1.weight, fc1.bias, …, and log_gain (1,) where one noise is learnt for all inputs."""
+        sizes = [prod(self.signature.input_shape), *self.widths, self.signature.outputs + (self.noise == "head")]
         leaves: dict[str, Leaf] = {}
         for i, (inputs, outputs) in enumerate(pairwise(sizes), start=1):
-            leaves |= dense_leaves(f"fc{i}", inputs, outputs, first=i == 1)
-        return leaves
+            leaves |= dense_leaves(f"fc{i}", inputs, outputs, first=i == 1, init=self.init)
+        return leaves | ({"log_gain": Leaf((1,), "scale", 1)} if self.noise == "learnt" else {})
+
+    def with_target_sd(self, y_sd: Tensor) -> MLP:
+        """Bring a noise in the target's units to the model's scale, of y / y_sd, y_sd (R,)."""
+        return self if self.noise_unit == "model" else replace(self, noise_sd=self.noise_sd / y_sd, noise_unit="model")
 
     def __call__(self, layer: Layer, x: Tensor, rng: Streams) -> Output:
         """Compute the output of x ([M,] R, B, *input_shape)."""
         x = flatten(x, len(self.signature.input_shape))  # (R, B, D)
         for i in range(1, len(self.widths) + 1):
             x = relu(affine(layer, f"fc{i}", x))
-        return output(self.signature, affine(layer, f"fc{len(self.widths) + 1}", x), self.noise_sd)
+        raw = affine(layer, f"fc{len(self.widths) + 1}", x)  # ([M,] R, B, outputs)
+        if self.noise == "head":
+            gain = (softplus(raw[..., 1]) + 1e-6).sqrt()  # ([M,] R, B)
+            return output(self.signature, raw[..., :1], self.noise_sd, gain)
+        learnt = layer.leaf("log_gain").exp() if self.noise == "learnt" else None  # ([M,] R, 1)
+        return output(self.signature, raw, self.noise_sd, learnt)
 
 
 @dataclass(frozen=True)

@@ -6,18 +6,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from bdlbench.core.layout import Leaf
+from bdlbench.core.layout import Init, Leaf
 from bdlbench.kernels import convolution as kernels
 from bdlbench.kernels.convolution import Conv2d
 from bdlbench.kernels.linear import dense
 from bdlbench.protocols import Layer
 
 
-def dense_leaves(name: str, inputs: int, outputs: int, first: bool = False) -> dict[str, Leaf]:
-    """Return weight and bias of a dense layer; `first` says that it reads the data."""
+def dense_leaves(name: str, inputs: int, outputs: int, first: bool = False, init: Init = "kaiming") -> dict[str, Leaf]:
+    """Return weight and bias of a dense layer; `first` says that it reads the data, `init` how they start."""
     return {
-        f"{name}.weight": Leaf((outputs, inputs), "input" if first else "weight", inputs),
-        f"{name}.bias": Leaf((outputs,), "bias", inputs),
+        f"{name}.weight": Leaf((outputs, inputs), "input" if first else "weight", inputs, init),
+        f"{name}.bias": Leaf((outputs,), "bias", inputs, init),
     }
 
 

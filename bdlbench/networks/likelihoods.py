@@ -41,7 +41,7 @@ class CategoricalOutput:
 
 
 class Noise(NamedTuple):
-    """The noise of a Gaussian target, (1 or R, 1) each.
+    """The noise of a Gaussian target, (1 or R, 1) each where it is known, ([M,] R, B or 1) where it is learnt.
 
     Attributes:
         sd: Standard deviation.
@@ -56,10 +56,17 @@ class Noise(NamedTuple):
 
 @dataclass(frozen=True)
 class GaussianOutput:
-    """A Gaussian for each example, on the scale the model sees: mean ([M,] R, B), and a noise that broadcasts to it."""
+    """A Gaussian for each example, on the scale the model sees.
+
+    Attributes:
+        mean: ([M,] R, B).
+        noise: Broadcasts to the mean.
+        noise_is_learnt: Whether the noise depends on the parameters of the network.
+    """
 
     mean: Tensor
     noise: Noise
+    noise_is_learnt: bool = False
 
     @property
     def sd(self) -> Tensor:
@@ -72,12 +79,18 @@ class GaussianOutput:
         return torch.addcmul(self.noise.log_peak, square, self.noise.half_precision, value=-1)
 
     def fisher_targets(self) -> list[tuple[Tensor, Tensor]]:
-        """Return a target one sd from the mean, with weight 1. The sd is taken as given.
+        """Return targets whose weighted squared scores are the Fisher information.
 
-        The score there is 1 / sd, and its square is the Fisher information of the mean.
+        Where the noise is known, one target one sd from the mean, with weight 1: the score there is 1 / sd, and its
+        square is the Fisher information of the mean. Where it is learnt, the score of (mean, log sd) is
+        (z / sd, z² − 1) with z = (y − mean) / sd; the three nodes of the Gauss–Hermite rule, z = 0 and ±√3, give the
+        exact expectation of its squares and its product.
         """
-        mean = self.mean.detach()
-        return [(mean + self.sd.detach(), torch.ones_like(mean))]
+        mean, sd = self.mean.detach(), self.sd.detach()
+        if not self.noise_is_learnt:
+            return [(mean + sd, torch.ones_like(mean))]
+        nodes = ((0.0, 2 / 3), (math.sqrt(3), 1 / 6), (-math.sqrt(3), 1 / 6))
+        return [(mean + node * sd, torch.full_like(mean, weight)) for node, weight in nodes]
 
     def accumulator(self, samples: int) -> Accumulator:
         """Return an accumulator that keeps the components of the mixture."""
@@ -99,13 +112,14 @@ def unsupported(signature: Signature) -> str | None:
     return f"it has no {signature.likelihood} likelihood: a plain network has {' or '.join(known)}"
 
 
-def output(signature: Signature, raw: Tensor, noise_sd: PerRow) -> Output:
+def output(signature: Signature, raw: Tensor, noise_sd: PerRow, gain: Tensor | None = None) -> Output:
     """Return the output that a signature asks for.
 
     Args:
         signature: What the model was built to fit.
         raw: The last layer of the network, ([M,] R, B, outputs).
         noise_sd: Standard deviation of a Gaussian target on the model's scale, a number or (R,).
+        gain: What a learnt noise multiplies it by, ([M,] R, B) or ([M,] R, 1), positive; None where it is known.
 
     Returns:
         The output, which owns the likelihood.
@@ -117,13 +131,18 @@ def output(signature: Signature, raw: Tensor, noise_sd: PerRow) -> Output:
         raise BadInput(f"the last layer has {raw.shape[-1]} outputs: signature.outputs = {signature.outputs} are right")
     if signature.likelihood == "categorical":
         return CategoricalOutput(raw)
-    return GaussianOutput(raw.squeeze(-1), _noise(by_value(noise_sd), raw.dtype, raw.device))
+    known = _known_noise(by_value(noise_sd), raw.dtype, raw.device)
+    if gain is None:
+        return GaussianOutput(raw.squeeze(-1), known)
+    return GaussianOutput(raw.squeeze(-1), _noise(known.sd * gain), noise_is_learnt=True)
 
 
 @lru_cache
-def _noise(sd: float | tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Noise:
+def _known_noise(sd: float | tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Noise:
     """Kept, since every step asks for it; no inference tensor, whoever asks first: training needs it too."""
     with torch.inference_mode(False):
-        column = torch.as_tensor(sd, dtype=dtype, device=device).reshape(-1, 1)
-        log_peak = -column.log() - 0.5 * math.log(2 * math.pi)
-        return Noise(column, log_peak, 0.5 / column.square())
+        return _noise(torch.as_tensor(sd, dtype=dtype, device=device).reshape(-1, 1))
+
+
+def _noise(sd: Tensor) -> Noise:
+    return Noise(sd, -sd.log() - 0.5 * math.log(2 * math.pi), 0.5 / sd.square())

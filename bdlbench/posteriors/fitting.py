@@ -10,17 +10,19 @@ from typing import Any, ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
+from bdlbench.core.errors import BadInput
 from bdlbench.core.layout import Layout, Leaf, PerRow, per_row
 from bdlbench.core.options import option
 from bdlbench.core.streams import Streams
 from bdlbench.data.task import Data, Examples
 from bdlbench.kernels.elbo import negative_elbo
 from bdlbench.kernels.kl import RowPrior, add_normal_kl_gradient, normal_kl_sum, normal_log_density_sum
+from bdlbench.predictives.mixtures import by_vectors
 from bdlbench.protocols import HasStart, Layer, Model, OwnsPrior, Prior
-from bdlbench.training.loop import DECAYS, NOTHING, Collect, Moment, Plan, States, Update, minimise
+from bdlbench.training.loop import DECAYS, NOTHING, Collect, LastBatch, Moment, Plan, States, Update, minimise
 from bdlbench.training.terms import term
 
-PriorScaling = Literal["none", "fan_in"]
+PriorScaling = Literal["none", "fan_in", "noise"]
 
 _OPTIONS: dict[str, dict[str, Any]] = {
     "epochs": {"default": 60, "help": "passes over the training data", "low": 1},
@@ -30,8 +32,14 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "prior_sd": {"default": 1.0, "help": "standard deviation of the Gaussian prior", "low": 0, "open_ends": True},
     "prior_scaling": {
         "default": "none",
-        "help": "divide the prior's sd by √fan_in?",
+        "help": "divide the prior's sd by √fan_in, or multiply it by the noise_sd of a Gaussian target?",
         "choices": get_args(PriorScaling),
+    },
+    "last_batch": {
+        "default": "dropped",
+        "help": "an epoch's last batch, where it is incomplete: its mean is over fewer examples",
+        "choices": get_args(LastBatch),
+        "later": True,
     },
 }
 
@@ -40,7 +48,7 @@ def training_option(name: str, **changes: Any) -> Any:
     """Return the option that methods which train a network have in common, for the field `name` of one of them.
 
     Args:
-        name: epochs, batch_size, learning_rate, decay, prior_sd or prior_scaling.
+        name: epochs, batch_size, learning_rate, decay, prior_sd, prior_scaling or last_batch.
         changes: What is different in this method, by the names of `option`: its default, its help, its range.
 
     Returns:
@@ -50,13 +58,30 @@ def training_option(name: str, **changes: Any) -> Any:
 
 
 def initial_rows(layout: Layout, rng: Streams, like: Tensor) -> Tensor:
-    """Draw initial rows (R, P) on the device of `like`.
+    """Draw initial rows (R, P) on the device of `like`, each leaf as its `init` says.
 
-    Linear maps start from N(0, 2 / fan_in) (He et al. 2015), biases and scales at zero.
+    "kaiming": linear maps from N(0, 2 / fan_in) (He et al. 2015). "glorot": uniform in ±√(6 / (fan_in + fan_out))
+    (Glorot & Bengio 2010, eq. 16), the default of Keras. "small": from N(0, 0.01²). "torch": linear maps and biases
+    uniform in ±1/√fan_in, as in torch's own layers. All other biases, and scales, start at zero.
     """
     noise = rng.normal((layout.width,), like)
-    sd = layout.fill(lambda leaf: math.sqrt(2 / leaf.fan_in) if is_linear(leaf) else 0.0)
-    return noise * sd.to(like.device)
+
+    def scale(leaf: Leaf) -> float:
+        """Return the standard deviation of a normal start, the half width of a uniform one."""
+        if leaf.role == "scale" or (leaf.role == "bias" and leaf.init != "torch"):
+            return 0.0
+        fan_out = leaf.shape[0] * math.prod(leaf.shape[2:])
+        known = {"kaiming": 2 / leaf.fan_in, "glorot": 6 / (leaf.fan_in + fan_out), "torch": 1 / leaf.fan_in}
+        return 0.01 if leaf.init == "small" else math.sqrt(known[leaf.init])
+
+    rows = noise * layout.fill(scale).to(like.device)
+    uniform = [name for name, leaf in layout.leaves.items() if leaf.init in ("glorot", "torch")]
+    if uniform:  # 2Φ(z) − 1 = erf(z / √2)
+        spread = by_vectors(torch.erf, noise / math.sqrt(2)) * layout.fill(scale).to(like.device)
+        for name, view in layout.views(rows).items():
+            if name in uniform:
+                view.copy_(layout.views(spread)[name])
+    return rows
 
 
 def initial_network(model: Model, data: Data, rng: Streams) -> Tensor:
@@ -133,14 +158,23 @@ def prior_of(model: Model, layout: Layout, sd: PerRow, scaling: PriorScaling, li
         model: The model.
         layout: Where each leaf lies in a row.
         sd: Standard deviation of the Gaussian, a number or (R,).
-        scaling: "fan_in" divides it by √fan_in on linear maps (Neal 1996, §2.1); "none" does not.
+        scaling: "fan_in" divides it by √fan_in on linear maps (Neal 1996, §2.1); "noise" multiplies it by the noise_sd
+            of the model, as an L2 penalty of squared errors does; "none" leaves it.
         like: A tensor whose device and dtype the prior takes.
 
     Returns:
         The prior of rows (R, P).
+
+    Raises:
+        BadInput: Scaling is "noise", and the model has no `noise_sd`.
     """
     if isinstance(model, OwnsPrior):
         return model.prior(layout, like)
+    if scaling == "noise":
+        noise_sd: PerRow | None = getattr(model, "noise_sd", None)
+        if noise_sd is None:
+            raise BadInput("prior_scaling=noise: the model has no noise_sd that a prior could be multiplied by")
+        sd = sd * noise_sd
     return gaussian_prior(layout, sd, scaling, like)
 
 

@@ -10,16 +10,21 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial, reduce
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from bdlbench.stats.proper_scores import mixture_crps
+
 MAX_GROUPS = 10
 """The most groups of samples."""
+
+CHUNK_ELEMENTS = 1 << 20
+"""Numbers of a mixture's components that are held in float64 at once, 8 MiB."""
 
 
 class Predicted(Protocol):
@@ -68,6 +73,19 @@ class Predicted(Protocol):
         All are stored per example in float32, except `probs`: of classes it is exp(`log_probs`), computed again when a
         record is read.
         """
+        ...
+
+
+@runtime_checkable
+class OfNumbers(Protocol):
+    """A predictive of a real target that tells its distribution, and a record of one that has kept what it told."""
+
+    def cdf(self, y: Tensor) -> Tensor | None:
+        """Return P(target ≤ y | x) of y (R, N) in original units: (R, N) float64; None where it is not known."""
+        ...
+
+    def crps(self, y: Tensor) -> Tensor | None:
+        """Return the continuous ranked probability score of y (R, N), in its units: (R, N) float64; None as above."""
         ...
 
 
@@ -202,19 +220,27 @@ class Categorical:
 
 @dataclass(frozen=True)
 class GaussianMixture:
-    """An equal mixture of M Gaussians for each example, in original units.
+    """An equal mixture of M Gaussians for each example.
 
-    Everything is computed in float64: where a mean is 1e6 standard deviations from 0, float32 rounds it by 0.03 of one.
+    With M = 10,000 a second copy of the means does not fit beside the first one. They are kept once, as the network
+    made them, joined without a copy, and brought to original units some samples at a time. Everything is computed in
+    float64: where a mean is 1e6 standard deviations from 0, float32 rounds it by 0.03 of one.
 
     Attributes:
-        means: (M, R, N).
-        sds: Standard deviations (M, R, N).
+        means: (M, R, N) of the first examples.
+        sds: Standard deviations (M, R, N), of the same.
         facts: What the method knows of itself, (R,) or (R, N).
+        y_mean: Original units are means · y_sd + y_mean: (R,) float64. None where means are in them already.
+        y_sd: (R,) float64, or None.
+        later: The mixtures of later examples, which follow along N.
     """
 
     means: Tensor
     sds: Tensor
     facts: Mapping[str, Tensor] = field(default_factory=dict)
+    y_mean: Tensor | None = None
+    y_sd: Tensor | None = None
+    later: tuple[GaussianMixture, ...] = ()
 
     @property
     def samples(self) -> int:
@@ -224,13 +250,19 @@ class GaussianMixture:
     @property
     def mean(self) -> Tensor:
         """E[y | x], (R, N)."""
-        return ordered_sum(self.means.double()) / self.samples
+        return self._of_parts(lambda part: _sum_of_samples(means for means, _ in part._chunks()) / part.samples)
 
     @property
     def variance(self) -> Tensor:
         """V[y | x] = E sd² + V mean (law of total variance), (R, N)."""
-        within, between = ordered_sum(self.sds.double().square()), ordered_sum((self.means - self.mean).square())
-        return (within + between) / self.samples
+
+        def of_part(part: GaussianMixture) -> Tensor:
+            mean = _sum_of_samples(means for means, _ in part._chunks()) / part.samples
+            within = _sum_of_samples(sds.square() for _, sds in part._chunks())
+            between = _sum_of_samples((means - mean).square() for means, _ in part._chunks())
+            return (within + between) / part.samples
+
+        return self._of_parts(of_part)
 
     @property
     def scores(self) -> dict[str, Tensor]:
@@ -239,12 +271,37 @@ class GaussianMixture:
 
     def log_prob(self, y: Tensor) -> Tensor:
         """Return log (1/M) Σ_m N(y | mean_m, sd_m²) in nats, (R, N)."""
-        return _mixture_log_prob(self.means, self.sds, y)
+        return self._of_parts(lambda part, own: part._log_prob(own, slice(None)), y)
 
     def group_log_prob(self, y: Tensor) -> Tensor:
         """Return the log-density of y by each group of samples in nats, (G, R, N)."""
         groups = min(self.samples, MAX_GROUPS)
-        return torch.stack([_mixture_log_prob(self.means[g::groups], self.sds[g::groups], y) for g in range(groups)])
+        every = [slice(g, None, groups) for g in range(groups)]
+        return self._of_parts(lambda part, own: torch.stack([part._log_prob(own, group) for group in every]), y)
+
+    def cdf(self, y: Tensor) -> Tensor:
+        """Return P(target ≤ y | x) = (1/M) Σ_m Φ((y − mean_m) / sd_m), (R, N)."""
+
+        def of_part(part: GaussianMixture, y: Tensor) -> Tensor:
+            below = (torch.special.ndtr((y.double() - means) / sds) for means, sds in part._chunks())
+            return _sum_of_samples(below) / part.samples
+
+        return self._of_parts(of_part, y)
+
+    def crps(self, y: Tensor) -> Tensor:
+        """Return the continuous ranked probability score of y, (R, N) in its units (`stats.proper_scores`)."""
+
+        def of_part(part: GaussianMixture, y: Tensor) -> Tensor:
+            rows = [part._row(r) for r in range(len(y))]
+            return torch.stack([mixture_crps(*row._whole(), own.double()) for row, own in zip(rows, y, strict=True)])
+
+        return self._of_parts(of_part, y)
+
+    def components(self) -> tuple[Tensor, Tensor]:
+        """Return means and standard deviations of all examples in original units, (M, R, N) float64 each."""
+        every: list[GaussianMixture] = [self, *self.later]
+        means, sds = zip(*(part._whole() for part in every), strict=True)
+        return torch.cat(means, -1), torch.cat(sds, -1)
 
     def arrays(self) -> dict[str, Tensor]:
         """Return predictive mean and standard deviation, in original units."""
@@ -252,21 +309,63 @@ class GaussianMixture:
 
     def in_units(self, y_mean: Tensor, y_sd: Tensor) -> Self:
         """Return the mixture of y·y_sd + y_mean, y_mean and y_sd (R,). Densities carry the Jacobian 1/y_sd."""
-        shift, scale = y_mean.double()[:, None], y_sd.double()[:, None]
-        return type(self)(self.means * scale + shift, self.sds * scale, self.facts)
+        shift, scale = y_mean.double(), y_sd.double()
+        if self.y_mean is not None and self.y_sd is not None:
+            shift, scale = self.y_mean * scale + shift, self.y_sd * scale
+        later = tuple(part.in_units(y_mean, y_sd) for part in self.later)
+        return replace(self, y_mean=shift, y_sd=scale, later=later)
 
     def mix(self, members: int) -> Self:
         """Collect all components of all members."""
+        if members == 1:
+            return self
+        y_mean, y_sd = (None if value is None else value[::members] for value in (self.y_mean, self.y_sd))
         means, sds = (
-            t.unflatten(1, (-1, members)).transpose(1, 2).flatten(0, 1) for t in (self.means, self.sds)
+            t.unflatten(1, (-1, members)).transpose(1, 2).flatten(0, 1)
+            for t in (self.means, self.sds.expand_as(self.means))
         )  # (M, R·K, N) -> (M·K, R, N)
-        return type(self)(means, sds)
+        return type(self)(means, sds, {}, y_mean, y_sd, tuple(part.mix(members) for part in self.later))
 
     def join(self, later: Sequence[Self]) -> Self:
-        """Append the predictives of later examples, along N."""
-        blocks = [self, *later]
-        means, sds = torch.cat([b.means for b in blocks], 2), torch.cat([b.sds for b in blocks], 2)
-        return type(self)(means, sds, join_facts([b.facts for b in blocks]))
+        """Append the predictives of later examples, along N, without a copy."""
+        parts: list[GaussianMixture] = [self, *later]
+        flat = [one for part in parts for one in (replace(part, later=()), *part.later)]
+        return replace(self, facts=join_facts([part.facts for part in parts]), later=tuple(flat[1:]))
+
+    def _of_parts(self, tell: Callable[..., Tensor], *of_examples: Tensor) -> Tensor:
+        """Join along N what `tell(part, *its part of each tensor (…, N))` returns of each part."""
+        parts: list[GaussianMixture] = [self, *self.later]
+        split = [tensor.split([part.means.shape[-1] for part in parts], -1) for tensor in of_examples]
+        return torch.cat([tell(part, *(column[i] for column in split)) for i, part in enumerate(parts)], -1)
+
+    def _chunks(self, group: slice = slice(None)) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield means and sds of this part, (m, R, N) float64 in original units, some samples at a time, in order."""
+        means, sds = self.means[group], self.sds.expand_as(self.means)[group]
+        size = max(1, CHUNK_ELEMENTS // max(1, means[0].numel()))
+        for some, their_sds in zip(means.split(size), sds.split(size), strict=True):
+            if self.y_mean is None or self.y_sd is None:
+                yield some.double(), their_sds.double()
+            else:
+                yield some * self.y_sd[:, None] + self.y_mean[:, None], their_sds * self.y_sd[:, None]
+
+    def _log_prob(self, y: Tensor, group: slice) -> Tensor:
+        """Return the log-density of this part by some of its samples: over the largest term, so that none overflows."""
+        density = (normal_log_prob(means, sds, y) for means, sds in self._chunks(group))
+        top = reduce(torch.maximum, (chunk.amax(0) for chunk in density))
+        density = (normal_log_prob(means, sds, y) for means, sds in self._chunks(group))
+        total = _sum_of_samples((chunk - top).exp() for chunk in density)
+        return top + total.log() - math.log(len(self.means[group]))
+
+    def _row(self, r: int) -> GaussianMixture:
+        """Return this part of replicate r alone."""
+        y_mean, y_sd = (None if value is None else value[r : r + 1] for value in (self.y_mean, self.y_sd))
+        means, sds = (t[:, r : r + 1] for t in (self.means, self.sds.expand_as(self.means)))
+        return GaussianMixture(means, sds, {}, y_mean, y_sd)
+
+    def _whole(self) -> tuple[Tensor, Tensor]:
+        """Return means and sds of this part in original units, (M, R, N) float64 each."""
+        means, sds = zip(*self._chunks(), strict=True)
+        return torch.cat(means), torch.cat(sds)
 
 
 class HasLogits(Protocol):
@@ -346,22 +445,34 @@ class CategoricalSum:
 
 
 class GaussianStack:
-    """Keeps each sample's Gaussian: the density of a mixture at an unseen y needs all of them."""
+    """Keeps each sample's Gaussian: the density of a mixture at an unseen y needs all of them.
+
+    In one piece from the start: 10,000 small tensors among those of the network leave a heap of ten times their size.
+    """
 
     def __init__(self, samples: int) -> None:
         self.samples = samples
-        self.means: list[Tensor] = []
-        self.sds: list[Tensor] = []
+        self.added = 0
+        self.means: Tensor | None = None  # (M, R, B)
+        self.sds: Tensor | None = None  # (M, R, B), with 1 for R or B where all have the same
 
     def add(self, output: HasMoments) -> None:
-        """Add the next m samples in order, or the only one: output.mean and output.sd ([m,] R, B)."""
-        mean, sd = output.mean, output.sd.expand_as(output.mean)
-        self.means.append(mean if mean.ndim == 3 else mean.unsqueeze(0))
-        self.sds.append(sd if mean.ndim == 3 else sd.unsqueeze(0))
+        """Add the next m samples in order, or the only one: output.mean ([m,] R, B), output.sd, which broadcasts."""
+        mean = output.mean if output.mean.ndim == 3 else output.mean.unsqueeze(0)
+        sd = output.sd if output.sd.ndim == output.mean.ndim else output.sd.expand(len(mean), *output.sd.shape)
+        sd = sd if sd.ndim == 3 else sd.unsqueeze(0)
+        if self.means is None or self.sds is None:
+            self.means = mean.new_empty(self.samples, *mean.shape[1:])
+            self.sds = sd.new_empty(self.samples, *sd.shape[1:])
+        self.means[self.added : self.added + len(mean)] = mean
+        self.sds[self.added : self.added + len(mean)] = sd
+        self.added += len(mean)
 
     def finish(self) -> GaussianMixture:
-        """Return the mixture of the samples added."""
-        return GaussianMixture(torch.cat(self.means), torch.cat(self.sds))
+        """Return the mixture of the samples added, whose number must be `samples`."""
+        if self.added != self.samples or self.means is None or self.sds is None:
+            raise ValueError(f"{self.added} samples were added, {self.samples} promised")
+        return GaussianMixture(self.means, self.sds.expand_as(self.means))
 
 
 def join_facts(facts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -472,12 +583,6 @@ def normal_log_prob(mean: Tensor, sd: Tensor, y: Tensor) -> Tensor:
     return -0.5 * gap.square() - sd.double().log() - 0.5 * math.log(2 * math.pi)
 
 
-def _mixture_log_prob(means: Tensor, sds: Tensor, y: Tensor) -> Tensor:
-    log_density = normal_log_prob(means, sds, y)
-    top = log_density.amax(0)
-    return top + ordered_sum((log_density - top).exp()).log() - math.log(len(means))
-
-
 def ordered_sum(terms: Iterable[Tensor]) -> Tensor:
     """Sum over the leading axis, one term after another, so that the bits do not depend on a column's place in memory.
 
@@ -488,3 +593,8 @@ def ordered_sum(terms: Iterable[Tensor]) -> Tensor:
         Their sum.
     """
     return reduce(torch.add, terms)
+
+
+def _sum_of_samples(chunks: Iterable[Tensor]) -> Tensor:
+    """Sum all samples of all chunks (m, …), one after another."""
+    return ordered_sum(sample for chunk in chunks for sample in chunk)

@@ -62,6 +62,14 @@ class Kept:
             return torch.logsumexp(self.groups + (weights / weights.sum()).log()[:, None, None], 0)
         return normal_log_prob(self.kept["mean"], self.kept["sd"], y)
 
+    def cdf(self, y: Tensor) -> Tensor | None:
+        """Return P(target ≤ y | x) of the targets that were kept with it, (R, N); None where it was not kept."""
+        return self.kept.get("cdf")
+
+    def crps(self, y: Tensor) -> Tensor | None:
+        """Return the CRPS of the targets that were kept with it, (R, N); None where it was not kept."""
+        return self.kept.get("crps")
+
     def group_log_prob(self, y: Tensor) -> Tensor:
         """(G, R, N) nats, of the targets that were kept with them."""
         return self.log_prob(y).unsqueeze(0) if self.groups is None else self.groups

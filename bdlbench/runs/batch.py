@@ -30,8 +30,8 @@ from bdlbench.core.streams import Streams
 from bdlbench.core.torch_private import version
 from bdlbench.data import task
 from bdlbench.data.task import Problem, Task
-from bdlbench.predictives.mixtures import Predictive, without_probs
-from bdlbench.protocols import Conjugate, Evaluation, Method, Metric, Model, Posterior, Reference
+from bdlbench.predictives.mixtures import OfNumbers, Predictive, without_probs
+from bdlbench.protocols import Conjugate, Evaluation, HasTargetUnits, Method, Metric, Model, Posterior, Reference
 from bdlbench.records import evaluation as evaluations
 from bdlbench.records import record as records
 from bdlbench.records.record import Record
@@ -214,6 +214,8 @@ def build(batch: Batch) -> Built:
     )
     problem = task.to_device(stacked, torch.device(cell.device))
     model = catalog.build_model([row.cell.model for row in batch.rows], problem.signature)
+    if isinstance(model, HasTargetUnits):
+        model = model.with_target_sd(problem.y_sd)
     return Built(problem, model, catalog.build_method([row.cell.method for row in batch.rows]))
 
 
@@ -460,8 +462,8 @@ def _finite_rows(state: Mapping[str, Tensor]) -> list[bool]:
     return [bool(ok) for ok in torch.stack(rows).all(0)]
 
 
-LOCATED = ("test.y", "test.mean", "test.sd")
-"""Where a real target lies and was predicted to lie, in original units."""
+LOCATED = ("test.y", "test.mean", "test.sd", "test.cdf", "test.crps")
+"""Where a real target lies and was predicted to lie, in original units, and how well."""
 
 
 def stored_arrays(evaluation: Evaluation, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
@@ -474,6 +476,9 @@ def stored_arrays(evaluation: Evaluation, dtype: torch.dtype = torch.float32) ->
     test = evaluation.test
     arrays = {f"test.{name}": value for name, value in without_probs(test.arrays()).items()}
     arrays["test.y"] = evaluation.y
+    if isinstance(test, OfNumbers):  # a mixture's components are not kept, and nothing else tells these
+        told = {"test.cdf": test.cdf(evaluation.y), "test.crps": test.crps(evaluation.y)}
+        arrays |= {name: value for name, value in told.items() if value is not None}
     if test.samples > 1:
         arrays["test.group_log_prob"] = test.group_log_prob(evaluation.y)
     dtypes = dict.fromkeys(LOCATED, torch.float64)

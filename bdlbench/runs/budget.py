@@ -57,7 +57,7 @@ def _times(batch: Batch) -> Iterator[tuple[str, float]]:
     for name, value in _options(cell.method):
         if name == "epochs":
             sizes = [size for other, size in _options(cell.method) if other == "batch_size"]
-            steps = value * max(1, examples // min([*sizes, examples]))
+            steps = value * max(1, examples // min([*sizes, examples]))  # or one more, where the last batch is kept
             yield f"{value:,} epochs, which are {steps:,} steps,", steps * STEP_SECONDS
     for name, value in [("samples", cell.samples), *_options(cell.method), *_options(cell.model)]:
         if name.endswith(("samples", "steps")):

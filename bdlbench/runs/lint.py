@@ -135,9 +135,9 @@ def _of_sweeps(cells: Sequence[Cell]) -> Iterator[Fault]:
         groups.setdefault(rest, []).append(cell.method)
     for methods in groups.values():
         if len(methods) > 1:
-            swept = sorted(
-                {name for m in methods for name, value in m.options if dict(methods[0].options)[name] != value}
-            )
+            tables = [dict(method.options) for method in methods]
+            names = {name for table in tables for name in table}
+            swept = sorted(name for name in names if any(table.get(name) != tables[0].get(name) for table in tables))
             what = f"{len(methods)} settings of {', '.join(swept)}"
             better = "to take the best by these columns is selection on test data; choose on held-out training data"
             yield Fault("flagged", methods[0].name, f"{what}: {better}")

@@ -32,7 +32,7 @@ IMPLIED = ("entropy", "mutual_information", "max_probability")
 """Scores that class probabilities imply: nobody else may give them."""
 KEPT = (
     *("probs", "log_prob", "log_probs", "y", "running_class", "group_log_prob", "log_density", "mean", "sd", "elbo"),
-    *("latent_mean", "importance_samples"),
+    *("latent_mean", "importance_samples", "cdf", "crps"),
 )
 """Names of other arrays beside records, from which metrics are computed again: no score may be called so."""
 BINARY_ROUNDING = 1e-5

@@ -37,17 +37,23 @@ DECAYS: dict[Decay, Callable[[float], float]] = {
 """Factor of the learning rate at a fraction `progress` of the steps."""
 
 
+LastBatch = Literal["dropped", "kept"]
+"""What becomes of an epoch's last batch where it is incomplete."""
+
+
 @dataclass(frozen=True)
 class Plan:
-    """How to train: by steps over shuffled batches, an epoch's last incomplete one left out.
+    """How to train: by steps over shuffled batches.
 
-    learning_rate: of Adam, or what another step rule is given as its rate; decay: its factor over time.
+    learning_rate: of Adam, or what another step rule is given as its rate; decay: its factor over time. last_batch:
+    what becomes of an epoch's last batch where it is incomplete; kept, its examples weigh more than those of others.
     """
 
     epochs: int
     batch_size: int
     learning_rate: PerRow
     decay: Decay = "constant"
+    last_batch: LastBatch = "dropped"
 
 
 @dataclass(frozen=True)
@@ -336,7 +342,7 @@ def _states(
 ) -> Iterator[State]:
     current = _session.get() or Session()
     batch_size = min(plan.batch_size, data.num_data)
-    steps = data.num_data // batch_size
+    steps = -(-data.num_data // batch_size) if plan.last_batch == "kept" else data.num_data // batch_size
     total = plan.epochs * steps
     fit = Fit(objective, initial, data, rng, plan, total, current.mark, update=update)
     current.fits.append(fit)
@@ -352,7 +358,7 @@ def _states(
             done = state.step + 1 == (epoch + 1) * steps
             moment = Moment(state.step, total, reported=done or state.step + 1 == fit.marked)
             state = _step(objective, state, data.batch(index), noise, plan, moment, current.nudge, update)
-            current.examples += batch_size
+            current.examples += index.shape[1]
             fit.reached(state)
             if done:
                 if not torch.isfinite(state.loss).any():
@@ -377,10 +383,10 @@ def _fingerprint(state: State) -> Fingerprint:
     )
 
 
-def _order(data: Data, rng: Streams, steps: int, batch_size: int) -> Tensor:
-    """Indices of each batch of an epoch, (steps, R, B): each row's own shuffle."""
-    shuffled = rng.permutation(data.num_data)[:, : steps * batch_size]
-    return shuffled.reshape(data.rows, steps, batch_size).transpose(0, 1).contiguous().to(data.x.device)
+def _order(data: Data, rng: Streams, steps: int, batch_size: int) -> list[Tensor]:
+    """Indices (R, B) of each batch of an epoch, the last of which may be smaller: each row's own shuffle."""
+    shuffled = rng.permutation(data.num_data)[:, : steps * batch_size].to(data.x.device)
+    return [batch.contiguous() for batch in shuffled.split(batch_size, dim=1)]
 
 
 def _step(

@@ -143,3 +143,16 @@ def test_one_replicates_options_are_numbers():
     alone = row_of(method, 1)
     assert (alone.prior_sd, alone.epochs, alone.learning_rate) == (2.0, 7, method.learning_rate)
     assert row_of(alone, 0) == alone
+
+
+def test_an_option_that_came_later_is_no_part_of_a_cell_at_its_default():
+    """The keys of records from before it stay what they were; a value of its own is another cell."""
+    before = catalog.choice("methods", "mle", {})
+    assert "last_batch" not in dict(before.options)
+    assert catalog.choice("methods", "mle", {"mle": {"last_batch": "dropped"}}) == before
+    kept = catalog.choice("methods", "mle", {"mle": {"last_batch": "kept"}})
+    assert dict(kept.options) == {**dict(before.options), "last_batch": "kept"}
+    assert catalog.recorded("methods", kept) == kept
+    assert catalog.build_method([before]).last_batch == "dropped"
+    assert catalog.build_method([kept, kept]).last_batch == "kept"
+    assert catalog.batch_key("methods", before) != catalog.batch_key("methods", kept)

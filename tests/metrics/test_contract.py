@@ -31,6 +31,7 @@ OF_CLASSES |= {"accuracy", "ece", "brier"}
 OF_CONJUGATE = set(FAMILIES["posterior"].metrics)
 
 USES = {"near": {TEST, "near"}, "far": {TEST, "far"}, "simple": {TEST, "simple"}, "": {TEST}}
+USES |= {key: {TEST} for key in ("50", "90", "95")}
 """The populations that a key of the catalog speaks of."""
 
 every_metric = pytest.mark.parametrize("name", METRICS)
@@ -126,11 +127,26 @@ def test_a_row_with_a_nan_is_nan_and_no_other(name, make):
         assert value.isnan().tolist() == [False, True, False]
 
 
-@pytest.mark.parametrize("name", ["nll", "rmse"])
+OF_NUMBERS = ("nll", "rmse", "crps", *FAMILIES["intervals"].metrics)
+
+
+@pytest.mark.parametrize("name", OF_NUMBERS)
 def test_a_regression_row_with_a_nan_is_nan_and_no_other(name, make):
     evaluation = make(rows=3).regression()
     evaluation.test.means[2, 1, 5] = math.nan
-    assert METRICS[name](evaluation)[""].isnan().tolist() == [False, True, False]
+    for value in METRICS[name](evaluation).values():
+        assert value.isnan().tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("name", OF_NUMBERS)
+def test_a_record_scores_as_its_predictions_did(name, make):
+    evaluation = make(rows=3).regression()
+    there, kept = METRICS[name](evaluation), METRICS[name](as_stored(evaluation))
+    assert there
+    assert there.keys() == kept.keys()
+    for key, value in there.items():
+        torch.testing.assert_close(kept[key], value, rtol=1e-6, atol=0)
+        assert name == "nll" or torch.equal(kept[key], value)  # whose groups are kept in float32
 
 
 @pytest.mark.parametrize("name", ["accuracy", "ece", "brier"])
@@ -146,7 +162,7 @@ def test_float32_probabilities_are_summed_in_float64(name, make):
 def test_what_examples_contribute_averages_to_the_value(name, make):
     metric = METRICS[name]
     if not isinstance(metric, MeanOverExamples):
-        assert name not in {"accuracy", "nll", "brier", "negative_elbo", "depth", "flops"}
+        assert name not in {"accuracy", "nll", "brier", "crps", "negative_elbo", "depth", "flops"}
         return
     for evaluation in (make().classification(), make().regression(), make().density()):
         values, rows = metric(evaluation), metric.by_example(evaluation)

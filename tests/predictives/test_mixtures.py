@@ -1,4 +1,6 @@
 import math
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -6,7 +8,15 @@ import pytest
 import torch
 from scipy import special, stats
 
-from bdlbench.predictives.mixtures import Categorical, CategoricalSum, GaussianMixture, GaussianStack
+from bdlbench.predictives import mixtures
+from bdlbench.predictives.mixtures import (
+    Categorical,
+    CategoricalSum,
+    GaussianMixture,
+    GaussianStack,
+    normal_log_prob,
+    ordered_sum,
+)
 from bdlbench.protocols import Evaluation
 from bdlbench.records.evaluation import Kept
 from bdlbench.runs import batch
@@ -218,9 +228,89 @@ def test_mixing_members_keeps_all_components():
 def test_gaussian_blocks_join_along_the_examples():
     found = gaussian(MEANS, SDS)
     blocks = [GaussianMixture(*parts) for parts in zip(MEANS.split(4, 2), SDS.split(4, 2), strict=True)]
-    joined = blocks[0].join(blocks[1:])
-    assert torch.equal(joined.means, found.means)
-    assert torch.equal(joined.sds, found.sds)
+    shift, scale, y = torch.tensor([1.0, -2.0, 0.5]), torch.tensor([3.0, 0.1, 1.0]), numbers(3, 11, seed=2)
+    for joined in (blocks[0].join(blocks[1:]), blocks[0].join([blocks[1].join(blocks[2:])])):
+        assert [part.means.data_ptr() for part in joined.later] == [b.means.data_ptr() for b in blocks[1:]]  # no copy
+        for one, whole in ((joined, found), (joined.in_units(shift, scale), found.in_units(shift, scale))):
+            for ours, expected in zip(one.components(), whole.components(), strict=True):
+                assert torch.equal(ours, expected)
+            for told in ("mean", "variance"):
+                assert torch.equal(getattr(one, told), getattr(whole, told))
+            for told in ("log_prob", "group_log_prob", "cdf"):
+                assert torch.equal(getattr(one, told)(y), getattr(whole, told)(y))
+            torch.testing.assert_close(one.crps(y), whole.crps(y), rtol=1e-9, atol=0)
+        doubled = joined.in_units(shift, scale).in_units(scale, shift.abs())
+        torch.testing.assert_close(
+            doubled.mean, (found.mean * scale[:, None] + shift[:, None]) * shift.abs()[:, None] + scale[:, None]
+        )
+
+
+def as_it_was(means, sds, y):
+    """What is told of a mixture as it was computed with all components in float64 at once: the bits of records."""
+    means, sds = means.double(), sds.double()
+    mean = ordered_sum(means) / len(means)
+    variance = (ordered_sum(sds.square()) + ordered_sum((means - mean).square())) / len(means)
+    density = normal_log_prob(means, sds, y)
+    top = density.amax(0)
+    log_prob = top + ordered_sum((density - top).exp()).log() - math.log(len(means))
+    return {"mean": mean, "variance": variance, "log_prob": log_prob}
+
+
+@pytest.mark.parametrize("elements", [1, 100, 10**6])
+def test_what_is_told_keeps_its_bits_however_many_samples_are_held_at_once(monkeypatch, elements):
+    monkeypatch.setattr(mixtures, "CHUNK_ELEMENTS", elements)
+    y, shift, scale = numbers(3, 11, seed=2), torch.tensor([1.0, -2.0, 0.5]), torch.tensor([3.0, 0.1, 1.0])
+    raw = gaussian(MEANS, SDS)
+    shift, scale = shift.double()[:, None], scale.double()[:, None]
+    for found, expected in (
+        (raw, as_it_was(MEANS, SDS, y)),
+        (raw.in_units(shift[:, 0], scale[:, 0]), as_it_was(MEANS * scale + shift, SDS * scale, y)),
+    ):
+        assert torch.equal(found.mean, expected["mean"])
+        assert torch.equal(found.variance, expected["variance"])
+        assert torch.equal(found.log_prob(y), expected["log_prob"])
+
+
+def test_a_stack_is_one_piece_and_known_noise_is_kept_once():
+    total = GaussianStack(2000)
+    for mean in numbers(2000, 3, 11).split(8):
+        total.add(SimpleNamespace(mean=mean, sd=torch.full((1, 1), 0.5)))
+    found = total.finish()
+    assert found.means.untyped_storage().nbytes() == 2000 * 3 * 11 * 4
+    assert found.sds.untyped_storage().nbytes() == 2000 * 4
+    assert found.sds.shape == found.means.shape
+    with pytest.raises(ValueError, match="2 samples were added, 3 promised"):
+        short = GaussianStack(3)
+        short.add(SimpleNamespace(mean=numbers(2, 3, 11), sd=torch.ones(1, 1)))
+        short.finish()
+
+
+def test_the_peak_of_ten_thousand_samples_is_their_means_and_little_more():
+    """In a process of its own: 20 MB of means, of which float64 copies of all components would take 200."""
+    code = """
+import resource, sys, torch
+from bdlbench.core.streams import Streams
+from bdlbench.data.task import Data, Signature
+from bdlbench.methods.mc_dropout import MCDropout
+from bdlbench.models.mlp import MLP
+from bdlbench.metrics import nll, rmse
+from bdlbench.protocols import Evaluation
+torch.set_num_threads(1)
+rng = Streams.of_seeds((0,))
+x, y = torch.randn(1, 501, 2), torch.randn(1, 501)
+posterior = MCDropout(epochs=1).fit(MLP(Signature((2,), 1, "gaussian"), (4,)), Data(x, y), rng)
+def scored(samples):
+    found = posterior.predict(x, samples, rng).in_units(torch.ones(1), torch.ones(1))
+    evaluation = Evaluation(found, y, {}, {}, None)
+    scores = [metric(evaluation) for metric in (nll.metrics["nll"], rmse.metrics["rmse"])]
+    return scores, found.group_log_prob(y), found.cdf(y), found.arrays()
+scored(100)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+scored(10_000)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(found.stdout) < 100  # MiB
 
 
 def test_a_standard_deviation_shared_by_all_is_spread():

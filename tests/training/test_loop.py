@@ -114,6 +114,29 @@ def test_an_epoch_shows_each_example_at_most_once_in_each_rows_own_order():
     assert not torch.equal(epochs[0], epochs[1])
 
 
+def test_the_last_incomplete_batch_is_kept_where_asked():
+    """23 examples by 5: five steps, the last over three, so that every example is seen once in every epoch."""
+    seen, sizes = [], []
+
+    def objective(flat, batch, noise, moment):
+        seen.append(batch.y)
+        sizes.append(batch.y.shape[1])
+        return flat.square().sum(1)
+
+    data = Data(torch.zeros(2, 23, 1), torch.arange(23.0).expand(2, 23))
+    state = last(
+        minimise(objective, numbers(2, 16), data, Streams.of_seeds((0, 1)), Plan(2, 5, 0.1, last_batch="kept"))
+    )
+    assert state.step == 10
+    assert sizes == [5, 5, 5, 5, 3] * 2
+    for epoch in (seen[:5], seen[5:]):
+        assert torch.equal(torch.cat(epoch, 1).sort(1).values, data.y)
+    dropped = [order.clone() for order in seen[:4]]
+    seen.clear()
+    last(minimise(objective, numbers(2, 16), data, Streams.of_seeds((0, 1)), Plan(1, 5, 0.1)))
+    assert all(torch.equal(a, b) for a, b in zip(seen, dropped, strict=True))
+
+
 def test_a_batch_larger_than_the_data_is_all_of_it():
     seen = []
     list(minimise(quadratic(seen), start(), data(), Streams.of_seeds([0, 1]), Plan(2, 64, 0.1)))

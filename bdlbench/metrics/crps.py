@@ -1,0 +1,38 @@
+"""Continuous ranked probability score."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from bdlbench.predictives.mixtures import OfNumbers
+from bdlbench.protocols import Evaluation, Metric
+from bdlbench.stats.rows import each_row
+
+
+@dataclass(frozen=True)
+class ContinuousRankedProbabilityScore:
+    """1/N Σ_n ∫ (F(z | x_n) − [z ≥ y_n])² dz of the predictive averaged over samples (Gneiting & Raftery 2007).
+
+    In the target's units: the absolute error where the predictive is a point. Of a mixture of Gaussians in closed form
+    (`stats.proper_scores`). Undefined for classes, and for records from before it was kept.
+    """
+
+    summary: ClassVar[str] = "continuous ranked probability score of a test target, in its original units"
+    unit: ClassVar[str] = "target units"
+    better: ClassVar[Literal["lower"]] = "lower"
+
+    def __call__(self, evaluation: Evaluation) -> dict[str, Tensor]:
+        """Compute {"": (R,)}."""
+        return {key: each_row(torch.mean, score) for key, score in self.by_example(evaluation).items()}
+
+    def by_example(self, evaluation: Evaluation) -> dict[str, Tensor]:
+        """Compute the score of each test target: {"": (R, N)}."""
+        score = evaluation.test.crps(evaluation.y) if isinstance(evaluation.test, OfNumbers) else None
+        return {} if score is None else {"": score}
+
+
+metrics: dict[str, Metric] = {"crps": ContinuousRankedProbabilityScore()}
