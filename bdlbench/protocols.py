@@ -154,7 +154,14 @@ class HasTargetUnits(Protocol):
     """A model with options in the target's original units."""
 
     def with_target_sd(self, y_sd: Tensor) -> Any:
-        """The model whose row r has them on the scale of y / y_sd[r]; y_sd: (R,) float64."""
+        """Bring these options to the scale that the model sees.
+
+        Args:
+            y_sd: Standard deviation of each row's training targets in original units, (R,) float64.
+
+        Returns:
+            The model, row r of which has its options on the scale of y / y_sd[r].
+        """
         ...
 
 

@@ -20,14 +20,15 @@ from bdlbench.core import environment, files
 from bdlbench.core.errors import BadInput, unknown
 from bdlbench.core.spec import ELSEWHERE, SPLITS, Cell, Choice, Replicate, parse_seeds
 from bdlbench.data.downloads import array_checksum
+from bdlbench.data.task import Task
 from bdlbench.metrics.ood import OutOfDistribution
-from bdlbench.predictives.mixtures import Categorical, CategoricalSum, entropy
+from bdlbench.predictives.mixtures import Categorical, CategoricalSum, GaussianMixture, entropy
 from bdlbench.protocols import Evaluation, Metric
 from bdlbench.records import record as records
 from bdlbench.records.record import Record
 from bdlbench.runs import predictions_file, suites
 from bdlbench.runs.batch import data_facts, load_task, scored, stored_arrays
-from bdlbench.runs.predictions_file import Submission
+from bdlbench.runs.predictions_file import RealSubmission, Submission
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def score(path: Path, claim: Claim, results: Path, fresh: bool = False) -> Path:
     record = Record(
         cell=cell,
         replicates=asked,
-        values={"metrics": metrics, "samples": [len(found.log_probs)] * len(asked)},
+        values={"metrics": metrics, "samples": [found.lead[0]] * len(asked)},
         cost={},
         environment=environment.describe("cpu", cell.threads) | given | facts,
     )
@@ -87,8 +88,10 @@ def score(path: Path, claim: Claim, results: Path, fresh: bool = False) -> Path:
     return path
 
 
-def evaluate(found: Submission) -> Evaluation:
+def evaluate(found: Submission | RealSubmission) -> Evaluation:
     """What metrics see: float64, as the file gives it."""
+    if isinstance(found, RealSubmission):
+        return Evaluation(GaussianMixture(found.means, found.sds), found.targets, {}, {}, None)
     ood: dict[str, Any] = {
         name: _predictive(logs, found.ood_scores.get(name, {})) for name, logs in found.ood_log_probs.items()
     }
@@ -99,7 +102,7 @@ def evaluate(found: Submission) -> Evaluation:
 # the claim
 
 
-def _cell(claim: Claim, found: Submission) -> Cell:
+def _cell(claim: Claim, found: Submission | RealSubmission) -> Cell:
     names = (claim.method, claim.model, claim.dataset)
     if unseen := next((text for text in (*names, *claim.settings, claim.seeds) if not text.isprintable()), ""):
         raise BadInput(f"{unseen!r} holds characters that cannot be seen")
@@ -119,7 +122,7 @@ def _cell(claim: Claim, found: Submission) -> Cell:
     for entry in settings:
         if entry not in (used := {name for choice in chosen for name in _names(choice)}):
             raise unknown("entry of this file", entry, used)
-    count = len(found.log_probs)
+    count = found.lead[0]
     samples = count if claim.samples is None else claim.samples
     if samples < count:
         raise BadInput(f"--samples {samples} is less than the {count} samples that the file holds")
@@ -181,8 +184,8 @@ def _typed(text: str) -> int | float | str:
     return text
 
 
-def _replicates(path: Path, claim: Claim, found: Submission) -> tuple[Replicate, ...]:
-    count = found.log_probs.shape[1]
+def _replicates(path: Path, claim: Claim, found: Submission | RealSubmission) -> tuple[Replicate, ...]:
+    count = found.lead[1]
     if found.seeds and claim.seeds:
         raise BadInput(f"--seeds {claim.seeds}: {path} names its seeds itself")
     if claim.splits not in SPLITS:
@@ -207,13 +210,23 @@ def _seeds_in_order(path: Path, text: str, count: int) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(",")) if "," in text else seeds
 
 
-def _data_facts(path: Path, dataset: Choice, found: Submission, asked: Sequence[Replicate]) -> dict[str, Any]:
-    """The data set's checksums. Raises BadInput where its test split has other labels, classes or OOD sets."""
-    for labels, replicate in zip(found.labels, asked, strict=True):
+def _data_facts(
+    path: Path, dataset: Choice, found: Submission | RealSubmission, asked: Sequence[Replicate]
+) -> dict[str, Any]:
+    """The data set's checksums. Raises BadInput where its test split has other labels, targets, classes or OOD sets."""
+    wanted = "gaussian" if isinstance(found, RealSubmission) else "categorical"
+    truths = found.targets if isinstance(found, RealSubmission) else found.labels
+    for labels, replicate in zip(truths, asked, strict=True):
         task = load_task(dataset, replicate.split)
-        if "categorical" not in task.signature.likelihood:
-            raise BadInput(f"{dataset.name} has no classes to predict: score takes class probabilities")
+        if wanted not in task.signature.likelihood:
+            lacks, holds = (
+                ("real target", "mean and sd") if wanted == "gaussian" else ("classes", "class probabilities")
+            )
+            raise BadInput(f"{dataset.name} has no {lacks} to predict: {path} holds {holds}")
         where = f"the test split {replicate.split} of {dataset.name}"
+        if isinstance(found, RealSubmission):
+            _same_targets(path, where, labels, task)
+            continue
         if found.log_probs.shape[-1] != task.signature.outputs:
             raise BadInput(f"{path} has {found.log_probs.shape[-1]} classes, {where} has {task.signature.outputs}")
         _same_labels(path, where, labels, task.test.y)
@@ -235,15 +248,29 @@ def _same_labels(path: Path, where: str, labels: Tensor, expected: Tensor) -> No
         raise BadInput(f"{path}: {len(wrong)} of {len(labels)} labels are not those of {where}, {gap}; keep its order")
 
 
+def _same_targets(path: Path, where: str, targets: Tensor, task: Task) -> None:
+    """Raises BadInput where targets (N,) are not those of the task but for the rounding of float32, in its order."""
+    expected = task.test.y.double() * task.y_sd + task.y_mean
+    if len(targets) != len(expected):
+        raise BadInput(f"{path} has {len(targets)} examples, {where} has {len(expected)}")
+    far = (targets - expected).abs() > 1e-5 * (task.y_sd + expected.abs())
+    if bool(far.any()):
+        i = int(far.nonzero()[0])
+        gap = f"first at example {i}: {float(targets[i]):.6g}, not {float(expected[i]):.6g}"
+        words = "keep its order, and give them in the target's own units"
+        raise BadInput(f"{path}: {int(far.sum())} of {len(targets)} targets are not those of {where}, {gap}; {words}")
+
+
 def _num_examples(found: Submission, name: str) -> int:
     if name in found.ood_log_probs:
         return found.ood_log_probs[name].shape[2]
     return next(iter(found.ood_scores[name].values())).shape[1]
 
 
-def _labels_alone(found: Submission) -> dict[str, Any]:
+def _labels_alone(found: Submission | RealSubmission) -> dict[str, Any]:
     """Of data that nobody here has: a checksum of the labels, so that two files are known to share them."""
-    return {"sources": {"labels": array_checksum(found.labels.numpy())}, "statistics": {}}
+    name, truth = ("targets", found.targets) if isinstance(found, RealSubmission) else ("labels", found.labels)
+    return {"sources": {name: array_checksum(truth.numpy())}, "statistics": {}}
 
 
 def _replaced(results: Path, record: Record, fresh: bool) -> list[Record]:
@@ -259,9 +286,11 @@ def _replaced(results: Path, record: Record, fresh: bool) -> list[Record]:
     return [old for old in found if old.path.stem != record.name]
 
 
-def _metrics(found: Submission) -> dict[str, Metric]:
+def _metrics(found: Submission | RealSubmission) -> dict[str, Metric]:
     """Those of the catalog, and an AUROC for each score that it does not know."""
     known = catalog.metrics()
+    if isinstance(found, RealSubmission):
+        return known
     judged = {metric.score for metric in known.values() if isinstance(metric, OutOfDistribution)}
     own: dict[str, Metric] = {
         f"ood_auroc_{name}": OutOfDistribution("AUROC", name, "higher") for name in found.scores if name not in judged

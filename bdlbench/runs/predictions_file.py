@@ -24,9 +24,11 @@ from bdlbench.predictives.mixtures import normalised
 Arrays = dict[str, NDArray[Any]]
 
 ENDINGS = (".npz", ".csv", ".parquet")
-KEYS = ("probs", "logits", "labels", "seeds")
+OF_REALS = ("mean", "sd", "variance", "target")
+"""What describes Gaussians and their targets: arrays of an npz, and columns of a table."""
+KEYS = ("probs", "logits", "labels", "seeds", *OF_REALS)
 """Arrays of an npz beside `score.NAME`, `ood.SET.probs`, `ood.SET.logits` and `ood.SET.score.NAME`."""
-FILE_COLUMNS = ("label", "set", "seed", "sample")
+FILE_COLUMNS = ("label", "set", "seed", "sample", *OF_REALS)
 """Columns of a table beside `prob_0`, `prob_1`, … or `logit_0`, `logit_1`, … and `score_NAME`."""
 IMPLIED = ("entropy", "mutual_information", "max_probability")
 """Scores that class probabilities imply: nobody else may give them."""
@@ -61,6 +63,33 @@ class Submission:
     ood_log_probs: dict[str, Tensor] = field(default_factory=dict)
     ood_scores: dict[str, dict[str, Tensor]] = field(default_factory=dict)
 
+    @property
+    def lead(self) -> tuple[int, int]:
+        """M and R."""
+        return self.log_probs.shape[0], self.log_probs.shape[1]
+
+
+@dataclass(frozen=True)
+class RealSubmission:
+    """What a file of predictions of a real target holds: an equal mixture of M Gaussians for each example.
+
+    Attributes:
+        means: (M, R, N) float64, in the target's units.
+        sds: Standard deviations (M, R, N) float64, positive.
+        targets: (R, N) float64.
+        seeds: (R,) where the file names them.
+    """
+
+    means: Tensor
+    sds: Tensor
+    targets: Tensor
+    seeds: tuple[int, ...] = ()
+
+    @property
+    def lead(self) -> tuple[int, int]:
+        """M and R."""
+        return self.means.shape[0], self.means.shape[1]
+
 
 @dataclass(frozen=True)
 class FileColumn:
@@ -70,8 +99,8 @@ class FileColumn:
     absent: NDArray[np.bool_]
 
 
-def read(path: Path, axes: str = "") -> Submission:
-    """Read and check a file. axes: NC, RNC, MNC or MRNC; "" where their number tells (docs/score.md).
+def read(path: Path, axes: str = "") -> Submission | RealSubmission:
+    """Read and check a file. axes: NC, RNC, MNC or MRNC, of real targets without C; "" where their number tells.
 
     Raises BadInput for what is missing, unknown, of another shape, not finite, out of range or not a probability.
     """
@@ -113,6 +142,8 @@ def _read_npz(path: Path, axes: str) -> Arrays:
     for name, value in arrays.items():
         if name.rpartition(".")[2] in ("probs", "logits"):
             arrays[name] = _with_all_axes(path, name, value, axes)
+        if name in ("mean", "sd", "variance"):
+            arrays[name] = _with_all_axes(path, name, value[..., None], f"{axes}C" if axes else "", "")[..., 0]
     return arrays
 
 
@@ -145,19 +176,24 @@ def _ood_key(name: str) -> tuple[str, str] | None:
     return (match[1], match[2]) if match else None
 
 
-def _with_all_axes(path: Path, name: str, value: NDArray[Any], axes: str) -> NDArray[Any]:
-    """As (M, R, N, C), whatever of M and R it lacks."""
-    shape = tuple(map(int, value.shape))
+def _with_all_axes(path: Path, name: str, value: NDArray[Any], axes: str, last: str = "C") -> NDArray[Any]:
+    """As (M, R, N, C), whatever of M and R it lacks. last: how the C is written; "" where the file has no such axis."""
+
+    def spelt(some: str) -> str:
+        return some.removesuffix("C") + last
+
+    shape, count = tuple(map(int, value.shape if last else value.shape[:-1])), value.ndim - (not last)
     known = {"NC": 2, "RNC": 3, "MNC": 3, "MRNC": 4}
     if axes and axes not in known:
-        raise unknown("value of --axes", axes, known)
+        raise unknown("value of --axes", spelt(axes), map(spelt, known))
     if value.ndim == 3 and not axes:
-        asked = f"{shape[0]} replicates or MNC for {shape[0]} posterior samples"
-        raise BadInput(f"{path}: {name} has 3 axes {shape}: say --axes RNC for {asked}")
+        asked = f"{shape[0]} replicates or {spelt('MNC')} for {shape[0]} posterior samples"
+        raise BadInput(f"{path}: {name} has {count} axes {shape}: say --axes {spelt('RNC')} for {asked}")
     axes = axes or {2: "NC", 4: "MRNC"}.get(value.ndim, "")
     if known.get(axes) != value.ndim:
-        wanted = f"{axes} needs {known[axes]}" if axes else "give (N, C), with R, M or both in front: (M, R, N, C)"
-        raise BadInput(f"{path}: {name} has {value.ndim} axes {shape}: {wanted}")
+        whole = "(N, C), with R, M or both in front: (M, R, N, C)" if last else "(N,), with R, M or both in front"
+        wanted = f"{spelt(axes)} needs {known[axes] - (not last)}" if axes else f"give {whole}"
+        raise BadInput(f"{path}: {name} has {count} axes {shape}: {wanted}")
     if axes == "MNC":
         return value[:, None]
     return value.reshape((1,) * (4 - value.ndim) + value.shape)
@@ -359,17 +395,26 @@ class _Part:
                 raise BadInput(f"{self.path}: column {gap} is empty for set {self.name!r}, other classes are not")
             if values:
                 found[prefix + what] = np.stack(values, -1).reshape(*self.lead, -1, len(columns))
+        for column in ("mean", "sd", "variance"):
+            if column in self.columns and (value := self._given(column)) is not None:
+                found[prefix + column] = value.reshape(*self.lead, -1)
         for column in self.columns:
             if column.startswith("score_") and (value := self._given(column)) is not None:
                 found[f"{prefix}score.{column.removeprefix('score_')}"] = self._same_for_samples(column, value)
         if not found:
-            raise BadInput(f"{self.path}: set {self.name!r} has neither probabilities nor scores: its cells are empty")
-        if self.name == "test":
-            if "label" in self.columns:
-                labels = _whole_column(self.path, "label", self.columns["label"], self.rows)
-                found["labels"] = self._same_for_samples("label", labels)
-            if "seed" in self.keys:
-                found["seeds"] = np.asarray(self.keys["seed"])
+            raise BadInput(f"{self.path}: set {self.name!r} has no predictions and no scores: its cells are empty")
+        return {**found, **self._truths()} if self.name == "test" else found
+
+    def _truths(self) -> Arrays:
+        """What the test set is known to be, and its seeds."""
+        found: Arrays = {}
+        if "label" in self.columns:
+            labels = _whole_column(self.path, "label", self.columns["label"], self.rows)
+            found["labels"] = self._same_for_samples("label", labels)
+        if "target" in self.columns and (value := self._given("target")) is not None:
+            found["target"] = self._same_for_samples("target", value)
+        if "seed" in self.keys:
+            found["seeds"] = np.asarray(self.keys["seed"])
         return found
 
     def _class_columns(self, stem: str) -> list[str]:
@@ -407,10 +452,14 @@ class _Part:
 # checking
 
 
-def _checked(path: Path, arrays: Arrays, rounding: float) -> Submission:
+def _checked(path: Path, arrays: Arrays, rounding: float) -> Submission | RealSubmission:
+    if "mean" in arrays:
+        return _checked_reals(path, arrays)
+    if lone := sorted(set(arrays).intersection(OF_REALS)):
+        raise BadInput(f"{path} has {lone[0]} and no mean: predictions of a real target are mean and sd, or variance")
     log_probs = _log_probabilities(path, "", arrays, rounding)
     if log_probs is None:
-        raise BadInput(f"{path} has neither probs nor logits of the test set")
+        raise BadInput(f"{path} has neither probs nor logits of the test set, nor mean and sd of a real target")
     rows = log_probs.shape[1]
     labels = _labels(path, arrays, log_probs)
     scores = {
@@ -430,6 +479,30 @@ def _checked(path: Path, arrays: Arrays, rounding: float) -> Submission:
             gap = sorted(ood_scores[name].keys() ^ scores.keys())[0]
             raise BadInput(f"{path}: score {gap!r} must be given for the test set and for ood.{name}, or for neither")
     return Submission(log_probs, labels, _seeds(path, arrays, rows), scores, ood_log_probs, ood_scores)
+
+
+def _checked_reals(path: Path, arrays: Arrays) -> RealSubmission:
+    """The mixture of a real target. Its variance may stand in place of its sd; nothing else may stand beside it."""
+    if stray := sorted(set(arrays) - {"seeds", *OF_REALS}):
+        raise BadInput(
+            f"{path} has {stray[0]} beside mean: of a real target mean, sd or variance, target and seeds are read"
+        )
+    spread = [name for name in ("sd", "variance") if name in arrays]
+    if len(spread) != 1:
+        raise BadInput(f"{path} has {'both sd and variance' if spread else 'neither sd nor variance'}: give one")
+    means, spreads = (_numbers(path, name, arrays[name]) for name in ("mean", spread[0]))
+    if not means.numel() or spreads.shape != means.shape:
+        shapes = f"{tuple(means.shape)} and {tuple(spreads.shape)}"
+        raise BadInput(f"{path}: mean and {spread[0]} have shapes {shapes} (M, R, N): give both of every example")
+    if bool((wrong := spreads <= 0).any()):
+        at, place = _first(wrong)
+        raise BadInput(f"{path}: {spread[0]} holds {spreads[at]:g} at {place}: it is positive")
+    if "target" not in arrays:
+        raise BadInput(f"{path} has no target: give that of every test example, in its own units")
+    targets = _numbers(path, "target", arrays["target"])
+    targets = _per_example(path, "target", targets, means.shape[1], means.shape[2])
+    sds = spreads.sqrt() if spread[0] == "variance" else spreads
+    return RealSubmission(means, sds, targets, _seeds(path, arrays, means.shape[1]))
 
 
 def _log_probabilities(path: Path, prefix: str, arrays: Arrays, rounding: float) -> Tensor | None:
@@ -516,7 +589,7 @@ def _per_example(path: Path, name: str, value: Tensor, rows: int, count: int | N
     wanted = count if count is not None else table.shape[-1] if table.ndim == 2 else "N"
     if table.ndim != 2 or table.shape[0] not in (1, rows) or table.shape[1] != wanted or not table.numel():
         what = f"({wanted},) or ({rows}, {wanted})" if wanted else "at least one example"
-        raise BadInput(f"{path}: {name} has shape {tuple(value.shape)}, the probabilities want {what}")
+        raise BadInput(f"{path}: {name} has shape {tuple(value.shape)}, the predictions want {what}")
     return table.expand(rows, -1).contiguous()
 
 

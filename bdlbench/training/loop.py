@@ -384,7 +384,7 @@ def _fingerprint(state: State) -> Fingerprint:
 
 
 def _order(data: Data, rng: Streams, steps: int, batch_size: int) -> list[Tensor]:
-    """Indices (R, B) of each batch of an epoch, the last of which may be smaller: each row's own shuffle."""
+    """Return the indices (R, B) of each batch of an epoch, of which the last may be smaller: each row's own shuffle."""
     shuffled = rng.permutation(data.num_data)[:, : steps * batch_size].to(data.x.device)
     return [batch.contiguous() for batch in shuffled.split(batch_size, dim=1)]
 

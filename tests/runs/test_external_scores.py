@@ -260,7 +260,7 @@ def spoiled(at: tuple[int, ...], value: float) -> np.ndarray:
         ({"probs": None}, "has neither probs nor logits of the test set"),
         ({"logits": made(0)}, "has both probs and logits: give one"),
         ({"labels": None}, "has no labels"),
-        ({"labels": wine_labels()[:-1]}, "labels has shape .*44.*, the probabilities want .*45"),
+        ({"labels": wine_labels()[:-1]}, "labels has shape .*44.*, the predictions want .*45"),
         (
             {"labels": np.where(np.arange(NUM) == 7, 3, 0)},
             "labels holds 3 at replicate 0, example 7: classes are 0 … 2",
