@@ -18,7 +18,7 @@ class ContinuousRankedProbabilityScore:
     """1/N Σ_n ∫ (F(z | x_n) − [z ≥ y_n])² dz of the predictive averaged over samples (Gneiting & Raftery 2007).
 
     In the target's units: the absolute error where the predictive is a point. Of a mixture of Gaussians in closed form
-    (`stats.proper_scores`). Undefined for classes, and for records from before it was kept.
+    (`predictives.proper_scores`). Undefined for classes, and for records from before it was kept.
     """
 
     summary: ClassVar[str] = "continuous ranked probability score of a test target, in its original units"

@@ -18,12 +18,12 @@ from typing import Protocol, Self, runtime_checkable
 import torch
 from torch import Tensor
 
-from bdlbench.stats.proper_scores import mixture_crps
+from bdlbench.predictives.proper_scores import mixture_crps
 
 MAX_GROUPS = 10
 """The most groups of samples."""
 
-CHUNK_ELEMENTS = 1 << 20
+COMPONENTS_AT_ONCE = 1 << 20
 """Numbers of a mixture's components that are held in float64 at once, 8 MiB."""
 
 
@@ -289,7 +289,7 @@ class GaussianMixture:
         return self._of_parts(of_part, y)
 
     def crps(self, y: Tensor) -> Tensor:
-        """Return the continuous ranked probability score of y, (R, N) in its units (`stats.proper_scores`)."""
+        """Return the continuous ranked probability score of y, (R, N) in its units (`predictives.proper_scores`)."""
 
         def of_part(part: GaussianMixture, y: Tensor) -> Tensor:
             rows = [part._row(r) for r in range(len(y))]
@@ -341,7 +341,7 @@ class GaussianMixture:
     def _chunks(self, group: slice = slice(None)) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield means and sds of this part, (m, R, N) float64 in original units, some samples at a time, in order."""
         means, sds = self.means[group], self.sds.expand_as(self.means)[group]
-        size = max(1, CHUNK_ELEMENTS // max(1, means[0].numel()))
+        size = max(1, COMPONENTS_AT_ONCE // max(1, means[0].numel()))
         for some, their_sds in zip(means.split(size), sds.split(size), strict=True):
             if self.y_mean is None or self.y_sd is None:
                 yield some.double(), their_sds.double()

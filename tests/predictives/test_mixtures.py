@@ -258,7 +258,7 @@ def as_it_was(means, sds, y):
 
 @pytest.mark.parametrize("elements", [1, 100, 10**6])
 def test_what_is_told_keeps_its_bits_however_many_samples_are_held_at_once(monkeypatch, elements):
-    monkeypatch.setattr(mixtures, "CHUNK_ELEMENTS", elements)
+    monkeypatch.setattr(mixtures, "COMPONENTS_AT_ONCE", elements)
     y, shift, scale = numbers(3, 11, seed=2), torch.tensor([1.0, -2.0, 0.5]), torch.tensor([3.0, 0.1, 1.0])
     raw = gaussian(MEANS, SDS)
     shift, scale = shift.double()[:, None], scale.double()[:, None]

@@ -7,8 +7,8 @@ import pytest
 import torch
 from scipy import integrate, stats
 
-from bdlbench.stats import proper_scores
-from bdlbench.stats.proper_scores import mixture_crps
+from bdlbench.predictives import proper_scores
+from bdlbench.predictives.proper_scores import mixture_crps
 
 
 def numbers(*shape, seed=0):
