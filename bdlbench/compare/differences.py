@@ -10,7 +10,6 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from bdlbench.compare import margins as margin_table
 from bdlbench.compare.measured import ExampleLayout, Measured
 from bdlbench.core.spec import Replicate
 from bdlbench.stats.crossed import Difference, Side, crossed, resampled, seed_part
@@ -112,9 +111,9 @@ def find(
     a: Measured,
     b: Measured,
     layout: ExampleLayout,
-    margins: Mapping[str, float],
+    margin: float = 0.0,
 ) -> Finding:
-    """The difference and its parts, before any verdict."""
+    """The difference and its parts, before any verdict. margin: how much worse is still as good, in the unit."""
     difference, population, pairs = _difference(a, b, layout)
     shown = difference
     if population == "new test examples, these trained networks":
@@ -131,7 +130,7 @@ def find(
         difference=difference,
         interval=float(shown.half_width(LEVEL)),
         monte_carlo=monte_carlo_variance(a, b),
-        margin=margin_table.of(margins, metric),
+        margin=margin,
         p_value=float(difference.p_value()),
     )
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from bdlbench.compare import margins as margin_table
 from bdlbench.compare.differences import Finding, find, judge
 from bdlbench.compare.measured import (
     Contributions,
@@ -294,7 +295,8 @@ def _pair(a: Result, b: Result, margins: Mapping[str, float], columns: Sequence[
     found = []
     for name in names:
         left, right = aligned(told_a[name], told_b[name])
-        finding = find(name, a.scores[name].unit, a.scores[name].better, left, right, layout, margins)
+        score, margin = a.scores[name], margin_table.of(margins, name)
+        finding = find(name, score.unit, score.better, left, right, layout, margin)
         found.append(replace(finding, identical=same and bool(left.values) and left.values == right.values))
     notes = [*_notes(a, b, found, layout), *_unpaired({name: (told_a[name], told_b[name]) for name in names})]
     return Pair(a, b, tuple(found), (*notes, *(f"{name} is in A alone" for name in missing)), missing)
@@ -315,7 +317,9 @@ def _unpaired(couples: Mapping[str, tuple[Contributions, Contributions]]) -> Ite
 
 
 def _notes(a: Result, b: Result, found: Sequence[Finding], layout: ExampleLayout) -> Iterator[str]:
-    yield from _gaps(*(_circumstances(side, a.title == b.title) for side in (a, b)))
+    machines = ({"device": side.cell.device, "threads": side.cell.threads} for side in (a, b))
+    options = (flatten(side.cell.method.as_dict()) if a.title == b.title else {} for side in (a, b))
+    yield from _gaps(*(machine | chosen for machine, chosen in zip(machines, options, strict=True)))
     for name, side, other in (("A", a, b), ("B", b, a)):
         alone = [r for r in side.replicates if r not in other.replicates]
         if alone:
@@ -333,12 +337,6 @@ def _notes(a: Result, b: Result, found: Sequence[Finding], layout: ExampleLayout
                 yield f"{finding.metric} of {_listed(broken)} in {name} is not finite: no verdict"
     if layout.nested is not None and math.isnan(layout.nested):
         yield "splits overlap, and these records do not say how many examples they trained on: run them again"
-
-
-def _circumstances(result: Result, with_options: bool) -> dict[str, Any]:
-    """Device, threads and, of one method on both sides, its options."""
-    machine = {"device": result.cell.device, "threads": result.cell.threads}
-    return machine | (flatten(result.cell.method.as_dict()) if with_options else {})
 
 
 def _listed(replicates: Sequence[Replicate]) -> str:

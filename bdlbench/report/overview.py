@@ -91,7 +91,8 @@ def _lines(section: EvidenceSection, shown: Shown) -> tuple[tuple[Column, Entry]
 
 def sentence(section: EvidenceSection) -> str:
     """Say in one sentence what can and cannot be told apart on a data set, by the tests that set rows in bold."""
-    where = f"On {section.rows[0].result.cell.dataset.name}"
+    name, _, _ = section.table.title.partition(" · ")
+    where = f"On {name}"  # with the options that tell it from another
     if len(section.rows) == 1:
         return f"{where} there is {section.rows[0].method} alone: nothing to tell it from."
     if all(len(shown.result.replicates) < 2 for shown in section.rows):

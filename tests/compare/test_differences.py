@@ -23,12 +23,12 @@ def measured(values: Sequence[float], examples: Sequence[Sequence[float]] = (), 
 
 def finding(
     gaps: Sequence[float],
-    margins: Mapping[str, float] | None = None,
+    margin: float = 0.0,
     better: str = "lower",
     layout: ExampleLayout = WHOLE,
 ) -> Finding:
     a, b = measured([0.0] * len(gaps)), measured(gaps)
-    return find("nll", "nats", "higher" if better == "higher" else "lower", a, b, layout, margins or {})
+    return find("nll", "nats", "higher" if better == "higher" else "lower", a, b, layout, margin)
 
 
 UP = [1.0, 1.1, 0.9, 1.05, 0.95]
@@ -50,7 +50,7 @@ AROUND = [0.1, -0.1, 0.05, -0.05, 0.01]
     ],
 )
 def test_verdicts(gaps: list[float], margin: float, better: str, verdict: str) -> None:
-    (judged,) = judge([finding(gaps, {"nll": margin}, better)])
+    (judged,) = judge([finding(gaps, margin, better)])
     assert judged.verdict == verdict
     assert (judged.seeds > 0) == (verdict == "inconclusive" and judged.testable)
 
@@ -58,7 +58,7 @@ def test_verdicts(gaps: list[float], margin: float, better: str, verdict: str) -
 @pytest.mark.parametrize(("gap", "verdict"), [(6e-8, "inconclusive"), (1e-4, "worse")])
 def test_a_difference_of_rounding_is_no_verdict_however_sure(gap: float, verdict: str) -> None:
     a, b = measured([1.0] * 5), measured([1 + gap * x for x in UP])
-    (judged,) = judge([find("nll", "nats", "lower", a, b, WHOLE, {})])
+    (judged,) = judge([find("nll", "nats", "lower", a, b, WHOLE)])
     assert judged.corrected_p < 1e-3
     assert judged.verdict == verdict
 
@@ -85,12 +85,12 @@ def test_what_cannot_be_tested_does_not_count() -> None:
 def test_populations() -> None:
     rows = np.random.default_rng(0).normal(size=(3, 20))
     a, b = measured(rows.mean(1) * 0, rows * 0), measured(rows.mean(1), rows)
-    assert find("x", "", "lower", a, b, WHOLE, {}).population == "new seeds and new test examples"
+    assert find("x", "", "lower", a, b, WHOLE).population == "new seeds and new test examples"
     partly = measured(rows.mean(1), rows[:2])  # of one replicate no predictions were kept
-    assert find("x", "", "lower", a, partly, WHOLE, {}).population == "new seeds, these test examples"
+    assert find("x", "", "lower", a, partly, WHOLE).population == "new seeds, these test examples"
     shorter = measured(rows.mean(1), rows[:, :7])
-    assert find("x", "", "lower", a, shorter, WHOLE, {}).population == "new seeds, these test examples"
-    one = find("x", "", "lower", measured([0.0], rows[:1] * 0), measured(rows[:1].mean(1), rows[:1]), WHOLE, {})
+    assert find("x", "", "lower", a, shorter, WHOLE).population == "new seeds, these test examples"
+    one = find("x", "", "lower", measured([0.0], rows[:1] * 0), measured(rows[:1].mean(1), rows[:1]), WHOLE)
     assert one.population == "new test examples, these trained networks"
     assert one.interval == pytest.approx(2.093 * rows[0].std(ddof=1) / math.sqrt(20), rel=1e-3)  # t, 19 degrees
     assert not one.testable and judge([one])[0].verdict == "inconclusive"
@@ -100,15 +100,15 @@ def test_overlapping_splits() -> None:
     seeds = [Replicate(s, s // 2) for s in range(6)]  # two seeds on each of three splits
     a = Measured({r: 0.0 for r in seeds}, {}, {})
     b = Measured(dict(zip(seeds, [1.0, 3.0, 1.0, 1.0, 3.0, 3.0], strict=True)), {}, {})  # split means 2, 1, 3
-    found = find("x", "", "lower", a, b, ExampleLayout(nested=0.25), {})
+    found = find("x", "", "lower", a, b, ExampleLayout(nested=0.25))
     assert found.population == "new splits of this data set"
     assert float(found.difference.standard_error) == pytest.approx(math.sqrt((1 / 3 + 0.25) * 1.0))
-    assert math.isnan(find("x", "", "lower", a, b, ExampleLayout(nested=math.nan), {}).p_value)
+    assert math.isnan(find("x", "", "lower", a, b, ExampleLayout(nested=math.nan)).p_value)
 
 
 def test_pairs_are_counted_and_the_rest_is_unpaired() -> None:
     a, b = measured([0.0, 0.1, 0.2, 0.1]), measured([0.2, 0.1, 0.4], first=2)
-    found = find("x", "", "lower", a, b, WHOLE, {})
+    found = find("x", "", "lower", a, b, WHOLE)
     assert (found.replicates, found.pairs) == ((4, 3), 2)
     assert found.estimate == pytest.approx(0.7 / 3 - 0.1)
 

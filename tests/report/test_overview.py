@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -90,6 +91,15 @@ def test_methods_are_laid_out_against_data_sets() -> None:
     assert (column.heading, entry.text, entry.leads) == ("nll ↓", "2.0 ± 2.5", True)
     assert not rows[1].places[0][0][1].leads
     assert overview.sentence(found[0]) == "On wine, in nll, mle and map (resnet) are better than map."
+
+
+def test_two_sets_of_one_name_are_told_by_their_options() -> None:
+    one = record("mle", nll=AROUND)
+    other = replace(one, cell=replace(one.cell, dataset=Choice.of("wine", {"noise": 2})))
+    assert [overview.sentence(section) for section in sections(one, other)] == [
+        "On wine there is mle alone: nothing to tell it from.",
+        "On wine (noise 2) there is mle alone: nothing to tell it from.",
+    ]
 
 
 def test_what_no_main_metric_shows_is_shown_as_asked() -> None:
