@@ -4,9 +4,9 @@
     trained                     # prints the table
     frame = trained.frame()     # every number, with seeds as whole numbers and options as columns
 
-Arguments go by the names of the command line's options and are Python values: lists, numbers, dicts, paths. What is
-wrong raises `BadInput`, with the line that the command line prints. (`bdlbench.compare` is a folder of the
-package, so the verbs live here.)
+Arguments have the names of the command line's options and are Python values: lists, numbers, dicts, paths. Wrong input
+raises `BadInput`, with the line that the command line prints. (The verbs live here because `bdlbench.compare` is a
+folder of the package.)
 """
 
 from __future__ import annotations
@@ -50,13 +50,14 @@ if TYPE_CHECKING:
     from bdlbench.gate.verify import Check
 
 GATE_SUITE = "smoke"
+"""The suite that `gate` runs unless told otherwise."""
 
 RESULTS = Path("results/local")
 """Where `run` writes unless told otherwise."""
 
 
 PLURALS = {"methods": "method", "models": "model", "datasets": "dataset", "settings": "set", "plugins": "plugin"}
-"""What lists suggest in place of the command line's names; taken too."""
+"""Names that suggest themselves for lists, accepted in place of the command line's names."""
 
 __all__ = [
     "Trained",
@@ -79,9 +80,9 @@ Returned = TypeVar("Returned")
 
 
 def _for_callers(verb: Callable[Arguments, Returned]) -> Callable[Arguments, Returned]:
-    """A verb for other people's programs: it computes as in a process of its own, and leaves torch as it found it.
+    """Make a verb compute as in a process of its own, and leave torch as the caller had it.
 
-    Keyword arguments go by the command line's names. Raises BadInput for another, with the nearest.
+    Keyword arguments have the command line's names. Another name raises BadInput, with the nearest.
     """
     known = inspect.signature(verb).parameters
 
@@ -102,7 +103,10 @@ def _for_callers(verb: Callable[Arguments, Returned]) -> Callable[Arguments, Ret
 class Trained:
     """What a run asked for, as it lies in its folder: a sequence of records, which prints as their table.
 
-    skipped: a line for each reason why cells are missing; results: the replicates that were asked for, cell by cell.
+    Attributes:
+        records: One record for each cell and list of replicates.
+        skipped: A line for each reason why cells are missing.
+        results: The replicates that were asked for, cell by cell.
     """
 
     records: tuple[Record, ...]
@@ -119,11 +123,25 @@ class Trained:
         return self.records[place]
 
     def frame(self) -> DataFrame:
-        """Every number by itself, as `read` gives it."""
+        """Return every number on a row of its own, as `read` does.
+
+        Returns:
+            A frame with one row for each cell, replicate and metric, or cell and cost.
+        """
         return _frame(tables.long_rows(self.results))
 
     def table(self, metrics: str | Sequence[str] = ()) -> DataFrame:
-        """One row for each cell and metric, as `table` gives it. Raises BadInput for a metric that no record holds."""
+        """Return one row for each cell and metric, as `table` does.
+
+        Args:
+            metrics: Names; the main metrics where empty, all for "*".
+
+        Returns:
+            A frame with mean, standard error and number of replicates.
+
+        Raises:
+            BadInput: No record holds a metric.
+        """
         names = _listed(metrics)
         tables.refuse_unknown_metrics(self.results, names)
         return _frame(tables.summary_rows(self.results, names))
@@ -159,16 +177,36 @@ def run(  # noqa: PLR0913 - one argument for each option of the command
 ) -> Trained:
     """Train what is missing or was made by other code, and return what was asked for.
 
-    suite: a suite's name (by default quick), or a whole spec; config, or a Path as suite: a TOML file of your own.
-    method, model, dataset: a name or several; every combination of what is named is run, the suite gives the rest.
-    seeds: a number of them (3), a list ([0, 7]) or a text ("0-9"). splits: "one" or "each".
-    set: {"mlp.widths": (300, 100), "map.prior_sd": [0.1, 1]} or {"mlp": {"widths": (300, 100)}}: a list sweeps, a tuple
-    is one value; or texts as on the command line.
-    any_code: records stand whatever code made them, as those in results/reference do.
-    keep_parameters: also write each posterior's state, for `records.parameters`.
-    jobs: worker processes, 0 for as many as cores allow; with more than one a script needs a guard,
-    `if __name__ == "__main__":`.
-    Raises BadInput before anything is written where something asked for does not exist or is out of range.
+    Every combination of the methods, models and data sets that are named is run; the suite supplies the kinds that are
+    not named.
+
+    Args:
+        suite: The name of a suite (by default "quick"), a whole spec, or the path of a TOML file.
+        method: A name or several.
+        model: A name or several.
+        dataset: A name or several.
+        seeds: A number of seeds (3), a list ([0, 7]) or a text ("0-9").
+        splits: "one": every seed is trained on split 0; "each": on the split with its own number.
+        samples: M, the posterior samples of a prediction.
+        set: Options, as {"mlp.widths": (300, 100), "map.prior_sd": [0.1, 1]} or {"mlp": {"widths": (300, 100)}}, where
+            a list sweeps and a tuple is one value; or texts as on the command line.
+        device: "auto", "cpu" or "cuda".
+        threads: Threads of each process.
+        jobs: Worker processes; 0 for as many as there are cores. With more than one, a script needs the guard
+            `if __name__ == "__main__":`.
+        results: The folder that records are read from and written to.
+        config: A TOML file of your own, in place of a suite.
+        plugin: Python files with entries of your own.
+        fresh: Whether to train again what is done already.
+        any_code: Whether records count as done whatever code made them, as those in results/reference do.
+        checkpoint_every: Seconds between checkpoints.
+        keep_parameters: Whether to write each posterior's state too, for `records.parameters`.
+
+    Returns:
+        The records of the cells asked for.
+
+    Raises:
+        BadInput: Something asked for does not exist or is out of range; nothing was written.
     """
     _add_plugins(plugin)
     settings = Settings(_path("results", results), checkpoint_every, keep_parameters)
@@ -196,19 +234,39 @@ def run(  # noqa: PLR0913 - one argument for each option of the command
 
 @_for_callers
 def read(folder: str | Path) -> DataFrame:
-    """Every stored number by itself: one row for each cell, replicate and metric, or cell and cost.
+    """Return every stored number on a row of its own.
 
-    Options are columns: method.epochs, model.widths, dataset.num_train. Seeds are whole numbers, absent of costs.
+    Args:
+        folder: A folder of records, or one record.
+
+    Returns:
+        A frame with one row for each cell, replicate and metric, or cell and cost. Options are columns: method.epochs,
+        model.widths, dataset.num_train. Seeds are whole numbers, missing for costs.
+
+    Raises:
+        BadInput: The folder holds no records.
     """
     return _frame(tables.long_rows(results_of(_path("folder", folder))))
 
 
 @_for_callers
 def table(folder: str | Path, metrics: str | Sequence[str] = (), plugin: Plugins = ()) -> DataFrame:
-    """One row for each cell and metric: mean, standard error, n, failed replicates, whether it leads its column.
+    """Return one row for each cell and metric.
 
-    Options are columns, as in `read`. Metrics that a record does not hold are computed from its stored predictions.
-    plugin: files with more of them.
+    Metrics that a record does not hold are computed from its stored predictions.
+
+    Args:
+        folder: A folder of records, or one record.
+        metrics: Names; the main metrics where empty, all for "*".
+        plugin: Python files with metrics of your own.
+
+    Returns:
+        A frame with mean, standard error, number of replicates, failed replicates, and whether the cell leads its
+        column.
+        Options are columns, as in `read`.
+
+    Raises:
+        BadInput: The folder holds no records, or a metric does not exist.
     """
     _add_plugins(plugin)
     names = _listed(metrics)
@@ -220,7 +278,10 @@ def table(folder: str | Path, metrics: str | Sequence[str] = (), plugin: Plugins
 
 
 def _frame(rows: Iterable[Mapping[str, Any]]) -> DataFrame:
-    """Rows of `tables`, with options as columns and whole numbers as such, also where some are absent."""
+    """Make a frame of the rows of `tables`, with options as columns.
+
+    Whole numbers stay whole where some are missing.
+    """
     from pandas import DataFrame, Series
 
     options: dict[str, dict[str, Any]] = {}
@@ -253,13 +314,27 @@ def compare(
     strict: bool = False,
     plugin: Plugins = (),
 ) -> Comparison:
-    """B against A, cell by cell: two folders, records, or git revisions of results/. It prints, and has a `frame`.
+    """Compare B with A, cell by cell. The result prints, and has a `frame`.
 
-    margins: {metric: how much worse is still as good}, or a TOML file; by default those of the nearest pyproject.toml.
-    treatment: "METHOD:METHOD" or a pair, of A and B, each with or without options: "mc_dropout(rate=0.1)".
-    ignore_options: whatever the methods' options. strict: inconclusive fails. plugin: files with metrics of your own,
-    computed from stored predictions with their examples' part of the variance. Raises NotComparable where the protocols
-    differ.
+    Args:
+        a: A folder, a record, or a git revision of results/.
+        b: The same.
+        metrics: Names; the main metrics where empty, all for "*".
+        margins: {metric: how much worse still counts as good}, or a TOML file; by default those of the nearest
+            pyproject.toml.
+        treatment: "METHOD:METHOD", or a pair: a method of A and one of B, each with or without options:
+            "mc_dropout(rate=0.1)".
+        ignore_options: Whether cells are paired whatever the options of their methods.
+        strict: Whether "inconclusive" counts as a failure.
+        plugin: Python files with metrics of your own; they are computed from stored predictions, with the part of the
+            variance that comes from examples.
+
+    Returns:
+        The differences with their verdicts.
+
+    Raises:
+        NotComparable: The protocols differ.
+        BadInput: A side holds no records, or a metric or treatment does not exist.
     """
     _add_plugins(plugin)
     pairing = Pairing(_pair(treatment), ignore_options)
@@ -274,7 +349,7 @@ def compare(
 
 
 def _pair(treatment: str | Sequence[str] | None) -> tuple[str, str] | None:
-    """A method of A and one of B, from "mle:map" too; None for nothing."""
+    """Parse a method of A and one of B, from "mle:map" too; None for nothing."""
     given = treatment.split(":") if isinstance(treatment, str) else treatment or ()
     parts = [str(part).strip() for part in given]
     if treatment and (len(parts) != 2 or not all(parts)):
@@ -284,7 +359,20 @@ def _pair(treatment: str | Sequence[str] | None) -> tuple[str, str] | None:
 
 @_for_callers
 def rank(folder: str | Path, metric: str = "nll", methods: str | Sequence[str] = (), plugin: Plugins = ()) -> Ranking:
-    """The methods of a folder against each other, over its data sets. methods: only these; plugin: as of `table`."""
+    """Rank the methods of a folder over its data sets.
+
+    Args:
+        folder: A folder of records.
+        metric: The metric to rank by.
+        methods: Only these methods; all where empty.
+        plugin: Python files with metrics of your own.
+
+    Returns:
+        The ranking, which prints, and has a `frame`.
+
+    Raises:
+        BadInput: The folder holds no records, or the metric or a method does not exist.
+    """
     from bdlbench.compare import rank as ranking  # scipy.stats is slow to import
 
     _add_plugins(plugin)
@@ -312,11 +400,29 @@ def score(  # noqa: PLR0913 - one argument for each option of the command
     axes: str = "",
     plugin: Plugins = (),
 ) -> Path:
-    """Score predictions made elsewhere (docs/score.md), and write their record. Returns its path.
+    """Score predictions made elsewhere (docs/score.md), and write their record.
 
-    method, dataset and so on say what the predictions are, as `Claim` does, which can be given whole instead. fresh:
-    replace replicates that are there already. Raises BadInput, before anything is written, for a file or a claim that
-    is wrong.
+    Args:
+        file: An .npz, .csv or .parquet file of predictions.
+        claim: What the predictions are, given whole in place of the arguments after `fresh`.
+        results: The folder that the record is written to.
+        fresh: Whether to replace replicates that are there already.
+        method: The name of the method.
+        dataset: The data set that was predicted.
+        model: The name of the model.
+        own_data: Whether the file holds its own targets, in place of those of a data set of the package.
+        samples: M of the protocol; None for that of the file.
+        seeds: The seeds of the replicates, in the order of the file; by default those of the file, else 0, 1, …
+        splits: "one" or "each", as for `run`.
+        set: Options of the method, model and data set.
+        axes: The axes of the probabilities in an .npz file: "NC", "RNC", "MNC" or "MRNC".
+        plugin: Python files with entries of your own.
+
+    Returns:
+        The path of the record.
+
+    Raises:
+        BadInput: The file or the claim is wrong; nothing was written.
     """
     _add_plugins(plugin)
     if claim is None:
@@ -337,9 +443,19 @@ def score(  # noqa: PLR0913 - one argument for each option of the command
 
 
 def task(dataset: str, split: int = 0, **options: Any) -> Task:
-    """One split of a data set: what `score` asks predictions of. Fetches what is absent.
+    """Load one split of a data set: the inputs that `score` expects predictions for. Absent files are downloaded.
 
-    Raises BadInput for an unknown name or option, DataUnavailable where the files are not to be had.
+    Args:
+        dataset: The name of the data set.
+        split: The number of the split, from 0.
+        **options: Options of the data set.
+
+    Returns:
+        The split.
+
+    Raises:
+        BadInput: The name or an option does not exist.
+        DataUnavailable: Files are absent and cannot be downloaded.
     """
     downloads.fetch(getattr(catalog.load("datasets", dataset), "files", ()), dataset)
     with torch_state.usual():
@@ -353,9 +469,19 @@ def report(
     metrics: str | Sequence[str] = (),
     plugin: Plugins = (),
 ) -> Path:
-    """Write one HTML page of a folder's records to out/index.html, its figures beside it. Returns its path.
+    """Write one HTML page about a folder's records to out/index.html, with its figures beside it.
 
-    plugin: as of `table`.
+    Args:
+        folder: A folder of records.
+        out: The folder of the page.
+        metrics: Names; the main metrics where empty, all for "*".
+        plugin: Python files with metrics of your own.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        BadInput: The folder holds no records, or a metric does not exist.
     """
     from bdlbench.report import page
 
@@ -365,7 +491,19 @@ def report(
 
 
 def verify(folder: str | Path, *, full: bool = False, threads: int | None = None) -> Iterator[Check]:
-    """Hold each record of a folder, or one record, against what is computed here. Raises BadInput for none."""
+    """Compare each record of a folder, or one record, with what is computed here.
+
+    Args:
+        folder: A folder of records, or one record.
+        full: Whether to train every cell to its end, not only its first steps.
+        threads: Threads of torch; by default those of each record.
+
+    Yields:
+        One check after another, as they are made.
+
+    Raises:
+        BadInput: The folder holds no records.
+    """
     from bdlbench.gate.verify import verify_folder
 
     return verify_folder(_path("folder", folder), full, threads)
@@ -378,7 +516,20 @@ def gate(
     results: str | Path | None = None,
     say: Callable[[GateSection], None] = lambda section: None,
 ) -> list[GateSection]:
-    """Hold this tree against the reference, part by part. results: where the suite's new records stay."""
+    """Compare this tree with the reference, part by part.
+
+    Args:
+        reference: The folder of reference records.
+        config: A TOML file in place of the suite of the gate.
+        results: Where the suite's new records stay; by default they are deleted.
+        say: Hears each part when it is done.
+
+    Returns:
+        The parts with their verdicts.
+
+    Raises:
+        BadInput: The reference or the configuration cannot be used.
+    """
     from bdlbench.gate.checks import Gate, check
 
     with _folder(results) as place:
@@ -389,7 +540,16 @@ def gate(
 def accept(
     reference: str | Path = REFERENCE, config: str | Path | None = None, results: str | Path | None = None
 ) -> list[str]:
-    """Make the reference what this tree makes; what changed, a line each."""
+    """Replace the reference by what this tree computes.
+
+    Args:
+        reference: The folder of reference records.
+        config: A TOML file in place of the suite of the gate.
+        results: Where the suite's new records stay; by default they are deleted.
+
+    Returns:
+        What changed, one line each.
+    """
     from bdlbench.gate.checks import Gate, accept
 
     with _folder(results) as place:
@@ -398,7 +558,7 @@ def accept(
 
 @contextmanager
 def _folder(given: str | Path | None) -> Iterator[Path]:
-    """A folder that stays if it was given, else one for the moment."""
+    """Yield a folder that stays if it was given, else a temporary one."""
     if given is not None:
         files.refuse_unwritable(place := _path("results", given), "--results")
         yield place
@@ -408,7 +568,17 @@ def _folder(given: str | Path | None) -> Iterator[Path]:
 
 
 def results_of(folder: Path) -> list[Result]:
-    """All results in a folder. Raises BadInput where it holds none."""
+    """Return all results in a folder.
+
+    Args:
+        folder: A folder of records, or one record.
+
+    Returns:
+        One result for each cell.
+
+    Raises:
+        BadInput: It holds none.
+    """
     source = reading.read(folder)
     return merge(source.records, source)
 
@@ -430,7 +600,7 @@ def _path(name: str, given: str | os.PathLike[str]) -> Path:
 
 
 Options = Mapping[str, Any] | str | Sequence[str]
-"""Of entries: {"NAME.OPTION": value}, {"NAME": {"OPTION": value}}, or texts as `--set` takes them."""
+"""Options of entries: {"NAME.OPTION": value}, {"NAME": {"OPTION": value}}, or texts as `--set` takes them."""
 
 
 def _options(given: Options) -> suites.OptionValues | tuple[str, ...]:
@@ -453,7 +623,10 @@ def _options(given: Options) -> suites.OptionValues | tuple[str, ...]:
 
 
 def _values(given: Any) -> list[Any]:
-    """The values of a sweep, or one. Text is read as on the command line; a tuple or a list in a list is one value."""
+    """Return the values of a sweep, or a single one.
+
+    Text is read as on the command line; a tuple, or a list within a list, is one value.
+    """
     plain = given.tolist() if hasattr(given, "tolist") else given  # numpy's and torch's numbers and arrays
     if isinstance(plain, str):
         return [part.strip() for part in plain.split(",")]
@@ -464,7 +637,7 @@ def _values(given: Any) -> list[Any]:
 
 
 def _seeds(given: Any) -> Any:
-    """Python's numbers for numpy's and torch's; "" where none are named."""
+    """Convert NumPy's and torch's numbers to Python's; "" where no seeds are named."""
     return "" if given is None else given.tolist() if hasattr(given, "tolist") else given
 
 
@@ -478,6 +651,6 @@ def _names(given: str | Iterable[str] | None) -> tuple[str, ...]:
 
 
 def _listed(given: str | Iterable[str] | None) -> tuple[str, ...]:
-    """Names as a list, or in one text as the command line takes them: "nll,ece"."""
+    """Return names as a list, also from one text as the command line takes it: "nll,ece"."""
     parts = given.split(",") if isinstance(given, str) else _names(given)
     return tuple(name.strip() for name in parts if name.strip())

@@ -28,16 +28,16 @@ from bdlbench.core.options import fields, per_row_names, resolve
 from bdlbench.core.spec import Choice
 from bdlbench.data.task import Signature, Task
 from bdlbench.entries import CONFIGURED, PLUGIN, check_entry, check_name, check_task
-from bdlbench.entries import KINDS as KINDS  # part of this module too
+from bdlbench.entries import KINDS as KINDS  # exported again
 from bdlbench.entries import Kind as Kind
 from bdlbench.protocols import Dataset, Method, Metric, Model
 
 REPLACED_BY = "replaced_by"
-"""In a choice, the file of the plugin that was let replace the entry of this name: a record must tell the two apart."""
+"""The option that names the plugin file which replaced the entry: a record must tell the two entries apart."""
 
 
 class _Plugin(NamedTuple):
-    """A file that was added: where it is, the checksum of what was read, and the names that it was let replace."""
+    """A file that was added: its path, the checksum of its content, and the names that it may replace."""
 
     path: Path
     sha256: str
@@ -50,12 +50,16 @@ _added: dict[Path, _Plugin] = {}
 
 
 def names(kind: Kind) -> list[str]:
-    """Names of all entries of a kind, sorted."""
+    """List the names of all entries of a kind, sorted."""
     return sorted(_entries(kind))
 
 
 def load(kind: Kind, name: str) -> Any:
-    """The entry: a dataclass, or for metrics an instance. Raises BadInput for an unknown name, with the nearest."""
+    """Return an entry: a dataclass, or for metrics an instance.
+
+    Raises:
+        BadInput: The name is unknown; the nearest is named.
+    """
     entries = _entries(kind)
     if name not in entries:
         raise unknown(kind.removesuffix("s"), name, entries)
@@ -63,7 +67,7 @@ def load(kind: Kind, name: str) -> Any:
 
 
 def summary(kind: Kind, name: str) -> str:
-    """One line about an entry: the first of its docstring, or a metric's own."""
+    """Return one line about an entry: the first of its docstring, or a metric's own summary."""
     entry = load(kind, name)
     return str(entry.summary) if kind == "metrics" else (inspect.getdoc(entry) or "").partition("\n")[0]
 
@@ -71,9 +75,15 @@ def summary(kind: Kind, name: str) -> str:
 def add_plugin(path: Path, replace: Iterable[str] = ()) -> None:
     """Register the entries of a file, which names them in dicts `methods`, `models`, `datasets` or `metrics`.
 
-    replace: names of entries that the file may put its own in the place of. A file that was added before is read again
-    only if it has changed. Raises BadInput, and adds nothing, where the file is absent, does not import, names no
-    entry, one that exists or has a name that cannot be written, or one that is not what its kind asks for.
+    A file that was added before is read again only if it has changed.
+
+    Args:
+        path: The file.
+        replace: Names of entries that the file may replace by its own.
+
+    Raises:
+        BadInput: The file is absent, does not import, or names no entry; or an entry exists already, has a name that
+            cannot be written, or lacks what its kind needs. Nothing is added.
     """
     if not path.is_file():
         raise BadInput(f"plugin {path} " + ("is a folder: name a file" if path.is_dir() else "does not exist"))
@@ -85,7 +95,7 @@ def add_plugin(path: Path, replace: Iterable[str] = ()) -> None:
         return
     found = _dicts(_import_file(path), f"plugin {path}")
     others = {kind: {n: e for n, e in _entries(kind).items() if n not in ours[kind]} for kind in KINDS}
-    for kind in KINDS:  # where a plugin of before replaced one of ours, that is the one to be replaced again
+    for kind in KINDS:  # an entry of ours that an earlier plugin replaced can be replaced again
         others[kind] |= {n: e for n, e in {**_installed_entries(kind), **_own_entries(kind)}.items() if n in ours[kind]}
     beside = {kind: {**others[kind], **found.get(kind, {})} for kind in KINDS}
     for kind, entries in found.items():
@@ -103,7 +113,7 @@ def add_plugin(path: Path, replace: Iterable[str] = ()) -> None:
 
 
 def added_plugins() -> list[tuple[Path, tuple[str, ...]]]:
-    """The files that gave entries, in order, and what each was let replace: another process adds them so."""
+    """List the files that gave entries, in order, with the names that each may replace, for other processes."""
     return [
         (plugin.path, plugin.replace)
         for plugin in _added.values()
@@ -112,20 +122,20 @@ def added_plugins() -> list[tuple[Path, tuple[str, ...]]]:
 
 
 def replaced(kind: Kind, name: str) -> str:
-    """The file name of the plugin that was let replace this entry; "" where the entry is the only one of its name."""
+    """Return the name of the plugin file that replaced this entry; "" where the entry is the only one of its name."""
     if name not in _plugins[kind] or (name not in _own_entries(kind) and name not in _installed_entries(kind)):
         return ""
     return _plugin_files.get((kind, name), Path("a plugin")).name
 
 
 def is_of(kind: Kind, name: str, path: Path) -> bool:
-    """Whether the entry was taken from this file, however its path is spelt."""
+    """Tell whether the entry comes from this file, however its path is spelt."""
     known = _plugin_files.get((kind, name))
     return known is not None and known.resolve() == path.resolve()
 
 
 def _line_of(source: bytes, kind: Kind, name: Any) -> int:
-    """The line of a plugin that names an entry: its key in the dict, else where the dict is assigned."""
+    """Return the line of a plugin that names an entry: its key in the dict, else where the dict is assigned."""
     line = 1
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
@@ -137,13 +147,16 @@ def _line_of(source: bytes, kind: Kind, name: Any) -> int:
 
 
 def plugin_files(entries: Iterable[str]) -> list[Path]:
-    """The files that `add_plugin` took any of these names from, each once: what a command must name to have them."""
+    """List the files that `add_plugin` took any of these names from, each once: a command must name them."""
     wanted = set(entries)
     return list(dict.fromkeys(path for (_, name), path in _plugin_files.items() if name in wanted))
 
 
 def choice(kind: Kind, name: str, settings: Mapping[str, Mapping[str, Any]]) -> Choice:
-    """The entry with all its options: defaults overlaid by settings[name]; a nested entry takes its own settings."""
+    """Return the entry with all its options: defaults overlaid by settings[name].
+
+    A nested entry takes its own settings.
+    """
     (only,) = choices(kind, name, {entry: {k: [value] for k, value in own.items()} for entry, own in settings.items()})
     return only
 
@@ -151,7 +164,7 @@ def choice(kind: Kind, name: str, settings: Mapping[str, Mapping[str, Any]]) -> 
 def choices(
     kind: Kind, name: str, settings: Mapping[str, Mapping[str, Sequence[Any]]], outer: tuple[str, ...] = ()
 ) -> list[Choice]:
-    """The entry once for every combination of its own options' values, and of those of the entries that it builds on.
+    """Return the entry for every combination of its options' values and of those of the entries that it builds on.
 
     settings: {entry: {option: values}}, of which those of other entries do not concern it, however many values they
     have; outer: the entries that build on this one. An option that came `later` is no part of a choice at its default.
@@ -175,7 +188,11 @@ def choices(
 
 
 def recorded(kind: Kind, then: Choice) -> Choice:
-    """The choice that a record holds, as this catalog makes it. Raises BadInput where an entry is not known here."""
+    """Return the choice that a record holds, as this catalog makes it.
+
+    Raises:
+        BadInput: An entry is unknown here.
+    """
     settings: dict[str, dict[str, Any]] = {}
 
     def collect(entry: Choice) -> str:
@@ -192,7 +209,7 @@ def recorded(kind: Kind, then: Choice) -> Choice:
 
 
 def batch_key(kind: Kind, chosen: Choice) -> Choice:
-    """The choice without what may differ between rows of one batch."""
+    """Return the choice without the options that may differ between rows of one batch."""
     free = per_row_names(load(kind, chosen.name))
     kept = {
         key: batch_key(_nested_kind(kind, chosen, key), value) if isinstance(value, Choice) else value
@@ -203,25 +220,29 @@ def batch_key(kind: Kind, chosen: Choice) -> Choice:
 
 
 def build_method(rows: Sequence[Choice]) -> Method:
-    """The method whose row r has the options of rows[r]."""
+    """Build the method whose row r has the options of rows[r]."""
     method: Method = _build("methods", rows, {})
     return method
 
 
 def build_model(rows: Sequence[Choice], signature: Signature) -> Model:
-    """The model for `signature` whose row r has the options of rows[r]."""
+    """Build the model for `signature` whose row r has the options of rows[r]."""
     model: Model = _build("models", rows, {"signature": signature})
     return model
 
 
 def build_dataset(chosen: Choice) -> Dataset:
-    """The data set."""
+    """Build the data set."""
     dataset: Dataset = _build("datasets", [chosen], {})
     return dataset
 
 
 def load_task(chosen: Choice, split: int) -> Task:
-    """One split of a data set. Raises BadInput where it cannot be had, or is none, with the file and line of others."""
+    """Load one split of a data set.
+
+    Raises:
+        BadInput: It is unavailable or no valid task; for foreign code with file and line.
+    """
     dataset = build_dataset(chosen)
     with calling(f"data set {chosen.name}", dataset):
         task = dataset.load(split)
@@ -231,9 +252,9 @@ def load_task(chosen: Choice, split: int) -> Task:
 
 
 def definition(metric: Metric) -> str:
-    """What a record keeps of a metric's definition: its options too."""
+    """Return what a record stores of a metric's definition, its options included."""
     is_data = is_dataclass(type(metric))
-    text = repr(metric) if is_data else type(metric).__qualname__  # a plain repr holds an address
+    text = repr(metric) if is_data else type(metric).__qualname__  # a plain repr contains an address
     files_of = [
         file for name, own in _plugins["metrics"].items() if own is metric and (file := replaced("metrics", name))
     ]
@@ -241,7 +262,7 @@ def definition(metric: Metric) -> str:
 
 
 def metrics() -> dict[str, Metric]:
-    """All metrics by name."""
+    """Return all metrics by name."""
     return {name: load("metrics", name) for name in names("metrics")}
 
 
@@ -255,7 +276,7 @@ def _build(kind: Kind, rows: Sequence[Choice], extra: Mapping[str, Any]) -> Any:
 
 
 def _column(kind: Kind, chosen: Choice, key: str, values: Sequence[Any]) -> Any:
-    """One value where all rows agree, else (R,) float64; nested entries are built in turn."""
+    """Return one value where all rows agree, else (R,) float64; nested entries are built in turn."""
     if isinstance(values[0], Choice):
         return _build(_nested_kind(kind, chosen, key), values, {})
     return values[0] if len(set(values)) == 1 else torch.tensor(values, dtype=torch.float64)
@@ -303,7 +324,11 @@ def _installed_entries(kind: Kind) -> dict[str, Any]:
 
 
 def _dicts(module: Any, whose: str) -> dict[Kind, dict[str, Any]]:
-    """The dicts of a module that name entries. Raises BadInput where one is no dict, and where none names anything."""
+    """Return the dicts of a module that name entries.
+
+    Raises:
+        BadInput: One is not a dict, or none names anything.
+    """
     named = {kind: value for kind in KINDS if not inspect.ismodule(value := getattr(module, kind, {}))}
     for kind, value in named.items():
         if not isinstance(value, dict):
@@ -314,16 +339,16 @@ def _dicts(module: Any, whose: str) -> dict[Kind, dict[str, Any]]:
 
 
 def _import_file(path: Path) -> Any:
-    """The module of a file, under a name of its own: files of one name in two folders are two modules."""
+    """Import a file as a module with a name of its own: files of one name in two folders are two modules."""
     name = f"{PLUGIN}{path.stem}_{files.sha256(str(path.resolve()).encode())[:8]}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise BadInput(f"plugin {path} is not a Python file")
     module, before = importlib.util.module_from_spec(spec), sys.modules.get(name)
-    sys.modules[name] = module  # dataclasses look there for the annotations of their fields
+    sys.modules[name] = module  # dataclasses look up the annotations of their fields there
     try:
         with torch_state.kept():
-            # compiled here: a cached bytecode is taken for that of another text of the same length and second
+            # compiled here: cached bytecode is mistaken for that of another text of the same length and second
             exec(compile(path.read_bytes(), str(path.absolute()), "exec", dont_inherit=True), module.__dict__)
     except (Exception, SystemExit) as error:
         sys.modules.pop(name)

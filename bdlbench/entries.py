@@ -1,4 +1,4 @@
-"""What an entry of the catalog must be: its name, and the words and options that its kind asks for."""
+"""What an entry of the catalog must have: a name, and the members and options that its kind needs."""
 
 from __future__ import annotations
 
@@ -23,10 +23,13 @@ CONFIGURED: tuple[Kind, ...] = ("methods", "models", "datasets")
 """Kinds whose entries are classes with options."""
 
 NAME = re.compile(r"\w[\w-]*")
-"""What an entry may be called: nothing that a shell, `--set NAME.OPTION=V1,V2`, Markdown, LaTeX, HTML or CSV reads."""
+"""What an entry may be called.
+
+Nothing that has a meaning in a shell, `--set NAME.OPTION=V1,V2`, Markdown, HTML or CSV.
+"""
 
 PLUGIN = "bdlbench_plugin_"
-"""How the modules of plugin files begin."""
+"""How the names of plugins' modules begin."""
 
 WORDS: dict[Kind, dict[str, int]] = {
     "methods": {"unsupported": 1, "fit": 3},
@@ -37,21 +40,29 @@ WORDS: dict[Kind, dict[str, int]] = {
 """What an entry of each kind must be able to do, with how many arguments."""
 
 OPTIONAL = ("by_example", "without_blocks")
-"""Those of them that an entry may lack."""
+"""The members of `WORDS` that an entry may lack."""
 
 
 def word_of(kind: Kind) -> str:
-    """The kind in the singular."""
+    """Return the kind in the singular."""
     return kind.removesuffix("s")
 
 
 def check_name(
     kind: Kind, name: Any, entry: Any, whose: str, others: Mapping[Kind, Mapping[str, Any]], replace: Sequence[str]
 ) -> None:
-    """Refuse a name that cannot be written, or is taken: in its kind, or by another kind where options go by the name.
+    """Refuse a name that cannot be written or is taken, in its kind or in another kind that shares its options' prefix.
 
-    whose: the plugin, with the line that names the entry, or the package; others: what is there; replace: names that
-    may be taken. Raises BadInput.
+    Args:
+        kind: The kind of the entry.
+        name: Its name.
+        entry: The entry.
+        whose: The plugin, with the line that names the entry; or the package.
+        others: The entries that exist.
+        replace: Names that may be taken.
+
+    Raises:
+        BadInput: The name cannot be used.
     """
     word = word_of(kind)
     if not isinstance(name, str) or not NAME.fullmatch(name):
@@ -59,7 +70,7 @@ def check_name(
     where = f"{whose}: {word} {name}"
     if (old := others.get(kind, {}).get(name)) is not None and name not in replace:
         better = "choose another name"
-        if not str(old.__module__).startswith(PLUGIN):  # two files given at once could only take turns
+        if not str(old.__module__).startswith(PLUGIN):  # two files given at once would replace each other in turn
             better += f", or take the place of {written(old) if is_foreign(old) else 'ours'} by --replace {name}"
         raise BadInput(f"{where} redefines the {word} {name!r}: {better}")
     for other in CONFIGURED if kind in CONFIGURED else ():
@@ -69,9 +80,16 @@ def check_name(
 
 
 def check_entry(kind: Kind, name: str, entry: Any, whose: str) -> None:
-    """Refuse an entry that is not what its kind asks for: a class or an instance, its words, its options.
+    """Refuse an entry that lacks what its kind needs: to be a class or an instance, its members, its options.
 
-    whose: the plugin, with the line that names the entry, or the package. Raises BadInput.
+    Args:
+        kind: The kind of the entry.
+        name: Its name.
+        entry: The entry.
+        whose: The plugin, with the line that names the entry; or the package.
+
+    Raises:
+        BadInput: Something is missing or wrong.
     """
     where = f"{whose}: {word_of(kind)} {name}"
     if kind == "metrics" and inspect.isclass(entry):
@@ -88,14 +106,14 @@ def check_entry(kind: Kind, name: str, entry: Any, whose: str) -> None:
             inspect.signature(own).bind(*range(count + (kind != "metrics")))
         except TypeError:
             raise BadInput(f"{where}: {verb} does not take {count} arguments; see bdlbench/protocols.py") from None
-        except ValueError:  # what is not written in Python does not tell
+        except ValueError:  # a callable that is not written in Python has no signature
             continue
     with calling(where, entry):
         (_check_metric if kind == "metrics" else _check_options)(kind, entry, where)
 
 
 _SLOT = type(type.__call__.__get__(object))
-"""What `Class.__call__` is where the class itself has none: that of its metaclass."""
+"""The type of `Class.__call__` where the class itself defines none: it is then that of its metaclass."""
 
 
 def _check_options(kind: Kind, entry: Any, where: str) -> None:
@@ -125,9 +143,13 @@ def _check_metric(kind: Kind, metric: Any, where: str) -> None:
 
 
 def check_task(task: Any) -> None:
-    """Refuse what a data set returned where it is no task: shapes that do not agree, targets that are none, names.
+    """Refuse the result of a data set that is no valid task: its type, shapes, targets or names are wrong.
 
-    Raises Broken with what it is and what would be right.
+    Args:
+        task: What `load` returned.
+
+    Raises:
+        Broken: The text says what it is and what would be right.
     """
     if not isinstance(task, Task) or not isinstance(getattr(task, "signature", None), Signature):
         raise Broken(f"load returned a {type(task).__name__}, not a Task with a Signature")

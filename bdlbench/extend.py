@@ -1,9 +1,9 @@
-"""The one import for authors: all that a method, a model, a data set, a metric or a likelihood of your own is made of.
+"""The one import for authors of methods, models, data sets, metrics and likelihoods.
 
     from bdlbench.extend import Layout, Plan, Point, WeightPosterior, fit_network, last, option
 
-What stands here and in `bdlbench.api` is public: it is documented, and deprecated before it goes. All else may change
-without notice. docs/methods.md says what each is for.
+The names in this module and in `bdlbench.api` are public: they are documented, and deprecated before they go.
+Everything else may change without notice. docs/plugins.md lists what each name is for.
 """
 
 from __future__ import annotations

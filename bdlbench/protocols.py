@@ -459,7 +459,7 @@ class Metric(Protocol):
 
     @property
     def unit(self) -> str:
-        """nats, a fraction, a count, …"""
+        """The unit of its values: nats, a fraction, a count or another."""
         ...
 
     @property

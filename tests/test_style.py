@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import ast
+import inspect
+import re
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import pytest
+
+from bdlbench import extend
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "bdlbench"
@@ -150,6 +156,35 @@ def undocumented(source: str) -> list[str]:
     return faults
 
 
+def without_sections(source: str) -> list[str]:
+    """Public functions whose docstring lacks a section that they need, or names other arguments than they have."""
+    tree, faults = ast.parse(source), []
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef) and not node.name.startswith("_")]
+    for node in [node for scope in (tree, *classes) for node in scope.body]:
+        if not isinstance(node, ast.FunctionDef) or (node.name.startswith("_") and node.name != "__call__"):
+            continue
+        doc, decorators = ast.get_docstring(node) or "", {dotted(one) for one in node.decorator_list}
+        if decorators & {"property", "cached_property", "overload"} or not doc:
+            continue
+        args, star = node.args, [("*", node.args.vararg), ("**", node.args.kwarg)]
+        taken = [arg.arg for arg in (*args.posonlyargs, *args.args, *args.kwonlyargs) if arg.arg not in ("self", "cls")]
+        taken += [mark + arg.arg for mark, arg in star if arg]
+        told = re.findall(r"^    (\*{0,2}\w+): ", doc.partition("Args:\n")[2].split("\n\n")[0], re.MULTILINE)
+        where = f"line {node.lineno}: {node.name}"
+        faults += [f"{where}: Args tells {told}, not {taken}"] if sorted(told) != sorted(taken) else []
+        silent = node.returns is None or ast.unparse(node.returns) == "None"
+        says = "Returns:" in doc or "Yields:" in doc or (not taken and doc.startswith("Return "))
+        faults += [] if silent or says else [f"{where}: no Returns"]
+        raised = {dotted(one.exc.func) for one in ast.walk(node) if isinstance(one, ast.Raise) and _is_call(one.exc)}
+        named = doc.partition("Raises:\n")[2]
+        faults += [f"{where}: Raises lacks {error}" for error in sorted(raised - {"unknown"}) if error not in named]
+    return faults
+
+
+def _is_call(node: ast.AST | None) -> bool:
+    return isinstance(node, ast.Call)
+
+
 def effects(source: str) -> list[str]:
     """Statements that act on the outside when the module is imported."""
     calls = [n.value for n in ast.parse(source).body if isinstance(n, ast.Expr) and isinstance(n.value, ast.Call)]
@@ -174,6 +209,33 @@ def test_package_is_clean(guard: Guard) -> None:
     assert paths
     found = [f"{path.relative_to(ROOT)} {fault}" for path in paths for fault in guard(path.read_text("utf-8"))]
     assert found == []
+
+
+def told_in_full() -> list[Path]:
+    """Files whose public docstrings have a section for arguments, results and errors."""
+    paths = [PACKAGE / "api.py", PACKAGE / "protocols.py"]
+    return [*paths, *(path for folder in ("kernels", "stats") for path in sorted((PACKAGE / folder).glob("*.py")))]
+
+
+def test_public_docstrings_have_sections() -> None:
+    found = [f"{path.name} {fault}" for path in told_in_full() for fault in without_sections(path.read_text("utf-8"))]
+    assert found == []
+
+
+def test_what_extend_holds_has_sections() -> None:
+    """Methods of its classes are told by the protocol that they implement."""
+    things = {name: getattr(extend, name) for name in extend.__all__}
+    functions = {name: thing for name, thing in things.items() if inspect.isfunction(thing)}
+    found = {name: without_sections(textwrap.dedent(inspect.getsource(thing))) for name, thing in functions.items()}
+    assert {name: faults for name, faults in found.items() if faults} == {}
+    data = {name: thing for name, thing in things.items() if inspect.isclass(thing) and is_dataclass(thing)}
+    silent = {
+        f"{name}.{field.name}"
+        for name, thing in data.items()
+        for field in fields(thing)
+        if field.compare and f"    {field.name}: " not in (inspect.getdoc(thing) or "")
+    }
+    assert len(functions) > 20 and len(data) > 10 and silent == set()
 
 
 def public_names(source: str) -> set[str]:
@@ -267,6 +329,13 @@ def test_other_guards_are_tripped() -> None:
     silent = "def f(): ...\ndef _g(): ...\nclass C:\n    def h(self): ...\n    def __len__(self): ...\n"
     assert undocumented(silent) == ["line 1: the module", "line 1: f", "line 3: C", "line 4: h"]
     assert undocumented("") == []
+    told = 'def f(x, *y):\n    """Do.\n\n    Args:\n        x: One.\n    """\n    raise ValueError()\ndef _g(x): ...\n'
+    assert without_sections(told) == [
+        "line 1: f: Args tells ['x'], not ['x', '*y']",
+        "line 1: f: Raises lacks ValueError",
+    ]
+    assert without_sections('def f() -> int:\n    """Do."""\n') == ["line 1: f: no Returns"]
+    assert without_sections('def f() -> int:\n    """Return one."""\n') == []
     assert effects('"""Words."""\nimport torch\ntorch.set_num_threads(1)\napp.add_typer(x)\n') == [
         "line 3: torch.set_num_threads()"
     ]

@@ -200,7 +200,7 @@ EntryType = TypeVar("EntryType")
 
 
 def repeat_rows(entry: EntryType, times: int) -> EntryType:
-    """Repeat each per-replicate option (R,) of an entry to (R·times,), in the order r0 r0 … r1 r1 …
+    """Repeat each per-replicate option (R,) of an entry to (R·times,), in the order r0 r0 … r1 r1 … of `Data.repeat`.
 
     Args:
         entry: A frozen dataclass with options.

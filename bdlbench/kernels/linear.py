@@ -119,7 +119,10 @@ def _batched(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _one_by_one(a: Tensor, b: Tensor, lead: torch.Size) -> Tensor:
-    """Compute a plain product for each row, into the result if it is on a boundary; a single row is not copied."""
+    """Return a plain product for each row, written in place if its place is on a boundary.
+
+    A single row is not copied.
+    """
     if a.ndim == b.ndim == 3 and lead.numel() == 1:
         return torch.mm(a[0], b[0]).unsqueeze(0)
     shape = (*lead, a.shape[-2], b.shape[-1])

@@ -19,7 +19,7 @@ from bdlbench.protocols import Method, Model, Posterior, Restores
 class DeepEnsemble:
     """Deep ensemble: the mixture of networks trained alike from different seeds (Lakshminarayanan et al. 2017).
 
-    p(y | x) = (1/K) Σ_k p(y | x, w_k). Members are rows of the replicate axis; member 0 is what the member's method
+    p(y | x) = (1/K) Σ_k p(y | x, w_k). Members are rows of the replicate axis. Member 0 is what the member's method
     gives alone with the same seed. No adversarial training, no bootstrap.
     """
 
@@ -27,7 +27,7 @@ class DeepEnsemble:
     member: Method | Any = option("mle", "method of each member; its own options apply", entry="methods")
 
     def unsupported(self, model: Model) -> str | None:
-        """Whatever its members support."""
+        """Say why the members' method cannot train this model; None where it can."""
         reason: str | None = self.member.unsupported(model)
         return reason
 
@@ -38,7 +38,7 @@ class DeepEnsemble:
         return EnsemblePosterior(rows, self.members)
 
     def restored(self, model: Model, state: Mapping[str, Tensor]) -> Posterior | None:
-        """The members, where their method can have them back."""
+        """Rebuild the members, where their method can."""
         if not isinstance(self.member, Restores):
             return None
         base: Restores = repeat_rows(self.member, self.members)

@@ -26,8 +26,8 @@ class DropConnectVI:
 
     q(w) = Π_i [p δ(w_i) + (1 − p) δ(w_i − λ_i)], one mask for each batch. Minimises
     −(1/N) [Σ_n log p(y_n | x_n, λ · mask) + log N(λ; 0, prior_sd²)]; the mean weight is (1 − p) λ.
-    The KL of q from N(0, s²) is, in λ, (1 − p) λ² / (2 s²): this penalty means s = prior_sd √(1 − p), so an equal
-    prior_sd is no equal prior across methods.
+    As a function of λ, the KL of q from N(0, s²) is (1 − p) λ² / (2 s²). This penalty therefore means
+    s = prior_sd √(1 − p): an equal prior_sd is not an equal prior across methods.
     """
 
     epochs: int = training_option("epochs")
@@ -38,13 +38,13 @@ class DropConnectVI:
     prior_sd: PerRow = training_option(
         "prior_sd",
         help="sd of the Gaussian prior of λ, whose KL has a factor 1 − p: the prior of λ · mask has the sd "
-        "prior_sd · √(1 − p); an equal number is no equal prior across methods",
+        "prior_sd · √(1 − p); an equal number is not an equal prior across methods",
     )
     prior_scaling: PriorScaling = training_option("prior_scaling")
     last_batch: LastBatch = training_option("last_batch")
 
     def unsupported(self, model: Model) -> str | None:
-        """What has no linear map has no weight to drop."""
+        """Refuse a model without linear maps, which has no weight to drop."""
         return None if self.rates(Layout(model.leaves())) else "it has no linear map whose weights could be dropped"
 
     def fit(self, model: Model, data: Data, rng: Streams) -> Posterior:
@@ -60,22 +60,25 @@ class DropConnectVI:
         return self.posterior(model, layout, last(fit_network(model, data, rng, plan, rule, prior)).flat)
 
     def restored(self, model: Model, state: Mapping[str, Tensor]) -> Posterior:
-        """The network that was learnt, under masks."""
+        """Return the learnt network, under masks."""
         layout = Layout(model.leaves())
         return self.posterior(model, layout, layout.joined(state))
 
     def posterior(self, model: Model, layout: Layout, flat: Tensor) -> WeightPosterior:
-        """Rows (R, P) under masks of their own."""
+        """Return rows (R, P) as a posterior under masks of their own."""
         state, rates = layout.views(flat), self.rates(layout)
         moments = partial(self.moments, layout, flat)
         return WeightPosterior(model, state, lambda noise, joint: DropConnect(state, rates, noise), moments=moments)
 
     def rates(self, layout: Layout) -> dict[str, PerRow]:
-        """The rate of each linear map."""
+        """Return the rate of each linear map."""
         return {name: self.rate for name, leaf in layout.leaves.items() if is_linear(leaf)}
 
     def moments(self, layout: Layout, flat: Tensor) -> Moments:
-        """Of λ · mask, rows (R, P): mean (1 − p) λ, variance p (1 − p) λ²; p = 0 but on linear maps."""
+        """Return the moments of λ · mask of rows (R, P): mean (1 − p) λ, variance p (1 − p) λ².
+
+        P = 0 except on linear maps.
+        """
         linear = layout.fill(lambda leaf: float(is_linear(leaf))).to(flat.device)
         rate = linear * per_row(self.rate, flat.double(), 2)
         return factorised_moments(layout, (1 - rate) * flat, rate * (1 - rate) * flat.square())

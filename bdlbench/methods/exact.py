@@ -11,17 +11,17 @@ from bdlbench.protocols import Conjugate, Model, Posterior
 
 @dataclass(frozen=True)
 class Exact:
-    """Exact inference: the model's own closed form, of the posterior, the predictive and the evidence.
+    """Exact inference: the model's own closed form of the posterior, the predictive and the evidence.
 
-    p(w | D) = p(D | w) p(w) / p(D). What every approximation on a conjugate model is held against.
+    p(w | D) = p(D | w) p(w) / p(D). Every approximation on a conjugate model is compared with it.
     """
 
     def unsupported(self, model: Model) -> str | None:
-        """Only conjugate models have one."""
+        """Refuse a model that is not conjugate."""
         return None if isinstance(model, Conjugate) else "it has no closed-form posterior"
 
     def fit(self, model: Model, data: Data, rng: Streams) -> Posterior:
-        """Ask the model."""
+        """Return the posterior that the model computes."""
         if not isinstance(model, Conjugate):
             raise TypeError(f"{type(model).__name__} has no closed-form posterior")
         return model.exact(data)

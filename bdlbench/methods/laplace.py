@@ -26,17 +26,17 @@ from bdlbench.training.loop import Decay, LastBatch, Plan, last
 Hessian = Literal["auto", "full", "diagonal"]
 
 FULL_LIMIT = 2000
-"""Parameters up to which a full covariance is kept: 32 MB a replicate, and some seconds for its inverse."""
+"""Parameters up to which a full covariance is used: 32 MB a replicate, and some seconds for its inverse."""
 
 
 @dataclass(frozen=True)
 class Laplace:
     """Laplace: a Gaussian at the MAP, with the inverse curvature of the log joint there as covariance (MacKay 1992).
 
-    q(w) = N(w_MAP, Λ⁻¹), Λ = Σ_n J_nᵀ H_n J_n + the prior's precision: the generalised Gauss-Newton matrix, which is
-    positive definite anywhere and the Hessian itself on a linear model (Immer et al. 2021, eq. 5). Predictions average
-    over sampled weights as in Ritter et al. 2018, one draw for each block of examples. The training is MAP's. The fact
-    `laplace_log_evidence` is log p(D, w_MAP) + ½ P log 2π − ½ log |Λ| in nats (MacKay 1992, eq. 10).
+    q(w) = N(w_MAP, Λ⁻¹), with Λ = Σ_n J_nᵀ H_n J_n + the prior's precision: the generalised Gauss-Newton matrix, which
+    is positive definite everywhere, and equals the Hessian on a linear model (Immer et al. 2021, eq. 5). Predictions
+    average over sampled weights as in Ritter et al. 2018, one draw for each block of examples. Training is that of MAP.
+    The fact `laplace_log_evidence` is log p(D, w_MAP) + ½ P log 2π − ½ log |Λ| in nats (MacKay 1992, eq. 10).
     """
 
     epochs: int = training_option("epochs")
@@ -51,7 +51,7 @@ class Laplace:
     last_batch: LastBatch = training_option("last_batch")
 
     def unsupported(self, model: Model) -> str | None:
-        """What has no Fisher information, no density of the weights, or too many of them."""
+        """Refuse a model with no Fisher information, with no density of the weights, or with too many weights."""
         layout, like = Layout(model.leaves()), torch.zeros(1, 1, *model.signature.input_shape)
         if isinstance(model, OwnsPrior) and not model.prior(layout, like).of_weights:
             return "its prior is not a density of the weights, so the mode and the curvature are of different densities"
@@ -61,7 +61,7 @@ class Laplace:
         return None if isinstance(output, HasFisher) else "its output has no Fisher information in closed form"
 
     def fit(self, model: Model, data: Data, rng: Streams) -> Posterior:
-        """Train each row's network as MAP does, then take the curvature of one row after another."""
+        """Train each row's network as MAP does, then compute the curvature of one row after another."""
         layout = Layout(model.leaves())
         plan = Plan(self.epochs, self.batch_size, self.learning_rate, self.decay, self.last_batch)
         prior = prior_of(model, layout, self.prior_sd, self.prior_scaling, data.x)
@@ -74,15 +74,16 @@ class Laplace:
         return replace(self.posterior(model, layout, flat, scale), facts={"laplace_log_evidence": evidence})
 
     def restored(self, model: Model, state: Mapping[str, Tensor]) -> Posterior:
-        """The Gaussian around the mode that was kept, its scale as narrow as it was stored."""
+        """Return the Gaussian around the stored mode, with its scale as it was stored."""
         layout = Layout(model.leaves())
         flat = layout.joined({name: state[f"{name}.mean"] for name in layout.leaves})
         return self.posterior(model, layout, flat, state["scale"])
 
     def around(self, model: Model, layout: Layout, flat: Tensor, data: Data) -> tuple[Tensor, Tensor]:
-        """Scale and log evidence of one network `flat` (1, P): w = flat + ε · scale, scale (n, P), or (P,) if diagonal.
+        """Return scale and log evidence of one network `flat` (1, P).
 
-        With Λ = L Lᵀ the scale is L⁻¹, float64, a column for each place of a padded row.
+        A draw is w = flat + ε · scale, with scale (n, P), or (P,) if diagonal. With Λ = L Lᵀ the scale is L⁻¹, float64,
+        with a column for each place of a padded row.
         """
         prior = prior_of(model, layout, self.prior_sd, self.prior_scaling, flat)
         diagonal = self.hessian == "diagonal" or (self.hessian == "auto" and layout.num_parameters > FULL_LIMIT)
@@ -107,7 +108,7 @@ class Laplace:
         return padded, evidence
 
     def posterior(self, model: Model, layout: Layout, flat: Tensor, scale: Tensor) -> WeightPosterior:
-        """Rows (R, P) with the scales (R, n, P), or (R, P) of a diagonal, as a posterior."""
+        """Return rows (R, P) with the scales (R, n, P), or (R, P) of a diagonal, as a posterior."""
         narrow = scale.to(flat)
         state = {f"{name}.mean": value for name, value in layout.views(flat).items()} | {"scale": narrow}
 
@@ -120,7 +121,10 @@ class Laplace:
         return WeightPosterior(model, state, draw, moments=partial(self.moments, layout, flat, scale))
 
     def moments(self, layout: Layout, flat: Tensor, scale: Tensor) -> Moments:
-        """Of rows (R, P) with the scales (R, n, P), or (R, P) of a diagonal: the covariance is scaleᵀ scale."""
+        """Return the moments of rows (R, P) with the scales (R, n, P), or (R, P) of a diagonal.
+
+        The covariance is scaleᵀ scale.
+        """
         packed = layout.packed(scale)
         rows = [torch.diag(row.square()) if row.ndim == 1 else row.mT @ row for row in map(Tensor.clone, packed)]
         return Moments(layout.packed(flat).double(), torch.stack(rows), gaussian=True)

@@ -33,7 +33,7 @@ class MAP:
     last_batch: LastBatch = training_option("last_batch")
 
     def unsupported(self, model: Model) -> str | None:
-        """Every model has a likelihood."""
+        """Accept every model: each has a likelihood."""
         return None
 
     def fit(self, model: Model, data: Data, rng: Streams) -> Posterior:
@@ -45,7 +45,7 @@ class MAP:
         return point_posterior(model, layout, flat)
 
     def restored(self, model: Model, state: Mapping[str, Tensor]) -> Posterior:
-        """The network that was learnt."""
+        """Return the learnt network."""
         layout = Layout(model.leaves())
         return point_posterior(model, layout, layout.joined(state))
 

@@ -25,9 +25,10 @@ class MCDropout:
     """MC dropout: units dropped in training and in prediction, averaged over masks (Gal & Ghahramani 2016).
 
     Minimises −(1/N) [Σ_n log p(y_n | x_n, w, mask) + log N(w; 0, prior_sd²)], eq. 5 of the paper up to a factor; the
-    prior stands for its weight decay. Rates as in Srivastava et al. 2014: one half of hidden units, a fifth of inputs.
-    The KL of the masked weights w · mask / (1 − p) from N(0, s²) is, in w, (1 − p) (w / (1 − p))² / (2 s²) (appendix of
-    the paper): this penalty means s = prior_sd / √(1 − p), so an equal prior_sd is no equal prior across methods.
+    prior replaces its weight decay. Rates as in Srivastava et al. 2014: one half of hidden units, a fifth of inputs. As
+    a function of w, the KL of the masked weights w · mask / (1 − p) from N(0, s²) is (1 − p) (w / (1 − p))² / (2 s²)
+    (appendix of the paper). This penalty therefore means s = prior_sd / √(1 − p): an equal prior_sd is not an equal
+    prior across methods.
     """
 
     epochs: int = training_option("epochs")
@@ -39,13 +40,13 @@ class MCDropout:
     prior_sd: PerRow = training_option(
         "prior_sd",
         help="sd of the Gaussian prior of w, whose KL has a factor 1 − p: the prior of w · mask / (1 − p) has the sd "
-        "prior_sd / √(1 − p); an equal number is no equal prior across methods",
+        "prior_sd / √(1 − p); an equal number is not an equal prior across methods",
     )
     prior_scaling: PriorScaling = training_option("prior_scaling")
     last_batch: LastBatch = training_option("last_batch")
 
     def unsupported(self, model: Model) -> str | None:
-        """What has no linear map has no unit to drop."""
+        """Refuse a model without linear maps, which has no unit to drop."""
         return None if self.rates(Layout(model.leaves())) else "it has no linear map whose input could be dropped"
 
     def fit(self, model: Model, data: Data, rng: Streams) -> Posterior:
@@ -61,18 +62,21 @@ class MCDropout:
         return self.posterior(model, layout, last(fit_network(model, data, rng, plan, rule, prior)).flat)
 
     def restored(self, model: Model, state: Mapping[str, Tensor]) -> Posterior:
-        """The network that was learnt, under masks."""
+        """Return the learnt network, under masks."""
         layout = Layout(model.leaves())
         return self.posterior(model, layout, layout.joined(state))
 
     def posterior(self, model: Model, layout: Layout, flat: Tensor) -> WeightPosterior:
-        """Rows (R, P) under masks of their own."""
+        """Return rows (R, P) as a posterior under masks of their own."""
         state, rates = layout.views(flat), self.rates(layout)
         moments = partial(dropout_moments, layout, flat, rates)
         return WeightPosterior(model, state, lambda noise, joint: Dropout(state, rates, noise, joint), moments=moments)
 
     def rates(self, layout: Layout) -> dict[str, PerRow]:
-        """The rate at the input of each linear map, which draws from a stream of its own; where it is 0, not at all."""
+        """Return the rate at the input of each linear map.
+
+        Each map draws from its own stream, and not at all at rate 0.
+        """
         by_role = {"input": self.input_rate, "weight": self.rate}
         return {name: by_role[leaf.role] for name, leaf in layout.leaves.items() if leaf.role in by_role}
 

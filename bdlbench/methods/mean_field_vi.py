@@ -76,7 +76,7 @@ class MeanFieldVI:
     last_batch: LastBatch = training_option("last_batch")
 
     def unsupported(self, model: Model) -> str | None:
-        """Every model has weights."""
+        """Accept every model: each has weights."""
         return None
 
     def fit(self, model: Model, data: Data, rng: Streams) -> Posterior:
@@ -94,7 +94,7 @@ class MeanFieldVI:
         return self.posterior(model, layout, flat, self.bound(model, layout, flat, prior, data, rng.child("bound")))
 
     def drawn(self, layout: Layout, flat: Tensor) -> Callable[[Streams, bool], Layer]:
-        """How networks are drawn from rows (R, 2P): one for all examples where `joint`."""
+        """Return a function that draws networks from rows (R, 2P), one for all examples where `joint`."""
         mean, log_sd = flat.chunk(2, dim=-1)
         sd = log_sd.exp()
         means, variances, rule = layout.views(mean), layout.views(sd.square()), ESTIMATORS.get(self.estimator)
@@ -107,9 +107,10 @@ class MeanFieldVI:
         return draw
 
     def bound(self, model: Model, layout: Layout, flat: Tensor, prior: Prior, data: Data, rng: Streams) -> Tensor:
-        """The ELBO of all training data in nats, (R,) float64, by `bound_samples` draws of the training estimator.
+        """Return the ELBO of all training data in nats, (R,) float64.
 
-        Local noise treats the positions of a convolution as independent, so there it is the ELBO of that approximation.
+        It takes `bound_samples` draws of the training estimator. Local noise treats the positions of a convolution as
+        independent, so there it is the ELBO of that approximation.
         """
         draw = self.drawn(layout, flat)
         expected = expected_log_likelihood(model, lambda noise: draw(noise, False), data, rng, self.bound_samples)
@@ -117,13 +118,13 @@ class MeanFieldVI:
         return expected - prior.kl(mean, log_sd)
 
     def restored(self, model: Model, state: Mapping[str, Tensor]) -> Posterior:
-        """The Gaussian that was learnt."""
+        """Return the learnt Gaussian."""
         layout = Layout(model.leaves())
         parts = [{name: state[f"{name}.{part}"] for name in layout.leaves} for part in ("mean", "log_sd")]
         return self.posterior(model, layout, torch.cat([layout.joined(part) for part in parts], -1), None)
 
     def posterior(self, model: Model, layout: Layout, flat: Tensor, bound: Tensor | None) -> WeightPosterior:
-        """Rows (R, 2P) as a posterior."""
+        """Return rows (R, 2P) as a posterior."""
         mean, log_sd = flat.chunk(2, dim=-1)
         means, log_sds = layout.views(mean), layout.views(log_sd)
         state = {f"{k}.mean": v for k, v in means.items()} | {f"{k}.log_sd": v for k, v in log_sds.items()}
@@ -131,7 +132,7 @@ class MeanFieldVI:
         return WeightPosterior(model, state, self.drawn(layout, flat), bound=bound, moments=moments)
 
     def initial(self, model: Model, data: Data, rng: Streams) -> Tensor:
-        """(R, 2P): means as a network's weights, log standard deviations all the same."""
+        """Return initial rows (R, 2P): means as a network's weights, log standard deviations all the same."""
         mean = initial_network(model, data, rng)
         value = self.initial_log_sd
         log_sd = torch.as_tensor(value, dtype=mean.dtype, device=mean.device).reshape(-1, 1).expand_as(mean)

@@ -31,7 +31,7 @@ class MLE:
     last_batch: LastBatch = training_option("last_batch")
 
     def unsupported(self, model: Model) -> str | None:
-        """Every model has a likelihood."""
+        """Accept every model: each has a likelihood."""
         return None
 
     def fit(self, model: Model, data: Data, rng: Streams) -> Posterior:
@@ -42,7 +42,7 @@ class MLE:
         return point_posterior(model, layout, flat)
 
     def restored(self, model: Model, state: Mapping[str, Tensor]) -> Posterior:
-        """The network that was learnt."""
+        """Return the learnt network."""
         layout = Layout(model.leaves())
         return point_posterior(model, layout, layout.joined(state))
 

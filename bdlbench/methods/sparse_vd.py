@@ -31,10 +31,10 @@ class SparseVD:
     """Sparse variational dropout: a log-uniform prior drives most weights to zero (Molchanov et al. 2017).
 
     q(w) = Π_i N(w_i; mean_i, α_i mean_i²), learnt as (mean, log variance). Minimises −(1/N) [Σ_n E_q log p − ramp · KL]
-    with local reparameterisation; the ramp goes from 0 to 1 at ramp_end, so that the final weight of the KL is 1/N. The
-    mean of a weight with log α above the threshold is zero while training is so minded; in the posterior the weight and
-    its noise are zero for good. Biases and scales are points. Published schedule: batches of 100, 200 epochs, KL weight
-    0 for 5 epochs and 1 from epoch 20.
+    with local reparameterisation. The ramp goes from 0 to 1 at ramp_end, so the final weight of the KL is 1/N. While
+    the log α of a weight is above the threshold, training uses zero as its mean; the weight comes back if log α falls
+    again. In the posterior such a weight and its noise are zero. Biases and scales are points. Published schedule:
+    batches of 100, 200 epochs, KL weight 0 for 5 epochs and 1 from epoch 20.
     """
 
     epochs: int = training_option("epochs")
@@ -48,7 +48,7 @@ class SparseVD:
     last_batch: LastBatch = training_option("last_batch")
 
     def unsupported(self, model: Model) -> str | None:
-        """What has no linear map has nothing to make sparse."""
+        """Refuse a model without linear maps, which has nothing to make sparse."""
         linear = any(is_linear(leaf) for leaf in model.leaves().values())
         return None if linear else "it has no linear map to make sparse"
 
@@ -70,22 +70,22 @@ class SparseVD:
         return self.posterior(model, layout, flat)
 
     def dropped(self, alpha: Tensor) -> Tensor:
-        """Which weights are zero, (R, P): log α at or above the threshold."""
+        """Tell which weights are zero, (R, P): log α is at or above the threshold."""
         return alpha >= per_row(self.threshold, alpha, 2)
 
     def ramp(self, progress: float) -> Tensor:
-        """The factor of the KL at a fraction of training, () or (R,): 0 until ramp_start, 1 from ramp_end."""
+        """Return the factor of the KL at a fraction of training, () or (R,): 0 until ramp_start, 1 from ramp_end."""
         start, end = (torch.as_tensor(v, dtype=torch.float32) for v in (self.ramp_start, self.ramp_end))
         return ((progress - start) / (end - start).clamp_min(1e-9)).clamp(0, 1)
 
     def initial(self, model: Model, data: Data, rng: Streams) -> Tensor:
-        """(R, 2P): means as a network's weights, log variances all the same."""
+        """Return initial rows (R, 2P): means as a network's weights, log variances all the same."""
         mean = initial_network(model, data, rng)
         value = torch.as_tensor(self.initial_log_variance, dtype=mean.dtype, device=mean.device)
         return torch.cat([mean, value.reshape(-1, 1).expand_as(mean)], dim=-1)
 
     def posterior(self, model: Model, layout: Layout, flat: Tensor) -> WeightPosterior:
-        """Rows (R, 2P) as a posterior whose dropped weights, and their noise, are zero."""
+        """Return rows (R, 2P) as a posterior whose dropped weights, and their noise, are zero."""
         mean, log_variance = flat.chunk(2, dim=-1)
         kept = ~self.dropped(log_alpha(mean, log_variance))
         means = {
@@ -98,21 +98,24 @@ class SparseVD:
         return replace(found, facts=facts, moments=partial(self.moments, layout, flat, kept))
 
     def restored(self, model: Model, state: Mapping[str, Tensor]) -> Posterior:
-        """The weights that were kept, and their noise."""
+        """Return the weights that were not dropped, and their noise."""
         layout = Layout(model.leaves())
         means = {name: state[f"{name}.mean"] for name in layout.leaves}
         linear = [name for name, leaf in layout.leaves.items() if is_linear(leaf)]
         return _sampled(model, means, {name: state[f"{name}.variance"] for name in linear})
 
     def moments(self, layout: Layout, flat: Tensor, kept: Tensor) -> Moments:
-        """Of rows (R, 2P) whose linear maps keep the weights `kept` (R, P); biases and scales are points."""
+        """Return the moments of rows (R, 2P) whose linear maps keep the weights `kept` (R, P).
+
+        Biases and scales are points.
+        """
         mean, log_variance = flat.double().chunk(2, dim=-1)
         sparse = layout.fill(lambda leaf: float(is_linear(leaf))).to(flat.device)
         return factorised_moments(layout, mean * (1 - sparse * ~kept), log_variance.exp() * kept * sparse)
 
 
 def _sampled(model: Model, means: Leaves, variances: Leaves) -> WeightPosterior:
-    """Weights of these means and variances, as a posterior."""
+    """Return weights of these means and variances as a posterior."""
     state = {f"{k}.mean": v for k, v in means.items()} | {f"{k}.variance": v for k, v in variances.items()}
 
     def draw(noise: Streams, joint: bool) -> Layer:
@@ -122,7 +125,7 @@ def _sampled(model: Model, means: Leaves, variances: Leaves) -> WeightPosterior:
 
 
 def _linear(layout: Layout, flat: Tensor) -> dict[str, Tensor]:
-    """The views of linear maps alone."""
+    """Return the views of linear maps only."""
     return {name: view for name, view in layout.views(flat).items() if is_linear(layout.leaves[name])}
 
 

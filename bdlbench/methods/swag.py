@@ -1,4 +1,4 @@
-"""Stochastic weight averaging, Gaussian: how to write a method that collects states of training."""
+"""Stochastic weight averaging, Gaussian: an example of a method that collects states of training."""
 
 from __future__ import annotations
 
@@ -28,12 +28,13 @@ PARTS = ("mean", "variance")
 class SWAG:
     """SWAG: a Gaussian with the moments of the weights along SGD at a constant rate (Maddox et al. 2019).
 
-    After a burn-in by Adam, MAP's training, SGD goes on at `collect_rate`, and every `every` epochs its weights w enter
-    the moments, those at the end of the burn-in first (algorithm 1). With diagonal Σ = E w² − (E w)² and D the last
-    K ≤ `rank` deviations of w from the mean so far, a draw is E w + Σ^½ z₁ / √2 + D z₂ / √(2 (K − 1)) (eq. 1). Without
-    two deviations there is no D, and a draw is E w + Σ^½ z₁: SWAG-diagonal. One draw for each block of examples. The
-    paper's new statistics of BatchNorm for each draw have no place here: no model has BatchNorm.
-    The defaults from `collect_from` on are those of the authors' VGG-16, from epoch 161 of 300; their SGD has momentum.
+    After a burn-in by Adam, as MAP trains, SGD continues at `collect_rate`. Every `every` epochs its weights w enter
+    the moments, beginning with those at the end of the burn-in (algorithm 1). With diagonal Σ = E w² − (E w)² and D the
+    last K ≤ `rank` deviations of w from the mean so far, a draw is E w + Σ^½ z₁ / √2 + D z₂ / √(2 (K − 1)) (eq. 1).
+    With fewer than two deviations there is no D, and a draw is E w + Σ^½ z₁: SWAG-diagonal. One draw serves a block of
+    examples. The paper computes new BatchNorm statistics for each draw; no model here has BatchNorm. The defaults of
+    `collect_from` and the options after it are those of the authors' VGG-16, from epoch 161 of 300; their SGD has
+    momentum.
     """
 
     epochs: int = training_option("epochs", help="passes over the training data, the collecting ones included", low=2)
@@ -48,7 +49,7 @@ class SWAG:
     last_batch: LastBatch = training_option("last_batch")
 
     def unsupported(self, model: Model) -> str | None:
-        """Every model has weights."""
+        """Accept every model: each has weights."""
         return None
 
     def fit(self, model: Model, data: Data, rng: Streams) -> Posterior:
@@ -90,7 +91,7 @@ class SWAG:
         return self.posterior(model, layout, mean, variance, found["deviations"])
 
     def restored(self, model: Model, state: Mapping[str, Tensor]) -> Posterior:
-        """The Gaussian that was kept."""
+        """Return the stored Gaussian."""
         layout = Layout(model.leaves())
         mean, variance = (layout.joined({k: state[f"{k}.{part}"] for k in layout.leaves}) for part in PARTS)
         return self.posterior(model, layout, mean, variance, state["deviations"])
@@ -98,7 +99,7 @@ class SWAG:
     def posterior(
         self, model: Model, layout: Layout, mean: Tensor, variance: Tensor, deviations: Tensor
     ) -> WeightPosterior:
-        """Means and variances (R, P) with the deviations (R, K, P), K = 0 for none, as a posterior."""
+        """Return means and variances (R, P) with the deviations (R, K, P), K = 0 for none, as a posterior."""
         parts = dict(zip(PARTS, (mean, variance), strict=True))
         state = {f"{k}.{part}": v for part, flat in parts.items() for k, v in layout.views(flat).items()}
         columns = deviations.shape[1]
@@ -115,7 +116,7 @@ class SWAG:
         return WeightPosterior(model, {**state, "deviations": deviations}, draw, moments=moments)
 
     def moments(self, layout: Layout, mean: Tensor, sd: Tensor, low: Tensor) -> Moments:
-        """Of a draw: the covariance is diag(sd²) + lowᵀ low, rows (R, P) and (R, K, P)."""
+        """Return the moments of a draw: the covariance is diag(sd²) + lowᵀ low, rows (R, P) and (R, K, P)."""
         factors = layout.packed(low.double())
         shared = torch.stack([row.mT @ row for row in factors.clone()])
         alone = torch.diag_embed(layout.packed(sd.double()).square())

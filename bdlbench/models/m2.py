@@ -138,7 +138,7 @@ def _stack(name: str, sizes: list[int], reads_data: bool = False) -> dict[str, L
 
 
 def _by_class(leaves: dict[str, Leaf], name: str, classes: int) -> dict[str, Leaf]:
-    """The same, with an offset for each class in place of the bias of layer `name`."""
+    """Return the leaves with an offset for each class in place of the bias of layer `name`."""
     bias = leaves.pop(f"{name}.bias")
     return leaves | {f"{name}.offsets": Leaf((classes, *bias.shape), "bias", bias.fan_in)}
 

@@ -55,7 +55,7 @@ class MLP:
         return unsupported(self.signature)
 
     def leaves(self) -> dict[str, Leaf]:
-        """Return fc1.weight, fc1.bias, …, and log_gain (1,) where one noise is learnt for all inputs."""
+        """Return fc1.weight, fc1.bias, and so on."""
         sizes = [prod(self.signature.input_shape), *self.widths, self.signature.outputs + (self.noise == "head")]
         leaves: dict[str, Leaf] = {}
         for i, (inputs, outputs) in enumerate(pairwise(sizes), start=1):

@@ -140,6 +140,8 @@ class Dropout:
         rates: p of each leaf whose input is dropped; a leaf without a rate acts as a point.
         noise: Streams (R,) in training, (M, R) for posterior samples.
         joint: Whether one mask serves the whole batch.
+        kept: Masks that were drawn for the whole batch, by leaf.
+        memory: What maps made of the input of the network before any noise.
     """
 
     leaves: Leaves

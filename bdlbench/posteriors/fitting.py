@@ -49,7 +49,7 @@ def training_option(name: str, **changes: Any) -> Any:
 
     Args:
         name: epochs, batch_size, learning_rate, decay, prior_sd, prior_scaling or last_batch.
-        changes: What is different in this method, by the names of `option`: its default, its help, its range.
+        **changes: What is different in this method, by the names of `option`: its default, its help, its range.
 
     Returns:
         A dataclass field.

@@ -265,7 +265,15 @@ def resampled(a: Array, b: Array, test_over_train: float) -> Difference:
 
 
 def seed_part(variance: Array, df: float | Array) -> SeedPart:
-    """Make a seed part of which nothing is known but the variance that the replicates showed."""
+    """Make a seed part of which only the variance is known that the replicates showed.
+
+    Args:
+        variance: The variance (…), in the metric's squared unit.
+        df: Its degrees of freedom.
+
+    Returns:
+        The part, without a least variance.
+    """
     return SeedPart(variance, df, variance, np.zeros_like(variance))
 
 
@@ -322,7 +330,15 @@ def _skewness(terms: Array) -> Array:
 
 
 def pooled(parts: Sequence[Array], df: Sequence[float | Array]) -> tuple[Array, float | Array]:
-    """Return the sum of independent variances, and its degrees of freedom: Satterthwaite 1946."""
+    """Return the sum of independent variances, and its degrees of freedom: Satterthwaite 1946.
+
+    Args:
+        parts: Variances (…) each.
+        df: The degrees of freedom of each.
+
+    Returns:
+        (sum, degrees of freedom).
+    """
     total = sum(parts[1:], parts[0])
     if len(parts) == 1:
         return total, df[0]

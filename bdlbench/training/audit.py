@@ -1,7 +1,7 @@
-"""What was minimised, measured from the objective itself: the factor of every term it names, and what it does not name.
+"""What was minimised, measured from the objective itself.
 
-Nobody is asked which method it was: an objective says its terms (`bdlbench.training.terms`), and autograd says
-what became of them.
+That is the factor of every named term, and the part that no term accounts for. Nobody has to say which method it was:
+an objective names its terms (`bdlbench.training.terms`), and autograd tells how they entered it.
 """
 
 from __future__ import annotations
@@ -18,20 +18,23 @@ from bdlbench.training.loop import Fit, Moment
 from bdlbench.training.terms import Term, TermKind, listening
 
 CHUNKS = 20
-"""In how many parts of training a ramp is looked for."""
+"""The parts of training among which a ramp is searched for."""
 
 
 @dataclass(frozen=True)
 class Audit:
-    """The objective at the last step of training: (R,) float64 each, of the rows of the fit.
+    """The objective at the last step of training: (R,) float64 each, for the rows of the fit.
 
-    named: whether it names a likelihood; without one nothing else can be told.
-    temperature: by divergence, N · ∂objective/∂KL over −Σ_b ∂objective/∂elbo_b: 1 where the factor is 1/N, below 1
-    where the posterior is cold (Wenzel et al. 2020, §2.3: the KL tempered alone).
-    ramp: by divergence, the part of training after which its temperature is the final one; 0 where nothing ramps.
-    local: by divergence of a latent, its factor in an example's ELBO.
-    undeclared: the gradient's norm of what no term accounts for, over that of the objective.
-    values: the mean of each term over its elements; objective, gradient_norm: of all of it.
+    Attributes:
+        named: Whether it names a likelihood; without one nothing else can be told.
+        temperature: By divergence, N · ∂objective/∂KL over −Σ_b ∂objective/∂elbo_b: 1 where the factor is 1/N, below 1
+            where the posterior is cold (Wenzel et al. 2020, §2.3: the KL alone is tempered).
+        ramp: By divergence, the part of training after which its temperature is the final one; 0 where nothing ramps.
+        local: By divergence of a latent, its factor in an example's ELBO.
+        undeclared: The norm of the gradient that no term accounts for, over that of the objective.
+        values: The mean of each term over its elements.
+        objective: The value of the whole objective.
+        gradient_norm: The norm of its gradient.
     """
 
     named: bool
@@ -52,7 +55,7 @@ def audit(fit: Fit) -> Audit:
     loss, terms = _computed(fit, flat, batch, fit.steps - 1)
     factors = _factors(loss, terms)
     known = [term.value * factor for term, factor in zip(terms, factors, strict=True) if term.kind != "local"]
-    rest = loss - sum(map(_row_sums, known))  # a latent's own divergence is inside a likelihood
+    rest = loss - sum(map(_row_sums, known))  # the divergence of a latent is part of a likelihood already
     whole, left = (_gradient_norm(value, flat) for value in (loss, rest))
     temperature = _temperature(fit, terms, factors)
     return Audit(
@@ -68,18 +71,18 @@ def audit(fit: Fit) -> Audit:
 
 
 def _computed(fit: Fit, flat: Tensor, batch: Examples, step: int) -> tuple[Tensor, list[Term]]:
-    """The objective (R,) before a step, and the terms that it named and that parameters have a part in."""
+    """Return the objective (R,) before a step, and the terms that it named and that depend on parameters."""
     with torch.enable_grad(), listening() as heard:
         loss = fit.objective(flat, batch, fit.rng.child("audit"), Moment(step, fit.steps))
     return loss, [term for term in heard if term.value.requires_grad]
 
 
 def _factors(loss: Tensor, terms: Sequence[Term]) -> list[Tensor]:
-    """∂loss/∂term, in the shape of each."""
+    """Return ∂loss/∂term, in the shape of each term."""
     if not terms:
         return []
     values = [term.value for term in terms]
-    grad: Any = torch.autograd.grad  # where unused is allowed it gives None too, which its annotation does not say
+    grad: Any = torch.autograd.grad  # with allow_unused it may return None, which its annotation omits
     found = grad(loss.sum(), values, retain_graph=True, allow_unused=True)
     return [torch.zeros_like(v) if factor is None else factor for v, factor in zip(values, found, strict=True)]
 
@@ -89,7 +92,7 @@ def _temperature(fit: Fit, terms: Sequence[Term], factors: Sequence[Tensor]) -> 
 
 
 def _relative(terms: Sequence[Term], factors: Sequence[Tensor], kind: TermKind) -> dict[str, Tensor]:
-    """Σ ∂loss/∂term over −Σ ∂loss/∂elbo of each row, by the name of the terms of a kind."""
+    """Return Σ ∂loss/∂term over −Σ ∂loss/∂elbo of each row, by the name of the terms of a kind."""
     sums = [(term, _row_sums(factor.double())) for term, factor in zip(terms, factors, strict=True)]
     likelihood = [-total for term, total in sums if term.kind == "likelihood"]
     if not likelihood:
@@ -98,7 +101,7 @@ def _relative(terms: Sequence[Term], factors: Sequence[Tensor], kind: TermKind) 
 
 
 def _ramp(fit: Fit, flat: Tensor, batch: Examples, final: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """By divergence, after which part of training its temperature stays what it is at the end."""
+    """Return, by divergence, the part of training after which its temperature stays at its final value."""
     since = {name: torch.zeros_like(value) for name, value in final.items()}
     for part in range(CHUNKS) if final else ():
         loss, terms = _computed(fit, flat, batch, part * fit.steps // CHUNKS)
@@ -110,21 +113,21 @@ def _ramp(fit: Fit, flat: Tensor, batch: Examples, final: Mapping[str, Tensor]) 
 
 
 def _gradient_norm(value: Tensor, flat: Tensor) -> Tensor:
-    """The norm of ∂value/∂flat of each row (R, Q): (R,) float64."""
+    """Return the norm of ∂value/∂flat of each row (R, Q): (R,) float64."""
     if not value.requires_grad:
         return flat.new_zeros(len(flat), dtype=torch.float64)
-    # without a path to the rows the gradient is None, which the product with zero turns into zeros
+    # the gradient is None without a path to the rows; the product with zero makes it zeros
     (rows,) = torch.autograd.grad((value + 0 * flat.sum()).sum(), flat, retain_graph=True)
     return torch.stack([row.double().norm() for row in rows])
 
 
 def _row_sums(values: Tensor) -> Tensor:
-    """(R, …) -> (R,)."""
+    """Sum each row, (R, …) -> (R,)."""
     return values.reshape(len(values), -1).sum(1)
 
 
 def _by_name(pairs: Iterator[tuple[str, Tensor]]) -> dict[str, Tensor]:
-    """What bears one name is added up."""
+    """Add up what has one name."""
     found: dict[str, Tensor] = {}
     for name, value in pairs:
         found[name] = found[name] + value if name in found else value

@@ -1,4 +1,4 @@
-"""Where a fit stands, on disk: one file that says what it depends on and carries a checksum of all of itself.
+"""The state of a fit on disk: one file that says what it depends on and holds a checksum of its whole content.
 
 The first line is JSON, `{"depends": {…}, "schema": 2, "sha256": "…"}`; tensors follow in the safetensors format, which
 executes nothing when it is read.
@@ -18,18 +18,22 @@ from bdlbench.core import files
 from bdlbench.core.errors import BenchError
 
 CHECKPOINT_SCHEMA = 2
-"""Version of the layout. Version 1, before checksums, was the tensors alone."""
+"""Version of the layout. Version 1, before checksums, held the tensors only."""
 
 ASIDE = ".aside"
-"""Ending that the name of a checkpoint gets when it cannot be gone on from."""
+"""The ending added to the name of a checkpoint that cannot be resumed from."""
 
 
 class Unusable(BenchError):
-    """A checkpoint that must not be trained on from: damaged, of another version, or of something else."""
+    """A checkpoint that must not be resumed from: damaged, of another version, or of another fit."""
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], depends: Mapping[str, str]) -> None:
-    """Write tensors and what they depend on, whole or not at all. Raises OSError where the disk refuses."""
+    """Write tensors and what they depend on, whole or not at all.
+
+    Raises:
+        OSError: The disk refuses.
+    """
     body = safetensors.torch.save({name: value.contiguous() for name, value in tensors.items()})
     head = {"schema": CHECKPOINT_SCHEMA, "depends": dict(depends)}
     files.write_atomic(path, files.canonical_json({**head, "sha256": _checksum(head, body)}) + b"\n" + body)
@@ -38,8 +42,16 @@ def write(path: Path, tensors: Mapping[str, Tensor], depends: Mapping[str, str])
 def read(path: Path, depends: Mapping[str, str] | None = None) -> dict[str, Tensor]:
     """Return the tensors of a checkpoint, on the CPU, each in memory of its own.
 
-    depends: what they must depend on; None takes any. Raises Unusable, in words for people, where one bit of the file
-    is not what was written, where its layout is another, or where what it depends on has changed since.
+    Args:
+        path: The checkpoint.
+        depends: What the tensors must depend on; None accepts anything.
+
+    Returns:
+        Tensors by name.
+
+    Raises:
+        Unusable: A bit of the file differs from what was written, its layout is another, or something that it depends
+            on has changed since. The text says which.
     """
     try:
         line, _, body = path.read_bytes().partition(b"\n")
@@ -62,11 +74,11 @@ def read(path: Path, depends: Mapping[str, str] | None = None) -> dict[str, Tens
             others = f" (also {', '.join(changed[1:])})" if changed[1:] else ""
             then, now = (_short(side.get(changed[0])) for side in (known, depends))
             raise Unusable(f"{changed[0]} was {then} then and is {now} now{others}")
-    return {name: value.clone() for name, value in tensors.items()}  # aligned: a product's bits depend on it
+    return {name: value.clone() for name, value in tensors.items()}  # copies are aligned: bits depend on it
 
 
 def set_aside(path: Path) -> Path:
-    """Give a checkpoint another name, so that nothing goes on from it and nothing is lost. Returns its new place."""
+    """Rename a checkpoint, so that nothing resumes from it and nothing is lost. Returns its new path."""
     place = path.with_name(path.name + ASIDE)
     path.replace(place)
     return place
@@ -77,6 +89,6 @@ def _checksum(head: Mapping[str, object], body: bytes) -> str:
 
 
 def _short(value: str | None) -> str:
-    """Hashes by their beginning, anything else whole."""
+    """Shorten hashes; leave other text whole."""
     text = value or "absent"
     return text[:12] if len(text) == 64 and set(text) <= set("0123456789abcdef") else text

@@ -1,8 +1,8 @@
 """The only training loop: it trains all rows at once, by Adam or by a step rule, and resumes to the same bits.
 
-What a checkpoint holds is what was given to the loop: the rows, the tensors of the step rule, those that are collected,
-and where the noise stands. What a method gathers beside the loop would be lost when a run resumes, without a word: the
-loop refuses to be used like that.
+A checkpoint holds what was given to the loop: the rows, the tensors of the step rule, those that are collected, and the
+position of the noise. What a method gathers outside the loop would be lost without notice when a run resumes, so the
+loop refuses such use.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ DECAYS: dict[Decay, Callable[[float], float]] = {
     "linear": lambda progress: 1.0 - progress,
     "second_half": lambda progress: min(1.0, 2.0 - 2.0 * progress),
 }
-"""Factor of the learning rate at a fraction `progress` of the steps."""
+"""The factor of the learning rate at a fraction `progress` of the steps."""
 
 
 LastBatch = Literal["dropped", "kept"]
@@ -45,8 +45,13 @@ LastBatch = Literal["dropped", "kept"]
 class Plan:
     """How to train: by steps over shuffled batches.
 
-    learning_rate: of Adam, or what another step rule is given as its rate; decay: its factor over time. last_batch:
-    what becomes of an epoch's last batch where it is incomplete; kept, its examples weigh more than those of others.
+    Attributes:
+        epochs: Passes over the training data.
+        batch_size: B, examples in a batch.
+        learning_rate: The step size of Adam, or the rate that another step rule receives; a number or (R,).
+        decay: How the rate changes over time.
+        last_batch: Whether the last batch of an epoch is dropped or kept where it is incomplete; if kept, its examples
+            weigh more than others.
     """
 
     epochs: int
@@ -58,9 +63,13 @@ class Plan:
 
 @dataclass(frozen=True)
 class Moment:
-    """Where training stands: steps done, of how many, and whether the value of the loss is read after this one.
+    """The progress of training before a step.
 
-    Where it is not, an objective may leave out terms whose gradient is known without their value.
+    Attributes:
+        step: Steps done.
+        steps: Steps in all.
+        reported: Whether the value of the loss is read after this step. If not, an objective may leave out terms whose
+            gradient is known without their value.
     """
 
     step: int
@@ -77,23 +86,28 @@ class Objective(Protocol):
     """What is minimised."""
 
     def __call__(self, flat: Tensor, batch: Examples, noise: Streams, moment: Moment) -> Tensor:
-        """flat (R, Q), batch (R, B, …) -> nats per example (R,). No operation may mix rows."""
+        """Return nats per example (R,) of rows `flat` (R, Q) on a batch (R, B, …). No operation may mix rows."""
         ...
 
 
 Tensors = Mapping[str, Tensor]
-"""By name, (R, …) each: what is kept from step to step, and in the checkpoint."""
+"""Tensors by name, (R, …) each, that are kept from step to step and in the checkpoint."""
 
 
 @dataclass(frozen=True)
 class State:
-    """Rows after some steps: parameters (R, Q), and the last loss (R,) in nats per example.
+    """Rows after some steps.
 
-    The loss is whole after the last step of an epoch, which is when states are yielded, and at the fingerprint.
-    kept: what the step rule keeps (Adam: its moments `mean` and `square`, (R, Q)); epoch: how many are done, the one
-    that is not over left out; collected: what `Collect` has gathered.
+    The next step may change the tensors in place, so clone a state to keep it.
 
-    The next step may change the tensors in place: who keeps a state clones it.
+    Attributes:
+        flat: Parameters (R, Q).
+        kept: The tensors of the step rule (of Adam: its moments `mean` and `square`, (R, Q)).
+        step: Steps done.
+        loss: The last loss in nats per example, (R,). It is complete after the last step of an epoch, where states are
+            yielded, and at the fingerprint.
+        epoch: Epochs done, without the current one.
+        collected: What `Collect` has gathered.
     """
 
     flat: Tensor
@@ -106,12 +120,13 @@ class State:
 
 @dataclass(frozen=True)
 class Update:
-    """A step rule, such as an optimiser's or a sampler's. All that it keeps from step to step is in its tensors.
+    """A step rule, such as that of an optimiser or a sampler. Its tensors hold all that it keeps from step to step.
 
-    start(flat) -> the tensors that it keeps, (R, …) each, before the first step.
-    step(flat, gradient, kept, rate, moment, noise) -> (flat, kept) after the step. flat, gradient: (R, Q); rate: the
-    plan's, after its decay, a number or (R,); moment: before the step; noise: the streams that the objective draws
-    from, whose position is in the checkpoint. No operation may mix rows.
+    Attributes:
+        start: start(flat) returns the tensors that it keeps, (R, …) each, before the first step.
+        step: step(flat, gradient, kept, rate, moment, noise) returns (flat, kept) after the step. flat and gradient are
+            (R, Q); rate is the plan's after its decay, a number or (R,); moment is before the step; noise are the
+            streams that the objective draws from, whose position is in the checkpoint. No operation may mix rows.
     """
 
     start: Callable[[Tensor], Tensors]
@@ -122,8 +137,10 @@ class Update:
 class Collect:
     """What is gathered from the states of training, such as the sums of an average.
 
-    start(flat) -> the tensors before training, (R, …) each; add(state, collected) -> those after an epoch, by the same
-    names and of the same shapes and types. `State.collected` of the last state has them in the end.
+    Attributes:
+        start: start(flat) returns the tensors before training, (R, …) each.
+        add: add(state, collected) returns them after an epoch, with the same names, shapes and types. The last state
+            has them in `State.collected`.
     """
 
     start: Callable[[Tensor], Tensors]
@@ -131,7 +148,7 @@ class Collect:
 
 
 NOTHING = Collect(lambda flat: {}, lambda state, collected: collected)
-"""Nothing is collected."""
+"""Collects nothing."""
 
 
 T = TypeVar("T")
@@ -141,18 +158,18 @@ Nudge = Callable[[Tensor, int], Tensor]
 
 
 def unchanged(flat: Tensor, step: int) -> Tensor:
-    """No nudge."""
+    """Return the rows themselves: no nudge."""
     return flat
 
 
 KEPT, COLLECTED = "kept.", "collected."
-"""Of what is kept and collected, the names in a checkpoint begin so."""
+"""How the names of kept and of collected tensors begin in a checkpoint."""
 
 ALIGNED_BYTES = 64
-"""Bytes. New tensors start at a multiple of it."""
+"""New tensors start at a multiple of this many bytes."""
 
 FIRST_STEPS = 20
-"""After so many steps a fit leaves a fingerprint of its rows, so that a cheap re-run can be held against it."""
+"""The steps after which a fit leaves a fingerprint of its rows, so that a cheap re-run can be compared with it."""
 
 
 @dataclass(frozen=True)
@@ -167,9 +184,9 @@ class Fingerprint:
 
 @dataclass
 class Fit:
-    """One call of `minimise`, for whoever verifies or audits it: what was asked, the fingerprint, the latest state.
+    """One call of `minimise`, for verification and audit: its arguments, the fingerprint, and the latest state.
 
-    mark: after how many steps the fingerprint is taken, or after all of them if there are fewer. update: None for Adam.
+    `mark` is the number of steps to the fingerprint; a shorter fit takes it at its end. `update` is None for Adam.
     """
 
     objective: Objective
@@ -197,14 +214,24 @@ class Fit:
 
 @dataclass
 class Session:
-    """What one fit shares with its surroundings: a checkpoint to resume from, a listener, and what was spent.
+    """What one fit shares with its surroundings: a checkpoint to resume from, a listener, and its costs.
 
-    checkpoint: a path without ending, or None; every: seconds between checkpoints; listen(done, total) hears of steps.
-    nudge: where each step takes its gradient, to see how far rounding errors carry; mark: steps to the fingerprint.
-    stop_after: after how many steps of a call of `minimise` the fit is left; None trains to the end.
-    depends: what decides the bits of this fit, by name; a checkpoint made from anything else is set aside.
-    note(line) hears what happened to checkpoints, in words for people; predicting(fraction), how much is predicted.
-    fits: one for each call of `minimise`; keeping: seconds that went into writing the last state of each.
+    Attributes:
+        checkpoint: A path without ending, or None.
+        every: Seconds between checkpoints.
+        listen: listen(done, total) hears of steps.
+        nudge: Where each step takes its gradient, to see how far rounding errors carry.
+        mark: Steps to the fingerprint.
+        depends: What decides the bits of this fit, by name; a checkpoint made from anything else is set aside.
+        note: note(line) hears what happened to checkpoints, in words for people.
+        predicting: predicting(fraction) hears how much is predicted.
+        fits: One for each call of `minimise`.
+        keeping: Seconds spent on writing the last state of each fit.
+        calls: Calls of `minimise` so far.
+        examples: Training examples processed.
+        seconds_before: Seconds of an interrupted run before its last checkpoint.
+        started: When the session began.
+        stop_after: The steps of a call of `minimise` after which the fit is left; None trains to the end.
     """
 
     checkpoint: Path | None = None
@@ -225,16 +252,16 @@ class Session:
 
     @property
     def seconds(self) -> float:
-        """Seconds since the start, those before the last checkpoint of an interrupted run included."""
+        """Seconds since the start, including those before the last checkpoint of an interrupted run."""
         return self.seconds_before + now() - self.started
 
     def files(self) -> list[Path]:
-        """Where the checkpoints of this fit lie, if they were written."""
+        """List where the checkpoints of this fit lie, if they were written."""
         first = self.checkpoint
         return [first.with_name(f"{first.name}.{k + 1}.safetensors") for k in range(self.calls)] if first else []
 
     def next_file(self) -> Path | None:
-        """The checkpoint of the next call of `minimise` in this fit."""
+        """Return the checkpoint of the next call of `minimise` in this fit."""
         self.calls += 1
         return self.files()[-1] if self.checkpoint else None
 
@@ -244,7 +271,7 @@ _session: ContextVar[Session | None] = ContextVar("session", default=None)
 
 @contextmanager
 def session(current: Session) -> Iterator[Session]:
-    """Within the block, `minimise` checkpoints and reports to `current`."""
+    """Let `minimise` write checkpoints for, and report to, `current` within the block."""
     token = _session.set(current)
     try:
         yield current
@@ -253,9 +280,9 @@ def session(current: Session) -> Iterator[Session]:
 
 
 def predicted(fraction: float) -> None:
-    """Tell whoever listens how much of the current `predict` is done, 0 to 1.
+    """Tell the listener how much of the current `predict` is done, from 0 to 1.
 
-    By the session and not by a parameter, since a posterior of a plugin's own has no such parameter.
+    It goes through the session and not through a parameter, because a plugin's own posterior has no such parameter.
     """
     if (current := _session.get()) is not None:
         current.predicting(fraction)
@@ -284,18 +311,19 @@ def begin(fit: Callable[[], T], steps: int, nudge: Nudge = unchanged) -> tuple[l
 class States(Iterator[State]):
     """The states of one call of `minimise`, after every epoch.
 
-    In a run, which may be resumed, only `last` takes them: a resumed run does not come by those before its checkpoint.
+    In a run, which may be resumed, only `last` takes them: a resumed run does not repeat the states before its
+    checkpoint.
     """
 
     def __init__(self, made: Iterator[State]) -> None:
         self._made = made
 
     def __next__(self) -> State:
-        """The state after the next epoch. Raises BadInput in a run, naming the line that asks."""
+        """Return the state after the next epoch. Raises BadInput in a run, naming the line that asks."""
         current = _session.get()
         if current is not None and current.checkpoint is not None:
             asking = sys._getframe(1)
-            while asking.f_code.co_filename == __file__ and asking.f_back:  # `last` of what is made of the states
+            while asking.f_code.co_filename == __file__ and asking.f_back:  # `last` of an iterator made from the states
                 asking = asking.f_back
             raise BadInput(
                 f"{asking.f_code.co_filename}:{asking.f_lineno} takes the states of training one by one, and those "
@@ -305,13 +333,20 @@ class States(Iterator[State]):
         return next(self._made)
 
     def last(self) -> State:
-        """The final state."""
+        """Return the final state."""
         *_, final = self._made
         return final
 
 
 def last(states: Iterator[State]) -> State:
-    """The final state."""
+    """Return the final state of training.
+
+    Args:
+        states: The states that `minimise` or `fit_network` returned.
+
+    Returns:
+        The state after the last epoch.
+    """
     if isinstance(states, States):
         return states.last()
     *_, final = states
@@ -327,12 +362,26 @@ def minimise(
     update: Update | None = None,
     collect: Collect = NOTHING,
 ) -> States:
-    """Minimise each row's objective from `initial` (R, Q), or sample by it: the states after every epoch.
+    """Minimise each row's objective, or sample by it.
 
-    update: the step rule, Adam (Kingma & Ba 2015) if None; collect: what is gathered after every epoch. Resumes from
-    the session's checkpoint where there is one; states of epochs before it do not come again, so take `last` of them.
-    Raises Diverged when the loss of every row has left the finite numbers; BadInput where `update` or `collect` changes
-    the names, shapes or types of what it keeps.
+    It resumes from the session's checkpoint where there is one. States of earlier epochs do not come again, so take
+    `last`.
+
+    Args:
+        objective: objective(flat, batch, noise, moment) returns nats per example (R,); no operation may mix rows.
+        initial: Rows (R, Q) to start from.
+        data: The training data.
+        rng: Streams (R,).
+        plan: Epochs, batch size and learning rate.
+        update: The step rule; None for Adam (Kingma & Ba 2015).
+        collect: What is gathered after every epoch.
+
+    Returns:
+        The states after every epoch.
+
+    Raises:
+        Diverged: The loss of every row has stopped being finite.
+        BadInput: `update` or `collect` changes the names, shapes or types of what it keeps.
     """
     return States(_states(objective, initial, data, rng, plan, update or ADAM, collect))
 
@@ -373,7 +422,7 @@ def _states(
 
 
 def _fingerprint(state: State) -> Fingerprint:
-    """Row by row, so that it does not depend on R."""
+    """Take the fingerprint row by row, so that it does not depend on R."""
     rows = [row.contiguous().cpu() for row in state.flat.detach()]
     return Fingerprint(
         state.step,
@@ -405,7 +454,7 @@ def _step(
     flat, rate = state.flat.detach(), plan.learning_rate * DECAYS[plan.decay](moment.progress)
     with torch.no_grad():
         found: Any = update.step(flat, gradient, state.kept, rate, moment, noise)
-    if update is not ADAM:  # whose step is our own; the check takes as long as a small layer
+    if update is not ADAM:  # the step of ADAM is our own; the check takes as long as a small layer
         if not isinstance(found, tuple) or len(found) != 2 or not isinstance(found[1], Mapping):
             raise BadInput(f"{place(update.step)} does not return (rows, what it keeps by name)")
         before, after = {"the rows": flat, **state.kept}, {"the rows": found[0], **found[1]}
@@ -415,7 +464,7 @@ def _step(
 
 
 def _gathered(state: State, collect: Collect) -> State:
-    """The state with what is collected after it. `add` sees copies: the next step may change the rows in place."""
+    """Return the state with what is collected after it. `add` sees copies: the next step may change rows in place."""
     if collect is NOTHING:
         return state
     own = {name: value.clone() for name, value in state.kept.items()}
@@ -425,7 +474,7 @@ def _gathered(state: State, collect: Collect) -> State:
 
 
 def _own(start: Callable[[Tensor], Tensors], initial: Tensor) -> Tensors:
-    """Copies of the tensors that a function starts with. Raises BadInput where they are not rows by name."""
+    """Copy the tensors that a function starts with. Raises BadInput where they are not rows by name."""
     found: Any = start(initial.clone())
     if not isinstance(found, Mapping):
         raise BadInput(f"{place(start)} gives a {type(found).__name__}, not tensors by name")
@@ -436,10 +485,11 @@ def _own(start: Callable[[Tensor], Tensors], initial: Tensor) -> Tensors:
 
 
 def _alike(before: Tensors, after: Any, by: Callable[..., object]) -> Tensors:
-    """`after` in the order of `before`, as a checkpoint would give it back. Raises BadInput where its form is another.
+    """Return `after` in the order of `before`, as a checkpoint would restore it.
 
-    Each contiguous, on a boundary and in memory of its own: the bits of a product or a sum depend on where a tensor
-    lies, and what is changed in place must not change another tensor only until the run is resumed.
+    Each tensor is contiguous, on a boundary and in memory of its own: the bits of a product or a sum depend on where a
+    tensor lies, and an in-place change must not reach another tensor in some runs only (memory is not shared after a
+    resume). Raises BadInput where names, shapes or types differ.
     """
     if not isinstance(after, Mapping) or after.keys() != before.keys():
         names = ", ".join(after) or "nothing" if isinstance(after, Mapping) else f"a {type(after).__name__}"
@@ -467,10 +517,19 @@ def _form(value: object) -> str:
 def adam_step(
     flat: Tensor, gradient: Tensor, mean: Tensor, square: Tensor, step: int, rate: PerRow, factor: float = 1.0
 ) -> None:
-    """One step of Adam in place on rows (R, Q), β = (0.9, 0.999), ε = 1e-8. rate: a number or (R,). step: from 1.
+    """Take one step of Adam in place on rows (R, Q), with β = (0.9, 0.999) and ε = 1e-8.
 
-    The fused kernel rounds its vector body and its tail differently: rows are padded to the vector's width, so a row's
-    bits do not depend on where it lies.
+    The fused kernel rounds the last elements, which do not fill a whole vector, differently: rows are padded to the
+    width of a vector, so a row's bits do not depend on where it lies.
+
+    Args:
+        flat: Rows (R, Q).
+        gradient: Their gradient (R, Q).
+        mean: First moments (R, Q).
+        square: Second moments (R, Q).
+        step: The number of the step, from 1.
+        rate: The step size, a number or (R,).
+        factor: What the rate is multiplied by.
     """
     if isinstance(rate, Tensor):
         for row, value in enumerate(rate.tolist()):
@@ -491,7 +550,11 @@ ADAM = Update(lambda flat: {"mean": torch.zeros_like(flat), "square": torch.zero
 
 
 def _state_in(saved: Tensors, fresh: State, steps: int) -> State:
-    """The state that a checkpoint holds. Raises Unusable where it has other tensors than `fresh`, of this method."""
+    """Return the state that a checkpoint holds.
+
+    Raises:
+        Unusable: It has other tensors than `fresh`, the state that this method starts with.
+    """
     kept, collected = (
         {k.removeprefix(part): v for k, v in saved.items() if k.startswith(part)} for part in (KEPT, COLLECTED)
     )
@@ -521,7 +584,7 @@ class _Saver:
                 )
 
     def _beside(self) -> dict[tuple[str, str], Held]:
-        """What the method's functions hold outside them, by function and name."""
+        """Return what the method's functions hold outside them, by function and name."""
         if self.path is None:
             return {}
         found = [*held(self.fit.objective, caches=True), *held(self.collect.add, caches=False)]
@@ -529,9 +592,11 @@ class _Saver:
         return {(one.where, one.name): one for one in found}
 
     def load(self, fresh: State, noise: Streams, steps: int) -> State:
-        """The state of the checkpoint, with `noise` put where it stood; `fresh` where there is none to go on from.
+        """Return the state of the checkpoint, with `noise` put where it stood then.
 
-        steps: of an epoch. One that is damaged, or that something else was trained from, is set aside.
+        `fresh` where there is nothing to resume.
+
+        `steps` are those of an epoch. A checkpoint that is damaged, or of another fit, is set aside.
         """
         if self.path is None or not self.path.exists():
             return fresh
@@ -555,10 +620,10 @@ class _Saver:
         return self.fit.state
 
     def save_when_due(self, state: State, noise: Streams) -> None:
-        """Write the checkpoint if `every` seconds have passed since the last, and when all steps are done.
+        """Write the checkpoint if `every` seconds have passed since the last one, and when all steps are done.
 
-        The last state is kept so that what fails later, a prediction or a metric, does not cost the fit. A disk that
-        refuses the file is said once; the older checkpoint stays, and training goes on.
+        The last state is written so that a later failure, in a prediction or a metric, does not cost the fit. If the
+        disk refuses the file, that is said once; the older checkpoint stays, and training continues.
         """
         began, finished = now(), state.step == self.fit.steps
         if self.path is None or (began < self.due and not finished):
@@ -585,6 +650,6 @@ class _Saver:
             self.current.keeping += now() - began
 
     def _depends(self) -> dict[str, str]:
-        """What decides the bits of this call: that of the session, and the rows it begins with."""
+        """Return what decides the bits of this call: what the session says, and the initial rows."""
         rows = hashlib.sha256(self.fit.initial.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
         return {**self.current.depends, "the initial rows": rows, "the number of steps": str(self.fit.steps)}

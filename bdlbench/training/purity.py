@@ -1,4 +1,4 @@
-"""Whether functions that are called again and again remember something between calls, where no checkpoint has it."""
+"""Whether functions that are called repeatedly remember something between calls that no checkpoint holds."""
 
 from __future__ import annotations
 
@@ -18,14 +18,19 @@ from bdlbench.core.streams import Streams
 from bdlbench.core.torch_private import version
 
 CLOSED = (type, FunctionType, MethodType, ModuleType, Tensor, Streams, random.Random)
-"""What is not looked into: code, and what `_version` tells of."""
+"""Types that are not looked into: code, and objects whose change `_version` tells."""
 
 
 @dataclass(frozen=True)
 class Held:
-    """A variable that the function at `where` takes from around it, and what it held.
+    """A variable that the function at `where` uses from its surroundings, and what it held.
 
-    parts: the objects in a container; version: what changes with a tensor in place, or with a generator that draws.
+    Attributes:
+        where: The file and line of the function.
+        name: The name of the variable.
+        value: Its value.
+        parts: The objects in a container.
+        version: Changes when a tensor is changed in place, or a generator draws.
     """
 
     where: str
@@ -35,16 +40,16 @@ class Held:
     version: Any
 
     def same(self, now: Held) -> bool:
-        """Whether neither the variable nor what is in it has changed."""
+        """Tell whether neither the variable nor its content has changed."""
         pairs = [(self.value, now.value), *zip(self.parts, now.parts, strict=False)]
         unchanged = len(self.parts) == len(now.parts) and self.version == now.version
         return unchanged and all(before is after for before, after in pairs)
 
 
 def held(function: Callable[..., object], caches: bool, depth: int = 3) -> Iterator[Held]:
-    """What a function takes from around it, and what those functions take that it is given or that lie beside it.
+    """Yield what a function uses from its surroundings, and what the functions given to it or defined beside it use.
 
-    caches: what is in dicts and tensors is left out, since they may be caches and buffers that change no result.
+    Without `caches`, dicts and tensors are left out: they may be caches and buffers that change no result.
     """
     plain = _plain(function)
     if plain is None or depth == 0:
@@ -60,15 +65,18 @@ def held(function: Callable[..., object], caches: bool, depth: int = 3) -> Itera
 
 
 def _outer(function: Callable[..., object], plain: FunctionType) -> dict[str, Any]:
-    """By name: what the function reads of its module, of the functions around it, and the arguments of a partial."""
+    """Return by name what the function reads from its module and from functions around it.
+
+    The arguments of a partial are part of it.
+    """
     found = {name: plain.__globals__[name] for name in plain.__code__.co_names if name in plain.__globals__}
     for name, value in list(found.items()):
         if not isinstance(value, Tensor) and getattr(value, "__module__", None) not in (None, plain.__module__):
-            del found[name]  # what other modules define is theirs
+            del found[name]  # defined by another module
     for name, cell in zip(plain.__code__.co_freevars, plain.__closure__ or (), strict=True):
         try:
             found[name] = cell.cell_contents
-        except ValueError:  # nothing was assigned to it yet
+        except ValueError:  # it has no value yet
             found[name] = None
     if isinstance(function, MethodType):
         found["self"] = function.__self__
@@ -80,13 +88,13 @@ def _outer(function: Callable[..., object], plain: FunctionType) -> dict[str, An
 
 
 def place(function: Callable[..., object]) -> str:
-    """Where a function stands: its file and first line."""
+    """Return the file and first line of a function."""
     plain = _plain(function)
     return f"{plain.__code__.co_filename}:{plain.__code__.co_firstlineno}" if plain else repr(function)
 
 
 def _plain(function: Any) -> FunctionType | None:
-    """The function behind a partial, a method or a callable object."""
+    """Return the function behind a partial, a method or a callable object."""
     function = getattr(function, "func", function)
     function = getattr(function, "__func__", function)
     if not isinstance(function, FunctionType):

@@ -1,4 +1,4 @@
-"""What an objective is made of: said where it is computed, heard by whoever audits it, and free for everyone else."""
+"""The terms of an objective: named where they are computed, and collected by an audit; they cost nothing otherwise."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import Literal, NamedTuple
 from torch import Tensor
 
 TermKind = Literal["likelihood", "divergence", "local"]
-"""An example's elbo ([M,] R, B); what a prior adds, KL(q(w) ‖ p(w)) or −log p(w), (R,); a latent's own KL, in an elbo.
+"""What a term is, in nats and with factor one: tempering, ramps and 1/N come after.
 
-All in nats and with factor one: tempering, ramps and 1/N come after.
+likelihood: an example's elbo, ([M,] R, B). divergence: what a prior adds, KL(q(w) ‖ p(w)) or −log p(w), (R,). local: a
+latent's own KL, inside an elbo.
 """
 
 
@@ -28,7 +29,17 @@ _heard: ContextVar[list[Term] | None] = ContextVar("heard", default=None)
 
 
 def term(kind: TermKind, value: Tensor, name: str = "") -> Tensor:
-    """`value` itself, made known as a part of the objective that is being computed."""
+    """Name a part of the objective that is being computed, and return it unchanged.
+
+    Args:
+        kind: "likelihood": an example's elbo, ([M,] R, B). "divergence": what a prior adds, KL(q(w) ‖ p(w)) or −log
+            p(w), (R,). "local": a latent's own KL, inside an elbo.
+        value: The part, in nats and with factor one: tempering, ramps and 1/N come after.
+        name: Its name; parts of one name add up.
+
+    Returns:
+        `value` itself.
+    """
     heard = _heard.get()
     if heard is not None:
         heard.append(Term(kind, name or kind, value))
@@ -37,7 +48,7 @@ def term(kind: TermKind, value: Tensor, name: str = "") -> Tensor:
 
 @contextmanager
 def listening() -> Iterator[list[Term]]:
-    """Within the block, every `term` is added to the list, in the order of computation."""
+    """Collect every `term` within the block, in the order of computation."""
     heard: list[Term] = []
     token = _heard.set(heard)
     try:
