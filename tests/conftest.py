@@ -1,6 +1,7 @@
 import contextlib
 import os
 import warnings
+from functools import cache
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is loaded: threads must not spin on busy cores
 
@@ -70,7 +71,13 @@ def unsupported(params):
     model = params.get("model", "mlp")
     if model not in catalog.names("models"):
         return None
-    return next((reason for method in methods if (reason := Small().unsupported(method, model))), None)
+    return next((reason for method in methods if (reason := unsupported_cell(method, model))), None)
+
+
+@cache
+def unsupported_cell(method, model):
+    """Why the method cannot train the model in its small form, or None."""
+    return Small().unsupported(method, model)
 
 
 class Small:

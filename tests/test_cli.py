@@ -323,6 +323,7 @@ def test_dry_run_writes_nothing(results: Path, computed: list[int], capsys: pyte
 def test_options_in_force_are_shown(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Before a run, after it, in the table and of a suite: what is not the default, and what budgets differ."""
     names = ["--model", "mlp", "--dataset", "digits", "--seeds", "2", "--samples", "2", "--results", str(results)]
+    names += ["--jobs", "1"]
     asked = ["run", "--method", "mle", "--method", "laplace", *names, "--set", "laplace.epochs=2"]
     assert cli.main([*asked, "--dry-run"]) == 0
     out = capsys.readouterr().out

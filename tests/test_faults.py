@@ -462,24 +462,27 @@ class Killed(MAP):
         {body}
 
 
-methods = {{"killed": Killed}}
+methods = {{"{name}": Killed}}
 """
 ENDS = {
-    "os.kill(os.getpid(), signal.SIGKILL)": "its process was killed by SIGKILL, as the system does where memory runs "
-    "out",
-    "os._exit(0)": "its process ended by itself, with exit code 0",
-    "raise SystemExit(3)": "it calls sys.exit(3) (killed.py:12)",
+    "killed": (
+        "os.kill(os.getpid(), signal.SIGKILL)",
+        "its process was killed by SIGKILL, as the system does where memory runs out",
+    ),
+    "left": ("os._exit(0)", "its process ended by itself, with exit code 0"),
+    "exited": ("raise SystemExit(3)", "it calls sys.exit(3) (exited.py:12)"),
 }
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("body", ENDS)
-def test_a_worker_that_ends_is_its_batchs_failure(tmp_path: Path, body: str) -> None:
-    file = tmp_path / "killed.py"
-    file.write_text(KILLED.format(body=body))
+def test_a_worker_that_ends_is_its_batchs_failure(tmp_path: Path) -> None:
+    """Three of them in one run, between two batches that are well."""
+    files = [tmp_path / f"{name}.py" for name in ENDS]
+    for file, (name, (body, _)) in zip(files, ENDS.items(), strict=True):
+        file.write_text(KILLED.format(body=body, name=name))
+        catalog.add_plugin(file)
     heard: list[Event] = []
-    catalog.add_plugin(file)
-    names = ("mle", "killed", "map")
+    names = ("mle", *ENDS, "map")
     epochs = tuple(f"{name}.epochs=2" for name in names)
     overrides = suites.Overrides(names, ("logistic",), ("wine",), "2", 2, epochs, "cpu")
     planned = work.plan(suites.build_spec(suites.read_suite("quick"), overrides), run.Settings(tmp_path / "out"))
@@ -487,10 +490,13 @@ def test_a_worker_that_ends_is_its_batchs_failure(tmp_path: Path, body: str) -> 
     outcomes = work.perform(job, 2, heard.append)
     found = {record.cell.method.name: record for outcome in outcomes for record in outcome.records}
     assert set(found) == set(names)
-    assert set(found["killed"].failed.values()) == {ENDS[body]}
-    assert all(len(found[name].replicates) == 2 for name in names if name != "killed")
+    assert {name: set(found[name].failed.values()) for name in ENDS} == {
+        name: {reason} for name, (_, reason) in ENDS.items()
+    }
+    assert all(len(found[name].replicates) == 2 for name in ("mle", "map"))
     assert records.read(tmp_path / "out")
-    for i in range(len(job.batches)):
+    assert len(job.batches) == len(names)
+    for i in range(len(names)):
         told = [event.kind for event in heard if event.batch == i]
         assert (told[0], told[-1]) == ("start", "end")
         assert set(told[1:-1]) <= {"step", "predict"}  # a busy machine is slow enough to tell of a prediction
@@ -499,7 +505,7 @@ def test_a_worker_that_ends_is_its_batchs_failure(tmp_path: Path, body: str) -> 
 def test_workers_that_cannot_start_are_one_line(tmp_path: Path, capsys: Any) -> None:
     """A plugin that is gone when the workers want it: no batch is blamed."""
     file = tmp_path / "gone.py"
-    file.write_text(KILLED.format(body="return None"))
+    file.write_text(KILLED.format(body="return None", name="killed"))
     catalog.add_plugin(file)
     file.unlink()
     job = work.plan(

@@ -309,11 +309,25 @@ def test_what_does_not_import_is_named_with_its_line(file: Callable[..., Path], 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("body", ["sys.exit(0)", "sys.exit(3)", "raise SystemExit", "raise ValueError('boom')"])
+@pytest.mark.parametrize(
+    ("body", "jobs"),
+    [("sys.exit(0)", "1"), ("sys.exit(3)", "2"), ("raise SystemExit", "1"), ("raise ValueError('boom')", "1")],
+)
 def test_leaving_in_fit_is_a_failure_of_that_cell(
-    file: Callable[..., Path], tmp_path: Path, body: str, capsys: pytest.CaptureFixture[str]
+    file: Callable[..., Path], tmp_path: Path, body: str, jobs: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["run", "--method", "mine", "--method", "mle", *TINY, "--plugin", str(file(METHOD.replace("BODY", body)))]
+    words = [
+        "run",
+        "--method",
+        "mine",
+        "--method",
+        "mle",
+        *TINY,
+        "--jobs",
+        jobs,
+        "--plugin",
+        str(file(METHOD.replace("BODY", body))),
+    ]
     assert cli.main([*words, "--results", str(tmp_path / "r")]) == 4
     out = capsys.readouterr().out
     assert "failed: mine · logistic · wine, seed 0; seed 1: " in out and "(mine.py:11)" in out
