@@ -109,6 +109,7 @@ def test_sparse_vd_without_width_predicts_as_its_point(small, fit, model):
 def test_an_ensemble_of_one_is_its_member(fit, ensemble, member):
     alone, expected = fit("mlp", member)
     posterior, predicted = fit("mlp", ensemble, {ensemble: {"members": 1, "member": member}})
+    assert posterior.state.keys() >= alone.state.keys() > set()
     assert all(torch.equal(posterior.state[name].squeeze(1), value) for name, value in alone.state.items())
     torch.testing.assert_close(predicted, expected, rtol=1e-6, atol=1e-7)
 

@@ -37,6 +37,7 @@ def agrees(shown: str, found: str) -> bool:
 def test_a_tutorial_prints_what_it_shows(page: Path) -> None:
     """As `python scripts/tutorials.py` writes it."""
     shown = list(tutorials.printed(page.read_text("utf-8")))
+    assert shown
     for block, output in shown:
         assert agrees(block[3], output), f"{page}: shows\n{block[3]}\nbut prints\n{output}"
 

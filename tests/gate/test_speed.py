@@ -1,7 +1,10 @@
 """Which ratios count as slower; no test here depends on how long anything takes."""
 
+import math
+
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 
 from bdlbench import catalog
 from bdlbench.gate import speed
@@ -35,9 +38,20 @@ def test_every_method_that_minimises_is_timed_and_threads_come_back():
     assert all(ratio > 0 for ratio in found.values())
 
 
-def test_the_plain_step_trains():
+def test_the_plain_step_trains(monkeypatch):
+    """The first loss is that of an even guess; a second pass over the same batches finds each of them better known."""
+    losses = []
+
+    def heard(*args):
+        losses.append(cross_entropy(*args))
+        return losses[-1]
+
+    monkeypatch.setattr(speed, "cross_entropy", heard)
     size = speed.SIZES["64-100-10"]
-    x, y = speed._examples(size)
+    x, _ = speed._examples(size)
     assert (len(x), x.shape[1]) == (speed.TIMED_STEPS * size.batch, size.features)
-    speed._plain(size)()
-    assert y.max() == speed.NUM_CLASSES - 1
+    steps = speed._plain(size)
+    steps(), steps()
+    first, second = torch.stack(losses).detach().split(speed.TIMED_STEPS)
+    assert first[0].item() == pytest.approx(math.log(speed.NUM_CLASSES), abs=0.1)
+    assert (second < first).all()

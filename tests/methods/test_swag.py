@@ -175,4 +175,5 @@ def test_what_was_kept_predicts_what_it_predicted(small):
         again = small.method("swag").restored(model, found.state)
         for joint in (False, True):
             one, other = (small.tensors(p.predict(x, 6, Streams.of_seeds(SEEDS), joint)) for p in (found, again))
+            assert one.keys() == other.keys() and "log_probs" in one
             assert all(torch.equal(one[name], other[name]) for name in one)

@@ -75,7 +75,9 @@ def test_an_empty_set_is_not_a_number(make):
 def test_density_models_tell_by_their_own_scores(name, make):
     evaluation = make(rows=3).density()
     inside = evaluation.test.scores[metrics[name].score]
-    for key, value in metrics[name](evaluation).items():
+    values = metrics[name](evaluation)
+    assert values.keys() == evaluation.ood.keys()
+    for key, value in values.items():
         outside = evaluation.ood[key].scores[metrics[name].score]
         labels = np.r_[np.ones(outside.shape[1]), np.zeros(inside.shape[1])]
         theirs = [roc_auc_score(labels, torch.cat([outside[r], inside[r]]).numpy()) for r in range(3)]

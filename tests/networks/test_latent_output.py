@@ -213,8 +213,11 @@ def test_the_regret_of_a_network_stands_where_a_long_gradient_ascent_ends():
 
 def test_no_steps_leave_the_regret_out(linear):
     assert linear.output(X, *linear.posterior(X)).estimate().regret is None
-    some = linear.output(X, *linear.posterior(X), replace(EFFORT, regret_steps=1)).estimate().regret
-    assert some.shape == (2, 7)
+    mean, log_sd = linear.posterior(X)
+    found = linear.output(X, mean + 0.3, log_sd + 0.3, replace(EFFORT, regret_steps=1)).estimate().regret
+    # In a linear model one step reaches the posterior: the regret is the divergence of the shifted Gaussian from it.
+    divergence = 0.5 * (0.3 / log_sd.exp()).square() + 0.5 * math.expm1(0.6) - 0.3
+    torch.testing.assert_close(found, divergence.sum(-1))
 
 
 def test_the_regret_leaves_no_gradient_behind(linear):
@@ -359,11 +362,16 @@ def test_convolutions_lead_to_the_latent_and_back_to_every_pixel(small, side, li
     model = small.model("conv_vae", (1, side, side), likelihood=likelihood)
     layout = Layout(model.leaves())
     layer = Point(layout.views(initial_rows(layout, streams(), torch.zeros(1))))
-    x = torch.rand(2, 6, 1, side, side, generator=torch.Generator().manual_seed(0))
+    x = torch.rand(2, 6, 1, side, side, generator=torch.Generator().manual_seed(0)).requires_grad_()
     output = model(layer, x, streams())
     assert output.mean.shape == output.log_sd.shape == (2, 6, 3)
+    if likelihood == "discretised":  # of others binary images are drawn, through which no gradient goes
+        (by_pixel,) = torch.autograd.grad(output.mean.sum(), x, retain_graph=True)
+        assert (by_pixel.abs().sum((0, 1)) > 0).all()
     per_pixel = 1 if likelihood == "bernoulli" else 2
-    assert model.decode(layer, output.mean).shape == (2, 6, per_pixel * side * side)
+    pixels, moved = (model.decode(layer, output.mean + shift) for shift in (0, 1))
+    assert pixels.shape == (2, 6, per_pixel * side * side)
+    assert (pixels != moved).any((0, 1)).all()
     found = output.estimate()
     assert found.log_density.shape == found.elbo.shape == found.regret.shape == (2, 6)
     assert found.log_density.isfinite().all()
@@ -420,6 +428,7 @@ def test_chunks_of_networks_do_not_matter(small, drawn, monkeypatch):
         for elements in (1, 1 << 30):
             monkeypatch.setattr(weights, "CHUNK_ELEMENTS", elements)
             found.append(small.tensors(drawn.predict(x, 5, streams(), joint)))
+        assert found[0].keys() == found[1].keys() and "elbo" in found[0]
         assert all(torch.equal(found[0][name], value) for name, value in found[1].items())
 
 

@@ -151,11 +151,20 @@ def test_blocks_join_along_the_examples():
 
 
 def test_facts_by_example_are_joined_and_facts_by_replicate_kept():
-    facts = {"depth": torch.ones(3, 11), "sparsity": torch.ones(3)}
-    one = Categorical(1, LOGITS[0].log_softmax(-1), LOGITS[:1].log_softmax(-1), torch.zeros(3, 11), facts)
-    joined = one.join([one])
-    assert joined.facts["depth"].shape == (3, 22)
-    assert joined.facts["sparsity"].shape == (3,)
+    depth, sparsity = torch.arange(66.0).reshape(3, 22), torch.tensor([0.1, 0.2, 0.3])
+    first, second = (
+        Categorical(
+            1,
+            LOGITS[0].log_softmax(-1),
+            LOGITS[:1].log_softmax(-1),
+            torch.zeros(3, 11),
+            {"depth": part, "sparsity": sparsity},
+        )
+        for part in depth.split(11, 1)
+    )
+    joined = first.join([second])
+    assert torch.equal(joined.facts["depth"], depth)
+    assert torch.equal(joined.facts["sparsity"], sparsity)
 
 
 def test_classes_have_no_scale():

@@ -82,6 +82,9 @@ def test_terms_are_heard_only_inside_the_block():
     assert [(t.kind, t.name) for t in heard] == [("divergence", "divergence")]
 
 
+WITH_LATENT = ("vae", "conv_vae", "m2", "stopping_resnet", "constant_resnet")
+
+
 @pytest.mark.parametrize("method", catalog.names("methods"))
 @pytest.mark.parametrize("model", catalog.names("models"))
 def test_every_method_has_a_final_factor_of_one_and_names_all_its_terms(small, method, model):
@@ -89,9 +92,12 @@ def test_every_method_has_a_final_factor_of_one_and_names_all_its_terms(small, m
 
     built = small.suited(model)
     fits, _ = begin(lambda: small.method(method).fit(built, small.data(built, 2), Streams.of_seeds([0, 1])), 1)
+    assert len(fits) == (method != "exact")  # which minimises nothing
     for fit in fits:
         found = audit(fit)
         assert found.named
+        assert list(found.temperature) == ([] if method in ("mle", "deep_ensemble") else ["divergence"])
+        assert bool(found.local) == (model in WITH_LATENT)
         assert all(torch.allclose(value, torch.ones(1).double()) for value in found.temperature.values())
         assert all(torch.allclose(value, torch.ones(1).double()) for value in found.local.values())
         assert (found.undeclared == 0).all()
