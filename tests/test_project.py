@@ -23,6 +23,7 @@ DISTRIBUTIONS = {  # of modules that are not installed wherever tests run
     "jax": "numpyro",
     "laplace": "laplace-torch",
     "pyro": "pyro-ppl",
+    "yaml": "pyyaml",
 }
 
 
