@@ -10,6 +10,9 @@ from torch import Tensor
 ELEMENTS = 1 << 20
 """Numbers that are held at once: 8 MiB."""
 
+IN_CACHE = 1 << 16
+"""Numbers of the loop over nodes that are held at once: 512 KiB."""
+
 REACH = 8.0
 """Standard deviations from a component's mean beyond which its distribution function is 0 or 1, to 1e-15."""
 
@@ -55,10 +58,11 @@ def _crps(means: Tensor, sds: Tensor, y: Tensor) -> Tensor:
     nodes = int(intervals) + 2
     step = (high - low) / (nodes - 1)
     z = low + step * torch.arange(nodes, dtype=y.dtype, device=y.device)[:, None]  # (G, N)
-    below, size = torch.zeros_like(z), max(1, ELEMENTS // z.numel())
-    for some, their_sds in zip(means.split(size), sds.split(size), strict=True):
-        below += torch.special.ndtr((z - some[:, None]) / their_sds[:, None]).sum(0)
-    below /= len(means)
+    total, size = torch.zeros_like(z), max(1, IN_CACHE // z.numel())  # of 2Φ − 1
+    for some, precision in zip(means.split(size), (1 / (math.sqrt(2) * sds)).split(size), strict=True):
+        # in place: a sixth of the time of `torch.special.ndtr`, which is nearly all of that of the score
+        total += (z - some[:, None]).mul_(precision[:, None]).erf_().sum(0)
+    below = 0.5 + 0.5 * total / len(means)
     return distance - step * (below * (1 - below)).sum(0)
 
 

@@ -215,3 +215,15 @@ def test_diabetes_is_what_it_always_was() -> None:
     task = diabetes.Diabetes().load(3)
     content = b"".join(part.numpy().tobytes() for part in (task.train.x, task.train.y, task.test.x, task.test.y))
     assert hashlib.sha256(content).hexdigest() == "6c1fec547f60c5300e19e1cd12acdb0a42164626b05053cdb3d63c359e574aba"
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(("name", "splits"), [("wine_quality", 20), ("concrete", 19), ("power", 6), ("yacht", 0)])
+def test_the_lint_says_in_which_splits_rows_recur(name: str, splits: int) -> None:
+    (file,) = SETS[name].files
+    if not (downloads.root() / file.path).is_file():
+        pytest.skip(f"{name} is not in the store: set BDLBENCH_DATA")
+    found = {split: lint.of_task(name, SETS[name]().load(split)) for split in range(20)}
+    assert sum(map(bool, found.values())) == splits
+    for fault in lint.of_splits(name, found):
+        assert (fault.severity, fault.message) == ("flagged", "its test data are in part training data")
