@@ -12,8 +12,9 @@ The TOML file says what the paper is and which suite is its protocol:
     rmse = ["2 %", "50 %"]
 
 A line of the CSV file is one number as it was printed: `table, method, dataset, quantity, value, spread, kind, count`
-say what was published; `treatment` and `settings` ("mc_dropout.epochs=400; mlp.widths=50") which cell of the suite is
-the same thing; or `cause` and `note` why there is none. `source` says where the number was read.
+say what was published; `treatment`, `model` and `settings` ("mc_dropout.epochs=400; mlp.widths=50") which cell of the
+suite is the same thing, as far as they are needed to tell it from others; or `cause` and `note` why there is none.
+`source` says where the number was read. A quantity of one layer has its name behind it: `sparsity_percent[fc1.weight]`.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ CAUSES: tuple[Cause, ...] = get_args(Cause)
 
 COLUMNS = (
     *("table", "method", "dataset", "quantity", "value", "spread", "kind", "count"),
-    *("treatment", "settings", "cause", "note", "source"),
+    *("treatment", "model", "settings", "cause", "note", "source"),
 )
 
 
@@ -59,6 +60,7 @@ QUANTITIES = {
     "elbo": Quantity("elbo"),
     "qice_percent": Quantity("qice", 100.0),
     "compression": Quantity("compression"),
+    "sparsity_percent": Quantity("sparsity", 100.0),
     "active_units": Quantity("active_units"),
     "negative_log_density": Quantity("nll"),
 }
@@ -68,8 +70,8 @@ QUANTITIES = {
 class PaperRow:
     """One published number.
 
-    treatment, settings: the method of our cell and options that single it out, such as {"mc_dropout.epochs": "400"};
-    cause: why there is none, None where there is one; limits: what the margin of its verdict may be.
+    treatment, model, settings: the method of our cell, and its model and options where they single it out, such as
+    {"mc_dropout.epochs": "400"}; cause: why there is none, None where there is one; limits: what the margin of its verdict may be.
     """
 
     table: str
@@ -79,10 +81,18 @@ class PaperRow:
     number: Published
     limits: Limits
     treatment: str
+    model: str
     settings: Mapping[str, str]
     cause: Cause | None
     note: str
     source: str
+
+    @property
+    def ours(self) -> Quantity:
+        """What it is of ours: the metric, of the same layer where it is of one, and how to scale it."""
+        name, bracket, layer = self.quantity.partition("[")
+        found = QUANTITIES[name]
+        return found._replace(metric=found.metric + bracket + layer)
 
 
 @dataclass(frozen=True)
@@ -162,7 +172,7 @@ def _rows(file: Path, limits: Mapping[str, Any]) -> Iterator[PaperRow]:
 def _row(line: Mapping[str, str], limits: Mapping[str, Any]) -> PaperRow:
     """Raises ValueError for what is wrong in it."""
     quantity = line["quantity"]
-    if quantity not in QUANTITIES:
+    if quantity.partition("[")[0] not in QUANTITIES:
         raise ValueError(f"no quantity {quantity}: there are {', '.join(QUANTITIES)}")
     cause = next((known for known in CAUSES if known == line["cause"]), None)
     if line["cause"] and not cause:
@@ -175,7 +185,7 @@ def _row(line: Mapping[str, str], limits: Mapping[str, Any]) -> PaperRow:
     if not line["source"]:
         raise ValueError("the source is missing")
     number = published(line["value"], int(line["count"]), line["spread"], kind)
-    bounds = [_bound(bound, number.value) for bound in limits.get(quantity, ())]
+    bounds = [_bound(bound, number.value) for bound in limits.get(quantity.partition("[")[0], ())]
     if len(bounds) != 2 or not 0 <= bounds[0] <= bounds[1]:
         raise ValueError(f"no limits of {quantity}: two numbers, the smaller first, in limits.toml or under [limits]")
     return PaperRow(
@@ -186,6 +196,7 @@ def _row(line: Mapping[str, str], limits: Mapping[str, Any]) -> PaperRow:
         number=number,
         limits=Limits(bounds[0], bounds[1]),
         treatment=line["treatment"],
+        model=line["model"],
         settings=_settings(line["settings"]),
         cause=cause,
         note=line["note"],

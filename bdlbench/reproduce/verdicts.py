@@ -12,7 +12,7 @@ import numpy as np
 from bdlbench.core import options
 from bdlbench.core.errors import BadInput
 from bdlbench.records.cells import Result, flatten
-from bdlbench.reproduce.papers import QUANTITIES, Paper, PaperRow
+from bdlbench.reproduce.papers import Paper, PaperRow
 from bdlbench.stats.reproduction import Agreement, PublishedRow, Reproduced, judge
 
 PaperVerdict = Reproduced | Literal["not comparable", "not run"]
@@ -78,7 +78,7 @@ def _cell(paper: Paper, row: PaperRow, results: Sequence[Result]) -> Result | No
 
 def _fits(row: PaperRow, result: Result) -> bool:
     cell = result.cell
-    if (cell.method.name, cell.dataset.name) != (row.treatment, row.dataset):
+    if (cell.method.name, cell.dataset.name) != (row.treatment, row.dataset) or row.model not in ("", cell.model.name):
         return False
     given = {
         f"{entry.name}.{option}": options.spell(value)
@@ -90,7 +90,7 @@ def _fits(row: PaperRow, result: Result) -> bool:
 
 def _values(row: PaperRow, cell: Result | None) -> np.ndarray:
     """(n,) ours by replicate in the paper's unit; empty where there are none."""
-    metric, scale, offset = QUANTITIES[row.quantity]
+    metric, scale, offset = row.ours
     if cell is None or metric not in cell.scores:
         return np.empty(0)
     by_replicate = cell.scores[metric].values
@@ -101,7 +101,7 @@ def _line(row: PaperRow, cell: Result | None, values: np.ndarray, found: Agreeme
     if row.cause:
         return Line(row, "not comparable", f"{row.cause}: {row.note}" if row.note else row.cause)
     if cell is None or found is None:
-        return Line(row, "not run", "no record of it" if cell is None else f"no {QUANTITIES[row.quantity].metric}")
+        return Line(row, "not run", "no record of it" if cell is None else f"no {row.ours.metric}")
     error = float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
     seconds = math.fsum(cost.get("train_seconds", 0) + cost.get("predict_seconds", 0) for cost in cell.costs)
     return Line(row, found.verdict, _reason(found), float(values.mean()), error, len(values), found, seconds)

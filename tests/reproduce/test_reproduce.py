@@ -65,9 +65,9 @@ def test_from_the_files_to_the_verdicts(
     monkeypatch.setenv("COLUMNS", "1000")
     write(
         paper,
-        "3,MLE,diabetes,rmse,9.00,0.01,standard error,20,mle,,,,the paper",
-        "3,SGLD,diabetes,rmse,54.1,,,1,,,protocol unknown,no step size,the paper",
-        "3,dropout,diabetes,rmse,60,,,1,mc_dropout,mc_dropout.epochs=400,,,the paper",
+        "3,MLE,diabetes,rmse,9.00,0.01,standard error,20,mle,,,,,the paper",
+        "3,SGLD,diabetes,rmse,54.1,,,1,,,,protocol unknown,no step size,the paper",
+        "3,dropout,diabetes,rmse,60,,,1,mc_dropout,,mc_dropout.epochs=400,,,the paper",
     )
     results = str(tmp_path / "out")
     code, out, _ = reproduced(capsys, str(paper), "--results", results)
@@ -81,17 +81,17 @@ def test_from_the_files_to_the_verdicts(
     assert "Its test rows were seen." in out
     assert "1 not reproduced, 1 not comparable, 1 not run" in out
 
-    write(paper, "3,dropout,diabetes,rmse,9.00,0.01,standard error,20,mc_dropout,mc_dropout.epochs=40,,,the paper")
+    write(paper, "3,dropout,diabetes,rmse,9.00,0.01,standard error,20,mc_dropout,mlp,mc_dropout.epochs=40,,,the paper")
     assert reproduced(capsys, str(paper), "--results", results, "--stored")[0] == 1
     ours = float(body[0].split("9.00 ± 0.01")[1].split()[0])
-    write(paper, f"3,MLE,diabetes,rmse,{ours:.1f},0.5,standard deviation,100,mle,,,,the paper")
+    write(paper, f"3,MLE,diabetes,rmse,{ours:.1f},0.5,standard deviation,100,mle,,,,,the paper")
     code, out, _ = reproduced(capsys, str(paper), "--results", results, "--stored")
     assert code == 0
     assert "1 reproduced" in out
 
 
 def test_stored_trains_nothing(paper: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write(paper, "3,MLE,diabetes,rmse,9.00,0.01,standard error,20,mle,,,,the paper")
+    write(paper, "3,MLE,diabetes,rmse,9.00,0.01,standard error,20,mle,,,,,the paper")
     code, out, _ = reproduced(capsys, str(paper), "--results", str(tmp_path / "out"), "--stored")
     assert code == 4
     assert "not run" in out
@@ -100,7 +100,7 @@ def test_stored_trains_nothing(paper: Path, tmp_path: Path, capsys: pytest.Captu
 
 def test_two_cells_that_fit_are_refused(paper: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     paper.with_name("suite.toml").write_text(SUITE.replace("epochs = 40\n[options.mc", "epochs = [1, 2]\n[options.mc"))
-    write(paper, "3,MLE,diabetes,rmse,9.00,0.01,standard error,20,mle,,,,the paper")
+    write(paper, "3,MLE,diabetes,rmse,9.00,0.01,standard error,20,mle,,,,,the paper")
     code, _, err = reproduced(capsys, str(paper), "--results", str(tmp_path / "out"))
     assert code == 2
     assert "fits 2 cells" in err
@@ -109,22 +109,22 @@ def test_two_cells_that_fit_are_refused(paper: Path, tmp_path: Path, capsys: pyt
 @pytest.mark.parametrize(
     ("line", "word"),
     [
-        ("3,MLE,diabetes,rmse,9.0x,0.01,standard error,20,mle,,,,the paper", "9.0x"),
-        ("3,MLE,diabetes,speed,9.0,0.01,standard error,20,mle,,,,the paper", "speed"),
-        ("3,MLE,diabetes,rmse,9.0,0.01,variance,20,mle,,,,the paper", "variance"),
-        ("3,MLE,diabetes,rmse,9.0,0.01,,20,mle,,,,the paper", "none"),
-        ("3,MLE,diabetes,rmse,9.0,0.01,standard error,many,mle,,,,the paper", "many"),
-        ("3,MLE,diabetes,rmse,9.0,0.01,standard error,20,,,,,the paper", "treatment"),
-        ("3,MLE,diabetes,rmse,9.0,0.01,standard error,20,mle,,data differ,,the paper", "treatment"),
-        ("3,MLE,diabetes,rmse,9.0,0.01,standard error,20,,,bad luck,,the paper", "bad luck"),
-        ("3,MLE,diabetes,rmse,9.0,0.01,standard error,20,mle,epochs=40,,,the paper", "epochs=40"),
-        ("3,MLE,diabetes,rmse,9.0,0.01,standard error,20,mle,,,,", "source"),
+        ("3,MLE,diabetes,rmse,9.0x,0.01,standard error,20,mle,,,,,the paper", "9.0x"),
+        ("3,MLE,diabetes,speed,9.0,0.01,standard error,20,mle,,,,,the paper", "speed"),
+        ("3,MLE,diabetes,rmse,9.0,0.01,variance,20,mle,,,,,the paper", "variance"),
+        ("3,MLE,diabetes,rmse,9.0,0.01,,20,mle,,,,,the paper", "none"),
+        ("3,MLE,diabetes,rmse,9.0,0.01,standard error,many,mle,,,,,the paper", "many"),
+        ("3,MLE,diabetes,rmse,9.0,0.01,standard error,20,,,,,,the paper", "treatment"),
+        ("3,MLE,diabetes,rmse,9.0,0.01,standard error,20,mle,,,data differ,,the paper", "treatment"),
+        ("3,MLE,diabetes,rmse,9.0,0.01,standard error,20,,,,bad luck,,the paper", "bad luck"),
+        ("3,MLE,diabetes,rmse,9.0,0.01,standard error,20,mle,,epochs=40,,,the paper", "epochs=40"),
+        ("3,MLE,diabetes,rmse,9.0,0.01,standard error,20,mle,,,,,", "source"),
         ("3,MLE,diabetes,rmse,9.0", "columns"),
-        ("3,MLE,diabetes,rmse,9.0,0.01,standard error,20,mle,,,,the paper,more", "columns"),
+        ("3,MLE,diabetes,rmse,9.0,0.01,standard error,20,mle,,,,,the paper,more", "columns"),
     ],
 )
 def test_a_line_that_is_wrong_is_named(paper: Path, line: str, word: str) -> None:
-    write(paper, "3,MLE,diabetes,rmse,9.00,0.01,standard error,20,mle,,,,the paper", line)
+    write(paper, "3,MLE,diabetes,rmse,9.00,0.01,standard error,20,mle,,,,,the paper", line)
     with pytest.raises(BadInput, match=r"some2020\.csv: line 3") as caught:
         papers.read(str(paper))
     assert word in str(caught.value)
@@ -142,7 +142,7 @@ def test_a_line_that_is_wrong_is_named(paper: Path, line: str, word: str) -> Non
 )
 def test_a_paper_that_is_wrong_is_named(paper: Path, text: str, word: str) -> None:
     paper.write_text(text, "utf-8")
-    write(paper, "3,MLE,diabetes,rmse,9.00,0.01,standard error,20,mle,,,,the paper")
+    write(paper, "3,MLE,diabetes,rmse,9.00,0.01,standard error,20,mle,,,,,the paper")
     with pytest.raises(BadInput, match="some2020") as caught:
         papers.read(str(paper))
     assert word in str(caught.value)
@@ -172,8 +172,8 @@ def test_the_page_holds_every_row(
     (tmp_path / "suite.toml").unlink()
     write(
         paper,
-        "3,MLE,diabetes,rmse,9.00,0.01,standard error,20,mle,,,,the paper",
-        "3,SGLD | x,diabetes,rmse,54.1,,,1,,,protocol unknown,no step size,the paper",
+        "3,MLE,diabetes,rmse,9.00,0.01,standard error,20,mle,,,,,the paper",
+        "3,SGLD | x,diabetes,rmse,54.1,,,1,,,,protocol unknown,no step size,the paper",
     )
     page = tmp_path / "page.md"
     assert reproduced(capsys, "--page", str(page), "--results", str(tmp_path / "none"))[0] == 0
