@@ -71,7 +71,8 @@ class PaperRow:
     """One published number.
 
     treatment, model, settings: the method of our cell, and its model and options where they single it out, such as
-    {"mc_dropout.epochs": "400"}; cause: why there is none, None where there is one; limits: what the margin of its verdict may be.
+    {"mc_dropout.epochs": "400"}; cause: why there is none, None where there is one; limits: what the margin of its
+    verdict may be.
     """
 
     table: str
