@@ -339,7 +339,7 @@ def compare(
     _add_plugins(plugin)
     pairing = Pairing(_pair(treatment), ignore_options)
     with reading.opened(str(a)) as left, reading.opened(str(b)) as right:
-        held = {column for record in (*left.records, *right.records) for column in record.values["metrics"]}
+        held = {column for record in (*left.records, *right.records) for column in record.values.metrics}
         known = {*catalog.names("metrics"), *(column.partition("[")[0] for column in held)}
         if isinstance(margins, Mapping):
             allowed = margin_table.checked("margins", margins, sorted(known))

@@ -6,6 +6,7 @@ Others add entries by entry points (group `bdlbench.methods`, …) or by a file 
 from __future__ import annotations
 
 import ast
+import dataclasses
 import importlib
 import importlib.metadata
 import importlib.util
@@ -27,10 +28,10 @@ from bdlbench.core.foreign import calling, is_foreign, raised_at, shown, told
 from bdlbench.core.options import fields, per_row_names, resolve
 from bdlbench.core.spec import Choice
 from bdlbench.data.task import Signature, Task
-from bdlbench.entries import CONFIGURED, PLUGIN, check_entry, check_name, check_task
+from bdlbench.entries import CONFIGURED, PLUGIN, check_entry, check_name, check_task, definition_of
 from bdlbench.entries import KINDS as KINDS  # exported again
 from bdlbench.entries import Kind as Kind
-from bdlbench.protocols import Dataset, Method, Metric, Model
+from bdlbench.protocols import Dataset, Method, Metric, Model, Versioned
 
 REPLACED_BY = "replaced_by"
 """The option that names the plugin file which replaced the entry: a record must tell the two entries apart."""
@@ -252,9 +253,13 @@ def load_task(chosen: Choice, split: int) -> Task:
 
 
 def definition(metric: Metric) -> str:
-    """Return what a record stores of a metric's definition, its options included."""
+    """Return what a record stores of what a metric means: its version and options, or its class where it has none."""
     is_data = is_dataclass(type(metric))
-    text = repr(metric) if is_data else type(metric).__qualname__  # a plain repr contains an address
+    if isinstance(metric, Versioned):
+        told = [field.name for field in dataclasses.fields(metric) if field.repr] if is_data else []  # type: ignore[arg-type]
+        text = definition_of(metric.version, {name: getattr(metric, name) for name in told})
+    else:
+        text = repr(metric) if is_data else type(metric).__qualname__  # a plain repr contains an address
     files_of = [
         file for name, own in _plugins["metrics"].items() if own is metric and (file := replaced("metrics", name))
     ]

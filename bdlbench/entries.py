@@ -43,6 +43,10 @@ OPTIONAL = ("by_example", "without_blocks")
 """The members of `WORDS` that an entry may lack."""
 
 
+APART_FROM_MEANING = ("summary", "unit", "better", "version")
+"""Fields of a metric that are no options: words, what a record says beside the definition, and the version itself."""
+
+
 def word_of(kind: Kind) -> str:
     """Return the kind in the singular."""
     return kind.removesuffix("s")
@@ -137,9 +141,18 @@ def _check_metric(kind: Kind, metric: Any, where: str) -> None:
         text = getattr(metric, key, None)
         if not isinstance(text, str) or not text.strip() or not text.isprintable():
             raise BadInput(f"{where}: {key} is {text!r}, not a line of text")
+    version = getattr(metric, "version", 1)
+    if type(version) is not int or version < 1:
+        raise BadInput(f"{where}: version is {version!r}, not a whole number from 1 on")
     better = getattr(metric, "better", None)
     if better not in ("higher", "lower"):
         raise BadInput(f'{where}: better is {better!r}, neither "higher" nor "lower"')
+
+
+def definition_of(version: int, options: Mapping[str, Any]) -> str:
+    """Say what a metric means, for a record: `version 1 (bins=15)`, `version 1` without options."""
+    told = ", ".join(f"{name}={value!r}" for name, value in options.items() if name not in APART_FROM_MEANING)
+    return f"version {version}" + (f" ({told})" if told else "")
 
 
 def check_task(task: Any) -> None:

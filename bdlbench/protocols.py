@@ -481,6 +481,20 @@ class Metric(Protocol):
 
 
 @runtime_checkable
+class Versioned(Protocol):
+    """A metric that says which of its meanings this is, from 1 on.
+
+    Whoever changes what a metric means raises its version, and no table or comparison mixes the two. Without a version
+    the name of the metric's class stands for what it means.
+    """
+
+    @property
+    def version(self) -> int:
+        """The number of this meaning."""
+        ...
+
+
+@runtime_checkable
 class MeanOverExamples(Protocol):
     """A metric that is a mean over test examples and tells what each contributes. Other metrics are jackknifed."""
 

@@ -153,7 +153,7 @@ def measured(cell: Sequence[str], settings: dict[str, Any], replicates: Sequence
         (record,) = run.run_batch(batch, run.Settings(Path(folder))).records
     if record.failed:
         raise RuntimeError(next(iter(record.failed.values())))
-    return {name: np.array(entry["values"]) for name, entry in record.values["metrics"].items()}
+    return {name: np.array(entry.numbers) for name, entry in record.values.metrics.items()}
 
 
 def order_rows() -> Iterator[Row]:

@@ -261,7 +261,7 @@ def written_by(folder: Path) -> set[str]:
 def values(path: Path) -> bytes:
     """The deterministic part of a record."""
     record = records.read_one(path)
-    return files.canonical_json([record.values, record.predictions, [list(map(str, record.replicates))]])
+    return files.canonical_json([record.values.as_dict(), record.predictions, [list(map(str, record.replicates))]])
 
 
 def show(number: int, kind: str, killed: Killed, went_on: Sequence[str]) -> None:

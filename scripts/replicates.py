@@ -128,17 +128,16 @@ def train(name: str, epochs: int, seeds: Sequence[int], folder: Path) -> Record:
 
 def timed(record: Record) -> Timed:
     """What the record says of itself."""
-    accuracy = record.values["metrics"]["accuracy"]["values"]
+    accuracy = record.values.metrics["accuracy"].numbers
     return Timed(record.cost["train_seconds"], sum(accuracy) / len(accuracy))
 
 
 def stored(folder: Path, record: Record, seed: int) -> dict[str, object]:
     """Every value of one seed, and the bytes of its predictions."""
     i = record.replicates.index(Replicate(seed))
-    values = {name: column[i] for name, column in record.values.items() if name != "metrics"}
-    values |= {name: entry["values"][i] for name, entry in record.values["metrics"].items()}
     arrays = records.predictions(folder, record)
-    return values | {k: v.select(records.row_axis(k), i).contiguous().numpy().tobytes() for k, v in arrays.items()}
+    rows = {k: v.select(records.row_axis(k), i).contiguous().numpy().tobytes() for k, v in arrays.items()}
+    return {"values": record.values.take([i]), **rows}
 
 
 class Turn(NamedTuple):

@@ -43,7 +43,7 @@ def main(folder: Path, out: Path, title: str) -> None:
 
 def row_of(folder: Path, record: Record) -> dict[str, Any]:
     """Mean and standard error over seeds of what is shown, shares of exits, and measured speed-ups."""
-    model, metrics = record.cell.model, record.values["metrics"]
+    model, metrics = record.cell.model, record.values.metrics
     row: dict[str, Any] = {
         "model": model.name,
         "layers": model.get("blocks"),
@@ -54,7 +54,7 @@ def row_of(folder: Path, record: Record) -> dict[str, Any]:
     }
     for name, metric in metrics.items():
         if name.partition("[")[0] in (*SHOWN, "accuracy_by_rule", "nll_by_rule", "ece_by_depth") or "ood_auroc" in name:
-            values = np.array([np.nan if v is None else v for v in metric["values"]])
+            values = np.array(metric.numbers)
             row[name] = values.mean()
             row[f"{name} se"] = values.std(ddof=1) / len(values) ** 0.5 if len(values) > 1 else np.nan
     if record.cell.model.name == STOPPING:

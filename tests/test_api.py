@@ -240,8 +240,8 @@ def test_a_record_keeps_the_facts_of_its_own_splits(dataset: str, tmp_path: Path
     for what in ("sources", "statistics"):
         theirs, mine = getattr(first, what), getattr(own, what)
         named = {name if theirs[name] == value else f"{name} (split 3)": value for name, value in mine.items()}
-        assert record.environment[what] == named
-    assert any("(split 3)" in name for what in ("sources", "statistics") for name in record.environment[what])
+        assert getattr(record.environment, what) == named
+    assert any("(split 3)" in name for what in ("sources", "statistics") for name in getattr(record.environment, what))
     (check,) = api.verify(tmp_path)
     assert check.verdict == "identical", check
 
@@ -252,7 +252,7 @@ def test_records_of_other_splits_of_drawn_data_are_one_cell(tmp_path: Path) -> N
         api.run(seeds=seeds, splits="each", results=tmp_path, **options_of("coin_flips"))
     assert len(records.read(tmp_path)) == 2
     assert set(api.table(tmp_path, ["nll"])["n"]) == {4}
-    kept = [name for record in records.read(tmp_path) for name in record.environment["sources"]]
+    kept = [name for record in records.read(tmp_path) for name in record.environment.sources]
     assert sorted(kept) == ["drawn", "drawn (split 1)", "drawn (split 2)", "drawn (split 3)"]
 
 

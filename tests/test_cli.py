@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,13 @@ import torch
 from bdlbench import api, catalog
 from bdlbench.cli import listing
 from bdlbench.cli import main as cli
-from bdlbench.core import environment, files
+from bdlbench.core import files
 from bdlbench.core.errors import BadInput
 from bdlbench.data import downloads
 from bdlbench.peers import work as peer_work
 from bdlbench.peers import works
 from bdlbench.records import record as records
+from bdlbench.records.contents import Environment
 from bdlbench.records.record import Record
 from bdlbench.report import tables
 from bdlbench.runs import batch as run
@@ -113,8 +115,8 @@ def stored(folder: Path) -> dict[tuple[str, int], tuple[Any, ...]]:
     for record in records.read(folder):
         arrays = records.predictions(folder, record)
         for i, replicate in enumerate(record.replicates):
-            metrics = {name: entry["values"][i] for name, entry in record.values["metrics"].items()}
-            others = {name: value[i] for name, value in record.values.items() if name != "metrics"}
+            metrics = {name: entry.values[i] for name, entry in record.values.metrics.items()}
+            others = replace(record.values.take([i]), metrics={})
             rows = {name: value.select(records.row_axis(name), i).tolist() for name, value in arrays.items()}
             found[record.cell.method.name, replicate.seed] = (metrics, others, rows)
     return found
@@ -678,7 +680,7 @@ def test_records_of_a_newer_schema(results: Path, computed: list[int], capsys: p
     capsys.readouterr()
     for command in (["table"], ["run", *TINY, "--method", "mle", "--results"], ["compare", str(results)]):
         assert cli.main([*command, str(results)]) == 2
-        assert "was written by a newer bdlbench (schema 2, this one reads 1): upgrade" in one_line(capsys)
+        assert "is of schema 3, this bdlbench reads 2 at most" in one_line(capsys)
     assert (computed, tree(results)) == ([1], before)
 
 
@@ -821,7 +823,7 @@ def test_api(tmp_path: Path, computed: list[int]) -> None:
     assert computed == [4]
     frame = api.read(folder)
     nll = frame[frame["metric"] == "nll"]
-    assert sorted(nll["value"]) == sorted(v for r in found for v in r.values["metrics"]["nll"]["values"])
+    assert sorted(nll["value"]) == sorted(v for r in found for v in r.values.metrics["nll"].values)
     summary = api.table(folder, ["nll"])
     assert (len(summary), set(summary["n"]), set(summary["unit"])) == (2, {2}, {"nats"})
     assert len(api.compare(folder, folder).pairs) == 2
@@ -956,7 +958,7 @@ def test_parameters_are_kept_where_asked_for(results: Path, tmp_path: Path, plug
     (record,) = records.read(results)
     kept = records.parameters(results, record)
     assert {name: tuple(value.shape) for name, value in kept.items()} == {"fc1.weight": (2, 3, 13), "fc1.bias": (2, 3)}
-    assert record.values["parameters_sha256"] == run.row_hashes(kept)
+    assert list(record.values.parameters_sha256) == run.row_hashes(kept)
     assert train(tmp_path / "without", "--method", "mle", "--seeds", "1,4") == 0
     assert not (tmp_path / "without" / "parameters").exists()
     (same,) = records.read(tmp_path / "without")
@@ -981,9 +983,9 @@ def test_a_density_model_from_the_command_line(results: Path, capsys: pytest.Cap
     assert cli.main(["run", *words, *options, "--results", str(results)]) == 0
     (record,) = records.read(results)
     named = {"nll", "negative_elbo", "active_units", "importance_samples", "ood_auroc_likelihood_regret[photos]"}
-    assert named <= record.values["metrics"].keys()
-    assert "accuracy" not in record.values["metrics"]
-    assert record.values["metrics"]["importance_samples"]["values"] == [3, 3]
+    assert named <= record.values.metrics.keys()
+    assert "accuracy" not in record.values.metrics
+    assert record.values.metrics["importance_samples"].values == (3, 3)
     arrays = records.predictions(results, record)
     assert arrays["test.latent_mean"].shape == (2, 450, 2)
     assert "binary_digits · vae (latent 2, regret_steps 1, test_samples 3, widths 8) · M = 1" in capsys.readouterr().out
@@ -996,7 +998,7 @@ def test_throughput_names_the_machine(results: Path, capsys: pytest.CaptureFixtu
     assert train(results, "--method", "mle", "--metrics", "accuracy,throughput") == 0
     printed = capsys.readouterr().out
     (record,) = records.read(results)
-    assert f"Measured on {environment.machine(record.environment)}." in printed
+    assert f"Measured on {record.environment.machine}." in printed
     assert "train_replicate_examples_per_second" in printed and "predict_sample_examples_per_second" in printed
     assert cli.main(["table", str(results), "--metrics", "throughput"]) == 0
     assert "Measured on" in capsys.readouterr().out
@@ -1049,9 +1051,9 @@ def test_predictive_kl_says_which_predictives_it_knows(capsys: pytest.CaptureFix
 
 
 def test_machine_is_the_gpu_or_the_processor() -> None:
-    cpu = {"device": "cpu", "processor": "Zen", "threads": 2}
-    assert environment.machine(cpu) == "Zen, 2 threads"
-    assert environment.machine(cpu | {"device": "H100"}) == "H100"
+    cpu = Environment(device="cpu", processor="Zen", threads=2)
+    assert cpu.machine == "Zen, 2 threads"
+    assert replace(cpu, device="H100").machine == "H100"
 
 
 @pytest.fixture

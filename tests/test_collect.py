@@ -69,7 +69,7 @@ def test_interrupted_at_twenty_steps_it_ends_with_the_same_bits(method, tmp_path
     assert heard[0] == (stop, total)  # it went on where it was
     assert kept_of(tmp_path / "stopped", outcome) == alone
     (record,) = outcome.records
-    assert [row["steps"] for row in record.values["first_steps"]] == [20, 20]
+    assert [row.steps for row in record.values.first_steps] == [20, 20]
     assert record.cost["train_examples_per_second"] > 0
 
 

@@ -319,7 +319,7 @@ def measured(method, model, dataset, draws, tmp_path, samples=200, **settings):
     batch = run.Batch(tuple(run.Row(cell, Replicate(r, r)) for r in range(draws)))
     (record,) = run.run_batch(batch, run.Settings(tmp_path)).records
     assert not record.failed
-    return {name: np.array(entry["values"]) for name, entry in record.values["metrics"].items()}
+    return {name: np.array(entry.numbers) for name, entry in record.values.metrics.items()}
 
 
 SCHEDULE = {"epochs": 400, "batch_size": 10, "learning_rate": 0.03, "decay": "linear"}

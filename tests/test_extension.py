@@ -64,7 +64,7 @@ names = {"methods": "theirs", "models": "mlp", "datasets": "digits"}
 cell = Cell(*(catalog.choice(kind, name, settings) for kind, name in names.items()), samples=1)
 batch = run.Batch(tuple(run.Row(cell, Replicate(seed)) for seed in (0, 1)))
 (record,) = run.run_batch(batch, run.Settings(Path(sys.argv[1]))).records
-values = record.values["metrics"]["accuracy"]["values"]
+values = record.values.metrics["accuracy"].values
 print(json.dumps([catalog.summary("methods", "theirs"), values]))
 """
 
@@ -177,7 +177,7 @@ def test_a_plugin_adds_entries_of_every_kind(plugin, tmp_path):
     batch = run.Batch((run.Row(cell, Replicate(0)),))
     (record,) = run.run_batch(batch, run.Settings(tmp_path / "results")).records
     assert not record.failed
-    assert record.values["metrics"]["rows"]["values"] == [40.0]
+    assert record.values.metrics["rows"].values == (40.0,)
 
 
 def test_adding_the_same_plugin_twice_is_one(plugin):

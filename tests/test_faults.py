@@ -6,6 +6,7 @@ import errno
 import os
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,7 @@ def test_one_metrics_failure_is_that_metrics(
     assert "metric own" in line and f"(mine.py:{LINE if fault in BODIES else 5})" in line
     (record,) = records.read(results)
     assert len(record.replicates) == 2 and not record.failed
-    assert "nll" in record.values["metrics"] and "own" not in record.values["metrics"]
+    assert "nll" in record.values.metrics and "own" not in record.values.metrics
     assert set(record.unscored) == {"own"}
     assert kept(results)
 
@@ -120,9 +121,9 @@ def test_one_metrics_failure_is_that_metrics(
     assert cli.main(words(results, plugin(file, GOOD))) == 0
     (mended,) = records.read(results)
     assert len(steps) == trained
-    assert len(mended.values["metrics"]["own"]["values"]) == 2 and not mended.unscored
-    rest = {name: entry for name, entry in mended.values["metrics"].items() if name != "own"}
-    assert {**mended.values, "metrics": rest} == record.values
+    assert len(mended.values.metrics["own"].values) == 2 and not mended.unscored
+    rest = {name: entry for name, entry in mended.values.metrics.items() if name != "own"}
+    assert replace(mended.values, metrics=rest) == record.values
     assert kept(results) == []
 
 
@@ -243,7 +244,7 @@ def test_what_stored_predictions_do_not_tell_the_kept_fit_does(
     body = 'n = evaluation.num_parameters; return {"": evaluation.y[:, 0].double() * 0 + n} if n else {}'
     assert cli.main(words(results, plugin(file, body))) == 0
     (record,) = records.read(results)
-    assert record.values["metrics"]["own"]["values"] == record.values["metrics"]["parameters"]["values"]
+    assert record.values.metrics["own"].values == record.values.metrics["parameters"].values
     assert len(steps) == trained and kept(results) == []
 
 

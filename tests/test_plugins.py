@@ -206,7 +206,7 @@ def test_a_plugin_replaces_an_entry_only_where_it_is_told_to(
     assert cli.main([*words, "--replace", "ece", "--results", str(tmp_path / "r")]) == 0
     assert "7 ± 0" in capsys.readouterr().out
     (record,) = records.read(tmp_path / "r")
-    assert record.values["metrics"]["ece"]["definition"] == "Mine() of mine.py"
+    assert record.values.metrics["ece"].definition == "Mine() of mine.py"
     assert cli.main([*words, "--replace", "ece", "--replace", "nothing", "--results", str(tmp_path / "r")]) == 2
     assert "--replace nothing" in one_line(capsys)
     assert cli.main(["list", "--replace", "ece"]) == 2
@@ -427,7 +427,7 @@ def test_a_metric_that_gives_what_is_none_is_named_with_its_line(
     line = one_line(capsys)
     assert re.search(r"metric mine fails: .* \(mine\.py:(6|5|11)\)", line) and VALUES[body] in line
     (record,) = records.read(results)
-    assert len(record.values["metrics"]["accuracy"]["values"]) == 2 and "mine" not in record.values["metrics"]
+    assert len(record.values.metrics["accuracy"].values) == 2 and "mine" not in record.values.metrics
 
 
 def test_what_was_trained_is_not_lost_by_a_metric(file: Callable[..., Path], tmp_path: Path) -> None:
@@ -440,7 +440,7 @@ def test_what_was_trained_is_not_lost_by_a_metric(file: Callable[..., Path], tmp
     file(METRIC.replace("BODY", "return {'': torch.zeros(rows)}"))
     assert cli.main(words) == 0
     (whole,), (again,) = (records.read(tmp_path / name) for name in ("whole", "r"))
-    assert whole.values["parameters_sha256"] == again.values["parameters_sha256"]
+    assert whole.values.parameters_sha256 == again.values.parameters_sha256
 
 
 @pytest.mark.slow
@@ -483,7 +483,7 @@ def test_nan_is_a_value(file: Callable[..., Path], tmp_path: Path) -> None:
     path, results = file(METRIC.replace("BODY", "return {'': torch.full((rows,), torch.nan)}")), tmp_path / "r"
     assert cli.main(["run", "--method", "mle", *TINY, "--plugin", str(path), "--results", str(results)]) == 0
     (record,) = records.read(results)
-    assert len(record.values["metrics"]["mine"]["values"]) == 2
+    assert len(record.values.metrics["mine"].values) == 2
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,7 @@ from bdlbench.core.errors import BadInput
 from bdlbench.core.spec import Cell, Choice, Replicate, replicates
 from bdlbench.records import evaluation
 from bdlbench.records import record as records
+from bdlbench.records.contents import Environment, MetricValues, Values
 from bdlbench.records.record import Record
 from bdlbench.report import commands, evidence, page, plots, tables
 from bdlbench.report.evidence import EvidenceSection
@@ -276,7 +277,7 @@ def test_labels_name_the_machine_only_where_they_must() -> None:
 
 def test_samples_of_records_that_do_not_say(section: EvidenceSection) -> None:
     row = next(row for row in section.rows if row.method == EVIL)
-    old = Record(row.result.cell, (), {"metrics": {}}, {}, {})
+    old = Record(row.result.cell, (), Values(), {}, Environment())
     assert evaluation.drawn(old, 0) == 1
     assert evaluation.drawn(old, 5) == 5  # an ensemble of five
     assert evaluation.drawn(old, 10) == 12  # the protocol's
@@ -298,8 +299,8 @@ def cells_asked_for(command: str) -> set[str]:
 
 
 def record_of(cell: Cell, seeds: str = "0-1", splits: str = "one") -> Record:
-    nll = {"unit": "nats", "better": "lower", "definition": "NLL()", "values": [0.1, 0.2]}
-    return Record(cell, replicates(seeds, splits), {"metrics": {"nll": nll}}, {}, {})
+    nll = MetricValues("nats", "lower", "NLL()", (0.1, 0.2))
+    return Record(cell, replicates(seeds, splits), Values({"nll": nll}), {}, Environment())
 
 
 @pytest.fixture
@@ -380,7 +381,7 @@ def test_what_no_command_gives_is_a_comment(cells: Callable[..., list[Cell]]) ->
     strange = Cell(Choice("gone\nrm -rf /"), cell.model, cell.dataset, 7)
     older = Cell(Choice.of("mle", {"epochs": 3}), cell.model, cell.dataset, 7)
     paired = record_of(cell)
-    paired = Record(paired.cell, (Replicate(0, 1), Replicate(1, 0)), paired.values, {}, {})
+    paired = Record(paired.cell, (Replicate(0, 1), Replicate(1, 0)), paired.values, {}, Environment())
     lines = commands.commands([record_of(strange), record_of(older), paired], Path("r"), Path("out"))[:-1]
     assert len(lines) == 3 and all(line.startswith("# ") and "\n" not in line for line in lines)
     assert "not in this catalog" in lines[0] and "no command of this version" in lines[1] and "--splits" in lines[2]

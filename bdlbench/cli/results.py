@@ -62,13 +62,12 @@ def print_options_in_force(found: Sequence[Result]) -> None:
 
 def print_machines(results: Path, metrics: Sequence[str]) -> None:
     """Where throughput was measured, if it is asked for."""
-    from bdlbench.core import environment
     from bdlbench.records import reading
     from bdlbench.report import tables
 
     if not set(metrics).isdisjoint(tables.SHORT):
         timed = [record for record in reading.read(results).records if record.cost]
-        print(f"Measured on {'; '.join(sorted({environment.machine(record.environment) for record in timed}))}.")
+        print(f"Measured on {'; '.join(sorted({record.environment.machine for record in timed}))}.")
 
 
 def print_failures(found: Sequence[Result]) -> bool:

@@ -107,7 +107,7 @@ def contributions(
             single = record.cell.samples > 1 and not evaluation.has_groups(kept)
             for key, value in values.items():
                 name = f"{entry}[{key}]" if key else entry
-                if name in found and _agrees(value.tolist(), record.values["metrics"][name]["values"]):
+                if name in found and _agrees(value.tolist(), record.values.metrics[name].values):
                     sized = {(p, evaluation.num_examples(kept, p)): rows for p, rows in parts[key].items()}
                     for i, replicate in enumerate(record.replicates):
                         found[name].examples[replicate] = {population: rows[i] for population, rows in sized.items()}
@@ -151,12 +151,12 @@ def layout_of(results: Iterable[Result]) -> ExampleLayout:
     found = list(results)
     if len({r.split for result in found for r in result.replicates}) <= 1:
         return ExampleLayout()
-    kept = [record.environment.get("examples", {}) for result in found for record in result.records]
-    hashes = {digest for one in kept for digest in one.get("test_sha256", [])}
+    kept = [record.environment.examples for result in found for record in result.records]
+    hashes = {digest for one in kept if one for digest in one.test_sha256}
     if all(kept) and len(hashes) == 1:
         return ExampleLayout()
     sizes = next((one for one in kept if one), None)
-    return ExampleLayout(nested=sizes["test"] / sizes["train"] if sizes else math.nan)
+    return ExampleLayout(nested=sizes.test / sizes.train if sizes else math.nan)
 
 
 def checksums(kept_with: StoredPredictions) -> dict[Replicate, str]:

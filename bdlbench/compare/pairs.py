@@ -276,9 +276,9 @@ def _refuse_other_measure(a: Result, b: Result) -> None:
         if a.sources[name] != b.sources[name]:
             raise NotComparable(f"{a.title}: the data differ: SHA-256 of {name}")
     for name in a.scores.keys() & b.scores.keys():
-        definitions = (a.scores[name].definition, b.scores[name].definition)
-        if definitions[0] != definitions[1]:
-            raise NotComparable(f"{a.title}: metric {name} is {definitions[0]} in A and {definitions[1]} in B")
+        ours, theirs = a.scores[name].meaning, b.scores[name].meaning
+        if ours != theirs:
+            raise NotComparable(f"{a.title}: metric {name} is {ours!r} in A and {theirs!r} in B")
 
 
 # one pair

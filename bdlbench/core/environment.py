@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib import metadata
@@ -46,14 +46,6 @@ def describe(device: str, threads: int) -> dict[str, Any]:
         "threads": threads,
         "commit": _commit(),
     }
-
-
-def machine(environment: Mapping[str, Any]) -> str:
-    """Name what `describe` found, for people: the GPU or the processor, and its threads."""
-    if (device := str(environment.get("device", ""))) not in ("", "cpu"):
-        return device
-    threads = environment.get("threads", 1)
-    return f"{environment.get('processor', 'cpu')}, {threads} thread{'' if threads == 1 else 's'}"
 
 
 @cache

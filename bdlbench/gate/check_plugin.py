@@ -23,7 +23,7 @@ from bdlbench.gate import contracts
 from bdlbench.gate.contracts import SEEDS, EntrySettings, streams
 from bdlbench.protocols import Method, Model, Posterior
 from bdlbench.records import evaluation
-from bdlbench.records.record import Metrics
+from bdlbench.records.contents import MetricValues
 from bdlbench.runs import batch, lint
 
 
@@ -288,7 +288,7 @@ def _of_metric(name: str) -> list[_Question]:
     answers = type(metric).__call__ if inspect.isfunction(type(metric).__call__) else metric
 
     @cache
-    def columns() -> Metrics:
+    def columns() -> dict[str, MetricValues]:
         return {key: entry for one in given.values() for key, entry in batch.measure(one, {name: metric}).items()}
 
     def measured() -> list[str]:

@@ -174,8 +174,8 @@ def _refuse_broken(made: Sequence[Record]) -> None:
 def _lost(record: Record) -> list[str]:
     """Metrics with a margin that are not finite."""
     allowed = _margins()
-    entries = record.values["metrics"].items()
-    return [name for name, entry in entries if _counts(name, allowed) and None in entry["values"]]
+    entries = record.values.metrics.items()
+    return [name for name, entry in entries if _counts(name, allowed) and None in entry.values]
 
 
 def _readable(folder: Path) -> list[Record]:
@@ -235,21 +235,15 @@ def _recover(gate: Gate) -> None:
 
 def _changed(old: Record, new: Record) -> str:
     """What differs between two records of a cell, in words."""
-    metrics = {
-        name for name in old.values["metrics"] | new.values["metrics"] if _metric(old, name) != _metric(new, name)
-    }
-    others = {
-        name for name in old.values | new.values if name != "metrics" and old.values.get(name) != new.values.get(name)
-    }
+    then, now = old.values.as_dict(), new.values.as_dict()
+    had, has = then.pop("metrics"), now.pop("metrics")
+    metrics = {name for name in had | has if had.get(name) != has.get(name)}
+    others = {name for name in then | now if then.get(name) != now.get(name)}
     predictions = {"predictions"} if old.predictions != new.predictions else set()
     changed = sorted(metrics) + sorted(others | predictions)
     return ", ".join(changed[:FEW_LINES]) + (
         f" and {len(changed) - FEW_LINES} more" if len(changed) > FEW_LINES else ""
     )
-
-
-def _metric(record: Record, name: str) -> Any:
-    return record.values["metrics"].get(name)
 
 
 def _middle_ratios() -> dict[str, float]:
@@ -327,15 +321,15 @@ _NAMES = ("protocol.dataset", "protocol.model", "treatment")
 def _definitions(record: Record) -> Iterator[str]:
     """Metrics whose definition, unit or direction is another now, and values that are not finite."""
     known = catalog.metrics()
-    for name, entry in record.values["metrics"].items():
+    for name, entry in record.values.metrics.items():
         metric = known.get(name.partition("[")[0])
         if metric is None:
             yield f"{title_of(record)}: metric {name} does not exist any more"
             continue
         here = run.entry_of(metric)
         for key in ("unit", "better", "definition"):
-            if entry[key] != here[key]:
-                yield f"{title_of(record)}: metric {name}: its {key} is {here[key]}, was {entry[key]}"
+            if (was := getattr(entry, key)) != (now := getattr(here, key)):
+                yield f"{title_of(record)}: metric {name}: its {key} is {now}, was {was}"
     for name in _lost(record):
         yield f"{title_of(record)}: metric {name} is not finite in the reference"
 
@@ -346,7 +340,7 @@ def _data(dataset: Choice, recorded: Sequence[Record]) -> Iterator[str]:
     facts = run.data_facts(dataset, {0, *(replicate.split for record in mine for replicate in record.replicates)})
     for record in mine:
         for what, found in facts.items():
-            for name, was in record.environment.get(what, {}).items():
+            for name, was in getattr(record.environment, what).items():
                 if not same_statistic(found.get(name), was):
                     yield f"data set {dataset.name}: {what} {name} is {found.get(name)}, was {was}"
 
@@ -401,7 +395,7 @@ def _apart(recorded: Sequence[Record], made: Sequence[Record]) -> list[str]:
 
 
 def _environment(made: Sequence[Record]) -> Mapping[str, Any]:
-    return made[0].environment if made else environment.describe("cpu", 1)
+    return made[0].environment.as_dict() if made else environment.describe("cpu", 1)
 
 
 def _fingerprint(where: Mapping[str, Any]) -> dict[str, Any]:

@@ -37,6 +37,7 @@ from bdlbench.protocols import (
     WithoutBlocks,
 )
 from bdlbench.records import evaluation, record
+from bdlbench.records.contents import Environment, Values
 from bdlbench.records.record import Record
 from bdlbench.runs import batch
 from bdlbench.training.loop import Session, session
@@ -418,9 +419,9 @@ def read_again(arrays: Mapping[str, Tensor], samples: int, rows: Sequence[int]) 
     """Read the predictions of some rows as a record keeps them."""
     index = torch.tensor(rows)
     kept = {name: value.index_select(record.row_axis(name), index) for name, value in arrays.items()}
-    values = {"samples": [samples] * len(rows), "metrics": {}}
+    values = Values(samples=(samples,) * len(rows))
     cell = Cell(Choice("any"), Choice("any"), Choice("any"), samples)
-    again = evaluation.read(Record(cell, tuple(map(Replicate, rows)), values, {}, {}), kept)
+    again = evaluation.read(Record(cell, tuple(map(Replicate, rows)), values, {}, Environment()), kept)
     assert again is not None
     return again
 

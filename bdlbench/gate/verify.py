@@ -28,6 +28,7 @@ from bdlbench.protocols import Posterior, Restores
 from bdlbench.records import evaluation, reading
 from bdlbench.records import record as records
 from bdlbench.records.cells import flatten
+from bdlbench.records.contents import FirstSteps
 from bdlbench.records.record import Record
 from bdlbench.runs import batch as run
 from bdlbench.runs import lint
@@ -170,7 +171,7 @@ def _until_an_error(parts: Iterator[Part]) -> Iterator[Part]:
 
 def _plugin_words(record: Record) -> str:
     """What to name where an entry of a file of its own, or of one that nobody knows, is not in this catalog."""
-    cell, code = record.cell, record.environment.get("code")
+    cell, code = record.cell, record.environment.code
     named: dict[catalog.Kind, str] = {
         "methods": cell.method.name,
         "models": cell.model.name,
@@ -204,11 +205,11 @@ def _files(folder: Path, record: Record) -> Iterator[Part]:
         except BadInput as error:
             yield Part("kept parameters", "different", str(error))
         else:
-            if run.row_hashes(state) != record.values["parameters_sha256"]:
+            if tuple(run.row_hashes(state)) != record.values.parameters_sha256:
                 yield Part("kept parameters", "different", "they are not those whose hash the record holds")
     for name, reason in record.unscored.items():
         yield Part(f"metric {name}", "unchecked", f"it has no values: {reason}")
-    known, unknown = catalog.names("metrics"), {name.partition("[")[0] for name in record.values["metrics"]}
+    known, unknown = catalog.names("metrics"), {name.partition("[")[0] for name in record.values.metrics}
     for name in sorted(unknown.difference(known)):
         yield Part(
             f"metric {name}", "unchecked", "this catalog lacks it: name the file that has it with --plugin FILE.py"
@@ -227,16 +228,14 @@ def _rescored(record: Record, arrays: Mapping[str, Tensor]) -> Part:
     if len(kept.y) != len(record.replicates):
         return Part(name, "different", f"they are of {len(kept.y)} replicates, not of {len(record.replicates)}")
     metrics = catalog.metrics()
-    recorded = {
-        column: entry for column, entry in record.values["metrics"].items() if column.partition("[")[0] in metrics
-    }
+    recorded = _known(record).values.metrics
     entries = {column.partition("[")[0] for column in recorded}
     with environment.one_thread():
         again, raised = run.scored(kept, {entry: metrics[entry] for entry in sorted(entries)})
-    both = [c for c in recorded if c in again and recorded[c]["definition"] == again[c]["definition"]]
+    both = [c for c in recorded if c in again and recorded[c].definition == again[c].definition]
     if raised and not both:
         return Part(name, "unchecked", f"no metric can be had from them: {next(iter(raised.values()))}")
-    then, now = ({c: _column(table[c]["values"]) for c in both} for table in (recorded, again))
+    then, now = ({c: _column(table[c].values) for c in both} for table in (recorded, again))
     judged = _judged(name, then, now, []) if both else Part(name, "identical")
     if judged.verdict == "different":
         return Part(name, "different", f"the record's metrics do not follow from them: {judged.detail}")
@@ -265,12 +264,12 @@ def batch_of(record: Record, threads: int | None = None) -> Batch:
 def differences(record: Record, here: Mapping[str, Any], batch: Batch) -> Iterator[str]:
     """How this place differs from where a record was made: what most likely changes bits comes first."""
     there, cell = record.environment, batch.cells[0]
-    for source, sha256 in there.get("sources", {}).items():
+    for source, sha256 in there.sources.items():
         if here["sources"].get(source) != sha256:
             yield f"the data: SHA-256 of {source} is {here['sources'].get(source, 'absent')[:12]}, was {sha256[:12]}"
     options, mine = flatten(record.cell.as_dict()), flatten(cell.as_dict())
     yield from (f"{k}: {mine.get(k)} here, was {options.get(k)}" for k in options | mine if _apart(k, options, mine))
-    then, now = flatten(there), flatten(here)
+    then, now = flatten(there.as_dict()), flatten(here)
     asked = [key for key in then if key.startswith("instructions.")]  # older records do not say
     for key in ("packages.torch", "device", "threads", "cpu_capability", *asked, *LIKELY):
         if then.get(key) != now.get(key):
@@ -309,7 +308,7 @@ def _surroundings(batch: Batch) -> tuple[dict[str, Any], list[Fault]]:
 def _slice(folder: Path, record: Record, batch: Batch, sound: bool) -> Iterator[Part]:
     """The data, the first steps of training, and predictions from parameters that were kept if the files are sound."""
     yield _data(record, batch)
-    if "first_steps" in record.values:
+    if record.values.first_steps:
         yield _first_steps(record, batch)
     elif _seconds(record) <= CHEAP:
         yield from _whole(folder, record, batch, sound)
@@ -326,7 +325,7 @@ def _data(record: Record, batch: Batch) -> Part:
     """Checksums of the sources, and what preprocessing took from the training data."""
     here = _data_here(batch)
     for what in ("sources", "statistics"):
-        for name, value in record.environment.get(what, {}).items():
+        for name, value in getattr(record.environment, what).items():
             if not same_statistic(here[what].get(name), value):
                 return Part("data", "different", f"{what} {name}")
     return Part("data", "identical")
@@ -346,19 +345,19 @@ def same_statistic(a: Any, b: Any) -> bool:
 
 def _first_steps(record: Record, batch: Batch) -> Part:
     """The fingerprint of the rows after the first steps."""
-    recorded = record.values["first_steps"]
-    name = f"first {recorded[0]['steps']} steps"
-    found = fingerprint(batch, recorded[0]["steps"])
-    if [row["sha256"] for row in found] == [row["sha256"] for row in recorded]:
+    recorded = record.values.first_steps
+    name = f"first {recorded[0].steps} steps"
+    found = fingerprint(batch, recorded[0].steps)
+    if [row.sha256 for row in found] == [row.sha256 for row in recorded]:
         return Part(name, "identical")
 
     def again(nudge: Nudge) -> Numbers:
-        return _columns(fingerprint(batch, recorded[0]["steps"], nudge))
+        return _columns(fingerprint(batch, recorded[0].steps, nudge))
 
     return _judged(name, _columns(recorded), _columns(found), _twins(again, TWINS))
 
 
-def fingerprint(batch: Batch, steps: int, nudge: Nudge = unchanged) -> list[dict[str, Any]]:
+def fingerprint(batch: Batch, steps: int, nudge: Nudge = unchanged) -> tuple[FirstSteps, ...]:
     """Train a batch for so many steps: what `run` records of them."""
     problem, model, method = run.build(batch)
     rng = Streams.of_seeds([row.replicate.seed for row in batch.rows])
@@ -425,10 +424,11 @@ def _arrays(posterior: Posterior, problem: Any, model: Any, batch: Batch) -> dic
 def _whole(folder: Path, record: Record, batch: Batch, sound: bool) -> Iterator[Part]:
     """Train, predict and score again: parameters, metrics and all other values, predictions if the files are sound."""
     found, arrays = _rerun(batch)
-    old = {name: column for name, column in record.values.items() if name not in ("metrics", "objective")}
-    new = {name: found.values.get(name) for name in old}
-    metrics = {name: entry["values"] for name, entry in _known(record).values["metrics"].items()}
-    scored = {name: found.values["metrics"].get(name, {}).get("values") for name in metrics}
+    old, new = record.values.as_dict(), found.values.as_dict()
+    old = {name: column for name, column in old.items() if name not in ("metrics", "objective")}
+    new = {name: new.get(name) for name in old}
+    metrics = {name: entry.values for name, entry in _known(record).values.metrics.items()}
+    scored = {name: entry.values for name, entry in found.values.metrics.items() if name in metrics}
     recorded = records.predictions(folder, record) if record.predictions and sound else {}
     if old == new and metrics == scored and _equal(recorded, arrays):
         yield Part("whole cell", "identical")
@@ -450,8 +450,8 @@ def _whole(folder: Path, record: Record, batch: Batch, sound: bool) -> Iterator[
 def _known(record: Record) -> Record:
     """Without metrics that this catalog lacks."""
     known = catalog.names("metrics")
-    kept = {name: entry for name, entry in record.values["metrics"].items() if name.partition("[")[0] in known}
-    return replace(record, values={**record.values, "metrics": kept})
+    kept = {name: entry for name, entry in record.values.metrics.items() if name.partition("[")[0] in known}
+    return replace(record, values=replace(record.values, metrics=kept))
 
 
 def _rerun(batch: Batch, nudge: Nudge = unchanged) -> tuple[Record, dict[str, Tensor]]:
@@ -529,12 +529,15 @@ def _numbers(arrays: Mapping[str, Tensor]) -> Numbers:
 
 
 def _metrics(record: Record) -> Numbers:
-    return {name: _column(entry["values"]) for name, entry in record.values["metrics"].items()}
+    return {name: _column(entry.values) for name, entry in record.values.metrics.items()}
 
 
-def _columns(rows: Sequence[Mapping[str, Any]]) -> Numbers:
+def _columns(rows: Sequence[FirstSteps]) -> Numbers:
     """Loss and norm of a fingerprint."""
-    return {name: _column([number for row in rows for number in row[name]]) for name in ("loss", "norm")}
+    return {
+        "loss": _column([number for row in rows for number in row.loss]),
+        "norm": _column([number for row in rows for number in row.norm]),
+    }
 
 
 def _column(values: Sequence[float | None]) -> Tensor:

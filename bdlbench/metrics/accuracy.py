@@ -18,6 +18,7 @@ class Accuracy:
     """The fraction of test examples whose most probable class is right. Undefined for regression."""
 
     summary: ClassVar[str] = "fraction of test examples whose most probable class is right"
+    version: ClassVar[int] = 1
     unit: ClassVar[str] = "fraction"
     better: ClassVar[Literal["higher"]] = "higher"
 

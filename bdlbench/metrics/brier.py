@@ -17,6 +17,7 @@ class Brier:
     """Squared error of the class probabilities, summed over classes. Undefined for regression."""
 
     summary: ClassVar[str] = "squared error of the class probabilities, summed over classes, mean over test examples"
+    version: ClassVar[int] = 1
     unit: ClassVar[str] = "probability²"
     better: ClassVar[Literal["lower"]] = "lower"
 

@@ -17,6 +17,7 @@ class NegativeELBO:
     """−1/N Σ_n ELBO(x_n), by the encoder's q(z | x). Undefined for predictives of a target."""
 
     summary: ClassVar[str] = "mean negative ELBO of a test input, by the encoder's posterior of the latent"
+    version: ClassVar[int] = 1
     unit: ClassVar[str] = "nats"
     better: ClassVar[Literal["lower"]] = "lower"
 
@@ -35,6 +36,7 @@ class ImportanceSamples:
     """k: with how many draws of the latent log p(x) of each input was estimated; more bring `nll` down."""
 
     summary: ClassVar[str] = "draws of the latent in the importance-weighted log p(x) that nll averages"
+    version: ClassVar[int] = 1
     unit: ClassVar[str] = "count"
     better: ClassVar[Literal["higher"]] = "higher"
 
@@ -49,6 +51,7 @@ class RegretGain:
     """1/N Σ_n of what the last step added to the likelihood regret of x_n: far from 0, `regret_steps` are too few."""
 
     summary: ClassVar[str] = "mean gain of the likelihood regret's last step: about 0 where it has converged"
+    version: ClassVar[int] = 1
     unit: ClassVar[str] = "nats"
     better: ClassVar[Literal["lower"]] = "lower"
 
@@ -70,6 +73,7 @@ class ActiveUnits:
     threshold: float = 0.01
 
     summary: ClassVar[str] = "latent dimensions whose posterior mean has a variance over test inputs above 0.01"
+    version: ClassVar[int] = 1
     unit: ClassVar[str] = "count"
     better: ClassVar[Literal["higher"]] = "higher"
 

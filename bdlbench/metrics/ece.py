@@ -22,6 +22,7 @@ class ExpectedCalibrationError:
 
     bins: int = 15
 
+    version: ClassVar[int] = 1
     unit: ClassVar[str] = "fraction"
     better: ClassVar[Literal["lower"]] = "lower"
 

@@ -17,6 +17,7 @@ class NegativeLogLikelihood:
     """−1/N Σ_n log p(y_n | x_n) of the predictive averaged over samples, targets in original units."""
 
     summary: ClassVar[str] = "mean negative log predictive probability (density, in original units) of a test target"
+    version: ClassVar[int] = 1
     unit: ClassVar[str] = "nats"
     better: ClassVar[Literal["lower"]] = "lower"
 

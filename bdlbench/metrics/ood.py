@@ -34,6 +34,7 @@ class OutOfDistribution:
     better: Literal["higher", "lower"]
     min_samples: int = 1
 
+    version: ClassVar[int] = 1
     unit: ClassVar[str] = "fraction"
 
     @property

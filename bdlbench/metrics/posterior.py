@@ -24,6 +24,7 @@ class PosteriorKL:
     """KL(q ‖ exact posterior) of the weights. Undefined where q is no Gaussian: points and masks have no density."""
 
     summary: ClassVar[str] = "KL of the approximate posterior of the weights from the exact one, where q is Gaussian"
+    version: ClassVar[int] = 1
     unit: ClassVar[str] = "nats"
     better: ClassVar[Literal["lower"]] = "lower"
 
@@ -41,6 +42,7 @@ class PosteriorW2:
     """
 
     summary: ClassVar[str] = "Gaussian Wasserstein-2 distance of the weights' posterior from the exact one, by moments"
+    version: ClassVar[int] = 1
     unit: ClassVar[str] = "weight units"
     better: ClassVar[Literal["lower"]] = "lower"
 
@@ -58,6 +60,7 @@ class ElboGap:
     """log evidence − ELBO, which is KL(q ‖ exact posterior); the ELBO as the method reports it, Monte Carlo or not."""
 
     summary: ClassVar[str] = "log evidence minus the method's ELBO of the training data"
+    version: ClassVar[int] = 1
     unit: ClassVar[str] = "nats"
     better: ClassVar[Literal["lower"]] = "lower"
 
@@ -81,6 +84,7 @@ class PredictiveKL:
     """
 
     summary: ClassVar[str] = "KL of the predictive (classes, Gaussian, mixture) from the exact one, mean over inputs"
+    version: ClassVar[int] = 1
     unit: ClassVar[str] = "nats"
     better: ClassVar[Literal["lower"]] = "lower"
 

@@ -17,6 +17,7 @@ class RootMeanSquaredError:
     """sqrt(1/N Σ_n (y_n − E[y | x_n])²) in original units. Undefined where the predictive has no mean."""
 
     summary: ClassVar[str] = "root mean squared error of the predictive mean, in the target's original units"
+    version: ClassVar[int] = 1
     unit: ClassVar[str] = "target units"
     better: ClassVar[Literal["lower"]] = "lower"
 

@@ -18,6 +18,8 @@ class Fact:
     Undefined where it states neither.
     """
 
+    version: ClassVar[int] = 1
+
     fact: str
     summary: str
     unit: str
@@ -38,6 +40,7 @@ class Parameters:
     """The number of parameters of one replicate. Undefined for predictions that were made elsewhere."""
 
     summary: ClassVar[str] = "number of parameters of one network of the model"
+    version: ClassVar[int] = 1
     unit: ClassVar[str] = "count"
     better: ClassVar[Literal["lower"]] = "lower"
 

@@ -41,6 +41,8 @@ class ByRule:
     What each rule does: `bdlbench.networks.depth_output.RULES`. Undefined where there is one exit, or no depth at all.
     """
 
+    version: ClassVar[int] = 1
+
     statistic: Literal["accuracy", "NLL", "ECE"]
     unit: str
     better: Literal["higher", "lower"]
@@ -62,6 +64,8 @@ class ByRule:
 class MeanFact:
     """Mean over test examples of what the predictive states of each. Undefined where it states no such thing."""
 
+    version: ClassVar[int] = 1
+
     fact: str
     summary: str
     unit: str
@@ -82,6 +86,7 @@ class FlopsFraction:
     """Mean FLOPs of an example over those of all layers with one head at the end: FLOPs are 2×MAC, heads counted."""
 
     summary: ClassVar[str] = "mean FLOPs of a test example over those of the full network with its one head"
+    version: ClassVar[int] = 1
     unit: ClassVar[str] = "fraction"
     better: ClassVar[Literal["lower"]] = "lower"
 
@@ -101,6 +106,7 @@ class CalibrationByDepth:
     """
 
     summary: ClassVar[str] = f"top-1 confidence against accuracy of those that leave at a depth, {BINS} bins (lo, hi]"
+    version: ClassVar[int] = 1
     unit: ClassVar[str] = "fraction"
     better: ClassVar[Literal["lower"]] = "lower"
 

@@ -39,6 +39,11 @@ class Scores:
     values: dict[Replicate, float] = field(default_factory=dict)
 
     @property
+    def meaning(self) -> str:
+        """What must agree for two columns to be one metric, in words."""
+        return f"{self.definition}, {self.unit}, {self.better} is better"
+
+    @property
     def mean(self) -> float:
         """Over replicates; NaN where one is."""
         return _mean(list(self.values.values()))
@@ -141,14 +146,13 @@ def _merge_cell(key: str, parts: Sequence[Record]) -> Result:
     scores: dict[str, Scores] = {}
     sources: dict[str, str] = {}
     for record in parts:
-        _agree(record, "data", sources, record.environment.get("sources", {}))
-        sources |= record.environment.get("sources", {})
-        for name, entry in record.values["metrics"].items():
-            fresh = Scores(entry["unit"], entry["better"], entry["definition"])
+        _agree(record, "data", sources, record.environment.sources)
+        sources |= record.environment.sources
+        for name, entry in record.values.metrics.items():
+            fresh = Scores(entry.unit, entry.better, entry.definition)
             known = scores.setdefault(name, fresh)
-            _agree(record, f"metric {name}", {"": known.definition}, {"": fresh.definition})
-            numbers = [math.nan if value is None else float(value) for value in entry["values"]]
-            known.values.update(zip(record.replicates, numbers, strict=True))
+            _agree(record, f"metric {name}", {"": known.meaning}, {"": fresh.meaning})
+            known.values.update(zip(record.replicates, entry.numbers, strict=True))
     done = sorted({replicate for record in parts for replicate in record.replicates})
     failed = {r: why for record in parts for r, why in record.failed.items() if r not in done}
     costs = tuple(record.cost for record in parts if record.cost)

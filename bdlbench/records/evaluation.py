@@ -100,10 +100,9 @@ def drawn(record: Record, groups: int) -> int:
 
     Older records do not say it: with as many groups as there can be it is the protocol's, with fewer their number.
     """
-    stated = record.values.get("samples")
-    if stated:
-        return int(stated[0])
-    return int(record.cell.samples) if groups >= MAX_GROUPS else max(1, groups)
+    if record.values.samples:
+        return record.values.samples[0]
+    return record.cell.samples if groups >= MAX_GROUPS else max(1, groups)
 
 
 KEY = re.compile(r"(\w[\w.-]*)?")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -23,23 +22,26 @@ from torch import Tensor
 from bdlbench.core import files
 from bdlbench.core.errors import BadInput
 from bdlbench.core.spec import Cell, Replicate
+from bdlbench.records.contents import Environment, Values, finite
 
-SCHEMA = 1
-"""Version of the layout below. Readers refuse a newer one."""
+SCHEMA = 2
+"""Number of the layout below; it rises with each field that is new or means something else.
+
+A reader takes every older one, whose missing fields have the defaults of `contents`, and refuses a newer one.
+1: all that records held before bdlbench 0.2, where a metric's definition was the `repr` of its class.
+2: a metric's definition is its version and its options.
+"""
 
 PARAMETERS = "parameters"
 """Folder among the records for parameters that were kept."""
-
-Metrics = dict[str, dict[str, Any]]
-"""{name: {"unit", "better", "definition", "values": one for each replicate, None for NaN}}."""
 
 
 @dataclass(frozen=True)
 class Record:
     """One cell and some of its replicates.
 
-    values: `metrics` (each with unit, direction, definition, and a value for each replicate)
-    and what else is deterministic; cost: of the batch that trained the cell, never for each seed; environment: where;
+    values: metrics and what else is deterministic; cost: of the batch that trained the cell, never for each seed, and
+    {} where it was made elsewhere;
     failed: replicates without values, with reasons; predictions: SHA-256 of the file beside, "" where there is none.
     path: the file that it was read from, which a person may have renamed; Path() where it was not read.
     unscored: metrics that raised, with reasons: their values are missing, not undefined.
@@ -47,9 +49,9 @@ class Record:
 
     cell: Cell
     replicates: tuple[Replicate, ...]
-    values: dict[str, Any]
+    values: Values
     cost: dict[str, float]
-    environment: dict[str, Any]
+    environment: Environment
     failed: dict[Replicate, str] = field(default_factory=dict)
     predictions: str = ""
     path: Path = field(default=Path(), compare=False, repr=False)
@@ -154,10 +156,10 @@ def refuse_conflicts(records: Iterable[Record], replaced: Collection[tuple[str, 
 
     replaced: replicates by (cell's key, replicate) that are about to be made anew, and may differ.
     """
-    seen: dict[tuple[str, Replicate], tuple[Record, Any]] = {}
+    seen: dict[tuple[str, Replicate], tuple[Record, Values]] = {}
     for record in records:
         for i, replicate in enumerate(record.replicates):
-            values = _take(record, [i]).values
+            values = record.values.take([i])
             other, known = seen.setdefault((record.key, replicate), (record, values))
             if known != values and (record.key, replicate) not in replaced:
                 one, two = (str(each.path) if each.path.name else each.name for each in (other, record))
@@ -262,7 +264,8 @@ def without(folder: Path, record: Record, gone: set[Replicate]) -> None:
     failed = {replicate: reason for replicate, reason in record.failed.items() if replicate not in gone}
     if kept or failed:
         arrays = {name: _rows(name, value, kept) for name, value in predictions(folder, record).items()} if kept else {}
-        left = replace(_take(record, kept), failed=failed, predictions="")
+        rows = tuple(record.replicates[i] for i in kept)
+        left = replace(record, replicates=rows, values=record.values.take(kept), failed=failed, predictions="")
         renamed = record.path.stem not in ("", record.name)
         written = write(folder, left, arrays, record.path.stem if renamed else "").stem
         if kept and _parameters_file(folder, record).exists():
@@ -282,24 +285,15 @@ def _rows(name: str, value: Tensor, kept: Sequence[int]) -> Tensor:
     return value[:, kept] if row_axis(name) else value[kept]
 
 
-def _take(record: Record, kept: Sequence[int]) -> Record:
-    values = {
-        name: {**entry, "values": [entry["values"][i] for i in kept]}
-        for name, entry in record.values["metrics"].items()
-    }
-    per_row = {k: [v[i] for i in kept] for k, v in record.values.items() if k != "metrics"}
-    return replace(record, replicates=tuple(record.replicates[i] for i in kept), values={"metrics": values, **per_row})
-
-
 def _to_json(record: Record) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "cell": record.cell.as_dict(),
         "replicates": [asdict(r) for r in record.replicates],
         "failed": [{**asdict(r), "reason": reason} for r, reason in sorted(record.failed.items())],
-        "values": _finite(record.values),
-        "cost": _finite(record.cost),
-        "environment": record.environment,
+        "values": record.values.as_dict(),
+        "cost": finite(record.cost),
+        "environment": record.environment.as_dict(),
         "predictions": record.predictions,
         **({"unscored": record.unscored} if record.unscored else {}),
     }
@@ -326,15 +320,16 @@ def _read(path: Path) -> Record | None:
             return None
         schema = int(body["schema"])
         if schema > SCHEMA:
-            reads = f"(schema {schema}, this one reads {SCHEMA})"
-            raise BadInput(f"{path} was written by a newer bdlbench {reads}: upgrade")
+            wrote = body.get("environment", {}).get("packages", {}).get("bdlbench", "")
+            needed = f"bdlbench {wrote}" if wrote else "a newer bdlbench"
+            raise BadInput(f"{path} is of schema {schema}, this bdlbench reads {SCHEMA} at most: install {needed}")
         altered = body.pop("checksum") != files.digest(body)
         record = Record(
             cell=Cell.from_dict(body["cell"]),
             replicates=tuple(Replicate(**r) for r in body["replicates"]),
-            values=body["values"],
+            values=Values.from_dict(body["values"]),
             cost=body["cost"],
-            environment=body["environment"],
+            environment=Environment.from_dict(body["environment"]),
             failed={Replicate(f["seed"], f["split"]): f["reason"] for f in body["failed"]},
             predictions=body["predictions"],
             path=path,
@@ -352,12 +347,3 @@ def _read(path: Path) -> Record | None:
     if altered:
         raise BadInput(f"{path} was altered: its checksum does not match its content")
     return record
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN: None stands for it, and for infinities."""
-    if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

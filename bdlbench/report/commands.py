@@ -13,6 +13,7 @@ from bdlbench.core.errors import BadInput
 from bdlbench.core.options import resolve, spell
 from bdlbench.core.spec import ELSEWHERE, Choice, Replicate
 from bdlbench.records.cells import Result, merge
+from bdlbench.records.contents import PredictionsFrom
 from bdlbench.records.record import Record
 from bdlbench.runs import suites as plan
 
@@ -207,12 +208,13 @@ def _machine_words(result: Result) -> list[str]:
 def _score_line(record: Record, folder: Path) -> str:
     """How a file of predictions became this record."""
     cell = record.cell
-    said = record.environment.get("predictions_from", {})
-    words = [said.get("file", "FILE"), "--method", cell.method.name]
+    said = record.environment.predictions_from or PredictionsFrom("FILE")
+    words = [said.file, "--method", cell.method.name]
     own = cell.dataset.name not in catalog.names("datasets")
     words += ["--dataset", cell.dataset.name, *(["--own-data"] if own else [])]
     words += ["--model", cell.model.name, "--samples", str(cell.samples)]
-    words += [word for name in ("axes", "seeds", "splits") if name in said for word in (f"--{name}", said[name])]
+    given = {"--axes": said.axes, "--seeds": said.seeds, "--splits": said.splits}
+    words += [word for name, value in given.items() if value for word in (name, value)]
     for choice in (cell.method, cell.model, cell.dataset):
         for entry, table in _entries(choice):
             words += [word for key, value in table.items() for word in ("--set", f"{entry}.{key}={spell(value)}")]

@@ -82,7 +82,7 @@ def environment(found: Sequence[Record]) -> list[tuple[str, list[str]]]:
     """Each fact of where the records were made, with every value that it has, the most frequent first."""
     facts: dict[str, dict[str, int]] = {}
     for record in found:
-        for name, value in flatten(record.environment).items():
+        for name, value in flatten(record.environment.as_dict()).items():
             counts = facts.setdefault(name, {})
             text = f"{value:.6g}" if isinstance(value, float) else str(value)
             counts[text] = counts.get(text, 0) + 1

@@ -34,6 +34,14 @@ from bdlbench.predictives.mixtures import OfNumbers, Predictive, without_probs
 from bdlbench.protocols import Conjugate, Evaluation, HasTargetUnits, Method, Metric, Model, Posterior, Reference
 from bdlbench.records import evaluation as evaluations
 from bdlbench.records import record as records
+from bdlbench.records.contents import (
+    Environment,
+    FirstSteps,
+    MetricValues,
+    ObjectiveFactors,
+    TestedExamples,
+    Values,
+)
 from bdlbench.records.record import Record
 from bdlbench.runs import provenance
 from bdlbench.training import checkpoints
@@ -223,15 +231,14 @@ def build(batch: Batch) -> Built:
 class _Result:
     """All rows of a batch, scored."""
 
-    metrics: records.Metrics
+    values: Values
     unscored: dict[str, str]
-    values: dict[str, list[Any]]
     arrays: dict[str, Tensor]
     finite: list[bool]
     cost: dict[str, float]
     state: Mapping[str, Tensor]
     measured: Mapping[str, Tensor]
-    examples: dict[str, Any]
+    examples: TestedExamples
 
 
 def _fit_and_score(
@@ -260,12 +267,19 @@ def _fit_and_score(
         evaluation = replace(evaluation, bound=posterior.bound, moments=posterior.moments(), reference=reference)
     arrays = stored_arrays(evaluation)
     metrics, unscored = scored(evaluation, catalog.metrics())
-    # before the audit in `_values`, whose memory is not the cell's
+    # before the audit in `objectives`, whose memory is not the cell's
     cost = _cost(batch, problem, evaluation, spent, train_seconds, predict_seconds, device)
     return _Result(
-        metrics=metrics,
+        values=Values(
+            metrics,
+            parameters_sha256=tuple(row_hashes(posterior.state)),
+            samples=(evaluation.test.samples,) * len(batch.rows),
+            elbo_nats=() if posterior.bound is None else tuple(posterior.bound.double().tolist()),
+            facts={name: tuple(value.double().tolist()) for name, value in posterior.facts.items()},
+            first_steps=first_steps(spent.fits, len(batch.rows)),
+            objective=objectives(spent.fits, len(batch.rows)),
+        ),
         unscored=unscored,
-        values=_values(posterior, spent.fits, evaluation.test.samples, len(batch.rows)),
         arrays=arrays,
         finite=_finite_rows({**posterior.state, "log_prob": evaluation.test.log_prob(evaluation.y)}),
         cost=cost,
@@ -308,7 +322,7 @@ def evaluate(
     return Evaluation(test, y, ood, posterior.facts, parameters)
 
 
-def measure(evaluation: Evaluation, metrics: Mapping[str, Metric]) -> records.Metrics:
+def measure(evaluation: Evaluation, metrics: Mapping[str, Metric]) -> dict[str, MetricValues]:
     """Every metric that is defined, as records hold it: name, or name[key], unit, direction, definition, values.
 
     Raises BadInput, with file and line, where a metric of other people raises or gives what is no metric.
@@ -318,18 +332,18 @@ def measure(evaluation: Evaluation, metrics: Mapping[str, Metric]) -> records.Me
         with foreign.calling(f"metric {name}", metric):
             scored[name] = (metric, evaluations.asked(metric, evaluation))
     return {
-        f"{name}[{key}]" if key else name: entry_of(metric) | {"values": value.tolist()}
+        f"{name}[{key}]" if key else name: replace(entry_of(metric), values=tuple(value.tolist()))
         for name, (metric, found) in scored.items()
         for key, value in found.items()
     }
 
 
-def scored(evaluation: Evaluation, metrics: Mapping[str, Metric]) -> tuple[records.Metrics, dict[str, str]]:
+def scored(evaluation: Evaluation, metrics: Mapping[str, Metric]) -> tuple[dict[str, MetricValues], dict[str, str]]:
     """The same for as many metrics as can be had, and for each other one why not: what is wrong, and in which line.
 
     Raises BenchError where a metric changes predictions in place: nothing that is read after it is what was predicted.
     """
-    found: records.Metrics = {}
+    found: dict[str, MetricValues] = {}
     unscored: dict[str, str] = {}
     read = [value for value in _tensors(evaluation) if not value.is_inference()]  # which cannot be changed
     for name, metric in metrics.items():
@@ -357,67 +371,48 @@ def _tensors(value: Any) -> Iterator[Tensor]:
         yield from _tensors(getattr(value, "__dict__", {}))
 
 
-def entry_of(metric: Any) -> dict[str, Any]:
+def entry_of(metric: Metric) -> MetricValues:
     """What a record says of a metric beside its values."""
-    return {"unit": metric.unit, "better": metric.better, "definition": catalog.definition(metric)}
+    return MetricValues(metric.unit, metric.better, catalog.definition(metric))
 
 
-def _values(posterior: Posterior, fits: Sequence[Fit], samples: int, rows: int) -> dict[str, list[Any]]:
-    """What is deterministic beside the metrics, a list over rows (R) each.
-
-    Also what a cheap re-run and the protocol lint are held against; nothing of it where nothing was minimised.
-    """
-    values: dict[str, list[Any]] = {"parameters_sha256": row_hashes(posterior.state)}
-    if posterior.bound is not None:
-        values["elbo_nats"] = posterior.bound.double().tolist()
-    for name, value in posterior.facts.items():
-        values[f"fact.{name}"] = value.double().tolist()
-    trained = {"first_steps": first_steps(fits, rows), "objective": objectives(fits, rows)}
-    values |= {name: column for name, column in trained.items() if column}
-    return values | {"samples": [samples] * rows}
-
-
-def first_steps(fits: Sequence[Fit], rows: int) -> list[dict[str, Any]]:
-    """The fingerprint of the first fit, for each of R replicates; [] where nothing was minimised.
+def first_steps(fits: Sequence[Fit], rows: int) -> tuple[FirstSteps, ...]:
+    """The fingerprint of the first fit, for each of R replicates; () where nothing was minimised.
 
     A replicate of an ensemble is several consecutive rows of the fit: their hashes are hashed.
     """
     if not fits or fits[0].first is None:
-        return []
+        return ()
     first, share = fits[0].first, len(fits[0].first.loss) // rows
     parts = [slice(r * share, (r + 1) * share) for r in range(rows)]
-    return [
-        {
-            "steps": first.steps,
-            "sha256": hashlib.sha256("".join(first.sha256[part]).encode()).hexdigest(),
-            "norm": first.norm[part],
-            "loss": first.loss[part],
-        }
-        for part in parts
-    ]
+    hashes = [hashlib.sha256("".join(first.sha256[part]).encode()).hexdigest() for part in parts]
+    return tuple(
+        FirstSteps(first.steps, sha256, tuple(first.norm[part]), tuple(first.loss[part]))
+        for sha256, part in zip(hashes, parts, strict=True)
+    )
 
 
-def objectives(fits: Sequence[Fit], rows: int) -> list[dict[str, Any]]:
+def objectives(fits: Sequence[Fit], rows: int) -> tuple[ObjectiveFactors, ...]:
     """The audit of the last fit, for each of R replicates: of an ensemble's members what is farthest from right.
 
     Where the audit itself fails, `failed` says how.
     """
     if not fits or fits[-1].state is None:
-        return []
+        return ()
     try:
         found = audit(fits[-1])
     except (Exception, SystemExit) as error:  # the cell is trained and scored: the audit must not undo that
-        nothing: dict[str, Any] = {"temperature": {}, "ramp": {}, "local": {}, "undeclared": None, "named": False}
-        return [{**nothing, "failed": reason_of(error)}] * rows
-    columns = {"temperature": (found.temperature, 1.0), "ramp": (found.ramp, 0.0), "local": (found.local, 1.0)}
-    return [
-        {
-            key: {name: _farthest(v, right, rows, r) for name, v in table.items()}
-            for key, (table, right) in columns.items()
-        }
-        | {"undeclared": float(found.undeclared.reshape(rows, -1)[r].amax()), "named": found.named}
+        return (ObjectiveFactors(named=False, failed=reason_of(error)),) * rows
+    return tuple(
+        ObjectiveFactors(
+            found.named,
+            temperature={name: _farthest(value, 1.0, rows, r) for name, value in found.temperature.items()},
+            ramp={name: _farthest(value, 0.0, rows, r) for name, value in found.ramp.items()},
+            local={name: _farthest(value, 1.0, rows, r) for name, value in found.local.items()},
+            undeclared=float(found.undeclared.reshape(rows, -1)[r].amax()),
+        )
         for r in range(rows)
-    ]
+    )
 
 
 def _farthest(values: Tensor, right: float, rows: int, r: int) -> float:
@@ -520,20 +515,20 @@ def _write_cell(batch: Batch, cell: Cell, result: _Result, settings: Settings) -
     """The record of one cell: its rows of the batch, those that diverged apart."""
     mine = [i for i, row in enumerate(batch.rows) if row.cell == cell]
     good = [i for i in mine if result.finite[i]]
-    values = {name: [column[i] for i in good] for name, column in result.values.items()}
-    scored = {n: {**entry, "values": [entry["values"][i] for i in good]} for n, entry in result.metrics.items()}
     unscored = {f"metrics {name}" for name in result.unscored}  # which can change without making its numbers old
     code = {name: sha256 for name, sha256 in settings.code_of(cell).items() if name not in unscored}
     record = Record(
         cell=cell,
         replicates=tuple(batch.rows[i].replicate for i in good),
-        values={"metrics": scored, **values},
+        values=result.values.take(good),
         cost=result.cost | {name: float(value[mine].mean()) for name, value in result.measured.items()},
-        environment=environment.describe(cell.device, cell.threads)
-        | {"code": code}
-        | data_facts(cell.dataset, {batch.rows[i].replicate.split for i in mine})
-        | ({"selection": settings.selection} if settings.selection else {})
-        | {"examples": result.examples},
+        environment=Environment(
+            **environment.describe(cell.device, cell.threads),
+            **data_facts(cell.dataset, {batch.rows[i].replicate.split for i in mine}),
+            code=code,
+            selection=settings.selection,
+            examples=result.examples,
+        ),
         failed={batch.rows[i].replicate: "parameters or predictions are not finite" for i in mine if i not in good},
         unscored=result.unscored if good else {},
     )
@@ -550,8 +545,8 @@ def write_failures(batch: Batch, settings: Settings, reason: str) -> Outcome:
     failures: list[Record] = []
     for cell in batch.cells:
         failed = {row.replicate: reason for row in batch.rows if row.cell == cell}
-        where = environment.describe(cell.device, cell.threads) | {"code": dict(settings.code_of(cell))}
-        record = Record(cell, (), {"metrics": {}}, {}, where, failed)
+        where = Environment(**environment.describe(cell.device, cell.threads), code=settings.code_of(cell))
+        record = Record(cell, (), Values(), {}, where, failed)
         path = settings.results / f"{record.name}.json"
         if path.exists() and records.read_one(path).replicates:  # of the same replicates, and not lost by a failure now
             continue
@@ -572,16 +567,16 @@ def reason_of(error: BaseException) -> str:
     return f"{foreign.told(error)} ({path.name}:{line})"
 
 
-def data_facts(dataset: Choice, splits: Iterable[int]) -> dict[str, dict[str, Any]]:
+def data_facts(dataset: Choice, splits: Iterable[int]) -> dict[str, Any]:
     """What splits of a data set were made from, and what preprocessing took from their training examples."""
     return provenance.data_facts(partial(load_task, dataset), splits)
 
 
-def _examples(problem: Problem) -> dict[str, Any]:
+def _examples(problem: Problem) -> TestedExamples:
     """How many there are, and which are tested: a comparison must know whether replicates share their test examples."""
     test = problem.test.x[:1] if task.shared(problem.test.x) else problem.test.x
     hashes = {files.sha256(row.cpu().contiguous().numpy().tobytes()) for row in test}
-    return {"train": problem.train.num_data, "test": problem.test.num_data, "test_sha256": sorted(hashes)}
+    return TestedExamples(problem.train.num_data, problem.test.num_data, tuple(sorted(hashes)))
 
 
 def load_task(dataset: Choice, split: int) -> Task:

@@ -25,6 +25,7 @@ from bdlbench.metrics.ood import OutOfDistribution
 from bdlbench.predictives.mixtures import Categorical, CategoricalSum, GaussianMixture, entropy
 from bdlbench.protocols import Evaluation, Metric
 from bdlbench.records import record as records
+from bdlbench.records.contents import Environment, PredictionsFrom, Values
 from bdlbench.records.record import Record
 from bdlbench.runs import predictions_file, suites
 from bdlbench.runs.batch import data_facts, load_task, scored, stored_arrays
@@ -68,8 +69,7 @@ def score(path: Path, claim: Claim, results: Path, fresh: bool = False) -> Path:
     cell = _cell(claim, found)
     asked = _replicates(path, claim, found)
     facts = _labels_alone(found) if claim.own_data else _data_facts(path, cell.dataset, found, asked)
-    said = {name: value for name in ("axes", "seeds", "splits") if (value := getattr(claim, name))}
-    given = {"predictions_from": {"file": path.name, "sha256": files.sha256(path.read_bytes()), **said}}
+    given = PredictionsFrom(path.name, files.sha256(path.read_bytes()), claim.axes, claim.seeds, claim.splits)
     evaluation = evaluate(found)
     metrics, unscored = scored(evaluation, _metrics(found))
     for name, reason in unscored.items():
@@ -77,9 +77,9 @@ def score(path: Path, claim: Claim, results: Path, fresh: bool = False) -> Path:
     record = Record(
         cell=cell,
         replicates=asked,
-        values={"metrics": metrics, "samples": [found.lead[0]] * len(asked)},
+        values=Values(metrics, samples=(found.lead[0],) * len(asked)),
         cost={},
-        environment=environment.describe("cpu", cell.threads) | given | facts,
+        environment=Environment(**environment.describe("cpu", cell.threads), **facts, predictions_from=given),
     )
     replaced = _replaced(results, record, fresh)
     path = records.write(results, record, stored_arrays(evaluation, torch.float64))

@@ -18,6 +18,7 @@ from torch import Tensor
 from bdlbench.core.errors import BadInput
 from bdlbench.core.spec import Cell, Choice, Replicate, Spec
 from bdlbench.data.task import Task
+from bdlbench.records.contents import ObjectiveFactors
 from bdlbench.records.record import Record
 
 Severity = Literal["refused", "flagged"]
@@ -95,8 +96,8 @@ def _with_splits(name: str, splits: Sequence[int], count: int) -> str:
 
 def of_record(title: str, record: Record) -> list[Fault]:
     """What was minimised, as the record's own audit says: factors that are not 1, terms that no prior declares."""
-    found = list(_of_selection(record.environment.get("selection", ""), title))
-    audits = record.values.get("objective", [])
+    found = list(_of_selection(record.environment.selection, title))
+    audits = record.values.objective
     for message in dict.fromkeys(message for audit in audits for message in _of_audit(audit)):
         found.append(Fault("flagged", title, message))
     return found
@@ -266,27 +267,27 @@ def _share(a: Sequence[bytes], b: Sequence[bytes]) -> float:
 # Objectives
 
 
-def _of_audit(audit: Mapping[str, Any]) -> Iterator[str]:
+def _of_audit(audit: ObjectiveFactors) -> Iterator[str]:
     """What one row's objective shows."""
-    if "failed" in audit:
-        yield f"its objective could not be audited, so neither prior nor temperature can be checked: {audit['failed']}"
+    if audit.failed:
+        yield f"its objective could not be audited, so neither prior nor temperature can be checked: {audit.failed}"
         return
-    if not audit["named"]:
+    if not audit.named:
         yield "its objective names no term (bdlbench.training.terms), so neither prior nor temperature can be checked"
         return
-    for name, temperature in audit["temperature"].items():
+    for name, temperature in audit.temperature.items():
         if _is_off(temperature):
-            ramp = audit["ramp"].get(name) or 0
+            ramp = audit.ramp.get(name) or 0
             when = f"; it ramps for {100 * ramp:.0f} % of training" if ramp else ""
-            factor = "unknown" if temperature is None else f"{temperature:.4g}/N"
-            yield f"the final factor of its {name} is {factor}, not 1/N: that is the effective temperature{when}"
-    for name, factor in audit["local"].items():
+            found = "unknown" if temperature is None else f"{temperature:.4g}/N"
+            yield f"the final factor of its {name} is {found}, not 1/N: that is the effective temperature{when}"
+    for name, factor in audit.local.items():
         if _is_off(factor):
             number = "an unknown factor" if factor is None else f"a factor of {factor:.4g}"
             yield f"the latent's {name} has {number} in an example's ELBO, not 1"
-    if audit["undeclared"] is None or audit["undeclared"] > FACTOR:
-        beside = "beside its declared prior" if audit["temperature"] else "that no prior declares"
-        share = "" if audit["undeclared"] is None else f" ({100 * audit['undeclared']:.2g} % of the gradient)"
+    if audit.undeclared is None or audit.undeclared > FACTOR:
+        beside = "beside its declared prior" if audit.temperature else "that no prior declares"
+        share = "" if audit.undeclared is None else f" ({100 * audit.undeclared:.2g} % of the gradient)"
         yield f"the objective has a penalty {beside}, such as L2{share}"
 
 
@@ -297,11 +298,11 @@ def _is_off(factor: float | None) -> bool:
 def factors(record: Record) -> dict[str, float | None]:
     """What a record's audit measured, by name: of all replicates the value farthest from what it should be."""
     found: dict[str, float | None] = {}
-    for audit in record.values.get("objective", []):
-        rows = {f"effective temperature of its {name}": (value, 1.0) for name, value in audit["temperature"].items()}
-        rows |= {f"factor of the latent's {name}": (value, 1.0) for name, value in audit["local"].items()}
-        rows |= {f"ramp of its {name}": (value, 0.0) for name, value in audit["ramp"].items()}
-        rows["undeclared part of its gradient"] = (audit["undeclared"], 0.0)
+    for audit in record.values.objective:
+        rows = {f"effective temperature of its {name}": (value, 1.0) for name, value in audit.temperature.items()}
+        rows |= {f"factor of the latent's {name}": (value, 1.0) for name, value in audit.local.items()}
+        rows |= {f"ramp of its {name}": (value, 0.0) for name, value in audit.ramp.items()}
+        rows["undeclared part of its gradient"] = (audit.undeclared, 0.0)
         for name, (value, right) in rows.items():
             known = found.setdefault(name, value)
             if value is None or (known is not None and abs(value - right) > abs(known - right)):
@@ -316,11 +317,11 @@ def same_factor(a: float | None, b: float | None) -> bool:
 
 def temperature(record: Record) -> str:
     """The effective temperature of a record in words, ramps named; "" where no prior is declared."""
-    audits = record.values.get("objective", [])
+    audits = record.values.objective
     words = []
-    for name in dict.fromkeys(name for audit in audits for name in audit["temperature"]):
-        found = [audit["temperature"][name] for audit in audits if name in audit["temperature"]]
+    for name in dict.fromkeys(name for audit in audits for name in audit.temperature):
+        found = [audit.temperature[name] for audit in audits if name in audit.temperature]
         values = sorted({f"{math.nan if value is None else value:.4g}" for value in found})
-        end = max(audit["ramp"].get(name) or 0.0 for audit in audits)
+        end = max(audit.ramp.get(name) or 0.0 for audit in audits)
         words.append(f"T = {' … '.join(values)}" + (f" after a ramp of {100 * end:.0f} % of training" if end else ""))
     return ", ".join(words)

@@ -84,8 +84,8 @@ def held_against(
 
 def _change(record: Record, cell: Cell, now: Code) -> str:
     """Why a record of this cell is not what the code at hand would make of it; "" where it is. Metrics do not count."""
-    then = record.environment.get("code")
-    if not isinstance(then, dict):
+    then = record.environment.code
+    if then is None:
         return UNKNOWN
     changed = [name for name, sha in now.items() if not name.startswith("metrics ") and then.get(name, "") != sha]
     entries = [name for name in changed if name != "bdlbench"]
@@ -93,8 +93,8 @@ def _change(record: Record, cell: Cell, now: Code) -> str:
         kind, _, name = entries[0].partition(" ")
         return f"the source of {kind.removesuffix('s')} {name} has changed"
     if changed:
-        return f"bdlbench itself has changed (it was made by commit {_commit(record.environment)})"
-    if f"datasets {cell.dataset.name}" in now and _data_sources(cell, record) != record.environment.get("sources"):
+        return f"bdlbench itself has changed (it was made by commit {_commit(record.environment.commit)})"
+    if f"datasets {cell.dataset.name}" in now and _data_sources(cell, record) != record.environment.sources:
         return f"the data of {cell.dataset.name} have changed"
     return ""
 
@@ -103,13 +103,13 @@ def _without_edited_metrics(record: Record, now: Code) -> Record:
     """The record without metrics whose source has changed; one that is new, or not at hand, leaves the others."""
     if not record.replicates:
         return record
-    then = record.environment.get("code", {})
+    then = record.environment.code or {}
     names = {name.removeprefix("metrics "): sha for name, sha in now.items() if name.startswith("metrics ")}
     edited = [name for name, sha in names.items() if then.get(f"metrics {name}", sha) != sha]
-    held = record.values["metrics"]
+    held = record.values.metrics
     kept = {column: entry for column, entry in held.items() if column.partition("[")[0] not in edited}
     unscored = record.unscored | dict.fromkeys(edited, EDITED)
-    return replace(record, values=record.values | {"metrics": kept}, unscored=unscored) if edited else record
+    return replace(record, values=replace(record.values, metrics=kept), unscored=unscored) if edited else record
 
 
 def _data_sources(cell: Cell, record: Record) -> dict[str, str]:
@@ -174,6 +174,6 @@ def _names(choice: Choice) -> list[str]:
     return [choice.name, *nested]
 
 
-def _commit(environment: Mapping[str, object]) -> str:
-    then = str(environment.get("commit") or "unknown")
+def _commit(then: str) -> str:
+    then = then or "unknown"
     return f"{then[:12]}{'+changes' * then.endswith('+changes')}"

@@ -13,8 +13,9 @@ from bdlbench.protocols import Metric
 from bdlbench.records import evaluation, reading
 from bdlbench.records import record as records
 from bdlbench.records.cells import Result, matching, merge
+from bdlbench.records.contents import MetricValues
 from bdlbench.records.reading import Faults, Source
-from bdlbench.records.record import Metrics, Record
+from bdlbench.records.record import Record
 from bdlbench.runs.batch import measure, scored
 from bdlbench.runs.provenance import Code
 
@@ -49,21 +50,22 @@ def complete(source: Source, metrics: Sequence[str]) -> tuple[Source, tuple[str,
     completed: list[Record] = []
     reasons: dict[str, dict[str, str]] = {entry: {} for entry in wanted}
     for _, record in source.entries:
-        found: Metrics = {}
+        found: dict[str, MetricValues] = {}
         for entry, metric in _lacking(record, wanted).items():
             columns, reason = _scored(source, record, entry, metric)
             found |= columns
             if reason:
                 reasons[entry][next(iter(merge([record]))).title] = reason
-        completed.append(replace(record, values=record.values | {"metrics": record.values["metrics"] | found}))
+        values = replace(record.values, metrics={**record.values.metrics, **found})
+        completed.append(replace(record, values=values))
     lines = []
     for entry, untold in reasons.items():
-        if untold and not any(matching(entry, record.values["metrics"]) for record in completed):
+        if untold and not any(matching(entry, record.values.metrics) for record in completed):
             title, reason = next(iter(untold.items()))
             asked = next(name for name in metrics if name.partition("[")[0] == entry)
             what = f"{asked} is undefined for these records, none of which holds it ({wanted[entry].summary})"
             raise BadInput(f"{what}; {title}: {reason}")
-        if not any(matching(entry, record.values["metrics"]) for record in source.records):
+        if not any(matching(entry, record.values.metrics) for record in source.records):
             for reason in dict.fromkeys(untold.values()):
                 first, *rest = [title for title, why in untold.items() if why == reason]
                 others = f" and {len(rest)} more cells" if rest else ""
@@ -91,8 +93,8 @@ def filled(folder: Path, record: Record, code: Code) -> Record:
     if unscored == record.unscored:
         return record
     scored_by = {name: sha256 for name, sha256 in code.items() if name.removeprefix("metrics ") in had}
-    environment = {**record.environment, "code": {**record.environment.get("code", {}), **scored_by}}
-    values = record.values | {"metrics": record.values["metrics"] | found}
+    environment = replace(record.environment, code={**(record.environment.code or {}), **scored_by})
+    values = replace(record.values, metrics={**record.values.metrics, **found})
     return replace(record, values=values, environment=environment, unscored=unscored)
 
 
@@ -100,10 +102,10 @@ def _lacking(record: Record, wanted: Mapping[str, Metric]) -> dict[str, Metric]:
     """Those of which a record with replicates holds no column."""
     if not record.replicates:
         return {}
-    return {entry: metric for entry, metric in wanted.items() if not matching(entry, record.values["metrics"])}
+    return {entry: metric for entry, metric in wanted.items() if not matching(entry, record.values.metrics)}
 
 
-def _scored(source: Source, record: Record, entry: str, metric: Metric) -> tuple[Metrics, str]:
+def _scored(source: Source, record: Record, entry: str, metric: Metric) -> tuple[dict[str, MetricValues], str]:
     """The columns of one metric, and why there are none."""
     kept = evaluation.read(record, source.predictions(record))
     if kept is None:

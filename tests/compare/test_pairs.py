@@ -26,6 +26,7 @@ from bdlbench.core.spec import Cell, Choice, Replicate
 from bdlbench.protocols import Evaluation, Metric
 from bdlbench.records import evaluation, reading
 from bdlbench.records import record as records
+from bdlbench.records.contents import Environment, MetricValues, Values
 from bdlbench.records.reading import Source
 from bdlbench.records.record import Record
 from bdlbench.report import text_table, verdicts
@@ -82,7 +83,7 @@ def test_stored_predictions_give_the_stored_metrics(runs: Path, folder: str) -> 
         assert kept is not None
         for name in ("accuracy", "nll", "brier", "ece", "rmse"):
             for value in catalog.metrics()[name](kept).values():
-                assert value.tolist() == pytest.approx(record.values["metrics"][name]["values"], rel=1e-5)
+                assert value.tolist() == pytest.approx(record.values.metrics[name].values, rel=1e-5)
                 seen.add(name)
     assert seen == ({"accuracy", "nll", "brier", "ece"} if folder == "wine" else {"nll", "rmse"})
 
@@ -94,7 +95,7 @@ def test_contributions_average_to_the_metric(runs: Path) -> None:
         for name in ("accuracy", "nll", "brier"):
             (rows,) = evaluation.by_example(catalog.metrics()[name], kept)[""].values()
             assert rows.shape == (SEEDS, 45)
-            assert rows.mean(1) == pytest.approx(record.values["metrics"][name]["values"], rel=1e-5)
+            assert rows.mean(1) == pytest.approx(record.values.metrics[name].values, rel=1e-5)
         (rows,) = evaluation.by_example(catalog.metrics()["ece"], kept)[""].values()
         assert rows.shape == (SEEDS, 45)  # as many blocks as examples, up to 50
 
@@ -106,7 +107,7 @@ def test_groups_of_samples_tell_the_monte_carlo_part_of_what_they_can(runs: Path
     assert kept is not None
     nll = evaluation.left_out(catalog.metrics()["nll"], kept)[""]
     assert nll.shape == (10, SEEDS)
-    assert nll.mean(0) == pytest.approx(record.values["metrics"]["nll"]["values"], rel=0.01)
+    assert nll.mean(0) == pytest.approx(record.values.metrics["nll"].values, rel=0.01)
     assert evaluation.left_out(catalog.metrics()["accuracy"], kept) == {}
     found = api.compare(runs / "wine", runs / "wine", treatment=("mle", "mc_dropout"))
     noise = finding(found, "nll")
@@ -119,9 +120,9 @@ def test_predictions_that_are_not_all_a_metric_saw(runs: Path, copy: Path) -> No
     """A stored value that they do not give: the metric is compared by replicate alone, and says so."""
 
     def change(record: Record) -> Record:
-        metrics = dict(record.values["metrics"])
-        metrics["nll"] = metrics["nll"] | {"values": [v + 0.01 for v in metrics["nll"]["values"]]}
-        return replace(record, values=record.values | {"metrics": metrics})
+        metrics = dict(record.values.metrics)
+        metrics["nll"] = replace(metrics["nll"], values=tuple(v + 0.01 for v in metrics["nll"].numbers))
+        return replace(record, values=replace(record.values, metrics=metrics))
 
     edited(copy, change)
     found = api.compare(runs / "wine", copy, treatment=("mle", "mle"))
@@ -205,9 +206,9 @@ def test_one_seed(runs: Path, copy: Path) -> None:
 
 def test_not_a_number(runs: Path, copy: Path) -> None:
     def change(record: Record) -> Record:
-        metrics = dict(record.values["metrics"])
-        metrics["nll"] = metrics["nll"] | {"values": [None, *metrics["nll"]["values"][1:]]}
-        return replace(record, values=record.values | {"metrics": metrics})
+        metrics = dict(record.values.metrics)
+        metrics["nll"] = replace(metrics["nll"], values=(None, *metrics["nll"].values[1:]))
+        return replace(record, values=replace(record.values, metrics=metrics))
 
     edited(copy, change)
     found = api.compare(runs / "wine", copy)
@@ -228,9 +229,8 @@ def test_failed_replicates(runs: Path, copy: Path) -> None:
     assert found.exit_code == 4
 
 
-def cut(record: Record) -> dict[str, Any]:
-    metrics = {n: e | {"values": e["values"][:3]} for n, e in record.values["metrics"].items()}
-    return {"metrics": metrics}
+def cut(record: Record) -> Values:
+    return Values({name: replace(entry, values=entry.values[:3]) for name, entry in record.values.metrics.items()})
 
 
 def test_missing_cells(runs: Path, copy: Path) -> None:
@@ -245,7 +245,7 @@ def test_missing_cells(runs: Path, copy: Path) -> None:
 def test_splits_with_their_own_test_examples(runs: Path) -> None:
     found = api.compare(runs / "splits", runs / "splits", treatment=("mle", "map"), metrics=["nll"])
     (nll,) = found.findings
-    values = {r.cell.method.name: r.values["metrics"]["nll"]["values"] for r in records.read(runs / "splits")}
+    values = {r.cell.method.name: r.values.metrics["nll"].values for r in records.read(runs / "splits")}
     gaps = np.array(values["map"]) - np.array(values["mle"])
     assert nll.population == "new splits of this data set"
     assert float(nll.difference.standard_error) == pytest.approx(math.sqrt((1 / 5 + 45 / 133) * gaps.var(ddof=1)))
@@ -254,7 +254,7 @@ def test_splits_with_their_own_test_examples(runs: Path) -> None:
 def test_splits_of_records_that_do_not_say_their_sizes(runs: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(runs / "splits", tmp_path / "old"))
     for method in ("mle", "map"):
-        edited(folder, lambda r: replace(r, environment={**r.environment, "examples": {}}), method)
+        edited(folder, lambda r: replace(r, environment=replace(r.environment, examples=None)), method)
     found = api.compare(folder, folder, treatment=("mle", "map"))
     assert found.pairs[0].notes == (
         "splits overlap, and these records do not say how many examples they trained on: run them again",
@@ -284,10 +284,10 @@ def cell(method: str = "mle", dataset: str = "wine", epochs: int = 1, **changes:
     return replace(Cell(treatment, Choice.of("logistic", {}), Choice.of(dataset, {}), samples=3), **changes)
 
 
-def source(*cells: Cell, definition: str = "Accuracy()", sha: str = "abc", value: float = 0.5) -> Source:
-    accuracy = {"unit": "fraction", "better": "higher", "definition": definition, "values": [value, 1.02 * value]}
-    seeds, where = (Replicate(0), Replicate(1)), {"sources": {"wine": sha}}
-    made = [Record(c, seeds, {"metrics": {"accuracy": accuracy}}, {}, where) for c in cells]
+def source(*cells: Cell, definition: str = "version 1", sha: str = "abc", value: float = 0.5) -> Source:
+    accuracy = MetricValues("fraction", "higher", definition, (value, 1.02 * value))
+    seeds, where = (Replicate(0), Replicate(1)), Environment(sources={"wine": sha})
+    made = [Record(c, seeds, Values({"accuracy": accuracy}), {}, where) for c in cells]
     return Source(tuple((Path("nowhere"), record) for record in made))
 
 
@@ -372,8 +372,8 @@ def test_one_protocol_of_several_differs() -> None:
 def test_data_and_metrics_that_differ() -> None:
     with pytest.raises(NotComparable, match="mle · logistic · wine: the data differ: SHA-256 of wine"):
         comparison.compare(source(cell()), source(cell(), sha="xyz"))
-    with pytest.raises(NotComparable, match=r"metric accuracy is Accuracy\(\) in A and Accuracy\(k=5\) in B"):
-        comparison.compare(source(cell()), source(cell(), definition="Accuracy(k=5)"))
+    with pytest.raises(NotComparable, match=r"metric accuracy is 'version 1, .* in A and 'version 2, .* in B"):
+        comparison.compare(source(cell()), source(cell(), definition="version 2"))
 
 
 def test_exit_codes() -> None:
@@ -457,9 +457,9 @@ def commit(folder: Path) -> None:
 
 def test_a_revision_whose_records_conflict(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def change(record: Record) -> Record:
-        metrics = dict(record.values["metrics"])
-        metrics["nll"] = metrics["nll"] | {"values": [v + 1 for v in metrics["nll"]["values"]]}
-        return replace(record, values=record.values | {"metrics": metrics})
+        metrics = dict(record.values.metrics)
+        metrics["nll"] = replace(metrics["nll"], values=tuple(v + 1 for v in metrics["nll"].numbers))
+        return replace(record, values=replace(record.values, metrics=metrics))
 
     for name in ("one", "two"):
         shutil.copytree(runs / "wine", tmp_path / "results" / name)
@@ -528,11 +528,11 @@ def predicted(folder: Path, ood: dict[str, int], seeds: int = 5, method: str = "
         rng = torch.Generator().manual_seed(len(name))
         arrays[f"ood.{name}.entropy"] = torch.rand(seeds, 200, generator=rng)[:, :size] * 0.5 * sharpness
     replicates = tuple(Replicate(s) for s in range(seeds))
-    made = Record(cell(method), replicates, {"metrics": {}}, {}, {"sources": {}})
+    made = Record(cell(method), replicates, Values(), {}, Environment())
     kept = evaluation.read(made, arrays)
     assert kept is not None
     known = {name: catalog.metrics()[name] for name in ("accuracy", "ece", "ood_auroc")}
-    records.write(folder, replace(made, values={"metrics": measure(kept, known)}), arrays)
+    records.write(folder, replace(made, values=Values(measure(kept, known))), arrays)
     return folder
 
 

@@ -14,6 +14,7 @@ from bdlbench.core.errors import BadInput
 from bdlbench.core.spec import Cell, Choice, Replicate
 from bdlbench.gate import checks, objectives, speed
 from bdlbench.records import record as records
+from bdlbench.records.contents import Environment, MetricValues, Values
 from bdlbench.records.reading import Source
 from bdlbench.runs import batch, lint
 
@@ -186,9 +187,9 @@ def test_cells_and_definitions_that_differ_from_the_reference(at_hand, tmp_path)
 def side(values, folder, column="nll", dataset="d"):
     """One record without predictions."""
     cell = Cell(Choice("t"), Choice("m"), Choice(dataset), 1)
-    metric = {"unit": "nats", "better": "lower", "definition": "N()", "values": values}
+    metric = MetricValues("nats", "lower", "N()", tuple(values))
     replicates = tuple(Replicate(seed) for seed in range(len(values)))
-    found = records.Record(cell, replicates, {"metrics": {column: metric}}, {}, {})
+    found = records.Record(cell, replicates, Values({column: metric}), {}, Environment())
     return Source(((folder, found),))
 
 
@@ -347,8 +348,8 @@ def test_accept_takes_no_name_of_the_package_and_nothing_that_failed(at_hand, tm
     with pytest.raises(BadInput, match="quick is a suite of the package"):
         api.accept(reference, tmp_path / "quick.toml")
     first, second = records.read(reference / "tiny")
-    nll = {**first.values["metrics"]["nll"], "values": [None]}
-    lost = replace(first, values={**first.values, "metrics": {"nll": nll}})
+    nll = replace(first.values.metrics["nll"], values=(None,))
+    lost = replace(first, values=replace(first.values, metrics={"nll": nll}))
     failed = replace(first, failed={Replicate(7): "boom"})
     for broken, words in ((lost, "metric nll is not finite"), (failed, "seed 7 failed: boom")):
         monkeypatch.setattr(checks, "_trained", lambda asked, broken=broken: [broken, second])

@@ -263,8 +263,8 @@ def record_of(small, method, dataset, folder):
 def test_parameters_do_not_depend_on_test_or_ood_inputs(small, toys, method, tmp_path):
     plain, noisy = (record_of(small, method, name, tmp_path) for name in ("toy", "toy_noise"))
     assert not plain.failed
-    assert plain.values["parameters_sha256"] == noisy.values["parameters_sha256"]
-    assert plain.values["metrics"] != noisy.values["metrics"]
+    assert plain.values.parameters_sha256 == noisy.values.parameters_sha256
+    assert plain.values.metrics != noisy.values.metrics
 
 
 # Noise of predictions

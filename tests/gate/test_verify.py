@@ -21,6 +21,7 @@ from bdlbench.methods import mean_field_vi
 from bdlbench.posteriors import fitting
 from bdlbench.records import evaluation
 from bdlbench.records import record as records
+from bdlbench.records.contents import Values
 from bdlbench.runs import batch as run
 from bdlbench.training.loop import Plan, begin, last, minimise
 
@@ -50,8 +51,8 @@ def record_of(folder, method):
 
 def altered(record, column, **changes):
     """The record with something else in the first row of a column of values."""
-    rows = [{**record.values[column][0], **changes}, *record.values[column][1:]]
-    return replace(record, values={**record.values, column: rows})
+    first, *rest = getattr(record.values, column)
+    return replace(record, values=replace(record.values, **{column: (replace(first, **changes), *rest)}))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -77,22 +78,22 @@ def test_the_whole_cell_has_the_same_bits(folder):
 
 def test_rounding_is_noise_and_more_is_not(folder):
     record = record_of(folder, "mean_field_vi")
-    row = record.values["first_steps"][0]
-    rounded = altered(record, "first_steps", sha256="another", loss=[row["loss"][0] * (1 + 1e-7)])
+    row = record.values.first_steps[0]
+    rounded = altered(record, "first_steps", sha256="another", loss=(row.loss[0] * (1 + 1e-7),))
     assert verify.verify(folder, rounded).verdict == "noise"
-    wrong = altered(record, "first_steps", sha256="another", loss=[row["loss"][0] * 1.01])
+    wrong = altered(record, "first_steps", sha256="another", loss=(row.loss[0] * 1.01,))
     found = verify.verify(folder, wrong)
     assert found.verdict == "different"
     assert "loss off by" in found.parts[2].detail and "rounding makes" in found.parts[2].detail
-    lost = altered(record, "first_steps", sha256="another", loss=[None])
+    lost = altered(record, "first_steps", sha256="another", loss=(None,))
     assert verify.verify(folder, lost).verdict == "different"
 
 
 def test_a_metric_that_is_another_is_different(folder):
     record = record_of(folder, "mle")
-    nll = record.values["metrics"]["nll"]
-    worse = {**nll, "values": [value + 0.1 for value in nll["values"]]}
-    values = {**record.values, "metrics": {**record.values["metrics"], "nll": worse}}
+    nll = record.values.metrics["nll"]
+    worse = replace(nll, values=tuple(value + 0.1 for value in nll.values))
+    values = replace(record.values, metrics={**record.values.metrics, "nll": worse})
     found = verify.verify(folder, replace(record, values=values), full=True)
     assert found.verdict == "different"
     assert any(part.name == "metrics" and "nll off by 0.1" in part.detail for part in found.parts)
@@ -100,13 +101,13 @@ def test_a_metric_that_is_another_is_different(folder):
 
 def test_what_differs_here_is_named_most_likely_first(folder):
     record = record_of(folder, "mle")
-    environment = {
-        **record.environment,
-        "packages": {**record.environment["packages"], "torch": "2.0.1", "scipy": "1.0"},
-        "commit": "f" * 40,
-        "sources": {"scikit-learn wine": "0" * 64},
-        "threads": 2,
-    }
+    environment = replace(
+        record.environment,
+        packages={**record.environment.packages, "torch": "2.0.1", "scipy": "1.0"},
+        commit="f" * 40,
+        sources={"scikit-learn wine": "0" * 64},
+        threads=2,
+    )
     found = verify.verify(folder, replace(record, environment=environment, cost={**record.cost, "rows": 9.0}))
     names = [line.split(":")[0] for line in found.elsewhere]
     assert names == ["the data", "torch", "threads", "commit", "rows of its batch", "scipy"]
@@ -124,8 +125,7 @@ def test_what_cannot_be_checked_says_why(folder):
     gone = replace(record, cell=replace(record.cell, method=Choice("mlee")), predictions="")
     found = verify.verify(folder, gone)
     assert (found.verdict, found.parts[0].detail) == ("unchecked", "unknown method 'mlee': did you mean 'mle'?")
-    values = {name: column for name, column in record.values.items() if name != "first_steps"}
-    old = replace(record, values=values)
+    old = replace(record, values=replace(record.values, first_steps=()))
     cheap = verify.verify(folder, old)
     assert [part.name for part in cheap.parts] == ["stored predictions", "data", "whole cell"]
     slow = verify.verify(folder, replace(old, cost={"train_seconds": 1e4}))
@@ -172,10 +172,10 @@ def test_a_nudged_twin_that_fails_shows_no_noise(folder, monkeypatch):
         return plain(batch, steps)
 
     monkeypatch.setattr(verify, "fingerprint", failing)
-    loss = record.values["first_steps"][0]["loss"]
-    rounded = altered(record, "first_steps", sha256="another", loss=[loss[0] * (1 + 1e-7)])
+    loss = record.values.first_steps[0].loss
+    rounded = altered(record, "first_steps", sha256="another", loss=(loss[0] * (1 + 1e-7),))
     assert verify.verify(folder, rounded).verdict == "noise"
-    wrong = altered(record, "first_steps", sha256="another", loss=[loss[0] * (1 + 1e-3)])
+    wrong = altered(record, "first_steps", sha256="another", loss=(loss[0] * (1 + 1e-3),))
     assert verify.verify(folder, wrong).verdict == "different"
 
 
@@ -206,15 +206,15 @@ def test_a_statistic_is_the_same_to_rounding_and_a_checksum_exactly(folder):
     assert not verify.same_statistic(0.3, 0.3 + 1e-9)
     assert not verify.same_statistic("a", None)
     record = record_of(folder, "mle")
-    rounded = {name: value * (1 + 1e-15) for name, value in record.environment["statistics"].items()}
-    found = verify.verify(folder, replace(record, environment={**record.environment, "statistics": rounded}))
+    rounded = {name: value * (1 + 1e-15) for name, value in record.environment.statistics.items()}
+    found = verify.verify(folder, replace(record, environment=replace(record.environment, statistics=rounded)))
     assert found.parts[1] == ("data", "identical", "")
 
 
 def test_parameters_that_are_not_the_records(folder):
     record = record_of(folder, "map")
-    hashes = ["0" * 64, *record.values["parameters_sha256"][1:]]
-    found = verify.verify(folder, replace(record, values={**record.values, "parameters_sha256": hashes}))
+    hashes = ("0" * 64, *record.values.parameters_sha256[1:])
+    found = verify.verify(folder, replace(record, values=replace(record.values, parameters_sha256=hashes)))
     assert found.verdict == "different"
     assert ("kept parameters", "different") in [(part.name, part.verdict) for part in found.parts]
 
@@ -249,10 +249,12 @@ def test_a_gradient_that_is_rounding_alone_becomes_a_step_of_another_sign(folder
 def test_one_per_cent_of_a_kl_weight_is_not_rounding_and_another_machine_is(folder, method, monkeypatch):
     record = record_of(folder, method)
     batch = verify.batch_of(record)
-    steps = record.values["first_steps"][0]["steps"]
+    steps = record.values.first_steps[0].steps
     for machine in range(100, 103):  # whose gradients are rounded in another order
         there = verify.fingerprint(batch, steps, verify.rounding(machine))
-        assert verify.verify(folder, replace(record, values={**record.values, "first_steps": there})).verdict == "noise"
+        assert (
+            verify.verify(folder, replace(record, values=replace(record.values, first_steps=there))).verdict == "noise"
+        )
     right = fitting.negative_elbo
     for module in (fitting, mean_field_vi):
         monkeypatch.setattr(module, "negative_elbo", lambda elbo, kl, num_data: right(elbo, 1.01 * kl, num_data))
@@ -264,7 +266,7 @@ def test_the_fingerprint_is_of_rows_that_do_not_depend_on_each_other(folder):
     together = verify.fingerprint(batch, 5)
     alone = verify.fingerprint(run.Batch(batch.rows[1:2]), 5)
     assert together[1:2] == alone
-    assert together[0]["sha256"] != together[1]["sha256"]
+    assert together[0].sha256 != together[1].sha256
 
 
 def test_a_fingerprint_survives_a_checkpoint(folder, tmp_path):
@@ -357,7 +359,7 @@ def test_a_method_with_a_loop_of_its_own_is_not_called_identical_unchecked(folde
         (None, "holds no records"),
         ("{", "holds no records"),  # no name and no content of one
         ('{"cell": {"protocol": {', "is not a whole record: it is cut short or damaged"),
-        ('{"schema": 99}', "was written by a newer bdlbench (schema 99"),
+        ('{"schema": 99}', "is of schema 99, this bdlbench reads"),
     ],
 )
 def test_folders_that_cannot_be_read(tmp_path, capsys, content, words):
@@ -374,7 +376,7 @@ def test_failed_replicates_end_with_exit_code_4(folder, tmp_path, capsys):
     record = record_of(folder, "mle")
     records.write(
         tmp_path,
-        replace(record, replicates=(), values={"metrics": {}}, failed=dict.fromkeys(record.replicates, "boom")),
+        replace(record, replicates=(), values=Values(), failed=dict.fromkeys(record.replicates, "boom")),
         {},
     )
     assert cli.main(["verify", str(tmp_path)]) == 4
@@ -460,7 +462,7 @@ def test_the_depth_of_a_stored_stopping_network_follows_from_what_is_stored():
     (record,) = records.read(path)
     kept = evaluation.read(record, records.predictions(path.parent, record))
     again = run.measure(kept, {"depth": catalog.metrics()["depth"]})
-    assert again["depth"]["values"] == record.values["metrics"]["depth"]["values"]
+    assert again["depth"].values == record.values.metrics["depth"].values
     assert verify._rescored(record, records.predictions(path.parent, record)).verdict == "identical"
 
 

@@ -10,6 +10,7 @@ import bdlbench.metrics
 from bdlbench.core.spec import Cell, Choice
 from bdlbench.protocols import TEST, MeanOverExamples, WithoutBlocks
 from bdlbench.records import evaluation as stored
+from bdlbench.records.contents import Environment, Values
 from bdlbench.records.record import Record
 from bdlbench.runs.batch import stored_arrays
 from bdlbench.stats.jackknife import blocks
@@ -176,7 +177,7 @@ def test_what_examples_contribute_averages_to_the_value(name, make):
 
 def as_stored(evaluation):
     """What a record keeps of it."""
-    record = Record(Cell(Choice("mle"), Choice("mlp"), Choice("wine"), 5), (), {"samples": [5]}, {}, {})
+    record = Record(Cell(Choice("mle"), Choice("mlp"), Choice("wine"), 5), (), Values(samples=(5,)), {}, Environment())
     return stored.read(record, stored_arrays(evaluation))
 
 

@@ -330,5 +330,5 @@ def test_a_record_keeps_what_the_clock_says_apart_from_values(tmp_path):
     batch = run.Batch((run.Row(Cell(*choices, samples=1), Replicate(0)),))
     (record,) = run.run_batch(batch, run.Settings(tmp_path)).records
     assert {name for name in record.cost if "speedup" in name} == {"speedup[1]", "speedup[256]"}
-    assert not any("speedup" in name for name in (*record.values, *record.values["metrics"]))
-    assert {"depth", "flops", "accuracy_by_rule[joint]", "ood_auroc_depth[photos]"} <= record.values["metrics"].keys()
+    assert not any("speedup" in name for name in (*record.values.facts, *record.values.metrics))
+    assert {"depth", "flops", "accuracy_by_rule[joint]", "ood_auroc_depth[photos]"} <= record.values.metrics.keys()

@@ -12,8 +12,9 @@ from scipy import stats
 
 from bdlbench.core.errors import BadInput, NotComparable
 from bdlbench.core.spec import Cell, Choice, Replicate
-from bdlbench.records import cells
+from bdlbench.records import cells, contents
 from bdlbench.records.cells import Scores
+from bdlbench.records.contents import Environment, MetricValues
 from bdlbench.records.record import Record
 
 Values = Mapping[int, float]
@@ -30,13 +31,13 @@ def cell(method: str = "mle", dataset: str = "wine", **changes: Any) -> Cell:
 
 
 def record(of: Cell, values: Values, failed: Sequence[int] = (), **environment: Any) -> Record:
-    accuracy = {"unit": "fraction", "better": "higher", "definition": "Accuracy()", "values": list(values.values())}
+    accuracy = MetricValues("fraction", "higher", "version 1", tuple(values.values()))
     return Record(
         of,
         tuple(map(Replicate, values)),
-        {"metrics": {"accuracy": accuracy}},
+        contents.Values({"accuracy": accuracy}),
         {"train_seconds": 1.0},
-        {"sources": {"wine": "abc"}} | environment,
+        Environment(**{"sources": {"wine": "abc"}} | environment),
         {Replicate(seed): "boom" for seed in failed},
     )
 
@@ -66,10 +67,12 @@ def test_merge_refuses_other_data_and_other_metrics() -> None:
     first = record(cell(), {0: 0.5})
     with pytest.raises(NotComparable, match="differs from other records of its cell in data wine"):
         cells.merge([first, record(cell(), {1: 0.5}, sources={"wine": "xyz"})])
-    other = record(cell(), {1: 0.5})
-    other.values["metrics"]["accuracy"]["definition"] = "Accuracy(k=5)"
-    with pytest.raises(NotComparable, match="in metric accuracy"):
-        cells.merge([first, other])
+    accuracy = first.values.metrics["accuracy"]
+    for changes in ({"definition": "version 2"}, {"unit": "%"}, {"better": "lower"}):
+        metrics = {"accuracy": replace(accuracy, **changes)}
+        other = replace(record(cell(), {1: 0.5}), values=contents.Values(metrics))
+        with pytest.raises(NotComparable, match="in metric accuracy"):
+            cells.merge([first, other])
 
 
 def test_flatten() -> None:

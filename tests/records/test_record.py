@@ -14,6 +14,7 @@ from bdlbench.core import files
 from bdlbench.core.errors import BadInput
 from bdlbench.core.spec import Cell, Choice, Replicate
 from bdlbench.records import record as records
+from bdlbench.records.contents import Environment, MetricValues, Values
 from bdlbench.records.record import Record
 
 CELL = Cell(Choice.of("mle", {"epochs": 1}), Choice.of("logistic", {}), Choice.of("wine", {}), samples=3)
@@ -21,13 +22,13 @@ CELL = Cell(Choice.of("mle", {"epochs": 1}), Choice.of("logistic", {}), Choice.o
 
 def record(seeds: Iterable[int], failed: Iterable[int] = (), add: float = 0.0) -> Record:
     seeds = list(seeds)
-    nll = {"unit": "nats", "better": "lower", "definition": "NLL()", "values": [seed + add for seed in seeds]}
+    nll = MetricValues("nats", "lower", "NLL()", tuple(seed + add for seed in seeds))
     return Record(
         cell=CELL,
         replicates=tuple(map(Replicate, seeds)),
-        values={"metrics": {"nll": nll}, "parameters_sha256": [f"hash {seed}" for seed in seeds]},
+        values=Values({"nll": nll}, tuple(f"hash {seed}" for seed in seeds)),
         cost={"train_seconds": 1.5, "rows": float(len(seeds))},
-        environment={"sources": {"wine": "abc"}},
+        environment=Environment(sources={"wine": "abc"}),
         failed={Replicate(seed): "boom" for seed in failed},
     )
 
@@ -53,7 +54,7 @@ def values(folder: Path) -> dict[int, float]:
     return {
         replicate.seed: value
         for found in records.read(folder)
-        for replicate, value in zip(found.replicates, found.values["metrics"]["nll"]["values"], strict=True)
+        for replicate, value in zip(found.replicates, found.values.metrics["nll"].values, strict=True)
     }
 
 
@@ -68,10 +69,10 @@ def test_round_trip(tmp_path: Path) -> None:
 
 
 def test_full_precision_and_no_nan(tmp_path: Path) -> None:
-    third = record([0, 1, 2])
-    third.values["metrics"]["nll"]["values"] = [1 / 3, float("nan"), float("inf")]
+    nll = MetricValues("nats", "lower", "NLL()", (1 / 3, float("nan"), float("inf")))
+    third = replace(record([0, 1, 2]), values=Values({"nll": nll}))
     path = records.write(tmp_path, third, {})
-    assert records.read_one(path).values["metrics"]["nll"]["values"] == [1 / 3, None, None]
+    assert records.read_one(path).values.metrics["nll"].values == (1 / 3, None, None)
     assert "NaN" not in path.read_text()
 
 
@@ -179,7 +180,7 @@ def test_altered(tmp_path: Path) -> None:
 
 def test_newer_schema(tmp_path: Path) -> None:
     forge(tmp_path / f"{write(tmp_path, [0]).name}.json", schema=records.SCHEMA + 1)
-    with pytest.raises(BadInput, match=r"newer bdlbench \(schema 2, this one reads 1\): upgrade"):
+    with pytest.raises(BadInput, match=r"schema 3, this bdlbench reads 2 at most: install a newer bdlbench"):
         records.read(tmp_path)
 
 
@@ -239,7 +240,7 @@ def test_without_keeps_the_rest(tmp_path: Path) -> None:
     records.without(tmp_path, old, {Replicate(0), Replicate(2), Replicate(4)})
     (left,) = records.read(tmp_path)
     assert (values(tmp_path), left.failed) == ({1: 1.0, 3: 3.0}, {Replicate(5): "boom"})
-    assert left.values["parameters_sha256"] == ["hash 1", "hash 3"]
+    assert left.values.parameters_sha256 == ("hash 1", "hash 3")
     read = records.predictions(tmp_path, left)
     assert read["test.entropy"][:, 0].tolist() == [1, 3]
     assert read["test.group_log_prob"][9, :, 0].tolist() == [1, 3]
@@ -293,7 +294,9 @@ def test_parameters_go_and_stay_with_their_replicates(tmp_path: Path) -> None:
     assert list((tmp_path / "parameters").iterdir()) == []
 
 
-@pytest.mark.parametrize("path", sorted(Path("results").rglob("*-*-*.json")), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).parents[2] / "results").rglob("*-*-*.json")), ids=lambda path: path.name
+)
 def test_the_cell_of_every_committed_record_keeps_its_hash(path: Path) -> None:
     """Typed cells are those on disk, to the byte: names of files and of cells are hashes of them."""
     on_disk = json.loads(path.read_text("utf-8"))["cell"]

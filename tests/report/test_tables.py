@@ -19,6 +19,7 @@ from bdlbench import catalog
 from bdlbench.core.errors import BadInput
 from bdlbench.core.spec import Cell, Choice, Replicate
 from bdlbench.records.cells import Result, merge
+from bdlbench.records.contents import Environment, MetricValues, Values
 from bdlbench.records.record import Record
 from bdlbench.report import tables, text_table
 
@@ -41,13 +42,12 @@ def cell(method: str = "mle", dataset: str = "wine", **options: Any) -> Cell:
 def record(of: Cell, failed: Sequence[int] = (), **values: Sequence[float | None]) -> Record:
     named = {name.replace("__", "[") + "]" * ("__" in name): list(v) for name, v in values.items()}
     metrics = {
-        name: {"unit": METRICS[name][0], "better": METRICS[name][1], "definition": name, "values": column}
-        for name, column in named.items()
+        name: MetricValues(METRICS[name][0], METRICS[name][1], name, tuple(column)) for name, column in named.items()
     }
     count = len(next(iter(named.values()))) if named else 0
     costs = {"train_seconds": 12.345, "rows": float(count)} if count else {}
     failures = {Replicate(seed): "boom" for seed in failed}
-    return Record(of, tuple(map(Replicate, range(count))), {"metrics": metrics}, costs, {}, failures)
+    return Record(of, tuple(map(Replicate, range(count))), Values(metrics), costs, Environment(), failures)
 
 
 def results(*parts: Record) -> list[Result]:

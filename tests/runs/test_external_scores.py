@@ -58,7 +58,7 @@ def saved(tmp_path: Path) -> Callable[..., Path]:
 
 
 def values(path: Path) -> dict[str, list[float]]:
-    return {name: entry["values"] for name, entry in records.read_one(path).values["metrics"].items()}
+    return {name: list(entry.values) for name, entry in records.read_one(path).values.metrics.items()}
 
 
 # the oracle: other libraries' own functions
@@ -170,7 +170,7 @@ def test_samples_and_replicates(saved: Callable[..., Path], tmp_path: Path) -> N
     assert record.cell.samples == 20
     mean, y = probs.mean(0), wine_labels()
     nll = [-np.log(row[np.arange(NUM), y]).mean() for row in mean]
-    assert record.values["metrics"]["nll"]["values"] == pytest.approx(nll, abs=1e-6)
+    assert record.values.metrics["nll"].values == pytest.approx(nll, abs=1e-6)
     arrays = records.predictions(tmp_path / "out", record)
     assert arrays["test.group_log_prob"].shape == (10, 2, NUM)
     assert arrays["test.running_class"].shape == (2, NUM, 10)
@@ -411,7 +411,7 @@ def test_what_is_replaced_goes_after_the_new_record_is_there(
 def test_the_environment_has_the_threads_of_the_cell(saved: Callable[..., Path], tmp_path: Path) -> None:
     torch.set_num_threads(2)
     record = records.read_one(api.score(saved(), Claim("mine", "wine"), tmp_path / "out"))
-    assert record.environment["threads"] == record.cell.threads == 1
+    assert record.environment.threads == record.cell.threads == 1
 
 
 def test_splits_have_their_own_labels(saved: Callable[..., Path], tmp_path: Path) -> None:
@@ -441,7 +441,7 @@ def test_seeds_are_the_rows_that_they_are_named_for(saved: Callable[..., Path], 
     record = records.read_one(api.score(path, Claim("mine", "wine", seeds="7,3"), tmp_path / "out"))
     assert [replicate.seed for replicate in record.replicates] == [7, 3]
     nll = [-np.log(row[np.arange(NUM), wine_labels()]).mean() for row in made(1, 2)]
-    assert record.values["metrics"]["nll"]["values"] == pytest.approx(nll, rel=1e-12)
+    assert record.values.metrics["nll"].values == pytest.approx(nll, rel=1e-12)
     record = records.read_one(api.score(path, Claim("mine", "wine", seeds="3-4"), tmp_path / "range"))
     assert [replicate.seed for replicate in record.replicates] == [3, 4]
     with pytest.raises(BadInput, match="names 1000000000 seeds"):

@@ -9,6 +9,7 @@ from bdlbench import catalog
 from bdlbench.core.errors import BadInput
 from bdlbench.core.spec import Cell, Choice, Replicate
 from bdlbench.data.task import Examples, Signature, Task
+from bdlbench.records.contents import Environment, ObjectiveFactors, Values
 from bdlbench.records.record import Record
 from bdlbench.runs import lint, suites
 
@@ -169,7 +170,13 @@ def record(**audit):
     clean = {"temperature": {"divergence": 1.0}, "ramp": {"divergence": 0.0}, "local": {}, "undeclared": 0.0}
     audits = [{**clean, "named": True}, {**clean, "named": True, **audit}]
     cell = Cell(Choice("mle"), Choice("mlp"), Choice("wine"), 1)
-    return Record(cell, (Replicate(0), Replicate(1)), {"metrics": {}, "objective": audits}, {}, {})
+    return Record(
+        cell,
+        (Replicate(0), Replicate(1)),
+        Values(objective=tuple(ObjectiveFactors(**row) for row in audits)),
+        {},
+        Environment(),
+    )
 
 
 @pytest.mark.parametrize(

@@ -70,9 +70,9 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def without(folder: Path, metric: str, place: Path) -> Path:
     """The folder's records as they were before the metric was invented."""
     for record in records.read(folder):
-        metrics = {name: entry for name, entry in record.values["metrics"].items() if name.partition("[")[0] != metric}
+        metrics = {name: entry for name, entry in record.values.metrics.items() if name.partition("[")[0] != metric}
         arrays = records.predictions(folder, record)
-        records.write(place, replace(record, values=record.values | {"metrics": metrics}, predictions=""), arrays)
+        records.write(place, replace(record, values=replace(record.values, metrics=metrics), predictions=""), arrays)
     return place
 
 
@@ -146,6 +146,6 @@ def test_the_side_that_lacks_a_metric_is_completed(folder: Path, tmp_path: Path)
     arrays = records.predictions(old, record)
     source, _ = rescoring.complete(reading.read(old), ["accuracy"])
     (again,) = [r for r in source.records if r.name == record.name]
-    for row, value in enumerate(again.values["metrics"]["accuracy"]["values"]):
+    for row, value in enumerate(again.values.metrics["accuracy"].values):
         called, y = arrays["test.log_probs"][row].argmax(-1), arrays["test.y"][row]
         assert value == pytest.approx(accuracy_score(y, called))

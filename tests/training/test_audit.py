@@ -136,8 +136,8 @@ def test_an_objective_that_cannot_be_audited_is_not_named_and_the_cell_stays_goo
     (batch,) = run.batches(suites.build_spec(suite, asked), ())
     (record,) = run.run_batch(batch, run.Settings(tmp_path)).records
     assert (len(record.replicates), record.failed) == (2, {})
-    assert [row["named"] for row in record.values["objective"]] == [False, False]
-    assert len(record.values["first_steps"]) == 2
+    assert [row.named for row in record.values.objective] == [False, False]
+    assert len(record.values.first_steps) == 2
     (flagged,) = lint.of_record("mine", record)
     assert (
         "could not be audited" in flagged.message and "RuntimeError: no second pass (test_audit.py:" in flagged.message

@@ -1,0 +1,155 @@
+"""What a record holds: older records are read, definitions are versions, a new field raises the schema."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import pytest
+import torch
+from torch import Tensor
+
+from bdlbench import catalog
+from bdlbench.core import files
+from bdlbench.core.errors import BadInput, NotComparable
+from bdlbench.metrics.ece import ExpectedCalibrationError
+from bdlbench.protocols import Evaluation
+from bdlbench.records import cells, contents
+from bdlbench.records import record as records
+from bdlbench.records.record import Record
+from bdlbench.runs import batch
+
+RESULTS = Path(__file__).parents[2] / "results"
+COMMITTED = sorted(RESULTS.rglob("*-*-*.json"))
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.name)
+def test_a_committed_record_is_read_whole(path: Path) -> None:
+    """All that stands on disk comes back, to the byte, but that a metric's definition is said as it is today."""
+    on_disk = json.loads(path.read_text("utf-8"))
+    record = records.read_one(path)
+    values = record.values.as_dict()
+    for name, entry in on_disk["values"]["metrics"].items():
+        entry["definition"] = values["metrics"][name]["definition"]
+    assert files.canonical_json(values) == files.canonical_json(on_disk["values"])
+    assert files.canonical_json(record.environment.as_dict()) == files.canonical_json(on_disk["environment"])
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.name)
+def test_the_metrics_of_a_committed_record_mean_what_they_mean_today(path: Path) -> None:
+    known = catalog.metrics()
+    for name, entry in records.read_one(path).values.metrics.items():
+        assert replace(entry, values=()) == batch.entry_of(known[name.partition("[")[0]])
+
+
+@pytest.mark.parametrize(
+    ("then", "now"),
+    [
+        ("ExpectedCalibrationError(bins=15)", "version 1 (bins=15)"),
+        ("Accuracy()", "version 1"),
+        ("ExpectedCalibrationError(bins=20) of mine.py", "version 1 (bins=20) of mine.py"),
+        ("Fact(fact='size', summary=\"it's (a, b)\", unit='count', better='higher')", "version 1 (fact='size')"),
+        ("Mine(k=3)", "Mine(k=3)"),
+        ("Mine", "Mine"),
+        ("Mine() of mine.py", "Mine() of mine.py"),
+        ("version 2 (bins=15)", "version 2 (bins=15)"),
+    ],
+)  # fmt: skip
+def test_a_definition_of_schema_1_is_said_as_today(then: str, now: str) -> None:
+    assert contents.versioned(then) == now
+
+
+@dataclass(frozen=True)
+class Share:
+    """A metric of somebody else, without a version."""
+
+    k: int = 3
+    summary: ClassVar[str] = "share"
+    unit: ClassVar[str] = "fraction"
+    better: ClassVar[Literal["higher"]] = "higher"
+
+    def __call__(self, evaluation: Evaluation) -> dict[str, Tensor]:
+        """{"": (R,)}."""
+        return {"": torch.ones(len(evaluation.y), dtype=torch.float64)}
+
+
+@dataclass(frozen=True)
+class SecondShare(Share):
+    """The same in another meaning, which says so."""
+
+    version: ClassVar[int] = 2
+
+
+def test_a_version_and_the_options_are_what_a_metric_means() -> None:
+    assert catalog.definition(Share(4)) == "Share(k=4)"
+    assert catalog.definition(SecondShare(4)) == "version 2 (k=4)"
+    assert catalog.definition(ExpectedCalibrationError(20)) == "version 1 (bins=20)"
+
+
+def test_every_metric_of_the_package_has_a_version() -> None:
+    assert [name for name, metric in catalog.metrics().items() if not hasattr(metric, "version")] == []
+
+
+def test_a_raised_version_is_another_metric() -> None:
+    """A real record, whose ece is of version 1, and the same cell scored by version 2."""
+    (path,) = (RESULTS / "reference" / "quick").glob("digits-mlp-mle-*.json")
+    record = records.read_one(path)
+    assert record.values.metrics["ece"].definition == "version 1 (bins=15)"
+    raised = replace(record.values.metrics["ece"], definition="version 2 (bins=15)")
+    values = replace(record.values, metrics={**record.values.metrics, "ece": raised})
+    with pytest.raises(NotComparable, match="metric ece"):
+        cells.merge([record, replace(record, values=values)])
+    assert len(cells.merge([record, record])) == 1
+
+
+@pytest.mark.parametrize("version", [0, "2", True, 1.0])
+def test_a_version_that_is_none(version: Any, tmp_path: Path) -> None:
+    plugin = tmp_path / "mine.py"
+    source = f"""
+class Own:
+    summary, unit, better, version = "own", "count", "lower", {version!r}
+
+    def __call__(self, evaluation):
+        return {{}}
+
+
+metrics = {{"own_version": Own()}}
+"""
+    plugin.write_text(source)
+    with pytest.raises(BadInput, match=r"mine\.py:9: metric own_version: version is"):
+        catalog.add_plugin(plugin)
+
+
+FIELDS = {
+    Record: "cell replicates values cost environment failed predictions path unscored",
+    contents.Values: "metrics parameters_sha256 samples elbo_nats facts first_steps objective",
+    contents.MetricValues: "unit better definition values",
+    contents.FirstSteps: "steps sha256 norm loss",
+    contents.ObjectiveFactors: "named temperature ramp local undeclared failed",
+    contents.TestedExamples: "train test test_sha256",
+    contents.PredictionsFrom: "file sha256 axes seeds splits",
+    contents.Environment: (
+        "python packages platform processor cpu_capability instructions device threads commit sources statistics code "
+        "selection examples predictions_from"
+    ),
+}
+
+
+def test_a_new_field_raises_the_schema() -> None:
+    """Who adds a field adds it here, raises SCHEMA, and says there what the number means."""
+    assert records.SCHEMA == 2
+    for holder, names in FIELDS.items():
+        assert [field.name for field in dataclasses.fields(holder)] == names.split()
+
+
+def test_a_record_of_a_newer_schema_names_the_bdlbench_that_wrote_it(tmp_path: Path) -> None:
+    body = json.loads(COMMITTED[0].read_text("utf-8"))
+    body |= {"schema": records.SCHEMA + 1, "new": "field"}
+    body["environment"]["packages"]["bdlbench"] = "9.8.7"
+    path = tmp_path / COMMITTED[0].name
+    path.write_text(json.dumps(body))
+    with pytest.raises(BadInput, match=r"schema 3, this bdlbench reads 2 at most: install bdlbench 9\.8\.7"):
+        records.read_one(path)
