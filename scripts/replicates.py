@@ -14,6 +14,7 @@ Prints Markdown. Exit code 1 if a bit differs, or if 5 seeds cost more than 1.6 
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -129,7 +130,7 @@ def train(name: str, epochs: int, seeds: Sequence[int], folder: Path) -> Record:
 def timed(record: Record) -> Timed:
     """What the record says of itself."""
     accuracy = record.values.metrics["accuracy"].numbers
-    return Timed(record.cost["train_seconds"], sum(accuracy) / len(accuracy))
+    return Timed(record.train_seconds or math.nan, sum(accuracy) / len(accuracy))
 
 
 def stored(folder: Path, record: Record, seed: int) -> dict[str, object]:
@@ -161,7 +162,7 @@ def take_turn(name: str, epochs: int) -> Turn:
 def calibrate(name: str, seconds: float, trial: int = 100) -> int:
     """Epochs with which one seed takes about `seconds`; the first trial only warms up."""
     with tempfile.TemporaryDirectory() as place:
-        spent = [train(name, trial, [ALONE], Path(place)).cost["train_seconds"] for _ in range(2)]
+        spent = [train(name, trial, [ALONE], Path(place)).train_seconds or math.nan for _ in range(2)]
     return max(1, round(seconds / spent[-1] * trial))
 
 

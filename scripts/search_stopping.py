@@ -85,7 +85,7 @@ def score(pairs: Pairs, task: Task) -> list[list[str]]:
     network, rng = catalog.build_model(models, problem.signature), Streams.of_seeds(seeds)
     posterior = catalog.build_method(methods).fit(network, problem.train, rng)
     test = posterior.predict(problem.test.x, 1, rng.child("predict"))
-    evaluation = Evaluation(test, problem.test.y, {}, posterior.facts, 0)
+    evaluation = Evaluation(test, problem.test.y, {}, posterior.facts, None)
     columns = [catalog.load("metrics", name)(evaluation)[""].tolist() for name in SHOWN]
     return [[f"{value:.6g}" for value in row] for row in zip(*columns, strict=True)]
 

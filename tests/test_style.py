@@ -342,3 +342,41 @@ def test_other_guards_are_tripped() -> None:
     assert loaded_by("import json", ("json", "torch")) == ["json"]
     with pytest.raises(AssertionError, match="ZeroDivisionError"):
         loaded_by("1 / 0")
+
+
+HELD_BY_RECORDS = {"cell", "values", "environment", "cost", "protocol", "treatment"}
+"""Attributes of a record that were tables of text once."""
+
+
+def untyped(source: str) -> list[str]:
+    """Look-ups by a text, of what a record holds: `record.cell["x"]`, `record.values.get("x")`."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        table: ast.AST = ast.Constant(None)
+        asked: list[ast.expr] = []
+        if isinstance(node, ast.Subscript):
+            table, asked = node.value, [node.slice]
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "get":
+            table, asked = node.func.value, node.args[:1]
+        if not any(isinstance(key, ast.Constant) and isinstance(key.value, str) for key in asked):
+            continue
+        while isinstance(table, ast.Subscript):
+            table = table.value
+        if isinstance(table, ast.Attribute) and table.attr in HELD_BY_RECORDS:
+            found.append(f"line {node.lineno}: {ast.unparse(node)}")
+    return found
+
+
+def test_only_records_know_the_names_on_disk() -> None:
+    """Outside records/ what a record holds has types, so that a misspelt name fails before anything runs."""
+    files = [path for folder in ("bdlbench", "scripts", "benchmarks") for path in (ROOT / folder).rglob("*.py")]
+    outside = [path for path in files if PACKAGE / "records" not in path.parents]
+    assert len(outside) > 100
+    assert {str(path): found for path in outside if (found := untyped(path.read_text("utf-8")))} == {}
+
+
+@pytest.mark.parametrize(
+    "line", ['r.cell["protocol"]["samples"]', 'r.environment.get("code", {})', 'r.values["metrics"]["nll"]']
+)
+def test_a_look_up_by_text_is_found(line: str) -> None:
+    assert untyped(line)

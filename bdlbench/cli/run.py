@@ -142,11 +142,9 @@ def _estimate(job: Job, workers: int) -> str:
     seconds, known = 0.0, 0
     for batch in job.batches:
         keys = {cell.key for cell in batch.cells}
-        costs = [record.cost for record in job.existing if record.key in keys and record.cost]
-        if costs:
-            cost = costs[-1]
-            spent = cost.get("train_seconds", 0.0) + cost.get("predict_seconds", 0.0)
-            seconds += spent * max(1.0, len(batch.rows) / cost.get("rows", 1.0))
+        timed = [record for record in job.existing if record.key in keys and record.seconds is not None]
+        if timed:
+            seconds += (timed[-1].seconds or 0.0) * max(1.0, len(batch.rows) / timed[-1].batch_rows)
             known += 1
     if not job.batches:
         return "nothing to do"

@@ -129,10 +129,18 @@ def find(
         population=population,
         difference=difference,
         interval=float(shown.half_width(LEVEL)),
-        monte_carlo=monte_carlo_variance(a, b),
+        monte_carlo=_within(monte_carlo_variance(a, b), float(difference.seed)),
         margin=margin,
         p_value=float(difference.p_value()),
     )
+
+
+def _within(monte_carlo: float, seed: float) -> float:
+    """The Monte-Carlo variance as the part of the seed variance that it is: two estimates, so it may come out larger.
+
+    Where one training run is all there is (seed is NaN), as it was found.
+    """
+    return monte_carlo if math.isnan(seed) else min(monte_carlo, seed)
 
 
 def judge(findings: Sequence[Finding]) -> list[Finding]:

@@ -275,9 +275,9 @@ def differences(record: Record, here: Mapping[str, Any], batch: Batch) -> Iterat
         if then.get(key) != now.get(key):
             name = key.removeprefix("packages.").removeprefix("instructions.")
             yield f"{name}: {_short(now.get(key))} here, was {_short(then.get(key))}"
-    trained = int(record.cost.get("rows", len(batch.rows)))
-    if trained != len(batch.rows):
-        yield f"rows of its batch: {len(batch.rows)} here, were {trained} (convolutions then round differently)"
+    if record.batch_rows != len(batch.rows):
+        rows = f"{len(batch.rows)} here, were {record.batch_rows}"
+        yield f"rows of its batch: {rows} (convolutions then round differently)"
     for key in sorted(then.keys() & now.keys()):
         rest = key.startswith("packages.") and key not in ("packages.torch", "packages.numpy", "packages.bdlbench")
         if (rest or key in ("python", "platform")) and then[key] != now[key]:
@@ -310,7 +310,7 @@ def _slice(folder: Path, record: Record, batch: Batch, sound: bool) -> Iterator[
     yield _data(record, batch)
     if record.values.first_steps:
         yield _first_steps(record, batch)
-    elif _seconds(record) <= CHEAP:
+    elif record.seconds is not None and record.seconds <= CHEAP:
         yield from _whole(folder, record, batch, sound)
         return
     else:
@@ -543,7 +543,3 @@ def _columns(rows: Sequence[FirstSteps]) -> Numbers:
 def _column(values: Sequence[float | None]) -> Tensor:
     """None stands for what was not finite."""
     return torch.tensor([math.nan if value is None else value for value in values], dtype=torch.float64)
-
-
-def _seconds(record: Record) -> float:
-    return record.cost.get("train_seconds", math.inf) + record.cost.get("predict_seconds", 0.0)

@@ -92,10 +92,12 @@ class FlopsFraction:
 
     def __call__(self, evaluation: Evaluation) -> dict[str, Tensor]:
         """{"": (R,)}."""
+        return {key: each_row(torch.mean, share) for key, share in self.by_example(evaluation).items()}
+
+    def by_example(self, evaluation: Evaluation) -> dict[str, Tensor]:
+        """{"": (R, N)}."""
         facts = evaluation.test.facts
-        if "full_flops" not in facts:
-            return {}
-        return {"": each_row(torch.mean, facts["flops"].double() / facts["full_flops"].double())}
+        return {"": facts["flops"].double() / facts["full_flops"].double()} if "full_flops" in facts else {}
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ class CalibrationByDepth:
         test = evaluation.test
         if not isinstance(test, StoppingPredictive) or not test.others:
             return {}
-        depth, log_probs = test.facts["depth"].round(), test.rules["q_mode"]
+        depth, log_probs = test.facts["halted_depth"].round(), test.rules["q_mode"]
         return {
             str(d): each_row(lambda log, y, leaves: _ece(log[leaves], y[leaves]), log_probs, evaluation.y, depth == d)
             for d in range(1, test.exits + 1)
@@ -126,7 +128,7 @@ metrics: dict[str, Metric] = {
     "accuracy_by_rule": ByRule("accuracy", "fraction", "higher"),
     "nll_by_rule": ByRule("NLL", "nats", "lower"),
     "ece_by_rule": ByRule("ECE", "fraction", "lower"),
-    "depth": MeanFact("depth", "mean number of layers that a test example's prediction comes from", "layers"),
+    "depth": MeanFact("halted_depth", "mean number of layers that a test example's prediction comes from", "layers"),
     "flops": MeanFact("flops", "mean FLOPs of a test example, 2×MAC of convolutions and dense maps", "FLOPs"),
     "flops_fraction": FlopsFraction(),
     "ece_by_depth": CalibrationByDepth(),

@@ -163,7 +163,7 @@ class StoppingOutput:
         depths, flops = (torch.tensor(v).to(self.halting) for v in (self.exits.depths, self.exits.flops))
         known = flops[halting.mode_known(self.log_q)]
         return {
-            "depth": depths[halting.mode(self.log_q)],
+            "halted_depth": depths[halting.mode(self.log_q)],
             "expected_depth": (self.log_q.exp() * depths).sum(-1),
             "flops": known,
             "full_flops": torch.full_like(known, self.exits.full_flops),
@@ -216,8 +216,9 @@ class StoppingPredictive:
     Attributes:
         mode: The prediction by q_mode, whose cost is stated.
         others: Log of the mean class probabilities by each other rule, (R, N, C) in nats.
-        facts: Means over networks (R, N): depth (of the mode of q), expected_depth (E_q z), flops (of one network,
-            until the mode is known), full_flops (of all its layers and one head).
+        facts: Means over networks (R, N): halted_depth (of the mode of q), expected_depth (E_q z, which is also the
+            out-of-distribution score `depth`), flops (of one network, until the mode is known), full_flops (of all its
+            layers and one head).
         exits: L.
     """
 
@@ -262,7 +263,7 @@ class StoppingPredictive:
 
     def arrays(self) -> dict[str, Tensor]:
         """Return q_mode's class probabilities, with its depth and FLOPs."""
-        return {**self.mode.arrays(), "halted_depth": self.facts["depth"], "flops": self.facts["flops"]}
+        return {**self.mode.arrays(), "halted_depth": self.facts["halted_depth"], "flops": self.facts["flops"]}
 
     def in_units(self, y_mean: Tensor, y_sd: Tensor) -> Self:
         """Return itself: classes have no scale."""

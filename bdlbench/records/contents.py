@@ -125,6 +125,8 @@ def versioned(definition: str) -> str:
     call = ast.parse(definition.removesuffix(parts[3] or ""), mode="eval").body
     keywords = call.keywords if isinstance(call, ast.Call) else []
     options = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in keywords}
+    if parts[1] == "MeanFact" and options["fact"] == "depth":
+        options["fact"] = "halted_depth"  # as it was called then; `depth` is a score
     return definition_of(1, options) + (parts[3] or "")
 
 

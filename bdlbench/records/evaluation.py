@@ -20,6 +20,15 @@ from bdlbench.records.record import Record
 from bdlbench.stats.behrens_fisher import Array
 from bdlbench.stats.jackknife import blocks, pseudo_values
 
+FACTS = ("halted_depth", "flops", "full_flops")
+"""What is kept of a network of uncertain depth beside its prediction: the depth of the mode of q, and its cost."""
+
+SCORES = (
+    *("entropy", "mutual_information", "max_probability", "depth"),
+    *("density", "negative_elbo", "likelihood_regret"),
+)
+"""Out-of-distribution scores by the names that they have in files; `depth` is E_q z, and not `halted_depth`."""
+
 
 @dataclass(frozen=True)
 class Kept:
@@ -36,14 +45,16 @@ class Kept:
 
     @property
     def scores(self) -> dict[str, Tensor]:
-        """All that is one number for each example, (R, N)."""
-        return {name: value for name, value in self.kept.items() if value.ndim == 2}
+        """What is one number for each example, (R, N), but for the facts that are known by name."""
+        return {name: value for name, value in self.kept.items() if value.ndim == 2 and name not in FACTS}
 
     @property
     def facts(self) -> Mapping[str, Tensor]:
-        """The same, since which of them is which was not kept; the depth is that of the prediction, not the score."""
-        halted = {"depth": self.kept["halted_depth"]} if "halted_depth" in self.kept else {}
-        return self.scores | halted
+        """What is one number for each example, (R, N), but for the scores that are known by name.
+
+        Files do not say which is which: a fact or a score of somebody else's is found under both.
+        """
+        return {name: value for name, value in self.kept.items() if value.ndim == 2 and name not in SCORES}
 
     def arrays(self) -> dict[str, Tensor]:
         """All that was kept."""
@@ -88,11 +99,22 @@ def read(record: Record, arrays: Mapping[str, Tensor]) -> Evaluation | None:
         sets.setdefault(where.removeprefix("ood."), {})[what] = value
     test = sets.pop(TEST)
     y, groups = test.pop("y"), test.pop("group_log_prob", None)
+    if (full := _full_flops(record)) is not None and "flops" in test and len(full) == len(y):
+        test["full_flops"] = full.to(test["flops"]).unsqueeze(1).expand_as(test["flops"])
     samples = drawn(record, len(groups)) if groups is not None else 1
     weights = tuple(map(float, group_sizes(samples, len(groups)))) if groups is not None else ()
     ood: dict[str, Predicted] = {name: Kept(samples, kept) for name, kept in sets.items()}
     targets = y if y.is_floating_point() else y.long()
     return Evaluation(Kept(samples, test, groups, weights), targets, ood, {}, None)
+
+
+def _full_flops(record: Record) -> Tensor | None:
+    """FLOPs of the whole network, (R,), which no file holds: a record has the mean of flops, and its share of these."""
+    flops, share = (record.values.metrics.get(name) for name in ("flops", "flops_fraction"))
+    if flops is None or share is None:
+        return None
+    whole = torch.tensor(flops.numbers, dtype=torch.float64) / torch.tensor(share.numbers, dtype=torch.float64)
+    return whole.round()  # a count
 
 
 def drawn(record: Record, groups: int) -> int:

@@ -58,6 +58,21 @@ class Record:
     unscored: dict[str, str] = field(default_factory=dict)
 
     @property
+    def train_seconds(self) -> float | None:
+        """The time of training the batch; None where it was not timed here."""
+        return self.cost.get("train_seconds")
+
+    @property
+    def seconds(self) -> float | None:
+        """The time of training and predicting the batch; None where it was not timed here."""
+        return None if self.train_seconds is None else self.train_seconds + self.cost.get("predict_seconds", 0.0)
+
+    @property
+    def batch_rows(self) -> int:
+        """How many replicates were trained together: of other cells too."""
+        return int(self.cost.get("rows", len(self.replicates)))
+
+    @property
     def key(self) -> str:
         """The cell's hash."""
         return self.cell.key

@@ -501,14 +501,16 @@ def _cost(
     """Of the whole batch: seconds, throughputs, memory. Never divided by seeds."""
     rows, peak = len(batch.rows), peak_memory_bytes(device)
     predicted = problem.test.num_data + sum(x.shape[1] for x in problem.ood.values())
-    return {
+    found = {
         "rows": float(rows),
         "train_seconds": train_seconds,
         "predict_seconds": predict_seconds,
-        "train_examples_per_second": spent.examples / train_seconds,
-        "train_replicate_examples_per_second": spent.examples * rows / train_seconds,
         "predict_sample_examples_per_second": evaluation.test.samples * predicted * rows / predict_seconds,
-    } | ({} if peak is None else {"peak_memory_bytes": float(peak)})
+    }
+    if spent.examples:  # a closed form passes over none, and so has no rate
+        found["train_examples_per_second"] = spent.examples / train_seconds
+        found["train_replicate_examples_per_second"] = spent.examples * rows / train_seconds
+    return found if peak is None else found | {"peak_memory_bytes": float(peak)}
 
 
 def _write_cell(batch: Batch, cell: Cell, result: _Result, settings: Settings) -> Record:

@@ -125,6 +125,15 @@ def test_monte_carlo_part_by_hand() -> None:
     assert monte_carlo_variance(b, b) == 0  # the same noise on both sides cancels
 
 
+def test_the_monte_carlo_part_is_a_part_of_the_seed_part() -> None:
+    """Two estimates: where seeds differ by rounding the first may come out larger, and is no 300 % of the second."""
+    a, b = measured([1.0, 1.0, 1.0]), measured([1.0, 1.0 + 1e-9, 1.0 - 1e-9])
+    noisy = Measured(b.values, {}, {r: np.array([0.9, 1.0, 1.1]) for r in b.values})
+    quiet = Measured(a.values, {}, {r: np.zeros(0) for r in a.values})
+    found = find("nll", "nats", "lower", quiet, noisy, WHOLE, {})
+    assert 0 < found.monte_carlo <= float(found.difference.seed) < monte_carlo_variance(quiet, noisy)
+
+
 def by_seed(values: Mapping[int, float]) -> Measured:
     return Measured({Replicate(seed): value for seed, value in values.items()}, {}, {})
 

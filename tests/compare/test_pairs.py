@@ -636,3 +636,31 @@ def test_that_margins_are_0_is_said_once(runs: Path) -> None:
     for margins, times in (({}, 1), ({"nll": 0.1}, 0)):
         found = api.compare(runs / "wine", runs / "wine", margins=margins, treatment=("mle", "map"))
         assert verdicts.render(found).count("no margin is given") == times
+
+
+REFERENCE = Path(__file__).parents[2] / "results" / "reference" / "quick"
+
+
+@pytest.mark.parametrize("metric", ["depth", "flops", "flops_fraction"])
+def test_how_deep_a_stored_network_goes_is_known_by_example(metric: str, tmp_path: Path) -> None:
+    """Of a record of schema 1 of a network of uncertain depth, beside one that goes deeper for some examples."""
+    (path,) = REFERENCE.glob("digits-stopping_resnet-*.json")
+    record = records.read_one(path)
+    arrays = records.predictions(path.parent, record)
+    kept = evaluation.read(record, arrays)
+    assert kept is not None
+    again = measure(kept, {metric: catalog.metrics()[metric]})[metric]
+    assert again.values == pytest.approx(record.values.metrics[metric].values, rel=1e-12)
+    deeper = torch.where(torch.arange(450) < 100, 1.5, 1.0)
+    changed = {name: arrays[f"test.{name}"] * deeper for name in ("halted_depth", "flops")}
+    ratio = {name: changed[name].double().mean(1) / arrays[f"test.{name}"].double().mean(1) for name in changed}
+    metrics = {
+        name: replace(entry, values=tuple((ratio[array] * torch.tensor(entry.numbers)).tolist()))
+        for name, array in (("depth", "halted_depth"), ("flops", "flops"), ("flops_fraction", "flops"))
+        for entry in [record.values.metrics[name]]
+    }
+    other = replace(record, values=replace(record.values, metrics=record.values.metrics | metrics))
+    records.write(tmp_path, other, arrays | {f"test.{name}": value for name, value in changed.items()})
+    (found,) = api.compare(path, tmp_path, metrics=[metric]).findings
+    assert found.population == "new seeds and new test examples"
+    assert float(found.difference.example) > 0

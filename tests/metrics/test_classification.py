@@ -17,7 +17,7 @@ ACCURACY, NLL, ECE, BRIER = (
 
 
 def evaluation_of(predictive, y):
-    return Evaluation(predictive, torch.tensor(y), {}, {}, 0)
+    return Evaluation(predictive, torch.tensor(y), {}, {}, None)
 
 
 def test_directions_and_units():

@@ -15,7 +15,7 @@ def evaluation(latent=None, **changes):
     """Two rows of four inputs with one network."""
     log = torch.tensor([[[-1.0, -2.0, -3.0, -4.0], [-10.0, -20.0, -30.0, -40.0]]])
     test = Density(log, log[0] - 1, latent, None, {"importance_samples": torch.tensor([50.0, 50.0])})
-    return Evaluation(dataclasses.replace(test, **changes), torch.zeros(2, 4), {}, {}, 0)
+    return Evaluation(dataclasses.replace(test, **changes), torch.zeros(2, 4), {}, {}, None)
 
 
 def test_by_hand():

@@ -24,7 +24,7 @@ def one_gaussian():
 
 def test_rmse_by_hand():
     means = torch.tensor([[[0.0, 1.0]], [[2.0, 3.0]]])  # (M, R, N), mean 1 and 2
-    evaluation = Evaluation(GaussianMixture(means, torch.ones_like(means)), torch.tensor([[4.0, 6.0]]), {}, {}, 0)
+    evaluation = Evaluation(GaussianMixture(means, torch.ones_like(means)), torch.tensor([[4.0, 6.0]]), {}, {}, None)
     assert float(RMSE(evaluation)[""]) == pytest.approx(math.sqrt((9 + 16) / 2), abs=1e-15)
     assert (RMSE.better, RMSE.unit) == ("lower", "target units")
 

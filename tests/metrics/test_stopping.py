@@ -26,7 +26,7 @@ def stopping(make):
                 name: make(rows=3).categorical(seed + i, num).log_probs for i, name in enumerate(list(DEPTH_RULES)[1:])
             }
             depth = (torch.arange(num) % exits + 1.0).expand(3, num)
-            facts = {"depth": depth, "expected_depth": depth + 0.5, "flops": 10 * depth}
+            facts = {"halted_depth": depth, "expected_depth": depth + 0.5, "flops": 10 * depth}
             facts["full_flops"] = torch.full_like(depth, 40.0)
             return StoppingPredictive(test, others if exits > 1 else {}, facts, exits)
 
@@ -69,7 +69,7 @@ def test_calibration_by_depth_is_that_of_the_examples_that_leave_there(stopping)
 
 def test_where_nobody_leaves_calibration_is_not_a_number(stopping):
     evaluation = stopping()
-    facts = {**evaluation.test.facts, "depth": torch.ones(3, 101)}
+    facts = {**evaluation.test.facts, "halted_depth": torch.ones(3, 101)}
     evaluation = dataclasses.replace(evaluation, test=dataclasses.replace(evaluation.test, facts=facts))
     values = metrics["ece_by_depth"](evaluation)
     assert values["1"].isfinite().all()

@@ -135,7 +135,7 @@ def test_rules_by_a_loop():
 def test_facts_state_the_modes_depth_and_what_it_took_to_know_it():
     halts = torch.tensor([[[9.0, 0.0], [-9.0, 9.0], [-9.0, -9.0], [-0.4, 0.0]]])
     facts = replace(output(1, 4), halting=halts).facts()
-    assert facts["depth"].tolist() == [[1, 2, 3, 1]]  # the last q: .40, .30, .30
+    assert facts["halted_depth"].tolist() == [[1, 2, 3, 1]]  # the last q: .40, .30, .30
     assert facts["flops"].tolist() == [[10, 20, 30, 20]]
     assert facts["full_flops"].tolist() == [[25] * 4]
 
@@ -164,7 +164,7 @@ def test_samples_are_averaged_as_probabilities_one_by_one_or_together():
     marginal = sum(o.rules()["q_marginal"].exp() for o in outputs) / 3
     torch.testing.assert_close(apart.rules["q_marginal"].exp().float(), marginal.float())
     assert apart.scores["depth"].shape == (2, 6)
-    torch.testing.assert_close(apart.facts["depth"], sum(o.facts()["depth"] for o in outputs).float() / 3)
+    torch.testing.assert_close(apart.facts["halted_depth"], sum(o.facts()["halted_depth"] for o in outputs).float() / 3)
 
 
 def test_a_mixture_of_members_and_later_examples():
@@ -175,7 +175,7 @@ def test_a_mixture_of_members_and_later_examples():
     assert mixed.facts["flops"].shape == (2, 6)
     joined = whole.join([whole])
     assert joined.rules["prior"].shape == (4, 12, CLASSES)
-    assert joined.facts["depth"].shape == joined.log_prob(classes(4, 12)).shape == (4, 12)
+    assert joined.facts["halted_depth"].shape == joined.log_prob(classes(4, 12)).shape == (4, 12)
     assert joined.in_units(torch.zeros(4), torch.ones(4)) is joined
 
 
@@ -183,7 +183,7 @@ def test_with_one_exit_there_is_nothing_to_choose():
     only = accumulated([replace(output(exits=1), exits=Exits((6,), (60,), 60))])
     assert list(only.rules) == ["q_mode"]
     assert "depth" not in only.scores
-    assert only.facts["depth"].tolist() == [[6.0] * 6] * 2
+    assert only.facts["halted_depth"].tolist() == [[6.0] * 6] * 2
 
 
 # The network
@@ -213,7 +213,7 @@ def test_q_with_all_its_mass_at_one_depth_is_the_network_of_that_depth(net, dept
     torch.testing.assert_close(said.logits, expected, rtol=1e-5, atol=1e-5)
     for name in ("q_marginal", "q_sample"):
         torch.testing.assert_close(said.rules()[name].exp(), expected.softmax(-1), rtol=1e-5, atol=1e-5)
-    assert (said.facts()["depth"] == depth).all()
+    assert (said.facts()["halted_depth"] == depth).all()
     fit = network.log_likelihood(y)[..., -1]
     torch.testing.assert_close(said.elbo(y), fit + said.log_prior[depth - 1], rtol=1e-5, atol=1e-5)
 
@@ -282,7 +282,7 @@ def test_stopping_for_real_predicts_what_all_depths_at_once_predict(net, more, n
         stop = net.stopper(own, first)
         found = stop(x[r])
         torch.testing.assert_close(found.logits, said.logits[r])
-        assert torch.equal(found.depth.float(), facts["depth"][r])
+        assert torch.equal(found.depth.float(), facts["halted_depth"][r])
         assert torch.equal(flops[found.layers - 1].float(), facts["flops"][r])
         found = stop(x[r], noise[r])
         assert torch.equal(found.depth, found.layers)
