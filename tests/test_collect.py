@@ -46,7 +46,7 @@ def kept_of(folder, outcome):
     (record,) = outcome.records
     assert record.failed == {}
     arrays = records.predictions(folder, record)
-    return files.canonical_json(record.values), {k: v.numpy().tobytes() for k, v in arrays.items()}
+    return files.canonical_json(record.values.as_dict()), {k: v.numpy().tobytes() for k, v in arrays.items()}
 
 
 @pytest.mark.slow

@@ -67,7 +67,7 @@ def deterministic(results: Path) -> dict[str, bytes]:
     """Values and predictions of every record in a folder that holds nothing else, as bytes."""
     found = {p.name: p.read_bytes() if p.suffix == ".safetensors" else b"" for p in results.iterdir()}
     for record in records.read(results):
-        found[f"{record.name}.json"] = files.canonical_json(record.values)
+        found[f"{record.name}.json"] = files.canonical_json(record.values.as_dict())
     return found
 
 

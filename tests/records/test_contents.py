@@ -17,7 +17,7 @@ from bdlbench.core import files
 from bdlbench.core.errors import BadInput, NotComparable
 from bdlbench.metrics.ece import ExpectedCalibrationError
 from bdlbench.protocols import Evaluation
-from bdlbench.records import cells, contents
+from bdlbench.records import cells, contents, evaluation
 from bdlbench.records import record as records
 from bdlbench.records.record import Record
 from bdlbench.runs import batch
@@ -153,3 +153,26 @@ def test_a_record_of_a_newer_schema_names_the_bdlbench_that_wrote_it(tmp_path: P
     path.write_text(json.dumps(body))
     with pytest.raises(BadInput, match=r"schema 3, this bdlbench reads 2 at most: install bdlbench 9\.8\.7"):
         records.read_one(path)
+
+
+def test_depth_is_the_fact_or_the_score_by_its_name() -> None:
+    """Of a stored network of uncertain depth: E_q z is a score, the depth of the prediction and its cost are facts."""
+    (path,) = (RESULTS / "reference" / "quick").glob("digits-stopping_resnet-*.json")
+    record = records.read_one(path)
+    arrays = records.predictions(path.parent, record)
+    kept = evaluation.read(record, arrays)
+    assert kept is not None
+    assert torch.equal(kept.test.scores["depth"], arrays["test.depth"])
+    assert torch.equal(kept.test.facts["halted_depth"], arrays["test.halted_depth"])
+    assert not kept.test.facts.keys() & {"depth", "entropy", "max_probability"}
+    assert not kept.test.scores.keys() & {"halted_depth", "flops", "full_flops"}
+    model = catalog.build_model([record.cell.model], catalog.load_task(record.cell.dataset, 0).signature)
+    assert kept.test.facts["full_flops"].unique().tolist() == [float(model.exits().full_flops)]  # type: ignore[attr-defined]
+
+
+def test_what_no_prediction_tells_is_absent() -> None:
+    """The number of parameters of stored predictions is None, not 0: the metric has no value, not a wrong one."""
+    (path,) = (RESULTS / "reference" / "quick").glob("digits-mlp-mle-*.json")
+    kept = evaluation.read(record := records.read_one(path), records.predictions(path.parent, record))
+    assert kept is not None and kept.num_parameters is None
+    assert catalog.metrics()["parameters"](kept) == {}

@@ -128,7 +128,7 @@ def scored(path: Path) -> dict[str, list[float]]:
     found = predictions_file.read(path)
     order = np.argsort(found.seeds) if found.seeds else range(found.log_probs.shape[1])
     metrics = measure(external_scores.evaluate(found), external_scores._metrics(found))
-    return {name: [entry["values"][i] for i in order] for name, entry in metrics.items()}
+    return {name: [entry.numbers[i] for i in order] for name, entry in metrics.items()}
 
 
 # what is written

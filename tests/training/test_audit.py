@@ -115,8 +115,8 @@ def test_a_record_keeps_the_member_farthest_from_what_is_right():
 
     last_step = fit_of(objective, rows=4, steps=100)
     found = run.objectives([last_step], 2)
-    assert [row["ramp"]["divergence"] for row in found] == pytest.approx([0.75, 0.5])
-    assert [row["temperature"]["divergence"] for row in found] == pytest.approx([0.9, 1.2])
+    assert [row.ramp["divergence"] for row in found] == pytest.approx([0.75, 0.5])
+    assert [row.temperature["divergence"] for row in found] == pytest.approx([0.9, 1.2])
 
 
 def test_an_objective_that_cannot_be_audited_is_not_named_and_the_cell_stays_good(monkeypatch, tmp_path):
