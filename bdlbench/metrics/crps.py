@@ -22,6 +22,7 @@ class ContinuousRankedProbabilityScore:
     """
 
     summary: ClassVar[str] = "continuous ranked probability score of a test target, in its original units"
+    version: ClassVar[int] = 1
     unit: ClassVar[str] = "target units"
     better: ClassVar[Literal["lower"]] = "lower"
 

@@ -26,6 +26,7 @@ class CoverageError:
     percents: tuple[int, ...] = (50, 90, 95)
 
     summary: ClassVar[str] = "how far the fraction of test targets in their central q % interval is from q %"
+    version: ClassVar[int] = 1
     unit: ClassVar[str] = "fraction"
     better: ClassVar[Literal["lower"]] = "lower"
 
@@ -55,6 +56,7 @@ class IntervalCalibrationError:
     levels: int = 100
 
     summary: ClassVar[str] = "mean gap between the level of central intervals and the fraction of targets in them"
+    version: ClassVar[int] = 1
     unit: ClassVar[str] = "fraction"
     better: ClassVar[Literal["lower"]] = "lower"
 
@@ -80,6 +82,7 @@ class QuantileIntervalCoverageError:
 
     bins: int = 10
 
+    version: ClassVar[int] = 1
     unit: ClassVar[str] = "fraction"
     better: ClassVar[Literal["lower"]] = "lower"
 
@@ -109,6 +112,7 @@ class Sharpness:
     """
 
     summary: ClassVar[str] = "root mean predictive variance, in the target's original units; right or wrong"
+    version: ClassVar[int] = 1
     unit: ClassVar[str] = "target units"
     better: ClassVar[Literal["lower"]] = "lower"
 

@@ -32,7 +32,7 @@ def saved(folder: Path, **arrays) -> Path:
 
 
 def metrics(path: Path):
-    return {name: entry["values"] for name, entry in records.read_one(path).values["metrics"].items()}
+    return {name: list(entry.values) for name, entry in records.read_one(path).values.metrics.items()}
 
 
 def test_a_mixture_is_scored_as_scipy_and_its_definition_do(tmp_path):
@@ -120,7 +120,7 @@ def test_classes_and_numbers_are_not_taken_for_each_other(tmp_path):
 
 def test_a_set_of_ones_own_is_told_by_its_targets(tmp_path):
     path = score(saved(tmp_path, **mixture(3, 1)), Claim("mine", "my_set", own_data=True), tmp_path / "out")
-    assert list(records.read_one(path).environment["sources"]) == ["targets"]
+    assert list(records.read_one(path).environment.sources) == ["targets"]
 
 
 def test_predictions_of_a_run_here_score_as_the_run_did(tmp_path):
@@ -133,4 +133,4 @@ def test_predictions_of_a_run_here_score_as_the_run_did(tmp_path):
     path = saved(tmp_path, mean=arrays["test.mean"][None], sd=arrays["test.sd"][None], target=arrays["test.y"])
     found = metrics(score(path, Claim("mine", "diabetes"), tmp_path / "out"))
     for name, values in found.items():
-        assert values == pytest.approx(record.values["metrics"][name]["values"], rel=1e-6)
+        assert values == pytest.approx(record.values.metrics[name].values, rel=1e-6)
