@@ -130,7 +130,7 @@ def test_the_monte_carlo_part_is_a_part_of_the_seed_part() -> None:
     a, b = measured([1.0, 1.0, 1.0]), measured([1.0, 1.0 + 1e-9, 1.0 - 1e-9])
     noisy = Measured(b.values, {}, {r: np.array([0.9, 1.0, 1.1]) for r in b.values})
     quiet = Measured(a.values, {}, {r: np.zeros(0) for r in a.values})
-    found = find("nll", "nats", "lower", quiet, noisy, WHOLE, {})
+    found = find("nll", "nats", "lower", quiet, noisy, WHOLE, 0.0)
     assert 0 < found.monte_carlo <= float(found.difference.seed) < monte_carlo_variance(quiet, noisy)
 
 
