@@ -22,6 +22,8 @@ from bdlbench.runs import executors, suites, work
 from bdlbench.runs.executors import Event
 from bdlbench.training import checkpoints, loop
 
+pytestmark = pytest.mark.slow
+
 METRIC = """
 import sys
 
@@ -96,7 +98,6 @@ def kept(results: Path) -> list[str]:
     return sorted(path.name for path in (results / ".checkpoints").glob("*"))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("fault", [*BODIES, *SHAPES])
 def test_one_metrics_failure_is_that_metrics(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, steps: list[int], fault: str
@@ -329,7 +330,6 @@ def refusing(ending: str) -> Callable[[Path, bytes], None]:
     return write
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("ending", [".1.safetensors", ".json", ".safetensors"])
 def test_a_disk_without_room_is_said_and_a_later_run_ends_what_was_begun(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, ending: str, steps: list[int]
@@ -393,7 +393,6 @@ def flip(content: bytes) -> bytes:
     return content[:-9] + bytes([content[-9] ^ 4]) + content[-8:]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("methods", [("map",), ("map", "mle")])
 @pytest.mark.parametrize("damage", [flip, lambda content: b"", lambda content: content[:100], lambda content: None])
 def test_run_and_table_say_what_is_damaged(
@@ -475,7 +474,6 @@ ENDS = {
 }
 
 
-@pytest.mark.slow
 def test_a_worker_that_ends_is_its_batchs_failure(tmp_path: Path) -> None:
     """Three of them in one run, between two batches that are well."""
     files = [tmp_path / f"{name}.py" for name in ENDS]

@@ -17,6 +17,8 @@ from bdlbench.posteriors import fitting
 from bdlbench.protocols import OwnsPrior
 from bdlbench.training.loop import Plan, minimise
 
+pytestmark = pytest.mark.slow
+
 METHODS, MODELS = catalog.names("methods"), catalog.names("models")
 SINGLE = [
     name for name in METHODS if not any(f.metadata["entry"] for f in fields(catalog.load("methods", name)).values())

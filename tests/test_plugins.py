@@ -22,6 +22,8 @@ from bdlbench.records import evaluation
 from bdlbench.records import record as records
 from bdlbench.runs import batch as run
 
+pytestmark = pytest.mark.slow
+
 GOOD = (Path(__file__).parent / "strangers" / "good.py").read_text()
 TINY = ("--model", "logistic", "--dataset", "wine", "--seeds", "2", "--samples", "2", "--set", "mle.epochs=1")
 
@@ -308,7 +310,6 @@ def test_what_does_not_import_is_named_with_its_line(file: Callable[..., Path], 
     assert f"mine.py{place}" in str(caught.value)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "jobs"),
     [("sys.exit(0)", "1"), ("sys.exit(3)", "2"), ("raise SystemExit", "1"), ("raise ValueError('boom')", "1")],
@@ -443,7 +444,6 @@ def test_what_was_trained_is_not_lost_by_a_metric(file: Callable[..., Path], tmp
     assert whole.values.parameters_sha256 == again.values.parameters_sha256
 
 
-@pytest.mark.slow
 def test_workers_have_the_same_entries(file: Callable[..., Path], tmp_path: Path) -> None:
     """Two of one file name, and one in another's place: what the parent has, workers have."""
     a = file(METHOD.replace("BODY", "pass").replace('"mine"', '"mle"'), "a/mine.py")
@@ -478,7 +478,6 @@ def test_a_plugin_that_does_not_import_in_a_worker_is_bad_input(
     assert "Traceback" not in error and not list((tmp_path / "r").glob("*.json"))
 
 
-@pytest.mark.slow
 def test_nan_is_a_value(file: Callable[..., Path], tmp_path: Path) -> None:
     path, results = file(METRIC.replace("BODY", "return {'': torch.full((rows,), torch.nan)}")), tmp_path / "r"
     assert cli.main(["run", "--method", "mle", *TINY, "--plugin", str(path), "--results", str(results)]) == 0
@@ -501,7 +500,6 @@ FEW = [
 ]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("body", "words"), FEW)
 def test_a_metric_that_fails_without_some_examples_is_bad_input(
     file: Callable[..., Path], trained: Path, body: str, words: str, capsys: pytest.CaptureFixture[str]

@@ -25,6 +25,8 @@ from bdlbench.records.contents import Values
 from bdlbench.runs import batch as run
 from bdlbench.training.loop import Plan, begin, last, minimise
 
+pytestmark = pytest.mark.slow
+
 METHODS = [name for name in catalog.names("methods") if name != "exact"]
 QUICK = {name: 6 for name in METHODS if name != "deep_ensemble"}
 
@@ -244,7 +246,6 @@ def test_a_gradient_that_is_rounding_alone_becomes_a_step_of_another_sign(folder
     assert {0.2, 0.4} <= {round(end, 2) for end in ends}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("method", ["map", "mean_field_vi", "mc_dropout", "dropconnect"])
 def test_one_per_cent_of_a_kl_weight_is_not_rounding_and_another_machine_is(folder, method, monkeypatch):
     record = record_of(folder, method)
@@ -409,7 +410,6 @@ DAMAGES = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("which", ["predictions", "parameters"])
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_damage_beside_a_record_is_different_and_the_other_records_are_checked(folder, tmp_path, capsys, which, damage):

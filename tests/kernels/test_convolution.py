@@ -6,6 +6,8 @@ from torch.nn import functional
 from bdlbench.kernels import convolution
 from bdlbench.kernels.convolution import Conv2d, group_norm, image_last
 
+pytestmark = pytest.mark.slow
+
 
 def numbers(*shape, dtype=torch.float64, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
@@ -53,7 +55,6 @@ def assert_close(ours, theirs):
         assert (value - expected).abs().max() <= 1e-6 * largest
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("lead", LEADS)
 @pytest.mark.parametrize("op", OPS, ids=str)
 def test_a_convolution_is_the_grouped_one(op, lead):
@@ -61,7 +62,6 @@ def test_a_convolution_is_the_grouped_one(op, lead):
     assert_close(gradients(op, *inputs), gradients(lambda *a: plain_convolution(op, *a), *inputs))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("op", OPS, ids=str)
 def test_a_convolutions_gradient_is_that_of_finite_differences(op, channels):

@@ -25,6 +25,8 @@ from bdlbench.runs import predictions_file
 from bdlbench.runs.batch import load_task
 from bdlbench.runs.external_scores import Claim
 
+pytestmark = pytest.mark.slow
+
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "tutorials" / "predictions-made-elsewhere.md").read_text("utf-8")
 NUM, CLASSES = 45, 3
 
@@ -64,7 +66,6 @@ def values(path: Path) -> dict[str, list[float]]:
 # the oracle: other libraries' own functions
 
 
-@pytest.mark.slow
 def test_the_tutorials_example_equals_sklearn_and_torchmetrics(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torchmetrics_calibration_error: Callable[..., Any]
 ) -> None:

@@ -31,6 +31,8 @@ from bdlbench.runs import external_scores, predictions_file
 from bdlbench.runs.batch import measure
 from bdlbench.runs.external_scores import Claim
 
+pytestmark = pytest.mark.slow
+
 LONG = "BDLBENCH_FUZZ_EXAMPLES" in os.environ
 EXAMPLES = int(os.environ.get("BDLBENCH_FUZZ_EXAMPLES", "80"))
 SEEN: Counter[str] = Counter()
@@ -180,7 +182,6 @@ def as_csv(rows: list[Row], quoting: int = csv.QUOTE_MINIMAL, newline: str = "\n
     return stream.getvalue()
 
 
-@pytest.mark.slow
 @fuzzed
 @given(rows=tables(), data=st.data())
 def test_a_right_csv_gives_the_oracles_values(tmp_path: Path, rows: list[Row], data: st.DataObject) -> None:
@@ -245,7 +246,6 @@ HEADERS = [
 ]
 
 
-@pytest.mark.slow
 @fuzzed
 @given(rows=tables(), data=st.data())
 def test_a_spoiled_csv_is_refused_or_means_what_it_says(tmp_path: Path, rows: list[Row], data: st.DataObject) -> None:
@@ -367,7 +367,6 @@ def test_an_npz_of_any_dtype_and_shape(tmp_path: Path, data: st.DataObject) -> N
     agree(found, rows)
 
 
-@pytest.mark.slow
 @fuzzed
 @given(text=st.text(max_size=12) | st.from_regex(r"[-+]?[0-9]{0,20}[.eE]?[-+]?[0-9]{0,9}", fullmatch=True))
 def test_values_of_others_are_text_or_whole_numbers_in_full(text: str) -> None:

@@ -10,6 +10,8 @@ from scipy import stats
 
 from bdlbench.stats.reproduction import Agreement, Limits, Published, PublishedRow, judge, published
 
+pytestmark = pytest.mark.slow
+
 OPEN = Limits(0.0, math.inf)
 RUNS = np.array([1.0, 2.0, 3.0, 4.0, 5.0])  # mean 3, variance 2.5
 
@@ -135,7 +137,6 @@ def test_rows_are_corrected_together() -> None:
     assert many[0].verdict != "not reproduced"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("ours", "theirs", "rows"), [(20, 20, 6), (3, 10, 3), (5, 1, 1)])
 def test_it_is_wrong_as_rarely_as_it_says(ours: int, theirs: int, rows: int) -> None:
     """Equal truths; then one row off by the margin that was stated for it. 120 tables of a fixed stream."""
