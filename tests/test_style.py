@@ -238,6 +238,18 @@ def test_what_extend_holds_has_sections() -> None:
     assert len(functions) > 20 and len(data) > 10 and silent == set()
 
 
+def long_prose(text: str) -> list[str]:
+    """Lines of a document over 120 characters, but for tables and code."""
+    blocks = re.split(r"^```.*$", text, flags=re.MULTILINE)[::2]
+    lines = [line for block in blocks for line in block.splitlines() if not line.startswith(("|", "    "))]
+    return [line for line in lines if len(line) > 120]
+
+
+def test_the_design_fits_a_screen() -> None:
+    assert long_prose((ROOT / "docs" / "design.md").read_text("utf-8")) == []
+    assert long_prose("x" * 120 + f"\n| {'x' * 120}\n```\n{'y' * 121}\n```\n" + "z" * 121) == ["z" * 121]
+
+
 def public_names(source: str) -> set[str]:
     """Upper-case names that a module defines at its top level."""
     found: set[str] = set()

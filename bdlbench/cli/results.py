@@ -100,7 +100,7 @@ def compare(
     a: Annotated[
         str, typer.Argument(metavar="A", help="a folder of records, one record, or a git revision of results/")
     ],
-    b: Annotated[str, typer.Argument(metavar="B", help="another, to be held against it; REVISION:PATH names a folder")],
+    b: Annotated[str, typer.Argument(metavar="B", help="another, compared with A; REVISION:PATH names a folder")],
     metrics: MetricsOption = "",
     margins: Annotated[
         Path | None, typer.Option(metavar="FILE.toml", help="[margins] by metric  [default: pyproject.toml's]")

@@ -51,7 +51,12 @@ class Boston:
     )
 
     def load(self, split: int) -> Task:
-        """Split `split`, 0 … 19. Raises BadInput for another, DataUnavailable where the table is not to be had."""
+        """Load one split, 0 … 19.
+
+        Raises:
+            BadInput: There is no such split.
+            DataUnavailable: The table is absent and cannot be downloaded.
+        """
         return _published("boston", self.files, split, splits=20, features=13)
 
 
@@ -70,7 +75,12 @@ class Concrete:
     )
 
     def load(self, split: int) -> Task:
-        """Split `split`, 0 … 19. Raises BadInput for another, DataUnavailable where the table is not to be had."""
+        """Load one split, 0 … 19.
+
+        Raises:
+            BadInput: There is no such split.
+            DataUnavailable: The table is absent and cannot be downloaded.
+        """
         return _published("concrete", self.files, split, splits=20, features=8)
 
 
@@ -88,7 +98,12 @@ class Energy:
     )
 
     def load(self, split: int) -> Task:
-        """Split `split`, 0 … 19. Raises BadInput for another, DataUnavailable where the table is not to be had."""
+        """Load one split, 0 … 19.
+
+        Raises:
+            BadInput: There is no such split.
+            DataUnavailable: The table is absent and cannot be downloaded.
+        """
         return _published("energy", self.files, split, splits=20, features=8)
 
 
@@ -105,7 +120,12 @@ class Kin8nm:
     )
 
     def load(self, split: int) -> Task:
-        """Split `split`, 0 … 19. Raises BadInput for another, DataUnavailable where the table is not to be had."""
+        """Load one split, 0 … 19.
+
+        Raises:
+            BadInput: There is no such split.
+            DataUnavailable: The table is absent and cannot be downloaded.
+        """
         return _published("kin8nm", self.files, split, splits=20, features=8)
 
 
@@ -123,7 +143,12 @@ class Naval:
     )
 
     def load(self, split: int) -> Task:
-        """Split `split`, 0 … 19. Raises BadInput for another, DataUnavailable where the table is not to be had."""
+        """Load one split, 0 … 19.
+
+        Raises:
+            BadInput: There is no such split.
+            DataUnavailable: The table is absent and cannot be downloaded.
+        """
         return _published("naval", self.files, split, splits=20, features=16)
 
 
@@ -142,7 +167,12 @@ class Power:
     )
 
     def load(self, split: int) -> Task:
-        """Split `split`, 0 … 19. Raises BadInput for another, DataUnavailable where the table is not to be had."""
+        """Load one split, 0 … 19.
+
+        Raises:
+            BadInput: There is no such split.
+            DataUnavailable: The table is absent and cannot be downloaded.
+        """
         return _published("power", self.files, split, splits=20, features=4)
 
 
@@ -159,7 +189,12 @@ class Protein:
     )
 
     def load(self, split: int) -> Task:
-        """Split `split`, 0 … 4. Raises BadInput for another, DataUnavailable where the table is not to be had."""
+        """Load one split, 0 … 4.
+
+        Raises:
+            BadInput: There is no such split.
+            DataUnavailable: The table is absent and cannot be downloaded.
+        """
         return _published("protein", self.files, split, splits=5, features=9)
 
 
@@ -178,7 +213,12 @@ class WineQuality:
     )
 
     def load(self, split: int) -> Task:
-        """Split `split`, 0 … 19. Raises BadInput for another, DataUnavailable where the table is not to be had."""
+        """Load one split, 0 … 19.
+
+        Raises:
+            BadInput: There is no such split.
+            DataUnavailable: The table is absent and cannot be downloaded.
+        """
         return _published("wine_quality", self.files, split, splits=20, features=11)
 
 
@@ -196,7 +236,12 @@ class Yacht:
     )
 
     def load(self, split: int) -> Task:
-        """Split `split`, 0 … 19. Raises BadInput for another, DataUnavailable where the table is not to be had."""
+        """Load one split, 0 … 19.
+
+        Raises:
+            BadInput: There is no such split.
+            DataUnavailable: The table is absent and cannot be downloaded.
+        """
         return _published("yacht", self.files, split, splits=20, features=6)
 
 

@@ -139,10 +139,11 @@ def output(signature: Signature, raw: Tensor, noise_sd: PerRow, gain: Tensor | N
 
 @lru_cache
 def _known_noise(sd: float | tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Noise:
-    """Kept, since every step asks for it; no inference tensor, whoever asks first: training needs it too."""
+    """Return a known noise. It is cached, and never an inference tensor, since every training step needs it."""
     with torch.inference_mode(False):
         return _noise(torch.as_tensor(sd, dtype=dtype, device=device).reshape(-1, 1))
 
 
 def _noise(sd: Tensor) -> Noise:
+    """Return the noise of this standard deviation, with the terms of the log-density that follow from it."""
     return Noise(sd, -sd.log() - 0.5 * math.log(2 * math.pi), 0.5 / sd.square())

@@ -84,7 +84,7 @@ class Record:
 
 
 def name_of(cell: Cell, asked: Iterable[Replicate]) -> str:
-    """The name that a record of these replicates, good or failed, has: names that no file can have are mended.
+    """Return the name of the record of these replicates; characters that no file name can hold are replaced.
 
     In ASCII: a file's name has at most 255 bytes, not characters, and not every system can write all of them.
     """
@@ -219,7 +219,7 @@ def lacks_predictions(folder: Path, record: Record) -> bool:
 def damage(folder: Path, record: Record) -> str:
     """Say what is wrong with the files beside a record; "" where nothing is, or where one is gone.
 
-    Predictions are read and held against their checksum; of parameters, which are large, only the size is.
+    Predictions are read and their checksum is compared; of parameters, which are large, only the size is checked.
     """
     path = _parameters_file(folder, record)
     try:
