@@ -57,7 +57,7 @@ class Clouds:
 
 class NLLQuantile:
     summary = "90 % quantile over test examples of the negative log predictive probability"
-    unit, better = "nats", "lower"
+    unit, better, version = "nats", "lower", 1
 
     def __call__(self, evaluation):
         nll = -evaluation.test.log_prob(evaluation.y)  # (R, N)
