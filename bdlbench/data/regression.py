@@ -1,20 +1,27 @@
-"""A split of a regression table, standardised by its training rows alone."""
+"""A split of a regression table, standardised by its training rows, or as a leaking protocol does by all rows."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 
 from bdlbench.data.splits import Index, Reals, column_statistics
-from bdlbench.data.task import Examples, Signature, Task
+from bdlbench.data.task import Examples, Signature, StandardisedOn, Task
 
 
-def regression_task(table: Reals, target: Reals, train: Index, test: Index, sources: Mapping[str, str]) -> Task:
+def regression_task(
+    table: Reals,
+    target: Reals,
+    train: Index,
+    test: Index,
+    sources: Mapping[str, str],
+    standardised_on: StandardisedOn = "training",
+) -> Task:
     """Make the task of one split of a table.
 
-    Each feature and the target are standardised by the mean and standard deviation of the training rows; metrics are in
-    the target's own units.
+    Each feature and the target are standardised by mean and standard deviation; metrics are in the target's own units.
 
     Args:
         table: Inputs (N, D).
@@ -22,6 +29,7 @@ def regression_task(table: Reals, target: Reals, train: Index, test: Index, sour
         train: The rows for training, in order.
         test: The rows for testing, in order.
         sources: SHA-256 by name, for the record.
+        standardised_on: The rows that means and standard deviations are of.
 
     Returns:
         The task.
@@ -29,8 +37,9 @@ def regression_task(table: Reals, target: Reals, train: Index, test: Index, sour
     Raises:
         BadInput: As `column_statistics` does.
     """
-    mean, sd = column_statistics(table[train])
-    (y_mean,), (y_sd,) = column_statistics(target[train, None])
+    known = train if standardised_on == "training" else np.arange(len(table))
+    mean, sd = column_statistics(table[known])
+    (y_mean,), (y_sd,) = column_statistics(target[known, None])
     x = torch.from_numpy((table - mean) / sd).to(torch.float32)
     y = torch.from_numpy((target - y_mean) / y_sd).to(torch.float32)
     parts = [Examples(x[index], y[index]) for index in map(torch.from_numpy, (train, test))]
@@ -43,4 +52,5 @@ def regression_task(table: Reals, target: Reals, train: Index, test: Index, sour
         y_sd=float(y_sd),
         statistics={"target_mean": float(y_mean), "target_sd": float(y_sd)},
         standardised=(0,),
+        standardised_on=standardised_on,
     )

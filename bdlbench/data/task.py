@@ -14,6 +14,9 @@ from bdlbench.core.errors import BadInput
 Likelihood = Literal["categorical", "semi_categorical", "gaussian", "bernoulli", "discretised"]
 """What is modelled: the target given the input, as a class or number; or the input itself, as binary or grey pixels."""
 
+StandardisedOn = Literal["training", "all"]
+"""The rows whose statistics inputs and real targets were standardised by. "all" includes the test rows, a leak."""
+
 
 @dataclass(frozen=True)
 class Signature:
@@ -61,6 +64,8 @@ class Task:
         statistics: Numbers that preprocessing computed from the TRAINING data, by name, for the record.
         standardised: Where x was standardised by means and standard deviations of the training inputs, the axes over
             which these were taken: (0,) for each column of a table, (0, 2, 3) for each channel of images.
+        standardised_on: "all" where statistics are of all rows on purpose, since a published protocol has that leak.
+            The lint then says it, and refuses nothing.
         validation: Examples held out of the training data for choosing options, where the data set does so.
     """
 
@@ -73,6 +78,7 @@ class Task:
     y_sd: float = 1.0
     statistics: dict[str, float] = field(default_factory=dict)
     standardised: tuple[int, ...] = ()
+    standardised_on: StandardisedOn = "training"
     validation: Examples | None = None
 
 

