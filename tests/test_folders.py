@@ -80,7 +80,7 @@ def test_a_folder_and_a_revision_are_read_alike(
         assert there.records == here.records == tuple(record.read(folder))
         assert there.predictions(there.records[0]).keys() == here.predictions(here.records[0]).keys() != set()
     assert len(caplog.messages) == 2
-    assert all("being no records: objectives.json, objectives.json" in line for line in caplog.messages)
+    assert all("not records: objectives.json, objectives.json" in line for line in caplog.messages)
     assert cli.main(["compare", "HEAD", "results"]) == 0
     (damaged,) = Path("results/deep/er").glob("*-*.json")
     damaged.write_text("{")

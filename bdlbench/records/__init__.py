@@ -1,1 +1,1 @@
-"""What a run leaves behind: files, their cells, folders and revisions, stored predictions."""
+"""Files that a run writes: records, their cells, their folders and revisions, and stored predictions."""

@@ -1,4 +1,4 @@
-"""Results: all replicates of a cell brought together, and which of several cells are the best of a table."""
+"""Results: all replicates of a cell, merged from its records, and the choice of cells and metrics to show."""
 
 from __future__ import annotations
 
@@ -26,12 +26,19 @@ MAIN_METRICS = (
     "flops_fraction",
     "predictive_kl",
 )
-"""What is shown and compared unless something else is asked for; `ood_auroc` stands for all its OOD sets."""
+"""Metrics that are shown and compared by default; `ood_auroc` stands for all its out-of-distribution sets."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """One metric of one cell. values: by replicate; NaN for what was not finite."""
+    """One metric of one cell.
+
+    Attributes:
+        unit: The unit of the values.
+        better: Which values are better.
+        definition: The metric's version and options.
+        values: One number for each replicate; NaN where it was not finite.
+    """
 
     unit: str
     better: Literal["higher", "lower"]
@@ -40,24 +47,34 @@ class Scores:
 
     @property
     def meaning(self) -> str:
-        """What must agree for two columns to be one metric, in words."""
+        """The metric in words; two columns belong to one metric only if their words agree."""
         return f"{self.definition}, {self.unit}, {self.better} is better"
 
     @property
     def mean(self) -> float:
-        """Over replicates; NaN where one is."""
+        """The mean over replicates; NaN if one of them is NaN."""
         return _mean(list(self.values.values()))
 
     @property
     def standard_error(self) -> float:
-        """Of the mean; NaN for fewer than two replicates."""
+        """The standard error of the mean; NaN for fewer than two replicates."""
         return _standard_error(list(self.values.values()))
 
 
 @dataclass(frozen=True)
 class Result:
-    """All that is known of one cell. costs: one for each batch that trained replicates of it; records: what it
-    was read from; source: where their predictions are, None where they are not to be asked for.
+    """All that is known of one cell.
+
+    Attributes:
+        key: The cell's hash.
+        cell: The cell.
+        scores: Its metrics by column.
+        replicates: Replicates that have values.
+        failed: Replicates without values, with reasons.
+        costs: The cost of each batch that trained replicates of the cell.
+        sources: SHA-256 of the data's source files.
+        records: The records that the result was merged from.
+        source: Where stored predictions are read from; None if they are not needed.
     """
 
     key: str
@@ -72,14 +89,14 @@ class Result:
 
     @property
     def title(self) -> str:
-        """For people: mle · mlp · digits."""
+        """The cell in words, for example mle · mlp · digits."""
         return self.cell.title
 
 
 def merge(records: Iterable[Record], source: Source | None = None) -> list[Result]:
-    """One result for each cell, in the order of first appearance.
+    """Merge records into one result for each cell, in the order of first appearance.
 
-    Raises NotComparable where records of a cell were made from differing data or with differing metrics.
+    Raises NotComparable if records of one cell were made from different data or with different metrics.
     """
     cells: dict[str, list[Record]] = {}
     for record in records:
@@ -88,16 +105,16 @@ def merge(records: Iterable[Record], source: Source | None = None) -> list[Resul
 
 
 def select(results: Iterable[Result], keys: Sequence[str], replicates: Iterable[Replicate]) -> list[Result]:
-    """The results of these cells, in this order, with these replicates only."""
+    """Return the results of these cells, in this order, with these replicates only."""
     wanted, known = set(replicates), {result.key: result for result in results}
     return [_only(known[key], wanted) for key in keys if key in known]
 
 
 def columns_named(results: Iterable[Result], names: Sequence[str]) -> list[str]:
-    """The columns that these results have of the metrics `names`: the main ones where empty, all for "*".
+    """Return the columns of the metrics `names`: of the main metrics if `names` is empty, all columns for "*".
 
-    A metric stands for all its columns, `ood_auroc` for ood_auroc[near] and ood_auroc[far]. Raises BadInput for a
-    name that no result has, with the nearest.
+    A metric's name stands for all its columns: `ood_auroc` for ood_auroc[near] and ood_auroc[far]. Raises BadInput for
+    a name that no result has; the error names the nearest.
     """
     results = list(results)
     known = {name for result in results for name in result.scores}
@@ -113,9 +130,9 @@ def columns_named(results: Iterable[Result], names: Sequence[str]) -> list[str]:
 
 
 def absent(name: str, columns: Iterable[str]) -> BadInput:
-    """The error for a metric that is none of these columns: it is undefined for them, or does not exist.
+    """Return the error for a metric without a column: it is undefined for these records, or it does not exist.
 
-    Of a metric with columns such as `ood_auroc[near]` it names those that there are.
+    For a metric with columns such as `ood_auroc[near]`, the error names the columns that exist.
     """
     known = list(columns)
     entry = name.partition("[")[0]
@@ -128,13 +145,16 @@ def absent(name: str, columns: Iterable[str]) -> BadInput:
 
 
 def matching(name: str, known: Iterable[str]) -> list[str]:
-    """The column of this name, or all `name[…]`."""
+    """Return the column with this name, or all columns `name[…]`."""
     columns = list(known)
     return [name] if name in columns else [c for c in columns if c.startswith(f"{name.removesuffix('[*]')}[")]
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} as {"a.b": 1}; an entry's name goes by the path alone: {"a": {"name": "x"}} as {"a": "x"}."""
+    """Flatten {"a": {"b": 1}} to {"a.b": 1}.
+
+    The key "name" adds nothing to a path: {"a": {"name": "x"}} becomes {"a": "x"}.
+    """
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         path = prefix if key == "name" and prefix else f"{prefix}.{key}".lstrip(".")
@@ -180,7 +200,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _standard_error(values: Sequence[float]) -> float:
-    """sd / √n with n − 1 in the variance."""
+    """Return sd / √n, with n − 1 in the variance."""
     n = len(values)
     if n < 2:
         return math.nan

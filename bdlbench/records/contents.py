@@ -1,4 +1,4 @@
-"""What a record holds, typed, and how each part stands on disk; with the defaults of what older records do not say."""
+"""The typed contents of a record, their form on disk, and the defaults for fields that older records lack."""
 
 from __future__ import annotations
 
@@ -13,17 +13,21 @@ from typing import Any, Literal
 from bdlbench.entries import definition_of
 
 FACT = "fact."
-"""How the names of facts begin on disk, among the values."""
+"""Prefix of the names of facts on disk, where they stand among the values."""
 
 
 @dataclass(frozen=True)
 class Values:
-    """What is deterministic of a record: each column has a value for each replicate, () where it is not known.
+    """The deterministic part of a record: each column has one value for each replicate, or is () if it is unknown.
 
-    metrics: by column, such as ece or ood_auroc[near]; parameters_sha256: of each row of the posterior's state;
-    samples: M of the predictions, which may be fewer than the protocol's; elbo_nats: the bound on the training data;
-    facts: what the posterior states of itself, by name; first_steps, objective: of the fit, where something was
-    minimised.
+    Attributes:
+        metrics: By column, such as ece or ood_auroc[near].
+        parameters_sha256: Hash of each row of the posterior's state.
+        samples: M, the number of posterior samples in the predictions; it may be smaller than the protocol's.
+        elbo_nats: The bound on the training data.
+        facts: Facts that the posterior states about itself, by name.
+        first_steps: Fingerprints of the fit, if a loss was minimised.
+        objective: Audits of the fit's objective, if a loss was minimised.
     """
 
     metrics: Mapping[str, MetricValues] = field(default_factory=dict)
@@ -36,7 +40,7 @@ class Values:
 
     @classmethod
     def from_dict(cls, table: Mapping[str, Any]) -> Values:
-        """Read what stands on disk. Raises KeyError or TypeError where something is absent or unknown."""
+        """Read the form on disk. Raises KeyError or TypeError for a missing or an unknown field."""
         rest = {key: tuple(column) for key, column in table.items() if key != "metrics" and not key.startswith(FACT)}
         steps, audits = rest.pop("first_steps", ()), rest.pop("objective", ())
         return cls(
@@ -50,7 +54,7 @@ class Values:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON: columns that are not known are left out, None stands for what is not finite."""
+        """Return the form for JSON: unknown columns are left out, and None stands for numbers that are not finite."""
         columns: dict[str, Any] = {
             "parameters_sha256": self.parameters_sha256,
             "samples": self.samples,
@@ -64,7 +68,7 @@ class Values:
         return found
 
     def take(self, rows: Sequence[int]) -> Values:
-        """Of these replicates alone, by their places."""
+        """Keep the replicates at these positions."""
 
         def taken(column: Sequence[Any]) -> tuple[Any, ...]:
             return tuple(column[i] for i in rows) if column else ()
@@ -82,9 +86,13 @@ class Values:
 
 @dataclass(frozen=True)
 class MetricValues:
-    """One column of metrics. values: one for each replicate, None for what is not finite.
+    """One column of a metric; columns that differ in definition, unit or direction are different metrics.
 
-    definition: as `catalog.definition` says it; columns of other definitions, units or directions are another metric.
+    Attributes:
+        unit: The unit of the values.
+        better: Which values are better.
+        definition: The text of `catalog.definition`.
+        values: One for each replicate; None where it is not finite.
     """
 
     unit: str
@@ -94,12 +102,12 @@ class MetricValues:
 
     @classmethod
     def from_dict(cls, table: Mapping[str, Any]) -> MetricValues:
-        """Read what stands on disk."""
+        """Read the form on disk."""
         return cls(table["unit"], table["better"], versioned(table["definition"]), tuple(table["values"]))
 
     @property
     def numbers(self) -> list[float]:
-        """The values, NaN for what is not finite."""
+        """The values, with NaN for those that are not finite."""
         return [math.nan if value is None else float(value) for value in self.values]
 
 
@@ -109,15 +117,14 @@ CLASSES_OF_VERSION_1 = (
     *("OutOfDistribution", "Parameters", "PosteriorKL", "PosteriorW2", "PredictiveKL", "RegretGain"),
     "RootMeanSquaredError",
 )
-"""bdlbench's metrics when records of schema 1 named a metric by its class. The list is closed: new ones have versions.
-"""
+"""The metric classes that records of schema 1 name. The list is closed: newer metrics have versions."""
 
 
 @lru_cache(maxsize=1024)
 def versioned(definition: str) -> str:
-    """Say the definition of a record of schema 1, the `repr` of a metric, as today; leave others as they are.
+    """Translate a definition of schema 1, the `repr` of a metric, to today's form; return other definitions unchanged.
 
-    `ExpectedCalibrationError(bins=15)` was what is now `version 1 (bins=15)`.
+    `ExpectedCalibrationError(bins=15)` becomes `version 1 (bins=15)`.
     """
     parts = re.fullmatch(r"(\w+)(\(.*\))( of .*)?", definition)
     if parts is None or parts[1] not in CLASSES_OF_VERSION_1:
@@ -126,14 +133,19 @@ def versioned(definition: str) -> str:
     keywords = call.keywords if isinstance(call, ast.Call) else []
     options = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in keywords}
     if parts[1] == "MeanFact" and options["fact"] == "depth":
-        options["fact"] = "halted_depth"  # as it was called then; `depth` is a score
+        options["fact"] = "halted_depth"  # its name in schema 1 was `depth`, which is a score
     return definition_of(1, options) + (parts[3] or "")
 
 
 @dataclass(frozen=True)
 class FirstSteps:
-    """A replicate's fingerprint after the first `steps` of its fit: the hash of its parameters, and of each of its
-    networks (an ensemble has several) the norm of the parameters and the loss.
+    """A replicate's fingerprint after the first steps of its fit.
+
+    Attributes:
+        steps: The number of steps.
+        sha256: Hash of the parameters.
+        norm: Norm of the parameters of each of its networks; an ensemble has several.
+        loss: Loss of each network.
     """
 
     steps: int
@@ -144,9 +156,13 @@ class FirstSteps:
 
 @dataclass(frozen=True)
 class ObjectiveFactors:
-    """What a replicate minimised, as `training.audit` measured it; of an ensemble the member farthest from right.
+    """The audit of a replicate's objective by `training.audit`; each factor is that of an ensemble's worst member.
 
-    named: whether the objective names a likelihood; failed: why the audit itself could not be had, "" where it could.
+    Fields that are not listed mean what they mean in `training.audit.Audit`.
+
+    Attributes:
+        named: Whether the objective names a likelihood.
+        failed: Why the audit failed; "" if it did not.
     """
 
     named: bool
@@ -157,14 +173,18 @@ class ObjectiveFactors:
     failed: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the form for JSON."""
         return {key: value for key, value in asdict(self).items() if key != "failed" or value}
 
 
 @dataclass(frozen=True)
 class TestedExamples:
-    """How many examples a cell was trained on and tested on, and the hashes of the inputs that were tested: one where
-    all splits share them.
+    """The numbers of examples that a cell was trained and tested on.
+
+    Attributes:
+        train: Training examples.
+        test: Test examples.
+        test_sha256: Hashes of the test inputs of each split; a single hash if all splits share them.
     """
 
     train: int
@@ -174,7 +194,7 @@ class TestedExamples:
 
 @dataclass(frozen=True)
 class PredictionsFrom:
-    """The file that predictions made elsewhere came in, and what was said of it on the command line."""
+    """The file with predictions made elsewhere, and the options of the command line that describe it."""
 
     file: str
     sha256: str = ""
@@ -185,12 +205,18 @@ class PredictionsFrom:
 
 @dataclass(frozen=True)
 class Environment:
-    """Where and of what a record was made.
+    """The machine, the software and the data that a record was made with.
 
-    python to commit: as `core.environment.describe` finds them; instructions: None where a record does not say.
-    sources: SHA-256 of what the data were made from; statistics: what preprocessing took from the training examples.
-    code: SHA-256 of the sources that the numbers depend on, None where that is not known.
-    selection: what data chose the options of the suite, "" where nothing is said.
+    The fields from `python` to `commit` come from `core.environment.describe`.
+
+    Attributes:
+        instructions: Libraries' vector instructions; None in records that do not state them.
+        sources: SHA-256 of the data's source files.
+        statistics: What preprocessing computed from the training examples.
+        code: SHA-256 of the source code that the numbers depend on; None if it is unknown.
+        selection: The data that the suite's options were chosen on; "" if it is not stated.
+        examples: Numbers of examples.
+        predictions_from: The file of predictions made elsewhere.
     """
 
     python: str = ""
@@ -211,7 +237,7 @@ class Environment:
 
     @classmethod
     def from_dict(cls, table: Mapping[str, Any]) -> Environment:
-        """Read what stands on disk. Raises TypeError for what is unknown."""
+        """Read the form on disk. Raises TypeError for an unknown field."""
         known = dict(table)
         if examples := known.pop("examples", None):
             known["examples"] = TestedExamples(examples["train"], examples["test"], tuple(examples["test_sha256"]))
@@ -220,7 +246,7 @@ class Environment:
         return cls(**known)
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON: what is not said is left out."""
+        """Return the form for JSON, without unknown fields."""
         found = {key: value for key, value in asdict(self).items() if value is not None}
         if not self.selection:
             del found["selection"]
@@ -230,14 +256,14 @@ class Environment:
 
     @property
     def machine(self) -> str:
-        """For people: the GPU or the processor, and its threads."""
+        """The GPU, or the processor and its number of threads, in words."""
         if self.device not in ("", "cpu"):
             return self.device
         return f"{self.processor or 'cpu'}, {self.threads} thread{'' if self.threads == 1 else 's'}"
 
 
 def finite(value: Any) -> Any:
-    """JSON has no NaN: None stands for it, and for infinities."""
+    """Replace NaN and infinities by None, because JSON has neither."""
     if isinstance(value, dict):
         return {k: finite(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,4 +1,4 @@
-"""Predictions as a record keeps them, as something that metrics can score again: whole, in part, by example."""
+"""Stored predictions in the form that metrics score: whole, in part, and by example."""
 
 from __future__ import annotations
 
@@ -21,21 +21,24 @@ from bdlbench.stats.behrens_fisher import Array
 from bdlbench.stats.jackknife import blocks, pseudo_values
 
 FACTS = ("halted_depth", "flops", "full_flops")
-"""What is kept of a network of uncertain depth beside its prediction: the depth of the mode of q, and its cost."""
+"""Facts kept beside the prediction of a network of uncertain depth: the depth of the mode of q, and its cost."""
 
 SCORES = (
     *("entropy", "mutual_information", "max_probability", "depth"),
     *("density", "negative_elbo", "likelihood_regret"),
 )
-"""Out-of-distribution scores by the names that they have in files; `depth` is E_q z, and not `halted_depth`."""
+"""Names of the out-of-distribution scores in files; `depth` is E_q z, which differs from `halted_depth`."""
 
 
 @dataclass(frozen=True)
 class Kept:
-    """What a record keeps of a predictive of R replicates on N inputs.
+    """The part of a predictive of R replicates on N inputs that a record keeps.
 
-    kept: (R, N, …) by name, such as log_probs, or mean and sd, and the scores; groups: (G, R, N) log probability of the
-    targets by each group of samples, with its weight.
+    Attributes:
+        samples: M, the number of posterior samples.
+        kept: (R, N, …) by name, such as log_probs, or mean and sd, and the scores.
+        groups: (G, R, N) log probability of the targets under each group of samples; None if there are no groups.
+        weights: The number of samples in each group.
     """
 
     samples: int
@@ -45,26 +48,26 @@ class Kept:
 
     @property
     def scores(self) -> dict[str, Tensor]:
-        """What is one number for each example, (R, N), but for the facts that are known by name."""
+        """Arrays with one number for each example, (R, N), except those named in `FACTS`."""
         return {name: value for name, value in self.kept.items() if value.ndim == 2 and name not in FACTS}
 
     @property
     def facts(self) -> Mapping[str, Tensor]:
-        """What is one number for each example, (R, N), but for the scores that are known by name.
+        """Arrays with one number for each example, (R, N), except those named in `SCORES`.
 
-        Files do not say which is which: a fact or a score of somebody else's is found under both.
+        Files do not tell facts from scores, so an array with any other name is returned as both.
         """
         return {name: value for name, value in self.kept.items() if value.ndim == 2 and name not in SCORES}
 
     def arrays(self) -> dict[str, Tensor]:
-        """All that was kept."""
+        """Return all kept arrays."""
         return dict(self.kept)
 
     def log_prob(self, y: Tensor) -> Tensor:
-        """(R, N) nats: from class probabilities, a density, the groups of a mixture, or one Gaussian."""
+        """Return log p(y | x), (R, N) nats: by class probabilities, a density, a mixture's groups, or one Gaussian."""
         if "log_probs" in self.kept:
             return log_at(self.kept["log_probs"], y)
-        if "probs" in self.kept:  # of a record from before 0.3
+        if "probs" in self.kept:  # a record older than 0.3
             return log_at(self.kept["probs"].log(), y)
         if "log_density" in self.kept:
             return self.kept["log_density"]
@@ -74,27 +77,27 @@ class Kept:
         return normal_log_prob(self.kept["mean"], self.kept["sd"], y)
 
     def cdf(self, y: Tensor) -> Tensor | None:
-        """Return P(target ≤ y | x) of the targets that were kept with it, (R, N); None where it was not kept."""
+        """Return P(target ≤ y | x) of the targets stored with the predictions, (R, N); None if it was not stored."""
         return self.kept.get("cdf")
 
     def crps(self, y: Tensor) -> Tensor | None:
-        """Return the CRPS of the targets that were kept with it, (R, N); None where it was not kept."""
+        """Return the CRPS of the targets stored with the predictions, (R, N); None if it was not stored."""
         return self.kept.get("crps")
 
     def group_log_prob(self, y: Tensor) -> Tensor:
-        """(G, R, N) nats, of the targets that were kept with them."""
+        """Return (G, R, N) nats, for the targets stored with the groups."""
         return self.log_prob(y).unsqueeze(0) if self.groups is None else self.groups
 
 
 def read(record: Record, arrays: Mapping[str, Tensor]) -> Evaluation | None:
-    """The test and out-of-distribution predictions beside a record; None where it has none.
+    """Return the test and out-of-distribution predictions stored beside a record; None if there are none.
 
-    What the posterior stated of itself, and any exact posterior, are not among them: metrics of those are undefined.
+    The posterior's facts and an exact posterior are not stored, so metrics that need them are undefined.
     """
     if "test.y" not in arrays:
         return None
     sets: dict[str, dict[str, Tensor]] = {}
-    for name, value in sorted(with_probs(arrays).items()):  # files of the same arrays may hold them in another order
+    for name, value in sorted(with_probs(arrays).items()):  # the order of arrays differs between files
         where, _, what = name.rpartition(".")
         sets.setdefault(where.removeprefix("ood."), {})[what] = value
     test = sets.pop(TEST)
@@ -109,7 +112,7 @@ def read(record: Record, arrays: Mapping[str, Tensor]) -> Evaluation | None:
 
 
 def _full_flops(record: Record) -> Tensor | None:
-    """FLOPs of the whole network, (R,), which no file holds: a record has the mean of flops, and its share of these."""
+    """Compute the FLOPs of the whole network, (R,), as mean FLOPs over their fraction: no file holds them directly."""
     flops, share = (record.values.metrics.get(name) for name in ("flops", "flops_fraction"))
     if flops is None or share is None:
         return None
@@ -118,9 +121,10 @@ def _full_flops(record: Record) -> Tensor | None:
 
 
 def drawn(record: Record, groups: int) -> int:
-    """M, of which so many groups were kept: a method or a file may have fewer than the protocol.
+    """Return M, the number of posterior samples behind the `groups` stored groups; it may be below the protocol's.
 
-    Older records do not say it: with as many groups as there can be it is the protocol's, with fewer their number.
+    Older records do not state M. For them it is the protocol's M if the number of groups is the maximum, else the
+    number of groups.
     """
     if record.values.samples:
         return record.values.samples[0]
@@ -128,17 +132,17 @@ def drawn(record: Record, groups: int) -> int:
 
 
 KEY = re.compile(r"(\w[\w.-]*)?")
-"""What a metric's keys may be: "" for one value, else what can stand in the brackets of `name[key]`."""
+"""Allowed keys of a metric: "" for a single value, else a text that can stand in the brackets of `name[key]`."""
 
 
 def asked(metric: Metric, evaluation: Evaluation) -> dict[str, Tensor]:
-    """The metric's values: (R,) by key. Raises Broken where a metric of other people gives anything else."""
+    """Compute the metric's values: (R,) by key. Raises Broken if a metric of a plugin returns anything else."""
     found = metric(evaluation)
     return _well_formed(found, (len(evaluation.y),), "R") if is_foreign(metric) else found
 
 
 def _well_formed(found: Any, shape: tuple[int, ...], axes: str) -> dict[str, Tensor]:
-    """What was returned, if it is floating tensors of this shape by keys that a table can name. Raises Broken."""
+    """Check that a metric returned floating tensors of this shape, by keys that a table can show. Raises Broken."""
     if not isinstance(found, dict):
         raise Broken(f'it returned a {type(found).__name__}, not a dict such as {{"": values}}')
     for key, value in found.items():
@@ -155,10 +159,10 @@ def _well_formed(found: Any, shape: tuple[int, ...], axes: str) -> dict[str, Ten
 
 @one_thread()
 def by_example(metric: Metric, evaluation: Evaluation) -> dict[str, dict[str, Array]]:
-    """What each example contributes to the metric: by key, (R, N) of each population that this key uses.
+    """Compute each example's contribution to the metric: by key, (R, N) of each population that this key uses.
 
-    A mean over test examples tells it itself. Any other statistic is jackknifed, over blocks of test examples and of
-    each out-of-distribution set: pseudo-values (R, blocks).
+    A metric that is a mean over test examples has its own `by_example`. Any other statistic is jackknifed, over blocks
+    of test examples and of each out-of-distribution set: pseudo-values (R, blocks).
     """
     if isinstance(metric, MeanOverExamples):
         told = metric.by_example(evaluation)
@@ -177,9 +181,9 @@ def by_example(metric: Metric, evaluation: Evaluation) -> dict[str, dict[str, Ar
 
 
 def without_blocks(metric: Metric, evaluation: Evaluation, population: str, block: Tensor) -> dict[str, Tensor]:
-    """(R, blocks) by key: the metric without each block (N,) of the examples of one population, where it uses them.
+    """Compute the metric without each block (N,) of a population's examples: (R, blocks) by key that uses them.
 
-    A metric that has no faster way is asked anew for each block.
+    A metric without a faster way of its own is computed anew for each block.
     """
     if isinstance(metric, WithoutBlocks):
         found = metric.without_blocks(evaluation, population, block)
@@ -194,33 +198,33 @@ def without_blocks(metric: Metric, evaluation: Evaluation, population: str, bloc
 
 
 def using(metric: Metric, evaluation: Evaluation, population: str) -> list[str]:
-    """The keys of a metric that change, vanish or raise when all that is known of a population becomes NaN.
+    """Return the metric's keys that change, vanish or raise when everything known of a population becomes NaN.
 
-    Also those that are NaN as it is, of which nothing can be told.
+    Keys whose value is NaN already are returned too, because nothing can be told about them.
     """
     whole = metric(evaluation)
     try:
         spoilt = metric(_spoilt(evaluation, population))
-    except (Exception, SystemExit):  # whatever an unknown metric raises, it has looked
+    except (Exception, SystemExit):  # an error of any kind shows that the metric used the population
         return list(whole)
     return [key for key, value in whole.items() if key not in spoilt or not torch.equal(spoilt[key], value)]
 
 
 def num_examples(evaluation: Evaluation, population: str) -> int:
-    """N of the test set, or of an out-of-distribution set."""
+    """Return N of the test set, or of an out-of-distribution set."""
     if population == TEST:
         return evaluation.y.shape[1]
     return next(iter(_predicted(evaluation, population).arrays().values())).shape[1]
 
 
 def has_groups(evaluation: Evaluation) -> bool:
-    """Whether the test predictions were averaged over posterior samples, in groups that were kept."""
+    """Return whether the test predictions average over posterior samples whose groups were kept."""
     return isinstance(evaluation.test, Kept) and evaluation.test.groups is not None
 
 
 @one_thread()
 def left_out(metric: Metric, evaluation: Evaluation) -> dict[str, Array]:
-    """The metric without each group of posterior samples, (G, R) by key: {} where the groups do not tell it."""
+    """Compute the metric without each group of posterior samples: (G, R) by key; {} if groups do not suffice for it."""
     test = evaluation.test
     if not isinstance(test, Kept) or test.groups is None or len(test.groups) < 2:
         return {}
@@ -231,7 +235,7 @@ def left_out(metric: Metric, evaluation: Evaluation) -> dict[str, Array]:
         try:
             values = asked(metric, replace(evaluation, test=part, ood={}))
         except (Exception, SystemExit):
-            if is_foreign(metric):  # it asks for what a group has not
+            if is_foreign(metric):  # it needs something that a group lacks
                 return {}
             raise
         for key, value in values.items():
@@ -240,14 +244,14 @@ def left_out(metric: Metric, evaluation: Evaluation) -> dict[str, Array]:
 
 
 def _part(evaluation: Evaluation, population: str, index: Tensor) -> Evaluation:
-    """With these examples of one population only."""
+    """Keep only these examples of one population."""
     if population == TEST:
         return replace(evaluation, test=_taken(evaluation.test, index), y=evaluation.y[:, index])
     return replace(evaluation, ood={**evaluation.ood, population: _taken(_predicted(evaluation, population), index)})
 
 
 def _spoilt(evaluation: Evaluation, population: str) -> Evaluation:
-    """With NaN for all that is known of one population, and −1 for what is counted."""
+    """Replace everything known of one population by NaN, and integers by −1."""
     predicted = _predicted(evaluation, population)
     spoilt = Kept(predicted.samples, {name: _unknown(value) for name, value in predicted.arrays().items()})
     if isinstance(predicted, Kept) and predicted.groups is not None:
@@ -262,7 +266,7 @@ def _unknown(values: Tensor) -> Tensor:
 
 
 def _predicted(evaluation: Evaluation, population: str) -> Predicted:
-    """Of the test set, or of an out-of-distribution set, whose arrays records keep."""
+    """Return the predictive of the test set, or of an out-of-distribution set, whose arrays records keep."""
     return evaluation.test if population == TEST else cast(Predicted, evaluation.ood[population])
 
 

@@ -1,4 +1,4 @@
-"""A side of a comparison: a folder of records, one record, or the records of a git revision."""
+"""Sources of records for a comparison: a folder of records, one record, or the records of a git revision."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ from bdlbench.records import record as records
 from bdlbench.records.record import Record
 
 RESULTS_FOLDER = "results"
-"""What of a revision is read unless it names a path."""
+"""The folder of a revision that is read by default."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Records, each with the folder that its predictions lie in."""
+    """Records, each with the folder that holds its predictions."""
 
     entries: tuple[tuple[Path, Record], ...]
 
     @property
     def records(self) -> tuple[Record, ...]:
-        """Without their folders."""
+        """The records without their folders."""
         return tuple(record for _, record in self.entries)
 
     def predictions(self, record: Record) -> dict[str, Tensor]:
-        """The arrays beside a record; {} where they were not kept. Raises BadInput where they were altered."""
+        """Return the arrays beside a record; {} if they were not kept. Raises BadInput if they were altered."""
         folder = next(folder for folder, known in self.entries if known is record)
         return records.predictions(folder, record) if records.has_predictions(folder, record) else {}
 
 
 def read(path: Path, name: str = "") -> Source:
-    """The records of a folder and its subfolders, or one record; says what it passes over. name: instead of the path's.
+    """Read the records of a folder and its subfolders, or one record; say which files are passed over.
 
-    Raises BadInput where there are none.
+    Messages show `name`, if it is given, instead of the path. Raises BadInput if there are no records.
     """
     found, others = records.scan(path, below=True)
     records.say_passed_over(others, name or str(path))
@@ -53,25 +53,30 @@ def read(path: Path, name: str = "") -> Source:
 
 @dataclass(frozen=True)
 class Faults:
-    """What is wrong with the files beside records: damaged, in words for each; gone, the files that are missing."""
+    """Faults in the files beside records.
+
+    Attributes:
+        damaged: One description for each damaged file.
+        gone: Missing files.
+    """
 
     damaged: tuple[str, ...] = ()
     gone: tuple[Path, ...] = ()
 
     def lines(self) -> Iterator[str]:
-        """For people: what is wrong, what still holds, and what would mend it."""
+        """Describe the faults: what is wrong, what still holds, and how to repair it."""
         for words in self.damaged:
             yield f"damaged: {words}; the record's own numbers hold, and --fresh makes it again"
         if self.gone:
             first, *rest = self.gone
             others = f" and {len(rest)} more of its kind are missing" if rest else " is missing"
-            yield f"predictions: {first}{others}: what a record does not hold cannot be had from them"
+            yield f"predictions: {first}{others}: no metric that the record lacks can be computed"
 
 
 def sound(source: Source) -> tuple[Source, Faults]:
-    """Leave out predictions that are damaged, and say what is wrong with the files beside the records.
+    """Leave out damaged predictions, and report the faults in the files beside the records.
 
-    A record's own numbers have a checksum of their own, and stand whatever became of the files beside it.
+    The numbers in a record have their own checksum, so they hold even if the files beside it are damaged.
     """
     entries: list[tuple[Path, Record]] = []
     damaged, gone = [], []
@@ -87,9 +92,9 @@ def sound(source: Source) -> tuple[Source, Faults]:
 
 @contextmanager
 def opened(name: str) -> Iterator[Source]:
-    """A path that exists, else a git revision: `main`, `HEAD~3:results/reference/quick`. Of a revision all of results/.
+    """Open a path that exists, else a git revision: `main`, `HEAD~3:results/reference/quick`; by default its results/.
 
-    What a revision holds is laid out in a temporary folder, which lasts as long as the context. Raises BadInput.
+    A revision's files are extracted to a temporary folder that lasts as long as the context. Raises BadInput.
     """
     if Path(name).exists():
         yield read(Path(name))
@@ -102,13 +107,13 @@ def opened(name: str) -> Iterator[Source]:
             tree.extractall(scratch, filter="data")
         try:
             found = read(Path(scratch), name)
-        except BadInput as error:  # by the revision's name: the scratch folder is gone when someone reads of it
+        except BadInput as error:  # name the revision: the scratch folder will be gone
             raise BadInput(str(error).replace(scratch, name)) from None
         yield found
 
 
 def _is_revision(name: str) -> bool:
-    """Whether git, here, knows it as a commit."""
+    """Return whether git, in the current folder, knows the name as a commit."""
     return bool(name) and not name.startswith("-") and _git("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}")[1]
 
 

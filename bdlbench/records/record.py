@@ -1,6 +1,6 @@
-"""What a run leaves behind: one JSON file for each cell and list of replicates, predictions beside it.
+"""Records on disk: one JSON file for each cell and list of replicates, with predictions beside it.
 
-The predictions are written first; the JSON, which names their checksum, makes the record exist.
+The predictions are written first; the JSON file, which names their checksum, makes the record exist.
 """
 
 from __future__ import annotations
@@ -25,26 +25,34 @@ from bdlbench.core.spec import Cell, Replicate
 from bdlbench.records.contents import Environment, Values, finite
 
 SCHEMA = 2
-"""Number of the layout below; it rises with each field that is new or means something else.
+"""The version of the layout below; it rises with each field that is added or changes its meaning.
 
-A reader takes every older one, whose missing fields have the defaults of `contents`, and refuses a newer one.
-1: all that records held before bdlbench 0.2, where a metric's definition was the `repr` of its class.
-2: a metric's definition is its version and its options.
+A reader accepts every older version, with the defaults of `contents` for missing fields, and refuses a newer one.
+
+Version 1: all records before bdlbench 0.2; a metric's definition was the `repr` of its class.
+
+Version 2: a metric's definition is its version and its options.
 """
 
 PARAMETERS = "parameters"
-"""Folder among the records for parameters that were kept."""
+"""The subfolder of a folder of records that holds kept parameters."""
 
 
 @dataclass(frozen=True)
 class Record:
     """One cell and some of its replicates.
 
-    values: metrics and what else is deterministic; cost: of the batch that trained the cell, never for each seed, and
-    {} where it was made elsewhere;
-    failed: replicates without values, with reasons; predictions: SHA-256 of the file beside, "" where there is none.
-    path: the file that it was read from, which a person may have renamed; Path() where it was not read.
-    unscored: metrics that raised, with reasons: their values are missing, not undefined.
+    Attributes:
+        cell: The cell.
+        replicates: Replicates that have values.
+        values: Metrics and all else that is deterministic.
+        cost: The cost of the whole batch that trained the cell, not of each seed; {} for predictions made elsewhere.
+        environment: The machine, the software and the data.
+        failed: Replicates without values, with reasons.
+        predictions: SHA-256 of the file of predictions; "" if there is none.
+        path: The file that the record was read from, which may have been renamed; Path() if it was not read from a
+            file.
+        unscored: Metrics that raised, with reasons: their values are missing, not undefined.
     """
 
     cell: Cell
@@ -59,17 +67,17 @@ class Record:
 
     @property
     def train_seconds(self) -> float | None:
-        """The time of training the batch; None where it was not timed here."""
+        """The time of training the batch; None if it was not timed here."""
         return self.cost.get("train_seconds")
 
     @property
     def seconds(self) -> float | None:
-        """The time of training and predicting the batch; None where it was not timed here."""
+        """The time of training and predicting the batch; None if it was not timed here."""
         return None if self.train_seconds is None else self.train_seconds + self.cost.get("predict_seconds", 0.0)
 
     @property
     def batch_rows(self) -> int:
-        """How many replicates were trained together: of other cells too."""
+        """The number of replicates trained together, including those of other cells."""
         return int(self.cost.get("rows", len(self.replicates)))
 
     @property
@@ -79,14 +87,15 @@ class Record:
 
     @property
     def name(self) -> str:
-        """File name without ending: readable, then the hashes of the cell and of the replicates asked for."""
+        """The file's name without its ending: readable words, then hashes of the cell and of all its replicates."""
         return name_of(self.cell, [*self.replicates, *self.failed])
 
 
 def name_of(cell: Cell, asked: Iterable[Replicate]) -> str:
-    """Return the name of the record of these replicates; characters that no file name can hold are replaced.
+    """Return the name of the record of these replicates, with characters replaced that file names cannot hold.
 
-    In ASCII: a file's name has at most 255 bytes, not characters, and not every system can write all of them.
+    The name is ASCII: a file's name has at most 255 bytes, not characters, and not every system can write all
+    characters.
     """
     names = (cell.dataset.name, cell.model.name, cell.method.name)
     words = [re.sub(r"[^\w.+-]", "_", name, flags=re.ASCII)[:40] for name in names]
@@ -95,9 +104,9 @@ def name_of(cell: Cell, asked: Iterable[Replicate]) -> str:
 
 
 def write(folder: Path, record: Record, arrays: Mapping[str, Tensor], stem: str = "") -> Path:
-    """Write predictions, then the record that names their checksum. Returns the path of the JSON.
+    """Write predictions, then the record that names their checksum. Return the path of the JSON file.
 
-    stem: of the files' names, instead of the record's own.
+    The files are named `stem` if it is given, else by the record's own name.
     """
     stem = stem or record.name
     if arrays:
@@ -112,14 +121,14 @@ def write(folder: Path, record: Record, arrays: Mapping[str, Tensor], stem: str 
 
 
 RECORD = re.compile(r"-[0-9a-f]{12}-[0-9a-f]{8}\.json$")
-"""How the name of a record ends as `write` gives it."""
+"""The ending of a record's file name as `write` gives it."""
 
 
 def read(path: Path, conflicting: bool = False) -> list[Record]:
-    """All records that lie in a folder itself, or the one of a file, sorted by name. Says what it passes over.
+    """Read all records directly in a folder, or the one in a file, sorted by name. Say which files are passed over.
 
-    Raises BadInput for a missing folder, a file that may not be read, a newer schema, a truncated or altered record,
-    or, unless `conflicting`, two records that give one replicate differing values.
+    Raises BadInput for a missing folder, an unreadable file, a newer schema, a truncated or altered record, or, unless
+    `conflicting`, two records that give one replicate different values.
     """
     found, others = scan(path)
     say_passed_over(others, str(path))
@@ -129,9 +138,9 @@ def read(path: Path, conflicting: bool = False) -> list[Record]:
 
 
 def scan(path: Path, below: bool = False) -> tuple[list[Record], list[Path]]:
-    """The records of a folder, or the one of a file; and the JSON files that are none: by name and by content.
+    """Return the records of a folder, or the one of a file, and the JSON files that are not records.
 
-    below: those of its subfolders too, but for hidden ones, where a run keeps what is not done. Raises BadInput as
+    With `below`, subfolders are scanned too, except hidden ones, where a run keeps unfinished work. Raises BadInput as
     `read` does.
     """
     try:
@@ -155,21 +164,21 @@ def _refuse_unreadable(error: OSError) -> None:
 
 @cache
 def _say(line: str) -> None:
-    """Once in a process: a command reads its folder several times."""
+    """Log a line once in a process, because a command reads its folder several times."""
     logging.getLogger("bdlbench").warning("%s", line)
 
 
 def say_passed_over(others: Sequence[Path], where: str) -> None:
-    """One line, on stderr unless the caller has set up logging, for the files that are no records."""
+    """Name the files that are not records in one line: on stderr unless the caller has set up logging."""
     if others:
         named = ", ".join(path.name for path in others[:3]) + (f" and {len(others) - 3} more" if others[3:] else "")
-        _say(f"bdlbench: passed over in {where}, being no records: {named}")
+        _say(f"bdlbench: passed over in {where}, not records: {named}")
 
 
 def refuse_conflicts(records: Iterable[Record], replaced: Collection[tuple[str, Replicate]] = ()) -> None:
-    """Raises BadInput where two records give one replicate differing values.
+    """Raise BadInput if two records give one replicate different values.
 
-    replaced: replicates by (cell's key, replicate) that are about to be made anew, and may differ.
+    Replicates in `replaced`, as (cell's key, replicate), are about to be made anew and may differ.
     """
     seen: dict[tuple[str, Replicate], tuple[Record, Values]] = {}
     for record in records:
@@ -185,12 +194,12 @@ def refuse_conflicts(records: Iterable[Record], replaced: Collection[tuple[str, 
 
 
 def has_predictions(folder: Path, record: Record) -> bool:
-    """Whether a file of predictions lies beside a record."""
+    """Return whether a file of predictions lies beside a record."""
     return _predictions_file(folder, record).exists()
 
 
 def predictions(folder: Path, record: Record) -> dict[str, Tensor]:
-    """The per-example arrays beside a record, float32. Raises BadInput where they are absent or altered."""
+    """Return the per-example arrays beside a record, float32. Raises BadInput if they are absent or altered."""
     path = _predictions_file(folder, record)
     if not record.predictions:
         return {}
@@ -206,55 +215,55 @@ def predictions(folder: Path, record: Record) -> dict[str, Tensor]:
 
 
 def _predictions_file(folder: Path, record: Record) -> Path:
-    """By the name of the record's file; a copy that was renamed alone shares the original's."""
+    """Return the file named as the record's file is; if only the record was renamed, the file of the original name."""
     own = folder / f"{record.path.stem or record.name}.safetensors"
     return own if own.exists() else folder / f"{record.name}.safetensors"
 
 
 def lacks_predictions(folder: Path, record: Record) -> bool:
-    """Whether the predictions that a record names are gone."""
+    """Return whether the file of predictions that a record names is missing."""
     return bool(record.predictions) and not _predictions_file(folder, record).exists()
 
 
 def damage(folder: Path, record: Record) -> str:
-    """Say what is wrong with the files beside a record; "" where nothing is, or where one is gone.
+    """Describe what is wrong with the files beside a record; "" if nothing is wrong, or a file is missing.
 
-    Predictions are read and their checksum is compared; of parameters, which are large, only the size is checked.
+    Predictions are read and their checksum is compared. Parameters are large, so only their size is checked.
     """
     path = _parameters_file(folder, record)
     try:
         if record.predictions and not lacks_predictions(folder, record):
             predictions(folder, record)
         if path.exists():
-            with safe_open(path, "pt"):  # which holds the size against what the file says of itself
+            with safe_open(path, "pt"):  # opening compares the file's size with its header
                 pass
     except BadInput as error:
         return str(error)
     except (OSError, SafetensorError) as error:
-        return f"{path} is damaged, it is not whole: {error}"
+        return f"{path} is damaged or incomplete: {error}"
     return ""
 
 
 def write_parameters(folder: Path, record: Record, state: Mapping[str, Tensor]) -> Path:
-    """Keep what a posterior consists of, {name: (R, …)}, in the folder PARAMETERS beside the record."""
+    """Write a posterior's state, {name: (R, …)}, to the folder PARAMETERS beside the record."""
     path = _parameters_file(folder, record)
     files.write_atomic(path, safetensors.torch.save({name: value.contiguous() for name, value in state.items()}))
     return path
 
 
 def parameters(folder: Path, record: Record) -> dict[str, Tensor]:
-    """What `write_parameters` kept. Raises BadInput where nothing was kept, or what was kept cannot be read."""
+    """Return the state that `write_parameters` wrote. Raises BadInput if it is missing or unreadable."""
     path = _parameters_file(folder, record)
     if not path.exists():
         raise BadInput(f"{path} is missing: run the cell with --keep-parameters, and --fresh if it is done already")
     try:
         return {name: value.clone() for name, value in safetensors.torch.load_file(path).items()}
     except (OSError, SafetensorError) as error:
-        raise BadInput(f"{path} cannot be read, it is damaged: {error}") from None
+        raise BadInput(f"{path} cannot be read because it is damaged: {error}") from None
 
 
 def has_parameters(folder: Path, record: Record) -> bool:
-    """Whether parameters were kept."""
+    """Return whether parameters were kept."""
     return _parameters_file(folder, record).exists()
 
 
@@ -263,14 +272,14 @@ def _parameters_file(folder: Path, record: Record) -> Path:
 
 
 def done(records: Iterable[Record], key: str) -> set[Replicate]:
-    """Replicates of a cell that have values."""
+    """Return the replicates of a cell that have values."""
     return {replicate for record in records if record.key == key for replicate in record.replicates}
 
 
 def without(folder: Path, record: Record, gone: set[Replicate]) -> None:
-    """Take replicates out of a record on disk: what is left, failures too, is written, then the old files go.
+    """Remove replicates from a record on disk: write what remains, failures too, then delete the old files.
 
-    Parameters that were kept go and stay with their replicates. A record whose file a person renamed keeps that name.
+    Kept parameters are removed or kept with their replicates. A record whose file was renamed keeps that name.
     """
     if gone.isdisjoint([*record.replicates, *record.failed]):
         return
@@ -292,7 +301,7 @@ def without(folder: Path, record: Record, gone: set[Replicate]) -> None:
 
 
 def row_axis(name: str) -> int:
-    """Where the replicate axis of a stored array lies: behind the group axis of `….group_log_prob`, else in front."""
+    """Return the replicate axis of a stored array: 1 for `….group_log_prob`, behind the group axis, else 0."""
     return 1 if name.endswith("group_log_prob") else 0
 
 
@@ -315,7 +324,7 @@ def _to_json(record: Record) -> dict[str, Any]:
 
 
 def read_one(path: Path) -> Record:
-    """One record. Raises BadInput where it may not be read, is none, is truncated, altered or of a newer schema."""
+    """Read one record. Raises BadInput if it is unreadable, not a record, truncated, altered or of a newer schema."""
     record = _read(path)
     if record is None:
         raise BadInput(f"{path} is not a whole record: give one that `run` wrote, or a folder of them")
@@ -323,11 +332,11 @@ def read_one(path: Path) -> Record:
 
 
 def _read(path: Path) -> Record | None:
-    """One record; None for a file that neither by its name nor by its content is one. Raises BadInput as `read_one`."""
+    """Read one record; None if neither the name nor the content is a record's. Raises BadInput as `read_one` does."""
     called = RECORD.search(path.name) is not None
     try:
         content = path.read_bytes()
-        called = called or b'"protocol"' in content  # which stands near its start: a copy that was cut short has it
+        called = called or b'"protocol"' in content  # near the start: a truncated copy still has it
         body = json.loads(content)
         alike = isinstance(body, dict) and {"schema", "cell", "replicates"} <= body.keys()
         newer = isinstance(body, dict) and type(body.get("schema")) is int and body["schema"] > SCHEMA

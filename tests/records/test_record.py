@@ -104,7 +104,7 @@ def test_what_is_no_record_is_passed_over_in_one_line(
     assert records.read(tmp_path) == records.read(tmp_path) == [written]
     (line,) = caplog.messages
     names = "notes.json, objectives.json, speed.json and 1 more"
-    assert line == f"bdlbench: passed over in {tmp_path}, being no records: {names}"
+    assert line == f"bdlbench: passed over in {tmp_path}, not records: {names}"
     with pytest.raises(BadInput, match=r"notes\.json is not a whole record: give one that `run` wrote"):
         records.read(tmp_path / "notes.json")
 
