@@ -1,1 +1,1 @@
-"""Files that a run writes: records, their cells, their folders and revisions, and stored predictions."""
+"""Files that a run writes: records, their cells, their folders and revisions, stored predictions."""

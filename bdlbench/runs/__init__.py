@@ -1,1 +1,1 @@
-"""From a suite to records: planning, batches, processes; predictions made elsewhere; the protocol's lint."""
+"""From a suite to records: planning, batches, processes, scores of predictions made elsewhere, the lint."""

@@ -1,8 +1,8 @@
-"""From a spec to records: the whole road, once.
+"""The whole path from a spec to records.
 
     spec → data → fit → posterior → predictive → metrics → record
 
-Cells that differ only in per-replicate options are rows of one batch, and so are all replicates of a cell.
+The rows of one batch are all replicates of a cell, and of cells that differ only in per-replicate options.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ from bdlbench.training.audit import audit
 from bdlbench.training.loop import Fit, Nudge, Session, session, unchanged
 
 CHECKPOINTS = ".checkpoints"
-"""Folder among the records for fits that are not done."""
+"""The subfolder of a folder of records that holds unfinished fits."""
 
 
 class Row(NamedTuple):
-    """One row of a batch: which cell, which replicate."""
+    """One row of a batch: a cell and a replicate."""
 
     cell: Cell
     replicate: Replicate
@@ -72,16 +72,22 @@ class Batch:
 
     @property
     def key(self) -> str:
-        """Names the checkpoint: the rows, in order."""
+        """A hash of the rows, in order; it names the checkpoint."""
         return files.digest([[row.cell.key, row.replicate.seed, row.replicate.split] for row in self.rows])
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Where records go, how often a fit is checkpointed (seconds), and whether parameters are kept beside records.
+    """How to run batches and where to write.
 
-    selection: what data chose the options, where the suite says so; the record keeps it. nudge: see `training.Session`.
-    code: by cell's key, hashed when the job began; of a cell that is not there it is hashed when it is asked for.
+    Attributes:
+        results: The folder for records.
+        checkpoint_every: Seconds between checkpoints of a fit.
+        keep_parameters: Whether parameters are written beside records.
+        selection: The data that the options were chosen on, if the suite states it; the record keeps it.
+        nudge: As in `training.Session`.
+        code: Hashes of the code of each cell, by the cell's key, computed when the job began. The code of any other
+            cell is hashed when it is needed.
     """
 
     results: Path
@@ -92,12 +98,12 @@ class Settings:
     code: Mapping[str, provenance.Code] = field(default_factory=dict)
 
     def code_of(self, cell: Cell) -> provenance.Code:
-        """What makes the numbers of a cell, as its record keeps it."""
+        """Return the hashes of the code that a cell's numbers depend on, as its record keeps them."""
         return self.code.get(cell.key) or provenance.code_of(cell)
 
 
 class Outcome(NamedTuple):
-    """What became of a batch: one record for each cell, written; or why the cells were skipped, or not written."""
+    """The result of a batch: one written record for each cell, or the reason why cells were skipped or not written."""
 
     records: list[Record]
     skipped: str = ""
@@ -105,12 +111,12 @@ class Outcome(NamedTuple):
 
 
 def say(line: str) -> None:
-    """Print what a person should know while a batch runs, where nobody else listens: one line on stderr."""
+    """Print one line on stderr for a person to read while a batch runs."""
     print(f"bdlbench: note: {line}", file=sys.stderr, flush=True)
 
 
 def batches(spec: Spec, existing: Sequence[Record]) -> list[Batch]:
-    """What is missing from `existing`, as rows that can be trained together."""
+    """Group the replicates missing from `existing` into batches of rows that can be trained together."""
     groups: dict[Any, list[Row]] = {}
     for cell in spec.cells:
         have = records.done(existing, cell.key)
@@ -133,10 +139,16 @@ def run_batch(
 ) -> Outcome:
     """Train, predict, score and write one batch. A failure becomes a record with its reason; bad input is raised.
 
-    What was trained is kept as a checkpoint until all that is made of it is written: after a failure in prediction, or
-    of a metric, the same batch goes on from there. listen(done, total) hears of steps, predicting(fraction) of all that
-    is predicted after them, note(line) what a person should know at once. What the batch sets for the whole process,
-    its own threads or what other people's code sets, is put back after it.
+    The checkpoint of the fit is kept until everything computed from it is written, so that after a failure of a
+    prediction or a metric the same batch continues from there. Settings of the whole process that the batch or code of
+    a plugin changes, such as the number of threads, are restored afterwards.
+
+    Args:
+        batch: Its rows.
+        settings: How to run it and where to write.
+        listen: listen(done, total) is told the steps of training.
+        note: note(line) is told what a person should know at once.
+        predicting: predicting(fraction) is told how much of all predictions is done.
     """
     cell, device = batch.rows[0].cell, torch.device(batch.rows[0].cell.device)
     told, written = f"{cell.title}: ", list[Record]()
@@ -160,8 +172,8 @@ def run_batch(
                 written.append(_write_cell(batch, one, result, settings))
         except BadInput:
             raise
-        except (Exception, SystemExit) as error:  # the rest of the run goes on; the record says what happened
-            if isinstance(error, Diverged):  # it would again: the same steps from the same numbers
+        except (Exception, SystemExit) as error:  # the rest of the run continues; the record keeps the reason
+            if isinstance(error, Diverged):  # it would diverge again: the same steps from the same numbers
                 _forget(spent)
             failed = write_failures(batch, settings, reason_of(error))
             if failed.unwritten:
@@ -175,14 +187,14 @@ def run_batch(
 
 
 def _forget(spent: Session) -> None:
-    """Remove the checkpoints of a fit, those that were set aside too."""
+    """Remove the checkpoints of a fit, including those that were set aside."""
     for file in spent.files():
         file.unlink(missing_ok=True)
         file.with_name(file.name + checkpoints.ASIDE).unlink(missing_ok=True)
 
 
 def _depends(cell: Cell, problem: Problem, code: provenance.Code) -> dict[str, str]:
-    """What decides the bits of a fit beside its rows: a checkpoint that was made from anything else is set aside."""
+    """Return what besides the rows decides a fit's bits; a checkpoint that differs in any of it is set aside."""
     where = environment.describe(cell.device, cell.threads)
     rows = problem.train.row(0) if task.shared(problem.train.x) else problem.train
     examples = [hashlib.sha256(value.cpu().contiguous().numpy().data).hexdigest() for value in (rows.x, rows.y)]
@@ -196,7 +208,7 @@ def _depends(cell: Cell, problem: Problem, code: provenance.Code) -> dict[str, s
 
 
 def unsupported(batch: Batch) -> str:
-    """Why the cells of a batch can be no cells, as their model or method says; "" where they can. Loads one split."""
+    """Return why the model or the method rejects the cells of a batch; "" if it accepts them. Loads one split."""
     signature = load_task(batch.rows[0].cell.dataset, batch.rows[0].replicate.split).signature
     model = catalog.build_model([row.cell.model for row in batch.rows], signature)
     method = catalog.build_method([row.cell.method for row in batch.rows])
@@ -204,7 +216,7 @@ def unsupported(batch: Batch) -> str:
 
 
 class Built(NamedTuple):
-    """All that a batch needs before it is trained."""
+    """The problem, model and method of a batch, before training."""
 
     problem: Problem
     model: Model
@@ -212,7 +224,7 @@ class Built(NamedTuple):
 
 
 def build(batch: Batch) -> Built:
-    """The data, model and method of a batch, on its device; torch takes the threads of its cells."""
+    """Build the data, model and method of a batch on its device, and set torch's number of threads to its cells'."""
     cell = batch.rows[0].cell
     torch.set_num_threads(cell.threads)
     keep_freed_memory()
@@ -244,7 +256,7 @@ class _Result:
 def _fit_and_score(
     batch: Batch, problem: Problem, model: Model, method: Method, spent: Session, device: torch.device
 ) -> _Result:
-    """Train all rows of a batch, predict, and score; times and memory are of these alone."""
+    """Train all rows of a batch, predict, and score; measured times and memory are of training and prediction only."""
     rng = Streams.of_seeds([row.replicate.seed for row in batch.rows])
     watch = Stopwatch(device)
     given = [problem.train.x, problem.train.y, problem.test.x, problem.test.y]
@@ -252,7 +264,7 @@ def _fit_and_score(
     with session(spent):
         posterior = method.fit(model, problem.train, rng)
     if [version(value) for value in given] != versions:
-        _load_task.cache_clear()  # other cells would train on what this one left
+        _load_task.cache_clear()  # other cells would train on the changed data
         raise BenchError(f"it changes the data that it is given: clone them ({Path(foreign.place(None, method)).name})")
     refuse_broken(posterior, method, batch.rows[0].cell.method.name, len(batch.rows))
     train_seconds = spent.seconds_before + watch.seconds() - spent.keeping
@@ -267,7 +279,7 @@ def _fit_and_score(
         evaluation = replace(evaluation, bound=posterior.bound, moments=posterior.moments(), reference=reference)
     arrays = stored_arrays(evaluation)
     metrics, unscored = scored(evaluation, catalog.metrics())
-    # before the audit in `objectives`, whose memory is not the cell's
+    # before the audit in `objectives`, whose memory is not part of the cell's cost
     cost = _cost(batch, problem, evaluation, spent, train_seconds, predict_seconds, device)
     return _Result(
         values=Values(
@@ -297,9 +309,9 @@ def evaluate(
     rng: Streams,
     predicting: Callable[[float], None] = lambda fraction: None,
 ) -> Evaluation:
-    """Predict the test set and each out-of-distribution set, every set by streams of its own.
+    """Predict the test set and each out-of-distribution set, each with its own random streams.
 
-    predicting(fraction) hears how much of all sets is predicted, as the examples go.
+    As examples are predicted, predicting(fraction) is told how much of all sets is done.
     """
     total = problem.test.x.shape[1] + sum(x.shape[1] for x in problem.ood.values())
     before = 0.0
@@ -323,9 +335,9 @@ def evaluate(
 
 
 def measure(evaluation: Evaluation, metrics: Mapping[str, Metric]) -> dict[str, MetricValues]:
-    """Every metric that is defined, as records hold it: name, or name[key], unit, direction, definition, values.
+    """Compute every metric that is defined, in the form of a record, by column: name, or name[key].
 
-    Raises BadInput, with file and line, where a metric of other people raises or gives what is no metric.
+    Raises BadInput, with file and line, if a metric of a plugin raises or returns something malformed.
     """
     scored: dict[str, tuple[Metric, dict[str, Tensor]]] = {}
     for name, metric in metrics.items():
@@ -339,29 +351,29 @@ def measure(evaluation: Evaluation, metrics: Mapping[str, Metric]) -> dict[str, 
 
 
 def scored(evaluation: Evaluation, metrics: Mapping[str, Metric]) -> tuple[dict[str, MetricValues], dict[str, str]]:
-    """The same for as many metrics as can be had, and for each other one why not: what is wrong, and in which line.
+    """Compute all metrics as `measure` does; a metric that fails is returned with its reason and the line of its code.
 
-    Raises BenchError where a metric changes predictions in place: nothing that is read after it is what was predicted.
+    Raises BenchError if a metric changes predictions in place, because everything computed after it would be wrong.
     """
     found: dict[str, MetricValues] = {}
     unscored: dict[str, str] = {}
-    read = [value for value in _tensors(evaluation) if not value.is_inference()]  # which cannot be changed
+    read = [value for value in _tensors(evaluation) if not value.is_inference()]  # inference tensors cannot be changed
     for name, metric in metrics.items():
         versions = [version(value) for value in read]
         try:
             found |= measure(evaluation, {name: metric})
-        except (Exception, SystemExit) as error:  # one metric's failure is that metric's
+        except (Exception, SystemExit) as error:  # one metric's failure does not concern the others
             cause = error.__cause__ if isinstance(error, BadInput) and error.__cause__ else error
             unscored[name] = f"{foreign.told(cause)} ({Path(foreign.place(cause, metric)).name})"
         if [version(value) for value in read] != versions:
-            _load_task.cache_clear()  # its targets are among what was changed
+            _load_task.cache_clear()  # its targets may have been changed
             words = "changes the predictions that others read and that are stored: clone them"
             raise BenchError(f"metric {name} {words} ({Path(foreign.place(None, metric)).name})")
     return found, unscored
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
-    """All that a dataclass holds, and mappings and dataclasses in it."""
+    """Yield all tensors in a dataclass, and in mappings and dataclasses inside it."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, Mapping):
@@ -372,14 +384,14 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 
 def entry_of(metric: Metric) -> MetricValues:
-    """What a record says of a metric beside its values."""
+    """Return a metric's column in a record, without values."""
     return MetricValues(metric.unit, metric.better, catalog.definition(metric))
 
 
 def first_steps(fits: Sequence[Fit], rows: int) -> tuple[FirstSteps, ...]:
-    """The fingerprint of the first fit, for each of R replicates; () where nothing was minimised.
+    """Return the fingerprint of the first fit for each of R replicates; () if no loss was minimised.
 
-    A replicate of an ensemble is several consecutive rows of the fit: their hashes are hashed.
+    A replicate of an ensemble is several consecutive rows of the fit; its hash is the hash of their hashes.
     """
     if not fits or fits[0].first is None:
         return ()
@@ -393,9 +405,9 @@ def first_steps(fits: Sequence[Fit], rows: int) -> tuple[FirstSteps, ...]:
 
 
 def objectives(fits: Sequence[Fit], rows: int) -> tuple[ObjectiveFactors, ...]:
-    """The audit of the last fit, for each of R replicates: of an ensemble's members what is farthest from right.
+    """Audit the last fit, for each of R replicates; for an ensemble, keep each factor of the member where it is worst.
 
-    Where the audit itself fails, `failed` says how.
+    If the audit itself fails, `failed` says why.
     """
     if not fits or fits[-1].state is None:
         return ()
@@ -416,13 +428,13 @@ def objectives(fits: Sequence[Fit], rows: int) -> tuple[ObjectiveFactors, ...]:
 
 
 def _farthest(values: Tensor, right: float, rows: int, r: int) -> float:
-    """Of the members (R·K,) of replicate r, the value that is farthest from what is right."""
+    """Return the value farthest from the right one among the members (R·K,) of replicate r."""
     mine = values.reshape(rows, -1)[r]
     return float(mine[(mine - right).abs().argmax()])
 
 
 def refuse_broken(posterior: Posterior, method: Method, name: str, rows: int) -> None:
-    """Refuse what a method of other people has learnt where it is no posterior of so many replicates (rows: R).
+    """Refuse a plugin's result of `fit` that is not a posterior of this many replicates (rows: R).
 
     Raises BadInput with the file and line of the method.
     """
@@ -430,7 +442,7 @@ def refuse_broken(posterior: Posterior, method: Method, name: str, rows: int) ->
         for word in ("state", "bound", "facts", "predict"):
             if not hasattr(posterior, word):
                 what = f"fit returned a {type(posterior).__name__} without {word}"
-                raise foreign.Broken(f"{what}: a Posterior is wanted, as bdlbench/protocols.py says")
+                raise foreign.Broken(f"{what}: return a Posterior, see bdlbench/protocols.py")
         if not posterior.state:
             raise foreign.Broken("the posterior's state is empty: all that was learnt belongs there, {name: (R, …)}")
         found: dict[str, Any] = {f"state[{key!r}]": value for key, value in posterior.state.items()}
@@ -444,7 +456,7 @@ def refuse_broken(posterior: Posterior, method: Method, name: str, rows: int) ->
 
 
 def row_hashes(state: Mapping[str, Tensor]) -> list[str]:
-    """SHA-256 of each row of the posterior's state."""
+    """Return the SHA-256 of each row of the posterior's state."""
     columns = [(name, value.detach().cpu().contiguous()) for name, value in sorted(state.items())]
     return [
         hashlib.sha256(b"".join(name.encode() + value[r].numpy().tobytes() for name, value in columns)).hexdigest()
@@ -458,20 +470,20 @@ def _finite_rows(state: Mapping[str, Tensor]) -> list[bool]:
 
 
 LOCATED = ("test.y", "test.mean", "test.sd", "test.cdf", "test.crps")
-"""Where a real target lies and was predicted to lie, in original units, and how well."""
+"""Arrays of real targets and of their predictions, in original units; they are stored in float64."""
 
 
 def stored_arrays(evaluation: Evaluation, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
-    """Per-example predictions to be stored beside the record, in `dtype`; classes int16, int32 where they are more.
+    """Return the per-example predictions to store beside the record, in `dtype`; classes in int16, or int32 if needed.
 
-    Targets that are real, and a predictive's mean and sd, are kept in float64: a density needs their difference.
-    Scores are kept as they are: rounding to float32 would make equal what differs, entropies under 1e-38 of networks
-    that are sure.
+    Real targets and a predictive's mean and sd are stored in float64, because a density needs their difference. Scores
+    keep their own type: rounding to float32 would make different scores equal, such as entropies below 1e-38 of
+    confident networks.
     """
     test = evaluation.test
     arrays = {f"test.{name}": value for name, value in without_probs(test.arrays()).items()}
     arrays["test.y"] = evaluation.y
-    if isinstance(test, OfNumbers):  # a mixture's components are not kept, and nothing else tells these
+    if isinstance(test, OfNumbers):  # a mixture's components are not kept, so these cannot be computed later
         told = {"test.cdf": test.cdf(evaluation.y), "test.crps": test.crps(evaluation.y)}
         arrays |= {name: value for name, value in told.items() if value is not None}
     if test.samples > 1:
@@ -498,7 +510,7 @@ def _cost(
     predict_seconds: float,
     device: torch.device,
 ) -> dict[str, float]:
-    """Of the whole batch: seconds, throughputs, memory. Never divided by seeds."""
+    """Return the cost of the whole batch: seconds, throughputs, memory. It is never divided by seeds."""
     rows, peak = len(batch.rows), peak_memory_bytes(device)
     predicted = problem.test.num_data + sum(x.shape[1] for x in problem.ood.values())
     found = {
@@ -507,17 +519,17 @@ def _cost(
         "predict_seconds": predict_seconds,
         "predict_sample_examples_per_second": evaluation.test.samples * predicted * rows / predict_seconds,
     }
-    if spent.examples:  # a closed form passes over none, and so has no rate
+    if spent.examples:  # a closed form makes no passes, so it has no rate
         found["train_examples_per_second"] = spent.examples / train_seconds
         found["train_replicate_examples_per_second"] = spent.examples * rows / train_seconds
     return found if peak is None else found | {"peak_memory_bytes": float(peak)}
 
 
 def _write_cell(batch: Batch, cell: Cell, result: _Result, settings: Settings) -> Record:
-    """The record of one cell: its rows of the batch, those that diverged apart."""
+    """Write the record of one cell: its rows of the batch, with diverged rows as failures."""
     mine = [i for i, row in enumerate(batch.rows) if row.cell == cell]
     good = [i for i in mine if result.finite[i]]
-    unscored = {f"metrics {name}" for name in result.unscored}  # which can change without making its numbers old
+    unscored = {f"metrics {name}" for name in result.unscored}  # they do not outdate the record
     code = {name: sha256 for name, sha256 in settings.code_of(cell).items() if name not in unscored}
     record = Record(
         cell=cell,
@@ -536,21 +548,21 @@ def _write_cell(batch: Batch, cell: Cell, result: _Result, settings: Settings) -
     )
     rows = torch.tensor(good, dtype=torch.int64)
     arrays = {name: value.index_select(records.row_axis(name), rows) for name, value in result.arrays.items()}
-    if settings.keep_parameters and good:  # before the record, which says that all is there
+    if settings.keep_parameters and good:  # before the record, whose existence means that all files exist
         state = {name: value.detach().cpu()[rows] for name, value in result.state.items()}
         records.write_parameters(settings.results, record, state)
     return records.read_one(records.write(settings.results, record, arrays if good else {}))
 
 
 def write_failures(batch: Batch, settings: Settings, reason: str) -> Outcome:
-    """Write a record without values for each cell of a batch that has none with values; say what cannot be written."""
+    """Write a record of failures for each cell of a batch that has no values yet, and report what cannot be written."""
     failures: list[Record] = []
     for cell in batch.cells:
         failed = {row.replicate: reason for row in batch.rows if row.cell == cell}
         where = Environment(**environment.describe(cell.device, cell.threads), code=settings.code_of(cell))
         record = Record(cell, (), Values(), {}, where, failed)
         path = settings.results / f"{record.name}.json"
-        if path.exists() and records.read_one(path).replicates:  # of the same replicates, and not lost by a failure now
+        if path.exists() and records.read_one(path).replicates:  # values of the same replicates survive a failure now
             continue
         try:
             records.write(settings.results, record, {})
@@ -561,7 +573,7 @@ def write_failures(batch: Batch, settings: Settings, reason: str) -> Outcome:
 
 
 def reason_of(error: BaseException) -> str:
-    """One line for people; what is not ours also says where it happened."""
+    """Describe an error in one line; for an error that is not bdlbench's own, with the file and line where it arose."""
     if isinstance(error, BenchError):
         return " ".join(str(error).split())
     frame = traceback.extract_tb(error.__traceback__)[-1]
@@ -570,23 +582,23 @@ def reason_of(error: BaseException) -> str:
 
 
 def data_facts(dataset: Choice, splits: Iterable[int]) -> dict[str, Any]:
-    """What splits of a data set were made from, and what preprocessing took from their training examples."""
+    """Return the sources of a data set's splits, and what preprocessing computed from their training examples."""
     return provenance.data_facts(partial(load_task, dataset), splits)
 
 
 def _examples(problem: Problem) -> TestedExamples:
-    """How many there are, and which are tested: a comparison must know whether replicates share their test examples."""
+    """Count examples and hash the test inputs: a comparison must know whether replicates share their test examples."""
     test = problem.test.x[:1] if task.shared(problem.test.x) else problem.test.x
     hashes = {files.sha256(row.cpu().contiguous().numpy().tobytes()) for row in test}
     return TestedExamples(problem.train.num_data, problem.test.num_data, tuple(sorted(hashes)))
 
 
 def load_task(dataset: Choice, split: int) -> Task:
-    """One split of a data set; the last two are kept. Raises BadInput where it cannot be had as asked."""
+    """Load one split of a data set; the last two are cached. Raises BadInput if it is unavailable as asked."""
     return _load_task(catalog.load("datasets", dataset.name), dataset, split)
 
 
 @lru_cache(maxsize=2)
 def _load_task(entry: type, dataset: Choice, split: int) -> Task:
-    """By the class too: a plugin that was edited has another one under the same name."""
+    """Cache by the class too: an edited plugin has another class of the same name."""
     return catalog.load_task(dataset, split)

@@ -1,6 +1,7 @@
-"""What a batch takes at the least, in memory and time, so that a slip of the keyboard is refused before it trains.
+"""Lower bounds on the memory and time of a batch, so that a typing error is refused before training starts.
 
-Both are lower bounds: nothing that could end is refused. Options go by the names that every entry uses for them.
+Because both are lower bounds, no batch that could finish is refused. Options are found by the names that every entry
+uses for them.
 """
 
 from __future__ import annotations
@@ -14,23 +15,23 @@ from bdlbench.core.spec import Choice
 from bdlbench.runs.batch import Batch, load_task
 
 STEP_SECONDS, SAMPLE_SECONDS = 2e-5, 1e-6
-"""No machine is faster: one step of the smallest network takes 300 µs, the key of one sample's stream 1.2 µs."""
+"""Faster than any machine: a step of the smallest network takes 300 µs, the key of one sample's stream 1.2 µs."""
 
 MOST_SECONDS = 24 * 3600.0
-"""More than this at those speeds is more than a fortnight at any real one."""
+"""The longest allowed lower bound; at real speeds such a batch takes more than a fortnight."""
 
 WORTH_SAYING = 3600.0
-"""A lower bound of so many seconds is said before the run begins."""
+"""A lower bound of more seconds than this is reported before the run begins."""
 
 COPIES = 4
-"""Of each weight while it is trained: itself, its gradient, and Adam's two moments; four bytes each."""
+"""Copies of each weight during training: the weight, its gradient, and Adam's two moments; four bytes each."""
 
 
 def check(batch: Batch) -> str:
-    """Say in one line that a batch takes long however fast the machine is; "" where it does not.
+    """Check a batch's lower bounds; return one line if it takes long on any machine, else "".
 
-    Loads the data set and lays out the model, of which no weight is allocated. Raises BadInput where the batch would
-    take more memory than there is, or more than MOST_SECONDS, at the least.
+    Loads the data set and lays out the model without allocating its weights. Raises BadInput if the batch needs more
+    memory than there is, or more than MOST_SECONDS.
     """
     cell, rows = batch.rows[0].cell, len(batch.rows)
     task = load_task(cell.dataset, batch.rows[0].replicate.split)
@@ -51,13 +52,13 @@ def check(batch: Batch) -> str:
 
 
 def _times(batch: Batch) -> Iterator[tuple[str, float]]:
-    """What a batch counts, in words, and the least seconds that it takes."""
+    """Yield each count of a batch in words, with the least seconds that it takes."""
     cell = batch.rows[0].cell
     examples = len(load_task(cell.dataset, batch.rows[0].replicate.split).train.y)
     for name, value in _options(cell.method):
         if name == "epochs":
             sizes = [size for other, size in _options(cell.method) if other == "batch_size"]
-            steps = value * max(1, examples // min([*sizes, examples]))  # or one more, where the last batch is kept
+            steps = value * max(1, examples // min([*sizes, examples]))  # or one more, if the last batch is kept
             yield f"{value:,} epochs, which are {steps:,} steps,", steps * STEP_SECONDS
     for name, value in [("samples", cell.samples), *_options(cell.method), *_options(cell.model)]:
         if name.endswith(("samples", "steps")):
@@ -65,7 +66,7 @@ def _times(batch: Batch) -> Iterator[tuple[str, float]]:
 
 
 def _options(chosen: Choice) -> Iterator[tuple[str, int]]:
-    """Every whole number among the options of an entry and of those nested in it."""
+    """Yield every whole number among the options of an entry and of the entries nested in it."""
     for name, value in chosen.options:
         if isinstance(value, Choice):
             yield from _options(value)
@@ -81,7 +82,7 @@ def _product(chosen: Choice, option: str) -> int:
 
 
 def _spelled(seconds: float) -> str:
-    """Two digits and the largest unit that fits: 3.5 days."""
+    """Write seconds with one decimal in the largest unit that fits: 3.5 days."""
     units = [("years", 365.25 * 86400), ("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0)]
     name, unit = next(((name, unit) for name, unit in units if seconds >= unit), ("seconds", 1.0))
     return f"{seconds / unit:,.1f} {name}"

@@ -1,4 +1,4 @@
-"""Where batches run: in this process, or in several worker processes that share nothing but the results folder."""
+"""Execution of batches: in this process, or in several worker processes that share only the results folder."""
 
 from __future__ import annotations
 
@@ -23,16 +23,22 @@ from bdlbench.core.errors import BadInput, BenchError
 from bdlbench.runs.batch import Batch, Outcome, Settings, run_batch, say, write_failures
 
 PREDICTED = 1000
-"""Parts in which the progress of a prediction is told."""
+"""The number of parts in which the progress of a prediction is reported."""
 
 LISTEN_EVERY = 0.1
 """Seconds between reports of steps."""
 
 
 class Event(NamedTuple):
-    """News of one batch: it starts, some steps are done, some of what it predicts is, something is noted, it ends.
+    """News of one batch.
 
-    done, total: steps of training, or of PREDICTED parts of all that is predicted after them.
+    Attributes:
+        batch: Its index.
+        title: Its title.
+        kind: Whether it starts, trains, predicts, notes something, or ends.
+        done: Steps of training that are done; for a prediction, parts of PREDICTED.
+        total: All steps, or PREDICTED.
+        text: The note.
     """
 
     batch: int
@@ -45,11 +51,11 @@ class Event(NamedTuple):
 
 Report = Callable[[Event], None]
 Added = tuple[Path, Sequence[str]]
-"""A plugin file, and the names of which its entries take the place."""
+"""A plugin file, and the names of the entries that it replaces."""
 
 
 def only_notes(event: Event) -> None:
-    """Say what is to be noted, and nothing else."""
+    """Print notes, and ignore other events."""
     if event.kind == "note":
         say(event.text)
 
@@ -57,9 +63,9 @@ def only_notes(event: Event) -> None:
 def execute(batches: Sequence[Batch], settings: Settings, jobs: int = 1, report: Report = only_notes) -> list[Outcome]:
     """Run every batch, and return the outcomes in the order of `batches`.
 
-    jobs: worker processes, to each of which the plugins of this catalog are added; 1 for none but this one. A batch
-    whose worker process is killed is failed; the others go on. Raises what a batch raises for bad input, and BenchError
-    where worker processes cannot start.
+    With jobs = 1, or a single batch, everything runs in this process; else in `jobs` worker processes, each with the
+    plugins of this catalog. If a worker process is killed, its batch fails and the others continue. Raises BadInput as
+    a batch does, and BenchError if worker processes cannot start.
     """
     if jobs == 1 or len(batches) < 2:
         outcomes = []
@@ -71,7 +77,7 @@ def execute(batches: Sequence[Batch], settings: Settings, jobs: int = 1, report:
 
 
 def _run_one(index: int, batch: Batch, settings: Settings, report: Report) -> Outcome:
-    """Run a batch, and report all of it but that it ends."""
+    """Run a batch, and report all its events except its end."""
     title, due = batch.cells[0].title, 0.0
 
     def tell(kind: Literal["step", "predict"], done: int, total: int) -> None:
@@ -93,8 +99,9 @@ def _run_one(index: int, batch: Batch, settings: Settings, report: Report) -> Ou
 class _Worker:
     """One worker process at a time, and the batch that it was given.
 
-    A pool of its own, so that who was killed is known and nobody else is. News by a pipe of its own, written at once
-    and not by a thread: a process that is killed while it writes to a shared one would leave it locked for the others.
+    Each worker has its own pool, so that a killed process is identified and affects no other. It also has its own pipe
+    for events, written at once and not by a thread: a process killed while writing to a shared pipe would leave it
+    locked for the others.
     """
 
     def __init__(self, plugins: Sequence[Added]) -> None:
@@ -108,7 +115,7 @@ class _Worker:
         self.processes: list[BaseProcess] = []
 
     def give(self, index: int, batch: Batch, settings: Settings) -> None:
-        """Have a batch run."""
+        """Give the worker a batch to run."""
         self.index, self.began = index, False
         with _interrupts_wait():
             try:
@@ -119,14 +126,14 @@ class _Worker:
         self.processes = list((self.pool._processes or {}).values())  # a broken pool forgets them
 
     def heard(self) -> Iterator[Event]:
-        """What has come of the batch since the last time."""
+        """Yield the events of the batch since the last call."""
         while not self.news.empty():
             event = self.news.get()
             self.began |= event.kind == "start"
             yield event
 
     def outcome(self, batch: Batch, settings: Settings) -> Outcome:
-        """What came of the batch, which is over. If the process was killed, the next batch gets a new one."""
+        """Return the outcome of the finished batch. If the process was killed, start a new one for the next batch."""
         try:
             return self.future.result()
         except BrokenProcessPool:
@@ -143,7 +150,7 @@ class _Worker:
         return write_failures(batch, settings, how)
 
     def end(self) -> None:
-        """End the process now: a checkpoint is what a later run resumes from."""
+        """End the process now; a later run resumes from its checkpoint."""
         self.pool.shutdown(wait=False, cancel_futures=True)
         for process in self.processes:
             process.terminate()
@@ -159,7 +166,7 @@ def _in_processes(batches: Sequence[Batch], settings: Settings, jobs: int, repor
         while len(outcomes) < len(batches):
             wait([worker.future for worker in workers], LISTEN_EVERY, FIRST_COMPLETED)
             for worker in list(workers):
-                done = worker.future.done()  # asked before its news are read: then they are all there
+                done = worker.future.done()  # before its events are read, so that none is missed
                 for event in worker.heard():
                     report(event)
                 if not done:
@@ -180,9 +187,9 @@ def _in_processes(batches: Sequence[Batch], settings: Settings, jobs: int, repor
 
 @contextmanager
 def _interrupts_wait() -> Iterator[None]:
-    """Ctrl-C within the block is seen after it, and never by the processes that it starts.
+    """Delay Ctrl-C until the block ends, and hide it from the processes that the block starts.
 
-    Until a worker's own code runs and ignores it, it would end the worker with a traceback.
+    A worker ignores Ctrl-C once its own code runs; before that, Ctrl-C would end it with a traceback.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield
@@ -206,12 +213,12 @@ def _start_worker(news: SimpleQueue[Event], parent: int, plugins: Sequence[Added
     try:
         for plugin, replace in plugins:
             catalog.add_plugin(plugin, replace)
-    except BadInput as error:  # raised here it would break the pool, and nobody would hear why
+    except BadInput as error:  # raised here it would break the pool and hide the reason
         _refused = error
 
 
 def _end_with(parent: int) -> None:
-    """A worker whose parent was killed must not go on writing beside the next run."""
+    """End this worker when its parent is gone: it must not go on writing beside the next run."""
     while os.getppid() == parent:
         time.sleep(0.2)
     os._exit(1)

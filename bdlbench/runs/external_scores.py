@@ -34,11 +34,19 @@ from bdlbench.runs.predictions_file import RealSubmission, Submission
 
 @dataclass(frozen=True)
 class Claim:
-    """What the predictions are said to be. Names of the catalog stand for its entries; others are the user's own.
+    """The user's description of the predictions. Names in the catalog mean its entries; others are the user's own.
 
-    dataset: of the catalog, whose test labels the file must hold, unless `own_data`. samples: M of the protocol, None
-    for that of the file. seeds: as `parse_seeds` reads them, in the order of the file's replicates; "" for those of the
-    file, else from 0 on. splits: one or each. settings: NAME.OPTION=VALUE. axes: what the axes of an npz stand for.
+    Attributes:
+        method: The method's name.
+        dataset: The data set's name. Unless `own_data`, it is in the catalog, and the file must hold its test labels.
+        model: The model's name.
+        own_data: Whether the data set is the user's own.
+        samples: M of the protocol; None for the file's.
+        seeds: As `parse_seeds` reads them, in the order of the file's replicates; "" for the file's, or else for 0, 1,
+            ….
+        splits: one or each.
+        settings: NAME.OPTION=VALUE.
+        axes: The meaning of the axes of an npz.
     """
 
     method: str
@@ -54,16 +62,16 @@ class Claim:
 
 @dataclass(frozen=True)
 class OwnScores:
-    """An out-of-distribution set of which scores alone are known."""
+    """An out-of-distribution set with scores alone, without predictions."""
 
     scores: dict[str, Tensor]
 
 
 def score(path: Path, claim: Claim, results: Path, fresh: bool = False) -> Path:
-    """Score a file of predictions, and write its record. Returns the path of the JSON.
+    """Score a file of predictions, and write its record. Return the path of the JSON file.
 
-    fresh: replace replicates that `results` already holds of the same cell. Raises BadInput, before anything is
-    written, where the file or the claim is wrong or they do not agree.
+    With `fresh`, replicates of the same cell that `results` already holds are replaced. Raises BadInput, before
+    anything is written, if the file or the claim is wrong or they disagree.
     """
     found = predictions_file.read(path, claim.axes)
     cell = _cell(claim, found)
@@ -83,13 +91,13 @@ def score(path: Path, claim: Claim, results: Path, fresh: bool = False) -> Path:
     )
     replaced = _replaced(results, record, fresh)
     path = records.write(results, record, stored_arrays(evaluation, torch.float64))
-    for old in replaced:  # only now: at no instant are these replicates in no record
+    for old in replaced:  # only now, so that these replicates are always in some record
         records.without(results, old, set(asked))
     return path
 
 
 def evaluate(found: Submission | RealSubmission) -> Evaluation:
-    """What metrics see: float64, as the file gives it."""
+    """Return the evaluation that metrics score, in float64, with the file's values."""
     if isinstance(found, RealSubmission):
         return Evaluation(GaussianMixture(found.means, found.sds), found.targets, {}, {}, None)
     ood: dict[str, Any] = {
@@ -130,7 +138,7 @@ def _cell(claim: Claim, found: Submission | RealSubmission) -> Cell:
 
 
 def _dataset(claim: Claim, settings: Mapping[str, Mapping[str, Any]]) -> Choice:
-    """Of the catalog, or the user's own under another name."""
+    """Return the catalog's data set, or the user's own, which must have another name."""
     if not claim.own_data:
         return catalog.choice("datasets", claim.dataset, settings)
     if claim.dataset in catalog.names("datasets"):
@@ -139,13 +147,13 @@ def _dataset(claim: Claim, settings: Mapping[str, Mapping[str, Any]]) -> Choice:
 
 
 def _names(choice: Choice) -> list[str]:
-    """The entry's name and those nested in it."""
+    """Return the names of an entry and of those nested in it."""
     nested = [name for _, value in choice.options if isinstance(value, Choice) for name in _names(value)]
     return [choice.name, *nested]
 
 
 def _refuse_infinite(choice: Choice) -> None:
-    """Raises BadInput for an option that is no finite number, which no record can hold."""
+    """Raise BadInput for an option that is not a finite number, because no record can hold it."""
     for option, value in choice.options:
         if isinstance(value, Choice):
             _refuse_infinite(value)
@@ -160,7 +168,7 @@ def _single(entry: str, option: str, values: Sequence[str]) -> str:
 
 
 def _choice(kind: catalog.Kind, name: str, settings: Mapping[str, Mapping[str, Any]]) -> Choice:
-    """The catalog's entry of this name with all its options; else an entry of the user's own."""
+    """Return the catalog's entry of this name with all its options, else an entry of the user's own."""
     return catalog.choice(kind, name, settings) if name in catalog.names(kind) else _own(name, settings)
 
 
@@ -174,7 +182,7 @@ def _own(name: str, settings: Mapping[str, Mapping[str, Any]]) -> Choice:
 
 
 def _typed(text: str) -> int | float | str:
-    """A number where all of the text writes one that int64 or float64 holds: not 007, 980e663509 or 1e-999."""
+    """Return a number if the whole text is one that int64 or float64 holds; not for 007, 980e663509 or 1e-999."""
     if re.fullmatch(r"[-+]?(0|[1-9][0-9]{0,18})", text) and -(2**63) <= int(text) < 2**63:
         return int(text)
     if re.fullmatch(r"[-+]?((0|[1-9][0-9]*)\.[0-9]*|\.[0-9]+|(0|[1-9][0-9]*)(?=[eE]))([eE][-+]?[0-9]+)?", text):
@@ -195,7 +203,7 @@ def _replicates(path: Path, claim: Claim, found: Submission | RealSubmission) ->
 
 
 def _seeds_in_order(path: Path, text: str, count: int) -> tuple[int, ...]:
-    """The seeds that `text` names, as it gives them: the first is that of row 0. Their number must be `count`."""
+    """Return the seeds in `text` in its order: the first is that of row 0. Their number must be `count`."""
     first, dash, last = text.partition("-")
     try:  # before `parse_seeds` lists them: 0-999999999 is a typing error, not eight gigabytes
         named = text.count(",") + 1 if "," in text else int(last) - int(first) + 1 if dash else int(text)
@@ -213,7 +221,7 @@ def _seeds_in_order(path: Path, text: str, count: int) -> tuple[int, ...]:
 def _data_facts(
     path: Path, dataset: Choice, found: Submission | RealSubmission, asked: Sequence[Replicate]
 ) -> dict[str, Any]:
-    """The data set's checksums. Raises BadInput where its test split has other labels, targets, classes or OOD sets."""
+    """Return the data set's checksums. Raises BadInput if the file's labels, targets, classes or OOD sets differ."""
     wanted = "gaussian" if isinstance(found, RealSubmission) else "categorical"
     truths = found.targets if isinstance(found, RealSubmission) else found.labels
     for labels, replicate in zip(truths, asked, strict=True):
@@ -249,7 +257,7 @@ def _same_labels(path: Path, where: str, labels: Tensor, expected: Tensor) -> No
 
 
 def _same_targets(path: Path, where: str, targets: Tensor, task: Task) -> None:
-    """Raises BadInput where targets (N,) are not those of the task but for the rounding of float32, in its order."""
+    """Raise BadInput if targets (N,) differ from the task's, in its order, by more than float32 rounding."""
     expected = task.test.y.double() * task.y_sd + task.y_mean
     if len(targets) != len(expected):
         raise BadInput(f"{path} has {len(targets)} examples, {where} has {len(expected)}")
@@ -268,13 +276,13 @@ def _num_examples(found: Submission, name: str) -> int:
 
 
 def _labels_alone(found: Submission | RealSubmission) -> dict[str, Any]:
-    """Of data that nobody here has: a checksum of the labels, so that two files are known to share them."""
+    """Return a checksum of the labels of the user's own data, which shows whether two files share them."""
     name, truth = ("targets", found.targets) if isinstance(found, RealSubmission) else ("labels", found.labels)
     return {"sources": {name: array_checksum(truth.numpy())}, "statistics": {}}
 
 
 def _replaced(results: Path, record: Record, fresh: bool) -> list[Record]:
-    """Records whose replicates a new one replaces, other than by its name. Raises BadInput for any unless `fresh`."""
+    """Return records, except one of the new name, whose replicates are replaced. Raises BadInput unless `fresh`."""
     found = []
     for old in records.read(results, conflicting=fresh) if results.is_dir() else []:
         both = set(old.replicates) & set(record.replicates)
@@ -287,7 +295,7 @@ def _replaced(results: Path, record: Record, fresh: bool) -> list[Record]:
 
 
 def _metrics(found: Submission | RealSubmission) -> dict[str, Metric]:
-    """Those of the catalog, and an AUROC for each score that it does not know."""
+    """Return the catalog's metrics, and an AUROC for each score that it does not know."""
     known = catalog.metrics()
     if isinstance(found, RealSubmission):
         return known
@@ -299,7 +307,7 @@ def _metrics(found: Submission | RealSubmission) -> dict[str, Metric]:
 
 
 def _predictive(log_probs: Tensor, own_scores: Mapping[str, Tensor]) -> Categorical:
-    """log_probs: (M, R, N, C) -> their predictive, reduced over M where every other is; kept in float64."""
+    """Return the predictive of log_probs (M, R, N, C), reduced over M as for every method; kept in float64."""
     total = CategoricalSum(len(log_probs))
     for sample in log_probs:
         total.add_log_probs(sample, entropy(sample))

@@ -1,7 +1,7 @@
-"""Protocol lint: what would make a table unfair, found in the data, the spec and the records themselves.
+"""The protocol lint: it finds what makes a table unfair, in the data, the spec and the records.
 
-`refused` is what no reading of the numbers can mend (the run stops before it trains); `flagged` is what a reader must
-know. No name of a method, model or data set is ever asked for.
+A `refused` fault makes the numbers useless, so the run stops before training. A `flagged` fault is something that a
+reader must know. The lint never looks at the name of a method, model or data set.
 """
 
 from __future__ import annotations
@@ -24,24 +24,31 @@ from bdlbench.records.record import Record
 Severity = Literal["refused", "flagged"]
 
 FEWEST_SEEDS = 3
-"""Replicates below which a standard error says next to nothing: with two, a 95 % interval is ± 13 of them."""
+"""Fewer replicates than this make a standard error useless: with two, a 95 % interval is ± 13 standard errors."""
 
 STANDARD = 1e-4
-"""How far from mean 0 and standard deviation 1 data may be that were standardised by their own, in float32."""
+"""How far standardised data may be from mean 0 and standard deviation 1, in float32."""
 
 BY_CHANCE = 1e-5
-"""Nothing comes this near to mean 0 and standard deviation 1 in every column by chance."""
+"""Data this close to mean 0 and standard deviation 1 in every column were standardised, not close by chance."""
 
 FACTOR = 1e-4
-"""Relative error of a measured factor: float32 makes 1e-7."""
+"""The relative error allowed in a measured factor: float32 makes 1e-7."""
 
 SHARED = (0.01, 0.5)
-"""The share of a set's inputs that recur in another: from the first on it is flagged, from the second refused."""
+"""Shares of a set's inputs that recur in another set: flagged from the first on, refused from the second on."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One fault of a protocol: how bad, where, what; and the detail that differs from split to split."""
+    """One fault of a protocol.
+
+    Attributes:
+        severity: How bad it is.
+        where: The run, cell or data set.
+        message: What is wrong.
+        detail: The part of the description that differs between splits.
+    """
 
     severity: Severity
     where: str
@@ -50,7 +57,7 @@ class Fault:
 
     @property
     def text(self) -> str:
-        """What, with its detail in brackets."""
+        """The message, with its detail in brackets."""
         return f"{self.message} ({self.detail})" if self.detail else self.message
 
     def __str__(self) -> str:
@@ -58,12 +65,12 @@ class Fault:
 
 
 def of_replicates(title: str, replicates: Sequence[Replicate]) -> list[Fault]:
-    """Whether there are enough of them for an error bar."""
+    """Check that there are enough replicates for an error bar."""
     return list(_of_seeds(replicates, title))
 
 
 def of_spec(spec: Spec) -> list[Fault]:
-    """What the cells and replicates asked for say by themselves."""
+    """Check the cells and replicates of a spec."""
     found = list(_of_seeds(spec.replicates))
     found += _of_selection(spec.selection)
     found += _of_sweeps(spec.cells)
@@ -71,12 +78,12 @@ def of_spec(spec: Spec) -> list[Fault]:
 
 
 def of_task(name: str, task: Task) -> list[Fault]:
-    """What one split of a data set shows: statistics of other than the training data, sets that share examples."""
+    """Check one split of a data set: whose statistics standardise it, and whether its sets share examples."""
     return [*_of_inputs(name, task), *_of_targets(name, task), *_of_overlaps(name, task)]
 
 
 def of_splits(name: str, found: Mapping[int, Sequence[Fault]]) -> list[Fault]:
-    """What `of_task` says of the splits of one data set, each fault in one line: the splits, the first one's detail."""
+    """Merge the faults of `of_task` over the splits of a data set: one for each kind, with the first split's detail."""
     groups: dict[tuple[Severity, str], dict[int, str]] = {}
     for split, findings in sorted(found.items()):
         for finding in findings:
@@ -88,14 +95,14 @@ def of_splits(name: str, found: Mapping[int, Sequence[Fault]]) -> list[Fault]:
 
 
 def _with_splits(name: str, splits: Sequence[int], count: int) -> str:
-    """wine, split 3; wine, 8 of 20 splits, the first 2"""
+    """Name a data set and its splits: "wine, split 3", or "wine, 8 of 20 splits, the first 2"."""
     if len(splits) == 1:
         return f"{name}, split {splits[0]}" if splits[0] else name
     return f"{name}, {len(splits)} of {count} splits, the first {splits[0]}"
 
 
 def of_record(title: str, record: Record) -> list[Fault]:
-    """What was minimised, as the record's own audit says: factors that are not 1, terms that no prior declares."""
+    """Check the audit of a record: factors other than 1, and terms that no prior declares."""
     found = list(_of_selection(record.environment.selection, title))
     audits = record.values.objective
     for message in dict.fromkeys(message for audit in audits for message in _of_audit(audit)):
@@ -104,7 +111,7 @@ def of_record(title: str, record: Record) -> list[Fault]:
 
 
 def refuse(findings: Iterable[Fault]) -> list[Fault]:
-    """The findings that are flagged. Raises BadInput for the first that is refused."""
+    """Return the flagged faults. Raises BadInput for the first refused one."""
     kept = list(findings)
     for finding in kept:
         if finding.severity == "refused":
@@ -129,7 +136,7 @@ def _of_selection(selection: str, title: str = "the suite") -> Iterator[Fault]:
 
 
 def _of_sweeps(cells: Sequence[Cell]) -> Iterator[Fault]:
-    """Cells that differ in nothing but a method's options: a table invites to take the best of them."""
+    """Find cells that differ only in options of a method: a table invites readers to take the best of them."""
     groups: dict[Any, list[Choice]] = {}
     for cell in cells:
         rest = (cell.method.name, cell.model, cell.dataset, cell.samples, cell.device, cell.threads)
@@ -148,7 +155,7 @@ def _of_sweeps(cells: Sequence[Cell]) -> Iterator[Fault]:
 
 
 def _of_inputs(name: str, task: Task) -> Iterator[Fault]:
-    """Inputs: standardised by the training part as declared, and by no other part."""
+    """Check that inputs are standardised by the training part as declared, and by no other part."""
     train, test = task.train.x, task.test.x
     if task.standardised:
         far = _off_standard(train, task.standardised)
@@ -162,7 +169,7 @@ def _of_inputs(name: str, task: Task) -> Iterator[Fault]:
 
 
 def _of_targets(name: str, task: Task) -> Iterator[Fault]:
-    """Real targets: shifted and scaled by the training part as declared, and by no other part."""
+    """Check that real targets are shifted and scaled by the training part as declared, and by no other part."""
     train, test = task.train.y[:, None], task.test.y[:, None]
     if not train.is_floating_point():
         return
@@ -177,7 +184,7 @@ def _of_targets(name: str, task: Task) -> Iterator[Fault]:
 def _standardised_elsewhere(
     name: str, what: str, train: Tensor, test: Tensor, axes: tuple[int, ...]
 ) -> Iterator[Fault]:
-    """What nobody declares to be standardised, and is: by data that hold the test part."""
+    """Find data that are not declared to be standardised, but are, by statistics that include the test part."""
     for whose, x in (("the test data", test), ("training and test data together", torch.cat([train, test]))):
         distances = [_off_standard(part, axes).distance for part in (x, train)]
         if len(x) > FEWEST_SEEDS and distances[0] < BY_CHANCE < distances[1]:
@@ -186,9 +193,9 @@ def _standardised_elsewhere(
 
 
 def _off(name: str, what: str, far: _Off, task: Task, train: Tensor, test: Tensor, axes: tuple[int, ...]) -> Fault:
-    """Which data they were standardised by, if that can be told; else how far off the training data are, and where.
+    """Say which data's statistics were used, if that is known; else how far off the training data are, and where.
 
-    What a task declares to be standardised by all rows is flagged: a published protocol has that leak.
+    Standardisation by all rows is only flagged if the task declares it, because a published protocol has that leak.
     """
     asked = task.standardised_on == "all"
     told: tuple[tuple[str, Tensor, Severity], ...] = (
@@ -204,7 +211,7 @@ def _off(name: str, what: str, far: _Off, task: Task, train: Tensor, test: Tenso
 
 
 class _Off(NamedTuple):
-    """How far data are from being standardised: the mean and standard deviation at the place that is farthest."""
+    """The mean and standard deviation at the place where data are farthest from being standardised."""
 
     mean: float
     sd: float
@@ -213,7 +220,7 @@ class _Off(NamedTuple):
 
     @property
     def words(self) -> str:
-        """column 8, from 0, has mean 1 and standard deviation 0"""
+        """For example: column 8, from 0, has mean 1 and standard deviation 0."""
         where = "they have"
         if self.place:
             where = f"{'column' if len(self.place) == 1 else 'position'} {'-'.join(map(str, self.place))}, from 0, has"
@@ -221,7 +228,7 @@ class _Off(NamedTuple):
 
 
 def _off_standard(x: Tensor, axes: tuple[int, ...]) -> _Off:
-    """The largest distance from mean 0 and standard deviation 1 over what does not lie along `axes`; ∞ if constant."""
+    """Return the largest distance from mean 0 and sd 1, with statistics taken along `axes`; ∞ for constant data."""
     count, mean, square = 0, torch.zeros(()), torch.zeros(())
     for part in x.split(2000):
         values = part.double()
@@ -240,7 +247,7 @@ def _off_standard(x: Tensor, axes: tuple[int, ...]) -> _Off:
 
 
 def _of_overlaps(name: str, task: Task) -> Iterator[Fault]:
-    """Examples that recur where they must not."""
+    """Find examples of one set that recur in another."""
     known = {"training": _inputs(task.train.x), "test": _inputs(task.test.x)}
     held = {} if task.validation is None else {"validation": _inputs(task.validation.x)}
     far = {f"out-of-distribution ({ood})": _inputs(x) for ood, x in task.ood.items()}
@@ -259,13 +266,13 @@ def _of_overlaps(name: str, task: Task) -> Iterator[Fault]:
 
 
 def _inputs(x: Tensor) -> list[bytes]:
-    """A short hash of each input (N, *S)."""
+    """Return a short hash of each input (N, *S)."""
     rows = x.contiguous().numpy().reshape(len(x), -1)
     return [blake2b(row.tobytes(), digest_size=12).digest() for row in rows]
 
 
 def _share(a: Sequence[bytes], b: Sequence[bytes]) -> float:
-    """The share of the inputs `a` that are among `b`; 0 where most of `a` repeat each other and so tell nothing."""
+    """Return the share of the inputs `a` that are among `b`; 0 if most of `a` repeat, which makes it meaningless."""
     distinct = set(a)
     if len(distinct) < 0.5 * len(a) or not a:
         return 0.0
@@ -276,7 +283,7 @@ def _share(a: Sequence[bytes], b: Sequence[bytes]) -> float:
 
 
 def _of_audit(audit: ObjectiveFactors) -> Iterator[str]:
-    """What one row's objective shows."""
+    """Describe the faults of one row's objective."""
     if audit.failed:
         yield f"its objective could not be audited, so neither prior nor temperature can be checked: {audit.failed}"
         return
@@ -304,7 +311,7 @@ def _is_off(factor: float | None) -> bool:
 
 
 def factors(record: Record) -> dict[str, float | None]:
-    """What a record's audit measured, by name: of all replicates the value farthest from what it should be."""
+    """Return the factors of a record's audit by name: for each, the replicate's value farthest from the right one."""
     found: dict[str, float | None] = {}
     for audit in record.values.objective:
         rows = {f"effective temperature of its {name}": (value, 1.0) for name, value in audit.temperature.items()}
@@ -319,12 +326,12 @@ def factors(record: Record) -> dict[str, float | None]:
 
 
 def same_factor(a: float | None, b: float | None) -> bool:
-    """Whether two factors are one, to float32."""
+    """Return whether two factors are equal up to the rounding of float32."""
     return a == b if a is None or b is None else math.isclose(a, b, rel_tol=FACTOR / 10, abs_tol=FACTOR / 10)
 
 
 def temperature(record: Record) -> str:
-    """The effective temperature of a record in words, ramps named; "" where no prior is declared."""
+    """Return the effective temperature of a record in words, with ramps; "" if no prior is declared."""
     audits = record.values.objective
     words = []
     for name in dict.fromkeys(name for audit in audits for name in audit.temperature):

@@ -1,4 +1,4 @@
-"""Predictions made elsewhere, as a file holds them: read and checked. `docs/score.md` describes the layout."""
+"""Files of predictions made elsewhere: reading and checking. `docs/score.md` describes the layout."""
 
 from __future__ import annotations
 
@@ -25,35 +25,41 @@ Arrays = dict[str, NDArray[Any]]
 
 ENDINGS = (".npz", ".csv", ".parquet")
 OF_REALS = ("mean", "sd", "variance", "target")
-"""What describes Gaussians and their targets: arrays of an npz, and columns of a table."""
+"""Arrays of an npz, and columns of a table, that describe Gaussians and their targets."""
 KEYS = ("probs", "logits", "labels", "seeds", *OF_REALS)
-"""Arrays of an npz beside `score.NAME`, `ood.SET.probs`, `ood.SET.logits` and `ood.SET.score.NAME`."""
+"""Arrays of an npz besides `score.NAME`, `ood.SET.probs`, `ood.SET.logits` and `ood.SET.score.NAME`."""
 FILE_COLUMNS = ("label", "set", "seed", "sample", *OF_REALS)
-"""Columns of a table beside `prob_0`, `prob_1`, … or `logit_0`, `logit_1`, … and `score_NAME`."""
+"""Columns of a table besides `prob_0`, `prob_1`, … or `logit_0`, `logit_1`, … and `score_NAME`."""
 IMPLIED = ("entropy", "mutual_information", "max_probability")
-"""Scores that class probabilities imply: nobody else may give them."""
+"""Scores that are computed from class probabilities; a file may not hold them."""
 KEPT = (
     *("probs", "log_prob", "log_probs", "y", "running_class", "group_log_prob", "log_density", "mean", "sd", "elbo"),
     *("latent_mean", "importance_samples", "cdf", "crps"),
 )
-"""Names of other arrays beside records, from which metrics are computed again: no score may be called so."""
+"""Names of other stored arrays, from which metrics are computed again; a score may not have such a name."""
 BINARY_ROUNDING = 1e-5
-"""How far a sum of probabilities that float32 accumulated may be from one: 1,000 samples averaged one by one."""
+"""How far a sum of probabilities accumulated in float32 may be from one: 1,000 samples averaged one by one."""
 TEXT_ROUNDING = 1e-4
-"""The same for a CSV, whose digits are cut."""
+"""The same for a CSV file, whose digits are cut."""
 HALF_PRECISION = (torch.float16, torch.bfloat16)
-"""Formats in which probabilities are computed and that files widen: an array whose every number one of them holds."""
+"""Half-precision formats. An array is taken to be in one of them if it can hold all the array's numbers exactly."""
 INTEGER_COLUMNS = ("label", "seed", "sample")
-"""Columns that hold whole numbers: read as text, so that no digit passes through a float."""
+"""Columns of whole numbers; they are read as text, so that no digit passes through a float."""
 SCORE_NAME = r"[a-z][a-z0-9_]*"
 CLASS_NUMBER = r"(0|[1-9][0-9]*)"
 
 
 @dataclass(frozen=True)
 class Submission:
-    """What a file holds: log_probs (M, R, N, C) float64 in nats, labels (R, N), seeds (R,) where it names them.
+    """The content of a file of class predictions.
 
-    scores: (R, N) float64 by name; ood_log_probs: (M, R, N', C) by set; ood_scores: (R, N') by set and name.
+    Attributes:
+        log_probs: (M, R, N, C) float64 in nats.
+        labels: (R, N).
+        seeds: (R,), or () if the file does not name them.
+        scores: (R, N) float64 by name.
+        ood_log_probs: (M, R, N', C) by set.
+        ood_scores: (R, N') by set and name.
     """
 
     log_probs: Tensor
@@ -71,13 +77,13 @@ class Submission:
 
 @dataclass(frozen=True)
 class RealSubmission:
-    """What a file of predictions of a real target holds: an equal mixture of M Gaussians for each example.
+    """The content of a file of predictions of a real target: an equal mixture of M Gaussians for each example.
 
     Attributes:
         means: (M, R, N) float64, in the target's units.
         sds: Standard deviations (M, R, N) float64, positive.
         targets: (R, N) float64.
-        seeds: (R,) where the file names them.
+        seeds: (R,), or () if the file does not name them.
     """
 
     means: Tensor
@@ -93,16 +99,29 @@ class RealSubmission:
 
 @dataclass(frozen=True)
 class FileColumn:
-    """One column of a table: values (rows,), text or numbers; absent (rows,): where the cell is empty."""
+    """One column of a table.
+
+    Attributes:
+        values: (rows,), text or numbers.
+        absent: (rows,), whether the cell is empty.
+    """
 
     values: NDArray[Any]
     absent: NDArray[np.bool_]
 
 
 def read(path: Path, axes: str = "") -> Submission | RealSubmission:
-    """Read and check a file. axes: NC, RNC, MNC or MRNC, of real targets without C; "" where their number tells.
+    """Read and check a file.
 
-    Raises BadInput for what is missing, unknown, of another shape, not finite, out of range or not a probability.
+    Args:
+        path: The file.
+        axes: NC, RNC, MNC or MRNC, without C for real targets; "" if the number of axes determines them.
+
+    Returns:
+        The checked content.
+
+    Raises:
+        BadInput: Something is missing, unknown, of the wrong shape, not finite, out of range or not a probability.
     """
     ending = path.suffix.lower()
     if ending not in ENDINGS:
@@ -122,7 +141,7 @@ def read(path: Path, axes: str = "") -> Submission | RealSubmission:
 
 
 def _read_npz(path: Path, axes: str) -> Arrays:
-    """Arrays by name; `probs` and `logits` as (M, R, N, C), labels and scores as they are."""
+    """Return arrays by name: `probs` and `logits` as (M, R, N, C), labels and scores unchanged."""
     try:
         # NumPy warns of headers that Python 2 wrote, and leaves a file open that it cannot read
         with warnings.catch_warnings(action="ignore"), path.open("rb") as file:
@@ -131,7 +150,7 @@ def _read_npz(path: Path, axes: str) -> Arrays:
                 raise ValueError("it is one array without a name, an npy")
             names = content.files
             arrays = {name: np.asarray(content[name]) for name in names}
-    except Exception as error:  # bytes of others: zipfile, zlib, ast and NumPy raise whatever they like
+    except Exception as error:  # for foreign bytes zipfile, zlib, ast and NumPy raise errors of many types
         raise BadInput(f"{path} is not a whole npz of plain arrays: {_one_line(error)}") from None
     _refuse_twice(path, "array", names)
     for name in arrays:
@@ -160,9 +179,9 @@ def _refuse_twice(path: Path, what: str, names: Iterable[str]) -> None:
 
 
 def _check_set_name(path: Path, name: str) -> None:
-    """Raises BadInput for a name that looks like another: with blanks around it, unseen characters, or a second test.
+    """Raise BadInput for a name that looks like another: with blanks around it, invisible characters, or a second test.
 
-    An out-of-distribution set called `test ` would take its examples out of the test set without a word.
+    An out-of-distribution set called `test ` would otherwise take its examples out of the test set unnoticed.
     """
     if name != name.strip() or not name.isprintable():
         raise BadInput(f"{path}: set {name!r} has blanks around its name, or characters that cannot be seen")
@@ -171,13 +190,16 @@ def _check_set_name(path: Path, name: str) -> None:
 
 
 def _ood_key(name: str) -> tuple[str, str] | None:
-    """(set, what) of `ood.SET.probs`, `ood.SET.logits` and `ood.SET.score.NAME`."""
+    """Return (set, what) of `ood.SET.probs`, `ood.SET.logits` and `ood.SET.score.NAME`; None for other names."""
     match = re.fullmatch(rf"ood\.(.+?)\.(probs|logits|score\.{SCORE_NAME})", name)
     return (match[1], match[2]) if match else None
 
 
 def _with_all_axes(path: Path, name: str, value: NDArray[Any], axes: str, last: str = "C") -> NDArray[Any]:
-    """As (M, R, N, C), whatever of M and R it lacks. last: how the C is written; "" where the file has no such axis."""
+    """Return the array as (M, R, N, C), with M and R added where missing.
+
+    `last` is the letter of the class axis in messages; "" if the file has no such axis.
+    """
 
     def spelt(some: str) -> str:
         return some.removesuffix("C") + last
@@ -200,7 +222,7 @@ def _with_all_axes(path: Path, name: str, value: NDArray[Any], axes: str, last: 
 
 
 def _read_csv(path: Path) -> dict[str, FileColumn]:
-    """Columns by name; numbers as float64, what names sets and whole numbers as text."""
+    """Return columns by name: numbers as float64, names of sets and whole numbers as text."""
     import pandas as pd
 
     try:
@@ -216,7 +238,7 @@ def _read_csv(path: Path) -> dict[str, FileColumn]:
 
     def parsed(numbers: type) -> dict[str, FileColumn]:
         types = {name: str if name == "set" or name in INTEGER_COLUMNS else numbers for name in header}
-        with warnings.catch_warnings(action="error", category=pd.errors.ParserWarning):  # of rows that are too long
+        with warnings.catch_warnings(action="error", category=pd.errors.ParserWarning):  # rows that are too long
             frame = pd.read_csv(
                 io.StringIO(text), header=0, names=header, index_col=False, dtype=types, keep_default_na=False,
                 na_values=[""], low_memory=False,
@@ -239,7 +261,7 @@ def _read_csv(path: Path) -> dict[str, FileColumn]:
 
 
 def _read_parquet(path: Path) -> dict[str, FileColumn]:
-    """Columns by name, whatever type they are stored in. An index that pandas kept without a name is left out."""
+    """Return columns by name, in their stored types, without an unnamed index that pandas wrote."""
     if importlib.util.find_spec("pyarrow") is None:
         raise BadInput(f"{path}: reading parquet needs pyarrow, which is absent: python -m pip install pyarrow")
     from pyarrow import parquet
@@ -259,7 +281,7 @@ def _read_parquet(path: Path) -> dict[str, FileColumn]:
 
 
 def _of_arrow(path: Path, name: str, column: Any) -> FileColumn:
-    """A pyarrow column: nulls are absent, and NaN is a number that is not one."""
+    """Convert a pyarrow column; nulls are absent, while NaN is a number (and not finite)."""
     import pyarrow as pa
     from pyarrow import types
 
@@ -284,7 +306,7 @@ def _of_arrow(path: Path, name: str, column: Any) -> FileColumn:
 
 
 def _check_columns(path: Path, names: list[str]) -> None:
-    """Raises BadInput for a column that is unknown, with its cause where that can be told, or that is there twice."""
+    """Raise BadInput for an unknown column, with the likely cause if there is one, or a repeated one."""
     numbered = rf"(prob|logit)_{CLASS_NUMBER}"
     for name in names:
         if name in FILE_COLUMNS or re.fullmatch(rf"{numbered}|score_{SCORE_NAME}", name):
@@ -302,7 +324,7 @@ def _check_columns(path: Path, names: list[str]) -> None:
 
 
 def _arrays_of(path: Path, columns: dict[str, FileColumn]) -> Arrays:
-    """The arrays that the rows of a table are."""
+    """Convert the rows of a table to the arrays of an npz."""
     num_rows = max((len(column.values) for column in columns.values()), default=0)
     if not num_rows:
         raise BadInput(f"{path} has no rows")
@@ -327,7 +349,7 @@ def _arrays_of(path: Path, columns: dict[str, FileColumn]) -> Arrays:
 
 
 def _set_column(path: Path, column: FileColumn) -> NDArray[Any]:
-    """Names of sets, (rows,)."""
+    """Return the names of sets, (rows,)."""
     if column.absent.any():
         raise BadInput(f"{path}: column set is empty in row {1 + column.absent.argmax()}: write test, or a set's name")
     if column.values.dtype.kind != "O":
@@ -339,7 +361,7 @@ def _set_column(path: Path, column: FileColumn) -> NDArray[Any]:
 
 
 def _whole_column(path: Path, name: str, column: FileColumn, rows: NDArray[np.intp] | None = None) -> NDArray[Any]:
-    """Whole numbers (rows,), from text too: int64, or floats where they are not whole, for the checks to name."""
+    """Return whole numbers (rows,), from text too: int64, or floats that are not whole, which later checks refuse."""
     values, absent = (x if rows is None else x[rows] for x in (column.values, column.absent))
     numbered = np.arange(1, 1 + len(column.values)) if rows is None else 1 + rows
     if absent.any():
@@ -355,7 +377,7 @@ def _whole_column(path: Path, name: str, column: FileColumn, rows: NDArray[np.in
 
 
 def _whole_word(word: str) -> int | None:
-    """The whole number that a text writes (3, 3.0 or 3.0e+00), None where it is none or does not fit into int64."""
+    """Return the whole number in a text (3, 3.0 or 3.0e+00); None for other text, or if int64 cannot hold it."""
     if exact := re.fullmatch(r"\s*([-+]?[0-9]{1,19})(\.0*)?\s*", word):
         number = int(exact[1])
     elif re.fullmatch(r"\s*[-+]?[0-9]\.[0-9]{1,30}[eE][-+]?[0-9]{1,2}\s*", word) and float(word).is_integer():
@@ -384,7 +406,7 @@ class _Part:
             raise BadInput(f"{path}: set {name!r} has not as many rows for every {' and '.join(whole)}")
 
     def arrays(self) -> Arrays:
-        """By the names that an npz gives them."""
+        """Return the arrays by their names in an npz."""
         prefix = "" if self.name == "test" else f"ood.{self.name}."
         found: Arrays = {}
         for what, stem in (("probs", "prob"), ("logits", "logit")):
@@ -406,7 +428,7 @@ class _Part:
         return {**found, **self._truths()} if self.name == "test" else found
 
     def _truths(self) -> Arrays:
-        """What the test set is known to be, and its seeds."""
+        """Return the test set's labels or targets, and its seeds."""
         found: Arrays = {}
         if "label" in self.columns:
             labels = _whole_column(self.path, "label", self.columns["label"], self.rows)
@@ -418,7 +440,7 @@ class _Part:
         return found
 
     def _class_columns(self, stem: str) -> list[str]:
-        """prob_0 … prob_(C − 1) in this order."""
+        """Return prob_0 … prob_(C − 1) in this order."""
         given = [column for column in self.columns if re.fullmatch(rf"{stem}_{CLASS_NUMBER}", column)]
         wanted = [f"{stem}_{c}" for c in range(len(given))]
         if missing := [column for column in wanted if column not in given]:
@@ -426,7 +448,7 @@ class _Part:
         return wanted
 
     def _given(self, name: str) -> NDArray[Any] | None:
-        """The set's numbers of one column; None where all its cells are empty."""
+        """Return the set's numbers in one column; None if all its cells are empty."""
         values, absent = self.columns[name].values[self.rows], self.columns[name].absent[self.rows]
         if absent.all():
             return None
@@ -438,7 +460,7 @@ class _Part:
         return values
 
     def _same_for_samples(self, column: str, values: NDArray[Any]) -> NDArray[Any]:
-        """(rows,) -> (R, N)."""
+        """Reduce (rows,) to (R, N); the values must not differ between samples."""
         values = values.reshape(*self.lead, -1)
         same = (values == values[0]) | ((values != values) & (values[0] != values[0]))
         if not same.all():
@@ -482,7 +504,7 @@ def _checked(path: Path, arrays: Arrays, rounding: float) -> Submission | RealSu
 
 
 def _checked_reals(path: Path, arrays: Arrays) -> RealSubmission:
-    """The mixture of a real target. Its variance may stand in place of its sd; nothing else may stand beside it."""
+    """Check the mixture of a real target; either sd or variance is given, and nothing else beside it."""
     if stray := sorted(set(arrays) - {"seeds", *OF_REALS}):
         raise BadInput(
             f"{path} has {stray[0]} beside mean: of a real target mean, sd or variance, target and seeds are read"
@@ -506,10 +528,11 @@ def _checked_reals(path: Path, arrays: Arrays) -> RealSubmission:
 
 
 def _log_probabilities(path: Path, prefix: str, arrays: Arrays, rounding: float) -> Tensor | None:
-    """Log probabilities (M, R, N, C) float64 of one set, from `probs` or `logits`; None where it has neither.
+    """Return log probabilities (M, R, N, C) float64 of one set, from `probs` or `logits`; None if it has neither.
 
-    A sum may differ from one by the rounding of its C terms: each by half a step of its format, which leaves 2·eps of
-    a coarse one, and float32's in adding them up. What that lifts over one is one, so that no NLL is negative.
+    A sum may differ from one by the rounding of its C terms: each term is off by half a step of its format, up to 2·eps
+    in total for a coarse format, and float32 rounds when it adds them up. Probabilities that rounding lifts above one
+    are set to one, so that no NLL is negative.
     """
     found = [what for what in ("probs", "logits") if prefix + what in arrays]
     if not found:
@@ -535,10 +558,10 @@ def _log_probabilities(path: Path, prefix: str, arrays: Arrays, rounding: float)
 
 
 def _numbers(path: Path, name: str, value: NDArray[Any]) -> Tensor:
-    """Float64; every one finite."""
+    """Convert to float64; all numbers must be finite."""
     if value.dtype.kind not in "fiub":
         raise BadInput(f"{path}: {name} holds {value.dtype}, not numbers")
-    with np.errstate(over="ignore"):  # of float128: infinite, and refused
+    with np.errstate(over="ignore"):  # a large float128 becomes infinite and is refused
         numbers = torch.from_numpy(np.array(value, dtype=np.float64, order="C"))
     if bool((wrong := ~torch.isfinite(numbers)).any()):
         at, place = _first(wrong)
@@ -547,7 +570,7 @@ def _numbers(path: Path, name: str, value: NDArray[Any]) -> Tensor:
 
 
 def _first(wrong: Tensor) -> tuple[tuple[int, ...], str]:
-    """Where the first True lies, as an index and in words: the last axes are those of (M, R, N, C) or (R, N)."""
+    """Return the index of the first True, also in words; its last axes are those of (M, R, N, C) or (R, N)."""
     at = tuple(wrong.nonzero()[0].tolist())
     names = {1: ("replicate",), 2: ("replicate", "example"), 3: ("sample", "replicate", "example")}
     words = names.get(len(at), ("sample", "replicate", "example", "class"))
@@ -555,7 +578,7 @@ def _first(wrong: Tensor) -> tuple[tuple[int, ...], str]:
 
 
 def _labels(path: Path, arrays: Arrays, probs: Tensor) -> Tensor:
-    """(R, N) int64 classes."""
+    """Return classes (R, N), int64."""
     if "labels" not in arrays:
         raise BadInput(f"{path} has no labels: give the class of every test example, counted from 0")
     whole = _whole(path, "labels", np.atleast_2d(arrays["labels"]))
@@ -568,7 +591,7 @@ def _labels(path: Path, arrays: Arrays, probs: Tensor) -> Tensor:
 
 
 def _whole(path: Path, name: str, value: NDArray[Any]) -> NDArray[np.int64]:
-    """Int64, exact. Raises BadInput where a float is not whole, or so large that its format skips whole numbers."""
+    """Convert to int64, exactly. Raises BadInput for floats that are not whole, or too large to be exact."""
     if value.dtype.kind in "iub":
         if value.size and int(value.max()) >= 2**63:
             raise BadInput(f"{path}: {name} holds {value.max()}: whole numbers are below 2^63")
@@ -584,7 +607,7 @@ def _whole(path: Path, name: str, value: NDArray[Any]) -> NDArray[np.int64]:
 
 
 def _per_example(path: Path, name: str, value: Tensor, rows: int, count: int | None) -> Tensor:
-    """(N,) or (R, N) -> (R, N)."""
+    """Expand (N,) or (R, N) to (R, N)."""
     table = value.unsqueeze(0) if value.ndim == 1 else value
     wanted = count if count is not None else table.shape[-1] if table.ndim == 2 else "N"
     if table.ndim != 2 or table.shape[0] not in (1, rows) or table.shape[1] != wanted or not table.numel():
@@ -594,7 +617,7 @@ def _per_example(path: Path, name: str, value: Tensor, rows: int, count: int | N
 
 
 def _score(path: Path, name: str, value: NDArray[Any], rows: int, count: int | None) -> Tensor:
-    """(R, N) float64."""
+    """Return a score (R, N), float64."""
     word = name.rpartition("score.")[2]
     if word in (*IMPLIED, *KEPT):
         raise BadInput(f"{path}: {name}: {word!r} is computed from the probabilities; give the score another name")

@@ -1,4 +1,4 @@
-"""How far a run is, on stderr: live bars on a terminal, plain lines elsewhere."""
+"""The progress of a run on stderr: live bars on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 TRAINING = 0.8
-"""Part of a batch that its training counts as in the whole; how long it predicts is not known before it does."""
+"""The fraction of a batch's progress that training counts for; the time of prediction is unknown until it starts."""
 
 
 @contextmanager
 def reporting(batches: Sequence[Batch], stream: TextIO) -> Iterator[Report]:
-    """A report for `execute` that shows its events on `stream`."""
+    """Return a report for `execute` that shows its events on `stream`."""
     if not stream.isatty():
         yield _Lines(batches, stream).hear
         return
@@ -39,7 +39,7 @@ def reporting(batches: Sequence[Batch], stream: TextIO) -> Iterator[Report]:
 
 
 def headline(batches: Sequence[Batch], index: int) -> str:
-    """[3/14] mle · mlp · digits: 5 replicates."""
+    """Return the line of a batch, such as: [3/14] mle · mlp · digits: 5 replicates."""
     batch = batches[index]
     cells, rows = len(batch.cells), len(batch.rows)
     counted = f"{rows} replicate{'s' * (rows > 1)}" + (f" of {cells} settings" if cells > 1 else "")
@@ -65,7 +65,7 @@ class _Lines:
 
 
 class _Bars:
-    """A bar for the whole, with the time that is left, and one for each running batch, with its steps per second."""
+    """A bar for the whole run, with the time left, and one for each running batch, with its steps per second."""
 
     def __init__(self, batches: Sequence[Batch], progress: Progress) -> None:
         self.batches, self.progress = batches, progress
@@ -93,7 +93,7 @@ class _Bars:
         self.progress.update(self.whole, completed=sum(self.parts.values()))
 
     def _advance(self, event: Event) -> None:
-        """Training, then prediction from 0 again: what is left of one tells nothing of the other."""
+        """Advance a bar; prediction starts from 0 again, because the speed of training does not tell its speed."""
         task, predicts = self.tasks[event.batch], event.kind == "predict"
         if predicts and event.batch not in self.predicting:
             self.predicting.add(event.batch)

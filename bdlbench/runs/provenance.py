@@ -1,4 +1,4 @@
-"""Which code made a record, and whether it is the code at hand: old numbers are no answer to new code."""
+"""The code that made a record, compared with the present code: numbers of old code do not count for new code."""
 
 from __future__ import annotations
 
@@ -25,30 +25,30 @@ APART = (
     *("runs/rescoring.py", "runs/suites.py", "runs/work.py", "stats/crossed.py", "stats/holm.py"),
     *("stats/power.py", "stats/rank_tests.py", "stats/reproduction.py", "stats/selective.py"),
 )
-"""What decides what is run, or reads what was: no number of a record depends on it."""
+"""Files that no number of a record depends on: they decide what runs, or read its results."""
 
 EDITED = "its source has changed"
-"""Why a metric that a record held is to be scored again."""
+"""The reason why a metric that a record held is scored again."""
 
 UNKNOWN = "nothing is known of the code that made it"
 
 
 Code = Mapping[str, str]
-"""SHA-256 of what makes a cell's numbers: of the package, and of each entry, and metric, that is not the package's.
+"""SHA-256 of the code behind a cell's numbers: of the package, and of each entry and metric outside the package.
 
 {"bdlbench": …, "methods mine": …, "metrics mine": …}.
 """
 
 
 def code_of(cell: Cell) -> Code:
-    """Hash what makes a cell's numbers."""
+    """Hash the code that a cell's numbers depend on."""
     return code_of_cells([cell])[cell.key]
 
 
 def code_of_cells(cells: Sequence[Cell]) -> dict[str, Code]:
-    """Hash what makes the numbers of cells, by their keys; each file is read once.
+    """Hash the code that cells' numbers depend on, by the cells' keys; each file is read once.
 
-    A job asks once, before it trains: a file that is edited meanwhile is not the code that was imported.
+    A job hashes once, before it trains: a file that is edited later is not the code that was imported.
     """
     hashed = cache(_entry_sha256)
     common = {"bdlbench": package_sha256()}
@@ -64,10 +64,11 @@ def code_of_cells(cells: Sequence[Cell]) -> dict[str, Code]:
 def held_against(
     existing: Sequence[Record], spec: Spec, code: Mapping[str, Code]
 ) -> tuple[list[Record], list[tuple[Record, str]]]:
-    """Hold records against the code at hand, which is given by cells' keys.
+    """Compare records with the present code, given by cells' keys.
 
-    Returns all of them, without metrics whose source has changed since, which are to be scored again and not trained
-    for; and those of cells and replicates of the spec that other code made, with what has changed, in a few words.
+    Returns two lists. The first holds all records, without metrics whose source has changed; those are scored again
+    without training. The second holds the records of the spec's cells and replicates that other code made, each with a
+    short description of the change.
     """
     cells = {cell.key: cell for cell in spec.cells}
     kept, outdated = [], []
@@ -83,7 +84,7 @@ def held_against(
 
 
 def _change(record: Record, cell: Cell, now: Code) -> str:
-    """Why a record of this cell is not what the code at hand would make of it; "" where it is. Metrics do not count."""
+    """Describe how the code behind a record differs from the present code, metrics aside; "" if it does not."""
     then = record.environment.code
     if then is None:
         return UNKNOWN
@@ -100,7 +101,7 @@ def _change(record: Record, cell: Cell, now: Code) -> str:
 
 
 def _without_edited_metrics(record: Record, now: Code) -> Record:
-    """The record without metrics whose source has changed; one that is new, or not at hand, leaves the others."""
+    """Remove metrics whose source has changed. A new metric, or one of a plugin not loaded, changes nothing."""
     if not record.replicates:
         return record
     then = record.environment.code or {}
@@ -113,16 +114,16 @@ def _without_edited_metrics(record: Record, now: Code) -> Record:
 
 
 def _data_sources(cell: Cell, record: Record) -> dict[str, str]:
-    """Of a data set that is not the package's, whose files no checksum in the code stands for."""
+    """Return the sources of a data set outside the package, whose files have no checksum in the code."""
     splits = {replicate.split for replicate in (*record.replicates, *record.failed)}
     return data_facts(partial(catalog.load_task, cell.dataset), splits)["sources"]
 
 
 def data_facts(load: Callable[[int], Task], splits: Iterable[int]) -> dict[str, dict[str, Any]]:
-    """What splits of a data set were made from (SHA-256), and what preprocessing took from their training examples.
+    """Return the SHA-256 of splits' source files, and what preprocessing computed from their training examples.
 
-    {"sources": {…}, "statistics": {…}}. A fact that split 0 has too goes by its name alone, any other by its name and
-    its split: records of other splits then agree in what all splits share, and differ in nothing else.
+    {"sources": {…}, "statistics": {…}}. A fact that differs from split 0's has the split in its name; any other has its
+    plain name. Records of different splits therefore agree in what all splits share.
     """
     asked = sorted(set(splits))
     first = load(0) if asked else None
@@ -139,13 +140,13 @@ def data_facts(load: Callable[[int], Task], splits: Iterable[int]) -> dict[str, 
 
 @cache
 def package_sha256() -> str:
-    """SHA-256 of the package's own sources, as far as records depend on them."""
+    """Return the SHA-256 of the package's own source files that records depend on."""
     names = {path.relative_to(PACKAGE).as_posix(): path for path in PACKAGE.rglob("*.py")}
     return files.digest({n: files.sha256(p.read_bytes()) for n, p in names.items() if not n.startswith(APART)})
 
 
 def _entry_sha256(kind: catalog.Kind, name: str) -> str:
-    """Of an entry's file and what it imports from its own folder; "" for one of the package."""
+    """Return the SHA-256 of an entry's file and of its imports from the same folder; "" for entries of the package."""
     path = _file(kind, name)
     return "" if path.is_relative_to(PACKAGE) else source_sha256(path)
 
@@ -156,12 +157,12 @@ def _file(kind: catalog.Kind, name: str) -> Path:
 
 
 def source_sha256(path: Path) -> str:
-    """SHA-256 of a Python file and of all files of its own folder that it imports, whichever way."""
+    """Return the SHA-256 of a Python file and of all files that it imports, in any way, from its own folder."""
     return files.digest({name: files.sha256(source.read_bytes()) for name, source in _imported(path)})
 
 
 def _imported(path: Path) -> Iterator[tuple[str, Path]]:
-    finder = ModuleFinder([str(path.parent)])  # what lies elsewhere, it does not find, and does not miss
+    finder = ModuleFinder([str(path.parent)])  # it neither finds nor needs modules elsewhere
     finder.run_script(str(path))
     for name, module in finder.modules.items():
         source = getattr(module, "__file__", None)  # None for a folder without __init__.py

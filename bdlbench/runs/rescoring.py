@@ -1,4 +1,4 @@
-"""Metrics that records do not hold, computed from the predictions that lie beside them: nothing is trained again."""
+"""Metrics that records lack, computed from the stored predictions beside them, without training."""
 
 from __future__ import annotations
 
@@ -21,7 +21,13 @@ from bdlbench.runs.provenance import Code
 
 
 class Completed(NamedTuple):
-    """What records hold, cell by cell. untold: lines on metrics that they do not tell; faults: of files beside them."""
+    """Results by cell, completed from stored predictions.
+
+    Attributes:
+        results: One for each cell.
+        untold: Lines on metrics that could not be computed.
+        faults: Faults in the files beside records.
+    """
 
     results: list[Result]
     untold: tuple[str, ...] = ()
@@ -29,7 +35,7 @@ class Completed(NamedTuple):
 
 
 def completed(source: Source, metrics: Sequence[str]) -> Completed:
-    """Read what records and their stored predictions tell, and do without files beside them that are damaged.
+    """Merge records, completed from their stored predictions; damaged files beside them are left out.
 
     Raises BadInput as `complete` does.
     """
@@ -39,11 +45,11 @@ def completed(source: Source, metrics: Sequence[str]) -> Completed:
 
 
 def complete(source: Source, metrics: Sequence[str]) -> tuple[Source, tuple[str, ...]]:
-    """The records with those of `metrics` that they lack and their stored predictions tell; and lines on the others.
+    """Compute the `metrics` that records lack from stored predictions. Return the records, and lines on the rest.
 
-    metrics: as the command line takes them; those that the catalog, with its plugins, does not know are left alone.
-    Nothing is written. Of a metric that no record held, a line for each reason why cells do not tell it.
-    Raises BadInput, with the reason, where none does.
+    Names in `metrics` are as on the command line; names that are not in the catalog or a plugin are ignored. Nothing is
+    written. If no record held a metric, there is one line for each reason why cells lack it. Raises BadInput, with the
+    reason, if no cell has the metric.
     """
     known = catalog.metrics()
     wanted = {entry: known[entry] for name in metrics if (entry := name.partition("[")[0]) in known}
@@ -75,10 +81,11 @@ def complete(source: Source, metrics: Sequence[str]) -> tuple[Source, tuple[str,
 
 
 def filled(folder: Path, record: Record, code: Code) -> Record:
-    """Score the metrics that a record owes from the predictions beside it, in `folder`. Writes nothing.
+    """Score a record's unscored metrics from the predictions beside it, in `folder`. Writes nothing.
 
-    A metric that raises again, or is undefined for what is stored, stays among the unscored; all do where predictions
-    are damaged, which is said where they are looked for. code: at hand, of which the record takes the new metrics'.
+    A metric that raises again, or is undefined for what is stored, stays unscored. If the predictions are damaged, all
+    stay unscored; the damage is reported where files are checked. The record takes the hashes of newly scored metrics
+    from `code`, the present code.
     """
     known = catalog.metrics()
     try:
@@ -99,20 +106,20 @@ def filled(folder: Path, record: Record, code: Code) -> Record:
 
 
 def _lacking(record: Record, wanted: Mapping[str, Metric]) -> dict[str, Metric]:
-    """Those of which a record with replicates holds no column."""
+    """Return the metrics without a column in a record that has replicates."""
     if not record.replicates:
         return {}
     return {entry: metric for entry, metric in wanted.items() if not matching(entry, record.values.metrics)}
 
 
 def _scored(source: Source, record: Record, entry: str, metric: Metric) -> tuple[dict[str, MetricValues], str]:
-    """The columns of one metric, and why there are none."""
+    """Return the columns of one metric, and the reason if there are none."""
     kept = evaluation.read(record, source.predictions(record))
     if kept is None:
         return {}, "no predictions lie beside the record"
     try:
         columns = measure(kept, {entry: metric})
-    except (Exception, SystemExit) as error:  # a metric may ask for what no record keeps, and then raises anything
+    except (Exception, SystemExit) as error:  # a metric may need what no record keeps, and then raises any error
         told = str(error) if isinstance(error, BadInput) else f"{type(error).__name__}: {error}"
         return {}, f"stored predictions make it fail: {told}"
     return columns, "" if columns else "it is undefined for what is stored"

@@ -1,4 +1,4 @@
-"""From a suite or a command line to a spec: names are looked up, options resolved, sweeps unfolded."""
+"""From a suite or a command line to a spec: look up names, resolve options, unfold sweeps."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bdlbench.core.options import fields, resolve, short
 from bdlbench.core.spec import SELECTIONS, SPLITS, Cell, Choice, Seeds, Spec, parse_seeds, replicates, whole
 
 OptionValues = Mapping[str, Mapping[str, Sequence[Any]]]
-"""{entry: {option: values}}: more than one value sweeps."""
+"""{entry: {option: values}}; more than one value is a sweep."""
 
 TOP_KEYS = {"version", "title", "seeds", "splits", "samples", "grid", "options", "selection"}
 CHOSEN: tuple[catalog.Kind, ...] = ("methods", "models", "datasets")
@@ -25,7 +25,7 @@ GRID_KEYS = {"methods", "models", "datasets", "options"}
 
 @dataclass(frozen=True)
 class Grid:
-    """Every method on every model on every data set, with options that hold in this grid alone."""
+    """Every method on every model on every data set, with options that apply to this grid alone."""
 
     methods: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
@@ -35,9 +35,18 @@ class Grid:
 
 @dataclass(frozen=True)
 class Suite:
-    """A named list of grids with their options, as a TOML file holds it.
+    """A named list of grids with their options, as in a TOML file.
 
-    selection: what data chose the options: "none" (defaults, or by hand), "training", "validation", "test" or "ood".
+    Attributes:
+        title: Its title.
+        version: Its version.
+        seeds: As `spec.parse_seeds` takes them.
+        samples: M, posterior samples of a predictive.
+        grids: The grids.
+        options: Options for all grids.
+        splits: one or each.
+        selection: The data that the options were chosen on: "none" (defaults, or by hand), "training", "validation",
+            "test" or "ood".
     """
 
     title: str
@@ -52,10 +61,19 @@ class Suite:
 
 @dataclass(frozen=True)
 class Overrides:
-    """What a command line lays over a suite; empty means as the suite says.
+    """Changes that a command line makes to a suite; an empty value leaves the suite's.
 
-    methods, models, datasets: every combination of what is named here is run, and nothing else; what is not named comes
-    from the suite's grids. seeds: as `spec.parse_seeds` takes them. settings: for `parse_settings`, or its result.
+    Attributes:
+        methods: Methods to run. Every combination of the named methods, models and data sets is run, and nothing else;
+            kinds that are not named come from the suite's grids.
+        models: Models to run.
+        datasets: Data sets to run.
+        seeds: As `spec.parse_seeds` takes them.
+        samples: M, posterior samples of a predictive.
+        settings: Texts for `parse_settings`, or its result.
+        device: auto, cpu or cuda.
+        threads: Threads of each batch.
+        splits: one or each.
     """
 
     methods: tuple[str, ...] = ()
@@ -70,20 +88,20 @@ class Overrides:
 
 
 def suite_names() -> list[str]:
-    """The suites that come with the package, sorted."""
+    """Return the names of the package's suites, sorted."""
     folder = resources.files("bdlbench") / "suites"
     return sorted(p.name.removesuffix(".toml") for p in folder.iterdir() if p.name.endswith(".toml"))
 
 
 def find_suite(name: str = "", config: Path | None = None) -> Suite:
-    """Read a suite of the package, or that of a file; quick where neither is named. Raises BadInput for both."""
+    """Read a suite of the package or of a file; by default quick. Raises BadInput if both are named."""
     if name and config:
         raise BadInput(f"a suite ({name}) and --config {config} are both given: choose one")
     return read_suite_file(config) if config else read_suite(name or "quick")
 
 
 def read_suite(name: str) -> Suite:
-    """A suite of the package. Raises BadInput for an unknown name, with the nearest."""
+    """Read a suite of the package. Raises BadInput for an unknown name; the error names the nearest."""
     if name not in suite_names():
         raise unknown("suite", name, suite_names())
     text = (resources.files("bdlbench") / "suites" / f"{name}.toml").read_text("utf-8")
@@ -91,7 +109,7 @@ def read_suite(name: str) -> Suite:
 
 
 def read_suite_file(path: Path) -> Suite:
-    """A suite of one's own. Raises BadInput with file and line for broken TOML."""
+    """Read a suite from the user's own file. Raises BadInput with file and line for broken TOML."""
     if not path.is_file():
         raise BadInput(f"suite file {path} does not exist")
     try:
@@ -101,10 +119,10 @@ def read_suite_file(path: Path) -> Suite:
 
 
 def parse_suite(text: str, where: str) -> Suite:
-    """The suite that a TOML text holds. where: the file's name, for messages.
+    """Parse the TOML text of a suite; messages name the file `where`.
 
-    Raises BadInput for broken TOML (file, line), an unknown key (with the nearest), a missing one, or a value of
-    another kind than the key takes.
+    Raises BadInput for broken TOML (file, line), an unknown key (with the nearest), a missing one, or a value of the
+    wrong type.
     """
     try:
         raw = tomllib.loads(text)
@@ -139,10 +157,10 @@ def parse_suite(text: str, where: str) -> Suite:
 
 
 def build_spec(suite: Suite, overrides: Overrides) -> Spec:
-    """The cells and replicates of a suite under overrides.
+    """Build the cells and replicates of a suite with overrides.
 
-    Raises BadInput for unknown names and options, values out of range, seeds or splits that cannot be read, samples
-    below 1, a device that is absent.
+    Raises BadInput for unknown names and options, values out of range, unreadable seeds or splits, samples below 1, and
+    an absent device.
     """
     laid_over = overrides.settings
     given = laid_over if isinstance(laid_over, Mapping) else parse_settings(laid_over)
@@ -166,7 +184,7 @@ def build_spec(suite: Suite, overrides: Overrides) -> Spec:
 
 
 class Names(NamedTuple):
-    """A cell before its options are known."""
+    """The names in a cell, before its options are known."""
 
     method: str
     model: str
@@ -174,10 +192,10 @@ class Names(NamedTuple):
 
 
 def in_force(suite: Suite, grid: Grid, names: Names) -> OptionValues:
-    """The suite's options that hold in a cell: those of its own cells hold in no other.
+    """Return the suite's options that apply to a cell.
 
-    Options of the model and of the data set hold where both stand in the grid, so that a method that joins them has the
-    same protocol; those of methods where the method stands there too. Elsewhere the defaults hold.
+    A cell of the grid has all its options. In other cells, options of the model and of the data set apply if both are
+    in the grid, so that an added method has the same protocol. Otherwise the defaults apply.
     """
     options = merge(suite.options, grid.options)
     if _is_own(grid, names):
@@ -188,11 +206,11 @@ def in_force(suite: Suite, grid: Grid, names: Names) -> OptionValues:
 
 
 def _named_cells(grids: Sequence[Grid], overrides: Overrides) -> Iterator[tuple[Grid, Names]]:
-    """The cells of a suite under the names of a command line, each with the grid that it belongs to.
+    """Yield the cells of a suite for the names on a command line, each with the grid that it belongs to.
 
-    Every combination of what is named is there. A grid that has the combination gives what is not named; where none has
-    it, the grid with the same model and data set does, else the one with the same data set, with the same model, or the
-    first.
+    Every combination of the named entries is included. Kinds that are not named come from a grid that has the
+    combination. If no grid has it, they come from the grid with the same model and data set, else from one with the
+    same data set, else with the same model, else from the first grid.
     """
     named: dict[catalog.Kind, list[str]] = {kind: list(dict.fromkeys(getattr(overrides, kind))) for kind in CHOSEN}
     for kind, listed in named.items():
@@ -223,12 +241,12 @@ def _named_cells(grids: Sequence[Grid], overrides: Overrides) -> Iterator[tuple[
 
 
 def _is_own(grid: Grid, names: Names) -> bool:
-    """Whether a cell is one of the grid's."""
+    """Return whether a cell is one of the grid's."""
     return all(_stands_in(grid, kind, name) for kind, name in zip(CHOSEN, names, strict=True))
 
 
 def _stands_in(grid: Grid, kind: catalog.Kind, name: str) -> bool:
-    """Whether a grid has an entry. One that lists none of a kind leaves them to the command line."""
+    """Return whether a grid has an entry. A grid that lists no entry of a kind leaves that kind to the command line."""
     listed: tuple[str, ...] = getattr(grid, kind)
     return name in listed or not listed
 
@@ -241,9 +259,9 @@ def _listed(grid: Grid, kind: catalog.Kind) -> tuple[str, ...]:
 
 
 def parse_settings(texts: Sequence[str]) -> dict[str, dict[str, list[Any]]]:
-    """{entry: {option: [values]}} from "NAME.OPTION=V1,V2".
+    """Parse "NAME.OPTION=V1,V2" into {entry: {option: [values]}}.
 
-    Raises BadInput for another form, an empty value, and an option that is given twice.
+    Raises BadInput for any other form, an empty value, and an option that is given twice.
     """
     settings: dict[str, dict[str, list[Any]]] = {}
     for text in texts:
@@ -263,12 +281,12 @@ def parse_settings(texts: Sequence[str]) -> dict[str, dict[str, list[Any]]]:
 
 
 def merge(under: OptionValues, over: OptionValues) -> dict[str, dict[str, Sequence[Any]]]:
-    """Options of both; where both name one, `over` wins."""
+    """Merge options; if both set an option, `over` wins."""
     return {entry: {**under.get(entry, {}), **over.get(entry, {})} for entry in {**under, **over}}
 
 
 def resolve_device(name: str) -> str:
-    """ "cpu" or "cuda", from "auto" too. Raises BadInput where CUDA is asked for and absent."""
+    """Resolve "auto", "cpu" or "cuda" to "cpu" or "cuda". Raises BadInput if CUDA is asked for and absent."""
     import torch
 
     if name not in ("auto", "cpu", "cuda"):
@@ -280,7 +298,7 @@ def resolve_device(name: str) -> str:
 
 
 def _refuse_stray(settings: OptionValues) -> None:
-    """Options of an entry that does not exist, options that it lacks, and values it does not take; used or not."""
+    """Refuse options of an unknown entry, unknown options, and wrong values, even if no cell uses them."""
     kinds: dict[str, catalog.Kind] = {name: kind for kind in CHOSEN for name in catalog.names(kind)}
     for entry, table in settings.items():
         if entry not in kinds:
@@ -297,7 +315,7 @@ def _refuse_stray(settings: OptionValues) -> None:
 
 
 def _refuse_idle(settings: OptionValues, cells: Sequence[Cell]) -> None:
-    """Options that the command line gives to an entry that no cell uses: a typo, or a wrong idea of the suite."""
+    """Refuse options of an entry that no cell uses: a typing error, or a misunderstanding of the suite."""
     used = {name for cell in cells for choice in (cell.method, cell.model, cell.dataset) for name in _names(choice)}
     for entry in settings:
         if entry not in used:

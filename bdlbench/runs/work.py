@@ -2,7 +2,7 @@
 
     spec → plan → prepare → perform → held
 
-`plan` finds out what is missing and writes nothing; `prepare` has the data at hand and leaves out what can be no cell;
+`plan` finds what is missing and writes nothing; `prepare` fetches the data and leaves out cells that cannot run;
 `perform` trains, scores, writes and tidies; `held` reads what the folder then holds.
 """
 
@@ -37,17 +37,21 @@ from bdlbench.runs.rescoring import Completed
 REFERENCE = Path("results/reference")
 
 REPLACED = ".replaced"
-"""Folder among the records for those that a fresh run is replacing."""
+"""The subfolder of a folder of records that holds records being replaced by a fresh run."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a run has to do.
+    """The work of a run.
 
-    settings: where records go, and how; existing: the records that lie there already, without metrics whose source has
-    changed since; batches: what is to be trained; fresh: whether all that was asked for is. outdated: of the records
-    that were asked for, those that other code made, with what has changed. skipped: why for each cell that `prepare`
-    left out.
+    Attributes:
+        spec: Its cells and replicates.
+        settings: Where records go, and how.
+        existing: Records already in the folder, without metrics whose source has changed.
+        batches: What is to be trained.
+        fresh: Whether everything asked for is trained again.
+        outdated: Records asked for that other code made, with what has changed.
+        skipped: The reason for each cell that `prepare` left out.
     """
 
     spec: Spec
@@ -65,10 +69,10 @@ class Job:
 
 
 def plan(spec: Spec, settings: Settings, fresh: bool = False, any_code: bool = False) -> Job:
-    """Find out what of a spec is missing, or was made by other code. Writes nothing.
+    """Find what is missing from a spec's records, or was made by other code. Writes nothing.
 
-    fresh: all of it is to be made anew; any_code: records stand whatever code made them. Raises BadInput for a spec
-    that no reading of the numbers can mend, records that cannot be read, and a folder that cannot be written to.
+    With `fresh`, everything is made anew; with `any_code`, records are kept whatever code made them. Raises BadInput
+    for a spec that the lint refuses, records that cannot be read, and a folder that cannot be written to.
     """
     if not (type(settings.checkpoint_every) in (int, float) and settings.checkpoint_every > 0):
         said = str(settings.checkpoint_every).removesuffix(".0")
@@ -81,7 +85,7 @@ def plan(spec: Spec, settings: Settings, fresh: bool = False, any_code: bool = F
     files.refuse_unwritable(results, "--results")
     code = provenance.code_of_cells(spec.cells)
     outdated: list[tuple[Record, str]] = []
-    is_reference = results.resolve().is_relative_to(REFERENCE.resolve())  # `verify` says whether these hold
+    is_reference = results.resolve().is_relative_to(REFERENCE.resolve())  # `verify` checks these
     if not (fresh or any_code or is_reference):
         existing, outdated = provenance.held_against(existing, spec, code)
     stale = {record.name for record, _ in outdated}
@@ -92,12 +96,12 @@ def plan(spec: Spec, settings: Settings, fresh: bool = False, any_code: bool = F
 
 
 def prepare(job: Job) -> Job:
-    """Have every data set of a job at hand, and leave out what can be no cell. Returns the job with what is left.
+    """Fetch every data set of a job, and leave out cells that cannot run. Return the job with the rest.
 
-    Data sets are downloaded where they are absent, verified, loaded and linted before any training. A cell is left out,
-    and `skipped` says why, where its data are not to be had, or its model or method says that it is no cell. Raises
-    DataUnavailable where nothing is left for want of data; BadInput where a protocol is one that no reading of the
-    numbers can mend, or a batch asks for more than memory holds or anyone waits for.
+    Data sets are downloaded if absent, verified, loaded and linted before any training. A cell is left out, with a
+    reason in `skipped`, if its data are unavailable, or if its model or method rejects it. Raises DataUnavailable if
+    the lack of data leaves nothing to run; BadInput if the lint refuses a protocol, or a batch would exceed memory or
+    the longest allowed time.
     """
     absent: dict[Choice, DataUnavailable] = {}
     used = _used(job)
@@ -125,10 +129,10 @@ def prepare(job: Job) -> Job:
 
 
 def perform(job: Job, workers: int = 1, report: Report = only_notes) -> list[Outcome]:
-    """Train, score and write what a prepared job lacks, and tidy up. Returns what became of its batches, in order.
+    """Train, score and write what a prepared job lacks, and tidy up. Return the outcomes of its batches, in order.
 
-    Records to be replaced are set aside first and removed once all new ones are there. workers: processes that train.
-    Raises BadInput where the folder cannot be written.
+    Records to be replaced are set aside first, and removed when all new ones exist. `workers` processes train. Raises
+    BadInput if the folder cannot be written.
     """
     if not job.batches and not job.results.is_dir():
         return []
@@ -145,7 +149,7 @@ def perform(job: Job, workers: int = 1, report: Report = only_notes) -> list[Out
 def held(job: Job, metrics: Sequence[str] = ()) -> Completed:
     """Read what the folder now holds of the cells and replicates asked for, in the order of the spec.
 
-    metrics: those that a record does not hold are computed from its stored predictions.
+    The `metrics` that a record lacks are computed from its stored predictions.
     """
     if not job.results.is_dir():
         return Completed([])
@@ -156,7 +160,7 @@ def held(job: Job, metrics: Sequence[str] = ()) -> Completed:
 
 
 def findings_of(job: Job) -> list[Fault]:
-    """Ask the protocol lint about a job that was performed: its spec, the data it trained on, its records."""
+    """Run the protocol lint on a job that was performed: on its spec, the data it trained on, and its records."""
     found = lint.of_spec(job.spec)
     found += _of_data(_used(job))
     keys = {cell.key: cell.title for cell in job.spec.cells}
@@ -166,7 +170,7 @@ def findings_of(job: Job) -> list[Fault]:
 
 
 def left_out(job: Job) -> list[str]:
-    """Name the cells that were left out, in a line for each reason."""
+    """Name the cells that were left out, in one line for each reason."""
     titles: dict[str, list[str]] = {}
     for cell, reason in job.skipped.items():
         titles.setdefault(reason, []).append(cell.title)
@@ -174,7 +178,7 @@ def left_out(job: Job) -> list[str]:
 
 
 def refused(job: Job) -> dict[Cell, str]:
-    """Find the cells whose model or method says that they are none, with the reason, where data are at hand already."""
+    """Find cells that their model or method rejects, with the reason, if their data are already present."""
     here = {
         dataset: all(state in downloads.AT_HAND for _, state in downloads.status(_files(dataset)))
         for dataset, _ in _used(job)
@@ -184,7 +188,7 @@ def refused(job: Job) -> dict[Cell, str]:
 
 
 def workers(jobs: int, job: Job) -> int:
-    """Count the processes for a job: as many as asked for, for 0 as cores allow; never more than there are batches."""
+    """Return the number of processes for a job: as asked, or for 0 as cores allow; at most one for each batch."""
     allowed = "at least 1, or 0 for as many as cores allow"
     try:
         asked = -1 if isinstance(jobs, bool) else index(jobs)
@@ -202,18 +206,18 @@ def workers(jobs: int, job: Job) -> int:
 
 
 def _used(job: Job) -> list[tuple[Choice, int]]:
-    """The splits of data sets that are about to be trained on."""
+    """Return the splits of data sets that are about to be trained on."""
     return list(dict.fromkeys((r.cell.dataset, r.replicate.split) for batch in job.batches for r in batch.rows))
 
 
 def _files(dataset: Choice) -> Sequence[downloads.RemoteFile]:
-    """What a data set declares to be fetched."""
+    """Return the files that a data set declares for download."""
     declared: Sequence[downloads.RemoteFile] = getattr(catalog.load("datasets", dataset.name), "files", ())
     return declared
 
 
 def _of_data(used: Sequence[tuple[Choice, int]]) -> list[Fault]:
-    """What the lint says of data sets, all splits of each together."""
+    """Lint data sets, all splits of each together."""
     by_set: dict[Choice, dict[int, tuple[Fault, ...]]] = {}
     for dataset, split in used:
         by_set.setdefault(dataset, {})[split] = _data_findings(dataset, split)
@@ -226,7 +230,7 @@ def _data_findings(dataset: Choice, split: int) -> tuple[Fault, ...]:
 
 
 def _asked(question: Callable[[Batch], str], batch: Batch) -> str:
-    """What is to be said of a batch. What other people's code raises here is left to the run, whose records say it."""
+    """Ask a question about a batch. Errors of plugins are ignored here, because the run records them."""
     try:
         with torch_state.kept():
             return question(batch)
@@ -240,7 +244,7 @@ def _asked(question: Callable[[Batch], str], batch: Batch) -> str:
 
 
 def _probe(folder: Path) -> float:
-    """Make the folder and write to it once: disks and mounts can refuse what permissions allow. Returns its time."""
+    """Make the folder and write to it once: disks and mounts can refuse what permissions allow. Return its time."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as stream:
@@ -252,16 +256,16 @@ def _probe(folder: Path) -> float:
 
 
 def _forget_checkpoints(results: Path, gone: Iterable[Batch]) -> None:
-    """A fresh run does not start from where an old one stood."""
+    """Remove checkpoints, so that a fresh run does not continue an old one."""
     for batch in gone:
         for file in (results / CHECKPOINTS).glob(f"{batch.key}.*"):
             file.unlink(missing_ok=True)
 
 
 def _set_aside(job: Job) -> None:
-    """Move the replicates that are about to be trained anew from the records to copies in REPLACED.
+    """Move replicates that are about to be trained again from the records to copies in REPLACED.
 
-    An interrupted fresh run is then like any other: what is missing is what is left to do, and nothing is lost.
+    An interrupted fresh run is then like any other: missing replicates remain to be trained, and nothing is lost.
     """
     cells = {cell.key for cell in job.spec.cells if cell not in job.skipped}
     replaced = job.existing if job.fresh else [record for record, _ in job.outdated]
@@ -275,9 +279,9 @@ def _set_aside(job: Job) -> None:
 
 
 def _score_again(job: Job) -> list[Batch]:
-    """Score from stored predictions what records owe: metrics that raised, and those whose source has changed.
+    """Score unscored metrics from stored predictions: those that raised, and those whose source has changed.
 
-    Returns the batches whose kept fit must tell the rest.
+    Returns the batches whose metrics need the kept fit.
     """
     cells, stale = {cell.key: cell for cell in job.spec.cells}, {record.name for record, _ in job.outdated}
     known = set(catalog.names("metrics"))
@@ -285,7 +289,7 @@ def _score_again(job: Job) -> list[Batch]:
     for record in [] if job.fresh else job.existing:
         if record.key in cells and record.name not in stale and not known.isdisjoint(record.unscored):
             filled = rescoring.filled(job.results, record, job.settings.code[record.key])
-            # the old numbers of a metric whose source has changed go, whether or not new ones can be had
+            # numbers of a changed metric go, even if it cannot be scored again
             if filled != record or provenance.EDITED in record.unscored.values():
                 records.write(job.results, filled, {})
             if not known.isdisjoint(filled.unscored):
@@ -298,9 +302,9 @@ def _score_again(job: Job) -> list[Batch]:
 
 
 def _tidy(job: Job, began: float) -> None:
-    """Remove what killed runs left: files half written before this run, checkpoints of batches that are done in part.
+    """Remove what killed runs left: half-written files older than this run, and checkpoints of partly done batches.
 
-    A batch killed between its records is another batch when it resumes. Checkpoints that others may still ask for stay.
+    A batch killed between its records resumes as a different batch. Checkpoints that may still be needed stay.
     """
     made = records.read(job.results)
     owing = {(record.key, replicate) for record in made if record.unscored for replicate in record.replicates}
@@ -314,7 +318,7 @@ def _tidy(job: Job, began: float) -> None:
         with suppress(FileNotFoundError):  # another run has just removed or renamed it
             if part.stat().st_mtime < began:
                 part.unlink()
-    with suppress(OSError):  # it is not there, or others' checkpoints lie in it
+    with suppress(OSError):  # it is absent, or holds checkpoints of others
         hidden.rmdir()
     replaced = job.results / REPLACED
     for copy in replaced.glob("*.json"):
