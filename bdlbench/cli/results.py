@@ -33,11 +33,12 @@ def table(
     """Print the records of a folder: mean and standard error over replicates, the best and its equals in bold."""
     style = format_of(format_)
     from bdlbench.records import reading
-    from bdlbench.report import figures, tables
+    from bdlbench.report import figures, overview, tables
     from bdlbench.runs import rescoring
 
     add_plugins(plugin, replaced)
     found, untold, faults = rescoring.completed(reading.read(results), [*listed(metrics), sort])
+    found = overview.in_order(found, overview.nearest_suite(found))
     if figure is not None:
         figures.draw_table(found, figure, listed(metrics), sort)
     write(tables.render(found, style, listed(metrics), sort, *screen(), interval=interval), style)

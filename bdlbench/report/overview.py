@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from bdlbench.compare.differences import Apart
 from bdlbench.compare.standings import Standing
@@ -201,10 +202,16 @@ def nearest_suite(results: Sequence[Result]) -> str:
     return best if shared[best] else ""
 
 
-def in_order(found: Sequence[Record], suite: str) -> list[Record]:
-    """The records in the order of the suite's cells, those of no such cell at the end. suite: its name, "" for none."""
+Stored = TypeVar("Stored", Record, Result)
+
+
+def in_order(found: Sequence[Stored], suite: str) -> list[Stored]:
+    """Sort records or results by the place of their cell in a suite, cells of no suite last.
+
+    suite: its name, "" for none: then the order stays.
+    """
     places = _places(found, suite) if suite else {}
-    return sorted(found, key=lambda record: places.get(record.key, len(places)))
+    return sorted(found, key=lambda one: places.get(one.key, len(places)))
 
 
 def _places(found: Sequence[Result] | Sequence[Record], suite: str) -> dict[str, int]:
