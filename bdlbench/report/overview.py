@@ -202,10 +202,10 @@ def nearest_suite(results: Sequence[Result]) -> str:
     return best if shared[best] else ""
 
 
-Stored = TypeVar("Stored", Record, Result)
+OfCell = TypeVar("OfCell", Record, Result)
 
 
-def in_order(found: Sequence[Stored], suite: str) -> list[Stored]:
+def in_order(found: Sequence[OfCell], suite: str) -> list[OfCell]:
     """Sort records or results by the place of their cell in a suite, cells of no suite last.
 
     suite: its name, "" for none: then the order stays.
