@@ -9,6 +9,7 @@ import pytest
 
 from bdlbench.core.spec import Cell, Choice, Replicate
 from bdlbench.records.cells import merge
+from bdlbench.records.contents import Environment, MetricValues, Values
 from bdlbench.records.record import Record
 from bdlbench.report import evidence, overview
 from bdlbench.report.evidence import EvidenceSection
@@ -21,12 +22,9 @@ NEAR = [0.11, 0.10, 0.12, 0.09, 0.11]
 
 def record(method: str, model: str = "mlp", dataset: str = "wine", **values: Sequence[float]) -> Record:
     cell = Cell(Choice(method), Choice(model), Choice(dataset), samples=3)
-    metrics = {
-        name: {"unit": BETTER[name][0], "better": BETTER[name][1], "definition": name, "values": list(numbers)}
-        for name, numbers in values.items()
-    }
+    metrics = {name: MetricValues(*BETTER[name], name, tuple(numbers)) for name, numbers in values.items()}
     count = len(next(iter(values.values())))
-    return Record(cell, tuple(map(Replicate, range(count))), {"metrics": metrics}, {}, {})
+    return Record(cell, tuple(map(Replicate, range(count))), Values(metrics), {}, Environment())
 
 
 def sections(*found: Record, metrics: Sequence[str] = ()) -> list[EvidenceSection]:
@@ -111,8 +109,8 @@ def test_what_no_main_metric_shows_is_shown_as_asked() -> None:
 def test_the_title_and_the_order_are_the_suites() -> None:
     suite = suites.read_suite("smoke")
     cells = suites.build_spec(suite, suites.Overrides(device="cpu")).cells
-    nll = {"unit": "nats", "better": "lower", "definition": "nll", "values": [0.1]}
-    found = [Record(cell, (Replicate(0),), {"metrics": {"nll": nll}}, {}, {}) for cell in cells]
+    nll = MetricValues("nats", "lower", "nll", (0.1,))
+    found = [Record(cell, (Replicate(0),), Values({"nll": nll}), {}, Environment()) for cell in cells]
     name = overview.nearest_suite(merge(found))
     assert name == "smoke"
     assert [record.key for record in overview.in_order(found[::-1], name)] == [cell.key for cell in cells]
