@@ -239,10 +239,10 @@ def test_what_extend_holds_has_sections() -> None:
 
 
 def long_prose(text: str) -> list[str]:
-    """Lines of a document over 120 characters, but for tables, code and what a script writes."""
+    """Lines of a document over 120 characters, but for tables, images, code and what a script writes."""
     written = re.sub(r"^<!-- (?!\w+ reading)[^\n]* -->$.*?^<!-- end.*?-->$", "", text, flags=re.MULTILINE | re.DOTALL)
     blocks = re.split(r"^```.*$", written, flags=re.MULTILINE)[::2]
-    lines = [line for block in blocks for line in block.splitlines() if not line.startswith(("|", "    "))]
+    lines = [line for block in blocks for line in block.splitlines() if not line.startswith(("|", "    ", "!["))]
     return [line for line in lines if len(line) > 120]
 
 
