@@ -23,11 +23,11 @@ class Accuracy:
     better: ClassVar[Literal["higher"]] = "higher"
 
     def __call__(self, evaluation: Evaluation) -> dict[str, Tensor]:
-        """{"": (R,)}."""
+        """Compute {"": (R,)}."""
         return {key: each_row(torch.mean, correct) for key, correct in self.by_example(evaluation).items()}
 
     def by_example(self, evaluation: Evaluation) -> dict[str, Tensor]:
-        """Whether it is right: {"": (R, N)}."""
+        """Compute whether each prediction is right: {"": (R, N)}."""
         probs = evaluation.test.arrays().get("probs")  # (R, N, C)
         return {} if probs is None else {"": top_class(probs, evaluation.y)[1]}
 

@@ -22,12 +22,12 @@ class Brier:
     better: ClassVar[Literal["lower"]] = "lower"
 
     def __call__(self, evaluation: Evaluation) -> dict[str, Tensor]:
-        """{"": (R,)}."""
+        """Compute {"": (R,)}."""
         probs = evaluation.test.arrays().get("probs")  # (R, N, C)
         return {} if probs is None else {"": each_row(brier_score, probs, evaluation.y)}
 
     def by_example(self, evaluation: Evaluation) -> dict[str, Tensor]:
-        """Σ_c (p_nc − [y_n = c])²: {"": (R, N)}."""
+        """Compute Σ_c (p_nc − [y_n = c])²: {"": (R, N)}."""
         probs = evaluation.test.arrays().get("probs")  # (R, N, C)
         return {} if probs is None else {"": squared_errors(probs, evaluation.y)}
 

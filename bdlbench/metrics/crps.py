@@ -17,8 +17,8 @@ from bdlbench.stats.rows import each_row
 class ContinuousRankedProbabilityScore:
     """1/N Σ_n ∫ (F(z | x_n) − [z ≥ y_n])² dz of the predictive averaged over samples (Gneiting & Raftery 2007).
 
-    In the target's units: the absolute error where the predictive is a point. Of a mixture of Gaussians in closed form
-    (`predictives.proper_scores`). Undefined for classes, and for records from before it was kept.
+    In the target's units; for a point prediction it is the absolute error. For a mixture of Gaussians it has a closed
+    form (`predictives.proper_scores`). Undefined for classes, and for older records, which did not store it.
     """
 
     summary: ClassVar[str] = "continuous ranked probability score of a test target, in its original units"

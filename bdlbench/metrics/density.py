@@ -1,4 +1,4 @@
-"""How well a density model describes test inputs, and how much of its latent it uses."""
+"""Metrics of density models: how well they describe test inputs, and how much of the latent they use."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ class NegativeELBO:
     better: ClassVar[Literal["lower"]] = "lower"
 
     def __call__(self, evaluation: Evaluation) -> dict[str, Tensor]:
-        """{"": (R,)}."""
+        """Compute {"": (R,)}."""
         return {key: each_row(torch.mean, value) for key, value in self.by_example(evaluation).items()}
 
     def by_example(self, evaluation: Evaluation) -> dict[str, Tensor]:
-        """−ELBO(x_n): {"": (R, N)}."""
+        """Compute −ELBO(x_n): {"": (R, N)}."""
         elbo = evaluation.test.arrays().get("elbo")  # (R, N)
         return {} if elbo is None else {"": 0.0 - elbo.double()}
 
 
 @dataclass(frozen=True)
 class ImportanceSamples:
-    """k: with how many draws of the latent log p(x) of each input was estimated; more bring `nll` down."""
+    """k, the number of draws of the latent behind each estimate of log p(x); more draws lower `nll`."""
 
     summary: ClassVar[str] = "draws of the latent in the importance-weighted log p(x) that nll averages"
     version: ClassVar[int] = 1
@@ -41,14 +41,14 @@ class ImportanceSamples:
     better: ClassVar[Literal["higher"]] = "higher"
 
     def __call__(self, evaluation: Evaluation) -> dict[str, Tensor]:
-        """{"": (R,)}, the same for every row."""
+        """Return {"": (R,)}, the same for every row."""
         count = evaluation.test.facts.get("importance_samples")  # (R,)
         return {} if count is None else {"": count.double()}
 
 
 @dataclass(frozen=True)
 class RegretGain:
-    """1/N Σ_n of what the last step added to the likelihood regret of x_n: far from 0, `regret_steps` are too few."""
+    """1/N Σ_n of the last step's gain in the likelihood regret of x_n; far from 0, `regret_steps` is too small."""
 
     summary: ClassVar[str] = "mean gain of the likelihood regret's last step: about 0 where it has converged"
     version: ClassVar[int] = 1
@@ -56,7 +56,7 @@ class RegretGain:
     better: ClassVar[Literal["lower"]] = "lower"
 
     def __call__(self, evaluation: Evaluation) -> dict[str, Tensor]:
-        """{"": (R,)} of the test set, and one for each out-of-distribution set."""
+        """Compute {"": (R,)} of the test set, and one entry for each out-of-distribution set."""
         sets = {"": evaluation.test, **evaluation.ood}
         facts = {name: getattr(predictive, "facts", {}) for name, predictive in sets.items()}  # bare scores have none
         gains = {name: found.get("regret_gain") for name, found in facts.items()}  # (R, N)
@@ -78,7 +78,7 @@ class ActiveUnits:
     better: ClassVar[Literal["higher"]] = "higher"
 
     def __call__(self, evaluation: Evaluation) -> dict[str, Tensor]:
-        """{"": (R,)}."""
+        """Compute {"": (R,)}."""
         mean = evaluation.test.arrays().get("latent_mean")  # (R, N, Z)
         if mean is None:
             return {}

@@ -15,7 +15,7 @@ from bdlbench.stats.rows import each_row
 
 @dataclass(frozen=True)
 class ExpectedCalibrationError:
-    """Gap between confidence and accuracy over `bins` equal-width bins of the top-1 probability.
+    """The gap between confidence and accuracy over `bins` equal-width bins of the top-1 probability.
 
     Bins are (lo, hi]. Guo et al. 2017, eq. 3. Undefined for regression.
     """
@@ -32,7 +32,7 @@ class ExpectedCalibrationError:
         return f"gap between top-1 confidence and accuracy, over {self.bins} equal-width bins (lo, hi]"
 
     def __call__(self, evaluation: Evaluation) -> dict[str, Tensor]:
-        """{"": (R,)}."""
+        """Compute {"": (R,)}."""
         probs = evaluation.test.arrays().get("probs")  # (R, N, C)
         if probs is None:
             return {}
@@ -40,7 +40,7 @@ class ExpectedCalibrationError:
         return {"": each_row(partial(expected_calibration_error, bins=self.bins), confidence, correct)}
 
     def without_blocks(self, evaluation: Evaluation, population: str, block: Tensor) -> dict[str, Tensor]:
-        """{"": (R, blocks)} of blocks of test examples; no other population is used."""
+        """Compute {"": (R, blocks)} without each block of test examples; no other population is used."""
         probs = evaluation.test.arrays().get("probs")  # (R, N, C)
         if probs is None or population != TEST:
             return {}

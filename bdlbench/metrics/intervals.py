@@ -1,4 +1,4 @@
-"""Whether predictive intervals of numbers hold as many targets as they should, and how wide they are."""
+"""Calibration and width of predictive intervals of real targets."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ class CoverageError:
 class IntervalCalibrationError:
     """Mean over levels p of |the fraction of test targets in their central interval of probability p − p|.
 
-    Of `levels` levels from 0 to 1, as `mean_absolute_calibration_error` of the Uncertainty Toolbox (Chung et al. 2021)
-    takes them for one Gaussian; here for mixtures too. Undefined for classes.
+    The `levels` levels go from 0 to 1, as in `mean_absolute_calibration_error` of the Uncertainty Toolbox (Chung et al.
+    2021), which computes it for one Gaussian; here also for mixtures. Undefined for classes.
     """
 
     levels: int = 100
@@ -77,7 +77,8 @@ class IntervalCalibrationError:
 class QuantileIntervalCoverageError:
     """1/K Σ_k |the fraction of test targets between predictive quantiles (k − 1)/K and k/K − 1/K|, K = `bins`.
 
-    QICE (Han, Zheng & Zhou 2022, CARD), by the predictive's own quantiles instead of a sample's. Undefined for classes.
+    QICE (Han, Zheng & Zhou 2022, CARD), with the predictive's own quantiles instead of a sample's. Undefined for
+    classes.
     """
 
     bins: int = 10
@@ -106,9 +107,9 @@ class QuantileIntervalCoverageError:
 
 @dataclass(frozen=True)
 class Sharpness:
-    """sqrt(1/N Σ_n V[y | x_n]) in the target's units: how sure predictions are, right or wrong. Undefined for classes.
+    """sqrt(1/N Σ_n V[y | x_n]) in the target's units: the width of predictions, right or wrong. Undefined for classes.
 
-    Small is better only where calibration is equal (Gneiting, Balabdaoui & Raftery 2007).
+    Smaller is better only if calibration is equal (Gneiting, Balabdaoui & Raftery 2007).
     """
 
     summary: ClassVar[str] = "root mean predictive variance, in the target's original units; right or wrong"
@@ -138,7 +139,7 @@ def _variances(evaluation: Evaluation) -> dict[str, Tensor]:
 
 
 def _of_rows(evaluation: Evaluation, kernel: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
-    """Apply a kernel to u = P(target ≤ y_n | x_n) (N,) of each row: {"": (R, …)}, {} where that is not known."""
+    """Apply a kernel to u = P(target ≤ y_n | x_n) (N,) of each row: {"": (R, …)}; {} if u is unknown."""
     below = evaluation.test.cdf(evaluation.y) if isinstance(evaluation.test, OfNumbers) else None
     return {} if below is None else {"": each_row(kernel, below)}
 

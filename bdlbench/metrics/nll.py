@@ -22,11 +22,11 @@ class NegativeLogLikelihood:
     better: ClassVar[Literal["lower"]] = "lower"
 
     def __call__(self, evaluation: Evaluation) -> dict[str, Tensor]:
-        """{"": (R,)}."""
+        """Compute {"": (R,)}."""
         return {key: each_row(torch.mean, surprise) for key, surprise in self.by_example(evaluation).items()}
 
     def by_example(self, evaluation: Evaluation) -> dict[str, Tensor]:
-        """−log p(y_n | x_n): {"": (R, N)}."""
+        """Compute −log p(y_n | x_n): {"": (R, N)}."""
         return {"": 0.0 - evaluation.test.log_prob(evaluation.y).double()}  # a difference: never −0.0
 
 

@@ -19,14 +19,14 @@ OOD_STATISTICS: dict[str, Statistic] = {"AUROC": auroc, "AUPR": average_precisio
 class OutOfDistribution:
     """One statistic of one score, for each out-of-distribution set against the test set.
 
-    The test set counts as in-distribution whatever it is. Of the data sets here it is a part of the same data as the
-    training set; where a test set is itself shifted (corrupted or rotated images, another hospital, as predictions
-    made elsewhere may be of), the statistic tells shifted inputs from the other set and no longer the training
-    distribution from it: a method that rightly doubts the shifted test inputs is then marked down.
+    The test set always counts as in-distribution. In the data sets of this package, it comes from the same data as the
+    training set. Predictions made elsewhere may have a shifted test set, such as corrupted or rotated images or another
+    hospital. The statistic then separates the other set from the shifted inputs, no longer from the training
+    distribution, and penalises a method that is rightly uncertain about the shifted inputs.
 
-    Undefined where a predictive lacks the score, or has fewer than `min_samples` posterior samples: of one sample,
-    mutual information is 0 but for rounding. AUPR depends on the sizes of the two sets. Papers that call the
-    in-distribution set positive report another AUPR and another FPR; the AUROC is the same.
+    Undefined if a predictive lacks the score, or has fewer than `min_samples` posterior samples: with one sample,
+    mutual information is 0 except for rounding. AUPR depends on the sizes of the two sets. Papers that call the
+    in-distribution set positive report a different AUPR and FPR; the AUROC is the same.
     """
 
     statistic: Literal["AUROC", "AUPR", "FPR at 95 % TPR"]
@@ -39,24 +39,24 @@ class OutOfDistribution:
 
     @property
     def summary(self) -> str:
-        """One line: which statistic of which score."""
+        """One line, with the statistic and the score."""
         inside = "test inputs (in-distribution, even if shifted)"
         return f"{self.statistic} of out-of-distribution (positive) against {inside}, by {self.score}"
 
     def __call__(self, evaluation: Evaluation) -> dict[str, Tensor]:
-        """{out-of-distribution set: (R,)}."""
+        """Compute {out-of-distribution set: (R,)}."""
         statistic = OOD_STATISTICS[self.statistic]
         return {name: each_row(statistic, *scores) for name, scores in self._scores(evaluation).items()}
 
     def without_blocks(self, evaluation: Evaluation, population: str, block: Tensor) -> dict[str, Tensor]:
-        """{out-of-distribution set: (R, blocks)} of blocks of test examples, or of the set's own."""
+        """Compute {out-of-distribution set: (R, blocks)} without each block of the test set, or of the set itself."""
         statistic, positives = OOD_STATISTICS[self.statistic], population != TEST
         left_out = partial(without_blocks, statistic, block=block, positives=positives)
         found = self._scores(evaluation)
         return {name: each_row(left_out, *found[name]) for name in found if population in (TEST, name)}
 
     def _scores(self, evaluation: Evaluation) -> dict[str, tuple[Tensor, Tensor]]:
-        """Of each out-of-distribution set its scores (R, N') and those of the test set (R, N)."""
+        """Return, for each out-of-distribution set, its scores (R, N') and those of the test set (R, N)."""
         inside = evaluation.test.scores.get(self.score)
         if inside is None or evaluation.test.samples < self.min_samples:
             return {}

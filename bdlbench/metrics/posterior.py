@@ -1,4 +1,4 @@
-"""How far a method is from the exact posterior. Defined on conjugate models alone."""
+"""Distances from the exact posterior; they are defined only on conjugate models."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HERMITE_NODES = 40
 
 @dataclass(frozen=True)
 class PosteriorKL:
-    """KL(q ‖ exact posterior) of the weights. Undefined where q is no Gaussian: points and masks have no density."""
+    """KL(q ‖ exact posterior) of the weights. Undefined unless q is Gaussian: points and masks have no density."""
 
     summary: ClassVar[str] = "KL of the approximate posterior of the weights from the exact one, where q is Gaussian"
     version: ClassVar[int] = 1
@@ -29,7 +29,7 @@ class PosteriorKL:
     better: ClassVar[Literal["lower"]] = "lower"
 
     def __call__(self, evaluation: Evaluation) -> dict[str, Tensor]:
-        """{"": (R,)}."""
+        """Compute {"": (R,)}."""
         q, reference = evaluation.moments, evaluation.reference
         return {} if reference is None or q is None or not q.gaussian else {"": reference.posterior.kl(q)}
 
@@ -38,7 +38,8 @@ class PosteriorKL:
 class PosteriorW2:
     """Wasserstein-2 distance between the Gaussians with the moments of q and of the exact posterior of the weights.
 
-    The distance itself where both are Gaussian, a point being one without width; else a lower bound (Gelbrich 1990).
+    If both posteriors are Gaussian, this is their distance; a point counts as a Gaussian of width zero. Otherwise it is
+    a lower bound (Gelbrich 1990).
     """
 
     summary: ClassVar[str] = "Gaussian Wasserstein-2 distance of the weights' posterior from the exact one, by moments"
@@ -47,7 +48,7 @@ class PosteriorW2:
     better: ClassVar[Literal["lower"]] = "lower"
 
     def __call__(self, evaluation: Evaluation) -> dict[str, Tensor]:
-        """{"": (R,)}."""
+        """Compute {"": (R,)}."""
         q = evaluation.moments
         exact = evaluation.reference.posterior.moments() if evaluation.reference else None
         if q is None or exact is None:
@@ -57,7 +58,7 @@ class PosteriorW2:
 
 @dataclass(frozen=True)
 class ElboGap:
-    """log evidence − ELBO, which is KL(q ‖ exact posterior); the ELBO as the method reports it, Monte Carlo or not."""
+    """log evidence − ELBO = KL(q ‖ exact posterior), with the ELBO that the method reports, Monte Carlo or not."""
 
     summary: ClassVar[str] = "log evidence minus the method's ELBO of the training data"
     version: ClassVar[int] = 1
@@ -65,7 +66,7 @@ class ElboGap:
     better: ClassVar[Literal["lower"]] = "lower"
 
     def __call__(self, evaluation: Evaluation) -> dict[str, Tensor]:
-        """{"": (R,)}."""
+        """Compute {"": (R,)}."""
         bound, reference = evaluation.bound, evaluation.reference
         if bound is None or reference is None:
             return {}
@@ -76,11 +77,13 @@ class ElboGap:
 class PredictiveKL:
     """KL(exact predictive ‖ the method's predictive), mean over test inputs.
 
-    Defined where the model has an exact posterior, when a method is trained: a record keeps no exact predictive. It
-    knows class probabilities of both, or one Gaussian of the exact posterior and a Gaussian or an equal mixture of them
-    of the method; of any other kind of predictive, such as a density of images, it is undefined.
-    Classes: a sum, infinite where what may happen was called impossible. A Gaussian from a Gaussian: closed
-    form. From a mixture of M Gaussians, of which Monte Carlo is part: Gauss-Hermite quadrature.
+    Defined only if the model has an exact posterior, and only when a method is trained, because records do not keep the
+    exact predictive. Both predictives must be of classes; or the exact one is a Gaussian and the method's is a Gaussian
+    or an equal mixture of Gaussians. For any other predictive, such as a density of images, it is undefined.
+
+    For classes, the KL is a sum; it is infinite if the method gives probability 0 to a possible class. For two
+    Gaussians it has a closed form. For a mixture of M Gaussians, it is computed by Gauss-Hermite quadrature, and
+    includes the Monte-Carlo error of the M samples.
     """
 
     summary: ClassVar[str] = "KL of the predictive (classes, Gaussian, mixture) from the exact one, mean over inputs"
@@ -89,7 +92,7 @@ class PredictiveKL:
     better: ClassVar[Literal["lower"]] = "lower"
 
     def __call__(self, evaluation: Evaluation) -> dict[str, Tensor]:
-        """{"": (R,)}."""
+        """Compute {"": (R,)}."""
         if evaluation.reference is None:
             return {}
         divergence = predictive_kl(evaluation.reference.test, evaluation.test)
@@ -97,7 +100,7 @@ class PredictiveKL:
 
 
 def predictive_kl(exact: Predicted, other: Predicted) -> Tensor | None:
-    """KL(exact ‖ other) for each input, (R, N) float64 nats; None where they are of different kinds."""
+    """Compute KL(exact ‖ other) for each input, (R, N) float64 nats; None if the two are of different kinds."""
     if isinstance(exact, Categorical) and isinstance(other, Categorical):
         p = exact.log_probs.exp()
         terms = torch.where(p > 0, p * (exact.log_probs - other.log_probs), 0.0)  # (R, N, C)
@@ -116,7 +119,7 @@ def _normal_entropy(sd: Tensor) -> Tensor:
 
 
 def _expected_log_prob(mean: Tensor, sd: Tensor, other: GaussianMixture) -> Tensor:
-    """E log p_other(y) over y ~ N(mean, sd²), (R, N), one node after another."""
+    """Compute E log p_other(y) over y ~ N(mean, sd²), (R, N), one node after another."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(HERMITE_NODES)
     total = torch.zeros_like(mean)
     for node, weight in zip(nodes.tolist(), (weights / math.sqrt(2 * math.pi)).tolist(), strict=True):

@@ -14,7 +14,7 @@ from bdlbench.stats.rows import each_row
 
 @dataclass(frozen=True)
 class RootMeanSquaredError:
-    """sqrt(1/N Σ_n (y_n − E[y | x_n])²) in original units. Undefined where the predictive has no mean."""
+    """sqrt(1/N Σ_n (y_n − E[y | x_n])²) in original units. Undefined if the predictive has no mean."""
 
     summary: ClassVar[str] = "root mean squared error of the predictive mean, in the target's original units"
     version: ClassVar[int] = 1
@@ -22,11 +22,11 @@ class RootMeanSquaredError:
     better: ClassVar[Literal["lower"]] = "lower"
 
     def __call__(self, evaluation: Evaluation) -> dict[str, Tensor]:
-        """{"": (R,)}."""
+        """Compute {"": (R,)}."""
         return {key: each_row(torch.mean, square).sqrt() for key, square in _squared_errors(evaluation).items()}
 
     def without_blocks(self, evaluation: Evaluation, population: str, block: Tensor) -> dict[str, Tensor]:
-        """{"": (R, blocks)} of blocks of test examples; no other population is used."""
+        """Compute {"": (R, blocks)} without each block of test examples; no other population is used."""
         if population != TEST:
             return {}
         rest = len(block) - torch.bincount(block)  # (blocks,)
@@ -38,7 +38,7 @@ class RootMeanSquaredError:
 
 
 def _squared_errors(evaluation: Evaluation) -> dict[str, Tensor]:
-    """(y_n − E[y | x_n])²: {"": (R, N)} float64."""
+    """Compute (y_n − E[y | x_n])²: {"": (R, N)} float64."""
     mean = evaluation.test.arrays().get("mean")  # (R, N)
     return {} if mean is None else {"": (evaluation.y.double() - mean.double()).square()}
 

@@ -1,4 +1,4 @@
-"""How large a model is, and how much of it is left."""
+"""The size of a model, and how much of it remains after pruning."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from bdlbench.protocols import Evaluation, Metric
 
 @dataclass(frozen=True)
 class Fact:
-    """What the posterior states of itself under `fact`, and under `fact[layer]` for each layer it names.
+    """A fact that the posterior states about itself as `fact`, and as `fact[layer]` for each layer.
 
-    Undefined where it states neither.
+    Undefined if the posterior states neither.
     """
 
     version: ClassVar[int] = 1
@@ -26,7 +26,7 @@ class Fact:
     better: Literal["higher", "lower"]
 
     def __call__(self, evaluation: Evaluation) -> dict[str, Tensor]:
-        """{"": (R,), layer: (R,), …}."""
+        """Return {"": (R,), layer: (R,), …}."""
         stated = {
             name.removeprefix(self.fact): value.double()
             for name, value in evaluation.facts.items()
@@ -37,7 +37,7 @@ class Fact:
 
 @dataclass(frozen=True)
 class Parameters:
-    """The number of parameters of one replicate. Undefined for predictions that were made elsewhere."""
+    """The number of parameters of one replicate. Undefined for predictions made elsewhere."""
 
     summary: ClassVar[str] = "number of parameters of one network of the model"
     version: ClassVar[int] = 1
@@ -45,7 +45,7 @@ class Parameters:
     better: ClassVar[Literal["lower"]] = "lower"
 
     def __call__(self, evaluation: Evaluation) -> dict[str, Tensor]:
-        """{"": (R,)}, the same for every row."""
+        """Return {"": (R,)}, the same for every row."""
         y, count = evaluation.y, evaluation.num_parameters
         return {} if count is None else {"": torch.full(y.shape[:1], count, dtype=torch.float64, device=y.device)}
 

@@ -1,4 +1,4 @@
-"""What networks of uncertain depth predict by each rule, how deep they go, and what that costs."""
+"""Metrics of networks of uncertain depth: predictions by each rule, depth and cost."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def _ece(log_probs: Tensor, y: Tensor) -> Tensor:
 
 
 RULE_STATISTICS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"accuracy": _accuracy, "NLL": _nll, "ECE": _ece}
-"""Log class probabilities (N, C) and classes (N,) -> ()."""
+"""Functions from log class probabilities (N, C) and classes (N,) to ()."""
 
 
 @dataclass(frozen=True)
 class ByRule:
     """One statistic of the test predictions by each rule: q_mode, q_marginal, q_sample, prior, joint.
 
-    What each rule does: `bdlbench.networks.depth_output.RULES`. Undefined where there is one exit, or no depth at all.
+    `bdlbench.networks.depth_output.RULES` describes the rules. Undefined for a network with one exit, or without depth.
     """
 
     version: ClassVar[int] = 1
@@ -49,11 +49,11 @@ class ByRule:
 
     @property
     def summary(self) -> str:
-        """One line: which statistic."""
+        """One line, with the statistic."""
         return f"{self.statistic} of the prediction by each rule that turns all depths into one prediction"
 
     def __call__(self, evaluation: Evaluation) -> dict[str, Tensor]:
-        """{rule: (R,)}."""
+        """Compute {rule: (R,)}."""
         test = evaluation.test
         if not isinstance(test, StoppingPredictive) or not test.others:
             return {}
@@ -62,7 +62,7 @@ class ByRule:
 
 @dataclass(frozen=True)
 class MeanFact:
-    """Mean over test examples of what the predictive states of each. Undefined where it states no such thing."""
+    """Mean over test examples of a fact that the predictive states about each. Undefined without this fact."""
 
     version: ClassVar[int] = 1
 
@@ -72,18 +72,18 @@ class MeanFact:
     better: Literal["higher", "lower"] = "lower"
 
     def __call__(self, evaluation: Evaluation) -> dict[str, Tensor]:
-        """{"": (R,)}."""
+        """Compute {"": (R,)}."""
         return {key: each_row(torch.mean, fact) for key, fact in self.by_example(evaluation).items()}
 
     def by_example(self, evaluation: Evaluation) -> dict[str, Tensor]:
-        """{"": (R, N)}."""
+        """Return {"": (R, N)}."""
         fact = evaluation.test.facts.get(self.fact)  # (R, N)
         return {} if fact is None else {"": fact.double()}
 
 
 @dataclass(frozen=True)
 class FlopsFraction:
-    """Mean FLOPs of an example over those of all layers with one head at the end: FLOPs are 2×MAC, heads counted."""
+    """Mean FLOPs of an example over those of all layers with one head at the end; FLOPs are 2×MAC, heads included."""
 
     summary: ClassVar[str] = "mean FLOPs of a test example over those of the full network with its one head"
     version: ClassVar[int] = 1
@@ -91,11 +91,11 @@ class FlopsFraction:
     better: ClassVar[Literal["lower"]] = "lower"
 
     def __call__(self, evaluation: Evaluation) -> dict[str, Tensor]:
-        """{"": (R,)}."""
+        """Compute {"": (R,)}."""
         return {key: each_row(torch.mean, share) for key, share in self.by_example(evaluation).items()}
 
     def by_example(self, evaluation: Evaluation) -> dict[str, Tensor]:
-        """{"": (R, N)}."""
+        """Compute {"": (R, N)}."""
         facts = evaluation.test.facts
         return {"": facts["flops"].double() / facts["full_flops"].double()} if "full_flops" in facts else {}
 
@@ -104,7 +104,8 @@ class FlopsFraction:
 class CalibrationByDepth:
     """Expected calibration error of q_mode among the test examples that leave at each depth.
 
-    With several posterior samples an example's depth is the mean of theirs, rounded. NaN where none leaves.
+    With several posterior samples, an example's depth is the rounded mean over samples. NaN if no example leaves at the
+    depth.
     """
 
     summary: ClassVar[str] = f"top-1 confidence against accuracy of those that leave at a depth, {BINS} bins (lo, hi]"
@@ -113,7 +114,7 @@ class CalibrationByDepth:
     better: ClassVar[Literal["lower"]] = "lower"
 
     def __call__(self, evaluation: Evaluation) -> dict[str, Tensor]:
-        """{depth: (R,)}."""
+        """Compute {depth: (R,)}."""
         test = evaluation.test
         if not isinstance(test, StoppingPredictive) or not test.others:
             return {}
