@@ -177,6 +177,7 @@ def expected_moments(name, gram, xy):
         "map": (exact, zero),
         "deep_ensemble": (point, zero),  # its members agree
         "mc_dropout": (dropped, np.diag(odds * dropped**2)),
+        "gaussian_dropout": (dropped, np.diag(odds * dropped**2)),  # on one output: all that counts is the variance
         "dropconnect": (connected, np.diag(odds * connected**2)),
         "mean_field_vi": (exact, np.diag(1 / np.diag(precision))),
         "laplace": (exact, np.linalg.inv(precision)),
@@ -198,7 +199,7 @@ def _kept(name, wanted):
     return {key: value for key, value in wanted.items() if key in fields(catalog.load("methods", name))}
 
 
-NOISY = {"mc_dropout": 5e-3, "dropconnect": 1e-2, "mean_field_vi": 5e-3, "sparse_vd": 2e-2}
+NOISY = {"mc_dropout": 5e-3, "gaussian_dropout": 5e-3, "dropconnect": 1e-2, "mean_field_vi": 5e-3, "sparse_vd": 2e-2}
 """Methods whose training draws noise, and what the finite size of its steps may move a weight."""
 
 

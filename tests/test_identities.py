@@ -53,7 +53,11 @@ def assert_same(left, right):
         torch.testing.assert_close(left[name], right[name], rtol=1e-6, atol=1e-6)
 
 
-DROPPING = {"mc_dropout": {"rate": 0, "input_rate": 0}, "dropconnect": {"rate": 0}}
+DROPPING = {
+    "mc_dropout": {"rate": 0, "input_rate": 0},
+    "gaussian_dropout": {"rate": 0, "input_rate": 0},
+    "dropconnect": {"rate": 0},
+}
 
 
 @every_model
@@ -241,7 +245,10 @@ def test_every_method_of_one_network_starts_from_the_same_weights(small):
     assert (views["fc1.bias"].abs() < 1e-20).all()
 
 
-@pytest.mark.parametrize(("method", "means"), {"mc_dropout": 0.75**-0.5, "dropconnect": 0.75**0.5}.items())
+MEANS = {"mc_dropout": 0.75**-0.5, "gaussian_dropout": 0.75**-0.5, "dropconnect": 0.75**0.5}
+
+
+@pytest.mark.parametrize(("method", "means"), MEANS.items())
 def test_the_penalty_of_dropping_is_the_divergence_from_another_prior(small, method, means):
     """With p = ¼ and prior_sd 1: E W² / s² over masks is the penalty's w² where s is `means`."""
     built, options = small.suited("bayesian_linear_regression"), {"rate": 0.25, "input_rate": 0.25}

@@ -112,17 +112,18 @@ class Streams:
         """
         return Streams([_hash(key, f"member {k}") if k else key for key in self.keys for k in range(count)])
 
-    def normal(self, shape: Sequence[int], like: Tensor) -> Tensor:
+    def normal(self, shape: Sequence[int], like: Tensor, name: str = "") -> Tensor:
         """Draw standard normal numbers.
 
         Args:
             shape: The axes that follow the leading ones.
             like: A tensor whose dtype and device the result takes.
+            name: The name of a sequence of its own, which continues where it was whatever else is drawn.
 
         Returns:
             (*lead, *shape).
         """
-        return self._take("normal", shape, like.device).to(like.dtype)
+        return self._take("normal", shape, like.device, name).to(like.dtype)
 
     def bits(self, shape: Sequence[int], like: Tensor, name: str = "") -> Tensor:
         """Draw uniform int16 numbers, with all 65,536 values equally likely.

@@ -63,7 +63,7 @@ class FixedStreams:
         """Streams (R·count,)."""
         return FixedStreams((self.lead[0] * count,), (*self.path, "members"))
 
-    def normal(self, shape: Sequence[int], like: Tensor) -> Tensor:
+    def normal(self, shape: Sequence[int], like: Tensor, name: str = "") -> Tensor:
         """Standard normal numbers (*lead, *shape)."""
         return torch.from_numpy(ndtri(self._uniform(shape).numpy())).to(like)
 

@@ -13,7 +13,7 @@ from bdlbench.core.options import option
 from bdlbench.core.streams import Streams
 from bdlbench.data.task import Data
 from bdlbench.networks.layers import Dropout
-from bdlbench.posteriors.fitting import PriorScaling, fit_network, prior_of, training_option
+from bdlbench.posteriors.fitting import PriorScaling, dropout_rates, fit_network, prior_of, training_option
 from bdlbench.posteriors.moments import dropout_moments
 from bdlbench.posteriors.weights import WeightPosterior
 from bdlbench.protocols import Model, Posterior
@@ -77,8 +77,7 @@ class MCDropout:
 
         Each map draws from its own stream, and not at all at rate 0.
         """
-        by_role = {"input": self.input_rate, "weight": self.rate}
-        return {name: by_role[leaf.role] for name, leaf in layout.leaves.items() if leaf.role in by_role}
+        return dropout_rates(layout, self.input_rate, self.rate)
 
 
 methods = {"mc_dropout": MCDropout}

@@ -70,13 +70,21 @@ class Memory:
 
 def remembering(layer: Layer, memory: Memory) -> Layer:
     """Return the layer rule with a memory, where it can use one."""
-    return replace(layer, memory=memory) if isinstance(layer, Dropout | LocalNoise) else layer
+    return replace(layer, memory=memory) if isinstance(layer, Dropout | InputNoise | LocalNoise) else layer
 
 
 def _recalled(
     memory: Memory | None, op: LinearOp, tensors: Sequence[Tensor | None], make: Callable[[], Stored]
 ) -> Stored:
     return make() if memory is None else memory.recall(op, tensors, make)
+
+
+def _without_noise(
+    memory: Memory | None, noise: Streams, op: LinearOp, x: Tensor, weight: Tensor, offset: Tensor | None
+) -> Tensor:
+    """Apply a map that needs no noise, once for all samples; the result has the axes of any other sample."""
+    out = _recalled(memory, op, (x, weight, offset), lambda: op(x, weight, offset))
+    return out.expand(*noise.lead, *out.shape[out.ndim - op.trailing :])
 
 
 def _identity(tensor: Tensor | None) -> object:
@@ -165,9 +173,7 @@ class Dropout:
         """
         rate = self.rates.get(name, 0.0)
         if isinstance(rate, float) and rate == 0:
-            weight, offset = self.leaves[name], _bias(self, bias)
-            out = _recalled(self.memory, op, (x, weight, offset), lambda: op(x, weight, offset))
-            return out.expand(*self.noise.lead, *out.shape[out.ndim - op.trailing :])  # as any other sample
+            return _without_noise(self.memory, self.noise, op, x, self.leaves[name], _bias(self, bias))
         mask = self.kept.get_or_draw(name, lambda: self._mask(name, op, x)) if self.joint else self._mask(name, op, x)
         share = per_row(1 - rate, x, 1 + op.trailing)
         kept = (x / share) * mask if x.ndim < mask.ndim else x * (mask / share)  # the smaller tensor is divided
@@ -187,6 +193,47 @@ class Dropout:
     def _mask(self, name: str, op: LinearOp, x: Tensor) -> Tensor:
         bits = self.noise.bits(_shape(x, op.trailing, self.joint), x, name)
         return sampling.keep_mask(bits, self.rates[name], op.trailing, x)
+
+
+@dataclass(eq=False)
+class InputNoise:
+    """The rule op(x · (1 + sd · noise), w), with noise for each example and unit. Srivastava et al. 2014, §10.
+
+    Gaussian dropout of type A in Kingma, Salimans & Welling 2015, §3.2: all weights of an input unit share its noise.
+
+    Attributes:
+        leaves: {name: (R, *S)}.
+        sds: The standard deviation of the noise at the input of each leaf, a number or (R, 1, …). A leaf without one
+            acts as a point. Each leaf draws from a sequence of its own.
+        noise: Streams (R,) in training, (M, R) for posterior samples.
+        joint: Whether one draw of the noise serves the whole batch.
+        kept: Noise that was drawn for the whole batch, by leaf.
+        memory: What maps made of the input of the network before any noise.
+    """
+
+    leaves: Leaves
+    sds: Mapping[str, Tensor | float]
+    noise: Streams
+    joint: bool = False
+    kept: _Kept = field(default_factory=_Kept)
+    memory: Memory | None = None
+
+    def __call__(self, name: str, op: LinearOp, x: Tensor, bias: str = "") -> Tensor:
+        """Apply `op` to the noisy input."""
+        weight, offset = self.leaves[name], _bias(self, bias)
+        if name not in self.sds:
+            return _without_noise(self.memory, self.noise, op, x, weight, offset)
+        if self.joint:
+            return op(x * self.kept.get_or_draw(name, lambda: self._factor(name, op, x)), weight, offset)
+        return op(x * self._factor(name, op, x), weight, offset)
+
+    def leaf(self, name: str) -> Tensor:
+        """Return the leaf itself: biases and scales have no noise."""
+        return self.leaves[name]
+
+    def _factor(self, name: str, op: LinearOp, x: Tensor) -> Tensor:
+        noise = self.noise.normal(_shape(x, op.trailing, self.joint), x, name)
+        return 1 + noise * self.sds[name]
 
 
 @dataclass(eq=False)
@@ -222,21 +269,32 @@ class LocalNoise:
     """The rule op(x, mean) + sqrt(op(x², variance)) · noise: Kingma, Salimans & Welling 2015.
 
     A bias acts as a weight of a constant input. A leaf without a variance acts as a point.
+
+    Attributes:
+        mean: {name: (R, *S)}.
+        variance: {name: (R, *S)}, of the leaves that have noise.
+        noise: Streams (R,) in training, (M, R) for posterior samples.
+        scale: By what the noise of a leaf is multiplied, a number or (R, 1, …). Such a leaf draws from a sequence of
+            its own, so that one without noise moves no other's.
+        kept: Samples that were drawn for the whole batch, by leaf.
+        memory: What maps made of the input of the network before any noise.
     """
 
     mean: Leaves
     variance: Leaves
     noise: Streams
+    scale: Mapping[str, Tensor | float] = field(default_factory=dict)
     kept: _Kept = field(default_factory=_Kept)
     memory: Memory | None = None
 
     def __call__(self, name: str, op: LinearOp, x: Tensor, bias: str = "") -> Tensor:
         """Apply `op` and add noise to the pre-activation, with the variance of the bias included."""
         if name not in self.variance:
-            return op(x, self.mean[name], _bias(self, bias))
+            return _without_noise(self.memory, self.noise, op, x, self.mean[name], _bias(self, bias))
         mean = Factors(self.mean[name], self.mean[bias] if bias else None)
         variance = Factors(self.variance[name], self.variance.get(bias))
-        noise = self.noise.normal(op.output_shape(x, mean.weight), x)
+        shape, scaled = op.output_shape(x, mean.weight), name in self.scale
+        noise = self.noise.normal(shape, x, name) * self.scale[name] if scaled else self.noise.normal(shape, x)
         if x.requires_grad or mean.weight.requires_grad:
             return sampling.local_noise(op, x, mean, variance, noise)
         tensors = (x, *mean, *variance)

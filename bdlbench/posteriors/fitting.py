@@ -119,6 +119,12 @@ def is_linear(leaf: Leaf) -> bool:
     return leaf.role in ("input", "weight")
 
 
+def dropout_rates(layout: Layout, input_rate: PerRow, rate: PerRow) -> dict[str, PerRow]:
+    """Return the dropout rate at the input of each linear map: `input_rate` where it reads the data, else `rate`."""
+    by_role = {"input": input_rate, "weight": rate}
+    return {name: by_role[leaf.role] for name, leaf in layout.leaves.items() if leaf.role in by_role}
+
+
 @dataclass(frozen=True)
 class GaussianPrior:
     """N(0, sd²) on every parameter."""

@@ -13,6 +13,7 @@ from bdlbench.networks.layers import (
     DropConnect,
     Dropout,
     Flipout,
+    InputNoise,
     LocalNoise,
     Memory,
     Point,
@@ -43,6 +44,7 @@ def rules(leaves, noise, joint=False):
     return {
         "point": Point(leaves),
         "dropout": Dropout(leaves, {"w": 0.5}, noise, joint),
+        "input": InputNoise(leaves, {"w": 0.5}, noise, joint),
         "dropconnect": DropConnect(leaves, {"w": torch.tensor([0.2, 0.5])}, noise),
         "local": LocalNoise(leaves, variance, noise),
         "weight": WeightNoise(leaves, variance, noise),
@@ -74,6 +76,7 @@ def test_a_map_without_rate_or_variance_acts_as_a_point(case, rule):
     noise = Streams.of_seeds([0, 1])
     bare = {
         "dropout": Dropout(leaves, {}, noise),
+        "input": InputNoise(leaves, {}, noise),
         "dropconnect": DropConnect(leaves, {}, noise),
         "local": LocalNoise(leaves, {}, noise),
         "weight": WeightNoise(leaves, {}, noise),
@@ -103,10 +106,11 @@ def test_dropconnects_mean_weight_is_scaled_by_what_is_kept(case):
 
 
 @every_map
-def test_a_joint_mask_serves_every_example(case):
+@pytest.mark.parametrize("rule", ["dropout", "input"])
+def test_a_joint_draw_at_the_inputs_serves_every_example(case, rule):
     op, x, leaves, _ = setting(case)
     x = x[:, :1].expand_as(x)
-    joint, own = (rules(leaves, Streams.of_seeds([0, 1]), joint)["dropout"]("w", op, x) for joint in (True, False))
+    joint, own = (rules(leaves, Streams.of_seeds([0, 1]), joint)[rule]("w", op, x) for joint in (True, False))
     torch.testing.assert_close(joint, joint[:, :1].expand_as(joint))
     assert not torch.allclose(own, own[:, :1].expand_as(own))
 
@@ -141,7 +145,7 @@ def test_a_hyper_parameter_of_each_row_stands_before_what_it_multiplies():
 
 
 @every_map
-@pytest.mark.parametrize("rule", ["dropout", "dropconnect", "weight"])
+@pytest.mark.parametrize("rule", ["dropout", "input", "dropconnect", "weight"])
 def test_one_network_is_one_network_however_often_a_leaf_is_used(case, rule):
     op, x, leaves, _ = setting(case)
     network = rules(leaves, Streams.of_seeds([0, 1]).samples(0, M), joint=True)[rule]
