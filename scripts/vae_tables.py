@@ -9,7 +9,6 @@ convergence.png into the folder of the records.
 from __future__ import annotations
 
 import sys
-from importlib import resources
 from pathlib import Path
 
 import pandas as pd
@@ -17,18 +16,13 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from bdlbench import api
+from bdlbench.reproduce import papers
 
 SCORES = {
     "ood_auroc_density": "log p(x)",
     "ood_auroc_negative_elbo": "ELBO",
     "ood_auroc_likelihood_regret": "likelihood regret",
 }
-
-
-def published() -> pd.DataFrame:
-    """Numbers of papers, with source and protocol."""
-    with (resources.files("bdlbench") / "published" / "vae.csv").open() as stream:
-        return pd.read_csv(stream, keep_default_na=False)
 
 
 def summary(folder: Path) -> pd.DataFrame:
@@ -56,17 +50,18 @@ def density_table(frame: pd.DataFrame) -> pd.DataFrame:
         }
         for _, row in wide.iterrows()
     ]
-    cited = published()
-    for _, row in cited[(cited["metric"] == "nll")].iterrows():
-        rows.append(
-            {"source": row["source"], "passes": 3280, "importance-weighted NLL (nats)": row["value"], "k": 5000}
-        )
+    for paper in map(papers.read, ("burda2016", "xqding")):
+        rows += [
+            {"source": paper.citation, "passes": 3280, "importance-weighted NLL (nats)": row.printed, "k": 5000}
+            for row in paper.rows
+            if row.method == "VAE, k = 1" and row.ours.metric == "nll"
+        ]
     return pd.DataFrame(rows)
 
 
 def ood_table(frame: pd.DataFrame) -> pd.DataFrame:
     """AUROC of each score for each pair of sets, and the published number where there is one."""
-    cited = published().set_index(["dataset", "ood", "metric"])["value"]
+    cited = {(row.dataset, row.ours.metric): row.printed for row in papers.read("lpath").rows}
     rows = []
     for _, row in frame[frame["metric"].str.partition("[")[0].isin(SCORES)].iterrows():
         metric, _, ood = row["metric"].removesuffix("]").partition("[")
@@ -77,7 +72,7 @@ def ood_table(frame: pd.DataFrame) -> pd.DataFrame:
                 "score": SCORES[metric],
                 "AUROC": f"{row['mean']:.4f} ± {row['standard_error']:.4f}",
                 "seeds": row["n"],
-                "published": cited.get((row["dataset"], ood, metric), ""),
+                "published": cited.get((row["dataset"], row["metric"]), ""),
             }
         )
     order = list(SCORES.values())

@@ -40,11 +40,17 @@ def reproduce(
         for known in papers.names():
             paper = papers.read(known)
             causes = sum(bool(row.cause) for row in paper.rows)
-            rows = f"{len(paper.rows)} numbers" + (f", {causes} of them not comparable" if causes else "")
-            print(f"{known}: {paper.citation}; {rows}; suite {paper.suite}")
+            rows = f"{len(paper.rows)} number{'s' * (len(paper.rows) != 1)}" + (
+                f", {causes} not comparable" if causes else ""
+            )
+            suite = f"suite {paper.suite}" if paper.suite else "no suite of it yet"
+            print(f"{known}: {paper.citation}; {rows}; {suite}")
         return
     paper = papers.read(name)
     folder = results / paper.name
+    if not stored and not paper.suite:
+        print(f"{name} has no suite yet, so nothing can be run; its numbers: reproduce {name} --stored")
+        raise typer.Exit(INCOMPLETE)
     if not stored:
         _train(paper, folder, jobs, device)
     lines = _lines(paper, folder)

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from bdlbench.report.text_table import Field, Sheet, escape_markdown, markdown, terminal
 from bdlbench.reproduce.papers import Paper
 from bdlbench.reproduce.verdicts import PAPER_VERDICTS, Line
-from bdlbench.stats.reproduction import Published
 
-PAPER_HEADINGS = (
-    *("data set", "method", "quantity", "published", "ours"),
-    *("n", "ours − theirs", "SE", "verdict", "reason"),
-)
-SPREAD_SIGNS = {"standard error": "±", "standard deviation": "sd", "none": ""}
+WORDS = ("data set", "method", "quantity", "verdict", "reason")
+NUMBERS = ("published", "ours", "n", "ours − theirs", "SE", "time")
+
+PAGE_HEAD = """# Published numbers, reproduced or not
+
+Made by `python -m bdlbench reproduce --page` from records: every number of these papers that is of a method and a data set
+of this package, whatever its verdict. *Not comparable* has one of three causes (protocol unknown, data differ, budget
+differs); *not run* is what nothing stands in the way of but work. What the other verdicts mean, and how often they are
+wrong: [statistics](../../docs/statistics.md). What else a paper's tables hold is named below its own.
+
+"""
 
 
 def text(paper: Paper, lines: Sequence[Line], color: bool = False) -> str:
-    """Return a paper's table for a terminal, with its remarks and counts below."""
+    """Return a paper's table for a terminal, with its notes, remarks and counts below."""
     return terminal(_sheet(paper, lines), color) + "\n".join(["", *_below(paper, lines), ""])
 
 
@@ -32,19 +37,18 @@ def page(papers: Sequence[tuple[Paper, Sequence[Line]]]) -> str:
     Returns:
         The page. It holds nothing that differs from one making to the next but for the records themselves.
     """
-    head = "# Published numbers, reproduced or not\n\nMade by `python -m bdlbench reproduce --page` from records.\n\n"
     names = [word for word in PAPER_VERDICTS if any(line.verdict == word for _, lines in papers for line in lines)]
     rows = [
-        (Field(paper.name), Field(paper.citation), *(Field(str(_counts(lines)[word])) for word in names))
+        (Field(paper.name), Field(paper.citation), *(Field(str(_counts(lines)[word] or "")) for word in names))
         for paper, lines in papers
     ]
     whole = Counter(line.verdict for _, lines in papers for line in lines)
-    rows.append((Field("all"), Field(""), *(Field(str(whole[word])) for word in names)))
-    parts = [head, markdown(Sheet("Rows by verdict", ("paper", "", *names), tuple(rows), left=2))]
+    rows.append((Field("all"), Field(f"{len(papers)} papers"), *(Field(str(whole[word])) for word in names)))
+    parts = [PAGE_HEAD, markdown(Sheet("Rows by verdict", ("paper", "", *names), tuple(rows), left=2))]
     for paper, lines in papers:
         parts += [f"## {escape_markdown(paper.title)}\n\n", markdown(_sheet(paper, lines))]
         parts += [f"- {escape_markdown(line)}\n" for line in _below(paper, lines)]
-        parts.append(f"- Run it: `python -m bdlbench reproduce {paper.name}`\n\n")
+        parts.append(f"- Run it: `python -m bdlbench reproduce {paper.name}`\n\n" if paper.suite else "\n")
     return "".join(parts).rstrip("\n") + "\n"
 
 
@@ -58,38 +62,47 @@ def _counts(lines: Sequence[Line]) -> Counter[str]:
 
 
 def _sheet(paper: Paper, lines: Sequence[Line]) -> Sheet:
-    return Sheet(f"{paper.citation}: suite {paper.suite}", PAPER_HEADINGS, tuple(map(_fields, lines)), left=3)
+    """A table whose columns of our numbers are left out where there are none yet."""
+    notes = _notes(lines)
+    columns = len(WORDS) + (len(NUMBERS) if any(line.agreement for line in lines) else 1)
+    title = f"{paper.citation}: suite {paper.suite}" if paper.suite else f"{paper.citation}: no suite yet"
+    rows = tuple(_fields(line, notes)[:columns] for line in lines)
+    return Sheet(title, (*WORDS, *NUMBERS)[:columns], rows, left=len(WORDS))
 
 
-def _fields(line: Line) -> tuple[Field, ...]:
+def _notes(lines: Sequence[Line]) -> Mapping[str, str]:
+    """Number the notes of the rows: many rows share one, and a table of whole sentences cannot be read."""
+    return {note: f"[{i}]" for i, note in enumerate(dict.fromkeys(line.row.note for line in lines if line.row.note), 1)}
+
+
+def _fields(line: Line, notes: Mapping[str, str]) -> tuple[Field, ...]:
     row, found = line.row, line.agreement
-    decimals = max(0, round(-math.log10(2 * row.number.half_digit)))
-    one_more = decimals + 1
-    ours = gap = errors = ""
+    one_more = max(0, round(-math.log10(2 * row.number.half_digit))) + 1
+    ours = gap = errors = time = ""
     if found is not None:
         error = f" ± {line.standard_error:.{one_more}f}" if math.isfinite(line.standard_error) else ""
         ours = f"{line.ours:.{one_more}f}{error}"
         gap = f"{float(found.difference.estimate):+.{one_more}f}"
         errors = f"{found.standard_errors:.1f}" if math.isfinite(found.standard_errors) else ""
-    words = (row.dataset, row.method, row.quantity, _printed(row.number, decimals), ours, str(line.count or ""))
-    return tuple(map(Field, (*words, gap, errors, line.verdict, line.reason)))
-
-
-def _printed(number: Published, decimals: int) -> str:
-    if number.kind == "none":
-        return f"{number.value:.{decimals}f}"
-    spread_decimals = max(0, round(-math.log10(2 * number.spread_half)))
-    return f"{number.value:.{decimals}f} {SPREAD_SIGNS[number.kind]} {number.spread:.{spread_decimals}f}"
+        time = f"{line.seconds:.0f} s" if line.seconds < 600 else f"{line.seconds / 60:.0f} min"
+    reason = " ".join(filter(None, (line.reason, notes.get(row.note, ""))))
+    words = (row.dataset, row.method, row.quantity, line.verdict, reason)
+    return tuple(map(Field, (*words, row.printed, ours, str(line.count or ""), gap, errors, time)))
 
 
 def _below(paper: Paper, lines: Sequence[Line]) -> list[str]:
     """What a reader of the table must know."""
     told = [f"{counted(lines)}."]
+    told += [f"{sign} {note}." for note, sign in _notes(lines).items()]
     kinds = {line.row.number.kind for line in lines}
     if "standard error" in kinds:
         told.append("± is a standard error of the mean; ours is one too.")
     if "standard deviation" in kinds:
         told.append("sd is the standard deviation of one split or run.")
+    if any("±?" in line.row.printed for line in lines):
+        told.append("±? stands where the source does not say which spread it is; the verdict does without it.")
     if any(line.agreement for line in lines):
         told.append("SE: the difference in combined standard errors. Verdicts are Holm-corrected at 5 % over the rows.")
-    return [*told, *paper.remarks]
+        told.append("Time: of training and prediction, all rows of the batch at once.")
+    read = "; ".join(dict.fromkeys(line.row.source for line in lines))
+    return [*told, *paper.remarks, *([f"Read in: {read}."] if read else [])]

@@ -1,6 +1,7 @@
 """Published numbers as data: a file `published/NAME.toml` for each paper, with its rows in `published/NAME.csv`.
 
-The TOML file says what the paper is and which suite is its protocol:
+The TOML file says what the paper is and which suite is its protocol; a paper without a suite is one that nobody has
+written yet, and its rows are "not run":
 
     title = "Dropout as a Bayesian approximation"
     citation = "Gal & Ghahramani 2016, ICML, Table 1"
@@ -13,8 +14,9 @@ The TOML file says what the paper is and which suite is its protocol:
 
 A line of the CSV file is one number as it was printed: `table, method, dataset, quantity, value, spread, kind, count`
 say what was published; `treatment`, `model` and `settings` ("mc_dropout.epochs=400; mlp.widths=50") which cell of the
-suite is the same thing, as far as they are needed to tell it from others; or `cause` and `note` why there is none.
-`source` says where the number was read. A quantity of one layer has its name behind it: `sparsity_percent[fc1.weight]`.
+suite is the same thing, as far as they are needed to tell it from others; or `cause` why there is none. `note` says
+more in a few words. `kind` is unknown where a source does not say which spread its ± is. `source` says where the number was read. A `count` of 1 also stands where a source does not say how
+many runs its mean is over. What a quantity is of stands behind it in brackets: `sparsity_percent[fc1.weight]`.
 """
 
 from __future__ import annotations
@@ -32,6 +34,9 @@ from bdlbench.stats.reproduction import SPREADS, Limits, Published, published
 
 FOLDER = Path(__file__).parent.parent / "published"
 
+SPREAD_SIGNS = {"standard error": "±", "standard deviation": "sd", "none": "", "unknown": "±?"}
+"""How a spread is printed, by its kind; one of unknown kind says nothing of how much runs vary, so counts as none."""
+
 Cause = Literal["protocol unknown", "data differ", "budget differs"]
 CAUSES: tuple[Cause, ...] = get_args(Cause)
 """Why a published number cannot be held against one of ours."""
@@ -43,7 +48,7 @@ COLUMNS = (
 
 
 class Quantity(NamedTuple):
-    """A number that papers print, as scale · metric + offset of a metric of ours."""
+    """A number that papers print, as scale · metric + offset of a metric of ours; "" where none of ours measures it."""
 
     metric: str
     scale: float = 1.0
@@ -52,17 +57,31 @@ class Quantity(NamedTuple):
 
 QUANTITIES = {
     "rmse": Quantity("rmse"),
+    "rmse_times_100": Quantity("rmse", 100.0),
+    "rmse_of_mean_weights": Quantity(""),
     "log_likelihood": Quantity("nll", -1.0),
+    "log_likelihood_of_10000": Quantity("nll", -10_000.0),
     "nll": Quantity("nll"),
     "accuracy_percent": Quantity("accuracy", 100.0),
     "error_percent": Quantity("accuracy", -100.0, 100.0),
     "ece": Quantity("ece"),
-    "elbo": Quantity("elbo"),
+    "ece_percent": Quantity("ece", 100.0),
+    "elbo": Quantity(""),
     "qice_percent": Quantity("qice", 100.0),
     "compression": Quantity("compression"),
+    "memory_compression": Quantity(""),
     "sparsity_percent": Quantity("sparsity", 100.0),
     "active_units": Quantity("active_units"),
     "negative_log_density": Quantity("nll"),
+    "auroc_of_negative_elbo": Quantity("ood_auroc_negative_elbo"),
+    "auroc_of_likelihood_regret": Quantity("ood_auroc_likelihood_regret"),
+    "auroc_of_max_probability_percent": Quantity("ood_auroc_max_probability", 100.0),
+    "flops": Quantity("flops"),
+    "exit_percent": Quantity(""),
+    "milliseconds": Quantity(""),
+    "gradient_variance": Quantity(""),
+    "agreement_with_hmc": Quantity(""),
+    "total_variation_to_hmc": Quantity(""),
 }
 
 
@@ -72,7 +91,7 @@ class PaperRow:
 
     treatment, model, settings: the method of our cell, and its model and options where they single it out, such as
     {"mc_dropout.epochs": "400"}; cause: why there is none, None where there is one; limits: what the margin of its
-    verdict may be.
+    verdict may be; printed: the mean and what stands behind its ±, digit for digit.
     """
 
     table: str
@@ -87,18 +106,19 @@ class PaperRow:
     cause: Cause | None
     note: str
     source: str
+    printed: str
 
     @property
     def ours(self) -> Quantity:
-        """What it is of ours: the metric, of the same layer where it is of one, and how to scale it."""
+        """What it is of ours: the metric, of the same layer or set where it is of one, and how to scale it."""
         name, bracket, layer = self.quantity.partition("[")
         found = QUANTITIES[name]
-        return found._replace(metric=found.metric + bracket + layer)
+        return found._replace(metric=found.metric and found.metric + bracket + layer)
 
 
 @dataclass(frozen=True)
 class Paper:
-    """A paper whose protocol is a suite. remarks: what a reader of a verdict must know, such as a leak."""
+    """A paper. suite: its protocol, "" where there is none yet; remarks: what a reader must know, such as a leak."""
 
     name: str
     title: str
@@ -135,6 +155,7 @@ def read(name: str) -> Paper:
     wrong = sorted(told.keys() - {"title", "citation", "suite", "remarks", "exact", "rows", "limits"})
     if wrong:
         raise BadInput(f"{file}: {wrong[0]} is no key of a paper")
+    told = {"suite": "", **told}
     missing = [key for key in ("title", "citation", "suite") if not isinstance(told.get(key), str)]
     if missing:
         raise BadInput(f"{file}: {missing[0]} is missing, or is no text")
@@ -178,14 +199,16 @@ def _row(line: Mapping[str, str], limits: Mapping[str, Any]) -> PaperRow:
     cause = next((known for known in CAUSES if known == line["cause"]), None)
     if line["cause"] and not cause:
         raise ValueError(f"no cause {line['cause']}: there are {', '.join(CAUSES)}")
-    kind = next((known for known in SPREADS if known == (line["kind"] or "none")), None)
-    if kind is None:
-        raise ValueError(f"no kind of spread {line['kind']}: there are {', '.join(SPREADS)}")
+    sign = SPREAD_SIGNS.get(line["kind"] or "none")
+    if sign is None:
+        raise ValueError(f"no kind of spread {line['kind']}: there are {', '.join(SPREAD_SIGNS)}")
     if bool(cause) == bool(line["treatment"]):
         raise ValueError("a row has either a treatment or a cause why there is none")
     if not line["source"]:
         raise ValueError("the source is missing")
-    number = published(line["value"], int(line["count"]), line["spread"], kind)
+    kind = next((known for known in SPREADS if known == line["kind"]), "none")
+    used = "" if line["kind"] == "unknown" else line["spread"]
+    number = published(line["value"], int(line["count"]), used, kind)
     bounds = [_bound(bound, number.value) for bound in limits.get(quantity.partition("[")[0], ())]
     if len(bounds) != 2 or not 0 <= bounds[0] <= bounds[1]:
         raise ValueError(f"no limits of {quantity}: two numbers, the smaller first, in limits.toml or under [limits]")
@@ -202,6 +225,7 @@ def _row(line: Mapping[str, str], limits: Mapping[str, Any]) -> PaperRow:
         cause=cause,
         note=line["note"],
         source=line["source"],
+        printed=" ".join(filter(None, (line["value"], sign, line["spread"]))),
     )
 
 

@@ -27,7 +27,7 @@ PAPER_VERDICTS: tuple[PaperVerdict, ...] = (
 
 @dataclass(frozen=True)
 class Line:
-    """A published number, ours beside it where there is one, and the verdict with its reason.
+    """A published number, ours beside it where there is one, and the verdict with its reason; the row's note says more.
 
     ours: our mean in the paper's unit, NaN where there is none; standard_error: of it; count: our splits or runs;
     seconds: training and prediction of the cell.
@@ -61,7 +61,7 @@ def of(paper: Paper, results: Sequence[Result]) -> list[Line]:
     both = [i for i, ours in enumerate(values) if len(ours)]
     told = [PublishedRow(paper.rows[i].number, values[i], paper.rows[i].limits, exact=paper.exact) for i in both]
     judged = dict(zip(both, judge(told), strict=True))
-    return [_line(row, found[i], values[i], judged.get(i)) for i, row in enumerate(paper.rows)]
+    return [_line(paper, row, found[i], values[i], judged.get(i)) for i, row in enumerate(paper.rows)]
 
 
 def _cell(paper: Paper, row: PaperRow, results: Sequence[Result]) -> Result | None:
@@ -97,11 +97,14 @@ def _values(row: PaperRow, cell: Result | None) -> np.ndarray:
     return scale * np.array([by_replicate[replicate] for replicate in sorted(by_replicate)]) + offset
 
 
-def _line(row: PaperRow, cell: Result | None, values: np.ndarray, found: Agreement | None) -> Line:
+def _line(paper: Paper, row: PaperRow, cell: Result | None, values: np.ndarray, found: Agreement | None) -> Line:
     if row.cause:
-        return Line(row, "not comparable", f"{row.cause}: {row.note}" if row.note else row.cause)
+        return Line(row, "not comparable", row.cause)
+    if not row.ours.metric:
+        return Line(row, "not run", "no metric of it yet")
     if cell is None or found is None:
-        return Line(row, "not run", "no record of it" if cell is None else f"no {row.ours.metric}")
+        missing = "no record of it" if paper.suite else "no suite of it yet"
+        return Line(row, "not run", missing if cell is None else f"no {row.ours.metric}")
     error = float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
     seconds = math.fsum(cost.get("train_seconds", 0) + cost.get("predict_seconds", 0) for cost in cell.costs)
     return Line(row, found.verdict, _reason(found), float(values.mean()), error, len(values), found, seconds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,6 @@ import pytest
 from bdlbench.__main__ import main
 from bdlbench.core.errors import BadInput
 from bdlbench.reproduce import papers
-from bdlbench.runs import suites
 
 SUITE = """
 title = "a network on the diabetes data"
@@ -76,7 +76,8 @@ def test_from_the_files_to_the_verdicts(
     assert "not reproduced" in body[0]
     assert "standard errors" in body[0]
     assert "not comparable" in body[1]
-    assert "protocol unknown: no step size" in body[1]
+    assert "protocol unknown [1]" in body[1]
+    assert "[1] no step size." in out
     assert "not run" in body[2]
     assert "Its test rows were seen." in out
     assert "1 not reproduced, 1 not comparable, 1 not run" in out
@@ -96,6 +97,41 @@ def test_stored_trains_nothing(paper: Path, tmp_path: Path, capsys: pytest.Captu
     assert code == 4
     assert "not run" in out
     assert not (tmp_path / "out").exists()
+
+
+def test_a_paper_without_a_suite_shows_its_rows_and_runs_nothing(
+    paper: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paper.write_text(PAPER.replace('suite = "suite.toml"\n', ""), "utf-8")
+    write(
+        paper,
+        "3,MLE,diabetes,rmse,9.00,0.01,standard error,20,mle,,,,steps are not stated,the paper",
+        "3,MLE,diabetes,elbo,-7,,,1,mle,,,,,the paper",
+    )
+    results = str(tmp_path / "out")
+    code, out, _ = reproduced(capsys, str(paper), "--results", results)
+    assert code == 4
+    assert out.count("\n") == 1
+    assert "no suite" in out
+    code, out, _ = reproduced(capsys, str(paper), "--results", results, "--stored")
+    assert code == 4
+    body = [line for line in out.splitlines() if line.startswith("diabetes")]
+    assert "no suite of it yet [1]" in body[0]
+    assert "no metric of it yet" in body[1]
+    assert "[1] steps are not stated." in out
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_spread_of_unknown_kind_is_shown_and_not_used(paper: Path) -> None:
+    write(paper, "3,MLE,diabetes,rmse,9.00,0.01,unknown,20,mle,,,,,the paper")
+    (row,) = papers.read(str(paper)).rows
+    assert row.printed == "9.00 ±? 0.01"
+    assert row.number.kind == "none"
+    assert math.isnan(row.number.variance)
+    write(paper, "3,MLE,diabetes,rmse,9.00,0.01,standard error,20,mle,,,,,the paper")
+    (row,) = papers.read(str(paper)).rows
+    assert row.printed == "9.00 ± 0.01"
+    assert row.number.variance == pytest.approx(1e-4)
 
 
 def test_two_cells_that_fit_are_refused(paper: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -134,6 +170,7 @@ def test_a_line_that_is_wrong_is_named(paper: Path, line: str, word: str) -> Non
     ("text", "word"),
     [
         (PAPER.replace("citation", "cited"), "cited"),
+        (PAPER.replace('"suite.toml"', "3"), "suite"),
         ('title = "A paper"\nsuite = "quick"', "citation"),
         ("title = ", "TOML"),
         (PAPER + '[limits]\nrmse = ["5 %"]', "rmse"),
@@ -155,15 +192,6 @@ def test_an_unknown_paper_names_the_nearest(paper: Path, monkeypatch: pytest.Mon
         papers.read("some202")
 
 
-@pytest.mark.parametrize("name", papers.names())
-def test_the_package_s_papers_can_be_read_and_name_a_suite_that_has_their_cells(name: str) -> None:
-    paper = papers.read(name)
-    assert paper.rows
-    spec = suites.build_spec(suites.read_suite(paper.suite), suites.Overrides())
-    cells = {(cell.method.name, cell.dataset.name) for cell in spec.cells}
-    assert {(row.treatment, row.dataset) for row in paper.rows if not row.cause} <= cells
-
-
 def test_the_page_holds_every_row(
     paper: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,6 +206,7 @@ def test_the_page_holds_every_row(
     page = tmp_path / "page.md"
     assert reproduced(capsys, "--page", str(page), "--results", str(tmp_path / "none"))[0] == 0
     section = page.read_text("utf-8").split("## A paper")[1]
+    assert r"\[1\] no step size" in section
     assert sum(line.startswith("| ") for line in section.splitlines()) == 2 + 2  # a head and its rule
     assert "SGLD \\| x" in section
     assert "1 not comparable, 1 not run" in section
