@@ -15,10 +15,10 @@ NUMBERS = ("published", "ours", "n", "ours − theirs", "SE", "time")
 
 PAGE_HEAD = """# Published numbers, reproduced or not
 
-Made by `python -m bdlbench reproduce --page` from records: every number of these papers that is of a method and a data set
-of this package, whatever its verdict. *Not comparable* has one of three causes (protocol unknown, data differ, budget
-differs); *not run* is what nothing stands in the way of but work. What the other verdicts mean, and how often they are
-wrong: [statistics](../../docs/statistics.md). What else a paper's tables hold is named below its own.
+Made by `python -m bdlbench reproduce --page` from records. It holds every number of these papers that is of a method
+and a data set of this package, whatever its verdict; what else their tables hold is named below each. *Not comparable*
+has one of three causes: protocol unknown, data differ, budget differs. *Not run* is what nothing stands in the way of
+but work. What the other verdicts mean, and how often they are wrong: [statistics](../../docs/statistics.md).
 
 """
 

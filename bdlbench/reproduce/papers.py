@@ -15,8 +15,9 @@ written yet, and its rows are "not run":
 A line of the CSV file is one number as it was printed: `table, method, dataset, quantity, value, spread, kind, count`
 say what was published; `treatment`, `model` and `settings` ("mc_dropout.epochs=400; mlp.widths=50") which cell of the
 suite is the same thing, as far as they are needed to tell it from others; or `cause` why there is none. `note` says
-more in a few words. `kind` is unknown where a source does not say which spread its ± is. `source` says where the number was read. A `count` of 1 also stands where a source does not say how
-many runs its mean is over. What a quantity is of stands behind it in brackets: `sparsity_percent[fc1.weight]`.
+more in a few words, `source` where the number was read. `kind` is unknown where a source does not say which spread its
+± is; a `count` of 1 also stands where it does not say how many runs a mean is over. What a quantity is of stands behind
+it in brackets: `sparsity_percent[fc1.weight]`.
 """
 
 from __future__ import annotations
