@@ -29,7 +29,7 @@ def text(paper: Paper, lines: Sequence[Line], color: bool = False) -> str:
 
 
 def page(papers: Sequence[tuple[Paper, Sequence[Line]]]) -> str:
-    """Return the Markdown page of several papers: counts, then every row of each with its reason.
+    """Return the Markdown page of several papers: counts, then every row of each, those with numbers of ours first.
 
     Args:
         papers: the lines of each paper, complete: no row is left out because of its verdict.
@@ -37,16 +37,18 @@ def page(papers: Sequence[tuple[Paper, Sequence[Line]]]) -> str:
     Returns:
         The page. It holds nothing that differs from one making to the next but for the records themselves.
     """
+    papers = sorted(papers, key=lambda told: (not any(line.agreement for line in told[1]), not told[0].suite))
     names = [word for word in PAPER_VERDICTS if any(line.verdict == word for _, lines in papers for line in lines)]
     rows = [
         (Field(paper.name), Field(paper.citation), *(Field(str(_counts(lines)[word] or "")) for word in names))
         for paper, lines in papers
     ]
-    whole = Counter(line.verdict for _, lines in papers for line in lines)
-    rows.append((Field("all"), Field(f"{len(papers)} papers"), *(Field(str(whole[word])) for word in names)))
-    parts = [PAGE_HEAD, markdown(Sheet("Rows by verdict", ("paper", "", *names), tuple(rows), left=2))]
+    every = [line for _, lines in papers for line in lines]
+    rows.append((Field("all"), Field(""), *(Field(str(_counts(every)[word])) for word in names)))
+    parts = [PAGE_HEAD, f"{len(every)} numbers of {len(papers)} papers: {counted(every)}.\n\n"]
+    parts += [markdown(Sheet("Rows by verdict", ("paper", "", *names), tuple(rows), left=2))]
     for paper, lines in papers:
-        parts += [f"## {escape_markdown(paper.title)}\n\n", markdown(_sheet(paper, lines))]
+        parts += [f"## {paper.name}: {escape_markdown(paper.title)}\n\n", markdown(_sheet(paper, lines))]
         parts += [f"- {escape_markdown(line)}\n" for line in _below(paper, lines)]
         parts.append(f"- Run it: `python -m bdlbench reproduce {paper.name}`\n\n" if paper.suite else "\n")
     return "".join(parts).rstrip("\n") + "\n"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from bdlbench import catalog
@@ -133,3 +136,12 @@ def test_a_rounded_number_keeps_the_rounding_of_its_source() -> None:
     }
     assert half["0.200"] == pytest.approx(0.0005)
     assert half["4.9e4"] == pytest.approx(500)
+
+
+def test_the_readme_counts_as_the_page_does() -> None:
+    """After `reproduce --page` on the committed page, the README's sentence is to be that of the page."""
+    root = Path(__file__).resolve().parents[2]
+    page = (root / "results" / "reproductions" / "README.md").read_text("utf-8")
+    counted = re.search(r"^\d+ numbers of \d+ papers: .*$", page, re.MULTILINE)
+    assert counted is not None
+    assert counted[0] in " ".join((root / "README.md").read_text("utf-8").split())

@@ -205,7 +205,7 @@ def test_the_page_holds_every_row(
     )
     page = tmp_path / "page.md"
     assert reproduced(capsys, "--page", str(page), "--results", str(tmp_path / "none"))[0] == 0
-    section = page.read_text("utf-8").split("## A paper")[1]
+    section = page.read_text("utf-8").split("## some2020: A paper")[1]
     assert r"\[1\] no step size" in section
     assert sum(line.startswith("| ") for line in section.splitlines()) == 2 + 2  # a head and its rule
     assert "SGLD \\| x" in section
