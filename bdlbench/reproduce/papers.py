@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 from bdlbench.core.errors import BadInput, unknown
-from bdlbench.stats.reproduction import SPREADS, Limits, Published, published
+from bdlbench.stats.reproduction import SPREADS, Limits, Published, Spread, published
 
 FOLDER = Path(__file__).parent.parent / "published"
 
@@ -207,7 +207,7 @@ def _row(line: Mapping[str, str], limits: Mapping[str, Any]) -> PaperRow:
         raise ValueError("a row has either a treatment or a cause why there is none")
     if not line["source"]:
         raise ValueError("the source is missing")
-    kind = next((known for known in SPREADS if known == line["kind"]), "none")
+    kind: Spread = next((known for known in SPREADS if known == line["kind"]), "none")
     used = "" if line["kind"] == "unknown" else line["spread"]
     number = published(line["value"], int(line["count"]), used, kind)
     bounds = [_bound(bound, number.value) for bound in limits.get(quantity.partition("[")[0], ())]
