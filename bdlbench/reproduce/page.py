@@ -5,13 +5,17 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from textwrap import fill
+from typing import Any
 
 from bdlbench.report.text_table import Field, Sheet, escape_markdown, markdown, terminal
 from bdlbench.reproduce.papers import Paper
 from bdlbench.reproduce.verdicts import PAPER_VERDICTS, Line
 
-WORDS = ("data set", "method", "quantity", "verdict", "reason")
-NUMBERS = ("published", "ours", "n", "ours − theirs", "SE", "time")
+WORD_HEADINGS = ("data set", "method", "quantity", "verdict", "reason")
+NUMBER_HEADINGS = ("published", "ours", "n", "ours − theirs", "SE", "time")
+
+WRAP: dict[str, Any] = {"width": 120, "subsequent_indent": "  ", "break_long_words": False, "break_on_hyphens": False}
 
 PAGE_HEAD = """# Published numbers, reproduced or not
 
@@ -49,7 +53,7 @@ def page(papers: Sequence[tuple[Paper, Sequence[Line]]]) -> str:
     parts += [markdown(Sheet("Rows by verdict", ("paper", "", *names), tuple(rows), left=2))]
     for paper, lines in papers:
         parts += [f"## {paper.name}: {escape_markdown(paper.title)}\n\n", markdown(_sheet(paper, lines))]
-        parts += [f"- {escape_markdown(line)}\n" for line in _below(paper, lines)]
+        parts += [fill(f"- {escape_markdown(line)}", **WRAP) + "\n" for line in _below(paper, lines)]
         parts.append(f"- Run it: `python -m bdlbench reproduce {paper.name}`\n\n" if paper.suite else "\n")
     return "".join(parts).rstrip("\n") + "\n"
 
@@ -66,10 +70,10 @@ def _counts(lines: Sequence[Line]) -> Counter[str]:
 def _sheet(paper: Paper, lines: Sequence[Line]) -> Sheet:
     """A table whose columns of our numbers are left out where there are none yet."""
     notes = _notes(lines)
-    columns = len(WORDS) + (len(NUMBERS) if any(line.agreement for line in lines) else 1)
+    columns = len(WORD_HEADINGS) + (len(NUMBER_HEADINGS) if any(line.agreement for line in lines) else 1)
     title = f"{paper.citation}: suite {paper.suite}" if paper.suite else f"{paper.citation}: no suite yet"
     rows = tuple(_fields(line, notes)[:columns] for line in lines)
-    return Sheet(title, (*WORDS, *NUMBERS)[:columns], rows, left=len(WORDS))
+    return Sheet(title, (*WORD_HEADINGS, *NUMBER_HEADINGS)[:columns], rows, left=len(WORD_HEADINGS))
 
 
 def _notes(lines: Sequence[Line]) -> Mapping[str, str]:
