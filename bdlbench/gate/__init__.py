@@ -1,1 +1,1 @@
-"""Is a tree, or a record, what it was? Bits, objectives, quality, speed."""
+"""Checks of a tree, of records and of entries: bits, objectives, quality, speed, contracts."""

@@ -1,4 +1,4 @@
-"""`check`: the contracts of the catalog, asked of somebody's entries on small problems, in seconds."""
+"""`check`: test entries against the catalog's contracts, on small problems, in seconds."""
 
 from __future__ import annotations
 
@@ -29,7 +29,14 @@ from bdlbench.runs import batch, lint
 
 @dataclass(frozen=True)
 class EntryCheck:
-    """What one entry holds to, breaks, or was not asked: in words, with the file and line that answers for it."""
+    """One result for an entry: contracts that hold, a fault, or a note that nothing was checked.
+
+    Attributes:
+        entry: The entry's kind and name.
+        where: The file and line of the responsible code.
+        verdict: Whether contracts hold, one is broken, or none was checked.
+        words: The contracts, or the fault.
+    """
 
     entry: str
     where: str
@@ -38,7 +45,13 @@ class EntryCheck:
 
 
 class _Question(NamedTuple):
-    """A contract: what it is, whose code answers for it, and how to find what breaks it."""
+    """A contract.
+
+    Attributes:
+        what: Its name.
+        answers: The responsible code.
+        ask: ask() yields a description of each fault.
+    """
 
     what: str
     answers: Any
@@ -46,9 +59,9 @@ class _Question(NamedTuple):
 
 
 def chosen(names: Sequence[str], plugins: Sequence[Path]) -> list[tuple[Kind, str]]:
-    """List what is to be checked: the entries of these names, else all that the plugins brought.
+    """List the entries to check: those with these names, or else all entries of the plugins.
 
-    Raises BadInput for a name that no entry has, and where neither is given.
+    Raises BadInput for a name that no entry has, and if neither names nor plugins are given.
     """
     here = [(kind, name) for kind in catalog.KINDS for name in catalog.names(kind)]
     if strange := [name for name in names if name not in {known for _, known in here}]:
@@ -61,11 +74,11 @@ def chosen(names: Sequence[str], plugins: Sequence[Path]) -> list[tuple[Kind, st
 
 
 def check(kind: Kind, name: str) -> Iterator[EntryCheck]:
-    """Ask an entry for all that its kind holds to: its faults, what it holds to, and what could not be asked."""
+    """Check an entry against all contracts of its kind; yield faults, contracts that hold, and what was not checked."""
     entry, title = catalog.load(kind, name), f"{word_of(kind)} {name}"
     try:
         questions = _QUESTIONS[kind](name)
-    except (Exception, SystemExit) as error:  # nothing can be asked of what cannot even be built
+    except (Exception, SystemExit) as error:  # the entry cannot even be built
         yield EntryCheck(title, _place(error, entry), "fault", _said(error))
         return
     if not questions:
@@ -81,14 +94,14 @@ def check(kind: Kind, name: str) -> Iterator[EntryCheck]:
                 during = f"{question.what}: "
         held += [question.what] if not found else []
         yield from (EntryCheck(title, where, "fault", during + words) for where, words in found if words not in heard)
-        heard |= {words for _, words in found}  # what breaks everything is said once
+        heard |= {words for _, words in found}  # a fault that breaks several contracts is reported once
     if questions and held:
         yield EntryCheck(title, written(entry), "holds", ", ".join(held))
 
 
 def _described(kind: Kind, name: str) -> list[str]:
     entry, line = catalog.load(kind, name), catalog.summary(kind, name)
-    made = not entry.__doc__ or line.startswith(f"{getattr(entry, '__name__', '')}(")  # by @dataclass, of its fields
+    made = not entry.__doc__ or line.startswith(f"{getattr(entry, '__name__', '')}(")  # by @dataclass, from its fields
     return ["it does not say in one line what it is: give its class a docstring"] if kind != "metrics" and made else []
 
 
@@ -99,7 +112,7 @@ def _place(error: BaseException, entry: Any) -> str:
 
 
 def _said(error: BaseException) -> str:
-    while isinstance(error, BadInput) and error.__cause__ is not None:  # whose place is said already
+    while isinstance(error, BadInput) and error.__cause__ is not None:  # its place is reported separately
         error = error.__cause__
     return str(error) if isinstance(error, BenchError) else told(error)
 
@@ -109,7 +122,7 @@ def _said(error: BaseException) -> str:
 
 @dataclass(frozen=True)
 class _Trial:
-    """A method on a small problem: three rows that share their data, and five that have their own, with test inputs."""
+    """A method on a small problem: three rows that share their data, five rows with their own data, and test inputs."""
 
     name: str
     method: Method
@@ -121,7 +134,7 @@ class _Trial:
 
     @cached_property
     def learnt(self) -> Posterior:
-        """What it learns of the three rows."""
+        """The posterior of the three rows."""
         return self.fit()
 
     def fit(self) -> Posterior:
@@ -153,7 +166,7 @@ def _of_method(name: str) -> list[_Question]:
 
 
 def _shapes(trial: _Trial) -> list[str]:
-    """What is wrong with the shape of a posterior, or of what it predicts."""
+    """Find faults in the shape of a posterior, or of its predictions."""
     batch.refuse_broken(trial.learnt, trial.method, trial.name, trial.few.rows)
     found = contracts.predict(trial.learnt, trial.few.x, SEEDS[:3], 12)
     shape = (trial.few.rows, trial.few.num_data)
@@ -203,9 +216,10 @@ def _restores(trial: _Trial) -> Iterator[str]:
 
 
 def _small_problem(name: str) -> tuple[Model, EntrySettings] | None:
-    """A model that a method supports, and options with which it is quick there.
+    """Find a model that a method supports, and options that make its training quick.
 
-    Some ask for more epochs than the quickest has, to collect states from; if none will do, its defaults are taken.
+    Some methods need more epochs than the quickest options have, to collect states. If no quick options work, the
+    defaults are used.
     """
     order = dict.fromkeys(["mlp", "logistic", *catalog.names("models")])
     own = _signatures("methods", name)
@@ -219,7 +233,7 @@ def _small_problem(name: str) -> tuple[Model, EntrySettings] | None:
 
 
 def _signatures(kind: Kind, name: str) -> list[Signature]:
-    """Those of the data sets that come in the same plugin file: it may be written for them alone."""
+    """Return the signatures of data sets in the same plugin file: the entry may be written for them alone."""
     beside = [
         dataset
         for dataset in catalog.names("datasets")

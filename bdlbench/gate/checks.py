@@ -1,7 +1,7 @@
-"""One gate for quality and speed: is this tree still the one that the reference records were made with?
+"""The gate for quality and speed: does this tree still reproduce the reference records?
 
-In this order: (a) protocol and declared quantities, exactly; (b) every method's objective at a fixed state, to 1e-8;
-(c) bits, where the environment is that of the reference; (d) quality of a small suite, with error bars; (e) speed
+Its parts, in order: (a) protocol and declared quantities, exactly; (b) every method's objective at a fixed state, to
+1e-8; (c) bits, if the environment is that of the reference; (d) quality of a small suite, with error bars; (e) speed
 ratios.
 """
 
@@ -40,18 +40,26 @@ from bdlbench.runs.batch import Settings, batches
 from bdlbench.runs.executors import execute
 
 FINGERPRINT = ("packages.torch", "packages.numpy", "processor", "cpu_capability", "device")
-"""What of an environment decides bits, and the ratios of times."""
+"""The fields of an environment that decide bits and ratios of times."""
 
 MARGINS = {"nll": 0.05, "accuracy": 0.03, "rmse": 0.02, "ece": 0.03, "brier": 0.03, "negative_elbo": 0.3}
-"""How much worse a metric of the suite may be: a regression is a whole interval beyond it."""
+"""How much worse a metric of the suite may be; it is a regression if the whole interval lies beyond the margin."""
 
 FEW_LINES = 6
-"""Names that a line gives of what changed."""
+"""The most names of changed things in one line."""
 
 
 @dataclass(frozen=True)
 class GateSection:
-    """One part of the gate: what failed, one line each, and what else is to be said."""
+    """The result of one part of the gate.
+
+    Attributes:
+        name: Its letter.
+        title: Its title.
+        failures: One line for each failure.
+        notes: Other remarks.
+        seconds: The time it took.
+    """
 
     name: str
     title: str
@@ -62,9 +70,12 @@ class GateSection:
 
 @dataclass
 class Gate:
-    """What is held against what.
+    """A tree and the reference to compare it with.
 
-    reference: the folder; suite: its small suite, by name or file; results: where that is run.
+    Attributes:
+        reference: The folder of the reference.
+        suite: The small suite, by name or file.
+        results: The folder in which the suite is run.
     """
 
     reference: Path
@@ -73,7 +84,7 @@ class Gate:
 
     @cached_property
     def made(self) -> list[Record]:
-        """The suite's records of this tree: trained when a part first asks for them, whichever part that is."""
+        """The suite's records from this tree, trained when any part first needs them."""
         return _trained(self)
 
     @property
@@ -83,12 +94,12 @@ class Gate:
 
     @property
     def aside(self) -> Path:
-        """Where the suite's old reference waits while `accept` puts the new one in its place."""
+        """The folder that holds the suite's old reference while `accept` replaces it."""
         return self.reference / f".{self.name}.old"
 
     @property
     def fresh(self) -> Path:
-        """Where `accept` writes the suite's new reference until it is whole."""
+        """The folder in which `accept` writes the suite's new reference until it is complete."""
         return self.reference / f".{self.name}.new"
 
     @property
@@ -98,7 +109,7 @@ class Gate:
 
     @property
     def recorded(self) -> list[Record]:
-        """The suite's reference. Raises BadInput where there is none, or a record is not whole."""
+        """The suite's reference. Raises BadInput if it is absent, or a record in it is incomplete."""
         found = records.read(self.reference / self.name)
         if not found:
             old = (
@@ -111,7 +122,7 @@ class Gate:
 
 
 def check(gate: Gate, say: Callable[[GateSection], None] = lambda section: None) -> list[GateSection]:
-    """All parts in order; `say` hears of each when it is done. Raises BadInput where the reference cannot be read."""
+    """Run all parts in order, and pass each result to `say`. Raises BadInput if the reference cannot be read."""
     gate.recorded, _read_objectives(gate), _read_speed(gate)
     sections = []
     for letter, (title, part) in GATE_PARTS.items():
@@ -123,10 +134,10 @@ def check(gate: Gate, say: Callable[[GateSection], None] = lambda section: None)
 
 
 def accept(gate: Gate) -> list[str]:
-    """Make the reference what this tree makes; one line for each thing that changed.
+    """Replace the reference by this tree's results; return one line for each change.
 
-    Everything is measured before anything is written; what of the old reference cannot be read counts as absent. Raises
-    BadInput for a suite file that bears the name of one of the package's, and where a cell fails or is not finite.
+    Everything is measured before anything is written. Unreadable parts of the old reference count as absent. Raises
+    BadInput if a suite file has the name of a suite of the package, and if a cell fails or is not finite.
     """
     _refuse_borrowed_name(gate)
     _recover(gate)
@@ -155,7 +166,7 @@ def accept(gate: Gate) -> list[str]:
 
 
 def _refuse_borrowed_name(gate: Gate) -> None:
-    """A file of one's own must not replace the reference of a suite of the package."""
+    """Refuse a user's suite file that would replace the reference of a suite of the package."""
     if isinstance(gate.suite, Path) and gate.name in plan.suite_names():
         raise BadInput(
             f"{gate.suite}: {gate.name} is a suite of the package, with a reference of its own: rename yours"
@@ -163,7 +174,7 @@ def _refuse_borrowed_name(gate: Gate) -> None:
 
 
 def _refuse_broken(made: Sequence[Record]) -> None:
-    """What failed or is not finite is no reference."""
+    """Refuse records with failures or numbers that are not finite as a reference."""
     for record in made:
         for replicate, reason in record.failed.items():
             raise BadInput(f"not accepted: {title_of(record)}: seed {replicate.seed} failed: {reason}")
@@ -172,14 +183,14 @@ def _refuse_broken(made: Sequence[Record]) -> None:
 
 
 def _lost(record: Record) -> list[str]:
-    """Metrics with a margin that are not finite."""
+    """Return the metrics that have a margin and are not finite."""
     allowed = _margins()
     entries = record.values.metrics.items()
     return [name for name, entry in entries if _counts(name, allowed) and None in entry.values]
 
 
 def _readable(folder: Path) -> list[Record]:
-    """The records of a folder that are whole, with the predictions that they name."""
+    """Return the complete records of a folder whose predictions can be read."""
     found = []
     for path in sorted(folder.glob("*.json")):
         with suppress(BadInput):
@@ -190,7 +201,7 @@ def _readable(folder: Path) -> list[Record]:
 
 
 def _record_changes(before: Sequence[Record], after: Sequence[Record]) -> Iterator[str]:
-    """Cells that were added, removed or changed."""
+    """Describe cells that were added, removed or changed."""
     old, new = ({record.name: record for record in side} for side in (before, after))
     for name in sorted({*old, *new}):
         if name not in new:
@@ -202,11 +213,11 @@ def _record_changes(before: Sequence[Record], after: Sequence[Record]) -> Iterat
 
 
 def _replace_records(gate: Gate) -> None:
-    """The new records in place of the old.
+    """Replace the old records by the new ones.
 
-    The new folder is whole, under a name of its own, before the old one moves aside, and the old one goes last. So at
-    every moment the old or the new records are whole: at their place or, between the two renames, beside it, from where
-    `_recover` brings them back.
+    The new folder is complete, under a temporary name, before the old one is renamed, and the old one is deleted last.
+    At every moment, either the old or the new records are therefore complete: in their place or, between the two
+    renames, beside it, from where `_recover` restores them.
     """
     folder = gate.reference / gate.name
     try:
@@ -224,7 +235,7 @@ def _replace_records(gate: Gate) -> None:
 
 
 def _recover(gate: Gate) -> None:
-    """Clear up after an `accept` that was stopped: old records that wait aside come back, unless new ones are there."""
+    """Clean up after an interrupted `accept`: restore renamed old records, unless new ones took their place."""
     folder = gate.reference / gate.name
     if gate.aside.exists() and not folder.exists():
         gate.aside.rename(folder)
@@ -234,7 +245,7 @@ def _recover(gate: Gate) -> None:
 
 
 def _changed(old: Record, new: Record) -> str:
-    """What differs between two records of a cell, in words."""
+    """Describe the differences between two records of a cell."""
     then, now = old.values.as_dict(), new.values.as_dict()
     had, has = then.pop("metrics"), now.pop("metrics")
     metrics = {name for name in had | has if had.get(name) != has.get(name)}
@@ -247,7 +258,7 @@ def _changed(old: Record, new: Record) -> str:
 
 
 def _middle_ratios() -> dict[str, float]:
-    """The middle one of three measurements of each ratio."""
+    """Return the median of three measurements of each ratio."""
     measured = [speed.ratios() for _ in range(3)]
     return {name: round(sorted(found[name] for found in measured)[1], 3) for name in measured[0]}
 
@@ -256,7 +267,7 @@ def _middle_ratios() -> dict[str, float]:
 
 
 def _protocol(gate: Gate) -> tuple[list[str], list[str]]:
-    """Cells, metric definitions, data and lint of every suite that has a reference; then what was minimised."""
+    """Check cells, metric definitions, data and lint of every suite with a reference, then what was minimised."""
     failures: list[str] = []
     notes: list[str] = []
     suites: dict[str, str | Path] = {name: name for name in plan.suite_names() if (gate.reference / name).is_dir()}
@@ -286,7 +297,7 @@ def _spec(suite: str | Path) -> Spec:
 
 
 def _cells(spec: Spec, recorded: Sequence[Record]) -> Iterator[str]:
-    """Cells and replicates that one side lacks."""
+    """Find cells and replicates that are missing on one side."""
     known = {record.key: record for record in recorded}
     for cell in spec.cells:
         if cell.key not in known:
@@ -302,7 +313,7 @@ def _cells(spec: Spec, recorded: Sequence[Record]) -> Iterator[str]:
 
 
 def _nearest(cell: Mapping[str, Any], recorded: Sequence[Record]) -> str:
-    """In which options the most similar reference cell of the same names differs."""
+    """Name the options in which the most similar reference cell with the same names differs."""
     mine = flatten(cell)
     gaps = []
     for record in recorded:
@@ -319,7 +330,7 @@ _NAMES = ("protocol.dataset", "protocol.model", "treatment")
 
 
 def _definitions(record: Record) -> Iterator[str]:
-    """Metrics whose definition, unit or direction is another now, and values that are not finite."""
+    """Find metrics whose definition, unit or direction has changed, and values that are not finite."""
     known = catalog.metrics()
     for name, entry in record.values.metrics.items():
         metric = known.get(name.partition("[")[0])
@@ -335,7 +346,7 @@ def _definitions(record: Record) -> Iterator[str]:
 
 
 def _data(dataset: Choice, recorded: Sequence[Record]) -> Iterator[str]:
-    """Checksums and statistics of a data set. Raises DataUnavailable."""
+    """Compare checksums and statistics of a data set. Raises DataUnavailable."""
     mine = [record for record in recorded if record.cell.dataset == dataset]
     facts = run.data_facts(dataset, {0, *(replicate.split for record in mine for replicate in record.replicates)})
     for record in mine:
@@ -346,7 +357,7 @@ def _data(dataset: Choice, recorded: Sequence[Record]) -> Iterator[str]:
 
 
 def _minimised(gate: Gate) -> Iterator[str]:
-    """Factors of what the suite's cells minimised here, and replicates that failed."""
+    """Find changed factors of the objectives that the suite's cells minimised here, and replicates that failed."""
     reference = {record.key: record for record in gate.recorded}
     for record in gate.made:
         for replicate, reason in record.failed.items():
@@ -374,7 +385,7 @@ def _objectives(gate: Gate) -> tuple[list[str], list[str]]:
 
 
 def _bits(gate: Gate) -> tuple[list[str], list[str]]:
-    """Values and predictions of the suite byte for byte, where everything that decides them is the same."""
+    """Compare values and predictions of the suite byte for byte, if everything that decides the bits is the same."""
     reference = {record.name: record for record in gate.recorded}
     if apart := _apart(gate.recorded, gate.made):
         return [], [f"not compared: {'; '.join(apart)}"]
@@ -385,7 +396,7 @@ def _bits(gate: Gate) -> tuple[list[str], list[str]]:
 
 
 def _apart(recorded: Sequence[Record], made: Sequence[Record]) -> list[str]:
-    """What of the environments decides bits and differs."""
+    """Describe differences between environments that decide bits."""
     there, here = (_fingerprint(_environment(side)) for side in (recorded, made))
     return [
         f"{key.removeprefix('packages.')}: {here[key]} here, {there[key]} in the reference"
@@ -407,7 +418,7 @@ def _fingerprint(where: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _quality(gate: Gate) -> tuple[list[str], list[str]]:
-    """What was made now alone: other records may lie in the results folder."""
+    """Compare only the records made now, because the results folder may hold others."""
     made = Source(tuple((gate.results, record) for record in gate.made))
     try:
         return regressions(reading.read(gate.reference / gate.name), made), [f"{len(gate.made)} cells of {gate.name}"]
@@ -416,9 +427,9 @@ def _quality(gate: Gate) -> tuple[list[str], list[str]]:
 
 
 def regressions(reference: Source, made: Source) -> list[str]:
-    """One line for each metric of a cell whose whole 95 % interval is worse by more than its margin, or not finite.
+    """Return one line for each metric that is not finite, or whose whole 95 % interval lies beyond its margin.
 
-    Margins are those of the nearest pyproject.toml, MARGINS for what it leaves out.
+    Margins come from the nearest pyproject.toml, and from MARGINS for metrics that it leaves out.
     """
     allowed = _margins()
     columns = _shared_columns(reference, made, allowed)
@@ -437,12 +448,12 @@ def _margins() -> dict[str, float]:
 
 
 def _counts(column: str, allowed: Mapping[str, float]) -> bool:
-    """Whether a column such as `ood_auroc[near]` has a margin."""
+    """Return whether a column such as `ood_auroc[near]` has a margin."""
     return column in allowed or column.partition("[")[0] in allowed
 
 
 def _shared_columns(reference: Source, made: Source, allowed: Mapping[str, float]) -> list[str]:
-    """Columns with a margin that both sides of some cell have."""
+    """Return the columns with a margin that both sides of some cell have."""
     there, here = (
         {Pairing().question(result, 0): result.scores for result in merge(side.records)} for side in (reference, made)
     )
@@ -451,7 +462,7 @@ def _shared_columns(reference: Source, made: Source, allowed: Mapping[str, float
 
 
 def _regression(pair: Pair, finding: Finding) -> str:
-    """By how much, where a margin is exceeded; one seed has no interval, so its difference itself counts."""
+    """Describe a regression beyond the margin, else ""; one seed has no interval, so its difference itself counts."""
     scores = pair.b.scores[finding.metric].values
     if lost := [replicate.seed for replicate, value in scores.items() if not math.isfinite(value)]:
         return f"is not finite for seeds {', '.join(map(str, lost))}"
@@ -464,7 +475,7 @@ def _regression(pair: Pair, finding: Finding) -> str:
 
 
 def _speed(gate: Gate) -> tuple[list[str], list[str]]:
-    """Ratios to a plain torch step; the tolerance is wide where the environment is another."""
+    """Compare ratios to a plain torch step, with a wide tolerance in a different environment."""
     reference = _read_speed(gate)
     at_home = reference["environment"] == _fingerprint(_environment(gate.made))
     allowed = speed.SLOWER if at_home else speed.OTHER_MACHINE
@@ -483,7 +494,7 @@ GATE_PARTS: dict[str, tuple[str, Callable[[Gate], tuple[list[str], list[str]]]]]
 
 
 def _trained(gate: Gate) -> list[Record]:
-    """The suite's records, trained here and now; that its protocol is fair is for part (a) to say."""
+    """Train the suite's records now; part (a) checks that its protocol is fair."""
     settings = Settings(gate.results, selection=gate.spec.selection)
     outcomes = execute(batches(gate.spec, ()), settings)
     for outcome in outcomes:
@@ -507,7 +518,7 @@ def _is_speed(content: Any) -> bool:
 
 
 def _read(path: Path, is_right: Callable[[Any], bool]) -> dict[str, Any]:
-    """What a file of the reference holds. Raises BadInput where it is absent, not whole, or of another shape."""
+    """Read a file of the reference. Raises BadInput if it is absent, incomplete or malformed."""
     try:
         content = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError):

@@ -1,6 +1,7 @@
-"""What entries of the catalog hold to, on small problems: `check` asks it of a plugin, the tests of every entry.
+"""Contracts of the catalog's entries, tested on small problems: `check` tests a plugin's, the tests every entry's.
 
-A contract returns what breaks it, in words; nothing where it holds. Sizes are odd on purpose: no multiple of a vector.
+A contract returns a description of each fault; nothing if it holds. Sizes are odd on purpose: no multiple of a
+vector's.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def classes(
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
 ) -> Data:
-    """Make training data (R, N, *shape) of classes; `own`: each row its own, else all rows share the same memory."""
+    """Make training data (R, N, *shape) of classes; with `own` each row has its own, else all rows share one memory."""
     rng = torch.Generator().manual_seed(seed)
     count = rows if own else 1
     x = torch.rand(count, num, *shape, generator=rng, dtype=dtype)
@@ -74,18 +75,18 @@ def classes(
 
 
 def data_for(signature: Signature, rows: int, num: int = 53, **options: Any) -> Data:
-    """Make training data that suit a signature, as `classes` does: targets are classes or, for one number, real."""
+    """Make training data for a signature, as `classes` does; targets are real if the likelihood is Gaussian."""
     data = classes(rows, num, signature.input_shape, max(2, signature.outputs), **options)
     return Data(data.x, data.y.to(data.x.dtype)) if signature.likelihood == "gaussian" else data
 
 
 def row(data: Data, r: int) -> Data:
-    """Take row r of data, as it would lie if it were alone."""
+    """Copy row r of data, as it would be in memory alone."""
     return Data(data.x[r : r + 1].clone(), data.y[r : r + 1].clone())
 
 
 def quick(epochs: int = 2, batch_size: int = 13) -> dict[str, dict[str, Any]]:
-    """Name the options with which every method of the catalog is done soon."""
+    """Return options that make every method of the catalog quick."""
     given = {"epochs": epochs, "batch_size": batch_size, "members": 2}
     return {
         name: {key: value for key, value in given.items() if key in fields(catalog.load("methods", name))}
@@ -118,7 +119,7 @@ def models_of(
 
 
 def is_dense(model: Model) -> bool:
-    """Whether all linear maps of a model are matrices."""
+    """Return whether all linear maps of a model are matrices."""
     return all(len(leaf.shape) <= 2 for leaf in model.leaves().values())
 
 
@@ -138,25 +139,25 @@ def predict(
 
 
 def tensors(predictive: Predictive) -> dict[str, Tensor]:
-    """Name all that a predictive says."""
+    """Return all tensors of a predictive, by name."""
     facts = {f"fact {name}": value for name, value in predictive.facts.items()}
     return {**predictive.arrays(), **predictive.scores, **facts}
 
 
 def everything(posterior: Posterior, predictive: Predictive, y: Tensor) -> dict[str, Tensor]:
-    """Name all numbers of a fit that are (R, …)."""
+    """Return all numbers of a fit that are (R, …), by name."""
     found = {**posterior.state, **posterior.facts, **tensors(predictive), "log_prob": predictive.log_prob(y)}
     found["group_log_prob"] = predictive.group_log_prob(y).transpose(0, 1)
     return found if posterior.bound is None else {**found, "bound": posterior.bound}
 
 
 def row_of(tensors: Mapping[str, Tensor], r: int) -> dict[str, Tensor]:
-    """Take row r of each, as a row."""
+    """Take row r of each tensor, as a row."""
     return {name: value[r : r + 1] for name, value in tensors.items()}
 
 
 def differences(left: Mapping[str, Tensor], right: Mapping[str, Tensor], near: bool = False) -> list[str]:
-    """Name the tensors that are not bit for bit the same, or not `near`ly; and those that only one side has."""
+    """Name the tensors that differ in any bit, or beyond `near`, and those that only one side has."""
     shared = [name for name in left if name in right]
     apart = [name for name in shared if not (_near if near else torch.equal)(left[name], right[name])]
     return [*apart, *sorted(left.keys() ^ right.keys())]
@@ -172,7 +173,10 @@ def _near(a: Tensor, b: Tensor) -> bool:
 def alone_and_together(
     model: Model, method: Method, data: Data, x: Tensor, *, single: Method | None = None, r: int = ROW
 ) -> list[str]:
-    """Name what row r has differently alone and among the rows of `data`. single: the method of that row alone."""
+    """Name the numbers of row r that differ when it is trained alone and among the rows of `data`.
+
+    The row alone is trained by `single`, if it is given, else by `method`.
+    """
     y = data_for(model.signature, data.rows, x.shape[1], seed=5).y
     seeds, near = SEEDS[: data.rows], not is_dense(model)
     posterior = method.fit(model, data, streams(seeds))
@@ -183,12 +187,12 @@ def alone_and_together(
     return differences(row_of(together, r), alone, near)
 
 
-class _Stopped(BaseException):  # an author's `except Exception` does not go on
+class _Stopped(BaseException):  # an author's `except Exception` does not catch it
     """A fit was stopped on purpose."""
 
 
 def steps_of(fit: Callable[[], Posterior]) -> int:
-    """Count the steps that a fit reports: 0 where it trains by a loop of its own, that nothing can interrupt."""
+    """Count the steps that a fit reports; 0 if it trains by its own loop, which cannot be interrupted."""
     seen = [0]
     with session(Session(listen=lambda done, total: seen.append(done))):
         fit()
@@ -198,7 +202,7 @@ def steps_of(fit: Callable[[], Posterior]) -> int:
 def resumed(
     method: Method, model: Model, data: Data, x: Tensor, checkpoint: Path, stops: Iterable[int]
 ) -> tuple[list[str], Session]:
-    """Name what is different after a fit was stopped at each of `stops` and resumed; and the last session.
+    """Name the differences after a fit was stopped at each of `stops` and resumed; return also the last session.
 
     Checkpoints are written at every step beside `checkpoint`, a path without ending.
     """
@@ -228,7 +232,7 @@ def resumed(
 
 
 def some_values(entry: type, option: str) -> list[float]:
-    """List the default of an option, half of it, and the lower end where it is allowed and 0."""
+    """List the default of an option, half of it, and the lower end if that is 0 and allowed."""
     chosen = fields(entry)[option]
     ends = [] if chosen.metadata["open_ends"] or chosen.metadata["low"] != 0 else [0.0]
     default: Any = chosen.default
@@ -244,10 +248,20 @@ def swept(
     settings: EntrySettings,
     near: bool = False,
 ) -> list[str]:
-    """Name what a method has differently where values of an option are rows of one batch, and where each is alone.
+    """Name the differences of a method between values of an option as rows of one batch, and each value alone.
 
-    entry: whose option it is, of the method `name` or of one that it builds on. data(R): training data. near: up to
-    rounding, which a number and a tensor do not share; else bit for bit on dense models.
+    Args:
+        name: The method.
+        entry: The method that has the option: `name`, or one that it builds on.
+        option: The option.
+        model: The model.
+        data: data(R) returns training data.
+        settings: Options of both.
+        near: Whether rounding differences are allowed, as between a number and a tensor; dense models must otherwise
+            agree in every bit.
+
+    Returns:
+        A description of each difference.
     """
     values = some_values(catalog.load("methods", entry), option)
     rows: list[EntrySettings] = [{entry: {option: value}} for value in values]
@@ -267,7 +281,7 @@ def swept(
 
 
 def restored(method: Method, model: Model, posterior: Posterior, x: Tensor, seeds: Sequence[int]) -> list[str]:
-    """Name what a posterior predicts differently that was had back from its state; nothing where it cannot be had."""
+    """Name the predictions that differ after a posterior is restored from its state; nothing if it cannot be."""
     state = {name: value.clone() for name, value in posterior.state.items()}
     again = method.restored(model, state) if isinstance(method, Restores) else None
     if again is None:
@@ -276,7 +290,7 @@ def restored(method: Method, model: Model, posterior: Posterior, x: Tensor, seed
 
 
 def point_of(model: Model, leaves: Mapping[str, Tensor]) -> WeightPosterior:
-    """Make the posterior whose every draw is the network of these leaves."""
+    """Make the posterior whose every draw is the network with these leaves."""
 
     def draw(noise: Streams, joint: bool) -> Point:
         return Point({name: value.expand(noise.lead[0], *value.shape) for name, value in leaves.items()})
@@ -285,7 +299,7 @@ def point_of(model: Model, leaves: Mapping[str, Tensor]) -> WeightPosterior:
 
 
 def rates(entry: type) -> list[str]:
-    """Name the options of a method that are rates of dropping, and may be 0: without it the method is another one."""
+    """Name a method's options that are dropout rates and may be 0, at which the method becomes another one."""
     return [
         name
         for name, chosen in fields(entry).items()
@@ -299,13 +313,14 @@ def rates(entry: type) -> list[str]:
 
 
 def without_dropping(name: str, model: Model, data: Data, settings: EntrySettings) -> list[str]:
-    """Say how a method with all its rates at 0 is not the network without dropping: what it predicts, and MAP or MLE.
+    """Describe how a method with all its rates at 0 differs from the network without dropout.
 
-    It is held against `map`, or `mle` where it has no prior, if it shares their options; its predictions against those
-    of its own network. Nothing is said of methods without a rate, or whose state is more than a network.
+    Its parameters are compared with those of `map`, or of `mle` if it has no prior, provided that it shares their
+    options; its predictions are compared with those of its own network. Methods without a rate, or whose state is more
+    than a network, are not compared.
     """
     entry, seeds = catalog.load("methods", name), SEEDS[: data.rows]
-    data = replace(data, x=data.x.round())  # black and white: a draw of a binary image then has one outcome
+    data = replace(data, x=data.x.round())  # black and white, so that a draw of a binary image has one outcome
     zero = {**settings, name: {**settings.get(name, {}), **dict.fromkeys(rates(entry), 0.0)}}
     if not rates(entry):
         return []
@@ -331,9 +346,12 @@ def without_dropping(name: str, model: Model, data: Data, settings: EntrySetting
 
 @dataclass(frozen=True)
 class Listening:
-    """A layer rule that acts as a point, and remembers what it was asked for.
+    """A layer rule that acts as a point and records the leaves that it is asked for.
 
-    applied: leaves whose map was asked for; taken: leaves, biases among them, that were asked for as they are.
+    Attributes:
+        point: The rule that it acts as.
+        applied: Leaves that are applied in a linear map.
+        taken: Leaves, including biases, that are taken directly.
     """
 
     point: Point
@@ -348,13 +366,13 @@ class Listening:
         return self.point(name, op, x, bias)
 
     def leaf(self, name: str) -> Tensor:
-        """The leaf itself."""
+        """Return the leaf itself."""
         self.taken.add(name)
         return self.point.leaf(name)
 
 
 def meets_rule(model: Model, data: Data) -> list[str]:
-    """Say which leaves of a model do not meet the method's rule: no method acts on them, and none says so."""
+    """Name the leaves of a model that bypass the method's rule, so that a method does not act on them."""
     layout, seeds = Layout(model.leaves()), SEEDS[: data.rows]
     flat = initial_network(model, data, streams(seeds)).detach().requires_grad_()
     rule = Listening(Point(layout.views(flat)))
@@ -375,7 +393,7 @@ def meets_rule(model: Model, data: Data) -> list[str]:
 
 
 def equals_its_point(model: Model, data: Data, settings: EntrySettings) -> list[str]:
-    """Say so where a model under dropout predicts what it predicts without: its weights never met the rule."""
+    """Report a model that predicts the same with and without dropout: its weights never met the rule."""
     dropping, seeds = method_of("mc_dropout", settings), SEEDS[: data.rows]
     if dropping.unsupported(model):
         return []
@@ -386,7 +404,7 @@ def equals_its_point(model: Model, data: Data, settings: EntrySettings) -> list[
 
 
 def twice(make: Callable[[], Mapping[str, Tensor]]) -> list[str]:
-    """Name what is not the same in two calls, between which the generators of the process stand elsewhere."""
+    """Name the differences between two calls, with the process's random generators in different states."""
     with torch_state.stirred(1):
         first = {name: value.clone() for name, value in make().items()}
     with torch_state.stirred(2):
@@ -397,7 +415,7 @@ def twice(make: Callable[[], Mapping[str, Tensor]]) -> list[str]:
 
 
 def evaluations() -> dict[str, Evaluation]:
-    """Make predictions of three replicates to be scored: of classes and of a number, each with an OOD set."""
+    """Make predictions of three replicates for scoring: of classes and of a real target, each with an OOD set."""
     found = {}
     for likelihood, outputs in (("categorical", 3), ("gaussian", 1)):
         signature = Signature((1, 5, 7), outputs, likelihood)  # type: ignore[arg-type]
@@ -411,12 +429,12 @@ def evaluations() -> dict[str, Evaluation]:
 
 
 def stored(evaluation: Evaluation) -> dict[str, Tensor]:
-    """Name the arrays that a record would keep of these predictions."""
+    """Return the arrays that a record would store of these predictions."""
     return batch.stored_arrays(evaluation)
 
 
 def read_again(arrays: Mapping[str, Tensor], samples: int, rows: Sequence[int]) -> Evaluation:
-    """Read the predictions of some rows as a record keeps them."""
+    """Read the predictions of some rows as a record stores them."""
     index = torch.tensor(rows)
     kept = {name: value.index_select(record.row_axis(name), index) for name, value in arrays.items()}
     values = Values(samples=(samples,) * len(rows))
@@ -427,7 +445,7 @@ def read_again(arrays: Mapping[str, Tensor], samples: int, rows: Sequence[int]) 
 
 
 def scored(metric: Metric, given: Evaluation) -> list[str]:
-    """Say how a metric breaks its contract on predictions: values of rows, of what records keep, of single examples.
+    """Describe how a metric breaks its contract on predictions: values of rows, of stored predictions, of examples.
 
     Raises what the metric raises.
     """
@@ -458,7 +476,7 @@ def scored(metric: Metric, given: Evaluation) -> list[str]:
 
 @dataclass(frozen=True)
 class _Plain:
-    """A metric without its faster ways."""
+    """A metric without its faster methods."""
 
     metric: Metric
     summary: str = ""
@@ -466,12 +484,12 @@ class _Plain:
     better: Literal["higher", "lower"] = "lower"
 
     def __call__(self, evaluation: Evaluation) -> dict[str, Tensor]:
-        """The metric's values."""
+        """Return the metric's values."""
         return self.metric(evaluation)
 
 
 def _apart(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> list[str]:
-    """Keys of both whose values differ by more than float32 rounds."""
+    """Return the keys of both whose values differ by more than float32 rounding."""
     shared = [key for key in left if key in right]
     return [
         key
@@ -485,12 +503,12 @@ def _apart(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> list[str]
 
 
 def examples_of(task: Task) -> dict[str, Tensor]:
-    """Name all arrays of a task."""
+    """Return all arrays of a task, by name."""
     parts = {"train": task.train, TEST: task.test, **({"validation": task.validation} if task.validation else {})}
     found = {f"{name}.{axis}": getattr(part, axis) for name, part in parts.items() for axis in ("x", "y")}
     return found | {f"ood[{name!r}]": x for name, x in task.ood.items()}
 
 
 def loads_the_same(load: Callable[[int], Task], split: int) -> list[str]:
-    """Say what is not the same when a split is loaded twice."""
+    """Describe what differs when a split is loaded twice."""
     return [f"load({split}) gives another {name} each time" for name in twice(lambda: examples_of(load(split)))]

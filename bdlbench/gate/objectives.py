@@ -1,7 +1,7 @@
 """Every method's objective and its gradient at a fixed float64 state: 1 % of a KL's weight shows in the third digit.
 
-Statistics of trained networks cannot see so small a fault; this can. Nothing depends on a generator of random numbers
-that may change between versions or processors: data, parameters and noise come from raw words, in float64.
+This reveals faults too small for statistics of trained networks. Data, parameters and noise are computed in float64
+from raw words, so they do not depend on random number generators that change between versions or processors.
 """
 
 from __future__ import annotations
@@ -40,43 +40,43 @@ TARGETS: tuple[tuple[int, Likelihood], ...] = (
 )
 
 MeasuredObjective = dict[str, Any]
-"""objective and gradient_norm (a list over rows each), and by name the terms, temperatures and local factors."""
+"""objective and gradient_norm (each a list over rows), and by name the terms, temperatures and local factors."""
 
 
 @dataclass
 class FixedStreams:
-    """Noise that is the same for ever, in place of `rng.Streams`: what is drawn depends on the path and the order."""
+    """Noise that never changes, in place of `core.streams.Streams`; draws depend on the path and their order."""
 
     lead: tuple[int, ...]
     path: tuple[str, ...] = ()
     drawn: int = field(default=0, init=False)
 
     def child(self, name: str) -> FixedStreams:
-        """Streams of another name."""
+        """Return the streams of another name."""
         return FixedStreams(self.lead, (*self.path, name))
 
     def samples(self, first: int, count: int) -> FixedStreams:
-        """Streams (count, *lead)."""
+        """Return streams (count, *lead)."""
         return FixedStreams((count, *self.lead), (*self.path, f"sample {first}"))
 
     def members(self, count: int) -> FixedStreams:
-        """Streams (R·count,)."""
+        """Return streams (R·count,)."""
         return FixedStreams((self.lead[0] * count,), (*self.path, "members"))
 
     def normal(self, shape: Sequence[int], like: Tensor, name: str = "") -> Tensor:
-        """Standard normal numbers (*lead, *shape)."""
+        """Draw standard normal numbers (*lead, *shape)."""
         return torch.from_numpy(ndtri(self._uniform(shape).numpy())).to(like)
 
     def bits(self, shape: Sequence[int], like: Tensor, name: str = "") -> Tensor:
-        """Uniform int16 numbers (*lead, *shape)."""
+        """Draw uniform int16 numbers (*lead, *shape)."""
         return (self._uniform(shape) * 65536 - 32768).floor().to(like.device, torch.int16)
 
     def permutation(self, length: int) -> Tensor:
-        """(*lead, length): the order they have."""
+        """Return the identity permutation, (*lead, length)."""
         return torch.arange(length).expand(*self.lead, length)
 
     def _uniform(self, shape: Sequence[int]) -> Tensor:
-        """Numbers in 0 … 1, ends excluded, (*lead, *shape) float64."""
+        """Draw numbers between 0 and 1, both excluded, (*lead, *shape) float64."""
         size = (*self.lead, *shape)
         words = random_words(math.prod(size), *self.path, self.drawn)
         self.drawn += 1
@@ -84,12 +84,12 @@ class FixedStreams:
 
 
 def measure() -> dict[str, MeasuredObjective]:
-    """Every method of the catalog on every model that it supports, by "method · model"."""
+    """Measure every method of the catalog on every model that it supports, by "method · model"."""
     return dict(_measured())
 
 
 def is_measured(content: Any) -> bool:
-    """Whether something read from a file has the shape of what `measure` returns."""
+    """Return whether the content of a file has the form of the result of `measure`."""
     return isinstance(content, dict) and all(
         isinstance(case, dict)
         and all(_is_column(case.get(key)) for key in ("objective", "gradient_norm"))
@@ -107,7 +107,7 @@ def _is_table(content: Any) -> bool:
 
 
 def differences(reference: Mapping[str, MeasuredObjective], found: Mapping[str, MeasuredObjective]) -> list[str]:
-    """One line for each case that is not as in the reference, with the part of its objective that is to blame."""
+    """Return one line for each case that differs from the reference, with the responsible part of its objective."""
     lines = [f"{name}: no such case any more" for name in reference if name not in found]
     for name, here in found.items():
         if name not in reference:
@@ -118,7 +118,7 @@ def differences(reference: Mapping[str, MeasuredObjective], found: Mapping[str, 
 
 
 def _parts(there: MeasuredObjective, here: MeasuredObjective) -> list[str]:
-    """What of a case differs: the terms and factors to blame, else the whole."""
+    """Return the terms and factors of a case that differ, or the whole objective if none does."""
     parts = []
     for kind, words in (
         ("temperature", "the factor of its {} is {}/N, was {}/N: kernels/elbo.py, or what it is given"),
@@ -162,7 +162,7 @@ def _measured() -> Iterator[tuple[str, MeasuredObjective]]:
 
 
 def _variants(method: str, small: Mapping[str, Any], all_choices: bool) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The method as it is, and with every choice that an option of it offers, one at a time."""
+    """Yield the method with its defaults, and with every choice of each option, one at a time."""
     yield "", small
     for option, chosen in fields(catalog.load("methods", method)).items() if all_choices else ():
         for value in chosen.metadata["choices"]:
@@ -171,7 +171,7 @@ def _variants(method: str, small: Mapping[str, Any], all_choices: bool) -> Itera
 
 
 def _suited(name: str, small: Mapping[str, Any]) -> Model | None:
-    """The model in its small form for the first target and shape that it supports."""
+    """Return the model in its small form, for the first target and shape that it supports."""
     chosen = catalog.choice("models", name, small)
     signatures = (Signature(shape, *target) for target in TARGETS for shape in SHAPES)
     models = (catalog.build_model([chosen], signature) for signature in signatures)
@@ -179,7 +179,7 @@ def _suited(name: str, small: Mapping[str, Any]) -> Model | None:
 
 
 def _case(method: Any, model: Model) -> MeasuredObjective:
-    """The objective of a method's last fit, near where it begins; the bound where nothing is minimised."""
+    """Measure the objective of a method's last fit, near its start; the bound if nothing is minimised."""
     data = _data(model.signature)
     rng = cast(Streams, FixedStreams((ROWS,)))
     fits, done = begin(lambda: method.fit(model, data, rng), 1)
@@ -193,7 +193,7 @@ _NOTHING: MeasuredObjective = {"terms": {}, "temperature": {}, "local": {}}
 
 
 def _near_the_start(fit: Fit) -> Audit:
-    """A little off the start, where biases are zero and some gradients with them."""
+    """Audit a little off the start, because biases and some gradients are zero at it."""
     off = cast(Streams, FixedStreams((len(fit.initial),), ("state",))).normal(fit.initial.shape[1:], fit.initial)
     return audit(replace(fit, initial=fit.initial + 0.1 * off, state=None))
 
@@ -205,7 +205,7 @@ def _of_audit(found: Audit) -> MeasuredObjective:
 
 
 def _data(signature: Signature) -> Data:
-    """ROWS different data sets of EXAMPLES, inputs 0 … 1, float64."""
+    """Return ROWS different data sets of EXAMPLES examples, with inputs between 0 and 1, float64."""
     like = torch.zeros((), dtype=torch.float64)
     rng = FixedStreams((ROWS,), ("data",))
     x = rng._uniform((EXAMPLES, *signature.input_shape))

@@ -1,7 +1,7 @@
-"""What a step of the package costs, as a ratio to a plain deterministic torch step: timed in turn, in one process.
+"""The cost of a training step, as a ratio to a plain deterministic torch step; both are timed in turn in one process.
 
-Absolute times are a machine's; a ratio of works that took turns is the code's, up to what processors and versions of
-torch change. The smallest of many short blocks is what a work costs when nothing disturbs it.
+Absolute times depend on the machine. A ratio of works that took turns depends mostly on the code, and a little on the
+processor and the version of torch. The smallest time of many short blocks is the cost of a work without disturbance.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from bdlbench.training.loop import Plan, begin, last, minimise
 
 ROUNDS = 40
 TIMED_STEPS = 3
-"""Steps in a block: milliseconds, so that many blocks are not interrupted."""
+"""Steps in a block, which takes milliseconds, so that most blocks are not interrupted."""
 
 ATTEMPTS = 3
-"""A ratio that is too large is measured again, and counts only if it always is."""
+"""How often a ratio that is too large is measured; it counts only if it is too large each time."""
 
 SLOWER = 1.18
-"""How many times its reference a ratio may be where processor and versions are those of the reference."""
+"""The largest allowed factor between a ratio and its reference on the reference's processor and versions."""
 
 OTHER_MACHINE = 1.6
-"""The same on another processor or torch, whose ratios differ by themselves."""
+"""The same on another processor or version of torch, where the ratios themselves differ."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """What the steps work on: D inputs, hidden widths, examples in a batch, R rows."""
+    """The size of the work of a step: D inputs, hidden widths, examples in a batch, R rows."""
 
     features: int
     widths: tuple[int, ...]
@@ -51,20 +51,20 @@ NUM_CLASSES = 10
 
 
 def ratios(rounds: int = ROUNDS) -> dict[str, float]:
-    """Seconds of each step over those of the plain step of its size, by "method · sizes", on one thread."""
+    """Measure the time of each step over that of the plain step of its size, by "method · sizes", on one thread."""
     with one_thread():
         return {name: ratio for size in SIZES for name, ratio in _of_size(size, rounds).items()}
 
 
 def slower(reference: Mapping[str, float], found: Mapping[str, float], allowed: float) -> dict[str, float]:
-    """By how much each ratio exceeds its reference, where that is more than `allowed` times."""
+    """Return, for each ratio more than `allowed` times its reference, their quotient."""
     return {name: found[name] / was for name, was in reference.items() if name in found and found[name] > allowed * was}
 
 
 def differences(
     reference: Mapping[str, float], allowed: float, measure: Callable[[], Mapping[str, float]]
 ) -> list[str]:
-    """One line for each ratio that only one side has, and for each that is too large, the worst first."""
+    """Return one line for each ratio that only one side has, and for each that is too large, the worst first."""
     found = measure()
     lines = [f"{name}: no such ratio any more" for name in reference if name not in found]
     lines += [f"{name}: not in the reference" for name in found if name not in reference]
@@ -81,7 +81,7 @@ def excess(
     allowed: float,
     measure: Callable[[], Mapping[str, float]],
 ) -> dict[str, float]:
-    """What is slower than allowed in `found` and all later of ATTEMPTS measurements, by the smallest excess of them."""
+    """Return the ratios too large in `found` and in ATTEMPTS − 1 further measurements, with their smallest excess."""
     worst = slower(reference, found, allowed)
     for _ in range(ATTEMPTS - 1):
         if not worst:
@@ -99,14 +99,14 @@ def _of_size(name: str, rounds: int) -> dict[str, float]:
 
 
 def _examples(size: Size) -> tuple[Tensor, Tensor]:
-    """STEPS batches."""
+    """Make TIMED_STEPS batches."""
     count = TIMED_STEPS * size.batch
     rng = torch.Generator().manual_seed(0)
     return torch.rand(count, size.features, generator=rng), torch.arange(count) % NUM_CLASSES
 
 
 def _plain(size: Size) -> Callable[[], object]:
-    """STEPS of Adam on one network of torch.nn, batches gathered by index as ours are."""
+    """Make TIMED_STEPS of Adam on one network of torch.nn, with batches gathered by index as bdlbench's are."""
     x, y = _examples(size)
     wide = [size.features, *size.widths]
     hidden = [part for sizes in pairwise(wide) for part in (torch.nn.Linear(*sizes), torch.nn.ReLU())]
@@ -124,14 +124,14 @@ def _plain(size: Size) -> Callable[[], object]:
 
 
 def _ours(method: str, size: Size) -> Callable[[], object] | None:
-    """An epoch of STEPS of `minimise` on the objective of a method; None where it minimises nothing, or not this."""
+    """Make an epoch of TIMED_STEPS of `minimise` on a method's objective; None if it minimises nothing, or not this."""
     x, y = _examples(size)
     data = Data(x.expand(size.rows, *x.shape), y.expand(size.rows, len(y)))
     chosen = catalog.choice("models", "mlp", {"mlp": {"widths": "-".join(map(str, size.widths))}})
     model = catalog.build_model([chosen], Signature((size.features,), NUM_CLASSES, "categorical"))
     built = catalog.build_method([catalog.choice("methods", method, {})])
     composed = any(chosen.metadata["entry"] for chosen in fields(type(built)).values())
-    if built.unsupported(model) or composed:  # what is made of other methods' fits costs what those cost
+    if built.unsupported(model) or composed:  # a method made of other methods' fits costs what those cost
         return None
     fits, _ = begin(lambda: built.fit(model, data, Streams.of_seeds(range(size.rows))), 1)
     plan = Plan(1, size.batch, 1e-4)

@@ -1,7 +1,7 @@
-"""Are the numbers of a record what this tree makes of it here? The first steps of training, predictions, or all of it.
+"""Comparison of a record with what this tree computes here: the first steps of training, predictions, or everything.
 
-Where bits differ, the same work is done again by twins whose every gradient is taken where rounding errors moved the
-parameters to: what that changes is the noise between equal runs, and what lies within it is no difference.
+If bits differ, the same work is done again by twins. A twin takes every gradient at parameters moved by rounding
+errors. The change that this makes is the noise between equal runs, and a difference within it does not count.
 """
 
 from __future__ import annotations
@@ -43,48 +43,50 @@ BESIDE = ("stored predictions", "kept parameters")
 """The parts that are files beside a record."""
 
 CHEAP = 5.0
-"""Seconds of recorded training and prediction up to which a record without a fingerprint is run again whole."""
+"""The longest recorded training and prediction, in seconds, that is run again if a record has no fingerprint."""
 
 SPREAD = math.sqrt(100) * torch.finfo(torch.float32).eps / 2
-"""Relative standard deviation of what a twin adds to every parameter at every step.
+"""Relative standard deviation of the error that a twin adds to every parameter at every step.
 
-A sum of n products in another order rounds n times independently: √n units of roundoff, here of about 100 products.
+A sum of n products in another order rounds n times independently, which gives √n units of roundoff; here n is about
+100.
 """
 
 MULTIPLE = 3.0
-"""A difference up to so many times the largest that a twin shows is noise: a twin may fall short by chance."""
+"""A difference up to this many times the largest one of a twin is noise, because a twin's may be small by chance."""
 
 TWINS = 16
-"""Twins that are asked at most, one after another until they explain the difference.
+"""The most twins, computed one after another until they explain the difference.
 
-Most differences are of one size in every twin. Some are rare and large, such as a unit whose input is 0 but for
-rounding, on in one run and off in the other: 5 of 16 twins had what two processors showed of `constant_resnet`.
+Most differences are of the same size in every twin. Some are rare and large: a unit whose input is 0 except for
+rounding may be on in one run and off in the other. For `constant_resnet`, 5 of 16 twins showed the difference between
+two processors.
 """
 
 WHOLE_TWINS = 3
-"""The same, where a twin predicts anew or trains a whole cell."""
+"""The most twins that repeat a prediction or train a whole cell."""
 
 MEASURED_ROUNDING = 8 * torch.finfo(torch.float32).eps
-"""Relative difference that is rounding, whatever was measured."""
+"""A relative difference that counts as rounding for any quantity."""
 
 LARGE_CHANGE = 0.01
-"""Relative difference of a quantity that moves in steps, where the rounding errors of a twin moved only others."""
+"""The allowed relative difference of a quantity that moves in steps, if a twin's rounding errors moved only others."""
 
 CLOSED_FORM = torch.finfo(torch.float32).eps ** 0.5
-"""Relative difference where twins show nothing, since nothing was minimised: half the digits of float32."""
+"""The allowed relative difference if twins show none because nothing was minimised: half the digits of float32."""
 
 STATISTIC = 1e-12
-"""Relative difference of a statistic of the data that is rounding: a sum in another order."""
+"""A relative difference of a statistic of the data that counts as rounding: a sum in another order."""
 
 LIKELY = ("processor", "packages.numpy", "commit")
-"""What else of an environment is likely to change bits, after torch, device, threads and instructions."""
+"""Fields of an environment that are likely to change bits, after torch, device, threads and instructions."""
 
 Numbers = Mapping[str, Tensor]
-"""What is compared, by name: float64, of any shape."""
+"""The compared numbers by name: float64, of any shape."""
 
 
 class Part(NamedTuple):
-    """One thing that was held against the record."""
+    """The result of one comparison with the record."""
 
     name: str
     verdict: BitsVerdict
@@ -93,7 +95,17 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Check:
-    """One record: what was compared, how this place differs from where it was made, and what the lint says of it."""
+    """The result for one record.
+
+    Attributes:
+        title: The cell in words.
+        replicates: The number of replicates.
+        failed: The number of replicates without values.
+        parts: What was compared.
+        elsewhere: Differences between this environment and the record's.
+        findings: Faults found by the lint.
+        temperature: The effective temperature in words.
+    """
 
     title: str
     replicates: int
@@ -105,20 +117,20 @@ class Check:
 
     @property
     def verdict(self) -> BitsVerdict:
-        """The worst of the parts; unchecked where one could not be checked, or where there is none."""
+        """The worst verdict of the parts, where unchecked is worse than noise; unchecked if there are no parts."""
         found = {part.verdict for part in self.parts}
         return next((verdict for verdict in WORST_FIRST if verdict in found), "unchecked")
 
     @property
     def checked(self) -> tuple[str, ...]:
-        """The names of the parts that were held against the record."""
+        """The names of the parts that were compared with the record."""
         return tuple(part.name for part in self.parts if part.verdict != "unchecked")
 
 
 def verify_folder(path: Path, full: bool = False, threads: int | None = None) -> Iterator[Check]:
-    """Hold each record of a folder, or one record, against what is computed here. Raises BadInput where there is none.
+    """Compare each record of a folder, or one record, with what is computed here. Raises BadInput if there is none.
 
-    Torch's global state has no say in it; what a caller does between two checks is the caller's.
+    Torch's global state has no influence on it; changes by the caller between two checks remain.
     """
     found = reading.read(path).records
     seeds = {
@@ -132,9 +144,9 @@ def verify_folder(path: Path, full: bool = False, threads: int | None = None) ->
 
 
 def verify(folder: Path, record: Record, full: bool = False, threads: int | None = None) -> Check:
-    """Hold a record against what is computed here and now. folder: where it lies; threads: instead of its own.
+    """Compare a record in `folder` with what is computed here, on `threads` threads or else the record's number.
 
-    What goes wrong with this record is a part of its check: others of its folder are to be checked too.
+    An error becomes a part of the record's check, because the folder's other records must be checked too.
     """
     check = Check(
         title_of(record),
@@ -151,7 +163,7 @@ def verify(folder: Path, record: Record, full: bool = False, threads: int | None
     try:
         batch = batch_of(record, threads)
         here, found = _surroundings(batch)
-    except (Exception, SystemExit) as error:  # an entry or a file that is not to be had here
+    except (Exception, SystemExit) as error:  # an entry or a file is unavailable here
         reason = f"{run.reason_of(error)}{_plugin_words(record)}"
         return replace(check, parts=(*kept, Part("cell", "unchecked", reason)))
     sound = all(part.verdict == "identical" for part in kept if part.name in BESIDE)
@@ -162,15 +174,15 @@ def verify(folder: Path, record: Record, full: bool = False, threads: int | None
 
 
 def _until_an_error(parts: Iterator[Part]) -> Iterator[Part]:
-    """The parts; an error in one is a part too: the record says that this work went well, with the files beside it."""
+    """Yield the parts; an error becomes a part with the verdict different, because the record's work had succeeded."""
     try:
         yield from parts
-    except (Exception, SystemExit) as error:  # whatever entries of others raise: the other records are to be checked
+    except (Exception, SystemExit) as error:  # entries of plugins raise any error: other records must be checked
         yield Part("cell", "different", run.reason_of(error))
 
 
 def _plugin_words(record: Record) -> str:
-    """What to name where an entry of a file of its own, or of one that nobody knows, is not in this catalog."""
+    """Name an entry that is not in this catalog and came from a plugin, or from an unknown source."""
     cell, code = record.cell, record.environment.code
     named: dict[catalog.Kind, str] = {
         "methods": cell.method.name,
@@ -183,11 +195,11 @@ def _plugin_words(record: Record) -> str:
     return ""
 
 
-# What lies beside the record
+# Files beside the record
 
 
 def _files(folder: Path, record: Record) -> Iterator[Part]:
-    """The files that a record names hold what it says, its metrics follow from its predictions, and none is missing."""
+    """Check that the files of a record exist and have the recorded checksums, and that its metrics follow from them."""
     arrays: dict[str, Tensor] = {}
     if records.lacks_predictions(folder, record):
         gone = folder / f"{record.name}.safetensors"
@@ -217,9 +229,9 @@ def _files(folder: Path, record: Record) -> Iterator[Part]:
 
 
 def _rescored(record: Record, arrays: Mapping[str, Tensor]) -> Part:
-    """Score stored predictions again: the metrics of a record follow from them, as far as they can tell.
+    """Score stored predictions again, and compare the metrics with the record's.
 
-    What a posterior states of itself is not stored, nor a metric that was defined in another way.
+    Metrics of the posterior's facts, which are not stored, and metrics whose definition has changed are left out.
     """
     name = "stored predictions"
     kept = evaluation.read(record, arrays)
@@ -234,21 +246,21 @@ def _rescored(record: Record, arrays: Mapping[str, Tensor]) -> Part:
         again, raised = run.scored(kept, {entry: metrics[entry] for entry in sorted(entries)})
     both = [c for c in recorded if c in again and recorded[c].definition == again[c].definition]
     if raised and not both:
-        return Part(name, "unchecked", f"no metric can be had from them: {next(iter(raised.values()))}")
+        return Part(name, "unchecked", f"no metric can be computed from them: {next(iter(raised.values()))}")
     then, now = ({c: _column(table[c].values) for c in both} for table in (recorded, again))
     judged = _judged(name, then, now, []) if both else Part(name, "identical")
     if judged.verdict == "different":
         return Part(name, "different", f"the record's metrics do not follow from them: {judged.detail}")
-    return Part(name, "identical")  # but for the rounding of what is stored in float32
+    return Part(name, "identical")  # up to the rounding of storage in float32
 
 
 def title_of(record: Record) -> str:
-    """For people: mle · mlp · digits."""
+    """Return the cell in words: mle · mlp · digits."""
     return record.cell.title
 
 
 def batch_of(record: Record, threads: int | None = None) -> Batch:
-    """The replicates of a record, to be trained again. Raises BadInput where an entry or option is not known here."""
+    """Return a batch of the record's replicates. Raises BadInput if an entry or option is unknown here."""
     then = record.cell
     cell = Cell(
         catalog.recorded("methods", then.method),
@@ -262,7 +274,7 @@ def batch_of(record: Record, threads: int | None = None) -> Batch:
 
 
 def differences(record: Record, here: Mapping[str, Any], batch: Batch) -> Iterator[str]:
-    """How this place differs from where a record was made: what most likely changes bits comes first."""
+    """Describe the differences from the environment of a record, the most likely to change bits first."""
     there, cell = record.environment, batch.cells[0]
     for source, sha256 in there.sources.items():
         if here["sources"].get(source) != sha256:
@@ -270,7 +282,7 @@ def differences(record: Record, here: Mapping[str, Any], batch: Batch) -> Iterat
     options, mine = flatten(record.cell.as_dict()), flatten(cell.as_dict())
     yield from (f"{k}: {mine.get(k)} here, was {options.get(k)}" for k in options | mine if _apart(k, options, mine))
     then, now = flatten(there.as_dict()), flatten(here)
-    asked = [key for key in then if key.startswith("instructions.")]  # older records do not say
+    asked = [key for key in then if key.startswith("instructions.")]  # older records lack them
     for key in ("packages.torch", "device", "threads", "cpu_capability", *asked, *LIKELY):
         if then.get(key) != now.get(key):
             name = key.removeprefix("packages.").removeprefix("instructions.")
@@ -294,7 +306,7 @@ def _short(value: Any) -> str:
 
 
 def _surroundings(batch: Batch) -> tuple[dict[str, Any], list[Fault]]:
-    """The environment of a record made here, and what the lint says of the data."""
+    """Return the environment of a record made here, and the lint's faults of the data."""
     cell = batch.cells[0]
     splits = sorted({row.replicate.split for row in batch.rows})
     name = cell.dataset.name
@@ -306,7 +318,7 @@ def _surroundings(batch: Batch) -> tuple[dict[str, Any], list[Fault]]:
 
 
 def _slice(folder: Path, record: Record, batch: Batch, sound: bool) -> Iterator[Part]:
-    """The data, the first steps of training, and predictions from parameters that were kept if the files are sound."""
+    """Check the data, the first steps of training, and, if the files are sound, predictions from kept parameters."""
     yield _data(record, batch)
     if record.values.first_steps:
         yield _first_steps(record, batch)
@@ -322,7 +334,7 @@ def _slice(folder: Path, record: Record, batch: Batch, sound: bool) -> Iterator[
 
 
 def _data(record: Record, batch: Batch) -> Part:
-    """Checksums of the sources, and what preprocessing took from the training data."""
+    """Compare checksums of the sources, and statistics that preprocessing computed from the training data."""
     here = _data_here(batch)
     for what in ("sources", "statistics"):
         for name, value in getattr(record.environment, what).items():
@@ -332,19 +344,19 @@ def _data(record: Record, batch: Batch) -> Part:
 
 
 def _data_here(batch: Batch) -> dict[str, dict[str, Any]]:
-    """Of split 0 too: older records of other splits keep its facts alone."""
+    """Return the facts of the data, of split 0 too, because older records of other splits keep only its facts."""
     return run.data_facts(batch.cells[0].dataset, {0, *(row.replicate.split for row in batch.rows)})
 
 
 def same_statistic(a: Any, b: Any) -> bool:
-    """Whether two facts of the data are one: numbers to rounding, anything else exactly."""
+    """Return whether two facts of the data are equal: numbers up to rounding, anything else exactly."""
     if isinstance(a, float) and isinstance(b, float):
         return math.isclose(a, b, rel_tol=STATISTIC)
     return bool(a == b)
 
 
 def _first_steps(record: Record, batch: Batch) -> Part:
-    """The fingerprint of the rows after the first steps."""
+    """Compare the fingerprint of the rows after the first steps."""
     recorded = record.values.first_steps
     name = f"first {recorded[0].steps} steps"
     found = fingerprint(batch, recorded[0].steps)
@@ -358,7 +370,7 @@ def _first_steps(record: Record, batch: Batch) -> Part:
 
 
 def fingerprint(batch: Batch, steps: int, nudge: Nudge = unchanged) -> tuple[FirstSteps, ...]:
-    """Train a batch for so many steps: what `run` records of them."""
+    """Train a batch for `steps` steps, and return their fingerprint as `run` records it."""
     problem, model, method = run.build(batch)
     rng = Streams.of_seeds([row.replicate.seed for row in batch.rows])
     with foreign.calling(f"method {batch.cells[0].method.name}", method):
@@ -367,7 +379,7 @@ def fingerprint(batch: Batch, steps: int, nudge: Nudge = unchanged) -> tuple[Fir
 
 
 def rounding(twin: int) -> Nudge:
-    """Move every number by a relative error of standard deviation SPREAD, afresh at every step of every twin."""
+    """Return a nudge that adds a relative error of standard deviation SPREAD to every number at every step."""
 
     def nudge(values: Tensor, step: int) -> Tensor:
         if not values.is_floating_point():
@@ -379,7 +391,7 @@ def rounding(twin: int) -> Nudge:
 
 
 def _twins(again: Callable[[Nudge], Numbers], most: int) -> Iterator[Numbers]:
-    """What each twin makes of the same work; one that fails shows no noise."""
+    """Yield each twin's result of the same work; a twin that fails is skipped."""
     for twin in range(most):
         try:
             numbers = again(rounding(twin))
@@ -389,7 +401,7 @@ def _twins(again: Callable[[Nudge], Numbers], most: int) -> Iterator[Numbers]:
 
 
 def _predictions(folder: Path, record: Record, batch: Batch) -> Part:
-    """What the parameters that were kept predict."""
+    """Compare the predictions from kept parameters."""
     problem, model, method = run.build(batch)
     state = {name: value.to(batch.cells[0].device) for name, value in records.parameters(folder, record).items()}
     if not record.predictions:
@@ -422,7 +434,7 @@ def _arrays(posterior: Posterior, problem: Any, model: Any, batch: Batch) -> dic
 
 
 def _whole(folder: Path, record: Record, batch: Batch, sound: bool) -> Iterator[Part]:
-    """Train, predict and score again: parameters, metrics and all other values, predictions if the files are sound."""
+    """Train, predict and score again; compare all values, and the predictions if the files are sound."""
     found, arrays = _rerun(batch)
     old, new = record.values.as_dict(), found.values.as_dict()
     old = {name: column for name, column in old.items() if name not in ("metrics", "objective")}
@@ -448,14 +460,14 @@ def _whole(folder: Path, record: Record, batch: Batch, sound: bool) -> Iterator[
 
 
 def _known(record: Record) -> Record:
-    """Without metrics that this catalog lacks."""
+    """Remove metrics that this catalog lacks."""
     known = catalog.names("metrics")
     kept = {name: entry for name, entry in record.values.metrics.items() if name.partition("[")[0] in known}
     return replace(record, values=replace(record.values, metrics=kept))
 
 
 def _rerun(batch: Batch, nudge: Nudge = unchanged) -> tuple[Record, dict[str, Tensor]]:
-    """The record and predictions of a batch of one cell, trained in a folder that is gone afterwards."""
+    """Train a batch of one cell in a temporary folder, and return its record and predictions."""
     with tempfile.TemporaryDirectory(prefix="bdlbench-") as folder:
         outcome = run.run_batch(batch, Settings(Path(folder), nudge=nudge))
         if not outcome.records:
@@ -468,11 +480,21 @@ def _rerun(batch: Batch, nudge: Nudge = unchanged) -> tuple[Record, dict[str, Te
 
 
 def _judged(name: str, recorded: Numbers, found: Numbers, twins: Iterable[Numbers], coarse: float = 0.0) -> Part:
-    """Noise, where each difference is within MULTIPLE of the largest that rounding made in a twin; else different.
+    """Judge differences: noise if each is within MULTIPLE of the largest that rounding made in a twin, else different.
 
-    found: here; twins: found here with rounding errors, asked until they explain the difference; what is missing in one
-    shows none. Differences are root mean squares over a quantity's elements. coarse: the relative difference that is
-    allowed where rounding shows an effect on others only, for quantities that move in steps, such as an accuracy.
+    Differences are root mean squares over a quantity's elements.
+
+    Args:
+        name: The part's name.
+        recorded: The record's numbers.
+        found: The numbers computed here.
+        twins: Numbers computed here with rounding errors, taken until they explain the difference; a number missing in
+            a twin shows no noise.
+        coarse: The relative difference allowed for quantities that move in steps, such as an accuracy, if rounding
+            changes only other quantities.
+
+    Returns:
+        The part with its verdict.
     """
     if not recorded:
         return Part(name, "unchecked", "the record has none")
@@ -481,7 +503,7 @@ def _judged(name: str, recorded: Numbers, found: Numbers, twins: Iterable[Number
         return Part(name, "different", f"{missing[0]} is absent, or of another shape")
     gap = {key: _distance(value, found[key]) for key, value in recorded.items()}
     noise = dict.fromkeys(recorded, 0.0)
-    for twin in chain(twins, [{}]):  # the last, which shows nothing, is for when no twin could be had
+    for twin in chain(twins, [{}]):  # the last, empty one serves if every twin failed
         noise = {key: max(noise[key], _noise(twin.get(key), found[key])) for key in recorded}
         still = MEASURED_ROUNDING if not coarse else coarse if any(noise.values()) else CLOSED_FORM
         least = {key: (MEASURED_ROUNDING if noise[key] else still) * _scale(recorded[key]) for key in recorded}
@@ -494,7 +516,7 @@ def _judged(name: str, recorded: Numbers, found: Numbers, twins: Iterable[Number
 
 
 def _noise(twin: Tensor | None, found: Tensor) -> float:
-    """What rounding makes; 0 where the twin failed or has other numbers than the run it is a twin of."""
+    """Return the effect of rounding; 0 if the twin failed or its numbers have another shape."""
     if twin is None or twin.shape != found.shape:
         return 0.0
     distance = _distance(twin, found)
@@ -506,7 +528,7 @@ def _excess(gap: float, allowed: float) -> float:
 
 
 def _distance(a: Tensor, b: Tensor) -> float:
-    """Root mean square of a − b; equal infinities and NaN are no difference, other ones NaN."""
+    """Compute the root mean square of a − b; equal infinities and NaN do not differ, others give NaN."""
     same = (a == b) | (a.isnan() & b.isnan())
     return float(torch.where(same, 0.0, a - b).square().mean().sqrt())
 
@@ -533,7 +555,7 @@ def _metrics(record: Record) -> Numbers:
 
 
 def _columns(rows: Sequence[FirstSteps]) -> Numbers:
-    """Loss and norm of a fingerprint."""
+    """Return the loss and norm of a fingerprint."""
     return {
         "loss": _column([number for row in rows for number in row.loss]),
         "norm": _column([number for row in rows for number in row.norm]),
@@ -541,5 +563,5 @@ def _columns(rows: Sequence[FirstSteps]) -> Numbers:
 
 
 def _column(values: Sequence[float | None]) -> Tensor:
-    """None stands for what was not finite."""
+    """Convert to a tensor, with NaN for None."""
     return torch.tensor([math.nan if value is None else value for value in values], dtype=torch.float64)
