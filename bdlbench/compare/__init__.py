@@ -1,1 +1,1 @@
-"""Two sides cell by cell, their differences and margins; many methods ranked."""
+"""Compare two sides cell by cell, with differences and margins, and rank many methods."""

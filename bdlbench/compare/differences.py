@@ -1,4 +1,4 @@
-"""One metric of one cell on two sides: the difference, what its uncertainty is made of, and a verdict."""
+"""One metric of one cell on two sides: the difference, the parts of its variance, and a verdict."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from bdlbench.stats.jackknife import jackknife_variance
 from bdlbench.stats.power import detectable, seeds_to_settle
 
 LEVEL = 0.05
-"""How often a test, or all tests of one table together, may call equal things different."""
+"""The probability that a test, or all tests of one table together, may call equal methods different."""
 
 SKEWED = 0.1
-"""Skewness of a mean over examples from which on its interval covers too rarely."""
+"""With a larger skewness of the mean over examples, its interval covers too rarely."""
 
 CARRIED = 0.2
-"""Share of the variance from which on the example part matters."""
+"""The example part matters where it is more than this share of the variance."""
 
 FLOAT32_ROUNDING = 8 * np.finfo(np.float32).eps
-"""Relative difference of two means that is rounding, however surely it is not 0: predictions are float32."""
+"""A relative difference of two means up to this size is rounding, whatever its p-value: predictions are float32."""
 
 Better = Literal["higher", "lower"]
 Verdict = Literal["better", "worse", "equivalent", "inconclusive"]
@@ -42,11 +42,29 @@ Population = Literal[
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """B against A in one metric. Numbers that cannot be known are NaN; `judge` fills in what depends on all findings.
+    """The comparison of B with A in one metric.
 
-    interval: half the width of the 95 % interval of the difference. monte_carlo: the part of `seed_variance` that more
-    posterior samples would remove. detectable: the smallest difference that would have been shown, 80 % power at the
-    corrected level. seeds: how many replicates a side a fresh comparison needs to settle an inconclusive verdict.
+    Numbers that cannot be known are NaN. `judge` fills in the fields that depend on all findings of a comparison.
+
+    Attributes:
+        metric: The column, such as `ood_auroc[near]`.
+        unit: The metric's unit.
+        better: The direction in which the metric improves.
+        mean_a: Mean over the replicates of A.
+        mean_b: Mean over the replicates of B.
+        replicates: The number of replicates in A and in B.
+        pairs: The number of replicates that both sides have.
+        population: The population that the interval is for.
+        difference: The difference B − A with the parts of its variance.
+        interval: Half the width of the 95 % interval of the difference.
+        monte_carlo: The part of the seed variance that more posterior samples would remove.
+        margin: The loss that still counts as equally good, in the metric's unit.
+        p_value: The p-value of no difference, without correction.
+        corrected_p: The same p-value, corrected for all tests of the comparison.
+        verdict: "inconclusive" until `judge` finds another one.
+        detectable: The smallest difference that would have been shown with 80 % power at the corrected level.
+        seeds: The number of replicates on each side that a fresh comparison needs to settle an inconclusive verdict.
+        identical: Whether replicates, predictions and values are the same, byte for byte. Then nothing is tested.
     """
 
     metric: str
@@ -66,7 +84,7 @@ class Finding:
     verdict: Verdict = "inconclusive"
     detectable: float = math.nan
     seeds: float = math.nan
-    identical: bool = False  # replicates, predictions and values are the same, byte for byte: nothing is tested
+    identical: bool = False
 
     @property
     def estimate(self) -> float:
@@ -75,28 +93,32 @@ class Finding:
 
     @property
     def testable(self) -> bool:
-        """Whether there is a claim about new training runs that could be tested: not where nothing varies."""
+        """Whether a claim about new training runs can be tested. It cannot where nothing varies."""
         return not (self.identical or math.isnan(self.interval) or math.isnan(float(self.difference.seed)))
 
     @property
     def is_rounding(self) -> bool:
-        """Whether the means are the same but for rounding."""
+        """Whether the two means differ by rounding only."""
         return bool(abs(self.estimate) <= FLOAT32_ROUNDING * max(abs(self.mean_a), abs(self.mean_b)))
 
     @property
     def rests_on_few(self) -> bool:
-        """Whether the mean over test examples is so skewed, by few of them, that its interval covers too rarely.
+        """Whether few test examples make the mean so skewed that its interval covers too rarely.
 
-        A limit of any interval for a mean (Bahadur & Savage 1956); how rarely: docs/statistics.md.
+        Every interval for a mean has this limit (Bahadur & Savage 1956). docs/statistics.md shows how rarely it covers.
         """
         seed, example = float(self.difference.seed), float(self.difference.example)
         return float(self.difference.skewness) > SKEWED and example > CARRIED * (seed + example)
 
 
 class Apart(NamedTuple):
-    """Two of a column, one better than the other.
+    """Two rows of a column, one better than the other.
 
-    tested: a test says so of new runs. Else one of them has a single replicate, and the order of their means is all.
+    Attributes:
+        worse: The key of the worse row.
+        better: The key of the better row.
+        tested: Whether a test shows it for new runs. If not, one row has a single replicate, and only the order of the
+            means is known.
     """
 
     worse: str
@@ -113,7 +135,20 @@ def find(
     layout: ExampleLayout,
     margin: float = 0.0,
 ) -> Finding:
-    """The difference and its parts, before any verdict. margin: how much worse is still as good, in the unit."""
+    """Return the difference of B and A and its parts, before any verdict.
+
+    Args:
+        metric: The column.
+        unit: The metric's unit.
+        better: The direction in which the metric improves.
+        a: The metric on the first side.
+        b: The metric on the second side.
+        layout: How replicates share test examples.
+        margin: The loss that still counts as equally good, in the metric's unit.
+
+    Returns:
+        A finding whose verdict is "inconclusive".
+    """
     difference, population, pairs = _difference(a, b, layout)
     shown = difference
     if population == "new test examples, these trained networks":
@@ -136,18 +171,26 @@ def find(
 
 
 def _within(monte_carlo: float, seed: float) -> float:
-    """The Monte-Carlo variance as the part of the seed variance that it is: two estimates, so it may come out larger.
+    """Return the Monte-Carlo variance, at most the seed variance that contains it.
 
-    Where one training run is all there is (seed is NaN), as it was found.
+    Both are estimates, so the part may come out larger than the whole. It is returned as it is where `seed` is NaN,
+    that is, where there is a single training run.
     """
     return monte_carlo if math.isnan(seed) else min(monte_carlo, seed)
 
 
 def judge(findings: Sequence[Finding]) -> list[Finding]:
-    """The same with verdicts; each of its three kinds of test is corrected for all of the table (Holm 1979).
+    """Return the findings with verdicts. Each kind of test is corrected over all findings (Holm 1979).
 
-    worse, better: the difference is beyond the margin, by a test that survives the correction. equivalent: it is within
-    the margin, by two one-sided tests that survive it. So any one word, read alone, holds for the table.
+    A verdict is "worse" or "better" where a test shows, after the correction, that the difference is beyond the margin.
+    It is "equivalent" where two one-sided tests show, after the correction, that the difference is within the margin.
+    So any single verdict, read alone, holds at the level of the whole table.
+
+    Args:
+        findings: All findings of one comparison.
+
+    Returns:
+        The findings in the same order.
     """
     corrected = holm([f.p_value if f.testable else math.nan for f in findings])
     beyond, within = (
@@ -162,11 +205,19 @@ def judge(findings: Sequence[Finding]) -> list[Finding]:
 
 
 def told_apart(measured: Mapping[str, Measured], better: Better, layout: ExampleLayout) -> tuple[Apart, ...]:
-    """Compare every two of a column by `compare`'s test, Holm-corrected over the column.
+    """Compare all pairs of rows in a column as `compare` does, Holm-corrected over the column.
 
-    measured: one metric, by the name of who reached it; on the same test examples. Methods that are equal in truth all
-    lead with probability 95 % at least. Comparisons with the best alone (Hsu 1981) promise that of one of them only.
-    Values that do not vary at all over replicates count as they are; what is not finite is told from nothing.
+    Rows that are equal in truth all lead with a probability of at least 95 %. Comparisons with the best alone (Hsu
+    1981) promise that for one of them only. Values that do not vary over replicates are compared as they are. A mean
+    that is not finite is not told apart from any other.
+
+    Args:
+        measured: One metric by row, on the same test examples.
+        better: The direction in which the metric improves.
+        layout: How replicates share test examples.
+
+    Returns:
+        The pairs of rows that are told apart.
     """
     means = {name: m.mean if better == "higher" else -m.mean for name, m in measured.items() if math.isfinite(m.mean)}
     pairs = list(combinations(sorted(means, key=means.__getitem__), 2))  # the worse mean first
@@ -181,12 +232,15 @@ def told_apart(measured: Mapping[str, Measured], better: Better, layout: Example
 
 
 def leaders(measured: Mapping[str, Measured], apart: Iterable[Apart]) -> frozenset[str]:
-    """Those of a column that no other is better than; of what is not finite, none."""
+    """Return the rows with a finite mean that no other row is better than."""
     return frozenset(name for name, m in measured.items() if math.isfinite(m.mean)) - {pair.worse for pair in apart}
 
 
 def half_width(measured: Measured, layout: ExampleLayout) -> float:
-    """Half the 95 % interval of a metric's mean: as of its difference from a method that scores 0 for sure."""
+    """Return half the width of the 95 % interval of a metric's mean.
+
+    It is the interval of the difference from a method that scores 0 with certainty.
+    """
     nothing = Measured(
         dict.fromkeys(measured.values, 0.0),
         {r: tuple(np.zeros_like(x) for x in parts) for r, parts in measured.examples.items()},
@@ -196,10 +250,17 @@ def half_width(measured: Measured, layout: ExampleLayout) -> float:
 
 
 def monte_carlo_variance(a: Measured, b: Measured) -> float:
-    """What the finite number of posterior samples adds to the variance of the difference; NaN where it is not known.
+    """Return the variance of the difference that the finite number of posterior samples causes.
 
-    The jackknife over the groups of samples, of each pair's difference where both sides have as many groups (they may
-    share their noise), else of each side.
+    The jackknife leaves out one group of samples at a time. Where both sides have the same number of groups, it is
+    applied to the difference of each pair, because the sides may share their noise; otherwise to each side.
+
+    Args:
+        a: The metric on the first side.
+        b: The metric on the second side.
+
+    Returns:
+        The variance in the metric's squared unit, NaN where it is not known.
     """
     if not (a.left_out.keys() >= a.values.keys() and b.left_out.keys() >= b.values.keys()):
         return math.nan
@@ -233,7 +294,7 @@ def _judged(finding: Finding, corrected_p: float, p_beyond: float, p_within: flo
 
 
 def _difference(a: Measured, b: Measured, layout: ExampleLayout) -> tuple[Difference, Population, int]:
-    """The difference, to whom its interval speaks, and how many pairs of replicates there are."""
+    """Return the difference, the population that its interval is for, and the number of pairs of replicates."""
     shared = sorted(a.values.keys() & b.values.keys())
     if a.undefined or b.undefined or not (a.values and b.values):
         nan = np.array(math.nan)
@@ -250,7 +311,7 @@ def _difference(a: Measured, b: Measured, layout: ExampleLayout) -> tuple[Differ
 
 
 def _alike(a: Measured, b: Measured) -> tuple[Measured, Measured]:
-    """Without examples on both sides where they are not known, or not as many, for all replicates."""
+    """Return both sides, without examples unless all replicates of both know the same numbers of examples."""
     shapes = {tuple(x.shape for x in m.examples.get(r, ())) for m in (a, b) for r in m.values}
     return (a, b) if len(shapes) == 1 else (replace(a, examples={}), replace(b, examples={}))
 

@@ -1,4 +1,4 @@
-"""How much worse a metric may be before it counts: non-inferiority margins, from a TOML file."""
+"""Non-inferiority margins from a TOML file: the largest loss in each metric that does not count."""
 
 from __future__ import annotations
 
@@ -12,17 +12,24 @@ from bdlbench.core.errors import BadInput, unknown
 from bdlbench.core.options import short
 
 TABLE = ("tool", "bdlbench", "gate")
-"""Where `margins` lies in a pyproject.toml: [tool.bdlbench.gate.margins]. In a file of its own it is [margins]."""
+"""The path of `margins` in a pyproject.toml: [tool.bdlbench.gate.margins]. In a separate file it is [margins]."""
 
 OF_SCORES = "ood_auroc_"
-"""How the metrics begin that come into being with the scores of a file of predictions."""
+"""The first part of the names of metrics that are made for the scores of a file of predictions."""
 
 
 def read(path: Path | None, metrics: Iterable[str]) -> dict[str, float]:
-    """{metric: margin in its unit}; without a path those of the nearest pyproject.toml, {} where there is none.
+    """Return the margins of a file, or of the nearest pyproject.toml.
 
-    metrics: the names, or columns, that there are: those of the catalog, and what records hold besides.
-    Raises BadInput for a file that cannot be read, another name, or no number ≥ 0.
+    Args:
+        path: A TOML file. None means the pyproject.toml of this folder or of the nearest folder above it.
+        metrics: The known metrics or columns: those of the catalog, and others that records hold.
+
+    Returns:
+        {metric: margin in its unit}; {} where no pyproject.toml is found.
+
+    Raises:
+        BadInput: A file cannot be read, a name is unknown, or a margin is not a number ≥ 0.
     """
     found = path or _nearest()
     if found is None:
@@ -36,18 +43,18 @@ def read(path: Path | None, metrics: Iterable[str]) -> dict[str, float]:
     if path and not margins:
         raise BadInput(f"{path} has no table [margins]: a line for each metric, such as nll = 0.01")
     known = {name.partition("[")[0] for name in metrics}
-    if path is None and isinstance(margins, dict):  # a project's margins serve records that lack such a metric too
+    if path is None and isinstance(margins, dict):  # a project's margins also serve records without such a metric
         known |= {entry for name in margins if (entry := name.partition("[")[0]).startswith(OF_SCORES)}
     return checked(str(found), margins, sorted(known))
 
 
 def of(margins: Mapping[str, float], column: str) -> float:
-    """The margin of a column such as `ood_auroc[near]`: its own, else its metric's, else 0."""
+    """Return the margin of a column such as `ood_auroc[near]`: its own, else its metric's, else 0."""
     return margins.get(column, margins.get(column.partition("[")[0], 0.0))
 
 
 def _nearest() -> Path | None:
-    """The pyproject.toml of this folder or of the nearest above it."""
+    """Return the pyproject.toml of this folder or of the nearest folder above it."""
     here = Path.cwd()
     return next((file for folder in (here, *here.parents) if (file := folder / "pyproject.toml").is_file()), None)
 
@@ -62,7 +69,19 @@ def _parsed(path: Path) -> dict[str, Any]:
 
 
 def checked(path: str, margins: Any, metrics: list[str]) -> dict[str, float]:
-    """Margins as numbers. path: where they stand, for messages. Raises BadInput for what is no metric, or no number."""
+    """Return margins as numbers.
+
+    Args:
+        path: The file that holds the margins, for messages.
+        margins: The table that was read.
+        metrics: The known metrics.
+
+    Returns:
+        {metric: margin in its unit}.
+
+    Raises:
+        BadInput: `margins` is not a table, a name is not a metric, or a margin is not a number ≥ 0.
+    """
     if not isinstance(margins, Mapping):
         raise BadInput(f"{path}: margins is not a table: a line for each metric, such as nll = 0.01")
     for name, value in margins.items():

@@ -1,4 +1,4 @@
-"""What a cell's metric is made of: values by replicate, and what each test example and posterior sample contributes."""
+"""A metric of a cell: its values by replicate, and the contributions of test examples and posterior samples."""
 
 from __future__ import annotations
 
@@ -20,18 +20,21 @@ from bdlbench.records.record import Record
 from bdlbench.stats.behrens_fisher import Array
 
 SizedPopulation = tuple[str, int]
-"""A population of examples by its name, and how many they are: others of that name are not the same examples."""
+"""A population of examples: its name and its size. Populations of one name but different sizes are not the same."""
 
 StoredPredictions = Sequence[tuple[Record, Mapping[str, Tensor]]]
-"""The records of a cell, each with its stored predictions: {} where none were kept, or none are needed."""
+"""The records of a cell, each with its stored predictions, or {} where they were not kept or are not needed."""
 
 
 @dataclass(frozen=True)
 class Measured:
     """One metric of one cell, by replicate.
 
-    examples: what each test example contributes, an array for each population of them, of the replicates of which it is
-    known; left_out: (G,) the metric without each group of posterior samples, () where one sample was all there is.
+    Attributes:
+        values: The metric.
+        examples: The contributions of test examples, an array for each population, for the replicates where they are
+            known.
+        left_out: The metric without each group of posterior samples, (G,); () where there was a single sample.
     """
 
     values: Mapping[Replicate, float]
@@ -40,12 +43,12 @@ class Measured:
 
     @property
     def mean(self) -> float:
-        """Over replicates; NaN where one is, or none is left."""
+        """Mean over replicates; NaN where a value is NaN or there are no replicates."""
         return math.fsum(self.values.values()) / len(self.values) if self.values else math.nan
 
     @property
     def undefined(self) -> list[Replicate]:
-        """Those whose value is not finite."""
+        """The replicates whose value is not finite."""
         return sorted(r for r, value in self.values.items() if not math.isfinite(value))
 
 
@@ -53,8 +56,9 @@ class Measured:
 class ExampleLayout:
     """How replicates share test examples.
 
-    nested: the number of test over training examples where every split has its own, NaN where that is not known; None
-    where all replicates predict the same ones.
+    Attributes:
+        nested: None where all replicates predict the same examples. Where every split has its own, the number of test
+            examples divided by that of training examples, NaN where it is not known.
     """
 
     nested: float | None = None
@@ -62,9 +66,12 @@ class ExampleLayout:
 
 @dataclass(frozen=True)
 class Contributions:
-    """One metric of one cell by replicate, with what is known of its parts from stored predictions.
+    """One metric of one cell by replicate, with the parts that stored predictions tell.
 
-    examples: by population, what each of its examples contributes; left_out: as of `Measured`.
+    Attributes:
+        values: The metric.
+        examples: The contributions of the examples of each population.
+        left_out: As in `Measured`.
     """
 
     values: Mapping[Replicate, float]
@@ -73,13 +80,23 @@ class Contributions:
 
     @property
     def populations(self) -> set[SizedPopulation]:
-        """Of whose examples all replicates tell what they contribute; none where replicates differ in that."""
+        """The populations whose contributions are known; empty where replicates differ in them."""
         known = [set(self.examples.get(r, {})) for r in self.values]
         return known[0] if known and all(one == known[0] for one in known) else set()
 
 
 def predictions_of(result: Result) -> StoredPredictions:
-    """Read the predictions beside a cell's records. Raises BadInput where they were altered."""
+    """Read the predictions beside a cell's records.
+
+    Args:
+        result: The cell.
+
+    Returns:
+        Each record with its arrays by name.
+
+    Raises:
+        BadInput: The predictions were altered.
+    """
     asked = result.source
     return [(record, asked.predictions(record) if asked and record.replicates else {}) for record in result.records]
 
@@ -87,10 +104,19 @@ def predictions_of(result: Result) -> StoredPredictions:
 def contributions(
     result: Result, names: Sequence[str], kept_with: StoredPredictions, of_samples: bool = True
 ) -> dict[str, Contributions]:
-    """Ask the metrics of these columns what each example contributes and, with `of_samples`, each posterior sample.
+    """Compute what each test example and, with `of_samples`, each posterior sample contributes to metrics.
 
-    A column whose metric is unknown here, was another one then, or says of the predictions something else than the
-    record does, has its values alone.
+    Only the values are returned for a column whose metric is unknown here or has another definition, and for a column
+    whose metric differs between the stored predictions and the record.
+
+    Args:
+        result: The cell.
+        names: Its columns.
+        kept_with: The cell's records with their stored predictions.
+        of_samples: Whether to leave out groups of posterior samples.
+
+    Returns:
+        {column: its values and contributions}.
     """
     found = {name: Contributions(result.scores[name].values) for name in names}
     known = catalog.metrics()
@@ -111,7 +137,7 @@ def contributions(
                     sized = {(p, evaluation.num_examples(kept, p)): rows for p, rows in parts[key].items()}
                     for i, replicate in enumerate(record.replicates):
                         found[name].examples[replicate] = {population: rows[i] for population, rows in sized.items()}
-                        if single:  # one posterior sample is all there is, so no Monte-Carlo error
+                        if single:  # a single posterior sample has no Monte-Carlo error to estimate
                             found[name].left_out[replicate] = np.zeros(0)
                         elif key in groups:
                             found[name].left_out[replicate] = groups[key][:, i]
@@ -119,16 +145,16 @@ def contributions(
 
 
 def _agrees(again: Sequence[float], then: Sequence[float | None]) -> bool:
-    """Whether the metric of the stored predictions is the stored metric: else they are not all that it saw."""
+    """Tell whether the metric of the stored predictions is the stored metric; otherwise it saw more than these."""
     pairs = zip(again, [math.nan if v is None else v for v in then], strict=True)
     return all(math.isclose(x, y, rel_tol=1e-5, abs_tol=1e-6) or math.isnan(x) == math.isnan(y) == 1 for x, y in pairs)
 
 
 def aligned(*sides: Contributions) -> list[Measured]:
-    """Bring the populations of all sides into one order; leave out all examples where one side knows of none.
+    """Bring the populations of all sides into one order; leave out all examples if a side knows none.
 
-    Examples of a population that another side does not have are met by zeros: their part of the variance is then that
-    of their own side alone, and the parts of two samples of different sizes add up as those of unpaired ones do.
+    If a side lacks a population, its contributions are zeros. The population's part of the variance is then that of the
+    sides that have it, and two samples of different sizes add their parts like unpaired ones.
     """
     lengths = {p: len(rows) for one in sides for known in one.examples.values() for p, rows in known.items()}
     populations = [one.populations for one in sides]
@@ -147,7 +173,7 @@ def aligned(*sides: Contributions) -> list[Measured]:
 
 
 def layout_of(results: Iterable[Result]) -> ExampleLayout:
-    """Nested where splits differ and their test examples are not known to be the same ones."""
+    """Return a nested layout where splits differ and are not known to have the same test examples."""
     found = list(results)
     if len({r.split for result in found for r in result.replicates}) <= 1:
         return ExampleLayout()
@@ -160,7 +186,7 @@ def layout_of(results: Iterable[Result]) -> ExampleLayout:
 
 
 def checksums(kept_with: StoredPredictions) -> dict[Replicate, str]:
-    """SHA-256 of all that was predicted by each replicate; none where nothing was kept."""
+    """Return the SHA-256 of all predictions of each replicate with stored predictions."""
     sums = {}
     for record, arrays in kept_with:
         for i, replicate in enumerate(record.replicates if arrays else ()):

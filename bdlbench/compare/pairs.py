@@ -1,4 +1,4 @@
-"""Two sides cell by cell: who is paired with whom, what differs, and what that says of new seeds and new examples."""
+"""Compare two sides cell by cell: pair their cells, find the differences, and judge them for new seeds and examples."""
 
 from __future__ import annotations
 
@@ -34,8 +34,14 @@ NEGATIVE, NOT_COMPARABLE, INCOMPLETE = 1, 3, 4
 
 @dataclass(frozen=True)
 class Pair:
-    """A cell on both sides. notes: what a reader must know of the pair before its numbers; missing: columns of A that B
-    lacks.
+    """A cell that both sides have.
+
+    Attributes:
+        a: The cell in A.
+        b: The cell in B.
+        findings: One for each metric that both have.
+        notes: Facts about the pair that a reader needs before its numbers.
+        missing: Columns of A that B lacks.
     """
 
     a: Result
@@ -46,7 +52,7 @@ class Pair:
 
     @property
     def is_whole(self) -> bool:
-        """Whether B has, finite, what A has: each metric, as many replicates, none of A's failed."""
+        """Whether B has all that A has: each metric, finite, and as many replicates, none of A's failed."""
         lost = [r for r in self.b.failed if r in self.a.replicates]
         if self.missing or lost or len(self.b.replicates) < len(self.a.replicates):
             return False
@@ -55,10 +61,16 @@ class Pair:
 
 @dataclass(frozen=True, repr=False)
 class Comparison:
-    """Cells that both sides have, those that one side lacks, and why cells that look alike are no pair.
+    """The cells of two sides: pairs, cells without a partner, and reasons why similar cells are not paired.
 
-    apart: their protocols differ; options: the options of one method do. untold: metrics that records do not hold, and
-    their stored predictions do not tell.
+    Attributes:
+        pairs: Cells that both sides have.
+        only_a: Cells that B lacks.
+        only_b: Cells that A lacks.
+        apart: Similar cells whose protocols differ, one line each.
+        strict: Whether "inconclusive" is a negative verdict too.
+        options: Cells that differ only in the options of their method, one line each.
+        untold: Metrics that records do not hold and that their stored predictions cannot give, one line each.
     """
 
     pairs: tuple[Pair, ...]
@@ -71,13 +83,15 @@ class Comparison:
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """Of all pairs."""
+        """The findings of all pairs."""
         return tuple(finding for pair in self.pairs for finding in pair.findings)
 
     @property
     def exit_code(self) -> int:
-        """1 for anything worse beyond its margin (with `strict`, inconclusive), 3 for protocols that differ, 4 for
-        cells, replicates, metrics or out-of-distribution sets of A that B lacks, else 0.
+        """The exit code of `compare`.
+
+        1 where anything is worse beyond its margin (with `strict`, also inconclusive), 3 where protocols differ, 4
+        where B lacks cells, replicates, metrics or out-of-distribution sets of A, else 0.
         """
         negative = {"worse", "inconclusive"} if self.strict else {"worse"}
         if any(finding.verdict in negative for finding in self.findings):
@@ -87,7 +101,7 @@ class Comparison:
         return INCOMPLETE if self.only_a or not all(pair.is_whole for pair in self.pairs) else 0
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """One flat row for each pair and metric. What cannot be known is None."""
+        """Yield one flat row for each pair and metric. Values that cannot be known are None."""
         for pair in self.pairs:
             about = {
                 "dataset": pair.a.cell.dataset.name,
@@ -126,13 +140,13 @@ class Comparison:
                 yield {**about, **{name: None if name in lost else value for name, value in facts.items()}}
 
     def frame(self) -> DataFrame:
-        """The rows as a table."""
+        """Return the rows as a table."""
         from pandas import DataFrame
 
         return DataFrame(list(self.rows()))
 
     def __repr__(self) -> str:
-        """A line for each pair and metric, then what there is besides."""
+        """Return one line for each pair and metric, then the notes."""
         lines = [
             f"{row['dataset']} · {row['model']} · {row['method']}"
             f"{'' if row['method_b'] == row['method'] else ' → ' + row['method_b']}: {row['metric']} "
@@ -152,16 +166,18 @@ def _short(value: float | None) -> str:
 
 @dataclass(frozen=True)
 class Pairing:
-    """Which treatments are one question.
+    """The rule that says which treatments are partners.
 
-    treatment: (method in A, method in B), whatever their options, or with some of them: "mc_dropout(rate=0.1)".
+    Attributes:
+        treatment: (method in A, method in B), with any options, or with the named ones: "mc_dropout(rate=0.1)".
+        ignore_options: Whether methods are paired by name although their options differ.
     """
 
     treatment: tuple[str, str] | None = None
     ignore_options: bool = False
 
     def question(self, result: Result, side: int) -> str | None:
-        """Cells of both sides with the same answer are partners; None for a cell that is not asked about."""
+        """Return a key that is equal for partners; None for a cell that is not compared."""
         method = result.cell.method
         if self.treatment and not _is_asked(method, self.treatment[side]):
             return None
@@ -170,7 +186,7 @@ class Pairing:
 
 
 def _is_asked(method: Choice, text: str) -> bool:
-    """Whether a method is the one of "NAME" or "NAME(OPTION=VALUE, …)"; values are as tables print them."""
+    """Tell whether a method is the one of "NAME" or "NAME(OPTION=VALUE, …)"; values as tables print them."""
     name, bracket, rest = text.partition("(")
     if method.name == text or not bracket or not rest.endswith(")"):
         return method.name == text
@@ -196,12 +212,24 @@ def compare(
     pairing: Pairing = Pairing(),
     strict: bool = False,
 ) -> Comparison:
-    """B against A: cells of the same protocol and treatment; device and threads may differ.
+    """Compare B with A in cells of the same protocol and treatment; device and threads may differ.
 
-    margins: {metric: how much worse is still as good}, 0 for others; metrics: which to compare, by default the main
-    ones; those that a record does not hold are computed from its stored predictions. Raises NotComparable, naming the
-    field, where the sides share no protocol, or where a shared cell was scored on differing data or by differing
-    metrics; BadInput for an unknown metric, and where partners are not to be told.
+    Args:
+        a: The records of the first side.
+        b: The records of the second side.
+        margins: {metric: the loss that still counts as equally good}, 0 for others.
+        metrics: The metrics to compare, by default the main ones. Metrics that a record does not hold are computed from
+            its stored predictions.
+        pairing: Which treatments are partners.
+        strict: Whether "inconclusive" is a negative verdict.
+
+    Returns:
+        All pairs with verdicts, and the cells without a partner.
+
+    Raises:
+        NotComparable: The sides share no protocol, or a shared cell was scored on other data or by another metric. The
+            text names the field.
+        BadInput: A metric is unknown, or partners are ambiguous.
     """
     both, untold = rescoring.complete(Source(a.entries + b.entries), metrics)
     a, b = Source(both.entries[: len(a.entries)]), Source(both.entries[len(a.entries) :])
@@ -225,11 +253,11 @@ def compare(
     return Comparison(tuple(pairs), only_a, only_b, apart, strict, options, untold)
 
 
-# who is paired with whom
+# pairing
 
 
 def _couples(ours: Sequence[Result], theirs: Sequence[Result], pairing: Pairing) -> Iterator[tuple[Result, Result]]:
-    """The same cell first, then the same options on another machine, then what else answers the same question."""
+    """Yield pairs: first the same cell, then the same options on another machine, then partners by `pairing`."""
     left = list(theirs)
     rest = list(ours)
     rules = [lambda r, side: r.key, lambda r, side: Pairing().question(r, side), pairing.question]
@@ -246,7 +274,7 @@ def _couples(ours: Sequence[Result], theirs: Sequence[Result], pairing: Pairing)
 
 
 def _refuse_ambiguous(candidates: Sequence[Result], side: str, pairing: Pairing) -> None:
-    """Cells that differ in device or threads alone are one; others are not."""
+    """Raise BadInput unless the candidates differ in device or threads only."""
     treatments = [flatten(r.cell.method.as_dict()) for r in candidates]
     names = sorted({k for t in treatments for k in t if any(t.get(k) != other.get(k) for other in treatments)})
     if names:
@@ -258,7 +286,7 @@ def _refuse_ambiguous(candidates: Sequence[Result], side: str, pairing: Pairing)
 
 
 def _refuse_absent(results: Sequence[Result], side: str, asked: str) -> NoReturn:
-    """No cell of a side is of the method that is asked for: say which it has."""
+    """Raise BadInput where no cell of a side has the method in question, and say which the side has."""
     name = asked.partition("(")[0].strip()
     treatments = {files.digest(r.cell.method.as_dict()): r.cell.method for r in results if r.cell.method.name == name}
     if not treatments:
@@ -303,7 +331,7 @@ def _pair(a: Result, b: Result, margins: Mapping[str, float], columns: Sequence[
 
 
 def _unpaired(couples: Mapping[str, tuple[Contributions, Contributions]]) -> Iterator[str]:
-    """A line for each population that is not the same on both sides, and for each side that tells less."""
+    """Yield a line for each population that differs between the sides, and for each side that knows less."""
     both = [couple for couple in couples.values() if all(told.populations for told in couple)]
     sides = [{p for couple in both for p in couple[i].populations} for i in (0, 1)]
     for name in sorted({name for name, _ in sides[0] ^ sides[1]}):
@@ -340,18 +368,18 @@ def _notes(a: Result, b: Result, found: Sequence[Finding], layout: ExampleLayout
 
 
 def _listed(replicates: Sequence[Replicate]) -> str:
-    """seeds 3, 4; seed 7, split 2"""
+    """Return words such as "seeds 3, 4" or "seed 7, split 2"."""
     if len(replicates) == 1:
         split = f", split {replicates[0].split}" if replicates[0].split else ""
         return f"seed {replicates[0].seed}{split}"
     return "seeds " + ", ".join(str(r.seed) for r in replicates)
 
 
-# what is no pair
+# cells without a partner
 
 
 def _refuse_other_protocol(ours: Sequence[Result], theirs: Sequence[Result]) -> None:
-    """Nothing pairs: say which field of the protocol is to blame, if it is the protocol."""
+    """Raise NotComparable where no cells pair because of their protocols, and name the field."""
     known = {files.digest(t.cell.protocol()) for t in theirs}
     if any(files.digest(r.cell.protocol()) in known for r in ours):
         return
@@ -361,20 +389,20 @@ def _refuse_other_protocol(ours: Sequence[Result], theirs: Sequence[Result]) -> 
 
 
 def _protocol_gap(a: Result, b: Result) -> list[str]:
-    """The fields of the protocols that differ, in words; only the names where data set or model is another one."""
+    """Return the differing fields of two protocols in words; of another data set or model only the name."""
     left, right = flatten(a.cell.protocol()), flatten(b.cell.protocol())
     whole = [name for name in ("dataset", "model") if left[name] != right[name]]
     return _gaps(*({k: v for k, v in t.items() if k in whole or k.split(".")[0] not in whole} for t in (left, right)))
 
 
 def _gaps(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
-    """samples is 50 in A and 100 in B"""
+    """Return lines such as "samples is 50 in A and 100 in B"."""
     differing = [name for name in {**a, **b} if a.get(name) != b.get(name)]
     return [f"{name} is {a.get(name, 'absent')} in A and {b.get(name, 'absent')} in B" for name in differing]
 
 
 def _lookalikes(only_a: Iterable[Result], only_b: Sequence[Result]) -> Iterator[str]:
-    """Cells of one method, model and data set that have no partner since their protocols differ, with the field."""
+    """Yield cells of one method, model and data set without a partner because their protocols differ."""
     for a in only_a:
         gaps = sorted((_protocol_gap(a, b) for b in only_b if b.title == a.title), key=len)
         if gaps and gaps[0]:
@@ -382,7 +410,7 @@ def _lookalikes(only_a: Iterable[Result], only_b: Sequence[Result]) -> Iterator[
 
 
 def _other_options(only_a: Iterable[Result], only_b: Sequence[Result]) -> Iterator[str]:
-    """Cells that differ in nothing but options of their method, with these options."""
+    """Yield cells that differ only in options of their method, with these options."""
     for a in only_a:
         alike = [b for b in only_b if (b.title, b.cell.protocol()) == (a.title, a.cell.protocol())]
         gaps = sorted((_gaps(*(flatten(r.cell.method.as_dict()) for r in (a, b))) for b in alike), key=len)

@@ -1,4 +1,4 @@
-"""The methods of one results folder against each other. Blocks are data sets, never seeds."""
+"""Rank the methods of one results folder. Blocks are data sets, never seeds."""
 
 from __future__ import annotations
 
@@ -22,14 +22,20 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 ENOUGH_BLOCKS = 6
-"""Data sets from which on a signed-rank test of one pair can reach 5 %."""
+"""The smallest number of data sets with which a signed-rank test of one pair can reach 5 %."""
 
 
 @dataclass(frozen=True)
 class Duel:
-    """Two methods: p of the signed-rank test over data sets, and how often a run of the first beats one of the second.
+    """The comparison of two methods over data sets.
 
-    interval: 95 %, of that probability.
+    Attributes:
+        first: The name of the first method.
+        second: The name of the second method.
+        p_value: The p-value of the signed-rank test over data sets.
+        corrected_p: The same, corrected over all pairs.
+        improvement: The probability that a run of the first method beats a run of the second.
+        interval: The 95 % interval of that probability.
     """
 
     first: str
@@ -42,7 +48,21 @@ class Duel:
 
 @dataclass(frozen=True, repr=False)
 class Ranking:
-    """Methods from the best mean rank on. means: (blocks, methods) over seeds; groups: those not told apart."""
+    """Methods, the best mean rank first.
+
+    Attributes:
+        metric: The column.
+        unit: The metric's unit.
+        better: The direction in which the metric improves.
+        methods: The names of the methods.
+        blocks: The data sets.
+        means: Means over seeds, (blocks, methods).
+        mean_ranks: The mean rank of each method.
+        friedman_p: The p-value of Friedman's test over all methods.
+        duels: All pairs of methods.
+        groups: Groups of methods that are not told apart, by their places.
+        notes: Lines on what was left out, and on the limits of the tests.
+    """
 
     metric: str
     unit: str
@@ -57,14 +77,14 @@ class Ranking:
     notes: tuple[str, ...] = ()
 
     def frame(self) -> DataFrame:
-        """One row for each method, from the best mean rank on, with its mean in each block."""
+        """Return one row for each method, the best mean rank first, with its mean in each block."""
         from pandas import DataFrame
 
         means = {block: self.means[i] for i, block in enumerate(self.blocks)}
         return DataFrame({"method": self.methods, "mean_rank": self.mean_ranks, **means})
 
     def __repr__(self) -> str:
-        """Mean ranks, who is not told apart, and every duel."""
+        """Return the mean ranks, the groups that are not told apart, and every duel."""
         lines = [f"{self.metric} ({self.unit}, {self.better} is better) over {', '.join(self.blocks)}"]
         ranked = zip(self.methods, self.mean_ranks, strict=True)
         lines += [f"{name}: mean rank {place:.4g}" for name, place in ranked]
@@ -77,17 +97,26 @@ class Ranking:
 
     @property
     def has_diagram(self) -> bool:
-        """Whether there are data sets enough for a critical-difference diagram."""
+        """Whether there are enough data sets for a critical-difference diagram."""
         return len(self.blocks) >= ENOUGH_BLOCKS
 
 
 def rank(results: Sequence[Result], metric: str, methods: Sequence[str] = ()) -> Ranking:
-    """Friedman's test, then every pair by Wilcoxon's signed ranks with Holm's correction (Benavoli et al. 2016).
+    """Run Friedman's test, then Wilcoxon's signed-rank test on every pair, Holm-corrected (Benavoli et al. 2016).
 
-    Not Nemenyi's mean-rank test: there the verdict on a pair depends on which other methods are in the table. Ranked
-    are `methods` on the data sets that have all of them; by default all methods that every data set has on which two or
-    more were run. Raises BadInput for an unknown metric, one with several columns, and where fewer than two methods or
-    two data sets are left.
+    Nemenyi's mean-rank test is not used: its verdict on a pair depends on the other methods in the table.
+
+    Args:
+        results: The cells of a folder.
+        metric: The column, or a metric with a single column.
+        methods: The methods to rank, on the data sets that have all of them. By default all methods that are on every
+            data set with at least two methods.
+
+    Returns:
+        The ranking.
+
+    Raises:
+        BadInput: The metric is unknown or has several columns, or fewer than two methods or two data sets are left.
     """
     (column,) = _one_column(results, metric)
     scored = [result for result in results if column in result.scores and result.scores[column].values]
@@ -132,7 +161,10 @@ def _one_column(results: Sequence[Result], metric: str) -> list[str]:
 
 
 def _contenders(results: Sequence[Result]) -> tuple[dict[str, dict[str, Result]], list[str]]:
-    """{data set: {method: result}}: on the model that most methods share, and by options where a method has several."""
+    """Return {data set: {method: result}}, and notes.
+
+    Only the model that most methods share is used. The names of methods with several cells include their options.
+    """
     notes: list[str] = []
     table: dict[str, dict[str, Result]] = {}
     by_block: dict[str, list[Result]] = {}
@@ -150,7 +182,7 @@ def _contenders(results: Sequence[Result]) -> tuple[dict[str, dict[str, Result]]
 
 
 def _spelled(choice: Choice, results: Sequence[Result], kind: str) -> str:
-    """The name, with the options in which the entry comes more than once on one data set."""
+    """Return the name of an entry, with the options that differ between its cells on one data set."""
     flat = flatten(choice.as_dict())
     same: dict[str, list[dict[str, object]]] = {}
     for result in results:
@@ -164,7 +196,7 @@ def _spelled(choice: Choice, results: Sequence[Result], kind: str) -> str:
 
 
 def _complete(table: dict[str, dict[str, Result]], methods: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
-    """Methods and data sets without a gap, and lines on what was left out for that."""
+    """Return the methods and data sets without gaps, and lines on those that were left out."""
     rows = {block: row for block, row in table.items() if (set(methods) <= set(row) if methods else len(row) > 1)}
     absent = {m: [b for b, row in rows.items() if m not in row] for row in rows.values() for m in row}
     names = list(dict.fromkeys(methods)) or [m for m, on in absent.items() if not on]
@@ -174,7 +206,7 @@ def _complete(table: dict[str, dict[str, Result]], methods: Sequence[str]) -> tu
 
 
 def _duels(names: Sequence[str], means: Array, runs: Sequence[Sequence[Array]]) -> list[Duel]:
-    """Every two methods; means (blocks, k) and runs [method][block] (R,): lower is better."""
+    """Compare all pairs of methods; means (blocks, k) and runs [method][block] (R,), lower is better."""
     places = pairs(len(names))
     p_values = [wilcoxon(means[:, i], means[:, j]) for i, j in places]
     found = []

@@ -1,4 +1,4 @@
-"""The rows of one table against each other, column by column: which lead, which are apart, how wide intervals are."""
+"""Compare the rows of one table column by column: the leaders, the pairs told apart, and the intervals."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from bdlbench.records.cells import Result
 
 @dataclass(frozen=True)
 class Standing:
-    """One column of a table, its rows by their keys.
+    """One column of a table, with rows by their keys.
 
-    leaders: those that no other is shown to be better than, none where all means are the same; apart: every two that
-    are told apart; half_widths: of the 95 % interval of each mean, of new seeds and, where predictions were kept, new
-    test examples; {} where they were not asked for.
+    Attributes:
+        leaders: The rows that no other row is shown to be better than; empty where all means are the same.
+        apart: All pairs of rows that are told apart.
+        half_widths: Half the 95 % interval of each mean, for new seeds and, where predictions were kept, new test
+            examples; {} unless intervals were requested.
     """
 
     leaders: frozenset[str] = frozenset()
@@ -25,10 +27,18 @@ class Standing:
 
 
 def standings(results: Sequence[Result], columns: Sequence[str], intervals: bool = False) -> dict[str, Standing]:
-    """Hold every two rows of one data set against each other in each column, by the same test as `compare`.
+    """Compare all pairs of rows of one data set in each column, by the same test as `compare`.
 
-    Stored predictions are read only where test examples have a say: for intervals, and for columns in which rows
-    differ, if rows have several replicates that share their test examples.
+    Stored predictions are read only where test examples matter: for intervals, and for columns in which rows differ, if
+    rows have several replicates that share their test examples.
+
+    Args:
+        results: The rows, all of one data set.
+        columns: The names of the columns.
+        intervals: Whether to compute intervals.
+
+    Returns:
+        {column: standing}.
     """
     layout = layout_of(results)
     means = {column: [r.scores[column].mean for r in results if column in r.scores] for column in columns}

@@ -1,6 +1,6 @@
-"""Other libraries, each used as its own documentation has it, with the settings that are fastest.
+"""Other libraries, used as their documentation shows, with their fastest settings.
 
-Nothing here is imported before its turn comes. Noise is the libraries' own, from torch's ambient generator.
+A library is imported only when it is used. Libraries draw noise by their own code, from torch's ambient generator.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ DISTRIBUTIONS = {
     "torch-uncertainty": "torch-uncertainty",
     "laplace-torch": "laplace-torch",
 }
-"""What each is called in the table, and on the package index."""
+"""The name of each library in the table, and on the package index."""
 
 Inputs = Callable[[], Tensor]
 
 
 def imported(name: str) -> Any:
-    """A module of another library; what it warns of on import is its own affair."""
+    """Import a module of another library, and ignore warnings during its import."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if name.partition(".")[0] in ("torch_uncertainty", "laplace"):
-            import_torchvision()  # which they import through others; its build may not match torch's
+            import_torchvision()  # they import it indirectly; its build may not match torch's
         return importlib.import_module(name)
 
 
@@ -49,19 +49,19 @@ def imported(name: str) -> Any:
 
 
 def torchbnn_network() -> nn.Sequential:
-    """LeNet-300-100; prior N(0, 1)."""
+    """Build LeNet-300-100 with prior N(0, 1)."""
     layer = imported("torchbnn").BayesLinear
     return network(lambda inputs, outputs: layer(0.0, PRIOR_SD, inputs, outputs))
 
 
 def torchbnn_step(data: Batches, epochs: int) -> Run:
-    """Weight samples, closed-form KL."""
+    """Train with weight samples and the KL in closed form."""
     net, kl = torchbnn_network(), imported("torchbnn").BKLLoss(reduction="sum")
     return trained(lambda x, y: misfit(net(x), y) + kl(net).squeeze() / data.num_data, net.parameters(), data, epochs)
 
 
 def torchbnn_predictive(x: Inputs, samples: int) -> Run:
-    """A pass for each sample."""
+    """Predict with a forward pass for each sample."""
     return averaged(torchbnn_network(), x, samples)
 
 
@@ -69,16 +69,16 @@ def torchbnn_predictive(x: Inputs, samples: int) -> Run:
 
 
 class BayesianTorch(nn.Module):
-    """LeNet-300-100 of its layers, which return their KL beside their output."""
+    """LeNet-300-100 from layers of bayesian-torch, which return their KL beside their output."""
 
     def __init__(self, layer: Any) -> None:
-        """layer: LinearReparameterization or LinearFlipout."""
+        """Take the class of layer: LinearReparameterization or LinearFlipout."""
         super().__init__()
         pairs = pairwise(LENET_SIZES)
         self.layers = nn.ModuleList([layer(inputs, outputs) for inputs, outputs in pairs])
 
     def with_kl(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (B, C) and the KL, ()."""
+        """Return logits (B, C) and the KL, ()."""
         x, total = self.layers[0](x)
         for layer in self.layers[1:]:
             x, kl = layer(x.relu())
@@ -86,7 +86,7 @@ class BayesianTorch(nn.Module):
         return x, total
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, C) alone."""
+        """Return logits (B, C) only."""
         x = self.layers[0](x, return_kl=False)
         for layer in self.layers[1:]:
             x = layer(x.relu(), return_kl=False)
@@ -94,12 +94,12 @@ class BayesianTorch(nn.Module):
 
 
 def bayesian_torch_network(layer: str) -> BayesianTorch:
-    """layer: its name in bayesian_torch.layers."""
+    """Build the network from a layer, given by its name in bayesian_torch.layers."""
     return BayesianTorch(getattr(imported("bayesian_torch.layers"), layer))
 
 
 def bayesian_torch_step(layer: str, data: Batches, epochs: int) -> Run:
-    """The KL comes with the forward pass."""
+    """Train with the KL from the forward pass."""
     net = bayesian_torch_network(layer)
 
     def loss(x: Tensor, y: Tensor) -> Tensor:
@@ -110,7 +110,7 @@ def bayesian_torch_step(layer: str, data: Batches, epochs: int) -> Run:
 
 
 def bayesian_torch_predictive(layer: str, x: Inputs, samples: int) -> Run:
-    """A pass for each sample, without the KL."""
+    """Predict with a forward pass for each sample, without the KL."""
     return averaged(bayesian_torch_network(layer), x, samples)
 
 
@@ -118,7 +118,10 @@ def bayesian_torch_predictive(layer: str, x: Inputs, samples: int) -> Run:
 
 
 def blitz_network() -> Any:
-    """LeNet-300-100 as a variational estimator; one Gaussian as prior, which spares half of its mixture's work."""
+    """Build LeNet-300-100 as a variational estimator.
+
+    The prior is a single Gaussian, which saves half of the work of its default mixture.
+    """
     layer = imported("blitz.modules").BayesianLinear
     prior = torch.distributions.Normal(0.0, PRIOR_SD)
 
@@ -134,7 +137,7 @@ def blitz_network() -> Any:
 
 
 def blitz_step(data: Batches, epochs: int) -> Run:
-    """`sample_elbo` with one sample."""
+    """Train by `sample_elbo` with one sample."""
     net = blitz_network()
 
     def loss(x: Tensor, y: Tensor) -> Tensor:
@@ -145,7 +148,7 @@ def blitz_step(data: Batches, epochs: int) -> Run:
 
 
 def blitz_predictive(x: Inputs, samples: int) -> Run:
-    """A pass for each sample; its layers compute log q and log p in each."""
+    """Predict with a forward pass for each sample; the layers compute log q and log p in each pass."""
     return averaged(blitz_network(), x, samples)
 
 
@@ -153,26 +156,26 @@ def blitz_predictive(x: Inputs, samples: int) -> Run:
 
 
 def torch_uncertainty_network() -> nn.Sequential:
-    """LeNet-300-100; a mixture with all its weight on N(0, 1) as prior."""
+    """Build LeNet-300-100; the prior is a mixture with all its weight on N(0, 1)."""
     layer = imported("torch_uncertainty.layers").BayesLinear
     return network(lambda inputs, outputs: layer(inputs, outputs, prior_sigma_1=PRIOR_SD))
 
 
 def torch_uncertainty_step(data: Batches, epochs: int) -> Run:
-    """`ELBOLoss` with one sample."""
+    """Train by `ELBOLoss` with one sample."""
     net = torch_uncertainty_network()
     elbo = imported("torch_uncertainty.losses").ELBOLoss(net, nn.CrossEntropyLoss(), 1 / data.num_data, 1)
     return trained(lambda x, y: elbo(x, y).squeeze(), net.parameters(), data, epochs)
 
 
 def torch_uncertainty_predictive(x: Inputs, samples: int) -> Run:
-    """Its `StochasticModel`, then the mean of the class probabilities."""
+    """Predict by `StochasticModel`, then average the class probabilities."""
     wrapped = imported("torch_uncertainty.methods").StochasticModel(torch_uncertainty_network(), samples)
     return _mean_of_samples(wrapped, x, samples)
 
 
 def torch_uncertainty_dropout(rate: float, x: Inputs, samples: int) -> Run:
-    """Its `mc_dropout` in a loop: one large batch, its default, is slower on a CPU."""
+    """Predict by `mc_dropout` in a loop; its default, one large batch, is slower on a CPU."""
     wrap = imported("torch_uncertainty.methods").mc_dropout
     return _mean_of_samples(wrap(network(rate=rate), samples, on_batch=False), x, samples)
 
@@ -194,7 +197,10 @@ def _mean_of_samples(wrapped: nn.Module, x: Inputs, samples: int) -> Run:
 
 
 def pyro_settings() -> AbstractContextManager[None]:
-    """No validation, which costs, and parameters that live in modules, not in one store for all."""
+    """Return Pyro's fastest settings.
+
+    Validation costs time and is off. Parameters live in modules instead of one store for all.
+    """
     names = ("validate_distributions_pyro", "validate_distributions_torch", "validate_infer", "validate_poutine")
     settings: AbstractContextManager[None] = imported("pyro").settings.context(
         module_local_params=True, **dict.fromkeys(names, False)
@@ -203,7 +209,7 @@ def pyro_settings() -> AbstractContextManager[None]:
 
 
 def _settled(build: Callable[[], Run]) -> Run:
-    """What is built and run under these settings."""
+    """Build and run under Pyro's fastest settings."""
     with pyro_settings():
         run = build()
 
@@ -215,7 +221,7 @@ def _settled(build: Callable[[], Run]) -> Run:
 
 
 def pyro_guide(data: Batches) -> tuple[Any, Any]:
-    """LeNet-300-100 as a Pyro model with N(0, 1) priors, and its `AutoNormal` guide, set up."""
+    """Build LeNet-300-100 as a Pyro model with N(0, 1) priors, and its initialised `AutoNormal` guide."""
     pyro, pyro_nn = imported("pyro"), imported("pyro.nn")
     normal, categorical = pyro.distributions.Normal, pyro.distributions.Categorical
 
@@ -245,7 +251,10 @@ def pyro_guide(data: Batches) -> tuple[Any, Any]:
 
 
 def pyro_step(data: Batches, epochs: int) -> Run:
-    """`TraceMeanField_ELBO`, whose KL is in closed form, by a torch optimiser instead of one for each parameter."""
+    """Train by `TraceMeanField_ELBO`, whose KL is in closed form.
+
+    One torch optimiser replaces Pyro's optimisers, of which each parameter has its own.
+    """
 
     def build() -> Run:
         model, guide = pyro_guide(data)
@@ -258,7 +267,7 @@ def pyro_step(data: Batches, epochs: int) -> Run:
 
 
 def pyro_predictive(data: Batches, x: Inputs, samples: int) -> Run:
-    """Guide and model for each sample."""
+    """Predict by the guide and the model for each sample."""
 
     def build() -> Run:
         model, guide = pyro_guide(data)
@@ -274,9 +283,9 @@ def pyro_predictive(data: Batches, x: Inputs, samples: int) -> Run:
 
 
 def tyxe_network(data: Batches) -> Any:
-    """LeNet-300-100 as its `VariationalBNN`; prior N(0, 1), set up."""
+    """Build LeNet-300-100 as an initialised `VariationalBNN` with prior N(0, 1)."""
     tyxe, normal = imported("tyxe"), imported("pyro.distributions").Normal
-    if not hasattr(util := imported("pyro.util"), "deep_getattr"):  # tyxe 0.0.2 asks for it, Pyro 1.9 has it no longer
+    if not hasattr(util := imported("pyro.util"), "deep_getattr"):  # tyxe 0.0.2 needs it, and Pyro 1.9 lacks it
         util.deep_getattr = lambda obj, name: attrgetter(name)(obj)
     likelihood = tyxe.likelihoods.Categorical(dataset_size=data.num_data)
 
@@ -289,13 +298,16 @@ def tyxe_network(data: Batches) -> Any:
 
 
 def tyxe_estimator(local: bool) -> AbstractContextManager[Any]:
-    """Local reparameterisation, or a sample of the weights."""
+    """Choose local reparameterisation, or else a sample of the weights."""
     messenger: AbstractContextManager[Any] = imported("tyxe").poutine.local_reparameterization()
     return messenger if local else nullcontext()
 
 
 def tyxe_step(local: bool, data: Batches, epochs: int) -> Run:
-    """Its model and guide under `TraceMeanField_ELBO`, by a torch optimiser instead of one for each parameter."""
+    """Train TyXe's model and guide by `TraceMeanField_ELBO`.
+
+    One torch optimiser replaces Pyro's optimisers, of which each parameter has its own.
+    """
 
     def build() -> Run:
         bnn, elbo = tyxe_network(data), imported("pyro.infer").TraceMeanField_ELBO()
@@ -316,7 +328,7 @@ def tyxe_step(local: bool, data: Batches, epochs: int) -> Run:
 
 
 def tyxe_predictive(local: bool, data: Batches, x: Inputs, samples: int) -> Run:
-    """Its `predict`, which averages probabilities and returns their logarithms."""
+    """Predict by `predict`, which averages probabilities and returns their logarithms."""
 
     def build() -> Run:
         bnn, inputs = tyxe_network(data), x()
@@ -334,7 +346,7 @@ def tyxe_predictive(local: bool, data: Batches, x: Inputs, samples: int) -> Run:
 
 
 def laplace_torch_fit(data: Batches, epochs: int) -> Run:
-    """MAP training of a small regression network by plain torch, then the full generalised Gauss-Newton matrix."""
+    """Train a small regression network by MAP in plain torch, then fit the full Gauss-Newton matrix."""
     laplace = imported("laplace")
     net = network(sizes=SMALL_SIZES)
     train = trained(lambda x, y: misfit(net(x), y), net.parameters(), data, epochs)

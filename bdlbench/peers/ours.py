@@ -1,4 +1,4 @@
-"""The package's own turn, by its public seams: `fit` of a registered method, and `predict` of the posterior."""
+"""This package as a contender, through its public interface: `fit` of a method, and `predict` of its posterior."""
 
 from __future__ import annotations
 
@@ -17,7 +17,18 @@ PeerOptions = Mapping[str, Any]
 
 
 def fitted(method: str, model: str, options: Mapping[str, PeerOptions], signature: Signature, data: Data) -> Posterior:
-    """`fit` of registered entries with these options, {entry: {option: value}}: one row for each row of the data."""
+    """Fit a registered method on a registered model.
+
+    Args:
+        method: The name of the method.
+        model: The name of the model.
+        options: {entry: {option: value}}.
+        signature: The shape and likelihood of the data.
+        data: Training data; each of its rows trains a replicate.
+
+    Returns:
+        The posterior.
+    """
     built = catalog.build_model([catalog.choice("models", model, options)], signature)
     trainer = catalog.build_method([catalog.choice("methods", method, options)])
     return trainer.fit(built, data, Streams.of_seeds(range(data.rows)))
@@ -32,7 +43,7 @@ def training(
     model: tuple[str, PeerOptions] = ("mlp", {"widths": "300-100"}),
     differs: str = "",
 ) -> Contender:
-    """`count` epochs of `fit`, whatever it costs: initial rows, steps, and what a method does when they are done."""
+    """Time `count` epochs of `fit`, with all its work before the first and after the last step."""
 
     def build(count: int) -> Run:
         chosen = {method: {"epochs": count, "batch_size": batch, **(options or {})}, model[0]: model[1]}
@@ -50,7 +61,7 @@ def predicting(
     options: PeerOptions,
     joint: bool,
 ) -> Contender:
-    """`predict` of x (N, …) from `count` samples, by a posterior that was trained for one epoch."""
+    """Time `predict` of x (N, …) from `count` samples, by a posterior that was trained for one epoch."""
     differs = "also ten group means and the expected entropy"
 
     def build(count: int) -> Run:

@@ -1,4 +1,4 @@
-"""Plain torch: the deterministic baselines, and Bayesian networks as one writes them with autograd alone."""
+"""Plain torch: the deterministic baselines, and Bayesian networks written with autograd alone."""
 
 from __future__ import annotations
 
@@ -31,7 +31,16 @@ INITIAL_LOG_SD = -5.0
 
 @dataclass(frozen=True)
 class Batches:
-    """`steps` batches make an epoch: x (N, D) uniform, y (N,) classes, or numbers where `classes` is 0."""
+    """Random examples in `steps` batches an epoch.
+
+    Attributes:
+        batch: Examples in a batch.
+        steps: Batches in an epoch.
+        inputs: D.
+        classes: Classes of y; 0 for numbers.
+        x: Inputs (N, D), uniform.
+        y: Targets (N,).
+    """
 
     batch: int
     steps: int
@@ -41,7 +50,7 @@ class Batches:
     y: Tensor = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Draws the examples, always the same."""
+        """Draw the examples from a fixed seed."""
         generator = torch.Generator().manual_seed(0)
         total = self.batch * self.steps
         object.__setattr__(self, "x", torch.rand(total, self.inputs, generator=generator))
@@ -59,12 +68,12 @@ batches = cache(Batches)
 
 
 def adam(parameters: Iterable[Tensor], fused: bool = True) -> torch.optim.Optimizer:
-    """Adam as torch has it by default, or fused: one pass over each parameter."""
+    """Return Adam with torch's defaults, or fused, which makes one pass over each parameter."""
     return torch.optim.Adam(parameters, lr=RATE, fused=True if fused else None)
 
 
 def trained(loss: Loss, parameters: Iterable[Tensor], data: Batches, epochs: int, fused: bool = True) -> Run:
-    """The loop that everyone writes: shuffle, index, loss (x, y) -> (), backward, step."""
+    """Return the usual training loop: shuffle, index, loss (x, y) -> (), backward, step."""
     optimizer, generator = adam(list(parameters), fused), torch.Generator().manual_seed(1)
 
     def run() -> None:
@@ -78,7 +87,7 @@ def trained(loss: Loss, parameters: Iterable[Tensor], data: Batches, epochs: int
 
 
 def network(linear: MakeLinear = nn.Linear, sizes: Sequence[int] = LENET_SIZES, rate: float = 0.0) -> nn.Sequential:
-    """ReLU network of these linear layers; hidden units dropped with probability `rate` where it is positive."""
+    """Build a ReLU network of these linear layers; a positive `rate` is the dropout rate of hidden units."""
     layers: list[nn.Module] = [linear(sizes[0], sizes[1])]
     for inputs, outputs in pairwise(sizes[1:]):
         layers += [nn.ReLU(), *([nn.Dropout(rate)] if rate else []), linear(inputs, outputs)]
@@ -86,7 +95,7 @@ def network(linear: MakeLinear = nn.Linear, sizes: Sequence[int] = LENET_SIZES, 
 
 
 def misfit(out: Tensor, y: Tensor) -> Tensor:
-    """Mean negative log-likelihood: of classes, or of numbers under N(out, 1) up to a constant."""
+    """Return the mean negative log-likelihood of classes, or of numbers under N(out, 1) up to a constant."""
     if y.is_floating_point():
         return 0.5 * functional.mse_loss(out.squeeze(-1), y)
     return functional.cross_entropy(out, y)
@@ -96,7 +105,7 @@ class LocalLinear(nn.Module):
     """A dense layer with a Gaussian for every weight, by local reparameterisation; prior N(0, PRIOR_SD²)."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
-        """Means as He et al. 2015."""
+        """Initialise the means as in He et al. 2015."""
         super().__init__()
         generator = torch.Generator().manual_seed(0)
         self.weight = nn.Parameter(torch.randn(outputs, inputs, generator=generator) * (2 / inputs) ** 0.5)
@@ -106,23 +115,23 @@ class LocalLinear(nn.Module):
         self.noise = torch.Generator().manual_seed(2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (B, I) -> (B, O)."""
+        """Map x (B, I) to (B, O)."""
         mean = functional.linear(x, self.weight, self.bias)
         variance = functional.linear(x.square(), (2 * self.weight_log_sd).exp(), (2 * self.bias_log_sd).exp())
         return mean + (variance + 1e-16).sqrt() * torch.randn(mean.shape, generator=self.noise)
 
     def kl(self) -> Tensor:
-        """KL(q ‖ prior) in nats, ()."""
+        """Return KL(q ‖ prior) in nats, ()."""
         pairs = ((self.weight, self.weight_log_sd), (self.bias, self.bias_log_sd))
         terms = [(0.5 * (m.square() + (2 * s).exp()) / PRIOR_SD**2 - 0.5 - s).sum() for m, s in pairs]
         return terms[0] + terms[1]
 
 
 class SparseLinear(nn.Module):
-    """Sparse variational dropout (Molchanov et al. 2017) as its authors' code has it: means and log variances."""
+    """Sparse variational dropout (Molchanov et al. 2017) as in the authors' code: means and log variances."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
-        """Means as He et al. 2015."""
+        """Initialise the means as in He et al. 2015."""
         super().__init__()
         generator = torch.Generator().manual_seed(0)
         self.weight = nn.Parameter(torch.randn(outputs, inputs, generator=generator) * (2 / inputs) ** 0.5)
@@ -131,18 +140,18 @@ class SparseLinear(nn.Module):
         self.noise = torch.Generator().manual_seed(2)
 
     def log_alpha(self) -> Tensor:
-        """log α, clipped."""
+        """Return log α, clipped."""
         ratio = self.log_variance - (self.weight.square() + 1e-16).log()
         return ratio.clamp(-LOG_ALPHA_LIMIT, LOG_ALPHA_LIMIT)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (B, I) -> (B, O)."""
+        """Map x (B, I) to (B, O)."""
         mean = functional.linear(x, self.weight, self.bias)
         variance = functional.linear(x.square(), self.log_variance.exp())
         return mean + (variance + 1e-16).sqrt() * torch.randn(mean.shape, generator=self.noise)
 
     def kl(self) -> Tensor:
-        """KL(q ‖ log-uniform) in nats up to a constant, (): eq. 14."""
+        """Return KL(q ‖ log-uniform) in nats up to a constant, (): eq. 14."""
         alpha = self.log_alpha()
         total: Tensor = (K1 - K1 * torch.sigmoid(K2 + K3 * alpha) + 0.5 * functional.softplus(-alpha)).sum()
         return total
@@ -151,7 +160,7 @@ class SparseLinear(nn.Module):
 def elbo_step(
     linear: MakeLinear, data: Batches, epochs: int, sizes: Sequence[int] = LENET_SIZES, fused: bool = True
 ) -> Run:
-    """Train a network of layers that have a `kl`."""
+    """Train a network of layers with a method `kl`."""
     net = network(linear, sizes)
     layers: list[Any] = [layer for layer in net if hasattr(layer, "kl")]
 
@@ -169,7 +178,7 @@ def network_step(data: Batches, epochs: int, fused: bool, sizes: Sequence[int] =
 
 
 def forward_passes(x: Callable[[], Tensor], passes: int) -> Run:
-    """The deterministic network on the same inputs, again and again."""
+    """Run the deterministic network on the same inputs `passes` times."""
     net, inputs = network(), x()
 
     def run() -> None:
@@ -181,7 +190,7 @@ def forward_passes(x: Callable[[], Tensor], passes: int) -> Run:
 
 
 def averaged(net: nn.Module, x: Callable[[], Tensor], passes: int) -> Run:
-    """The usual loop: class probabilities averaged over passes of a stochastic network."""
+    """Average class probabilities over passes of a stochastic network, in the usual loop."""
     inputs = x()
     net.train()
 
@@ -196,17 +205,17 @@ def averaged(net: nn.Module, x: Callable[[], Tensor], passes: int) -> Run:
 
 
 class ExampleVAE(nn.Module):
-    """The network of PyTorch's examples (github.com/pytorch/examples, vae/main.py), 784-400-20, written out."""
+    """The network of PyTorch's examples (github.com/pytorch/examples, vae/main.py), 784-400-20."""
 
     def __init__(self) -> None:
-        """Layers by their names there."""
+        """Make the layers, with the example's names."""
         super().__init__()
         self.fc1, self.fc21, self.fc22 = nn.Linear(784, 400), nn.Linear(400, 20), nn.Linear(400, 20)
         self.fc3, self.fc4 = nn.Linear(20, 400), nn.Linear(400, 784)
         self.noise = torch.Generator().manual_seed(2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (B, 784) in 0 … 1 -> −ELBO summed over the batch, ()."""
+        """Return −ELBO summed over the batch, (), for x (B, 784) in 0 … 1."""
         hidden = self.fc1(x).relu()
         mean, log_variance = self.fc21(hidden), self.fc22(hidden)
         z = mean + (0.5 * log_variance).exp() * torch.randn(mean.shape, generator=self.noise)
@@ -217,13 +226,13 @@ class ExampleVAE(nn.Module):
 
 
 def vae_step(data: Batches, epochs: int, fused: bool) -> Run:
-    """Train it."""
+    """Train the example VAE."""
     vae = ExampleVAE()
     return trained(lambda x, y: vae(x), vae.parameters(), data, epochs, fused)
 
 
 def one_after_another(build: Callable[[], Run], networks: int) -> Run:
-    """Networks of the same kind in turn."""
+    """Train networks of the same kind in turn."""
     runs = [build() for _ in range(networks)]
 
     def run() -> None:
@@ -234,10 +243,10 @@ def one_after_another(build: Callable[[], Run], networks: int) -> Run:
 
 
 class Stacked(nn.Module):
-    """R dense layers of their own weights at once, (R, B, I) -> (R, B, O), by a batched product."""
+    """R dense layers with separate weights at once, (R, B, I) -> (R, B, O), by a batched product."""
 
     def __init__(self, rows: int, inputs: int, outputs: int, local: bool = False) -> None:
-        """local: a Gaussian for every weight, by local reparameterisation."""
+        """Initialise the layers; `local` gives each weight a Gaussian, by local reparameterisation."""
         super().__init__()
         generator = torch.Generator().manual_seed(0)
         self.weight = nn.Parameter(torch.randn(rows, inputs, outputs, generator=generator) * (2 / inputs) ** 0.5)
@@ -248,7 +257,7 @@ class Stacked(nn.Module):
         self.local, self.noise = local, torch.Generator().manual_seed(2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (R, B, I)."""
+        """Map x (R, B, I) to (R, B, O)."""
         mean = torch.baddbmm(self.bias, x, self.weight)
         if not self.local:
             return mean
@@ -256,7 +265,7 @@ class Stacked(nn.Module):
         return mean + (variance + 1e-16).sqrt() * torch.randn(mean.shape, generator=self.noise)
 
     def kl(self) -> Tensor:
-        """Summed over all R, ()."""
+        """Return KL(q ‖ prior) summed over all R, ()."""
         if not self.local:
             return torch.zeros(())
         pairs = ((self.weight, self.weight_log_sd), (self.bias, self.bias_log_sd))
@@ -286,7 +295,7 @@ def stacked_step(rows: int, data: Batches, epochs: int, local: bool, rate: float
 
 
 def baselines(build: Callable[[int, bool], Run], library: str = "plain torch") -> tuple[Contender, Contender]:
-    """The same training with default and with fused Adam. build(epochs, fused)."""
+    """Return two contenders for the same training: default and fused Adam. The builder is build(epochs, fused)."""
     return (
         Contender(library, lambda count: build(count, False), "default Adam"),
         Contender(library, lambda count: build(count, True), "fused Adam"),

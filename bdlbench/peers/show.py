@@ -1,4 +1,4 @@
-"""The table of peers, for a terminal, Markdown, CSV and JSON. Seconds keep full precision until they are printed."""
+"""The table of peers as terminal text, Markdown, CSV and JSON. Seconds keep full precision until they are printed."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ CAPTION = (
 def render(
     tables: Sequence[Sequence[PeerRow]], style: TimingFormat, threads: int, width: int = 120, color: bool = False
 ) -> str:
-    """The tables, measured one after the other, as text."""
+    """Return the tables, which were measured one after the other, as text."""
     if style == "json":
         return _json(tables, threads)
     if style == "csv":
@@ -47,7 +47,7 @@ def render(
 
 
 def lines(rows: Sequence[PeerRow], table: int = 1) -> Iterator[dict[str, Any]]:
-    """One mapping for each row and contender, numbers unrounded; None where there is none."""
+    """Yield one mapping for each row and contender, with unrounded numbers; None where a number is missing."""
     for row in rows:
         for timing in row.timings:
             contender = timing.contender
@@ -65,7 +65,7 @@ def lines(rows: Sequence[PeerRow], table: int = 1) -> Iterator[dict[str, Any]]:
 
 
 def version(library: str) -> str:
-    """Of the installed package: torch's where the contender is written in plain torch."""
+    """Return the version of the installed package: torch's for contenders in plain torch."""
     name = DISTRIBUTIONS.get(library, OURS if library == OURS else "torch")
     try:
         return metadata.version(name)
@@ -74,7 +74,7 @@ def version(library: str) -> str:
 
 
 def ranked(row: PeerRow) -> list[Timing]:
-    """Contenders, fastest first, those of another class of estimator after them; then who was not timed."""
+    """Return contenders, the fastest first, then those of another class of estimator, then those not timed."""
     timed = [t for t in row.timings if t.seconds and t.contender in row.work.contenders]
     timed.sort(key=lambda t: (not t.contender.in_class, t.over(row.plain)[1]))
     return timed + [t for t in row.timings if t.failure]
@@ -93,7 +93,7 @@ def _numbers(row: PeerRow, timing: Timing) -> dict[str, float | None]:
 
 
 def _cells(row: PeerRow, timing: Timing) -> list[str]:
-    """A line of the printed table, as COLUMNS says."""
+    """Return a line of the printed table with the columns TIMING_COLUMNS."""
     if timing.failure:
         return [
             NOT_TIMED,
@@ -119,13 +119,16 @@ def _label(timing: Timing) -> str:
 
 
 def _baseline(row: PeerRow) -> str:
-    """What the ratios of a row are to, in milliseconds."""
+    """Return the baselines of a row with their milliseconds."""
     parts = dict.fromkeys((row.plain, row.fastest))
     return "over " + ", ".join(f"{t.contender.label} {t.spread[1] * 1e3:.4g} ms" for t in parts)
 
 
 def _summary(rows: Sequence[PeerRow]) -> tuple[list[str], list[list[str]]]:
-    """Heads and lines of the wide table: works by libraries, both ratios in a cell; the first of a class in ** **."""
+    """Return headings and lines of the wide table: works by libraries, with both ratios in a cell.
+
+    The fastest of its class is in ** **.
+    """
     libraries = list(dict.fromkeys(t.contender.library for row in rows for t in row.timings if t in ranked(row)))
     libraries.sort(key=[OURS, AUTOGRAD, *DISTRIBUTIONS].index)
     found = []
@@ -178,7 +181,7 @@ def _line(row: PeerRow, timing: Timing) -> list[str]:
 
 
 def _grid(heads: Sequence[str], found: Sequence[Sequence[str]]) -> Table:
-    """A table without frame; what stands in ** ** is bold."""
+    """Return a table without a frame; text in ** ** is bold."""
     table = Table(box=SIMPLE_HEAD, show_edge=False)
     for name in heads:
         table.add_column(name, justify="left" if name in ("", *TIMING_COLUMNS[4:], heads[0]) else "right")
@@ -202,7 +205,7 @@ def _markdown(tables: Sequence[Sequence[PeerRow]], threads: int) -> str:
 
 
 def _piped(heads: Sequence[str], found: Sequence[Sequence[str]], right: Sequence[int]) -> str:
-    """Markdown, the columns `right` set to the right."""
+    """Return a Markdown table whose columns `right` are aligned to the right."""
     rule = ["---:" if i in right else "---" for i in range(len(heads))]
     return "".join(f"| {' | '.join(line)} |\n" for line in (heads, rule, *found))
 

@@ -1,4 +1,4 @@
-"""What is timed side by side: a work, those who do it, and the seconds that each takes."""
+"""The timing of contenders side by side: a work, the contenders that do it, and their seconds."""
 
 from __future__ import annotations
 
@@ -19,8 +19,12 @@ Run = Callable[[], object]
 class Contender:
     """One way to do a work.
 
-    build(count) -> a call that does it `count` times: epochs, or posterior samples. variant: which of
-    several ways, or a class of estimator that is not the row's (in_class False). differs: what else it computes.
+    Attributes:
+        library: The library's name.
+        build: build(count) returns a call that does the work `count` times: epochs, or posterior samples.
+        variant: One of several ways of the library, or a class of estimator that differs from the row's.
+        in_class: Whether the estimator is of the row's class.
+        differs: What the contender computes differently.
     """
 
     library: str
@@ -31,7 +35,7 @@ class Contender:
 
     @property
     def label(self) -> str:
-        """bayesian-torch (Flipout)"""
+        """The text `bayesian-torch (Flipout)`."""
         return f"{self.library} ({self.variant})" if self.variant else self.library
 
 
@@ -39,10 +43,16 @@ class Contender:
 class Work:
     """A row of the table.
 
-    plain, fastest: what seconds are divided by, the deterministic counterpart as people write it and as fast as torch
-    has it; the same contender where there is one. steps: of an epoch, `count` are epochs, and the unit is one step; 0
-    where `count` are samples, and the unit is the whole predictive. serial: the baseline trains its networks one after
-    the other, and what is printed is the rate over it.
+    Attributes:
+        name: The row's name.
+        title: A description.
+        plain: The deterministic counterpart as people write it; seconds are divided by its seconds.
+        fastest: The same counterpart at its fastest in torch; it may be the same contender.
+        contenders: Everyone but the baselines.
+        count: The number of epochs, or of posterior samples.
+        steps: Steps in an epoch, where the unit is a step. 0 where `count` are samples and the unit is a whole
+            predictive.
+        serial: Whether the baseline trains its networks one after the other. Then the rate over it is printed.
     """
 
     name: str
@@ -61,13 +71,19 @@ class Work:
 
     @property
     def unit(self) -> str:
-        """What one number of seconds is of."""
+        """The unit of work that takes the seconds."""
         return "step" if self.steps else "predictive"
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of one contender for one unit of work, a round each; or the reason why there are none."""
+    """Seconds of one contender for one unit of work.
+
+    Attributes:
+        contender: The contender.
+        seconds: One number for each round.
+        failure: The reason why there are no seconds, "" otherwise.
+    """
 
     contender: Contender
     seconds: tuple[float, ...] = ()
@@ -79,13 +95,13 @@ class Timing:
         return quartiles(self.seconds)
 
     def over(self, baseline: Timing) -> tuple[float, float, float]:
-        """The same of the ratio to another contender's time in the same round."""
+        """Return the quartiles of the ratio to another contender's time in the same round."""
         return quartiles([mine / other for mine, other in zip(self.seconds, baseline.seconds, strict=True)])
 
 
 @dataclass(frozen=True)
 class PeerRow:
-    """A work, timed: a timing for each of `work.everyone`."""
+    """A timed work, with a timing for each of `work.everyone`."""
 
     work: Work
     timings: tuple[Timing, ...]
@@ -97,7 +113,7 @@ class PeerRow:
 
     @property
     def fastest(self) -> Timing:
-        """The baseline as fast as torch has it."""
+        """The baseline at its fastest in torch."""
         return self.of(self.work.fastest)
 
     @property
@@ -106,15 +122,23 @@ class PeerRow:
         return not any(timing.failure for timing in self.timings)
 
     def of(self, contender: Contender) -> Timing:
-        """The timing of one."""
+        """Return the timing of a contender."""
         return next(timing for timing in self.timings if timing.contender == contender)
 
 
 def measure(work: Work, rounds: int, count: int = 0) -> PeerRow:
-    """Time everyone in turn. count: instead of the work's own.
+    """Time everyone in turn.
 
-    Everyone is built and called once before; who is not installed or fails there is left out of the rounds, with the
-    reason. A baseline that fails is an error.
+    Everyone is built and called once before. A contender that is not installed, or that fails then, is left out of the
+    rounds, with the reason. A baseline that fails is an error.
+
+    Args:
+        work: The work.
+        rounds: The number of rounds.
+        count: Epochs or samples; 0 means the work's own number.
+
+    Returns:
+        The row.
     """
     count = count or work.count
     runs: dict[Contender, Run] = {}
@@ -123,7 +147,7 @@ def measure(work: Work, rounds: int, count: int = 0) -> PeerRow:
         try:
             runs[contender] = contender.build(count)
             runs[contender]()
-        except Exception as error:  # another library's: whatever it is, the rest of the table stands
+        except Exception as error:  # whatever another library raises, the rest of the table is timed
             runs.pop(contender, None)
             if contender in (work.plain, work.fastest):
                 raise
@@ -139,7 +163,7 @@ def measure(work: Work, rounds: int, count: int = 0) -> PeerRow:
 
 
 def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
-    """Lower quartile, median, upper quartile, the ends included; of one value, three times the same."""
+    """Return lower quartile, median and upper quartile, the ends included; one value gives three equal ones."""
     if len(values) == 1:
         return (values[0],) * 3
     low, middle, high = quantiles(values, n=4, method="inclusive")
@@ -147,7 +171,7 @@ def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def _reason(error: Exception) -> str:
-    """One line: a package that is absent, or what went wrong."""
+    """Return one line: the absent package, or the error."""
     if isinstance(error, ModuleNotFoundError):
         return f"not installed ({error.name})"
     return f"{type(error).__name__}: {error}".partition("\n")[0]

@@ -1,4 +1,4 @@
-"""The rows of the table: what is timed, by whom, and what each computes differently."""
+"""The rows of the table: each work with its contenders, and what each computes differently."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ BINARY_IMAGES = Signature((LENET_SIZES[0],), LENET_SIZES[-1], "bernoulli")
 BATCH_SIZES = (100, 1000)
 STEPS = {100: 5, 1000: 2}
 EPOCHS = {100: 10, 1000: 10}
-"""Batches of an epoch, and epochs of a call, by batch size: what `fit` does once, or once an epoch, weighs more here
-than in a real training, where an epoch has hundreds of steps."""
+"""Batches of an epoch, and epochs of a call, by batch size. Work that `fit` does once, or once an epoch, weighs more
+here than in a real training, where an epoch has hundreds of steps."""
 
 SMALL_STEPS, SMALL_EPOCHS = 10, 5
 
@@ -38,7 +38,7 @@ FLIPOUT = "one weight sample whose signs differ by example: two products, noise 
 
 
 def works() -> dict[str, Work]:
-    """All rows by name, in the order of the table."""
+    """Return all rows by name, in the order of the table."""
     training = [make(batch) for batch in BATCH_SIZES for make in (local, weight, sparse)]
     networks = [replicates(kind, method, options) for kind, (method, options) in REPLICATED.items()]
     others = [predictive(False), predictive(True), dropout(0.5), dropout(0.3), vae(), *networks, laplace()]
@@ -46,7 +46,11 @@ def works() -> dict[str, Work]:
 
 
 def chosen(names: Sequence[str]) -> list[Work]:
-    """The rows of these names, all where there are none. Raises BadInput for an unknown one, with the nearest."""
+    """Return the rows of these names, or all rows if there are no names.
+
+    Raises:
+        BadInput: A name is unknown; the text names the nearest.
+    """
     known = works()
     for name in names:
         if name not in known:
@@ -55,7 +59,7 @@ def chosen(names: Sequence[str]) -> list[Work]:
 
 
 def local(batch: int) -> Work:
-    """Mean field, local reparameterisation."""
+    """Return the row of mean field with local reparameterisation."""
     data = partial(batches, batch, STEPS[batch])
     options = {"estimator": "local", "bound_samples": 1}
     theirs = (
@@ -76,7 +80,7 @@ def local(batch: int) -> Work:
 
 
 def weight(batch: int) -> Work:
-    """Mean field, one weight sample for the batch."""
+    """Return the row of mean field with one weight sample for the batch."""
     data = partial(batches, batch, STEPS[batch])
     options = {"estimator": "weight", "bound_samples": 1}
     theirs = (
@@ -102,7 +106,7 @@ def weight(batch: int) -> Work:
 
 
 def sparse(batch: int) -> Work:
-    """Sparse variational dropout."""
+    """Return the row of sparse variational dropout."""
     data = partial(batches, batch, STEPS[batch])
     theirs = (
         ours.training(
@@ -114,7 +118,7 @@ def sparse(batch: int) -> Work:
 
 
 def predictive(joint: bool) -> Work:
-    """The mean-field predictive."""
+    """Return the row of the mean-field predictive."""
     data = partial(batches, 100, STEPS[100])
     options = {"estimator": "local", "bound_samples": 1}
     own = ours.predicting("mean_field_vi", _rows(data), CLASSIFICATION, inputs, options, joint)
@@ -142,7 +146,7 @@ def predictive(joint: bool) -> Work:
 
 
 def dropout(rate: float) -> Work:
-    """The predictive of MC dropout on hidden units."""
+    """Return the row of the predictive of MC dropout on hidden units."""
     options = {"rate": rate, "input_rate": 0.0}
     usual = Contender(AUTOGRAD, lambda c: plain.averaged(plain.network(rate=rate), inputs, c), "nn.Dropout loop")
     library = Contender("torch-uncertainty", lambda count: libraries.torch_uncertainty_dropout(rate, inputs, count))
@@ -154,7 +158,7 @@ def dropout(rate: float) -> Work:
 
 
 def vae() -> Work:
-    """The variational autoencoder of PyTorch's examples."""
+    """Return the row of the variational autoencoder of PyTorch's examples."""
     data, batch = partial(batches, 100, STEPS[100]), 100
     model = ("vae", {"widths": "400", "latent": 20, "activation": "relu"})
     default, fused = baselines(lambda count, fused: plain.vae_step(data(), count, fused), "PyTorch's example VAE")
@@ -172,7 +176,7 @@ REPLICATED: dict[str, tuple[str, ours.PeerOptions]] = {
 
 
 def replicates(kind: str, method: str, options: ours.PeerOptions) -> Work:
-    """Many small networks at once, over the same networks trained one after the other by plain torch."""
+    """Return the row of many small networks at once, over the same networks trained in turn by plain torch."""
     data = partial(batches, SMALL_BATCH, SMALL_STEPS, SMALL_SIZES[0], 0)
     local, rate = kind == "mean-field", 0.5 if kind == "dropout" else 0.0
 
@@ -196,7 +200,7 @@ def replicates(kind: str, method: str, options: ours.PeerOptions) -> Work:
 
 
 def laplace() -> Work:
-    """MAP training and the full generalised Gauss-Newton matrix of a small regression network."""
+    """Return the row of MAP training and the full Gauss-Newton matrix of a small regression network."""
     data = partial(batches, SMALL_BATCH, SMALL_STEPS, SMALL_SIZES[0], 0)
     model = ("mlp", {"widths": str(SMALL_SIZES[1])})
     own = ours.training(
@@ -212,12 +216,12 @@ def laplace() -> Work:
 
 @cache
 def inputs() -> Tensor:
-    """(INPUTS, 784), uniform."""
+    """Return test inputs (INPUTS, 784), uniform."""
     return torch.rand(INPUTS, LENET_SIZES[0], generator=torch.Generator().manual_seed(3))
 
 
 def _rows(data: Callable[[], plain.Batches], rows: int = 1) -> Callable[[], Data]:
-    """The same examples for each of `rows` replicates."""
+    """Repeat the examples for each of `rows` replicates."""
 
     def build() -> Data:
         drawn = data()
@@ -227,13 +231,13 @@ def _rows(data: Callable[[], plain.Batches], rows: int = 1) -> Callable[[], Data
 
 
 def _step(name: str, title: str, batch: int, contenders: tuple[Contender, ...]) -> Work:
-    """Over the deterministic step of the same network."""
+    """Return a row whose baseline is the deterministic step of the same network."""
     data = partial(batches, batch, STEPS[batch])
     default, fused = baselines(lambda count, fused: plain.network_step(data(), count, fused))
     return Work(name, title, default, fused, contenders, EPOCHS[batch], STEPS[batch])
 
 
 def _prediction(name: str, title: str, contenders: tuple[Contender, ...]) -> Work:
-    """Over as many plain forward passes."""
+    """Return a row whose baseline is an equal number of plain forward passes."""
     passes = Contender(PLAIN_NAME, lambda count: plain.forward_passes(inputs, count), "forward passes")
     return Work(name, title, passes, passes, contenders, SAMPLES)

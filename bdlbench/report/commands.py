@@ -1,4 +1,4 @@
-"""The commands that make a folder's records again; each is checked to ask for the very cells that lie there."""
+"""The commands that make a folder's records again. Each is checked: it asks for exactly the cells in the folder."""
 
 from __future__ import annotations
 
@@ -18,19 +18,28 @@ from bdlbench.records.record import Record
 from bdlbench.runs import suites as plan
 
 BASE = "quick"
-"""The suite that `run` lays options over where none is named."""
+"""The suite that `run` takes where no suite is named."""
 
 
 @dataclass
 class _Run:
-    """Cells that one command can ask for: all but the method, and no option differs."""
+    """Cells that one command can ask for: they differ only in the method, and no option has two values."""
 
     results: list[Result] = field(default_factory=list)
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def commands(found: Sequence[Record], folder: Path, out: Path) -> list[str]:
-    """Shell commands, in order: the runs, what was scored, the report. A cell that none can make is a # comment."""
+    """Return shell commands in order: runs, scored files, the report.
+
+    Args:
+        found: The records.
+        folder: Where they are.
+        out: The folder of the report.
+
+    Returns:
+        One line for each command. A cell that no command can make is a comment (#).
+    """
     results = [result for result in merge(found) if result.replicates]
     trained = [result for result in results if result.cell.device != ELSEWHERE]
     suites, left = _suites(trained, folder)
@@ -44,7 +53,7 @@ def commands(found: Sequence[Record], folder: Path, out: Path) -> list[str]:
 
 
 def _suites(results: Sequence[Result], folder: Path) -> tuple[list[str], list[Result]]:
-    """Commands of suites that lie there whole, with the same replicates in every cell; and what is left."""
+    """Return commands for suites that are complete in the folder, with equal replicates, and the other cells."""
     left, lines = {result.key: result for result in results}, []
     for name in plan.suite_names():
         for device, threads in dict.fromkeys((r.cell.device, r.cell.threads) for r in results):
@@ -60,7 +69,7 @@ def _suites(results: Sequence[Result], folder: Path) -> tuple[list[str], list[Re
 
 
 def _replicate_words(name: str, asked: Sequence[Replicate]) -> list[str] | None:
-    """Options with which a suite asks for these replicates; None where it cannot."""
+    """Return the options with which a suite asks for these replicates; None where it cannot."""
     suite = plan.read_suite(name)
     if plan.build_spec(suite, plan.Overrides(device="cpu")).replicates == tuple(asked):
         return []
@@ -73,7 +82,7 @@ def _replicate_words(name: str, asked: Sequence[Replicate]) -> list[str] | None:
 
 
 def _grouped(results: Sequence[Result]) -> list[_Run]:
-    """As few commands as ask for all of them: each takes what shares all but the method, while options agree."""
+    """Group cells into few commands: cells that differ only in the method share one while their options agree."""
     groups: dict[str, list[_Run]] = {}
     for result in results:
         cell = result.cell
@@ -92,7 +101,7 @@ def _grouped(results: Sequence[Result]) -> list[_Run]:
 
 
 def _run_lines(run: _Run, folder: Path) -> list[str]:
-    """The command, if it asks for these cells and no others; else a comment for each cell."""
+    """Return the command if it asks for exactly these cells, else a comment for each cell."""
     first = run.results[0]
     methods = tuple(dict.fromkeys(result.cell.method.name for result in run.results))
     names = (methods, (first.cell.model.name,), (first.cell.dataset.name,))
@@ -115,7 +124,7 @@ def _run_lines(run: _Run, folder: Path) -> list[str]:
 
 
 def _why_none(result: Result) -> str:
-    """That no command asks for a cell, and by which options it differs from what this version makes of its entries."""
+    """Return that no command asks for a cell, and the options that its record lacks."""
     cell = result.cell
     choices: dict[catalog.Kind, Choice] = {"methods": cell.method, "models": cell.model, "datasets": cell.dataset}
     words = []
@@ -135,7 +144,7 @@ def _plugin_words(entries: Iterable[str]) -> list[str]:
 
 
 def _options(result: Result) -> dict[str, dict[str, Any]]:
-    """{entry: {option: value}} of all that a cell consists of."""
+    """Return {entry: {option: value}} of all entries of a cell."""
     return {
         entry: table
         for choice in (result.cell.method, result.cell.model, result.cell.dataset)
@@ -144,7 +153,7 @@ def _options(result: Result) -> dict[str, dict[str, Any]]:
 
 
 def _entries(choice: Choice) -> Iterator[tuple[str, dict[str, Any]]]:
-    """An entry and those nested in it, with their options; a nested entry goes by its name."""
+    """Yield an entry and the entries nested in it, with their options; a nested entry appears as its name."""
     table = {
         key: value.name if isinstance(value, Choice) else value
         for key, value in choice.options
@@ -161,7 +170,7 @@ def _agree(known: Mapping[str, Mapping[str, Any]], new: Mapping[str, Mapping[str
 
 
 def _settings(options: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """NAME.OPTION=VALUE of what differs from the defaults, or what the base suite may have changed."""
+    """Yield NAME.OPTION=VALUE for options that differ from the default, or that the base suite may have changed."""
     suite = plan.read_suite(BASE)
     touched = [suite.options, *(grid.options for grid in suite.grids)]
     for entry, table in options.items():
@@ -181,7 +190,7 @@ def _load(entry: str) -> Any:
 
 
 def _seeds(replicates: Sequence[Replicate]) -> tuple[str, str]:
-    """Seeds and splits as the command line takes them. Raises BadInput where no two words can say it."""
+    """Return seeds and splits in the words of the command line. Raise BadInput where it has no words for them."""
     seeds = sorted(replicate.seed for replicate in replicates)
     splits = {replicate.split for replicate in replicates}
     if splits == {0}:
@@ -189,13 +198,13 @@ def _seeds(replicates: Sequence[Replicate]) -> tuple[str, str]:
     elif all(replicate.split == replicate.seed for replicate in replicates):
         word = "each"
     else:
-        raise BadInput("its seeds and splits are paired in no way that --splits has a word for")
+        raise BadInput("--splits has no word for the way in which its seeds and splits are paired")
     whole = seeds == list(range(seeds[0], seeds[-1] + 1))
     return (f"{seeds[0]}-{seeds[-1]}" if whole else ",".join(map(str, seeds))), word
 
 
 def _seed_words(replicates: Sequence[Replicate], usual: str) -> list[str]:
-    """usual: the splits that the suite has without being told."""
+    """Return --seeds and --splits; the latter only where it differs from `usual`, the suite's own."""
     seeds, splits = _seeds(replicates)
     return ["--seeds", seeds, *(["--splits", splits] if splits != usual else [])]
 
@@ -206,7 +215,7 @@ def _machine_words(result: Result) -> list[str]:
 
 
 def _score_line(record: Record, folder: Path) -> str:
-    """How a file of predictions became this record."""
+    """Return the command that made a record from a file of predictions."""
     cell = record.cell
     said = record.environment.predictions_from or PredictionsFrom("FILE")
     words = [said.file, "--method", cell.method.name]
@@ -223,7 +232,7 @@ def _score_line(record: Record, folder: Path) -> str:
 
 
 def _comment(result: Result, reason: str) -> str:
-    """One line, whatever the names hold."""
+    """Return one line, whatever characters the names contain."""
     return " ".join(f"# {result.title}: {reason}".split())
 
 

@@ -1,4 +1,4 @@
-"""What the records of a folder have to show: cells with their stored predictions, and curves computed from these."""
+"""The evidence in a folder's records: cells with their stored predictions, and curves that are computed from these."""
 
 from __future__ import annotations
 
@@ -27,17 +27,22 @@ from bdlbench.stats.calibration import Reliability, reliability, top_class
 from bdlbench.stats.selective import risk_coverage
 
 OF_GROUPS = ("test.group_log_prob", "test.running_class")
-"""Arrays of groups of posterior samples: of records that differ in M they cannot be joined."""
+"""Arrays of groups of posterior samples: records that differ in M cannot join them."""
 POINTS = 101
-"""Of a curve that is drawn, from 0 to 1: what a screen can show."""
+"""Points of a drawn curve from 0 to 1: as many as a screen can show."""
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A row of a table, with its stored predictions, {} where there are none: all replicates in one array each.
+    """A row of a table with its stored predictions, all replicates in one array each.
 
-    label: the row's words; place: which of the rows of its method in the section it is. samples: M, as it was drawn;
-    arrays of groups of samples are of the first replicates alone where records of one cell differ in M.
+    Attributes:
+        result: The cell.
+        label: The text of the row.
+        place: The number of earlier rows of the same method in the section.
+        arrays: The stored arrays, {} where there are none. Where records of one cell differ in M, arrays of groups of
+            samples hold the first replicates only.
+        samples: M as it was drawn.
     """
 
     result: Result
@@ -54,7 +59,14 @@ class Shown:
 
 @dataclass(frozen=True)
 class EvidenceSection:
-    """The rows of one data set. standings: by column, with the intervals of its means."""
+    """The rows of one data set.
+
+    Attributes:
+        table: The rows as a table.
+        rows: The rows with their predictions.
+        standings: By column: leaders, pairs told apart, and intervals of the means.
+        notes: Lines on predictions that are missing or left out.
+    """
 
     table: Group
     rows: tuple[Shown, ...]
@@ -63,12 +75,12 @@ class EvidenceSection:
 
 
 def gather(path: Path) -> list[Record]:
-    """The records of a folder, or of one file. Raises BadInput where there are none."""
+    """Return the records of a folder or a file. Raise BadInput where there are none."""
     return list(reading.read(path).records)
 
 
 def sections(found: Sequence[Record], metrics: Sequence[str] = ()) -> list[EvidenceSection]:
-    """One for each data set with its options, in order of appearance. Raises BadInput for an unknown metric."""
+    """Return one section for each data set with its options, in order of appearance; BadInput for unknown metrics."""
     tables.refuse_unknown_metrics(merge(found), metrics)
     source = Source(tuple((record.path.parent, record) for record in found))
     by_key: dict[str, list[Record]] = {}
@@ -94,14 +106,17 @@ def _section(
 
 
 def labels_of(group: Group) -> list[str]:
-    """The words of each row, without the machine where rows can be told apart without it."""
+    """Return the text of each row, without device and threads where the rows differ without them."""
     whole = [[(name, word) for name, word in zip(group.labels, row.labels, strict=True) if word] for row in group.rows]
     short = [" ".join(word for name, word in words if name not in ("device", "threads")) for words in whole]
     return short if len(set(short)) == len(short) else [" ".join(word for _, word in words) for words in whole]
 
 
 def _arrays(parts: Sequence[Record]) -> tuple[dict[str, Tensor], int, list[str]]:
-    """The stored arrays of a cell, its records joined, those of the largest M first; that M; what is lost, in words."""
+    """Return the stored arrays of a cell, the largest M, and lines on what is missing.
+
+    The cell's records are joined, those of the largest M first.
+    """
     with_values = [part for part in parts if part.replicates]
     there = [part for part in with_values if part.predictions and records.has_predictions(part.path.parent, part)]
     lost = [] if len(there) == len(with_values) else ["per-example predictions are not beside its record"]
@@ -119,14 +134,14 @@ def _arrays(parts: Sequence[Record]) -> tuple[dict[str, Tensor], int, list[str]]
 
 
 def _joined(loaded: Sequence[Mapping[str, Tensor]], of_groups: bool) -> dict[str, Tensor]:
-    """What all of them have, of groups of samples or else, along the axis of replicates."""
+    """Join the arrays that all records have along the replicates: either those of groups of samples, or the others."""
     names = [name for name in (loaded[0] if loaded else {}) if all(name in other for other in loaded)]
     names = [name for name in names if (name in OF_GROUPS) == of_groups]
     return {name: torch.cat([one[name] for one in loaded], records.row_axis(name)) for name in names}
 
 
 def _samples(part: Record, arrays: Mapping[str, Tensor]) -> int:
-    """M of a record."""
+    """Return M of a record."""
     return evaluation.drawn(part, len(arrays.get("test.group_log_prob", ())))
 
 
@@ -134,7 +149,7 @@ def _samples(part: Record, arrays: Mapping[str, Tensor]) -> int:
 
 
 def bins_of(row: Shown) -> Reliability | None:
-    """The reliability bins of all replicates together; None without class probabilities."""
+    """Return the reliability bins of all replicates together; None without class probabilities."""
     judged = _judged(row)
     if judged is None:
         return None
@@ -143,12 +158,15 @@ def bins_of(row: Shown) -> Reliability | None:
 
 
 def has_classes(rows: Sequence[Shown]) -> bool:
-    """Whether class probabilities are stored of any row."""
+    """Tell whether class probabilities are stored for any row."""
     return any("test.probs" in row.arrays for row in rows)
 
 
 def risk_curves(rows: Sequence[Shown]) -> DataFrame:
-    """label, replicate, coverage, risk; from a coverage of 5 % on: fewer examples would rule the plot."""
+    """Return columns label, replicate, coverage and risk.
+
+    Coverage starts at 5 %: with fewer examples the risk varies so much that it would dominate the plot.
+    """
     parts = []
     for row in rows:
         if (judged := _judged(row)) is not None:
@@ -160,7 +178,10 @@ def risk_curves(rows: Sequence[Shown]) -> DataFrame:
 
 
 def nll_by_samples(rows: Sequence[Shown]) -> DataFrame:
-    """label, replicate, samples, nll: −log of the mean density of more and more of the stored groups of samples."""
+    """Return columns label, replicate, samples and nll.
+
+    The NLL is −log of the mean density over the first g stored groups of samples, for each g.
+    """
     parts = []
     for row in rows:
         groups = row.arrays.get("test.group_log_prob")  # (G, R, N)
@@ -174,7 +195,7 @@ def nll_by_samples(rows: Sequence[Shown]) -> DataFrame:
 
 
 def accuracy_by_samples(rows: Sequence[Shown]) -> DataFrame:
-    """label, replicate, samples, accuracy of more and more of the groups of samples."""
+    """Return columns label, replicate, samples and accuracy, over the first g groups of samples for each g."""
     parts = []
     for row in rows:
         running = row.arrays.get("test.running_class")  # (R, N, G)
@@ -186,7 +207,7 @@ def accuracy_by_samples(rows: Sequence[Shown]) -> DataFrame:
 
 
 def roc_curves(rows: Sequence[Shown], score: str, name: str) -> DataFrame:
-    """label, replicate, false_positive_rate, true_positive_rate of a score on one out-of-distribution set."""
+    """Return columns label, replicate, false_positive_rate and true_positive_rate of a score on one OOD set."""
     parts = []
     for row in rows:
         inside, outside = row.arrays.get(f"test.{score}"), row.arrays.get(f"ood.{name}.{score}")
@@ -198,7 +219,7 @@ def roc_curves(rows: Sequence[Shown], score: str, name: str) -> DataFrame:
 
 
 def ood_scores(rows: Sequence[Shown]) -> dict[str, tuple[str, list[str]]]:
-    """{score: (its AUROC metric, out-of-distribution sets)} of the table's main metrics, as far as they are stored."""
+    """Return {score: (its AUROC metric, out-of-distribution sets)} for the main metrics with stored scores."""
     found = {}
     stored = {name for row in rows for name in row.arrays}
     for metric, judge in catalog.metrics().items():
@@ -210,7 +231,7 @@ def ood_scores(rows: Sequence[Shown]) -> dict[str, tuple[str, list[str]]]:
 
 
 def layers_of(rows: Sequence[Shown]) -> DataFrame:
-    """label, layer, sparsity of each replicate, for rows whose method states it by layer."""
+    """Return columns label, layer and sparsity for each replicate, for rows whose method gives it by layer."""
     found = [
         {"label": row.label, "layer": name.removeprefix("sparsity[").removesuffix("]"), "sparsity": value}
         for row in rows
@@ -222,7 +243,7 @@ def layers_of(rows: Sequence[Shown]) -> DataFrame:
 
 
 def _judged(row: Shown) -> tuple[Tensor, Tensor] | None:
-    """Confidence and correctness of the most probable class, (R, N) each."""
+    """Return the confidence and correctness of the most probable class, (R, N) each."""
     if "test.probs" not in row.arrays:
         return None
     return top_class(row.arrays["test.probs"], row.arrays["test.y"].long())
@@ -240,7 +261,7 @@ def _roc(
 
 
 def _long(row: Shown, axis: str, at: NDArray[np.floating], **curves: NDArray[np.floating]) -> DataFrame:
-    """Curves (R, K) over `at` (K,), one number a line."""
+    """Return curves (R, K) over `at` (K,) as a frame with one number in each row."""
     ((name, values),) = curves.items()
     count = len(values)
     columns = {"replicate": np.repeat(np.arange(count), len(at)), axis: np.tile(at, count), name: values.reshape(-1)}

@@ -1,4 +1,4 @@
-"""Figures of results, for papers and for the README."""
+"""Figures of results for papers and for the README."""
 
 from __future__ import annotations
 
@@ -19,10 +19,19 @@ PANEL = (2.1, 0.24)
 
 
 def draw_table(results: Sequence[Result], path: Path, metrics: Sequence[str] = (), sort: str = "") -> None:
-    """The table as a figure: a line of panels for each data set, a panel for each metric, mean ± standard error.
+    """Draw the table: a row of panels for each data set, a panel for each metric, mean ± standard error.
 
-    Filled points lead their panel: the best, and what the table's test cannot tell from it. A metric that fewer than
-    two rows have is left out. Raises BadInput for a file ending that is not one of FORMATS, and where nothing is left.
+    Filled points are bold in the table: no other row is shown to be better. A metric of fewer than two rows is left
+    out.
+
+    Args:
+        results: The cells.
+        path: The file to write.
+        metrics: The metrics to draw, by default the main ones.
+        sort: A metric to sort rows by.
+
+    Raises:
+        BadInput: The file's ending is not one of FIGURE_ENDINGS, or no metric is left.
     """
     _refuse_other_endings(path)
     groups = [shown for shown in group(results, metrics, sort) if _drawn(shown)]
@@ -32,10 +41,17 @@ def draw_table(results: Sequence[Result], path: Path, metrics: Sequence[str] = (
 
 
 def draw_ranking(ranking: Ranking, path: Path) -> None:
-    """A critical-difference diagram: methods on a scale of mean ranks, bars over those that are not told apart.
+    """Draw a critical-difference diagram: a scale of mean ranks, with bars over methods that are not told apart.
 
-    Demšar 2006, with Wilcoxon–Holm in place of the one critical difference. Raises BadInput for another file ending,
-    and below six data sets, where the diagram could but show one bar over all.
+    It follows Demšar 2006, with Wilcoxon-Holm tests in place of the single critical difference.
+
+    Args:
+        ranking: The ranking.
+        path: The file to write.
+
+    Raises:
+        BadInput: The file's ending is not one of FIGURE_ENDINGS, or there are fewer than six data sets, with which the
+            diagram could only show one bar over all methods.
     """
     _refuse_other_endings(path)
     if not ranking.has_diagram:
@@ -84,7 +100,7 @@ def _refuse_other_endings(path: Path) -> None:
 
 
 def _save(draw: Callable[[], Any], path: Path) -> None:
-    """Draw and write. A dollar in a name is a dollar, and a sign that the font lacks is a box."""
+    """Draw and write. A dollar sign in a name is not mathematics, and a character that the font lacks is a box."""
     import matplotlib as mpl
 
     with mpl.rc_context({"text.parse_math": False}), warnings.catch_warnings():
@@ -98,7 +114,7 @@ def _save(draw: Callable[[], Any], path: Path) -> None:
 
 
 def _drawn(shown: Group) -> list[int]:
-    """The columns worth a panel: those with numbers in two rows or more."""
+    """Return the columns that have numbers in at least two rows."""
     counts = [sum(math.isfinite(row.entries[j].value) for row in shown.rows) for j in range(len(shown.columns))]
     return [j for j, count in enumerate(counts) if count > 1]
 
@@ -125,7 +141,7 @@ def _draw(groups: Sequence[Group]) -> Any:
 
 
 def _panel(axis: Any, shown: Group, j: int, colours: Sequence[Any]) -> None:
-    """Column j of a table: a point with its standard error for each row that has a number."""
+    """Draw column j of a table: for each row with a number, a point with its standard error."""
     for place, (row, colour) in enumerate(zip(shown.rows, colours, strict=True)):
         entry = row.entries[j]
         if math.isfinite(entry.value):
@@ -141,5 +157,5 @@ def _panel(axis: Any, shown: Group, j: int, colours: Sequence[Any]) -> None:
 
 
 def _labels(shown: Group) -> list[str]:
-    """The words of each row."""
+    """Return the text of each row."""
     return [" ".join(label for label in row.labels if label) for row in shown.rows]

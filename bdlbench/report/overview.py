@@ -1,4 +1,4 @@
-"""What a reader of the page came for: one table of methods by data sets, and a sentence on what is told apart."""
+"""The overview at the top of the page: a table of methods by data sets, and sentences on what is told apart."""
 
 from __future__ import annotations
 
@@ -15,17 +15,23 @@ from bdlbench.report.tables import ABSENT, Column, Entry, number
 from bdlbench.runs import suites
 
 MOST_LINES = 6
-"""Metrics of one place of the overview, where none of them is a main one."""
+"""The most metrics in one place of the overview, where none of them is a main one."""
 
 MOST_CLAUSES = 2
-"""A metric that takes more to say who is better than whom names those in front, or those behind, instead."""
+"""A sentence with more clauses on one metric lists only the rows in front, or those behind."""
 
 NUMBERS = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 
 
 @dataclass(frozen=True)
 class OverviewRow:
-    """A method, with what tells its rows apart on one data set. places: by data set its lines, () where it is not."""
+    """A row of the overview.
+
+    Attributes:
+        method: The method.
+        words: The options or the model that distinguish this row from others of the method.
+        places: Lines of numbers by data set, () where the row has none.
+    """
 
     method: str
     words: str
@@ -33,10 +39,10 @@ class OverviewRow:
 
 
 def rows(sections: Sequence[EvidenceSection]) -> list[OverviewRow]:
-    """Lay methods out against data sets, each mean with half its 95 % interval.
+    """Return methods by data sets, each mean with half its 95 % interval.
 
-    A method's first row is its cell on the model that most rows of the data set share, as far as there is one such
-    cell; its others have rows of their own, by their models and options.
+    A method's first row holds its cell on the model that most rows of the data set share, where there is exactly one.
+    Its other cells have rows of their own, named by their models and options.
     """
     found: dict[tuple[str, str], dict[int, tuple[tuple[Column, Entry], ...]]] = {}
     for place, section in enumerate(sections):
@@ -48,14 +54,14 @@ def rows(sections: Sequence[EvidenceSection]) -> list[OverviewRow]:
 
 
 def columns(section: EvidenceSection) -> list[Column]:
-    """The metrics of a data set that the overview shows: the main ones, else the first that were asked for."""
+    """Return the metrics of a data set that the overview shows: the main ones, else the first ones."""
     scored = [column for column in section.table.columns if not column.is_cost]
     main = [column for column in scored if column.name.partition("[")[0] in MAIN_METRICS]
     return main or scored[:MOST_LINES]
 
 
 def _words(section: EvidenceSection) -> list[str]:
-    """For each row what its method's name leaves open."""
+    """Return for each row the text that distinguishes it from other rows of its method."""
     models = [shown.result.cell.model.name for shown in section.rows]
     usual = max(dict.fromkeys(models), key=models.count)
     labels = [dict(zip(section.table.labels, row.labels, strict=True)) for row in section.table.rows]
@@ -91,7 +97,7 @@ def _lines(section: EvidenceSection, shown: Shown) -> tuple[tuple[Column, Entry]
 
 
 def sentence(section: EvidenceSection) -> str:
-    """Say in one sentence what can and cannot be told apart on a data set, by the tests that set rows in bold."""
+    """Say in one sentence what can be told apart on a data set, and what cannot, by the tests that decide on bold."""
     name, _, _ = section.table.title.partition(" · ")
     where = f"On {name}"  # with the options that tell it from another
     if len(section.rows) == 1:
@@ -121,7 +127,7 @@ def _has(section: EvidenceSection, key: str, column: Column) -> bool:
 
 
 def _clause(names: Mapping[str, str], standing: Standing) -> str:
-    """Who is better than whom, in as few words as say it; "" where nobody is told from anybody."""
+    """Return who is better than whom, in few words; "" where no two rows are told apart."""
     shown = [pair for pair in standing.apart if pair.tested]
     if not shown:
         return ""
@@ -140,7 +146,7 @@ def _clause(names: Mapping[str, str], standing: Standing) -> str:
 def _grouped(
     pairs: Iterable[Apart], names: Mapping[str, str], by_better: bool
 ) -> list[tuple[frozenset[str], frozenset[str]]]:
-    """(those above, those below), everyone above better than everyone below."""
+    """Return pairs (rows above, rows below): each row above is better than each row below."""
     others: dict[str, set[str]] = {}
     for pair in pairs:
         one, other = (pair.better, pair.worse) if by_better else (pair.worse, pair.better)
@@ -154,7 +160,7 @@ def _grouped(
 
 
 def _told(above: frozenset[str], below: frozenset[str], names: Mapping[str, str]) -> str:
-    """In the order of the rows; "all others" where that is who they are."""
+    """Return the words of one group in the order of the rows, with "all others" where that is short."""
     first, second = (_listed([name for key, name in names.items() if key in side], "and") for side in (above, below))
     others = len(above) + len(below) == len(names)
     if others and len(above) > 2 and len(below) <= 2:
@@ -165,7 +171,7 @@ def _told(above: frozenset[str], below: frozenset[str], names: Mapping[str, str]
 
 
 def _listed(words: Sequence[str], last: str) -> str:
-    """a, b or c"""
+    """Return words such as "a, b or c"."""
     return f"{', '.join(words[:-1])} {last} {words[-1]}" if len(words) > 1 else "".join(words)
 
 
@@ -177,7 +183,15 @@ def _count(number: int) -> str:
 
 
 def title(results: Sequence[Result], suite: str) -> str:
-    """The suite's title where its cells are all there and no other; else what is in the records. suite: "" for none."""
+    """Return the suite's title if exactly its cells are there, else a title from the records.
+
+    Args:
+        results: The cells.
+        suite: The suite's name, "" for none.
+
+    Returns:
+        The title of the page.
+    """
     if suite:
         places = _places(results, suite)
         there = {places.get(result.key) for result in results}
@@ -195,7 +209,7 @@ def title(results: Sequence[Result], suite: str) -> str:
 
 
 def nearest_suite(results: Sequence[Result]) -> str:
-    """The suite of the package that has most of these cells, "" where none has one."""
+    """Return the suite of the package that has most of these cells, "" where none has one."""
     keys = {result.key for result in results}
     shared = {name: len(keys & set(_places(results, name))) for name in suites.suite_names()}
     best = max(shared, key=shared.__getitem__)
@@ -206,16 +220,21 @@ OfCell = TypeVar("OfCell", Record, Result)
 
 
 def in_order(found: Sequence[OfCell], suite: str) -> list[OfCell]:
-    """Sort records or results by the place of their cell in a suite, cells of no suite last.
+    """Return the records in the order of the suite's cells, others at the end.
 
-    suite: its name, "" for none: then the order stays.
+    Args:
+        found: The records.
+        suite: The suite's name, "" for none.
+
+    Returns:
+        The sorted records.
     """
     places = _places(found, suite) if suite else {}
     return sorted(found, key=lambda one: places.get(one.key, len(places)))
 
 
 def _places(found: Sequence[Result] | Sequence[Record], suite: str) -> dict[str, int]:
-    """The place in a suite of each of its cells, by its key on each machine that the records were made on."""
+    """Return the place of each cell of a suite, by its key on each machine that made records."""
     spec = suites.build_spec(suites.read_suite(suite), suites.Overrides(device="cpu"))
     machines = dict.fromkeys((one.cell.device, one.cell.threads) for one in found)
     return {

@@ -1,4 +1,4 @@
-"""The page: one HTML file that needs nothing else, from a template that escapes everything."""
+"""Write the report's page: one self-contained HTML file, from a template that escapes everything."""
 
 from __future__ import annotations
 
@@ -34,7 +34,13 @@ DPI = 150
 
 @dataclass(frozen=True)
 class CellSummary:
-    """A number of a data set's table: as the table prints it, and its 95 % interval, "" without one."""
+    """A number of a data set's table.
+
+    Attributes:
+        text: The number as the table prints it.
+        interval: Its 95 % interval, "" without one.
+        leads: Whether it is bold.
+    """
 
     text: str
     interval: str
@@ -43,16 +49,32 @@ class CellSummary:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A panel on the page: markup with its description, and the name of its files without ending."""
+    """A panel on the page.
+
+    Attributes:
+        svg: Markup with a description.
+        stem: The name of its files, without ending.
+    """
 
     svg: Markup
     stem: str
 
 
 def write(path: Path, out: Path, metrics: Sequence[str] = ()) -> Path:
-    """Write out/index.html of the records at `path`, and every figure to out/figures as SVG and PNG.
+    """Write out/index.html from the records at `path`, and every figure to out/figures as SVG and PNG.
 
-    The same records give the same page. Raises BadInput for a folder without records and for an unknown metric.
+    The same records give the same page.
+
+    Args:
+        path: A folder of records, or a record.
+        out: The folder to write.
+        metrics: The metrics to show, by default the main ones.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        BadInput: There are no records, or a metric is unknown.
     """
     completed, untold = rescoring.complete(reading.read(path), metrics)
     suite = overview.nearest_suite(merge(completed.records))
@@ -79,7 +101,7 @@ def write(path: Path, out: Path, metrics: Sequence[str] = ()) -> Path:
 
 
 def environment(found: Sequence[Record]) -> list[tuple[str, list[str]]]:
-    """Each fact of where the records were made, with every value that it has, the most frequent first."""
+    """Return each fact of the environment of records with all of its values, the most frequent first."""
     facts: dict[str, dict[str, int]] = {}
     for record in found:
         for name, value in flatten(record.environment.as_dict()).items():
@@ -96,7 +118,7 @@ def _template() -> Any:
 
 
 def _shown(section: EvidenceSection, index: int, colours: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """A section as the template takes it, its figures written."""
+    """Write a section's figures and return the section as the template takes it."""
     drawn = plots.plots(section, colours)
     title = section.table.title
     return {
@@ -147,27 +169,30 @@ def _failures(results: Sequence[Result]) -> list[str]:
 
 
 def _drawing(panel: Panel, prefix: str, folder: Path) -> Drawing:
-    """Write a panel as SVG and PNG, and give it as part of the page."""
+    """Write a panel as SVG and PNG, and return it as part of the page."""
     stem = f"{prefix}{_slug(panel.name)}-{files.sha256(panel.name.encode())[:4]}"
     with mpl.rc_context({"svg.hashsalt": stem, "svg.fonttype": "none"}):
         svg = _saved(panel.figure, format="svg", metadata={"Date": None, "Creator": None})
-    panel.figure.set_layout_engine("none")  # the layout is found: once more would be as slow, and not the same
+    panel.figure.set_layout_engine("none")  # the layout is done: a second pass would be slow and give another one
     files.write_atomic(folder / f"{stem}.svg", svg)
     files.write_atomic(folder / f"{stem}.png", _saved(panel.figure, format="png", dpi=DPI, metadata={"Software": None}))
     return Drawing(inline(svg, panel.alt), stem)
 
 
 def _saved(figure: Figure, **options: Any) -> bytes:
-    """The same bytes for the same figure: nothing of when and by what it was made, and ids made of a fixed salt."""
+    """Return the figure's file. The same figure gives the same bytes: no date, no versions, ids from a fixed salt."""
     stream = io.BytesIO()
-    with warnings.catch_warnings():  # a script that the font lacks is a box in a PNG, and text in an SVG
+    with warnings.catch_warnings():  # a script that the font lacks becomes boxes in a PNG, and stays text in an SVG
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         figure.savefig(stream, **options)
     return stream.getvalue()
 
 
 def inline(svg: bytes, alt: str) -> Markup:
-    """An SVG as a part of an HTML page: described by `alt`, as wide as its place, with no id that nothing refers to."""
+    """Return an SVG as part of an HTML page.
+
+    `alt` describes it, its width is that of its place, and ids that nothing refers to are removed.
+    """
     root = ElementTree.fromstring(svg)
     wanted = set(re.findall(rb"#([\w.-]+)", svg))
     for parent in root.iter():
@@ -186,5 +211,5 @@ def inline(svg: bytes, alt: str) -> Markup:
 
 
 def _slug(text: str) -> str:
-    """Fit for a file's name on any system."""
+    """Return a text that is a valid file name on any system."""
     return re.sub(r"[^a-z0-9_]+", "-", text.lower()).strip("-")[:60]

@@ -1,6 +1,6 @@
-"""The report's figures: each panel is a figure of its own, small enough to be read on a phone.
+"""The report's figures. Each panel is a figure that can be read on a phone.
 
-A method has one colour throughout; rows of one method in a section differ by marker and dashes.
+A method has one colour throughout. Rows of one method in a section differ by marker and dashes.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from bdlbench.report.tables import ABSENT, Column, number
 from bdlbench.stats.calibration import Reliability, proportion_interval
 
 WIDTH, HEIGHT = 4.2, 3.0
-"""Inches of a panel without its legend."""
+"""Size of a panel without its legend, in inches."""
 LEGEND_LINE = 0.19
-"""Inches of a line of a legend, of two entries each."""
+"""Height of a line of a legend, which holds two entries, in inches."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
 DASHES = ("-", "--", ":", "-.")
 FAINT = "0.55"
@@ -35,17 +35,23 @@ COLOURS = (
     *("#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc", "#ca9161", "#56b4e9", "#949494"),  # seaborn's "colorblind"
     *("#882255", "#332288"),  # instead of its pink and yellow, which are faint on white: Tol's wine and indigo
 )
-"""Told apart with any common colour blindness."""
+"""Distinguishable with any common colour blindness."""
 FEW_POINTS = 5
-"""A bin with fewer examples of one replicate is drawn faint, and no line goes through it."""
+"""A bin with fewer examples of one replicate is drawn faint and outside the line."""
 
 Colours = Mapping[str, Any]
-"""Of each method."""
+"""The colour of each method."""
 
 
 @dataclass(frozen=True)
 class Panel:
-    """A figure that stands alone. name: of its file; alt: what it shows, in words and numbers."""
+    """A figure that stands alone.
+
+    Attributes:
+        name: The name of its file.
+        alt: The content in words and numbers.
+        figure: The figure.
+    """
 
     name: str
     alt: str
@@ -54,7 +60,15 @@ class Panel:
 
 @dataclass(frozen=True)
 class Plot:
-    """Panels that belong together, or the reason why there are none; partly: why some are not there."""
+    """Panels that belong together.
+
+    Attributes:
+        title: The heading.
+        caption: The text below it.
+        panels: The figures.
+        reason: Why there are no panels.
+        partly: Why some panels are missing.
+    """
 
     title: str
     caption: str
@@ -64,19 +78,19 @@ class Plot:
 
 
 def colours_of(methods: Sequence[str]) -> dict[str, Any]:
-    """A colour for each method, in order of first appearance; after ten they come again."""
+    """Return a colour for each method, in order of first appearance; after ten they repeat."""
     return {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(dict.fromkeys(methods))}
 
 
 def plots(section: EvidenceSection, colours: Colours) -> list[Plot]:
-    """All plots of a section, in the order of the page; those without data have a reason instead of panels."""
+    """Return all plots of a section in the order of the page. Plots without data have a reason instead of panels."""
     makers = (seeds, reliability, calibration, samples, risk_coverage, ood_histograms, ood_roc, sparsity, cost)
     with mpl.rc_context(_style()):
         return [maker(section, colours) for maker in makers]
 
 
 def seeds(section: EvidenceSection, colours: Colours) -> Plot:
-    """Every replicate of every metric of the table."""
+    """Plot every replicate of every metric of the table."""
     columns = [column for column in section.table.columns if not column.is_cost]
     panels = []
     for column in columns:
@@ -88,7 +102,7 @@ def seeds(section: EvidenceSection, colours: Colours) -> Plot:
 
 
 def reliability(section: EvidenceSection, colours: Colours) -> Plot:
-    """Accuracy against confidence, row by row."""
+    """Plot accuracy against confidence, a panel for each row."""
     panels = []
     for row in section.rows:
         bins = evidence.bins_of(row)
@@ -107,7 +121,7 @@ def reliability(section: EvidenceSection, colours: Colours) -> Plot:
 
 
 def calibration(section: EvidenceSection, colours: Colours) -> Plot:
-    """Accuracy against calibration."""
+    """Plot accuracy against calibration error."""
     rows = [row for row in section.rows if _finite(row, "accuracy") and _finite(row, "ece")]
     caption = "Small: each replicate. Large: the mean, with standard errors. Best is the lower right corner."
     if len(rows) < 2:
@@ -122,7 +136,7 @@ def calibration(section: EvidenceSection, colours: Colours) -> Plot:
 
 
 def samples(section: EvidenceSection, colours: Colours) -> Plot:
-    """NLL and accuracy against M."""
+    """Plot NLL and accuracy against M."""
     caption = (
         "Of more and more of the posterior samples, in the groups that the record keeps: mean and standard error over "
         "replicates. Dotted: methods with one sample."
@@ -140,7 +154,7 @@ def samples(section: EvidenceSection, colours: Colours) -> Plot:
 
 
 def risk_coverage(section: EvidenceSection, colours: Colours) -> Plot:
-    """Error among the examples that are answered."""
+    """Plot the error rate among the examples that are answered."""
     frame = evidence.risk_curves(section.rows)
     caption = (
         "Error rate among the most confident examples, as more of them are answered; mean and standard error over "
@@ -161,7 +175,7 @@ def risk_coverage(section: EvidenceSection, colours: Colours) -> Plot:
 
 
 def ood_histograms(section: EvidenceSection, colours: Colours) -> Plot:
-    """Distributions of the score, test set beside out-of-distribution sets."""
+    """Plot the distributions of a score on the test set and on out-of-distribution sets."""
     panels = []
     for score, (_, sets) in evidence.ood_scores(section.rows).items():
         for row in section.rows:
@@ -178,7 +192,7 @@ def ood_histograms(section: EvidenceSection, colours: Colours) -> Plot:
 
 
 def ood_roc(section: EvidenceSection, colours: Colours) -> Plot:
-    """True against false positives, the out-of-distribution set being positive."""
+    """Plot true against false positives, where out of distribution is positive."""
     panels = []
     for score, (metric, sets) in evidence.ood_scores(section.rows).items():
         for name in sets:
@@ -193,7 +207,7 @@ def ood_roc(section: EvidenceSection, colours: Colours) -> Plot:
 
 
 def sparsity(section: EvidenceSection, colours: Colours) -> Plot:
-    """What fraction of each layer's weights is zero."""
+    """Plot the fraction of each layer's weights that is zero."""
     frame = evidence.layers_of(section.rows)
     caption = "Fraction of the weights of each layer that are exactly zero; a dot for each replicate."
     if frame.empty:
@@ -211,7 +225,7 @@ def sparsity(section: EvidenceSection, colours: Colours) -> Plot:
 
 
 def cost(section: EvidenceSection, colours: Colours) -> Plot:
-    """Measured time against quality."""
+    """Plot measured time against quality."""
     caption = (
         "Measured wall-clock time of the batch (all its replicates at once; rows trained in one batch share it) "
         "against the mean over replicates, with its standard error. Lower left is better."
@@ -238,13 +252,13 @@ def _style() -> Any:
         "axes.spines.right": False,
         "axes.titlesize": "medium",
         "axes.titleweight": "bold",
-        "svg.fonttype": "none",  # text stays text: it can be read aloud, found and copied
-        "text.parse_math": False,  # a dollar in a name is a dollar
+        "svg.fonttype": "none",  # text stays text, which can be read aloud, searched and copied
+        "text.parse_math": False,  # a dollar sign in a name is not mathematics
     }
 
 
 def _panel(rows: Sequence[Shown] = (), height: float = HEIGHT) -> tuple[Figure, Any]:
-    """A figure with one axis; higher by a legend of `rows`."""
+    """Return a figure with one axis; a legend of `rows` makes it higher."""
     figure = Figure(figsize=(WIDTH, height + LEGEND_LINE * -(-len(rows) // 2)), layout="constrained")
     return figure, figure.subplots()
 
@@ -252,7 +266,7 @@ def _panel(rows: Sequence[Shown] = (), height: float = HEIGHT) -> tuple[Figure, 
 def _legend(
     figure: Figure, rows: Sequence[Shown], colours: Colours, points: bool = False, dotted: Sequence[Shown] = ()
 ) -> None:
-    """Below the axis: markers for points, else lines."""
+    """Add a legend below the axis: markers for points, else lines."""
     handles = [
         Line2D([], [], color=colours[row.method], marker=_marker(row), ls="", ms=5)
         if points
@@ -305,7 +319,7 @@ def _reliability(row: Shown, bins: Reliability, colour: Any) -> Figure:
 
 
 def _cross(axis: Any, row: Shown, x: str, y: str, colour: Any) -> None:
-    """Every replicate, and their mean with standard errors in both directions."""
+    """Draw every replicate, and their mean with standard errors in both directions."""
     points = {key: row.result.scores[key] for key in (x, y)}
     replicates = [r for r in points[x].values if r in points[y].values]
     each = ([points[key].values[r] for r in replicates] for key in (x, y))
@@ -371,14 +385,14 @@ def _cost(rows: Sequence[Shown], name: str, words: str, quality: Column, colours
 
 
 def _plain_ticks(axis: Any, ratio: float) -> None:
-    """Numbers as people write them on a logarithmic axis that spans this ratio."""
+    """Write plain numbers on a logarithmic axis that spans this ratio."""
     axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if ratio < 50 else (1,)))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _curves(axis: Any, frame: DataFrame, x: str, y: str, rows: Sequence[Shown], colours: Colours) -> None:
-    """A line for each row: mean over replicates, and a band of one standard error."""
+    """Draw a line for each row: the mean over replicates, with a band of one standard error."""
     for row in rows:
         own = frame[frame["label"] == row.label].groupby(x)[y].agg(["mean", "sem"])
         colour = colours[row.method]
@@ -390,7 +404,7 @@ def _curves(axis: Any, frame: DataFrame, x: str, y: str, rows: Sequence[Shown], 
 
 
 def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
-    """Mean, and half the width of Student's interval of it; 0 for one value."""
+    """Return the mean and half the width of its Student interval; 0 for a single value."""
     from scipy.special import stdtrit
 
     count = len(values)
@@ -428,7 +442,7 @@ def _words(name: str) -> str:
 
 
 def _shortened(text: str, width: int) -> str:
-    """At most as wide as so many Latin letters: a Chinese sign is as wide as two."""
+    """Cut a text to a width in Latin letters: a Chinese character is as wide as two."""
     return text if cell_len(text) <= width else f"{set_cell_size(text, width - 1).rstrip()}…"
 
 

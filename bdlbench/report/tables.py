@@ -1,6 +1,6 @@
-"""Tables that people read: one row for each cell, mean ± standard error, the best and its equals in bold.
+"""Tables for readers: one row for each cell, mean ± standard error, leaders in bold.
 
-Records keep full precision; what is rounded here can be made again at any time.
+Records keep full precision, so rounded tables can be made again at any time.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 ARROWS = {"higher": "↑", "lower": "↓"}
 COST_UNITS = {"_per_second": ("1/s", "higher"), "_seconds": ("s", "lower"), "_bytes": ("bytes", "lower")}
 SHORT = {"throughput": ("train_replicate_examples_per_second", "predict_sample_examples_per_second")}
-"""Names for several costs at once."""
+"""Names that stand for several costs."""
 
 COSTS = {
     "throughput": "training and prediction speed: the next two",
@@ -44,7 +44,7 @@ COSTS = {
     "peak_memory_bytes": "most memory in use",
     "rows": "replicates trained in the batch",
 }
-"""What a record holds of its batch beside metrics, with one line each, and names for several of them."""
+"""Costs of a batch that a record holds, and names for several of them, with one line each."""
 
 ABSENT = "—"
 
@@ -59,14 +59,20 @@ class Column(NamedTuple):
 
     @property
     def heading(self) -> str:
-        """ood_auroc[patches] ↑"""
+        """The name with an arrow, such as `ood_auroc[patches] ↑`."""
         return f"{self.name} {ARROWS.get(self.better, '')}".rstrip()
 
 
 class Entry(NamedTuple):
-    """A number as it is printed: mean and standard error rounded ("" where there is none).
+    """A number as it is printed.
 
-    value, spread: the same two in full, NaN where there is none. spread is half the interval where that is asked for.
+    Attributes:
+        mean: The rounded mean.
+        error: The rounded standard error, or half interval; "" where there is none.
+        leads: Whether it is bold.
+        value: The mean in full precision, NaN where there is none.
+        spread: The standard error, or half the interval where that is requested, in full precision; NaN where there is
+            none.
     """
 
     mean: str
@@ -77,12 +83,12 @@ class Entry(NamedTuple):
 
     @property
     def text(self) -> str:
-        """0.9804 ± 0.0012"""
+        """The text `0.9804 ± 0.0012`."""
         return f"{self.mean} ± {self.error}" if self.error else self.mean
 
     @property
     def concise(self) -> str:
-        """0.9804(12): the error in units of the last digits."""
+        """The text `0.9804(12)`: the error in units of the last digits."""
         digits = self.error if float(self.error or 0) >= 1 else self.error.replace(".", "").lstrip("0")
         return f"{self.mean}({digits or 0})" if self.error else self.mean
 
@@ -115,9 +121,22 @@ def render(
     color: bool = False,
     interval: bool = False,
 ) -> str:
-    """All results as text; with `interval`, means ± half their 95 % interval.
+    """Return all results as text.
 
-    Raises BadInput for a metric that no result has, with the nearest.
+    Args:
+        results: The cells.
+        style: The format.
+        metrics: The metrics to show, by default the main ones.
+        sort: A metric to sort rows by.
+        width: Columns of the terminal.
+        color: Whether the terminal has colours.
+        interval: Whether to print half the 95 % interval instead of the standard error.
+
+    Returns:
+        The text.
+
+    Raises:
+        BadInput: No result has a metric; the text names the nearest.
     """
     refuse_unknown_metrics(results, [*metrics, *([sort] if sort else [])])
     if style in ("csv", "json"):
@@ -134,7 +153,7 @@ def render(
 def group(
     results: Sequence[Result], metrics: Sequence[str] = (), sort: str = "", interval: bool = False
 ) -> list[Group]:
-    """The tables, one for each data set with its options, in order of appearance."""
+    """Return the tables, one for each data set with its options, in order of appearance."""
     groups = []
     for members in by_data(results):
         columns, ordered = select_columns(members, metrics), _sorted(members, sort)
@@ -146,7 +165,7 @@ def group(
 def laid_out(
     results: Sequence[Result], columns: Sequence[Column], found: Mapping[str, Standing], interval: bool = False
 ) -> Group:
-    """One table of the results of a data set, in their order. interval: half of it after ±, for the standard error."""
+    """Return one table of a data set's results, in their order; `interval` prints half of it in place of the error."""
     shown = labels(results)
     rows = [
         TableRow(
@@ -160,7 +179,7 @@ def laid_out(
 
 
 def describe(results: Sequence[Result], groups: Sequence[Group], interval: bool = False) -> str:
-    """What the numbers are, for below the tables."""
+    """Return the text below the tables: the meaning of their numbers."""
     counts = {len(result.replicates) for result in results}
     parts = []
     if max(counts, default=0) > 1:
@@ -184,7 +203,7 @@ def describe(results: Sequence[Result], groups: Sequence[Group], interval: bool 
 
 
 def long_rows(results: Iterable[Result], metrics: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
-    """Every stored number by itself: one row for each cell, replicate and metric, or cell and cost. NaN is None."""
+    """Yield one row for each cell, replicate and metric, and for each cell and cost. NaN becomes None."""
     for result in results:
         about = _about(result)
         for column in select_columns([result], metrics or ["*"]):
@@ -199,7 +218,7 @@ def long_rows(results: Iterable[Result], metrics: Sequence[str] = ()) -> Iterato
 
 
 def summary_rows(results: Sequence[Result], metrics: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
-    """One row for each cell and metric: mean, standard error, n, failed replicates, and whether it leads."""
+    """Yield one row for each cell and metric: mean, standard error, n, failed replicates, whether it leads."""
     for members in by_data(results):
         columns = select_columns(members, metrics)
         found = standings(members, [column.name for column in columns if not column.is_cost])
@@ -213,7 +232,7 @@ def summary_rows(results: Sequence[Result], metrics: Sequence[str] = ()) -> Iter
 
 
 def select_columns(results: Sequence[Result], metrics: Sequence[str] = ()) -> list[Column]:
-    """The columns that these results have of `metrics` (the default ones where empty, all for "*"), in that order."""
+    """Return the columns of `metrics` that the results have: default ones where empty, all for "*"."""
     known = {name: Column(name, s.unit, s.better) for result in results for name, s in sorted(result.scores.items())}
     if list(metrics) == ["*"]:
         return list((known | _costs(results)).values())
@@ -223,9 +242,9 @@ def select_columns(results: Sequence[Result], metrics: Sequence[str] = ()) -> li
 
 
 def number(value: float, error: float = math.nan) -> Entry:
-    """Rounded so that the standard error keeps two significant digits; without one, the value keeps four.
+    """Round a value so that its standard error keeps two significant digits; without one the value keeps four.
 
-    An error below a millionth of the value is one of rounding, and printed as 0.
+    An error below a millionth of the value is rounding, and is printed as 0.
     """
     if not math.isfinite(value):
         return Entry("not finite")
@@ -246,7 +265,7 @@ def number(value: float, error: float = math.nan) -> Entry:
 
 
 def by_data(results: Iterable[Result]) -> list[list[Result]]:
-    """Those of each data set with its options, in order of appearance."""
+    """Group the results by data set with its options, in order of appearance."""
     found: dict[str, list[Result]] = {}
     for result in results:
         found.setdefault(files.digest(result.cell.dataset.as_dict()), []).append(result)
@@ -254,7 +273,7 @@ def by_data(results: Iterable[Result]) -> list[list[Result]]:
 
 
 def title_of(results: Sequence[Result]) -> str:
-    """digits · mlp (widths 100-100) · M = 100, as far as all rows agree."""
+    """Return a title such as `digits · mlp (widths 100-100) · M = 100`, with the parts that all rows share."""
     first = results[0].cell
     words = [spelled("datasets", first.dataset)]
     if len({files.digest(result.cell.model.as_dict()) for result in results}) == 1:
@@ -265,7 +284,7 @@ def title_of(results: Sequence[Result]) -> str:
 
 
 def spelled(kind: catalog.Kind, choice: Choice) -> str:
-    """mlp (widths 100-100): with the options that are not the defaults; all of them for an entry unknown here."""
+    """Return text such as `mlp (widths 100-100)`: options that differ from the default, all for an unknown entry."""
     try:
         defaults = flatten(catalog.choice(kind, choice.name, {}).as_dict())
     except BadInput:
@@ -276,7 +295,7 @@ def spelled(kind: catalog.Kind, choice: Choice) -> str:
 
 
 def all_options(kind: catalog.Kind, choice: Choice) -> str:
-    """Every option of an entry: epochs 120 (default 60), batch_size 64."""
+    """Return every option of an entry, such as `epochs 120 (default 60), batch_size 64`."""
     defaults = flatten(catalog.choice(kind, choice.name, {}).as_dict())
     words = []
     for name, value in flatten(choice.as_dict()).items():
@@ -286,7 +305,7 @@ def all_options(kind: catalog.Kind, choice: Choice) -> str:
 
 
 def not_the_defaults(results: Sequence[Result]) -> Iterator[str]:
-    """Say of each data set what its methods have other than their defaults, and the defaults of its option columns."""
+    """Yield for each data set the options that differ from the defaults, and the defaults of option columns."""
     for members in by_data(results):
         methods: dict[tuple[str, str], list[str]] = {}
         usual: dict[str, dict[str, None]] = {}
@@ -295,7 +314,7 @@ def not_the_defaults(results: Sequence[Result]) -> Iterator[str]:
             method = result.cell.method
             try:
                 defaults = flatten(catalog.choice("methods", method.name, {}).as_dict())
-            except BadInput:  # a method that is not known here has no defaults
+            except BadInput:  # an unknown method has no defaults
                 continue
             given = flatten(method.as_dict())
             swapped = tuple(f"{name}." for name in given if name in defaults and given[name] != defaults[name])
@@ -321,11 +340,11 @@ def not_the_defaults(results: Sequence[Result]) -> Iterator[str]:
 
 
 BUDGET = ("epochs", "steps", "iterations", "batch_size")
-"""Options, also of an ensemble's member, that say how long a method may train."""
+"""Options that set the length of training, also those of an ensemble's member."""
 
 
 def budgets(results: Sequence[Result]) -> Iterator[str]:
-    """Where methods on one model and data set had different budgets: these, in words."""
+    """Yield a sentence where methods on one model and data set had different budgets."""
     groups: dict[str, list[Result]] = {}
     for result in results:
         alike = files.digest([result.cell.dataset.as_dict(), result.cell.model.as_dict()])
@@ -350,10 +369,10 @@ def budgets(results: Sequence[Result]) -> Iterator[str]:
 
 
 def labels(results: Sequence[Result]) -> dict[str, dict[int, str]]:
-    """{column: {row: text}}: the method, the model if there are several, and the options in which rows differ.
+    """Return {column: {row: text}}: the method, the model if there are several, and the options in which rows differ.
 
-    An option of a method has a column where two rows of that method on the same model differ in it, one of a model
-    where two rows of that model do; every row that has it shows it.
+    An option of a method has a column where two rows of that method on the same model differ in it. An option of a
+    model has one where two rows of that model differ in it. Every row with that option shows it.
     """
     found = {"method": {i: r.cell.method.name for i, r in enumerate(results)}}
     models = {i: r.cell.model.name for i, r in enumerate(results)}
@@ -365,7 +384,7 @@ def labels(results: Sequence[Result]) -> dict[str, dict[int, str]]:
         for option in _differing_options(tables, names):
             heading = f"{kind} {option}" if option in found else option
             found[heading] = {i: spell(table[option]) for i, table in tables.items() if option in table}
-    for kind in ("method", "model"):  # rows that are alike but for an option that records of another version lack
+    for kind in ("method", "model"):  # rows that differ only in an option that records of another version lack
         tables = {i: _options(r, kind) for i, r in enumerate(results)}
         for i, j in combinations(tables, 2):
             if all(column.get(i) == column.get(j) for column in found.values()):
@@ -376,7 +395,7 @@ def labels(results: Sequence[Result]) -> dict[str, dict[int, str]]:
 
 
 def _options(result: Result, kind: str) -> dict[str, Any]:
-    """Flat options of a row's method or model; for "", what else makes it a cell of its own."""
+    """Return the flat options of a row's method or model; for "" the other fields that distinguish cells."""
     cell = result.cell
     if not kind:
         return {"samples": cell.samples, "device": cell.device, "threads": cell.threads}
@@ -402,14 +421,14 @@ def _costs(results: Iterable[Result]) -> dict[str, Column]:
 
 
 def _matches(name: str, known: Mapping[str, Column]) -> list[Column]:
-    """The column of this name, or all `name[…]`, or all that a short name stands for."""
+    """Return the column of this name, or all `name[…]`, or all columns that a short name stands for."""
     if name in SHORT:
         return [known[cost] for cost in SHORT[name] if cost in known]
     return [known[column] for column in matching(name, known)]
 
 
 def refuse_unknown_metrics(results: Sequence[Result], names: Sequence[str]) -> None:
-    """Raises BadInput for a metric or a cost that no result has, with the nearest."""
+    """Raise BadInput for a metric or a cost that no result has, and name the nearest."""
     known = {c.name: c for c in select_columns(results, ["*"])}
     for name in names:
         if not _matches(name, known):
@@ -417,7 +436,7 @@ def refuse_unknown_metrics(results: Sequence[Result], names: Sequence[str]) -> N
 
 
 def _sorted(results: list[Result], sort: str) -> list[Result]:
-    """Best first by the metric `sort`; those without it last. The given order where `sort` is empty."""
+    """Sort by the metric `sort`, best first, rows without it last; keep the order where `sort` is empty."""
     column = next(iter(select_columns(results, [sort])), None) if sort else None
     if column is None:
         return results
@@ -437,7 +456,7 @@ def _value(result: Result, column: Column) -> float:
 
 
 def _over_batches(costs: Sequence[Mapping[str, float]], name: str) -> float:
-    """A cost of several batches as one, NaN where it is not known: rates are weighted by time, memory is the most."""
+    """Join a cost of several batches: rates weighted by time, the most memory. NaN where one is not known."""
     values = [cost.get(name, math.nan) for cost in costs]
     if not values or any(map(math.isnan, values)):
         return math.nan
@@ -502,7 +521,7 @@ def _json(results: Sequence[Result], metrics: Sequence[str]) -> str:
 
 
 def _terminal(groups: Sequence[Group], caption: str, width: int, color: bool) -> str:
-    """In full where that fits, else with errors in brackets, else with the columns in several tables."""
+    """Print in full where that fits, else with errors in brackets, else with the columns in several tables."""
     if not color:
         caption = caption.replace("Bold:", "Bold (here *):")
     text, fits = _blocks(groups, width, color, False)
@@ -513,7 +532,7 @@ def _terminal(groups: Sequence[Group], caption: str, width: int, color: bool) ->
 
 
 def _blocks(groups: Sequence[Group], width: int, color: bool, concise: bool) -> tuple[str, bool]:
-    """Every table, and whether each fits the width whole."""
+    """Return every table, and whether each fits the width without being split."""
     text, whole = "", True
     for shown in groups:
         for size in range(max(1, len(shown.columns)), 0, -1):
@@ -530,12 +549,12 @@ def _blocks(groups: Sequence[Group], width: int, color: bool, concise: bool) -> 
 
 
 def _breadth(text: str) -> int:
-    """Columns of the longest line, escape sequences apart."""
+    """Return the length of the longest line, without escape sequences."""
     return max(len(re.sub(r"\x1b\[[0-9;]*m", "", line)) for line in text.splitlines())
 
 
 def _split(shown: Group, size: int) -> list[Group]:
-    """The columns shared out among tables with the same rows, `size` to each."""
+    """Split the columns among tables with the same rows, `size` columns each."""
     return [
         replace(
             shown,
@@ -571,9 +590,9 @@ def _rich_table(shown: Group, color: bool, concise: bool) -> RichTable:
 
 
 def _aligned(entries: Sequence[Entry], width: int, color: bool, concise: bool) -> list[Text]:
-    """Decimal points of means and of errors under one another. Without colour a star stands for bold.
+    """Align the decimal points of means and of errors. Without colour a star stands for bold.
 
-    Padded here to at least `width`, since rich strips what is aligned to the right.
+    The texts are padded to at least `width` here, because rich strips texts that it aligns to the right.
     """
     from rich.text import Text
 
@@ -590,7 +609,7 @@ def _aligned(entries: Sequence[Entry], width: int, color: bool, concise: bool) -
 
 
 def _padded(texts: Sequence[str]) -> list[str]:
-    """Padded to the right so that decimal points stand in a column; what is absent stays as it is."""
+    """Pad texts on the right so that decimal points are aligned; an absent value stays as it is."""
     tails = {text: len(re.sub(r"^-?\d+", "", text)) for text in texts if text != ABSENT}
     longest = max(tails.values(), default=0)
     return [text + " " * (longest - tails.get(text, longest)) for text in texts]

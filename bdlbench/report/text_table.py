@@ -1,4 +1,4 @@
-"""Tables of text, and how they are set: for a terminal, in GitHub's Markdown, in LaTeX."""
+"""Tables of text for a terminal, in GitHub's Markdown, in LaTeX and as CSV."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FORMATS: tuple[Format, ...] = get_args(Format)
 
 
 class Field(NamedTuple):
-    """What stands in one place of a table."""
+    """The text in one place of a table."""
 
     text: str
     bold: bool = False
@@ -26,7 +26,14 @@ class Field(NamedTuple):
 
 @dataclass(frozen=True)
 class Sheet:
-    """A table. left: how many columns from the left hold words; the others hold numbers."""
+    """A table.
+
+    Attributes:
+        title: The title.
+        headings: The headings of the columns.
+        rows: The fields of each row.
+        left: The number of columns, from the left, that hold words; the others hold numbers.
+    """
 
     title: str
     headings: tuple[str, ...]
@@ -35,7 +42,7 @@ class Sheet:
 
 
 def terminal(sheet: Sheet, color: bool) -> str:
-    """As wide as it needs to be. Without colour a star stands for bold."""
+    """Return the table as wide as it needs to be. Without colour a star stands for bold."""
     from rich.text import Text
 
     table = frame()
@@ -48,7 +55,7 @@ def terminal(sheet: Sheet, color: bool) -> str:
 
 
 def markdown(sheet: Sheet) -> str:
-    """A table of GitHub's dialect, its title in bold above."""
+    """Return a table in GitHub's dialect, below its title in bold."""
 
     def line(fields: Iterable[Field]) -> str:
         texts = (f"**{escape_markdown(f.text)}**" if f.bold else escape_markdown(f.text) for f in fields)
@@ -63,9 +70,10 @@ MARKDOWN = {"&": "&amp;", "<": "&lt;", ">": "&gt;"} | {char: f"\\{char}" for cha
 
 
 def escape_markdown(text: str) -> str:
-    """Characters that GitHub's dialect would take for markup, on one line. An underscore inside a word is none.
+    """Escape characters that GitHub's dialect would take for markup, and return one line.
 
-    Addresses are not made links, nor a number or a sign in front a list or a heading.
+    An underscore inside a word is left as it is. Addresses do not become links, and a number or sign at the start makes
+    no list or heading.
     """
     escaped = "".join(MARKDOWN.get(char, char) for char in " ".join(text.split()))
     escaped = re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", escaped)
@@ -74,11 +82,11 @@ def escape_markdown(text: str) -> str:
 
 
 FORMULA = tuple("=+-@\t\r＝＋－＠")
-"""What a spreadsheet takes for the start of a formula, and runs."""
+"""Characters at the start of a text that a spreadsheet would run as a formula."""
 
 
 def csv_lines(rows: Iterable[Mapping[str, Any]], names: Sequence[str]) -> str:
-    """Comma-separated values with a line of names. Text that a spreadsheet would run has an apostrophe in front."""
+    """Return comma-separated values with a header. Text that a spreadsheet would run gets an apostrophe in front."""
     stream = io.StringIO()
     writer = csv.DictWriter(stream, names, lineterminator="\n")
     writer.writeheader()
@@ -103,12 +111,12 @@ TEX |= {"−": r"$-$", "→": r"$\rightarrow$", "…": r"\ldots{}", "∞": r"$\i
 
 
 def escape_tex(text: str) -> str:
-    """Characters that LaTeX would take for commands, and signs that it lacks."""
+    """Escape characters that LaTeX would take for commands, and replace signs that it lacks."""
     return "".join(TEX.get(char, char) for char in text)
 
 
 def latex(sheet: Sheet, caption: str) -> str:
-    """A booktabs table; needs \\usepackage{booktabs}."""
+    """Return a booktabs table; it needs the LaTeX package booktabs."""
 
     def line(fields: Iterable[Field]) -> str:
         texts = (rf"\textbf{{{escape_tex(f.text)}}}" if f.bold else _guarded(escape_tex(f.text)) for f in fields)
@@ -122,7 +130,7 @@ def latex(sheet: Sheet, caption: str) -> str:
 
 
 def frame() -> RichTable:
-    """A table with a line below its head and none elsewhere."""
+    """Return an empty table with one line, below its head."""
     from rich import box
     from rich.table import Table
 
@@ -130,14 +138,14 @@ def frame() -> RichTable:
 
 
 def heading(title: str) -> Text:
-    """A title, and an empty line."""
+    """Return a title and an empty line."""
     from rich.text import Text
 
     return Text(f"{title}\n", style="bold")
 
 
 def printed(parts: Sequence[Any], width: int, color: bool) -> str:
-    """What rich makes of the parts, without spaces at the ends of lines."""
+    """Return the text that rich prints, without spaces at the ends of lines."""
     from rich.console import Console
 
     stream = io.StringIO()
@@ -148,5 +156,5 @@ def printed(parts: Sequence[Any], width: int, color: bool) -> str:
 
 
 def _guarded(text: str) -> str:
-    """A bracket or a star at the start of a row would be taken for a part of the row's end before it."""
+    """Protect a bracket or a star at the start of a row: LaTeX would take it for an option of the row end before it."""
     return "{" + text + "}" if text.startswith(("[", "*")) else text

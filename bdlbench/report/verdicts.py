@@ -1,4 +1,4 @@
-"""Comparisons and rankings as people read them: terminal, Markdown for a pull request, CSV, LaTeX, JSON."""
+"""Comparisons and rankings as text: terminal, Markdown for a pull request, CSV, LaTeX, JSON."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 VerdictRow = dict[str, Any]
 
 SHOWN_ROUNDING = 1e-6
-"""Of what is compared: differences below it are shown as 0."""
+"""Differences below this share of the compared values are shown as 0."""
 
 
 def render(comparison: Comparison, style: Format = "terminal", width: int = 100, color: bool = False) -> str:
-    """A comparison as text."""
+    """Return a comparison as text."""
     if style == "csv":
         return text_table.csv_lines(comparison.rows(), CSV_NAMES)
     if style == "json":
@@ -60,7 +60,7 @@ def _terminal(shown: Sequence[tuple[Sheet, Sheet]], color: bool) -> str:
 
 
 def describe(comparison: Comparison) -> str:
-    """One line: how many verdicts of each kind."""
+    """Return one line with the number of verdicts of each kind."""
     counts = Counter(finding.verdict for finding in comparison.findings)
     words = [f"{counts[verdict]} {verdict}" for verdict in ("worse", "better", "equivalent", "inconclusive")]
     tests = sum(finding.testable for finding in comparison.findings)
@@ -87,7 +87,7 @@ def _json(comparison: Comparison) -> str:
 
 
 def _markdown(shown: Sequence[tuple[Sheet, Sheet]], summary: str, notes: Sequence[str]) -> str:
-    """Verdicts first; what they rest on is folded away."""
+    """Return the verdicts, and below them, folded, the parts of the uncertainty."""
     text = "".join(text_table.markdown(main) for main, _ in shown) + f"{summary}\n"
     text += "".join(f"\n- {text_table.escape_markdown(note)}" for note in notes) + ("\n" if notes else "")
     details = "".join(text_table.markdown(detail) for _, detail in shown)
@@ -98,7 +98,7 @@ def _markdown(shown: Sequence[tuple[Sheet, Sheet]], summary: str, notes: Sequenc
 
 
 def _sheets(comparison: Comparison, units: bool = True) -> Iterator[tuple[Sheet, Sheet]]:
-    """For each data set the verdicts, and what their uncertainty is made of."""
+    """Yield for each data set the verdicts, and the parts of their uncertainty."""
     grouped: dict[str, list[Pair]] = {}
     for pair in comparison.pairs:
         grouped.setdefault(files.digest(pair.a.cell.dataset.as_dict()), []).append(pair)
@@ -155,7 +155,7 @@ def _verdict(finding: Finding, units: bool) -> list[Field]:
 
 
 def _parts(finding: Finding) -> list[Field]:
-    """Parts of the variance in per cent, and what could have been shown."""
+    """Return the parts of the variance in per cent, and the smallest difference that could have been shown."""
     difference = finding.difference
     seed, example = float(difference.seed), float(difference.example)
     total = seed + example
@@ -202,7 +202,7 @@ def _notes(comparison: Comparison) -> Iterator[str]:
 
 
 def _populations(findings: Iterable[Finding]) -> Iterator[str]:
-    """To whom the intervals speak: a line for each population, naming its metrics unless it is that of all."""
+    """Yield a line for each population that intervals are for; it names its metrics if there are several."""
     metrics: dict[Population, dict[str, None]] = {}
     for finding in findings:
         metrics.setdefault(finding.population, {})[finding.metric] = None
@@ -212,7 +212,7 @@ def _populations(findings: Iterable[Finding]) -> Iterator[str]:
 
 
 def _rounded(value: float, error: float, scale: float) -> str:
-    """With the decimals that the error calls for; below a millionth of the scale all is rounding, and 0."""
+    """Round to the decimals of the error. A value below a millionth of the scale is rounding, and becomes 0."""
     if abs(value) <= SHOWN_ROUNDING * scale:
         return "0"
     return tables.number(value, max(error, SHOWN_ROUNDING * scale) if error > 0 else math.nan).mean
@@ -250,7 +250,7 @@ def _seeds(finding: Finding) -> str:
 
 
 def render_ranking(ranking: Ranking, style: Format = "terminal", width: int = 100, color: bool = False) -> str:
-    """A ranking as text: mean ranks and values, and every pair."""
+    """Return a ranking as text: mean ranks and values, and every pair."""
     if style == "csv":
         return text_table.csv_lines(_duel_rows(ranking), list(next(_duel_rows(ranking))))
     if style == "json":
