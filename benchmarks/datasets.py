@@ -1,4 +1,4 @@
-"""Loading data: what every run does before it trains."""
+"""Loading data, which every run does before it trains."""
 
 from benchmarks.problems import one_thread
 

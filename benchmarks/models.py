@@ -1,4 +1,4 @@
-"""Models with a latent of their own."""
+"""Models with a latent variable."""
 
 from benchmarks.problems import examples, fitting, required
 
@@ -6,7 +6,7 @@ VAE = ("vae", {"widths": "400", "latent": 20, "activation": "relu", "test_sample
 
 
 class VAEStep:
-    """20 steps of the network of PyTorch's examples, batches of 100; then log p(x) of 200 images by 10 draws."""
+    """20 steps of the network of PyTorch's examples in batches of 100, then log p(x) of 200 images by 10 draws."""
 
     def setup(self):
         from bdlbench.core.streams import Streams
@@ -24,7 +24,7 @@ class VAEStep:
 
 
 class StoppingResNet:
-    """One epoch of 64 scanned digits' size, and a prediction that stops."""
+    """One epoch of 64 images of the size of scanned digits, and a prediction that stops."""
 
     def setup(self):
         from bdlbench.core.streams import Streams

@@ -1,4 +1,4 @@
-"""Predictives of posteriors, and what reduces their samples."""
+"""Predictives of posteriors, and the reduction of their samples."""
 
 from benchmarks.problems import fitting, normal, one_thread
 from benchmarks.training import OPTIONS
@@ -29,7 +29,7 @@ class Predictive:
 
 
 class Reduction:
-    """Class probabilities of 20 samples × 1000 inputs, and what is read from them."""
+    """Class probabilities of 20 samples × 1000 inputs, and the statistics that are computed from them."""
 
     def setup(self):
         from bdlbench.networks.likelihoods import CategoricalOutput

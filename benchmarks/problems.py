@@ -1,4 +1,4 @@
-"""What the benchmarks work on, drawn from fixed seeds, and the package's public seams. Imports when it is called."""
+"""The problems of the benchmarks, drawn from fixed seeds, and calls of the package, which import it when they run."""
 
 LENET = ("mlp", {"widths": "300-100"})
 STEPS = 2
@@ -7,7 +7,7 @@ EPOCHS = {100: 10, 1000: 2}
 
 
 def one_thread():
-    """One of torch, whatever the machine has; memory as `run` has it, on commits where that is so."""
+    """Set torch to one thread, and memory as `run` sets it, on commits that can."""
     from contextlib import suppress
 
     import torch
@@ -20,14 +20,14 @@ def one_thread():
 
 
 def normal(*shape, seed=0):
-    """Standard normal numbers."""
+    """Return standard normal numbers."""
     import torch
 
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def examples(batch, steps=STEPS, shape=(784,), classes=10, rows=1):
-    """Training data that `rows` replicates share: uniform inputs; classes, or numbers where `classes` is 0."""
+    """Return training data that `rows` replicates share: uniform inputs; classes, or numbers where `classes` is 0."""
     import torch
 
     from bdlbench.data.task import Data
@@ -40,7 +40,7 @@ def examples(batch, steps=STEPS, shape=(784,), classes=10, rows=1):
 
 
 def fitting(method, batch, options=None, model=LENET, likelihood="categorical", epochs=0, **sizes):
-    """A call that fits a registered method to `examples`, by EPOCHS epochs unless told otherwise."""
+    """Return a call that fits a registered method to `examples`, by default for EPOCHS epochs."""
     from bdlbench import catalog
     from bdlbench.core.streams import Streams
     from bdlbench.data.task import Signature
@@ -56,7 +56,7 @@ def fitting(method, batch, options=None, model=LENET, likelihood="categorical", 
 
 
 def required(name):
-    """A module of the package; the benchmark is skipped on commits that do not have it."""
+    """Import a module of the package; skip the benchmark on commits that lack it."""
     from importlib import import_module
 
     try:

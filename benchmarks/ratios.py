@@ -1,4 +1,4 @@
-"""Ratios to plain torch and to the limit, timed in turn: they hold on noisy machines, where seconds do not."""
+"""Ratios to plain torch and to the limit, timed in turn: they are reliable on noisy machines, unlike seconds."""
 
 from statistics import median
 
@@ -9,11 +9,11 @@ ROWS = ["local-100", "weight-100", "sparse-100", "local-1000", "weight-1000", "s
 AT_ONCE = ["replicates-mle", "replicates-dropout", "replicates-mean-field"]
 PREDICTIVES = ["predictive-local", "dropout-0.5", "dropout-0.3"]
 SAMPLES, EPOCHS = 20, 8
-"""Of a call in OverPlain: fewer than `bdlbench peers` takes."""
+"""Epochs or samples of a call in OverPlain: fewer than in `bdlbench peers`."""
 
 
 class OverPlain:
-    """This package over plain torch at its fastest (fused Adam; as many forward passes), as `bdlbench peers` has it."""
+    """This package over plain torch at its fastest (fused Adam; equally many forward passes), like `peers`."""
 
     params = ([*ROWS, *AT_ONCE, *PREDICTIVES],)
     param_names = ("row",)
@@ -31,7 +31,7 @@ class OverPlain:
 
 
 def alone(work):
-    """The row with its fastest baseline and this package, no one else."""
+    """Return the row with only its fastest baseline and this package."""
     from dataclasses import replace
 
     ours = next(one for one in work.contenders if one.library == "bdlbench")
@@ -39,7 +39,7 @@ def alone(work):
 
 
 class OverLimit:
-    """Steps of LeNet-300-100 over what they cannot do without: their matrix products, and one pass of fused Adam."""
+    """Steps of LeNet-300-100 over their unavoidable work: matrix products, and one pass of fused Adam."""
 
     params = (["mle", "mean_field_vi", "mean_field_vi (weight)", "sparse_vd"], [100, 1000])
     param_names = ("method", "batch")
@@ -66,9 +66,10 @@ class OverLimit:
 
 
 def bare_steps(batch, steps, products, parameters):
-    """Nothing but the products of so many steps, forwards and backwards, and Adam over all parameters in one piece.
+    """Return a call that does only the products of steps, forward and backward, and one pass of Adam a step.
 
-    products: for each linear map (2 where its mean and its variance have one each); parameters: for each weight.
+    `products` counts the products of each linear map (2 where mean and variance have one each), and `parameters` the
+    numbers for each weight.
     """
     import torch
     from torch.optim.adam import adam
@@ -86,7 +87,7 @@ def bare_steps(batch, steps, products, parameters):
                 for k, (x, weight, out) in enumerate(layers):
                     x @ weight
                     x.mT @ out
-                    if k:  # nobody asks for the gradient of the data
+                    if k:  # the gradient of the data is not needed
                         out @ weight.mT
             count = [torch.tensor(float(step))]
             adam([flat], [gradient], [mean], [square], [], count, fused=True, maximize=False, **options)

@@ -1,4 +1,4 @@
-"""Random streams owned by the row."""
+"""Random streams that belong to rows."""
 
 from benchmarks.problems import normal, one_thread
 

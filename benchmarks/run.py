@@ -1,4 +1,4 @@
-"""The command line and whole small runs: importing, the way to the first step, fit and score of a cell."""
+"""The command line and whole small runs: imports, the time to the first step, fit and score of a cell."""
 
 import subprocess
 import sys
@@ -24,7 +24,7 @@ work.perform(work.prepare(job), report=report)
 
 
 class Import:
-    """In an interpreter of its own."""
+    """Import in a new interpreter."""
 
     def timeraw_front_door(self):
         return "import bdlbench.__main__"
@@ -37,13 +37,13 @@ class Import:
 
 
 class CommandLine:
-    """From the shell and back."""
+    """Run a command from the shell."""
 
     def time_help(self):
         subprocess.run([sys.executable, "-m", "bdlbench", "--help"], check=True, capture_output=True)
 
     def track_first_step(self):
-        """Seconds from the shell to the first training step, less those that torch's own import takes."""
+        """Return the seconds from the shell to the first training step, without those of torch's own import."""
         import tempfile
         import time
 
@@ -60,7 +60,7 @@ class CommandLine:
 
 
 class Cell:
-    """A small cell, all of it: data, fit, predictive, metrics, record."""
+    """A small cell as a whole: data, fit, predictive, metrics, record."""
 
     params = (["mle", "mean_field_vi", "mc_dropout"],)
     param_names = ("method",)

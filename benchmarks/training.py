@@ -1,4 +1,4 @@
-"""Training steps as the harness runs them: `fit`, so many epochs of two batches."""
+"""Training steps as the harness runs them: some epochs of two batches by `fit`."""
 
 from benchmarks.problems import EPOCHS, LENET, STEPS, fitting
 
@@ -37,7 +37,7 @@ class Replicates:
 
 
 class Memory:
-    """Of a fit of LeNet-300-100."""
+    """The peak memory of a fit of LeNet-300-100."""
 
     params = (["mle", "mean_field_vi"],)
     param_names = ("method",)

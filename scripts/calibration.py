@@ -1,12 +1,12 @@
-"""Are `compare`, `table` and `rank` as sure as they say? Simulated tables, of which the truth is known.
+"""Simulate tables with a known truth, to measure how often `compare`, `table` and `rank` are wrong.
 
     python scripts/calibration.py docs/statistics.md
 
 A table has 12 cells, each with R seeds × N test examples on two sides. *False alarm*: no cell has a true difference,
-and Holm's correction leaves any called different. *Coverage*: how often the 95 % interval of one cell holds the truth.
-*Found*: a table reports the smallest difference that it could have shown in its first cell; a new one has a true
-difference of that size there, and it is called different. *Falsely equivalent*: all cells have a true difference of
-just the margin, and any is called equivalent. Fixed streams; about twenty minutes on one core.
+but after Holm's correction at least one is called different. *Coverage*: how often the 95 % interval of one cell holds
+the truth. *Found*: a table reports the smallest difference that it could have shown in its first cell; a new table has
+a true difference of that size there, and calls it different. *Falsely equivalent*: all cells differ by exactly the
+margin, and at least one is called equivalent. The streams are fixed; a run takes about twenty minutes on one core.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from bdlbench.stats.rank_tests import probability_of_improvement
 
 CELLS, TABLES, LEVEL = 12, 600, 0.05
 AT_ONCE = 5_000_000
-"""Numbers of one side that are drawn together."""
+"""The numbers of one side in a simulated table."""
 
 SEEDS, EXAMPLES = (2, 3, 5, 10, 20), (50, 300, 1000, 10_000)
 MARKS = ("<!-- calibration -->", "<!-- end calibration -->")
@@ -74,7 +74,7 @@ def continuous(
     examples: int,
     true: float = 0.0,
 ) -> tuple[Side, Side]:
-    """A is 0 and B the difference: μ + a_r + b_s + ε_rs."""
+    """Draw A = 0 and B, the difference: μ + a_r + b_s + ε_rs."""
     make, lead = NOISES[noise], (tables, CELLS)
     d = true + effects.seed * rng.standard_normal((*lead, seeds, 1))
     d = d + effects.example * make(rng, (*lead, 1, examples)) + effects.residual * make(rng, (*lead, seeds, examples))
@@ -90,7 +90,7 @@ def errors(
     examples: int,
     true: float = 0.0,
 ) -> tuple[Side, Side]:
-    """Right or wrong; a share of an example's outcomes is one for all seeds of a side, the rest is drawn anew."""
+    """Draw right or wrong: a share of an example's outcomes is the same for all seeds of a side, the rest are new."""
     sides = []
     for rate in (1 - accuracy, 1 - accuracy + true):
         alone = rng.random((tables, CELLS, seeds, examples)) < rate
@@ -104,7 +104,7 @@ def errors(
 def counts(
     spread: float, rng: np.random.Generator, tables: int, seeds: int, examples: int, true: float = 0.0
 ) -> tuple[Side, Side]:
-    """Whole numbers without examples, such as active units."""
+    """Draw whole numbers without examples, such as active units."""
     a, b = np.round(20.5 + spread * rng.standard_normal((2, tables, CELLS, seeds)))
     return Side(a), Side(b + true)
 
@@ -112,7 +112,7 @@ def counts(
 def calibration_errors(
     rng: np.random.Generator, tables: int, seeds: int, examples: int, true: float = 0.0
 ) -> tuple[Side, Side]:
-    """ECE of overconfident classifiers, jackknifed over blocks."""
+    """Draw the ECE of overconfident classifiers, jackknifed over blocks."""
     sides = []
     for _ in range(2):
         lead = (tables, CELLS)
@@ -138,7 +138,7 @@ def _jackknifed(confidence: torch.Tensor, correct: torch.Tensor, lead: tuple[int
 
 
 def rankings(rng: np.random.Generator, tables: int, seeds: int, examples: int, true: float = 0.0) -> tuple[Side, Side]:
-    """AUROC of as many test as out-of-distribution examples, each jackknifed over its blocks."""
+    """Draw the AUROC of equally many test and out-of-distribution examples, each jackknifed over its blocks."""
     sides, lead = [], (tables, CELLS)
     block = torch.from_numpy(blocks(examples))
     for _ in range(2):
@@ -186,7 +186,7 @@ def chunks(tables: int, seeds: int, examples: int) -> Iterator[int]:
 
 
 def null_rates(draw: Draw, seeds: int, examples: int, tables: int = TABLES, stream: int = 0) -> dict[str, float]:
-    """Shares of null tables with a false alarm, by us and by what one might do instead; of cells that are covered."""
+    """Return the shares of null tables with a false alarm, by us and by alternatives, and of covered cells."""
     rng = np.random.default_rng([stream, seeds, examples])
     wrong = dict.fromkeys(("ours", "satterthwaite", "over seeds"), 0)
     covered = few = 0.0
@@ -206,7 +206,7 @@ def null_rates(draw: Draw, seeds: int, examples: int, tables: int = TABLES, stre
 
 
 def satterthwaite(found: Difference) -> Array:
-    """MS_seed and the example part in one t, with degrees of freedom that are estimated (1946)."""
+    """Return p by a single t whose degrees of freedom are estimated (Satterthwaite 1946)."""
     seed = sum((part.seen for part in found.seeds[1:]), found.seeds[0].seen)
     _, seed_df = pooled([part.variance for part in found.seeds], [part.df for part in found.seeds])
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -216,20 +216,20 @@ def satterthwaite(found: Difference) -> Array:
 
 
 def found_rate(draw: Draw, seeds: int, examples: int, tables: int = TABLES, stream: int = 1) -> float:
-    """How often a true difference of the reported smallest detectable size is called different."""
+    """Return how often a true difference of the reported smallest detectable size is called different."""
     rng = np.random.default_rng([stream, seeds, examples])
     shown = 0
     for _ in range(tables):
         first = crossed(*draw(rng, 1, seeds, examples, 0.0), pairs(seeds))
         size = detectable(_cell(first), LEVEL / CELLS)
         p = crossed(*draw(rng, 1, seeds, examples, size), pairs(seeds)).p_value()[0]
-        p[1:] = 1 - 1e-9  # the others have none
+        p[1:] = 1 - 1e-9  # the others have no effect
         shown += bool(holm(p)[0] <= LEVEL)
     return shown / tables
 
 
 def _cell(found: Difference, table: int = 0, cell: int = 0) -> Difference:
-    """One of many."""
+    """Return one of many cells."""
 
     def one(x: Array) -> Array:
         return np.asarray(x)[table, cell] if np.ndim(x) == 2 else x
@@ -242,7 +242,7 @@ def _cell(found: Difference, table: int = 0, cell: int = 0) -> Difference:
 def falsely_equivalent_rate(
     draw: Draw, seeds: int, examples: int, margin: float, tables: int = TABLES, stream: int = 3
 ) -> float:
-    """The share of tables with any cell called equivalent, where all differ by the margin."""
+    """Return the share of tables with any cell called equivalent, where all differ by the margin."""
     rng = np.random.default_rng([stream, seeds, examples])
     wrong = 0
     for count in chunks(tables, seeds, examples):
@@ -254,7 +254,7 @@ def falsely_equivalent_rate(
 def unpaired(
     seeds_a: int, seeds_b: int, ratio: float, effects: Effects, tables: int, rng: np.random.Generator, true: float = 0.0
 ) -> Difference:
-    """No replicate has a partner; B's seed effect is `ratio` times A's; lopsided, examples shared."""
+    """Draw sides without pairs: B's seed effect is `ratio` times A's; lopsided, with shared examples."""
     sides = []
     for seeds, scale in ((seeds_a, 1.0), (seeds_b, ratio)):
         part = Effects(effects.seed * scale, 0.0, effects.residual)
@@ -267,7 +267,7 @@ def unpaired(
 def unpaired_rates(
     seeds_a: int, seeds_b: int, ratio: float, effects: Effects, tables: int = TABLES, stream: int = 2
 ) -> tuple[float, float]:
-    """False alarms, and how often a difference of the size that could be shown is found."""
+    """Return false alarms, and how often a difference of the detectable size is found."""
     rng = np.random.default_rng([stream, seeds_a, seeds_b, int(ratio)])
     wrong = found = 0
     for _ in range(tables // 20):
@@ -281,7 +281,7 @@ def unpaired_rates(
 
 
 def settled_rate(seeds: int, margin: float, true: float, tables: int = 300, stream: int = 4) -> tuple[float, float]:
-    """How often a fresh run of the advised number of seeds settles one cell of 12, and the median advice."""
+    """Return how often a fresh run of the advised size settles one cell of 12, and the median advice."""
     rng = np.random.default_rng([stream, seeds])
     settled, advised, level = 0, [], LEVEL / CELLS
     effects = Effects(1.0, 3.0, 3.0)
@@ -298,7 +298,7 @@ def settled_rate(seeds: int, margin: float, true: float, tables: int = 300, stre
 
 
 def _alone(means: Array, effects: Effects, rng: np.random.Generator, true: float) -> Difference:
-    """A difference from its sufficient statistics: what 1000 examples × many seeds would give, without drawing them."""
+    """Draw a difference from its sufficient statistics instead of 1000 examples × many seeds."""
     count, examples = len(means), 1000
     part = effects.example**2 / examples
     seen = means.var(ddof=1) / count
@@ -313,7 +313,7 @@ def _alone(means: Array, effects: Effects, rng: np.random.Generator, true: float
 
 
 def sequential_rate(tables: int = 1500, stream: int = 5) -> tuple[float, float]:
-    """False verdicts at margin 0 of one metric: at 5 seeds, and at any of 5, 10, 15, … 40 of the same ones."""
+    """Return false verdicts at margin 0 of one metric: at 5 seeds, and at any of 5, 10, … 40 of the same ones."""
     rng = np.random.default_rng(stream)
     once = ever = 0
     for _ in range(tables):
@@ -332,7 +332,7 @@ def sequential_rate(tables: int = 1500, stream: int = 5) -> tuple[float, float]:
 
 
 def bold_rates(methods: int, seeds: int, tables: int = TABLES, stream: int = 6) -> tuple[float, float]:
-    """Of equal methods, some not bold; of one better by two standard errors, the best not bold."""
+    """Return how often some of equal methods lose their bold, and how often a method better by two errors does."""
     rng = np.random.default_rng([stream, methods, seeds])
     lost = best = 0
     for _ in range(tables):
@@ -346,7 +346,7 @@ def bold_rates(methods: int, seeds: int, tables: int = TABLES, stream: int = 6) 
 
 
 def _bold(loss: Array) -> frozenset[str]:
-    """The names of those methods that a table sets in bold. loss: (methods, seeds, examples)."""
+    """Return the names of the methods that a table sets in bold; loss is (methods, seeds, examples)."""
     rows = [Replicate(seed, 0) for seed in range(loss.shape[1])]
     measured = {
         str(k): Measured(
@@ -360,7 +360,7 @@ def _bold(loss: Array) -> frozenset[str]:
 
 
 def improvement_coverage(truth: float, blocks_: int, seeds: int, tables: int = TABLES, stream: int = 7) -> float:
-    """How often the interval of `rank` holds the probability of improvement."""
+    """Return how often the interval of `rank` holds the probability of improvement."""
     rng = np.random.default_rng([stream, blocks_, seeds])
     shift, hits = np.sqrt(2) * stats.norm.ppf(truth), 0
     for _ in range(tables):
@@ -423,7 +423,7 @@ def equivalence_rows() -> Iterator[str]:
 
 
 def sections() -> Iterator[str]:
-    """All tables, one after the other."""
+    """Return all tables."""
     heads = " | ".join(f"{seeds} seeds" for seeds in SEEDS)
     lines = " | ".join("--:" for _ in SEEDS)
     yield "False alarms · coverage · found (at N = 300), in per cent; rests on few: cells with that warning.\n"

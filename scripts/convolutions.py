@@ -1,10 +1,10 @@
-"""Which way to convolve is fastest for several networks at once, on this machine: a Markdown table.
+"""Time ways to convolve for several networks at once on this machine, as a Markdown table.
 
     OMP_NUM_THREADS=1 python scripts/convolutions.py [BATCH]     (bdlbench installed)
 
-Milliseconds per network of one forward and backward pass, the median of interleaved repetitions, of layers of LeNet-5
-and of the residual networks. One product, and the two of local reparameterisation (one of x with the means, one of x²
-with the variances). The choice in `bdlbench.kernels.convolution.WAYS` rests on it.
+The numbers are milliseconds per network of one forward and backward pass, medians of interleaved repetitions, for
+layers of LeNet-5 and of the residual networks: one product, and the two of local reparameterisation (x with the means,
+x² with the variances). The choice in `bdlbench.kernels.convolution.WAYS` rests on them.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ LAYERS = {
     "ResNet stem, 1→16, 5×5 stride 2 on 28×28": (Conv2d(2, 2), (1, 28, 28), (16, 1, 5, 5)),
     "ResNet layer, 16→16, 3×3 on 14×14": (Conv2d(padding=1), (16, 14, 14), (16, 16, 3, 3)),
 }
-"""Operation, shape of an image, shape of a weight. The first layer of a network needs no gradient of its images."""
+"""Operation, shape of an image, shape of a weight. The first layer does not need the gradient of its images."""
 
 Way = Callable[[Conv2d, Tensor, Tensor], Tensor]
 
 
 def grouped(op: Conv2d, x: Tensor, weight: Tensor) -> Tensor:
-    """One convolution whose groups are the rows."""
+    """Convolve once, with the rows as groups."""
     rows = len(x)
     out = functional.conv2d(
         x.transpose(0, 1).flatten(1, 2), weight.flatten(0, 1), None, op.stride, op.padding, groups=rows
@@ -42,17 +42,17 @@ def grouped(op: Conv2d, x: Tensor, weight: Tensor) -> Tensor:
 
 
 def loop(op: Conv2d, x: Tensor, weight: Tensor) -> Tensor:
-    """Plain convolutions one after another, images as they lie."""
+    """Convolve row by row, with images in their usual memory order."""
     return torch.stack([functional.conv2d(a, w, None, op.stride, op.padding) for a, w in zip(x, weight, strict=True)])
 
 
 def channels_last(op: Conv2d, x: Tensor, weight: Tensor) -> Tensor:
-    """What the package does on a CPU."""
+    """Convolve as the package does on a CPU."""
     return op(image_last(x), weight)
 
 
 def folding(op: Conv2d, x: Tensor, weight: Tensor) -> Tensor:
-    """im2col and one batched product."""
+    """Convolve by im2col and one batched product."""
     rows, examples, _, height, width = x.shape
     k = weight.shape[-1]
     columns = functional.unfold(x.flatten(0, 1), k, padding=op.padding, stride=op.stride)  # (R·B, C·k², H'·W')
@@ -70,7 +70,7 @@ WAYS: dict[str, Way] = {
 
 
 def step(way: Way, op: Conv2d, x: Tensor, weights: list[Tensor]) -> float:
-    """Seconds of the products' forward and backward pass."""
+    """Return seconds of the products' forward and backward pass."""
     started = perf_counter()
     images = [x, x.square()][: len(weights)]
     total = [way(op, image, weight) for image, weight in zip(images, weights, strict=True)]
@@ -79,7 +79,7 @@ def step(way: Way, op: Conv2d, x: Tensor, weights: list[Tensor]) -> float:
 
 
 def row_of(name: str, rows: int, products: int, batch: int) -> list[str]:
-    """A line of the table: the layer, how many rows and products, milliseconds per row by each way."""
+    """Return a line of the table: the layer, rows, products, and milliseconds per row by each way."""
     op, image, kernel = LAYERS[name]
     rng = torch.Generator().manual_seed(0)
     x = torch.rand(rows, batch, *image, generator=rng).requires_grad_(image[0] > 1)

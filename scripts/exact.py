@@ -1,4 +1,4 @@
-"""How far each method is from the exact posterior, on the lecture's two conjugate models.
+"""Measure how far each method is from the exact posterior, on two conjugate models.
 
     python scripts/exact.py results/exact [coin order diabetes figures …]           (bdlbench installed)
 
@@ -7,7 +7,7 @@ order     order.csv, order.md: exact ≤ VI ≤ MAP at ten examples, 200 draws o
 diabetes  diabetes.csv, diabetes.md: every method on real data, five splits
 figures   coin.png, bands.png, ellipse.png
 
-Without names, all of them. The harness's own cells (spec → batch → record) give every number but the coin's table.
+Without names, all are made. The harness's own cells (spec → batch → record) give every number but the coin's table.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ COLOURS = dict(zip(NAMES, sns.color_palette("deep", len(NAMES)), strict=True))
 SIZES = (1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000)
 PRIORS = ((1.0, 1.0), (2.0, 2.0))
 FLIPS = (1, 10)
-"""How many flips are predicted, jointly."""
+"""The number of flips that are predicted jointly."""
 DRAWS = 100
-"""Posterior samples of the harness's VI: what a Monte-Carlo average of so many adds."""
+"""Posterior samples of the harness's VI, for the error of its Monte-Carlo average."""
 
 
 def coin_rows() -> Iterator[Row]:
@@ -77,7 +77,7 @@ def coin_rows() -> Iterator[Row]:
 
 
 def coin_divergences(alpha: float, beta: float, counts: np.ndarray, num: int, flips: int) -> dict[str, np.ndarray]:
-    """KL(exact ‖ method) in nats of the number of heads in the next `flips`, for each count: (N + 1,) by method."""
+    """Return KL(exact ‖ method) in nats of the heads in the next `flips`, for each count: (N + 1,) by method."""
     after = alpha + counts, beta + num - counts
     outcomes = np.arange(flips + 1)
     exact = stats.betabinom(flips, after[0][:, None], after[1][:, None]).pmf(outcomes)  # (N + 1, flips + 1)
@@ -96,16 +96,16 @@ def coin_divergences(alpha: float, beta: float, counts: np.ndarray, num: int, fl
 
 
 def divergences(p: np.ndarray, q: np.ndarray) -> np.ndarray:
-    """KL(p ‖ q) of each row; what is under a rounding error of zero is zero."""
+    """Return KL(p ‖ q) of each row; values below a rounding error of zero become zero."""
     total = special.rel_entr(p, q).sum(1)
     return np.where(np.abs(total) < 1e-13, 0.0, total)
 
 
 def best_gaussian(alpha: np.ndarray, beta: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and sd of the Gaussian of the logit that is nearest in KL(q ‖ Beta(alpha, beta)).
+    """Return mean and sd of the Gaussian of the logit that minimises KL(q ‖ Beta(alpha, beta)).
 
-    Where the gradient is zero: E σ(z) = alpha / (alpha + beta), so VI's predictive of ONE flip is exact; and
-    sd² (alpha + beta) E σ(z)(1 − σ(z)) = 1.
+    The gradient is zero where E σ(z) = alpha / (alpha + beta), so VI's predictive of ONE flip is exact, and where sd²
+    (alpha + beta) E σ(z)(1 − σ(z)) = 1.
     """
     a, b = torch.from_numpy(alpha), torch.from_numpy(beta)
     mean, sd = torch.log(a / b), torch.sqrt(1 / a + 1 / b)
@@ -117,7 +117,7 @@ def best_gaussian(alpha: np.ndarray, beta: np.ndarray) -> tuple[torch.Tensor, to
 
 
 def binomial_under(mean: torch.Tensor, sd: torch.Tensor, heads: int, flips: int) -> np.ndarray:
-    """E Binomial(heads; flips, σ(z)) over z ~ N(mean, sd²)."""
+    """Return E Binomial(heads; flips, σ(z)) over z ~ N(mean, sd²)."""
     log_sigmoid = torch.nn.functional.logsigmoid
     ways = math.comb(flips, heads)
     values = normal_mean(mean, sd, lambda z: (heads * log_sigmoid(z) + (flips - heads) * log_sigmoid(-z)).exp())
@@ -125,7 +125,7 @@ def binomial_under(mean: torch.Tensor, sd: torch.Tensor, heads: int, flips: int)
 
 
 def monte_carlo(mean: torch.Tensor, sd: torch.Tensor) -> np.ndarray:
-    """What averaging π over `DRAWS` samples of q adds to the KL of one flip on average: V π / (2 M π (1 − π))."""
+    """Return the mean KL of one flip that averaging π over `DRAWS` samples of q adds: V π / (2 M π (1 − π))."""
     pi = normal_mean(mean, sd, torch.sigmoid)
     variance = normal_mean(mean, sd, lambda z: torch.sigmoid(z).square()) - pi.square()
     return (variance / (2 * DRAWS * pi * (1 - pi))).numpy()
@@ -144,7 +144,7 @@ NUM_DRAWS = 200
 
 
 def measured(cell: Sequence[str], settings: dict[str, Any], replicates: Sequence[Replicate], samples: int) -> Row:
-    """Metric -> (R,) values of one cell (method, model, data set), through the harness."""
+    """Return {metric: values (R,)} of one cell (method, model, data set), by the harness."""
     chosen = [
         catalog.choice(kind, name, settings) for kind, name in zip(("methods", "models", "datasets"), cell, strict=True)
     ]
@@ -157,7 +157,7 @@ def measured(cell: Sequence[str], settings: dict[str, Any], replicates: Sequence
 
 
 def order_rows() -> Iterator[Row]:
-    """Predictive KL at N = 10 of each method, and of each pair the paired difference, over 200 draws of the data."""
+    """Return predictive KLs at N = 10 of each method, and each pair's paired difference, over 200 draws of the data."""
     replicates = [Replicate(r, r) for r in range(NUM_DRAWS)]
     for model, dataset, own in (
         ("coin", "coin_flips", {"coin": {"alpha": 2.0, "beta": 2.0}}),
@@ -179,7 +179,7 @@ def order_rows() -> Iterator[Row]:
 
 
 def interval(values: np.ndarray) -> Row:
-    """Mean and a 95 % t-interval."""
+    """Return the mean and a 95 % t-interval."""
     half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
     mean = float(values.mean())
     return {"mean_kl_nats": mean, "low_95": mean - half, "high_95": mean + half, "draws": len(values)}
@@ -212,7 +212,7 @@ def diabetes_rows() -> Iterator[Row]:
 
 
 def write(path: Path, rows: Sequence[Row], title: str) -> None:
-    """The rows as CSV with full precision, and as a Markdown table."""
+    """Write the rows as CSV with full precision, and as a Markdown table."""
     with path.with_suffix(".csv").open("w", newline="") as stream:
         writer = csv.DictWriter(stream, list(rows[0]))
         writer.writeheader()
@@ -280,7 +280,7 @@ def coin_panel(axis: Any, rows: Sequence[Row]) -> None:
 
 
 def small_problem() -> tuple[Any, Data]:
-    """One input away from zero, so that weight and bias are correlated; eight examples."""
+    """Return eight examples with one input away from zero, so that weight and bias are correlated."""
     rng = np.random.default_rng(3)
     x = np.sort(rng.uniform(0.3, 2.2, 8))
     y = 0.4 + 0.9 * x + 0.4 * rng.normal(size=8)
@@ -299,7 +299,7 @@ def fit_small(method: str, model: Any, data: Data) -> Any:
 
 
 def bands_figure(path: Path) -> None:
-    """Predictive mean ± 2 sd of each method over the exact one."""
+    """Draw the predictive mean ± 2 sd of each method over the exact one."""
     model, data = small_problem()
     grid = torch.linspace(-2, 4.5, 131).double().reshape(1, -1, 1)
     predicted = {m: fit_small(m, model, data).predict(grid, 4000, Streams.of_seeds([0])) for m in PICTURED}
@@ -320,7 +320,7 @@ def bands_figure(path: Path) -> None:
 
 
 def ellipse_figure(path: Path) -> None:
-    """The posterior of weight and bias: contours of two standard deviations."""
+    """Draw the posterior of weight and bias: contours of two standard deviations."""
     model, data = small_problem()
     moments = {m: fit_small(m, model, data).moments() for m in PICTURED}
     figure = Figure(figsize=(6, 5.2), layout="constrained")

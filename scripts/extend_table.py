@@ -1,4 +1,4 @@
-"""Write what `bdlbench.extend` holds, a line for each name, into the documentation.
+"""Write the names in `bdlbench.extend`, a line for each, into the documentation.
 
 python scripts/extend_table.py docs/plugins.md
 """
@@ -15,11 +15,11 @@ from bdlbench import extend
 
 MARKS = ("<!-- extend -->", "<!-- end extend -->")
 WORDS = {"PerRow": "A hyper-parameter that may differ between replicates: a number, or one for each row (R,)"}
-"""Of names that carry no docstring of their own."""
+"""Descriptions of names without a docstring of their own."""
 
 
 def table() -> str:
-    """Names with the first sentence of their docstrings."""
+    """Return the names with the first sentences of their docstrings."""
     rows = [f"| `{name}` | {_sentence(name, getattr(extend, name))} |" for name in extend.__all__]
     return "\n".join(["| name | what it is |", "| --- | --- |", *rows])
 

@@ -1,14 +1,14 @@
-"""Throughput on a GPU, beside the matrix and copy ceilings of that GPU, timed by device events.
+"""Measure throughput on a GPU beside the matrix and copy ceilings of that GPU, by device events.
 
     python scripts/gpu.py results/gpu [--device cuda] [--rounds 5]     (bdlbench installed)
 
 Writes OUT/throughput.md: the ceilings, by precision; training steps and predictives of LeNet-300-100 for growing
 batches, until the chip is full; replicates of a small network; each precision's error against float64; a plain step as
-a CUDA graph. Where there is no CUDA device every line says "not measured"; `--device cpu` measures what a CPU can.
+a CUDA graph. Without a CUDA device every line says "not measured"; `--device cpu` measures the parts that run on a CPU.
 
-Operations are those of the matrix products alone, 2 for each multiply-add: 6 × weights × examples for a step (without
-the gradient of the data), twice as many where mean and variance have a product each. Bytes are what a step must move
-at least: parameters, gradients and both moments of Adam, read once, and all but the gradients written once.
+Only operations of matrix products count, 2 for each multiply-add: 6 × weights × examples for a step (without the
+gradient of the data), twice as many where mean and variance have a product each. Bytes are the least that a step must
+move: parameters, gradients and both moments of Adam, read once, and all but the gradients written once.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ PRODUCTS = {"mle": 1, "mc_dropout": 1, "mean_field_vi": 2, "sparse_vd": 2}
 
 @dataclass(frozen=True)
 class Extent:
-    """How much is measured: a test asks for little."""
+    """The size of the measurement; a test uses a small one."""
 
     batches: tuple[int, ...] = (100, 1_000, 10_000, 100_000)
     replicates: tuple[int, ...] = (1, 10, 100, 1_000)
@@ -63,7 +63,7 @@ class Ceilings:
 
 @contextmanager
 def float32_products(precision: str) -> Iterator[None]:
-    """`torch.set_float32_matmul_precision` within a block."""
+    """Set `torch.set_float32_matmul_precision` within a block."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(precision)
     try:
@@ -81,17 +81,17 @@ PRECISIONS: dict[str, Callable[[torch.device], AbstractContextManager[object]]] 
 
 
 def drawn(shape: tuple[int, ...], device: torch.device, seed: int = 0) -> Tensor:
-    """Uniform numbers, the same on every device."""
+    """Return uniform numbers, the same on every device."""
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed)).to(device)
 
 
 def seconds(work: Callable[[], object], device: torch.device, rounds: int) -> float:
-    """The median over rounds, after one that warms up."""
+    """Return the median over rounds, after one round that warms up."""
     return median(timed_in_turn({"": work}, rounds, device)[""])
 
 
 def ceilings(device: torch.device, extent: Extent) -> Ceilings:
-    """Of this device, measured."""
+    """Measure the ceilings of this device."""
     n = extent.square
     a, b = drawn((n, n), device), drawn((n, n), device, 1)
     matrix = {}
@@ -107,7 +107,7 @@ def ceilings(device: torch.device, extent: Extent) -> Ceilings:
 def fitting(
     method: str, data: Data, batch: int, sizes: tuple[int, ...], likelihood: str, epochs: int
 ) -> Callable[[], Posterior]:
-    """`fit` of a registered method."""
+    """Return `fit` of a registered method as a call."""
     options = {method: {"epochs": epochs, "batch_size": batch, **OPTIONS.get(method, {})}}
     options["mlp"] = {"widths": "-".join(map(str, sizes[1:-1]))}
     model = catalog.build_model(
@@ -118,24 +118,24 @@ def fitting(
 
 
 def training_data(batch: int, sizes: tuple[int, ...], rows: int, device: torch.device) -> Data:
-    """STEPS batches that all rows share: classes, or one number."""
+    """Return STEPS batches that all rows share, with classes or one number as targets."""
     x = drawn((STEPS * batch, sizes[0]), device)
     y = (x[:, 0] * sizes[-1]).long() if sizes[-1] > 1 else x[:, 0]
     return Data(x.expand(rows, *x.shape), y.expand(rows, *y.shape))
 
 
 def weights(sizes: tuple[int, ...]) -> int:
-    """Of all linear maps."""
+    """Return the number of weights of all linear maps."""
     return sum(a * b for a, b in pairwise(sizes))
 
 
 def of_the_limit(rate: float, operations: float, moved: float, limit: Ceilings, precision: str) -> str:
-    """Fractions of the matrix and of the copy ceiling, for a rate of units that take so many operations and bytes."""
+    """Return the fractions of the matrix and copy ceilings, for a rate of units with these operations and bytes."""
     return f"{rate * operations / limit.matrix[precision]:.1%} | {rate * moved / limit.copy:.1%}"
 
 
 def step_lines(device: torch.device, extent: Extent, limit: Ceilings) -> Iterator[str]:
-    """Training of LeNet-300-100: examples per second, by method, batch and precision."""
+    """Time training of LeNet-300-100: examples per second, by method, batch and precision."""
     count = weights(SIZES)
     for method, products in PRODUCTS.items():
         for batch in extent.batches:
@@ -150,7 +150,7 @@ def step_lines(device: torch.device, extent: Extent, limit: Ceilings) -> Iterato
 
 
 def predictive_lines(device: torch.device, extent: Extent, limit: Ceilings) -> Iterator[str]:
-    """Predictives of LeNet-300-100: samples × examples per second."""
+    """Time predictives of LeNet-300-100: samples × examples per second."""
     data = training_data(100, SIZES, 1, device)
     for method, products in PRODUCTS.items():
         posterior = fitting(method, data, 100, SIZES, "categorical", 1)()
@@ -166,7 +166,7 @@ def predictive_lines(device: torch.device, extent: Extent, limit: Ceilings) -> I
 
 
 def replicate_lines(device: torch.device, extent: Extent) -> Iterator[str]:
-    """Networks 13-50-1 at once: steps of networks per second."""
+    """Time networks 13-50-1 at once: steps of networks per second."""
     for method in PRODUCTS:
         for rows in extent.replicates:
             data = training_data(32, SMALL, rows, device)
@@ -176,7 +176,7 @@ def replicate_lines(device: torch.device, extent: Extent) -> Iterator[str]:
 
 
 def network(device: torch.device, dtype: torch.dtype = torch.float32) -> nn.Sequential:
-    """LeNet-300-100 in plain torch, always the same."""
+    """Build LeNet-300-100 in plain torch from a fixed seed."""
     layers: list[nn.Module] = []
     for k, (inputs, outputs) in enumerate(pairwise(SIZES)):
         layer = nn.Linear(inputs, outputs)
@@ -187,7 +187,7 @@ def network(device: torch.device, dtype: torch.dtype = torch.float32) -> nn.Sequ
 
 
 def error_lines(device: torch.device) -> Iterator[str]:
-    """The largest error of log-probabilities against float64, in nats, over a thousand inputs."""
+    """Measure the largest error of log-probabilities against float64, in nats, over a thousand inputs."""
     x = drawn((1000, SIZES[0]), device)
     with torch.inference_mode():
         exact = network(device, torch.float64)(x.double()).log_softmax(-1)
@@ -198,7 +198,7 @@ def error_lines(device: torch.device) -> Iterator[str]:
 
 
 def graph_lines(device: torch.device, extent: Extent) -> Iterator[str]:
-    """A plain training step, batch 100: as it is, and as one CUDA graph."""
+    """Time a plain training step at batch 100, alone and as one CUDA graph."""
     x = drawn((100, SIZES[0]), device)
     y, net = (x[:, 0] * SIZES[-1]).long(), network(device)
     on_gpu = device.type == "cuda"
@@ -221,7 +221,7 @@ def graph_lines(device: torch.device, extent: Extent) -> Iterator[str]:
 
 
 def captured(step: Callable[[], None]) -> torch.cuda.CUDAGraph:
-    """A step as a graph, warmed up on a stream of its own, as torch's notes ask."""
+    """Capture a step as a graph, warmed up on its own stream, as torch's notes require."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -245,7 +245,7 @@ HEADS = {
 
 
 def measured(device: torch.device, extent: Extent) -> dict[str, list[str]]:
-    """The lines of every table, in the order of HEADS."""
+    """Return the lines of every table, in the order of HEADS."""
     limit = ceilings(device, extent)
     first = [f"product of {extent.square}², {name} | {rate:.4g} operations" for name, rate in limit.matrix.items()]
     found = [
@@ -260,7 +260,7 @@ def measured(device: torch.device, extent: Extent) -> dict[str, list[str]]:
 
 
 def document(where: str, tables: dict[str, list[str]]) -> str:
-    """Markdown. Tables without lines say that nothing was measured."""
+    """Return Markdown. Tables without lines say that nothing was measured."""
     text = f"# Throughput on {where}\n\n`python scripts/gpu.py results/gpu`, torch {torch.__version__}.\n"
     for title, heads in HEADS.items():
         text += f"\n## {title}\n\n| {' | '.join(heads)} |\n|{' --- |' * len(heads)}\n"
@@ -270,7 +270,7 @@ def document(where: str, tables: dict[str, list[str]]) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Write the tables; returns the exit code."""
+    """Write the tables; return the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("out", type=Path, help="a folder")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")

@@ -1,4 +1,4 @@
-"""The model of a record whose parameters were kept, to be asked for latents and images; for scripts beside this."""
+"""Load the model of a record whose parameters were kept, to compute latents and images; other scripts import this."""
 
 from __future__ import annotations
 
@@ -20,20 +20,23 @@ from bdlbench.records import record as records
 from bdlbench.records.record import Record
 
 AT_ONCE = 1000
-"""Images in one pass."""
+"""Images in a forward pass."""
 
 NO_NOISE = Streams.of_seeds([0])
-"""Nothing here draws, but for a binary image that is not used."""
+"""Streams for a binary image that is drawn but not used; nothing else here is random."""
 
 NUM_OOD = 1000
-"""Images of each out-of-distribution set, whatever the run took."""
+"""Images of each out-of-distribution set, independent of the run's number."""
 
 
 @dataclass(frozen=True)
 class Kept:
     """The network of one replicate, and the data it was trained on.
 
-    model: as it was built; layer: its parameters, R = 1; task: the replicate's split.
+    Attributes:
+        model: The model.
+        layer: Its parameters, R = 1.
+        task: The replicate's split.
     """
 
     record: Record
@@ -43,7 +46,7 @@ class Kept:
 
     @property
     def title(self) -> str:
-        """Data set, model, and the options that differ between our figures."""
+        """Return the data set, the model, and the options that differ between our figures."""
         cell = self.record.cell
         latent = cell.model.get("latent")
         size = f", {latent}-D latent" if latent is not None else ""
@@ -51,31 +54,31 @@ class Kept:
 
     @torch.no_grad()
     def means(self, x: Tensor) -> Tensor:
-        """Means of q(z | x) of images (N, *S) as they are, no binary draw of grey ones taken: (N, Z)."""
+        """Return the means of q(z | x) of images (N, *S) as they are, without binary draws of grey ones: (N, Z)."""
         grey = replace(self.model, signature=replace(self.model.signature, likelihood="discretised"))
         return torch.cat([grey(self.layer, part[None], NO_NOISE).mean[0] for part in x.split(AT_ONCE)])
 
     @torch.no_grad()
     def decoded(self, z: Tensor) -> Tensor:
-        """E[x | z] of latents (N, Z): (N, H, W)."""
+        """Return E[x | z] of latents (N, Z): (N, H, W)."""
         output = self.model(self.layer, self.task.test.x[None, :1], NO_NOISE)
         return self._pictures(output.decode(z[None])[0])
 
     def reconstructed(self, x: Tensor) -> Tensor:
-        """E[x | z] at the mean of q(z | x) of images (N, *S): (N, H, W)."""
+        """Return E[x | z] at the mean of q(z | x) of images (N, *S): (N, H, W)."""
         return self.decoded(self.means(x))
 
     def _pictures(self, raw: Tensor) -> Tensor:
-        """Pixel means of a decoder's last layer (N, D · per_pixel)."""
+        """Return the pixel means of a decoder's last layer (N, D · per_pixel)."""
         pixels = raw[:, : self.task.test.x[0].numel()]
         grey = 0.5 + 0.5 * pixels if self.model.signature.likelihood == "discretised" else pixels.sigmoid()
         return grey.clamp(0, 1).reshape(-1, *self.task.test.x.shape[-2:])
 
 
 def kept(path: Path, model: str, **options: Any) -> list[Kept]:
-    """Each replicate of the first record that fits: of a point method, this model and these options of it.
+    """Return each replicate of the first record of a point method with this model and these options.
 
-    path: a folder of records, or one record. Raises BadInput where there is none whose parameters were kept.
+    `path` is a folder of records, or one record. Raises BadInput where no such record has its parameters.
     """
     folder = path if path.is_dir() else path.parent
     for record in records.read(path):
@@ -97,5 +100,5 @@ def _kept(folder: Path, record: Record, row: int) -> Kept:
 
 
 def _choice(kind: catalog.Kind, then: Choice, more: dict[str, Any]) -> Choice:
-    """The entry of a record, options and all, with `more`."""
+    """Return the entry of a record with its options, and with `more`."""
     return catalog.choice(kind, then.name, {then.name: dict(then.options) | more})

@@ -1,4 +1,4 @@
-"""Kill a run at random moments, resume it each time, and compare it with one that was left alone, byte for byte.
+"""Kill a run at random moments, resume it each time, and compare it with an uninterrupted run, byte for byte.
 
     python scripts/kill_and_resume.py [--kills 10] [--jobs 2] [--epochs 250] [--seed 0] [--checkpoint-every 0.2]
 
@@ -10,11 +10,11 @@ next one starts in another folder.
 
 After each kill every record must read, with its predictions. Half-written temporary files are planted as well, where a
 kill inside a write would leave them. In the end `values` and predictions of all records must have the same bytes as
-those of the run that was left alone, and nothing else may lie in the folder.
+those of the uninterrupted run, and nothing else may lie in the folder.
 
-That a fit went on where it was is proven by its first new checkpoint: it holds more seconds of training than have
-passed since the resumed run began with it. Prints a line for each kill. Exit code 1 if anything differs, if less than
-half of the kills were inside a cell, or if no fit was proven to have gone on.
+The first new checkpoint of a fit proves that the fit continued: it holds more seconds of training than have passed
+since the resumed run began with it. Prints a line for each kill. Exit code 1 if anything differs, if less than half of
+the kills were inside a cell, or if no fit is proven to have continued.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ STEPS_PER_EPOCH = 1347 // 64
 POLL = 0.02
 WORKERS_END_WITHIN = 10.0
 LATE = 0.5
-"""Seconds by which a line of progress may come too late."""
+"""The largest delay of a line of progress, in seconds."""
 HALF = b'{"schema": 1, "cell": {"device": "cpu", "prot'
 
 
 class Asked(NamedTuple):
-    """What is run."""
+    """The options of the run."""
 
     epochs: int
     jobs: int
@@ -59,11 +59,11 @@ class Asked(NamedTuple):
 
     @property
     def settings(self) -> list[str]:
-        """NAME.OPTION=VALUES."""
+        """Return NAME.OPTION=VALUES."""
         return [f"mle.epochs={self.epochs}", f"mean_field_vi.epochs={self.epochs}", "mean_field_vi.prior_sd=1.0,0.3"]
 
     def command(self, folder: Path) -> list[str]:
-        """The command line."""
+        """Return the command line."""
         chosen = [f"--method={name}" for name in METHODS]
         options = [f"--set={text}" for text in self.settings]
         where = ["--device=cpu", f"--jobs={self.jobs}", f"--checkpoint-every={self.checkpoint_every}"]
@@ -71,14 +71,14 @@ class Asked(NamedTuple):
         return [sys.executable, "-m", "bdlbench", "run", *chosen, *what, *options, *where, f"--results={folder}"]
 
     def titles(self, folder: Path) -> dict[str, str]:
-        """{name of a checkpoint: method} of the batches that `folder` still lacks."""
+        """Return {name of a checkpoint: method} of the batches that `folder` still lacks."""
         overrides = suites.Overrides(METHODS, (), ("digits",), "3", 20, tuple(self.settings), "cpu")
         job = work.plan(suites.build_spec(suites.read_suite("quick"), overrides), Settings(folder))
         return {f"{batch.key}.1.safetensors": batch.cells[0].method.name for batch in job.batches}
 
 
 class Saved(NamedTuple):
-    """What a checkpoint holds, and when it was written."""
+    """The content of a checkpoint, and the time when it was written."""
 
     seconds: float
     step: int
@@ -86,7 +86,7 @@ class Saved(NamedTuple):
 
 
 def checkpoints(folder: Path) -> dict[str, Saved]:
-    """All that lie in a results folder. A file that goes while it is read belongs to a batch that is done."""
+    """Return all checkpoints in a results folder. A file that vanishes while it is read belongs to a finished batch."""
     found = {}
     for path in (folder / ".checkpoints").glob("[!.]*"):
         try:
@@ -126,7 +126,7 @@ class Run:
         self.reader.start()
 
     def _read(self) -> None:
-        """Ends when the last process that holds this run's stderr has ended: the workers too."""
+        """Read stderr until the last process that holds it has ended, the workers included."""
         for line in self.process.stderr:
             self.lines.append(line)
             if started := re.match(r"\[\d+/\d+\] (\w+) .* …$", line):
@@ -134,23 +134,23 @@ class Run:
 
     @property
     def seconds(self) -> float:
-        """Since the start."""
+        """Return the seconds since the start."""
         return time.monotonic() - self.started
 
     @property
     def running(self) -> list[str]:
-        """Batches that have started and not ended, by the lines of progress."""
+        """Return batches that have started and not ended, by the lines of progress."""
         lines = [line for line in list(self.lines) if re.match(r"\[\d+/\d+\]", line)]
         started = [line.removesuffix(" …\n") for line in lines if line.endswith(" …\n")]
         ended = {re.sub(r", [\d.]+ s\n$", "", line) for line in lines if not line.endswith(" …\n")}
         return [headline for headline in started if headline not in ended]
 
     def written(self) -> dict[str, Saved]:
-        """Checkpoints that this run has written."""
+        """Return checkpoints that this run has written."""
         return {name: saved for name, saved in checkpoints(self.folder).items() if saved != self.before.get(name)}
 
     def wait(self, moment: Callable[[], bool]) -> bool:
-        """Wait until the moment has come; False where the run ended before. Notes which fits went on."""
+        """Wait until the moment has come; return False where the run ended before. Note which fits continued."""
         while self.process.poll() is None:
             self._note_progress()
             if moment():
@@ -159,7 +159,7 @@ class Run:
         return False
 
     def _note_progress(self) -> None:
-        """The first new checkpoint of a fit that had one holds more seconds of training than there were to train."""
+        """Note fits whose first new checkpoint holds more seconds of training than this run can have spent."""
         for name, saved in self.written().items():
             title, old = self.titles.get(name, ""), self.before.get(name)
             if title in self.begun and name not in self.seen:
@@ -169,13 +169,13 @@ class Run:
                     self.went_on.append(f"{title} from step {old.step}")
 
     def kill(self) -> float:
-        """SIGKILL to the main process only. Returns the seconds until the last worker had ended by itself."""
+        """Send SIGKILL to the main process only. Return the seconds until the last worker has ended by itself."""
         killed = time.monotonic()
         self.process.send_signal(signal.SIGKILL)
         return self._gone(killed)
 
     def finish(self) -> int:
-        """Wait for the end; returns the exit code."""
+        """Wait for the end; return the exit code."""
         self.wait(lambda: False)
         self._gone(time.monotonic())
         return self.process.returncode
@@ -190,7 +190,7 @@ class Run:
 
 
 class Killed(NamedTuple):
-    """What became of one kill. running: batches inside which it came; held: the checkpoints of this run, by method."""
+    """The outcome of one kill. running: batches that were interrupted; held: the checkpoints of this run, by method."""
 
     moment: str
     running: list[str]
@@ -198,7 +198,7 @@ class Killed(NamedTuple):
 
 
 def attempt(run: Run, kind: str, dice: random.Random) -> Killed | None:
-    """Wait for a moment of this kind, then kill. None where the run ended before."""
+    """Wait for a moment of this kind, then kill. Return None where the run ended before."""
     pause = {"inside": dice.uniform(0, 1.5), "record": dice.uniform(0, 0.03), "any": dice.uniform(0, 6)}[kind]
     if not run.wait(lambda: ready(run, kind)):
         return None
@@ -212,14 +212,14 @@ def attempt(run: Run, kind: str, dice: random.Random) -> Killed | None:
 
 
 def ready(run: Run, kind: str) -> bool:
-    """Whether what this kind of kill waits for has come."""
+    """Tell whether the moment for this kind of kill has come."""
     if kind == "inside":
         return bool(run.written())
     return kind == "any" or any(path.name not in run.files for path in run.folder.glob("[!.]*"))
 
 
 def faults_after_kill(folder: Path) -> list[str]:
-    """Records that do not read, and predictions that do not belong to them."""
+    """Return records that cannot be read, and predictions that do not belong to them."""
     if not folder.is_dir():
         return []
     try:
@@ -231,7 +231,7 @@ def faults_after_kill(folder: Path) -> list[str]:
 
 
 def plant_halves(folder: Path, names: set[str]) -> None:
-    """Leave what a kill inside a write leaves: the first half of a file under its temporary name."""
+    """Write the first half of a file under its temporary name, as a kill inside a write leaves it."""
     (folder / ".checkpoints").mkdir(parents=True, exist_ok=True)
     for name in names:
         (folder / f".{name}.halfhalf.part").write_bytes(HALF)
@@ -240,7 +240,7 @@ def plant_halves(folder: Path, names: set[str]) -> None:
 
 
 def differences(folder: Path, alone: Path) -> list[str]:
-    """What is not the same, byte for byte, in two folders of records, and what else lies in the first."""
+    """Return differences of two folders of records, byte for byte, and unexpected files in the first."""
     faults = []
     names, expected = {path.name for path in folder.iterdir()}, written_by(alone)
     faults += [f"{name} is missing" for name in sorted(expected - names)]
@@ -254,18 +254,18 @@ def differences(folder: Path, alone: Path) -> list[str]:
 
 
 def written_by(folder: Path) -> set[str]:
-    """Names of the records of a run, and of their predictions."""
+    """Return the names of a run's records and of their predictions."""
     return {path.name for path in folder.iterdir() if path.suffix in (".json", ".safetensors")}
 
 
 def values(path: Path) -> bytes:
-    """The deterministic part of a record."""
+    """Return the deterministic part of a record."""
     record = records.read_one(path)
     return files.canonical_json([record.values.as_dict(), record.predictions, [list(map(str, record.replicates))]])
 
 
 def show(number: int, kind: str, killed: Killed, went_on: Sequence[str]) -> None:
-    """The line of one kill."""
+    """Print the line of one kill."""
     held = ", ".join(f"{title} {saved.step} steps" for title, saved in killed.held.items())
     place = f"inside {len(killed.running)}" if killed.running else "outside"
     told = f"; this run had gone on with {', '.join(went_on)}" if went_on else ""
@@ -273,7 +273,7 @@ def show(number: int, kind: str, killed: Killed, went_on: Sequence[str]) -> None
 
 
 class Tally(NamedTuple):
-    """Of all kills: whether inside a cell; the fits proven to have gone on; what was wrong."""
+    """The count over all kills: kills inside a cell, fits proven to have continued, and faults."""
 
     inside: list[bool]
     went_on: list[str]
@@ -281,7 +281,7 @@ class Tally(NamedTuple):
 
 
 def torment(asked: Asked, kills: int, dice: random.Random, place: Path, alone: Path) -> Tally:
-    """Kill and resume, in as many folders as it takes for all kills."""
+    """Kill and resume in as many folders as all kills need."""
     tally, rounds = Tally([], [], []), 0
     while not rounds or len(tally.inside) < kills:
         rounds += 1
@@ -296,7 +296,7 @@ def torment(asked: Asked, kills: int, dice: random.Random, place: Path, alone: P
 def kill_until_it_ends(
     asked: Asked, kills: int, dice: random.Random, folder: Path, names: set[str], tally: Tally
 ) -> int:
-    """Kill and resume in one folder until a run comes to its end; returns its exit code."""
+    """Kill and resume in one folder until a run finishes; return its exit code."""
     while True:
         run, number = Run(asked, folder), len(tally.inside)
         kind = KINDS[number % len(KINDS)]
@@ -313,7 +313,7 @@ def kill_until_it_ends(
 
 
 def main() -> int:
-    """Returns the exit code."""
+    """Run all kills; return the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--jobs", type=int, default=2)

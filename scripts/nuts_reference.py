@@ -1,4 +1,4 @@
-"""Bayesian logistic regression on breast_cancer: every method beside a reference posterior by NUTS.
+"""Compare every method with a reference posterior by NUTS: Bayesian logistic regression on breast_cancer.
 
     python -m pip install -c constraints.txt '.[reference]'
     python scripts/nuts_reference.py results/exact/breast_cancer_nuts                (bdlbench installed)
@@ -6,7 +6,7 @@
 The posterior has no closed form. The reference is the No-U-Turn Sampler (Hoffman & Gelman 2014) of NumPyro: four chains
 of 2,000 draws after 2,000 of warm-up; largest split R-hat and smallest effective sample size of any weight are stated.
 The model is `logistic` with a standard normal prior on every weight and bias, two classes. Its likelihood sees only the
-difference of the two classes' weights, whose prior is N(0, 2): that is what is sampled, and the predictive is the same.
+difference of the two classes' weights, whose prior is N(0, 2). NUTS samples this difference, with the same predictive.
 
 Agreement is the fraction of test inputs with equal top-1 class; total variation is ½ Σ_c |p_c − q_c|, mean over test
 inputs (Izmailov et al. 2021, §4). Five seeds of each method, split 0.
@@ -41,7 +41,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "dropconnect": {**FULL_BATCH, "rate": 0.2},
     "sparse_vd": FULL_BATCH,
 }
-"""The prior is the model's everywhere; dropping rates are a fifth. An ensemble has five members by MLE, its default."""
+"""All methods use the model's prior; dropout rates are 0.2. An ensemble has five members by MLE, its default."""
 
 
 def load() -> Task:
@@ -49,7 +49,7 @@ def load() -> Task:
 
 
 def nuts(task: Task, seed: int) -> tuple[np.ndarray, dict[str, float]]:
-    """Probabilities of class 1 for the test inputs (N,), and the diagnostics of the chains."""
+    """Return the probabilities of class 1 for the test inputs (N,), and the diagnostics of the chains."""
     import jax
     import numpyro
     from numpyro import distributions as dist
@@ -86,7 +86,7 @@ def with_ones(x: torch.Tensor) -> np.ndarray:
 
 
 def probabilities(method: str, task: Task) -> np.ndarray:
-    """(R, N) of class 1 by five seeds of a method."""
+    """Return the probabilities (R, N) of class 1 by five seeds of a method."""
     problem = data.stack([task], [0] * len(SEEDS))
     model = catalog.build_model([catalog.choice("models", "logistic", {})], problem.signature)
     rng = Streams.of_seeds(SEEDS)
@@ -108,7 +108,7 @@ def rows(task: Task) -> Iterator[dict[str, Any]]:
 
 def score(name: str, found: np.ndarray, reference: np.ndarray, diagnostics: dict[str, Any]) -> dict[str, Any]:
     agreement = ((found > 0.5) == (reference > 0.5)).mean(1)
-    variation = np.abs(found - reference).mean(1)  # of two classes, ½ Σ_c |p_c − q_c| is the difference of one
+    variation = np.abs(found - reference).mean(1)  # with two classes, ½ Σ_c |p_c − q_c| is |p_1 − q_1|
     error = variation.std(ddof=1) / math.sqrt(len(variation)) if len(variation) > 1 else ""
     return {
         "method": name,

@@ -1,8 +1,8 @@
-"""`compare` on real runs: where nothing differs, where nothing should, and where the KL was dropped.
+"""Run `compare` on real runs: one method against itself, two methods that should agree, and VI without its KL.
 
     python scripts/real_comparisons.py RUNS docs/statistics.md
 
-RUNS is a folder for the trainings, which are resumed when they are there already (half an hour on two cores): 100
+RUNS is a folder for the trainings, which are resumed where they exist (half an hour on two cores): 100
 seeds of five methods of the suite `quick` on `digits` and `digits_near`, so that each cell gives ten comparisons of
 five seeds against five others; `map` with a prior of standard deviation 1e6 beside `mle`; and mean-field VI with and
 without its KL on `diabetes`, by a plugin (weighted_kl.py).
@@ -35,7 +35,7 @@ HERE = Path(__file__).parent
 
 
 def train(runs: Path) -> None:
-    """What is missing of the trainings."""
+    """Run the missing trainings."""
     common = {"model": "mlp", "dataset": DATASETS}
     api.run("quick", results=runs / "seeds", method=METHODS, seeds=f"0-{2 * GROUPS * SIZE - 1}", **common)
     wide = {"map.prior_sd": 1e6}
@@ -49,7 +49,7 @@ def train(runs: Path) -> None:
 
 
 def groups(runs: Path, method: str, dataset: str) -> Iterator[Source]:
-    """The cell's replicates, five by five."""
+    """Return the cell's replicates in groups of five."""
     (record,) = [
         r for r in records.read(runs / "seeds") if (r.cell.method.name, r.cell.dataset.name) == (method, dataset)
     ]
@@ -64,7 +64,7 @@ def groups(runs: Path, method: str, dataset: str) -> Iterator[Source]:
 
 
 def null_comparisons(runs: Path, allowed: dict[str, float]) -> Iterator[str]:
-    """A row for each cell: of its ten comparisons, how many differ at zero margin, and the verdicts at the margins."""
+    """Return a row for each cell: how many of its ten comparisons differ at margin zero, and the verdicts."""
     total: Counter[str] = Counter()
     for dataset in DATASETS:
         for method in METHODS:
@@ -90,7 +90,7 @@ def row(dataset: str, method: str, comparisons: int, counts: Counter[str]) -> st
 
 
 def verdict_lines(found: Comparison) -> str:
-    """The verdicts alone, as a table."""
+    """Return only the verdicts, as a table."""
     return verdicts.render(found, "markdown").partition("<details>")[0]
 
 

@@ -1,11 +1,11 @@
-"""What more seeds cost: recorded training time of 1, 5 and 20 seeds, beside 20 plain `torch.nn` trainings.
+"""Measure the cost of more seeds: training time of 1, 5 and 20 seeds, beside 20 plain `torch.nn` trainings.
 
     python scripts/replicates.py [--seconds 10] [--repeats 3] [--epochs N] [--method NAME …]
 
 MLP 64-50-10 on digits, batches of 64, Adam at 1e-3, one thread; as many epochs as make one seed take `--seconds`. In
 each repeat the four are timed in turn; the table holds medians, of seconds and of each repeat's own ratios. The plain
 trainings are written as most people write them, one after the other: `nn.Module`, autograd, `torch.optim.Adam`, tensors
-in memory, no data loader. Accuracy stands beside both, to show that they do the same job.
+in memory, no data loader. The accuracy of both shows that they do the same work.
 
 It also proves that seed 3 alone, among 5 and among 20 has the same parameters, values and predictions, bit for bit.
 Prints Markdown. Exit code 1 if a bit differs, or if 5 seeds cost more than 1.6 times one seed or 20 more than 4 times.
@@ -38,7 +38,7 @@ SAMPLES = 20
 ALONE = 3
 SEEDS: tuple[Sequence[int], ...] = ([ALONE], range(5), range(20))
 LIMITS = (1.6, 4.0)
-"""Of 5 seeds and of 20, in units of one seed."""
+"""The largest cost of 5 seeds and of 20, in units of one seed."""
 
 
 class MeanFieldLinear(nn.Module):
@@ -57,13 +57,13 @@ class MeanFieldLinear(nn.Module):
         return mean + variance.sqrt() * torch.randn_like(mean)
 
     def kl(self) -> Tensor:
-        """KL(q ‖ prior) in nats."""
+        """Return KL(q ‖ prior) in nats."""
         pairs = ((self.weight, self.weight_log_sd), (self.bias, self.bias_log_sd))
         return sum((0.5 * (mean.square() + (2 * log_sd).exp() - 1) - log_sd).sum() for mean, log_sd in pairs)
 
 
 def plain(linear: Callable[[int, int], nn.Module]) -> nn.Sequential:
-    """MLP 64-50-10."""
+    """Build an MLP 64-50-10."""
     return nn.Sequential(linear(64, 50), nn.ReLU(), linear(50, 10))
 
 
@@ -75,7 +75,7 @@ PLAIN: dict[str, Callable[[], nn.Sequential]] = {
 
 
 def train_plain(network: nn.Sequential, x: Tensor, y: Tensor, epochs: int) -> None:
-    """The loop that everyone writes. x (N, D), y (N,)."""
+    """Train in the usual loop; x (N, D), y (N,)."""
     optimizer = torch.optim.Adam(network.parameters())
     stochastic = [layer for layer in network if isinstance(layer, MeanFieldLinear)]
     for _ in range(epochs):
@@ -98,7 +98,7 @@ class Timed(NamedTuple):
 
 
 def time_plain(name: str, epochs: int, seeds: Sequence[int]) -> Timed:
-    """One network after the other."""
+    """Time plain trainings, one network after the other."""
     task = catalog.build_dataset(catalog.choice("datasets", "digits", {})).load(0)
     x, y = task.train.x.flatten(1), task.train.y
     seconds, right = 0.0, []
@@ -115,7 +115,7 @@ def time_plain(name: str, epochs: int, seeds: Sequence[int]) -> Timed:
 
 
 def train(name: str, epochs: int, seeds: Sequence[int], folder: Path) -> Record:
-    """All seeds at once, as `run` does it."""
+    """Train all seeds at once, as `run` does."""
     cell = Cell(
         method=catalog.choice("methods", name, {name: {"epochs": epochs, "batch_size": BATCH}}),
         model=catalog.choice("models", "mlp", {"mlp": {"widths": "50"}}),
@@ -128,13 +128,13 @@ def train(name: str, epochs: int, seeds: Sequence[int], folder: Path) -> Record:
 
 
 def timed(record: Record) -> Timed:
-    """What the record says of itself."""
+    """Return the times that the record states."""
     accuracy = record.values.metrics["accuracy"].numbers
     return Timed(record.train_seconds or math.nan, sum(accuracy) / len(accuracy))
 
 
 def stored(folder: Path, record: Record, seed: int) -> dict[str, object]:
-    """Every value of one seed, and the bytes of its predictions."""
+    """Return every value of one seed, and the bytes of its predictions."""
     i = record.replicates.index(Replicate(seed))
     arrays = records.predictions(folder, record)
     rows = {k: v.select(records.row_axis(k), i).contiguous().numpy().tobytes() for k, v in arrays.items()}
@@ -160,14 +160,14 @@ def take_turn(name: str, epochs: int) -> Turn:
 
 
 def calibrate(name: str, seconds: float, trial: int = 100) -> int:
-    """Epochs with which one seed takes about `seconds`; the first trial only warms up."""
+    """Return the epochs with which one seed takes about `seconds`; the first trial only warms up."""
     with tempfile.TemporaryDirectory() as place:
         spent = [train(name, trial, [ALONE], Path(place)).train_seconds or math.nan for _ in range(2)]
     return max(1, round(seconds / spent[-1] * trial))
 
 
 def describe(name: str, epochs: int, turns: Sequence[Turn]) -> tuple[str, bool]:
-    """A row of the table, and whether all that is asked of it holds."""
+    """Return a row of the table, and whether all requirements hold."""
     seconds = [median(turn.at_once[k].seconds for turn in turns) for k in range(len(SEEDS))]
     ratios = [median(turn.at_once[k].seconds / turn.at_once[0].seconds for turn in turns) for k in (1, 2)]
     serial = median(turn.plain.seconds for turn in turns)
@@ -182,7 +182,7 @@ def describe(name: str, epochs: int, turns: Sequence[Turn]) -> tuple[str, bool]:
 
 
 def main() -> int:
-    """Time every method, print the table; returns the exit code."""
+    """Time every method, print the table, and return the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=10.0, help="of one seed; epochs are chosen for it")
     parser.add_argument("--repeats", type=int, default=3, help="turns; the table holds medians")

@@ -1,9 +1,9 @@
-"""How often `reproduce` is wrong: simulated pairs of papers of which the truth is known.
+"""Measure how often `reproduce` is wrong, on simulated pairs of papers with a known truth.
 
     python scripts/reproduction_calibration.py docs/statistics.md
 
-A paper's table has 1, 6 or 18 rows; in each, both papers average over splits (or runs) drawn anew, and theirs is
-printed as papers print. *False alarm*: the truths are equal and any row is called "not reproduced". *Reproduced*: the
+A paper's table has 1, 6 or 18 rows. In each row, both papers average over new splits (or runs), and the published mean
+is rounded as papers do. *False alarm*: the truths are equal and any row is called "not reproduced". *Reproduced*: the
 rows of such tables that are called so. *Found*: one row's truths differ by the margin that was stated for it, in a new
 pair of papers, and it is called "not reproduced". *Falsely reproduced*: all rows differ by their margin, and any is
 called "reproduced". Fixed streams; about ten minutes on one core.
@@ -50,7 +50,7 @@ class Design(NamedTuple):
 
 
 def designs() -> Iterator[Design]:
-    """What papers of this field look like, and what could break the test."""
+    """Return designs that resemble papers of this field, and designs that could break the test."""
     for rows in (1, 6, 18):
         for noise in NOISES:
             yield Design(rows, 20, 20, noise=noise)
@@ -70,7 +70,7 @@ def designs() -> Iterator[Design]:
 
 
 def pair(design: Design, rng: np.random.Generator, shift: float) -> PublishedRow:
-    """One row of both papers; the truth of ours is `shift` above theirs."""
+    """Draw one row of both papers; our truth is `shift` above theirs."""
     draw = NOISES[design.noise]
     common = draw(rng, max(design.ours, design.theirs))
     ours, theirs = (
@@ -87,7 +87,7 @@ def pair(design: Design, rng: np.random.Generator, shift: float) -> PublishedRow
 
 
 def measured(design: Design, tables: int, seed: int) -> dict[str, float]:
-    """The four shares."""
+    """Return the four shares."""
     rng = np.random.default_rng(seed)
     alarms = reproduced = found = falsely = 0
     for _ in range(tables):
@@ -110,7 +110,7 @@ def measured(design: Design, tables: int, seed: int) -> dict[str, float]:
 
 
 def main(page: Path | None) -> None:
-    """The table, in place of the old one."""
+    """Write the table in place of the old one."""
     head = "| rows | splits of ours | of theirs | ± | noise | sd of theirs | digits | shared | " + " | ".join(
         ("false alarm", "reproduced", "found", "falsely reproduced")
     )

@@ -19,7 +19,7 @@ SCREEN = 118
 
 
 def tables() -> dict[tuple[str, str], str]:
-    """What stands between the marks of each file, by (file, mark)."""
+    """Return the text between the marks of each file, by (file, mark)."""
     return {
         ("README.md", "digits table"): f"```text\n{_digits()}\n```",
         ("docs/results/quick.md", "quick table"): _printed("quick", "markdown"),
@@ -29,7 +29,7 @@ def tables() -> dict[tuple[str, str], str]:
 
 
 def _printed(suite: str, style: str) -> str:
-    """What `table` prints, as a reader's own call would."""
+    """Return the output of `table`, as a reader's own call prints it."""
     command = [sys.executable, "-m", "bdlbench", "table", str(REFERENCE / suite), "--format", style]
     environment = {**os.environ, "COLUMNS": str(SCREEN), "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
@@ -37,7 +37,7 @@ def _printed(suite: str, style: str) -> str:
 
 
 def _digits() -> str:
-    """The table of `digits` alone, and what its numbers mean."""
+    """Return only the table of `digits`, with the meaning of its numbers."""
     sections = re.split(r"\n\n(?=\S+.* · M = \d+\n)", "\n\n" + _printed("quick", "terminal"))
     (table,) = (section for section in sections if section.startswith("digits · "))
     meaning = re.search(r"^Mean.*?(?= The best of many)", sections[-1], re.DOTALL | re.MULTILINE)
@@ -46,7 +46,7 @@ def _digits() -> str:
 
 
 def _speed() -> str:
-    """Ratios of training steps, a line for each method."""
+    """Return the ratios of training steps, a line for each method."""
     stored = json.loads((REFERENCE / "speed.json").read_text("utf-8"))
     cells = [(*name.split(" · "), ratio) for name, ratio in stored["ratios"].items()]
     works = sorted({work for _, work, _ in cells}, key=len)
@@ -64,7 +64,7 @@ def _speed() -> str:
 
 
 def main() -> None:
-    """Rewrite what stands between the marks."""
+    """Rewrite the text between the marks."""
     for (file, mark), table in tables().items():
         path = ROOT / file
         text = path.read_text("utf-8")

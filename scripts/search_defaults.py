@@ -1,11 +1,11 @@
-"""The validation search behind the options of a suite: the same number of settings for every method.
+"""Search a suite's options on validation data, with the same number of settings for every method.
 
     python scripts/search_defaults.py quick results/search/quick.csv [METHOD …]     (bdlbench installed)
 
 Each method gets a grid of 12 settings (three learning rates × four settings of its own), five seeds each, trained on
 80 % of the TRAINING examples and scored by NLL on the other 20 %. All settings and seeds of a method are rows of one
-batch. No test example is read. The best setting of each method is what the suite's TOML holds; ties within a standard
-error go to what is nearer to the published default.
+batch. No test example is read. The suite's TOML holds the best setting of each method; among settings within a standard
+error, the one nearer to the published default.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ OWN: dict[str, list[dict[str, object]]] = {
     ],
     "sparse_vd": [{"initial_log_variance": v} for v in (-10.0, -8.0, -6.0, -5.0)],
 }
-"""Four settings of a method's own options; each is tried with each learning rate."""
+"""Four settings of each method's own options, each tried with each learning rate."""
 
 
 def main(suite_name: str, path: Path) -> None:
-    """Search for every method of the suite on its first data set and model; one CSV row for each setting."""
+    """Search for every method of the suite on its first data set and model; write one CSV row for each setting."""
     torch.set_num_threads(1)
     suite = suites.read_suite(suite_name)
     grid, settings = suite.grids[0], {k: {o: v[0] for o, v in t.items()} for k, t in suite.options.items()}
@@ -62,7 +62,7 @@ def main(suite_name: str, path: Path) -> None:
 
 
 def validation_task(task: Task) -> Task:
-    """The training examples of `task` alone: the last fifth of them as its test set."""
+    """Return the training examples of `task`, the last fifth of them as its test set."""
     cut = len(task.train.y) * 4 // 5
     order = torch.randperm(len(task.train.y), generator=torch.Generator().manual_seed(0))
     first, second = order[:cut], order[cut:]
@@ -73,7 +73,7 @@ def validation_task(task: Task) -> Task:
 def search(
     name: str, task: Task, model: Choice, settings: dict[str, dict[str, object]], samples: int
 ) -> list[tuple[object, ...]]:
-    """(method, options, NLL, its standard error over seeds, accuracy) of each setting, best first."""
+    """Return (method, options, NLL, its standard error over seeds, accuracy) of each setting, best first."""
     grid = [own | {"learning_rate": rate} for own, rate in itertools.product(OWN[name], RATES)]
     batches: dict[Choice, list[tuple[dict[str, object], Choice]]] = {}
     for setting in grid:
@@ -86,7 +86,7 @@ def search(
 def score(
     name: str, batch: list[tuple[dict[str, object], Choice]], task: Task, model: Choice, samples: int
 ) -> list[tuple[object, ...]]:
-    """The rows of settings that can be trained together."""
+    """Return the rows of settings that can be trained together."""
     grid = [setting for setting, _ in batch]
     choices = [chosen for _, chosen in batch for _ in SEEDS]
     problem = data.stack([task], [0] * len(choices))

@@ -1,4 +1,4 @@
-"""The validation search behind the semi-supervised table: as many settings for the network alone as for M2.
+"""Search the semi-supervised settings on validation data, equally many for the network alone and for M2.
 
     python scripts/search_semi_supervised.py results/search/semi_supervised.csv     (bdlbench installed)
 
@@ -36,7 +36,7 @@ SHARED: dict[str, dict[str, Any]] = {
     "semi_mnist": {"num_labelled": 100, "num_unlabelled": 5_000, "copies": 10, "pool": 2},
     "labelled_mnist": {"num_labelled": 100, "pool": 2},
 }
-"""What the settings have in common, and the table too."""
+"""Options that all settings and the table share."""
 
 SETTINGS: dict[tuple[str, str], list[dict[str, dict[str, Any]]]] = {
     ("mlp", "labelled_mnist"): [
@@ -48,14 +48,14 @@ SETTINGS: dict[tuple[str, str], list[dict[str, dict[str, Any]]]] = {
         for alpha, rate in itertools.product((30.0, 100.0, 300.0), (1e-3, 2e-3))
     ],
 }
-"""What is tried of each model on its data set."""
+"""The settings of each model on its data set."""
 
 Row = tuple[Choice, Choice, int]
-"""Method, model, and the setting they are."""
+"""A method, a model, and the number of their setting."""
 
 
 def main(path: Path) -> None:
-    """One CSV row for each setting, best first within a model."""
+    """Write one CSV row for each setting, best first within a model."""
     torch.set_num_threads(1)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as stream:
@@ -69,7 +69,7 @@ def main(path: Path) -> None:
 
 
 def search(model: str, dataset: str, settings: list[dict[str, dict[str, Any]]]) -> list[tuple[object, ...]]:
-    """(model, data set, setting, accuracy, its standard error over draws, their number) of each setting, best first."""
+    """Return (model, data set, setting, accuracy, its standard error, number of draws) of each setting, best first."""
     tasks = [validation_task(dataset, draw) for draw in DRAWS]
     groups: dict[tuple[Choice, Choice], list[Row]] = {}
     for i, setting in enumerate(settings):
@@ -85,7 +85,7 @@ def search(model: str, dataset: str, settings: list[dict[str, dict[str, Any]]]) 
 
 
 def validation_task(dataset: str, draw: int) -> Task:
-    """The training part of a draw; as its test set the last images of the draw's order, with their labels."""
+    """Return the training part of a draw, with the last images of the draw's order as its test set."""
     task = catalog.build_dataset(catalog.choice("datasets", dataset, SHARED)).load(draw)
     whole = {"labelled_mnist": {**SHARED["labelled_mnist"], "num_labelled": NUM_TRAIN}}
     last = catalog.build_dataset(catalog.choice("datasets", "labelled_mnist", whole)).load(draw).train
@@ -93,7 +93,7 @@ def validation_task(dataset: str, draw: int) -> Task:
 
 
 def accuracies(rows: list[Row], tasks: list[Task]) -> torch.Tensor:
-    """Of each setting on each draw's validation images, (settings, draws), all trained as one batch."""
+    """Return accuracies on each draw's validation images, (settings, draws), all trained as one batch."""
     methods, models = ([choice for choice in column for _ in tasks] for column in list(zip(*rows, strict=True))[:2])
     problem = data.stack(tasks, [*range(len(tasks))] * len(rows))
     rng = Streams.of_seeds([*DRAWS] * len(rows))
@@ -104,12 +104,12 @@ def accuracies(rows: list[Row], tasks: list[Task]) -> torch.Tensor:
 
 
 def summary(values: torch.Tensor) -> tuple[str, str, int]:
-    """Mean, standard error, n."""
+    """Return mean, standard error and n."""
     return f"{values.mean():.4f}", f"{values.std() / math.sqrt(len(values)):.4f}", len(values)
 
 
 def spelled(setting: Mapping[str, Mapping[str, Any]]) -> str:
-    """As --set takes it."""
+    """Return the setting as --set takes it."""
     return " ".join(f"{name}.{option}={value}" for name, table in setting.items() for option, value in table.items())
 
 

@@ -1,4 +1,4 @@
-"""What the prior's strength does on images held out of the TRAINING set: how the stopping suites were chosen.
+"""Search the stopping suites' settings, such as the prior's strength, on held-out TRAINING images.
 
     python scripts/search_stopping.py SUITE OUT.csv [EPOCHS]     (bdlbench installed; $BDLBENCH_DATA)
 
@@ -28,7 +28,7 @@ from bdlbench.runs import suites
 
 STRENGTHS = (0.003, 0.01, 0.03)
 ENTROPY = (0.1, 0.3)
-"""Weight of q(z)'s entropy, as a multiple of the strength."""
+"""Weights of q(z)'s entropy, as multiples of the strength."""
 PRIOR_SDS = (0.3, 1.0)
 SHOWN = ("accuracy", "nll", "depth", "flops", "flops_fraction")
 
@@ -37,7 +37,7 @@ Pairs = list[tuple[Choice, Choice]]
 
 
 def main(suite_name: str, path: Path, epochs: str) -> None:
-    """One CSV line for each row of each batch."""
+    """Write one CSV line for each row of each batch."""
     torch.set_num_threads(1)
     suite = suites.read_suite(suite_name)
     settings: Settings = {
@@ -58,7 +58,7 @@ def main(suite_name: str, path: Path, epochs: str) -> None:
 
 
 def batches(settings: Settings, depths: tuple[object, ...]) -> Iterator[Pairs]:
-    """All stopping networks at once, then each fixed depth under each weight prior."""
+    """Return all stopping networks at once, then each fixed depth under each weight prior."""
 
     def pair(name: str, sd: float, **options: object) -> tuple[Choice, Choice]:
         model = catalog.choice("models", name, {**settings, name: {**settings.get(name, {}), **options}})
@@ -71,14 +71,14 @@ def batches(settings: Settings, depths: tuple[object, ...]) -> Iterator[Pairs]:
 
 
 def validation_task(task: Task) -> Task:
-    """The last training images as the test set; the real one is dropped."""
+    """Return the task with its last training images as the test set; the real test set is dropped."""
     x, y = task.train.x, task.train.y
     kept = len(x) - min(10_000, len(x) // 5)
     return replace(task, train=Examples(x[:kept], y[:kept]), test=Examples(x[kept:], y[kept:]), ood={})
 
 
 def score(pairs: Pairs, task: Task) -> list[list[str]]:
-    """The shown metrics of each row; all rows have seed 0."""
+    """Return the shown metrics of each row; all rows have seed 0."""
     methods, models = (list(column) for column in zip(*pairs, strict=True))
     seeds = [0] * len(pairs)
     problem = data.stack([task] * len(pairs), seeds)

@@ -1,4 +1,4 @@
-"""The semi-supervised table, from the records of the suite `semi_supervised`.
+"""Write the semi-supervised table from the records of the suite `semi_supervised`.
 
     python -m bdlbench run semi_supervised --results FOLDER
     python scripts/semi_supervised_table.py FOLDER results/vae             (bdlbench installed)
@@ -25,7 +25,7 @@ ALONE, WITH = "mlp", "m2"
 
 
 def main(folder: Path, out: Path) -> None:
-    """Both files."""
+    """Write both files."""
     out.mkdir(parents=True, exist_ok=True)
     rows = list(table(api.results_of(folder)))
     with (out / "semi_supervised.csv").open("w", newline="") as stream:
@@ -39,7 +39,7 @@ def main(folder: Path, out: Path) -> None:
 
 
 def table(results: Sequence[Result]) -> Iterator[dict[str, Any]]:
-    """For each number of labels: the classifier alone, M2, and their difference."""
+    """Return for each number of labels the classifier alone, M2, and their difference."""
     found = {(int(r.cell.dataset.get("num_labelled")), r.cell.model.name): r for r in results}
     for labels in sorted({labels for labels, _ in found}):
         both = {name: accuracies(found[labels, name]) for name in (ALONE, WITH) if (labels, name) in found}
@@ -52,19 +52,19 @@ def table(results: Sequence[Result]) -> Iterator[dict[str, Any]]:
 
 
 def accuracies(result: Result) -> dict[Replicate, float]:
-    """Of each label draw."""
+    """Return the accuracy of each label draw."""
     return dict(result.scores["accuracy"].values)
 
 
 def row(labels: int, model: str, unlabelled: object, values: Sequence[float]) -> dict[str, Any]:
-    """Mean, standard error and n."""
+    """Return mean, standard error and n."""
     error = stdev(values) / math.sqrt(len(values))
     numbers = {"accuracy": f"{fmean(values):.4f}", "standard_error": f"{error:.4f}", "n": len(values)}
     return {"labels": labels, "model": model, "unlabelled": unlabelled, **numbers}
 
 
 def percent(row: dict[str, Any]) -> str:
-    """As people read it."""
+    """Return a percentage as text."""
     return f"{100 * float(row['accuracy']):.2f} ± {100 * float(row['standard_error']):.2f} %"
 
 

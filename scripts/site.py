@@ -1,4 +1,4 @@
-"""Gather the pages of the documentation site: `docs/`, what is generated from the code, the pages beside the records.
+"""Gather the pages of the documentation site: `docs/`, pages generated from the code, and pages beside the records.
 
     python scripts/site.py && zensical build --clean --strict      # the site: build/html
 
@@ -27,7 +27,7 @@ LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)#\s]+)")
 
 
 def main() -> None:
-    """Write `build/site` anew."""
+    """Write `build/site` from nothing."""
     shutil.rmtree(PAGES, ignore_errors=True)
     listed = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard", "docs", "results", "*.md"],
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def on_the_site(source: str) -> str:
-    """Where a file of the repository stands on the site, or "" where it does not."""
+    """Return the place of a repository's file on the site, or "" where it has none."""
     path = PurePosixPath(source)
     if source in ("CHANGELOG.md", "CONTRIBUTING.md"):
         return source.lower()
@@ -61,7 +61,7 @@ def on_the_site(source: str) -> str:
 
 
 def relinked(text: str, source: str, sources: dict[str, str]) -> str:
-    """The text with its links, which hold in the repository, as they hold on the site."""
+    """Return the text with its links, which are valid in the repository, as they are valid on the site."""
     here = PurePosixPath(source).parent
 
     def moved(link: re.Match[str]) -> str:
@@ -71,19 +71,19 @@ def relinked(text: str, source: str, sources: dict[str, str]) -> str:
             raise SystemExit(f"{source}: the site has no {file}, which a link asks for")
         return os.path.relpath(target, PurePosixPath(sources[source]).parent)
 
-    parts = CODE.split(text)  # what is code stands at odd places
+    parts = CODE.split(text)  # code is at odd places
     return "".join(part if place % 2 else LINK.sub(moved, part) for place, part in enumerate(parts))
 
 
 def command_line() -> str:
-    """Every command with its arguments and options, from the application itself."""
+    """Return every command with its arguments and options, from the application itself."""
     command = [sys.executable, "-m", "typer", "bdlbench.cli.main", "utils", "docs", "--name", "python -m bdlbench"]
     text = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     return text.replace("# `python -m bdlbench`", "# Command line", 1)
 
 
 def public(name: str) -> str:
-    """What a module, or each module of a folder, offers; mkdocstrings reads the docstrings."""
+    """Return the page of a module, or of each module of a folder; mkdocstrings reads the docstrings."""
     module = importlib.import_module(name)
     title = f"# `{name}`\n\n"
     if hasattr(module, "__path__"):
@@ -97,7 +97,7 @@ def public(name: str) -> str:
 
 
 def check_the_navigation() -> None:
-    """Every page is named in `mkdocs.yml`, but for those that the pages beside the records link to."""
+    """Exit with an error unless `mkdocs.yml` names every page; pages beside the records may be linked only."""
     named = set(_leaves(yaml.safe_load((ROOT / "mkdocs.yml").read_text("utf-8"))["nav"]))
     there = {path.relative_to(PAGES).as_posix() for path in PAGES.rglob("*.md")}
     for page in sorted(named - there):

@@ -1,4 +1,4 @@
-"""Accuracy against compute of the stopping ResNet, beside networks of fixed depth: a table and figures from records.
+"""Write a table and figures of the stopping ResNet: accuracy against compute, beside networks of fixed depth.
 
     python scripts/stopping_curve.py RECORDS OUT [TITLE]     (bdlbench installed; $BDLBENCH_DATA for the images)
 
@@ -28,7 +28,7 @@ COLOURS = {CONSTANT: "#4c72b0", STOPPING: "#c44e52"}
 
 
 def main(folder: Path, out: Path, title: str) -> None:
-    """Read, tabulate, draw."""
+    """Read, tabulate and draw."""
     found = [r for r in records.read(folder) if r.replicates and r.cell.model.name in COLOURS]
     found.sort(key=lambda r: (r.cell.model.name, r.cell.model.get("blocks"), -r.cell.model.get("strength", 0.0)))
     out.mkdir(parents=True, exist_ok=True)
@@ -42,7 +42,7 @@ def main(folder: Path, out: Path, title: str) -> None:
 
 
 def row_of(folder: Path, record: Record) -> dict[str, Any]:
-    """Mean and standard error over seeds of what is shown, shares of exits, and measured speed-ups."""
+    """Return mean and standard error over seeds of the shown metrics, shares of exits, and measured speed-ups."""
     model, metrics = record.cell.model, record.values.metrics
     row: dict[str, Any] = {
         "model": model.name,
@@ -64,7 +64,7 @@ def row_of(folder: Path, record: Record) -> dict[str, Any]:
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """The columns that are read first, rounded; everything else is in the CSV."""
+    """Return the main columns, rounded; the CSV has all."""
     names = ["accuracy", "nll", "ece", "depth", "flops", "flops_fraction"]
     header = ["network", "accuracy %", "NLL", "ECE", "mean depth", "MFLOPs", "of full", "speed-up at 256", "at 1"]
     lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
@@ -84,7 +84,7 @@ def markdown(table: pd.DataFrame) -> str:
 
 
 def draw_curve(table: pd.DataFrame, title: str) -> Figure:
-    """Accuracy over mean FLOPs, a point for each cell, bars of one standard error over seeds."""
+    """Draw accuracy over mean FLOPs, a point for each cell, with bars of one standard error over seeds."""
     figure = Figure(figsize=(5.6, 4.2), layout="constrained")
     axis = figure.subplots()
     for name, label, marker in (
@@ -104,7 +104,7 @@ def draw_curve(table: pd.DataFrame, title: str) -> Figure:
 
 
 def name_points(axis: Any, rows: pd.DataFrame, name: str) -> None:
-    """Layers, or prior strengths, beside the points; points that cost the same share one label."""
+    """Write layers, or prior strengths, beside the points; points of equal cost share one label."""
     aside = {"xytext": (-5, 5), "ha": "right"} if name == CONSTANT else {"xytext": (6, -11), "ha": "left"}
     apart = rows["flops"].diff() > 0.03 * rows["flops"].max()  # of rows by rising cost
     for _, same in rows.groupby(apart.cumsum()):
@@ -115,12 +115,12 @@ def name_points(axis: Any, rows: pd.DataFrame, name: str) -> None:
 
 
 def widest(folder: Path, stopping: list[Record]) -> Record:
-    """The cell whose depths differ most between images."""
+    """Return the cell whose depths differ most between images."""
     return max(stopping, key=lambda r: float(records.predictions(folder, r)["test.halted_depth"].float().std()))
 
 
 def draw_images(folder: Path, record: Record, count: int = 16) -> Figure:
-    """The test images of least and greatest expected depth, averaged over seeds, with label and mean depth."""
+    """Draw the test images of least and greatest expected depth, averaged over seeds, with label and mean depth."""
     arrays = records.predictions(folder, record)
     score, halted = arrays["test.depth"].mean(0), arrays["test.halted_depth"].mean(0)
     wrong = (arrays["test.log_probs"].argmax(-1) != arrays["test.y"]).float().mean(0)
@@ -142,7 +142,7 @@ def draw_images(folder: Path, record: Record, count: int = 16) -> Figure:
 
 
 def picture(x: torch.Tensor) -> np.ndarray:
-    """An input (C, H, W) as an image between 0 and 1."""
+    """Return an input (C, H, W) as an image between 0 and 1."""
     shown = (x - x.min()) / (x.max() - x.min())
     return shown[0].numpy() if len(shown) == 1 else shown.permute(1, 2, 0).numpy()
 

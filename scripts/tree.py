@@ -18,7 +18,7 @@ MARKS = ("<!-- tree -->", "<!-- end tree -->")
 
 
 def tree(root: Path = ROOT) -> str:
-    """Folders and files by floor, the lowest last, with the first line of their docstrings."""
+    """Return folders and files by floor, the lowest last, with the first line of their docstrings."""
     contracts = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"]["contracts"]
     floors = next(contract["layers"] for contract in contracts if contract["type"] == "layers")
     return "\n".join(

@@ -3,8 +3,8 @@
     python scripts/tutorials.py docs/first-steps.md docs/tutorials/*.md
 
 A block with a title is a file; `sh` is run by bash, which ends at the first command that fails; `python` without a
-title is run by Python. A `text` block right after one that is run is what it prints on standard output. Other blocks,
-`shell` among them, are only read.
+title is run by Python. A `text` block right after a block that is run shows its standard output. Other blocks, such as
+`shell`, are not run.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 FENCE = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$', re.DOTALL | re.MULTILINE)
 SCREEN = 88
-"""Columns of what is printed: those of the site's code blocks on a laptop."""
+"""Columns of the output: the width of the site's code blocks on a laptop."""
 
 
 def printed(page: str) -> Iterator[tuple[re.Match[str], str]]:
-    """Run a page's blocks; gives every block that shows output, and what was printed instead.
+    """Run a page's blocks; yield every block that shows output, with the output of this run.
 
-    Raises RuntimeError where a block fails, with the block and what it wrote.
+    Raises RuntimeError where a block fails, with the block and its output.
     """
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = {**os.environ, "COLUMNS": str(SCREEN), "PYTHONPATH": path, "PATH": _path()}
@@ -52,7 +52,7 @@ def printed(page: str) -> Iterator[tuple[re.Match[str], str]]:
 
 
 def _path() -> str:
-    """As of someone who has activated the environment: `python` is this interpreter."""
+    """Return PATH as in an activated environment: `python` is this interpreter."""
     return os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
 
 

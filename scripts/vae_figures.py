@@ -1,4 +1,4 @@
-"""The lecture's figures of a VAE, from the kept parameters of records.
+"""Draw figures of a VAE from the kept parameters of records.
 
     python scripts/vae_figures.py FOLDER [FOLDER2D [FOLDER_M2]] results/vae             (bdlbench installed)
 
@@ -26,7 +26,7 @@ GAP = 2  # pixels between pictures
 
 
 def main(folders: list[Path], out: Path) -> None:
-    """Every figure that the folders given allow."""
+    """Draw every figure that the given folders allow."""
     out.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context({**sns.axes_style("white"), **sns.plotting_context("paper"), "font.size": 9}):
         vae = kept(folders[0], "vae")[0]
@@ -41,7 +41,7 @@ def main(folders: list[Path], out: Path) -> None:
 
 
 def samples(vae: Kept, side: int = 12) -> Figure:
-    """A grid of E[x | z], z ~ N(0, I)."""
+    """Draw a grid of E[x | z], z ~ N(0, I)."""
     z = torch.randn(side * side, vae.model.latent, generator=torch.Generator().manual_seed(SEED))
     figure = Figure(figsize=(4.6, 4.9), layout="constrained")
     axis = figure.subplots()
@@ -51,7 +51,7 @@ def samples(vae: Kept, side: int = 12) -> Figure:
 
 
 def reconstructions(vae: Kept, columns: int = 16) -> Figure:
-    """Test images, and images of each out-of-distribution set, over what the decoder makes of their latent."""
+    """Draw test images, and images of each out-of-distribution set, above their reconstructions."""
     sets = {"test images": class_by_class(vae.task.test.x, vae.task.test.y, columns)}
     sets |= {f"out of distribution: {NAMES.get(name, name)}": x[:columns] for name, x in vae.task.ood.items()}
     figure = Figure(figsize=(6.4, 1.05 * len(sets) + 0.35), layout="constrained")
@@ -64,7 +64,7 @@ def reconstructions(vae: Kept, columns: int = 16) -> Figure:
 
 
 def manifold(vae: Kept, side: int = 20) -> Figure:
-    """E[x | z] of latents on the grid of the prior's quantiles (Kingma & Welling 2014, figure 4)."""
+    """Draw E[x | z] of latents on the grid of the prior's quantiles (Kingma & Welling 2014, figure 4)."""
     quantiles = (torch.arange(side) + 0.5) / side
     values = torch.special.ndtri(quantiles)
     z = torch.stack([values.repeat(side), values.flip(0).repeat_interleave(side)], dim=-1)  # rows downwards
@@ -81,7 +81,7 @@ def manifold(vae: Kept, side: int = 20) -> Figure:
 
 
 def scatter(vae: Kept, count: int = 10_000) -> Figure:
-    """Means of q(z | x) of test images, coloured by class."""
+    """Draw the means of q(z | x) of test images, coloured by class."""
     means, y = vae.means(vae.task.test.x[:count]), vae.task.test.y[:count]
     figure = Figure(figsize=(6.2, 5.4), layout="constrained")
     axis = figure.subplots()
@@ -99,7 +99,7 @@ def scatter(vae: Kept, count: int = 10_000) -> Figure:
 
 @torch.no_grad()
 def styles(m2: Kept, count: int = 10) -> Figure:
-    """Each line: a test image, then E[x | z, y] with the mean of q(z | x, its class) and every class y in turn."""
+    """Draw lines of a test image, then E[x | z, y] with the mean of q(z | x, its class) and every class y in turn."""
     x, y = m2.task.test.x[:count], m2.task.test.y[:count]
     latent = m2.model.encode(m2.layer, x.flatten(1)[None])[0].chunk(2, dim=-1)[0]  # (C, N, Z)
     z = latent[y, torch.arange(count)].expand(1, m2.model.signature.outputs, -1, -1)
@@ -116,20 +116,20 @@ def styles(m2: Kept, count: int = 10) -> Figure:
 
 
 def class_by_class(x: Tensor, y: Tensor, count: int) -> Tensor:
-    """The first image of each class in turn, then the second of each, …: `count` of them."""
+    """Return `count` images: the first of each class in turn, then the second of each, and so on."""
     rank = torch.stack([(y[: i + 1] == y[i]).sum() for i in range(len(y[:500]))])
     order = sorted(range(len(rank)), key=lambda i: (int(rank[i]), int(y[i])))
     return x[order[:count]]
 
 
 def tiled(pictures: Tensor, columns: int) -> Tensor:
-    """(N, H, W) side by side with a gap around each: (N / columns · (H + gap), columns · (W + gap))."""
+    """Return (N, H, W) side by side with a gap around each: (N / columns · (H + gap), columns · (W + gap))."""
     lines = torch.nn.functional.pad(pictures, (GAP, GAP, GAP, GAP)).unflatten(0, (-1, columns))
     return lines.transpose(1, 2).flatten(2).flatten(0, 1)
 
 
 def picture(axis: Axes, image: Tensor) -> Any:
-    """Ink is black; no ticks; pixel i spans i … i + 1."""
+    """Draw ink in black, without ticks; pixel i spans i … i + 1."""
     height, width = image.shape
     axis.imshow(image.numpy(), cmap="gray_r", vmin=0, vmax=1, extent=(0, width, height, 0), interpolation="nearest")
     axis.set(xticks=[], yticks=[])

@@ -1,4 +1,4 @@
-"""What a VAE's latent is worth to a simple classifier, from the kept parameters of a `vae` record.
+"""Measure how well simple classifiers do on a VAE's latent, from the kept parameters of a `vae` record.
 
     python scripts/vae_representation.py RECORDS results/vae             (bdlbench installed)
 
@@ -7,12 +7,12 @@ representation.csv and .md: the test accuracy of a linear classifier trained on 
 and .md: logistic regression and an SVM on few labels (M1 of Kingma et al. 2014), each on pixels, on as many principal
 components as the latent has dimensions, and on the means of q(z | x).
 
-Everything reads the same grey pixels, 0 … 1. Principal components and the VAE see all training images and no label.
-The linear classifier is multinomial logistic regression; its penalty, C of 0.01, 0.1, 1 or 10, is the best on the
-last 10,000 training images after training on the first 20,000. With few labels C (and for the SVM, with a Gaussian
-kernel of scikit-learn's width "scale", alike) is chosen among 0.1, 1, 10 and 100 by three-fold cross-validation on
-those labels. Label draws are those of
-`labelled_mnist`, splits 0 to 9; where the record holds k seeds, draw i uses the VAE that stands at i modulo k.
+All inputs are computed from the same grey pixels, 0 … 1. Principal components and the VAE use all training images and
+no label. The linear classifier is multinomial logistic regression; its penalty, C of 0.01, 0.1, 1 or 10, is the best on
+the last 10,000 training images after training on the first 20,000. With few labels, C is chosen among 0.1, 1, 10 and
+100 by three-fold cross-validation on those labels, also for the SVM, whose Gaussian kernel has scikit-learn's width
+"scale". Label draws are those of `labelled_mnist`, splits 0 to 9; where the record holds k seeds, draw i uses the VAE
+at place i modulo k.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ Labels = NDArray[np.int64]
 
 LABELS = (100, 300, 1000)
 DRAWS = range(10)
-PARTS = slice(20_000), slice(-10_000, None)  # of the training images: where a penalty is tried, where it is judged
+PARTS = slice(20_000), slice(-10_000, None)  # training images to fit each penalty, and to choose between them
 PENALTIES = (0.01, 0.1, 1.0, 10.0)
 FEW_PENALTIES = (0.1, 1.0, 10.0, 100.0)
 
 
 @dataclass(frozen=True)
 class Features:
-    """Inputs of a classifier: of the training and of the test images, (N, D) each."""
+    """Inputs of a classifier for the training and the test images, (N, D) each."""
 
     name: str
     train: Floats
@@ -66,7 +66,7 @@ class Score:
     accuracies: list[float]
 
     def row(self) -> dict[str, Any]:
-        """Mean, standard error and n beside the heading."""
+        """Return mean, standard error and n beside the heading."""
         n = len(self.accuracies)
         error = np.std(self.accuracies, ddof=1) / np.sqrt(n) if n > 1 else None
         shown = {
@@ -77,7 +77,7 @@ class Score:
 
 
 def main(path: Path, out: Path) -> None:
-    """Both tables."""
+    """Write both tables."""
     out.mkdir(parents=True, exist_ok=True)
     vaes = kept(path, "vae")
     task = grey_task(vaes[0])
@@ -92,13 +92,13 @@ def main(path: Path, out: Path) -> None:
 
 
 def grey_task(vae: Kept) -> Task:
-    """The images of a binary data set as they were before they were drawn from, whole."""
+    """Return all images of a binary data set before their binary draw."""
     name = str(vae.record.cell.dataset.name).replace("binary_", "grey_")
     return build_dataset(choice("datasets", name, {name: {"num_ood": 0}})).load(0)
 
 
 def plain_features(task: Task, dimensions: int) -> list[Features]:
-    """Pixels, and that many of their principal components."""
+    """Return pixels, and the given number of their principal components."""
     train, test = (part.x.flatten(1).numpy() for part in (task.train, task.test))
     pca = PCA(dimensions, svd_solver="covariance_eigh").fit(train)
     components = Features(f"{dimensions} principal components", *map(pca.transform, (train, test)))
@@ -106,13 +106,13 @@ def plain_features(task: Task, dimensions: int) -> list[Features]:
 
 
 def latent_features(vae: Kept, task: Task) -> Features:
-    """Means of q(z | x)."""
+    """Return means of q(z | x)."""
     train, test = (vae.means(part.x).numpy() for part in (task.train, task.test))
     return Features(f"{vae.model.latent} posterior means of z", train, test)
 
 
 def linear_score(sets: Sequence[Features], y: Labels, test_y: Labels) -> Score:
-    """A linear classifier on all training images, one repetition for each of `sets`."""
+    """Score a linear classifier on all training images, one repetition for each of `sets`."""
     found = []
     for each in sets:
         (first, first_y), (last, last_y) = ((each.train[part], y[part]) for part in PARTS)
@@ -122,7 +122,7 @@ def linear_score(sets: Sequence[Features], y: Labels, test_y: Labels) -> Score:
 
 
 def few_labels(sets: Sequence[Features], y: Labels, test_y: Labels, count: int) -> list[Score]:
-    """Both classifiers on `count` labels of each draw."""
+    """Score both classifiers on `count` labels of each draw."""
     found: dict[str, list[float]] = {name: [] for name in CLASSIFIERS}
     for i, draw in enumerate(DRAWS):
         order, each = splits.chosen_of_official(y, count, "mnist", draw), sets[i % len(sets)]
@@ -134,12 +134,15 @@ def few_labels(sets: Sequence[Features], y: Labels, test_y: Labels, count: int) 
 
 
 def linear_accuracy(x: Floats, y: Labels, test: Floats, test_y: Labels) -> float:
-    """Of logistic regression."""
+    """Return the accuracy of logistic regression."""
     return float(searched(logistic(1.0), x, y).score(test, test_y))
 
 
 def svm_accuracy(x: Floats, y: Labels, test: Floats, test_y: Labels) -> float:
-    """Of an SVM with the kernel exp(−|x − x'|² / (D · variance of all numbers in x)), one against one."""
+    """Return the accuracy of a one-against-one SVM.
+
+    Its kernel is exp(−|x − x'|² / (D · variance of all numbers in x)).
+    """
     width = 1 / (x.shape[1] * float(x.var()))
     model = searched(SVC(kernel="precomputed"), rbf_kernel(x, x, gamma=width), y)
     return float(model.score(rbf_kernel(test, x, gamma=width), test_y))
@@ -149,17 +152,17 @@ CLASSIFIERS = {"logistic regression": linear_accuracy, "SVM": svm_accuracy}
 
 
 def searched(model: Any, x: Floats, y: Labels) -> Any:
-    """The classifier with the C of the best mean accuracy over three folds."""
+    """Return the classifier with the C of the best mean accuracy over three folds."""
     return GridSearchCV(model, {"C": FEW_PENALTIES}, cv=3).fit(x, y)
 
 
 def logistic(penalty: float) -> LogisticRegression:
-    """Multinomial, L2."""
+    """Return a multinomial logistic regression with an L2 penalty."""
     return LogisticRegression(C=penalty, max_iter=200)
 
 
 def write(path: Path, about: str, scores: Iterable[Score]) -> None:
-    """<path>.csv, and <path>.md with what the columns mean."""
+    """Write <path>.csv, and <path>.md with the meaning of the columns."""
     rows = [score.row() for score in scores]
     with path.with_suffix(".csv").open("w", newline="") as stream:
         writer = csv.DictWriter(stream, rows[0])
@@ -169,14 +172,14 @@ def write(path: Path, about: str, scores: Iterable[Score]) -> None:
 
 
 def in_words(row: Mapping[str, Any]) -> dict[str, str]:
-    """A row for people."""
+    """Return a row as text."""
     shown = {key: str(row[key]) for key in row if key not in ("accuracy", "standard_error", "n")}
     error = f" ± {100 * float(row['standard_error']):.2f}" if row["standard_error"] else ""
     return {**shown, "accuracy": f"{100 * float(row['accuracy']):.2f} %{error}", "n": str(row["n"])}
 
 
 def markdown(rows: Sequence[Mapping[str, Any]], words: Callable[[Mapping[str, Any]], Mapping[str, str]]) -> str:
-    """A table of what `words` makes of each row."""
+    """Return a table whose rows are made by `words`."""
     shown = [words(row) for row in rows]
     lines = [list(shown[0]), ["---"] * len(shown[0]), *([*row.values()] for row in shown)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,4 +1,4 @@
-"""Tables and the convergence curve of the VAE, from records, with published numbers beside ours.
+"""Write tables and the convergence curve of the VAE from records, with published numbers beside ours.
 
     python scripts/vae_tables.py results/vae
 
@@ -26,7 +26,7 @@ SCORES = {
 
 
 def summary(folder: Path) -> pd.DataFrame:
-    """One row for each `vae` cell and metric, with the options that differ between cells as columns."""
+    """Return one row for each `vae` cell and metric, with the options that differ between cells as columns."""
     frame = api.table(folder, ["*"])
     frame = frame[frame["model"] == "vae"]
     return frame.assign(
@@ -35,7 +35,7 @@ def summary(folder: Path) -> pd.DataFrame:
 
 
 def density_table(frame: pd.DataFrame) -> pd.DataFrame:
-    """Passes over the training data against what the test images cost, published numbers below."""
+    """Return the nats of the test images by passes over the training data, published numbers below."""
     chosen = frame[(frame["dataset"] == "binary_mnist") & (frame["num_ood"] == 0)]
     wide = chosen.pivot_table(index=["passes", "rate"], columns="metric", values="mean").reset_index()
     rows = [
@@ -60,7 +60,7 @@ def density_table(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def ood_table(frame: pd.DataFrame) -> pd.DataFrame:
-    """AUROC of each score for each pair of sets, and the published number where there is one."""
+    """Return the AUROC of each score for each pair of sets, with the published number where there is one."""
     cited = {(row.dataset, row.ours.metric): row.printed for row in papers.read("lpath").rows}
     rows = []
     for _, row in frame[frame["metric"].str.partition("[")[0].isin(SCORES)].iterrows():
@@ -84,7 +84,7 @@ def ood_table(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def draw_convergence(table: pd.DataFrame, path: Path) -> None:
-    """Nats against passes at the learning rate that most cells have, the published number as a line."""
+    """Draw nats over passes at the learning rate that most cells have, with the published number as a line."""
     ours = table[table["source"] == "bdlbench"]
     ours = ours[ours["learning rate"] == ours["learning rate"].mode()[0]]
     figure = Figure(figsize=(5.5, 3.6), layout="constrained")
@@ -102,7 +102,7 @@ def draw_convergence(table: pd.DataFrame, path: Path) -> None:
 
 
 def main(folder: Path) -> None:
-    """Write all."""
+    """Write all tables and the curve."""
     frame = summary(folder)
     density, ood = density_table(frame), ood_table(frame)
     for name, table in {"density": density, "ood": ood}.items():
@@ -113,7 +113,7 @@ def main(folder: Path) -> None:
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """A table as GitHub shows it."""
+    """Return a table in GitHub's Markdown."""
     lines = [list(table.columns), ["---"] * table.shape[1], *table.astype(object).fillna("").values.tolist()]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines) + "\n"
 

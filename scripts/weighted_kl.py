@@ -1,4 +1,4 @@
-"""A plugin to be caught: mean-field VI whose KL has a weight that should be 1, and may be dropped."""
+"""A faulty plugin that the lint must catch: mean-field VI whose KL has a weight, which should be 1."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bdlbench.protocols import Model, Prior
 
 @dataclass(frozen=True)
 class WeightedPrior:
-    """A prior whose KL counts `weight` times."""
+    """A prior whose KL is multiplied by `weight`."""
 
     prior: Prior
     weight: PerRow
@@ -31,7 +31,7 @@ class WeightedPrior:
 
 @dataclass(frozen=True)
 class WithPrior:
-    """A model that brings this prior along."""
+    """A model with this prior."""
 
     model: Model
     weight: PerRow
@@ -51,7 +51,7 @@ class WithPrior:
 
 @dataclass(frozen=True)
 class WeightedVI:
-    """Minimises −(1/N) [Σ_n E_q log p(y_n | x_n, w) − kl_weight · KL(q ‖ N(0, prior_sd²))]."""
+    """Minimise −(1/N) [Σ_n E_q log p(y_n | x_n, w) − kl_weight · KL(q ‖ N(0, prior_sd²))]."""
 
     epochs: int = option(120, "passes over the training data", low=1)
     learning_rate: float = option(1e-3, "Adam's step size", low=0, open_ends=True)
