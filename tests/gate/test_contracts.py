@@ -42,7 +42,7 @@ every_model = pytest.mark.parametrize("model", MODELS)
 UNSEEDED = {"exact"}
 """Methods whose fit draws nothing."""
 CONJUGATE = {"coin", "bayesian_linear_regression"}
-DROPPING_AND_SPARSE = {"mc_dropout", "gaussian_dropout", "dropconnect", "sparse_vd"}
+DROPPING_AND_SPARSE = {"mc_dropout", "gaussian_dropout", "variational_dropout", "dropconnect", "sparse_vd"}
 
 
 def points(rows, num, shape, dtype=torch.float32):

@@ -67,6 +67,21 @@ def test_log_uniform_kl_is_the_integral_within_the_approximations_accuracy():
     assert np.abs(error).max() < 0.01
 
 
+def test_the_cubic_kl_is_the_integral_up_to_one_and_constant_above():
+    log_alpha = np.linspace(-6, 0, 25)
+    far = (-np.euler_gamma - math.log(2)) / 2
+    exact = np.array([true_log_uniform_kl(a) for a in np.exp(log_alpha)]) - far
+    cubic = kl.cubic_log_uniform_kl(torch.from_numpy(log_alpha)).numpy()
+    assert np.ptp(cubic - exact) / 2 < 0.0205  # of a KL that is defined up to a constant
+    assert np.abs(cubic - exact).max() < 0.041
+    by_hand = -far - 0.5 * math.log(0.5) - 1.16145124 * 0.5 + 1.50204118 * 0.25 - 0.58629921 * 0.125
+    assert kl.cubic_log_uniform_kl(torch.tensor(math.log(0.5))).item() == pytest.approx(by_hand, rel=1e-6)
+    above = torch.tensor([0.0, 0.5, 3.0]).double().requires_grad_()
+    values = kl.cubic_log_uniform_kl(above)
+    assert (values == values[0]).all()
+    assert torch.autograd.grad(values.sum(), above)[0][1:].tolist() == [0, 0]
+
+
 def test_log_uniform_kl_falls_to_zero():
     values = kl.log_uniform_kl(torch.linspace(-8, 40, 200, dtype=torch.float64))
     assert (values.diff() <= 0).all()
