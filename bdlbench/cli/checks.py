@@ -1,4 +1,4 @@
-"""`verify`, `gate` and `check`: is a record, a tree or an entry what it should be?"""
+"""`verify`, `gate` and `check`: checks of records, of a tree and of entries."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from bdlbench.gate.verify import Check
 
 SHOWN = 12
-"""Failures of one part of the gate that are shown, so that all fits on a page."""
+"""The most failures that are shown for one part of the gate, so that everything fits on a page."""
 
 VERDICTS = {
     "identical": "bit-identical",
@@ -28,12 +28,12 @@ VERDICTS = {
 
 def verify(
     results: Annotated[Path, typer.Argument(metavar="RESULTS", help="a folder of records, or one record")],
-    full: Annotated[bool, typer.Option("--full", help="train every cell again, whole")] = False,
-    threads: Annotated[int, typer.Option(metavar="N", help="instead of the record's own")] = 0,
+    full: Annotated[bool, typer.Option("--full", help="train every cell again completely")] = False,
+    threads: Annotated[int, typer.Option(metavar="N", help="number of threads; 0: the record's")] = 0,
     plugin: PluginsOption = [],  # noqa: B006
     replaced: Replaced = [],  # noqa: B006
 ) -> None:
-    """Run a cheap slice of each record again: bit-identical, within the noise of equal runs, or different, and why."""
+    """Run a cheap slice of each record again: is it bit-identical, within noise, or different, and why?"""
     if threads < 0:
         raise BadInput(f"--threads {threads} is out of range: at least 1, or 0 for the record's own")
     from bdlbench import api
@@ -47,7 +47,7 @@ def verify(
 
 
 def _print_check(check: Check) -> None:
-    """One line for a record, and below it what differs, why most likely, and what the lint says."""
+    """Print one line for a record, then what differs, the most likely cause, and the lint's faults."""
     what = ", ".join(part.name for part in check.parts if part.verdict == check.verdict)
     replicates = f"{check.replicates} replicate" + "s" * (check.replicates != 1)
     failed = f", {check.failed} failed" if check.failed else ""
@@ -68,7 +68,7 @@ def _print_check(check: Check) -> None:
 
 
 def _print_verdict(checks: Sequence[Check], full: bool) -> int:
-    """The last lines, and the exit code."""
+    """Print the last lines, and return the exit code."""
     counts = {words: sum(c.verdict == v for c in checks) for v, words in VERDICTS.items()}
     print("; ".join(f"{count} {words}" for words, count in counts.items() if count))
     extent = [", ".join(check.checked) or "nothing" for check in checks]
@@ -86,13 +86,15 @@ def _print_verdict(checks: Sequence[Check], full: bool) -> int:
 
 def gate(
     reference: Annotated[Path, typer.Option(metavar="DIR", help="the reference records")] = Path("results/reference"),
-    config: Annotated[Path | None, typer.Option(metavar="SUITE.toml", help="instead of the suite smoke")] = None,
-    results: Annotated[Path | None, typer.Option(metavar="DIR", help="keep the suite's new records there")] = None,
-    accept: Annotated[bool, typer.Option("--accept", help="make the reference what this tree makes")] = False,
+    config: Annotated[
+        Path | None, typer.Option(metavar="SUITE.toml", help="a suite of your own  [default: the suite smoke]")
+    ] = None,
+    results: Annotated[Path | None, typer.Option(metavar="DIR", help="where to keep the suite's new records")] = None,
+    accept: Annotated[bool, typer.Option("--accept", help="replace the reference by this tree's results")] = False,
     plugin: PluginsOption = [],  # noqa: B006
     replaced: Replaced = [],  # noqa: B006
 ) -> None:
-    """Hold this tree against the reference: protocol, objectives, bits, quality, speed."""
+    """Compare this tree with the reference: protocol, objectives, bits, quality, speed."""
     from bdlbench import api
 
     add_plugins(plugin, replaced)
@@ -118,15 +120,18 @@ def _print_section(section: GateSection) -> None:
 
 
 def check(
-    names: Annotated[list[str], typer.Argument(metavar="NAME", help="entries  [default: all of the plugins]")] = [],  # noqa: B006
+    names: Annotated[
+        list[str], typer.Argument(metavar="NAME", help="entries  [default: all entries of the plugins]")
+    ] = [],  # noqa: B006
     plugin: PluginsOption = [],  # noqa: B006
     replaced: Replaced = [],  # noqa: B006
 ) -> None:
-    """Ask entries, your own above all, for what every entry holds to, on small problems in seconds. Exits 1 for faults.
+    """Check entries, above all your own, on small problems in seconds. Exits with 1 for faults.
 
-    Of a method: a row's bits alone and among others, interrupted = uninterrupted, options as rows, shapes, and that
-    without dropping it is one network. Of a model: that each weight meets the method's rule. Of a data set: that it
-    loads the same each time. Of a metric: its values by row, of stored predictions, and without blocks of examples.
+    A method: a row has the same bits alone and among others, an interrupted fit equals an uninterrupted one, options
+    may differ between rows, shapes are right, and without dropout it is one network. A model: each weight meets the
+    method's rule. A data set: it loads the same each time. A metric: its values for each row, for stored predictions,
+    and without blocks of examples.
     """
     from bdlbench.gate import check_plugin as contracts
 

@@ -1,4 +1,4 @@
-"""`list` and `data`: what there is to choose from, and which data sets are at hand."""
+"""`list` and `data`: available entries, and the state of data sets."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ LISTED = ("methods", "models", "datasets", "metrics", "suites")
 
 def list_(
     kind: Annotated[str, typer.Argument(help="methods, models, datasets, metrics or suites  [default: all]")] = "",
-    name: Annotated[str, typer.Argument(help="one entry: its whole description and its options")] = "",
-    options: Annotated[bool, typer.Option("--options", help="with defaults, ranges and help")] = False,
+    name: Annotated[str, typer.Argument(help="one entry, to show its description and options")] = "",
+    options: Annotated[bool, typer.Option("--options", help="show options with defaults, ranges and help")] = False,
     plugin: PluginsOption = [],  # noqa: B006
     replaced: Replaced = [],  # noqa: B006
 ) -> None:
-    """Name what there is, one line each."""
+    """List available entries, one line each."""
     if kind and kind not in LISTED:
         raise unknown("kind", kind, LISTED)
     add_plugins(plugin, replaced)
@@ -46,7 +46,7 @@ def _print_kind(kind: str, options: bool, indent: str) -> None:
 
 
 def _summaries(kind: str) -> dict[str, str]:
-    """One line for each entry of a kind."""
+    """Return one line for each entry of a kind."""
     from bdlbench import catalog
     from bdlbench.runs import suites
 
@@ -57,14 +57,14 @@ def _summaries(kind: str) -> dict[str, str]:
 
 
 def _costs() -> dict[str, str]:
-    """What `--metrics` of `run`, `table` and `report` takes beside metrics, one line each."""
+    """Return one line for each cost that `--metrics` of `run`, `table` and `report` takes besides metrics."""
     from bdlbench.report import tables
 
     return {name: f"cost of a batch, in tables only: {line}" for name, line in tables.COSTS.items()}
 
 
 def _catalog_kind(kind: str) -> Kind | None:
-    """`kind` if the catalog has it: suites are not its."""
+    """Return `kind` if the catalog has it; suites are not in the catalog."""
     from bdlbench import catalog
 
     return next((known for known in catalog.KINDS if known == kind), None)
@@ -86,7 +86,7 @@ def _print_options(kind: str, name: str, indent: str) -> None:
 
 
 def _print_entry(kind: str, name: str) -> None:
-    """All that is written about one entry."""
+    """Print the whole description of one entry."""
     import inspect
 
     from bdlbench import catalog
@@ -113,18 +113,18 @@ def _print_entry(kind: str, name: str) -> None:
 
 
 def _values(values: Sequence[Any]) -> str:
-    """120, or 1|2|4 for a sweep."""
+    """Write one value as 120, a sweep as 1|2|4."""
     from bdlbench.core import options
 
     return "|".join(map(options.spell, values))
 
 
 def data(
-    name: Annotated[str, typer.Argument(help="fetch and verify this data set  [default: say how all stand]")] = "",
+    name: Annotated[str, typer.Argument(help="fetch and verify this data set  [default: show the state of all]")] = "",
     plugin: PluginsOption = [],  # noqa: B006
     replaced: Replaced = [],  # noqa: B006
 ) -> None:
-    """Say which data sets are present and verified, or fetch one."""
+    """Show which data sets are present and verified, or fetch one."""
     from bdlbench import catalog
     from bdlbench.data import downloads
 
@@ -142,7 +142,7 @@ def data(
 
 
 def data_state(files: Sequence[Any]) -> str:
-    """verified, or how many of its files are in which state."""
+    """Return "verified", or how many of its files are in which state."""
     from bdlbench.data import downloads
 
     states = [state for _, state in downloads.status(files)]

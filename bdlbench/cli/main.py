@@ -1,6 +1,6 @@
-"""The commands, and the one place where an error becomes a line and an exit code.
+"""The commands, and the only place where an error becomes one line and an exit code.
 
-Nothing heavy is imported before a command needs it: `--help` waits for neither torch nor NumPy.
+Heavy modules are imported only when a command needs them: `--help` imports neither torch nor NumPy.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ for command in (table, compare, rank, score, report, reproduce, verify, gate, ch
 @app.callback()
 def everywhere(
     native: Annotated[
-        bool, typer.Option("--native", help="all vector instructions of the processor, not only AVX2: other bits")
+        bool, typer.Option("--native", help="use all vector instructions, not only AVX2; changes bits")
     ] = False,
 ) -> None:
-    """Take the options that every command has."""
+    """Set the options that all commands share."""
     if native:
         os.environ[instructions.NATIVE] = "1"
         instructions.choose()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code."""
+    """Run a command, and return its exit code."""
     with terminal.forgiving():
         return _ended(argv)
 
@@ -63,13 +63,13 @@ def _ended(argv: Sequence[str] | None) -> int:
         code = app(arguments or ["--help"], prog_name="bdlbench", standalone_mode=False)
         if code == INTERRUPTED:
             raise Interrupted("interrupted")
-        sys.stdout.flush()  # what cannot be written is this command's failure, not the interpreter's
+        sys.stdout.flush()  # fail here, not when the interpreter ends
         return code if isinstance(code, int) else 0
     except BenchError as error:
         return _fail(f"{error}{_place(error)}", error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         return _fail("interrupted", INTERRUPTED)
-    except BaseException as error:  # also another's sys.exit: its number is not one of our verdicts
+    except BaseException as error:  # also sys.exit of other code, whose number is not a verdict
         if hasattr(error, "format_message"):  # the command line itself is wrong
             return _fail(error.format_message(), BadInput.exit_code)
         if os.environ.get("BDLBENCH_DEBUG") == "1":
@@ -78,7 +78,7 @@ def _ended(argv: Sequence[str] | None) -> int:
 
 
 def _place(error: BenchError) -> str:
-    """Where in a plugin an error arose that does not say it itself: (mine.py:12)."""
+    """Return the place in a plugin where an error arose, such as (mine.py:12), unless its message names the file."""
     if "torch" not in sys.modules:  # then no plugin was read
         return ""
     from bdlbench.core import foreign

@@ -1,4 +1,4 @@
-"""Options that several commands share, and what is made of their words."""
+"""Options that several commands share, and the parsing of their texts."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ PluginsOption = Annotated[
     list[Path], typer.Option("--plugin", metavar="FILE.py", help="a file with entries of your own")
 ]
 Replaced = Annotated[
-    list[str], typer.Option("--replace", metavar="NAME", help="let a plugin take the place of an entry of this name")
+    list[str], typer.Option("--replace", metavar="NAME", help="let a plugin replace the entry of this name")
 ]
 MetricsOption = Annotated[str, typer.Option("--metrics", metavar="A,B", help="columns; default: the main ones")]
 FormatOption = Annotated[str, typer.Option("--format", help="terminal, markdown, csv, latex or json")]
 
 
 def add_plugins(paths: Sequence[Path], replaced: Sequence[str]) -> None:
-    """Add the entries of plugins to the catalog. Raises BadInput where a name to replace has no plugin or no entry."""
+    """Add the entries of plugins to the catalog. Raises BadInput if a name to replace has no plugin or no entry."""
     if replaced and not paths:
         raise BadInput(f"--replace {replaced[0]}: no --plugin is given that could take its place")
     if paths:
@@ -41,7 +41,7 @@ def add_plugins(paths: Sequence[Path], replaced: Sequence[str]) -> None:
 
 
 def format_of(name: str) -> Format:
-    """Return the format of this name. Raises BadInput for another one, with the nearest."""
+    """Return the format of this name. Raises BadInput for an unknown one; the error names the nearest."""
     from bdlbench.report.text_table import FORMATS
 
     style = next((known for known in FORMATS if known == name), None)
@@ -51,5 +51,5 @@ def format_of(name: str) -> Format:
 
 
 def listed(text: str) -> tuple[str, ...]:
-    """Return the names in "nll, ece"; none in an empty text."""
+    """Return the names in a text such as "nll, ece"; () for an empty text."""
     return tuple(name.strip() for name in text.split(",") if name.strip())

@@ -14,10 +14,10 @@ from bdlbench.core.errors import INCOMPLETE, BadInput, unknown
 
 def peers(
     format_: Annotated[str, typer.Option("--format", help="terminal, markdown, csv or json")] = "terminal",
-    rows: Annotated[str, typer.Option("--rows", metavar="A,B", help="of the table, by name; default: all")] = "",
-    rounds: Annotated[int, typer.Option("--rounds", help="in each of which everyone has a turn")] = 5,
-    tables: Annotated[int, typer.Option("--tables", help="2: the whole table twice, to show its spread")] = 1,
-    threads: Annotated[int, typer.Option("--threads", help="of torch")] = 1,
+    rows: Annotated[str, typer.Option("--rows", metavar="A,B", help="rows of the table, by name  [default: all]")] = "",
+    rounds: Annotated[int, typer.Option("--rounds", help="rounds; in each, every library has a turn")] = 5,
+    tables: Annotated[int, typer.Option("--tables", help="repetitions of the whole table; 2 shows its spread")] = 1,
+    threads: Annotated[int, typer.Option("--threads", help="threads of torch")] = 1,
 ) -> None:
     """Time the same work by this package, plain torch and other libraries, in turn (pip install 'bdlbench[peers]')."""
     for name, value in {"--rounds": rounds, "--tables": tables, "--threads": threads}.items():
@@ -33,7 +33,7 @@ def peers(
         raise unknown("format", format_, show.TIMING_FORMATS)
     chosen = works.chosen(listed(rows))
     torch.set_num_threads(threads)
-    keep_freed_memory()  # as `run` does; everyone here gains by it
+    keep_freed_memory()  # as `run` does; every library gains by it
     measured: list[list[work.PeerRow]] = [[] for _ in range(tables)]
     for done in measured:
         for each in chosen:

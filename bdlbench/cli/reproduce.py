@@ -1,4 +1,4 @@
-"""`reproduce`: run a paper's protocol as written, and hold its published numbers against ours."""
+"""`reproduce`: run a paper's protocol as written, and compare its published numbers with the results."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ REPRODUCTIONS = Path("results/reproductions")
 
 
 def reproduce(
-    name: Annotated[str, typer.Argument(help="a paper, or your own PAPER.toml; by default all are listed")] = "",
+    name: Annotated[str, typer.Argument(help="a paper, or your own PAPER.toml  [default: list all papers]")] = "",
     results: Annotated[
-        Path, typer.Option(metavar="DIR", help="where records go, in a folder of the paper's name")
+        Path, typer.Option(metavar="DIR", help="where records go, in a folder named after the paper")
     ] = REPRODUCTIONS,
     jobs: Annotated[int, typer.Option(help="worker processes; 0: as many as cores allow")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
-    stored: Annotated[bool, typer.Option("--stored", help="judge the records that there are; train nothing")] = False,
-    page: Annotated[Path | None, typer.Option(metavar="FILE.md", help="write the page of all papers")] = None,
+    stored: Annotated[bool, typer.Option("--stored", help="judge existing records; train nothing")] = False,
+    page: Annotated[Path | None, typer.Option(metavar="FILE.md", help="write a page of all papers")] = None,
 ) -> None:
-    """Run a paper's protocol, and say of each published number whether it is reproduced."""
+    """Run a paper's protocol, and say for each published number whether it is reproduced."""
     from bdlbench.reproduce import papers
 
     if page is not None:
@@ -75,7 +75,7 @@ def _train(paper: Paper, folder: Path, jobs: int, device: str) -> None:
 
 
 def _lines(paper: Paper, folder: Path) -> list[Line]:
-    """Judge what is in the folder, which may not exist yet."""
+    """Judge the records in the folder, which may not exist yet."""
     from bdlbench.records import reading
     from bdlbench.records.cells import merge
     from bdlbench.reproduce import verdicts

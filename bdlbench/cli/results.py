@@ -1,4 +1,4 @@
-"""`table`, `compare`, `rank` and `report`: what records say."""
+"""`table`, `compare`, `rank` and `report`: tables and verdicts from records."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def table(
     format_: FormatOption = "terminal",
     metrics: MetricsOption = "",
     sort: Annotated[str, typer.Option(metavar="METRIC", help="best first by this metric")] = "",
-    figure: Annotated[Path | None, typer.Option(metavar="FILE", help="draw it too: .png, .svg or .pdf")] = None,
+    figure: Annotated[Path | None, typer.Option(metavar="FILE", help="also draw it: .png, .svg or .pdf")] = None,
     interval: Annotated[
-        bool, typer.Option("--interval", help="half the 95 % interval, of new seeds and test examples, after ±")
+        bool, typer.Option("--interval", help="after ±, half the 95 % interval over new seeds and test examples")
     ] = False,
     plugin: PluginsOption = [],  # noqa: B006
     replaced: Replaced = [],  # noqa: B006
 ) -> None:
-    """Print the records of a folder: mean and standard error over replicates, the best and its equals in bold."""
+    """Print the records of a folder: mean and standard error over replicates, with the best and its equals in bold."""
     style = format_of(format_)
     from bdlbench.records import reading
     from bdlbench.report import figures, overview, tables
@@ -54,7 +54,7 @@ def table(
 
 
 def print_options_in_force(found: Sequence[Result]) -> None:
-    """Those that are not the methods' defaults, a line for each data set."""
+    """Print the options that differ from the methods' defaults, one line for each data set."""
     from bdlbench.report import tables
 
     for line in tables.not_the_defaults(found):
@@ -62,7 +62,7 @@ def print_options_in_force(found: Sequence[Result]) -> None:
 
 
 def print_machines(results: Path, metrics: Sequence[str]) -> None:
-    """Where throughput was measured, if it is asked for."""
+    """Print the machines on which throughput was measured, if it is asked for."""
     from bdlbench.records import reading
     from bdlbench.report import tables
 
@@ -72,7 +72,7 @@ def print_machines(results: Path, metrics: Sequence[str]) -> None:
 
 
 def print_failures(found: Sequence[Result]) -> bool:
-    """Print which replicates failed, and which metrics are not scored. Returns whether anything is missing."""
+    """Print failed replicates and metrics without scores. Return whether anything is missing."""
     from bdlbench import catalog
 
     known, incomplete = set(catalog.names("metrics")), False
@@ -92,7 +92,7 @@ def print_failures(found: Sequence[Result]) -> bool:
 
 
 def print_faults(faults: Faults) -> None:
-    """What is wrong with files beside records, on stderr: stdout may be a table that a program reads."""
+    """Print faults of files beside records on stderr, because a program may read the table on stdout."""
     for line in faults.lines():
         print(f"bdlbench: {line}", file=sys.stderr)
 
@@ -101,7 +101,7 @@ def compare(
     a: Annotated[
         str, typer.Argument(metavar="A", help="a folder of records, one record, or a git revision of results/")
     ],
-    b: Annotated[str, typer.Argument(metavar="B", help="another, compared with A; REVISION:PATH names a folder")],
+    b: Annotated[str, typer.Argument(metavar="B", help="the same, to compare with A; REVISION:PATH names a folder")],
     metrics: MetricsOption = "",
     margins: Annotated[
         Path | None, typer.Option(metavar="FILE.toml", help="[margins] by metric  [default: pyproject.toml's]")
@@ -112,12 +112,12 @@ def compare(
     ignore_options: Annotated[
         bool, typer.Option("--ignore-options", help="pair methods by name, whatever their options")
     ] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="inconclusive counts as failure")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="treat inconclusive as failure")] = False,
     format_: FormatOption = "terminal",
     plugin: PluginsOption = [],  # noqa: B006
     replaced: Replaced = [],  # noqa: B006
 ) -> None:
-    """Hold B against A: differences with intervals, verdicts, and what would settle what is open. Exits 1 if worse."""
+    """Compare B with A: differences with intervals, verdicts, and what would settle the rest. Exits with 1 if worse."""
     style = format_of(format_)
     from bdlbench import api
     from bdlbench.report import verdicts
@@ -140,16 +140,16 @@ def compare(
 
 def rank(
     results: Annotated[Path, typer.Argument(metavar="RESULTS", help="a folder of records on several data sets")],
-    metric: Annotated[str, typer.Option(metavar="METRIC", help="what the ranks are of")] = "nll",
-    methods: Annotated[str, typer.Option(metavar="A,B", help="only these, on the data sets that have them all")] = "",
+    metric: Annotated[str, typer.Option(metavar="METRIC", help="the metric to rank by")] = "nll",
+    methods: Annotated[str, typer.Option(metavar="A,B", help="only these, on data sets that have all of them")] = "",
     format_: FormatOption = "terminal",
     figure: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="a critical-difference diagram: .png, .svg or .pdf")
+        Path | None, typer.Option(metavar="FILE", help="draw a critical-difference diagram: .png, .svg or .pdf")
     ] = None,
     plugin: PluginsOption = [],  # noqa: B006
     replaced: Replaced = [],  # noqa: B006
 ) -> None:
-    """Rank methods over data sets: Friedman, then every pair by Wilcoxon with Holm's correction."""
+    """Rank methods over data sets: Friedman's test, then every pair by Wilcoxon's with Holm's correction."""
     style = format_of(format_)
     from bdlbench import api
     from bdlbench.report import figures, verdicts
@@ -168,7 +168,7 @@ def report(
     plugin: PluginsOption = [],  # noqa: B006
     replaced: Replaced = [],  # noqa: B006
 ) -> None:
-    """Write one HTML page of a folder's records, complete in itself, and its figures beside it as SVG and PNG."""
+    """Write a self-contained HTML page of a folder's records, with its figures beside it as SVG and PNG."""
     from bdlbench import api
 
     add_plugins(plugin, replaced)

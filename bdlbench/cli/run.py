@@ -1,4 +1,4 @@
-"""`run`: train what is missing of a suite, say how far it is, and print its table."""
+"""`run`: train what is missing from a suite, show progress, and print its table."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
 
 
 def run(  # noqa: PLR0913 - one parameter for each option of the command
-    suite: Annotated[str, typer.Argument(help="a suite of the package, see: list suites  [default: quick]")] = "",
-    method: Annotated[list[str], typer.Option(metavar="NAME", help="instead of the suite's; repeatable")] = [],  # noqa: B006
-    model: Annotated[list[str], typer.Option(metavar="NAME", help="instead of the suite's; repeatable")] = [],  # noqa: B006
-    dataset: Annotated[list[str], typer.Option(metavar="NAME", help="instead of the suite's; repeatable")] = [],  # noqa: B006
+    suite: Annotated[str, typer.Argument(help="a suite of the package (see: list suites)  [default: quick]")] = "",
+    method: Annotated[list[str], typer.Option(metavar="NAME", help="replaces the suite's; repeatable")] = [],  # noqa: B006
+    model: Annotated[list[str], typer.Option(metavar="NAME", help="replaces the suite's; repeatable")] = [],  # noqa: B006
+    dataset: Annotated[list[str], typer.Option(metavar="NAME", help="replaces the suite's; repeatable")] = [],  # noqa: B006
     seeds: Annotated[str, typer.Option(metavar="SEEDS", help="5 (0 to 4), 0-9 or 1,4,7")] = "",
     splits: Annotated[str, typer.Option(help="one: every seed on split 0; each: seed i on split i")] = "",
     samples: Annotated[int | None, typer.Option(metavar="M", help="posterior samples of a predictive")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
-    threads: Annotated[int, typer.Option(help="of each batch; part of what decides the bits")] = 1,
+    threads: Annotated[int, typer.Option(help="threads of each batch; they affect the bits")] = 1,
     jobs: Annotated[int, typer.Option(help="worker processes; 0: as many as cores allow, one on a GPU")] = 0,
     results: Annotated[Path, typer.Option(metavar="DIR", help="where records go")] = Path("results/local"),
     metrics: MetricsOption = "",
-    fresh: Annotated[bool, typer.Option("--fresh", help="train again what is done already")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="train everything again")] = False,
     any_code: Annotated[
-        bool, typer.Option("--any-code", help="keep what is done, though its method or bdlbench has changed since")
+        bool, typer.Option("--any-code", help="keep records even if their method or bdlbench has changed since")
     ] = False,
     set_: Annotated[
         list[str], typer.Option("--set", metavar="NAME.OPTION=V1,V2", help="an option; a list sweeps; repeatable")
@@ -44,11 +44,15 @@ def run(  # noqa: PLR0913 - one parameter for each option of the command
     config: Annotated[Path | None, typer.Option(metavar="SUITE.toml", help="a suite of your own")] = None,
     plugin: PluginsOption = [],  # noqa: B006
     replaced: Replaced = [],  # noqa: B006
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be trained, and write nothing")] = False,
-    checkpoint_every: Annotated[float, typer.Option(metavar="SECONDS", help="between checkpoints in a fit")] = 60.0,
-    keep_parameters: Annotated[bool, typer.Option("--keep-parameters", help="write them beside the records")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="show what would be trained; write nothing")] = False,
+    checkpoint_every: Annotated[
+        float, typer.Option(metavar="SECONDS", help="time between checkpoints of a fit")
+    ] = 60.0,
+    keep_parameters: Annotated[
+        bool, typer.Option("--keep-parameters", help="write parameters beside the records")
+    ] = False,
 ) -> None:
-    """Train what is missing of a suite, and print its table. Stopped at any time, it resumes where it was."""
+    """Train what is missing from a suite, and print its table. A stopped run resumes where it was."""
     from bdlbench import catalog
     from bdlbench.report import tables
     from bdlbench.runs import suites, work
@@ -73,7 +77,7 @@ def run(  # noqa: PLR0913 - one parameter for each option of the command
 
 
 def train(job: Job, workers: int) -> tuple[Job, bool]:
-    """Train what is missing of a job, with its progress on stderr. Returns the job as prepared, and if all was written.
+    """Train what is missing from a job, with progress on stderr. Return the prepared job, and whether all was written.
 
     Raises Interrupted on Ctrl-C.
     """
@@ -95,7 +99,7 @@ def train(job: Job, workers: int) -> tuple[Job, bool]:
 
 
 def _print_outdated(job: Job) -> None:
-    """Why records are not taken as they are, and which of their replicates are left as they are all the same."""
+    """Print why records are outdated, and which of their replicates are kept nevertheless."""
     titles = {cell.key: cell.title for cell in job.spec.cells}
     by_reason: dict[str, list[str]] = {}
     for record, reason in job.outdated:
@@ -114,7 +118,7 @@ def _print_outdated(job: Job) -> None:
 
 
 def _print_plan(job: Job, workers: int) -> None:
-    """What would be trained, where the data stand, and how long it may take."""
+    """Print what would be trained, the state of the data, and an estimate of the time."""
     from bdlbench import catalog
     from bdlbench.report import tables
     from bdlbench.runs import suites, work
@@ -138,7 +142,7 @@ def _print_plan(job: Job, workers: int) -> None:
 
 
 def _estimate(job: Job, workers: int) -> str:
-    """From what equal cells cost before: at most in proportion to the rows."""
+    """Estimate the time from the recorded cost of equal cells, at most in proportion to the rows."""
     seconds, known = 0.0, 0
     for batch in job.batches:
         keys = {cell.key for cell in batch.cells}
@@ -156,7 +160,7 @@ def _estimate(job: Job, workers: int) -> str:
 
 
 def _print_results(job: Job, metrics: Sequence[str]) -> bool:
-    """Print the table and what is missing from it. Returns whether anything asked for is missing."""
+    """Print the table and what is missing from it. Return whether anything asked for is missing."""
     from bdlbench.report import tables
     from bdlbench.runs import work
 
@@ -182,7 +186,7 @@ def _print_results(job: Job, metrics: Sequence[str]) -> bool:
 
 
 def _ranges(seeds: Sequence[int]) -> str:
-    """0-4,7"""
+    """Write seeds as ranges: 0-4,7."""
     runs: list[list[int]] = []
     for seed in sorted(seeds):
         if runs and seed == runs[-1][-1] + 1:

@@ -1,4 +1,4 @@
-"""What a command prints on: whatever signs it can write, and a reader who may leave before the end."""
+"""Output of commands: it copes with characters that a terminal lacks, and with readers who leave before the end."""
 
 from __future__ import annotations
 
@@ -11,17 +11,16 @@ from typing import Any, TextIO
 
 PLAIN = {"↑": "^", "↓": "v", "±": "+/-", "·": ".", "×": "x", "−": "-", "—": "-", "–": "-", "─": "-", "…": "..."}
 PLAIN |= {"→": "->", "∞": "inf", "²": "^2", "≥": ">=", "≤": "<=", "√": "sqrt ", "α": "alpha", "σ": "sigma"}
-"""Our own signs in ASCII, for an encoding that lacks them; any other sign becomes a question mark."""
+"""The package's own signs in ASCII, for encodings that lack them; any other sign becomes a question mark."""
 
 ERRORS = "bdlbench.plain"
-"""The name of that rule among the error handlers of codecs."""
+"""The name of this rule among the error handlers of codecs."""
 
 
 class _Output:
-    """A stream whose reader may leave: what is written after that goes nowhere, and the command ends as it would have.
+    """A stream whose reader may leave; later output is discarded, and the command's result stays the same.
 
-    A pipe that was closed says nothing of what the command found. Any other failure, such as a full disk, is raised
-    once.
+    A closed pipe does not change what the command found. Any other failure, such as a full disk, is raised once.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -44,7 +43,7 @@ class _Output:
             self._leave(error)
 
     def _leave(self, error: OSError) -> None:
-        """Point the stream at nothing: what its buffer still holds would fail again when the interpreter ends."""
+        """Redirect the stream to nothing, because its buffer would fail again when the interpreter ends."""
         with suppress(OSError, ValueError):  # a stream without a file
             nothing = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nothing, self.stream.fileno())
@@ -55,7 +54,7 @@ class _Output:
 
 @contextmanager
 def forgiving() -> Iterator[None]:
-    """Within the block stdout and stderr take every sign, and a reader who leaves; what is closed takes nothing."""
+    """Let stdout and stderr accept every sign, survive readers who leave, and discard output if they are closed."""
     codecs.register_error(ERRORS, _plain)
     before = sys.stdout, sys.stderr
     rules: list[tuple[Any, Any]] = []
@@ -83,7 +82,7 @@ def _plain(error: UnicodeError) -> tuple[str, int]:
 
 
 def screen() -> tuple[int, bool]:
-    """How wide the output may be ($COLUMNS, or the terminal's; a file has no limit), and whether it shows bold."""
+    """Return the width of the output ($COLUMNS, or the terminal's; a file has no limit), and whether it shows bold."""
     import shutil
 
     terminal = sys.stdout.isatty()
@@ -91,7 +90,7 @@ def screen() -> tuple[int, bool]:
 
 
 def write(text: str, style: str = "terminal") -> None:
-    """What programs read is in UTF-8 wherever it goes: a sign that a terminal lacks may be replaced there, not here."""
+    """Write text to stdout; formats that programs read are always in UTF-8, while a terminal may get replacements."""
     if style in ("csv", "json") and hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(encoding="utf-8")
     sys.stdout.write(text)
