@@ -340,6 +340,22 @@ class Conjugate(Protocol):
         ...
 
 
+@runtime_checkable
+class HasLeastSquares(Protocol):
+    """A model whose most likely parameters are a least-squares fit."""
+
+    def least_squares(self, data: Data) -> Mapping[str, Tensor]:
+        """Return the parameters of maximum likelihood.
+
+        Args:
+            data: The training data.
+
+        Returns:
+            All leaves by name, (R, *S).
+        """
+        ...
+
+
 class Method(Protocol):
     """A frozen dataclass: its fields are the hyper-parameters, its defaults those of the paper."""
 

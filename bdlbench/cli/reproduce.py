@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -71,7 +72,9 @@ def _train(paper: Paper, folder: Path, jobs: int, device: str) -> None:
     own = paper.suite.endswith(".toml")
     suite = suites.find_suite("", Path(paper.suite)) if own else suites.find_suite(paper.suite, None)
     job = work.plan(suites.build_spec(suite, suites.Overrides(device=device)), Settings(folder))
-    train(job, work.workers(jobs, job))
+    trained, _ = train(job, work.workers(jobs, job))
+    for finding in work.findings_of(trained):
+        print(finding, file=sys.stderr)
 
 
 def _lines(paper: Paper, folder: Path) -> list[Line]:

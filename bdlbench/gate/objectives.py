@@ -179,14 +179,21 @@ def _suited(name: str, small: Mapping[str, Any]) -> Model | None:
 
 
 def _case(method: Any, model: Model) -> MeasuredObjective:
-    """Measure the objective of a method's last fit, near its start; the bound if nothing is minimised."""
+    """Measure the objective of a method's last fit, near its start.
+
+    If nothing is minimised, it is what was reached: the bound, or without one the likelihood of the training data.
+    """
     data = _data(model.signature)
     rng = cast(Streams, FixedStreams((ROWS,)))
     fits, done = begin(lambda: method.fit(model, data, rng), 1)
     if fits:
         return _of_audit(_near_the_start(fits[-1]))
     posterior: Any = done
-    return {"objective": (-posterior.bound / data.num_data).tolist(), "gradient_norm": [], **_NOTHING}
+    if posterior.bound is not None:
+        reached = posterior.bound / data.num_data
+    else:
+        reached = posterior.predict(data.x, 1, rng).log_prob(data.y).mean(-1)
+    return {"objective": (-reached).tolist(), "gradient_norm": [], **_NOTHING}
 
 
 _NOTHING: MeasuredObjective = {"terms": {}, "temperature": {}, "local": {}}

@@ -8,6 +8,27 @@ import torch
 from torch import Tensor
 
 
+def least_squares(x: Tensor, y: Tensor, precision: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the w and b that minimise Σ_n (y_n − w·x_n − b)², and the noise that makes y most likely with them.
+
+    w = X̃⁺ ỹ with X̃ and ỹ the centred x and y, b = ȳ − w·x̄, σ² = (1/N) Σ_n (y_n − w·x_n − b)². Bishop 2006, eq. 3.17,
+    3.19 and 3.21. Of collinear inputs the shortest w is taken: directions that rounding of the inputs alone could have
+    made count as none, as they would fit noise.
+
+    Args:
+        x: Inputs, (N, D).
+        y: Targets, (N,).
+        precision: The relative rounding error of an input.
+
+    Returns:
+        w (D,), b () and σ (), in the unit of y.
+    """
+    middle, mean = x.mean(0), y.mean()
+    w = torch.linalg.pinv(x - middle, rtol=precision * max(x.shape)) @ (y - mean)
+    b = mean - middle @ w
+    return w, b, (y - x @ w - b).square().mean().sqrt()
+
+
 def linear_posterior(x: Tensor, y: Tensor, noise_sd: float, prior_sd: float) -> tuple[Tensor, Tensor]:
     """Return the posterior of w given y = X w + noise, with w ~ N(0, prior_sd² I) and noise ~ N(0, noise_sd² I).
 

@@ -104,7 +104,7 @@ def _below(paper: Paper, lines: Sequence[Line]) -> list[str]:
     if "standard error" in kinds:
         told.append("± is a standard error of the mean; ours is one too.")
     if "standard deviation" in kinds:
-        told.append("sd is the standard deviation of one split or run.")
+        told.append("sd is the standard deviation of one split or run; our ± is a standard error of the mean.")
     if any("±?" in line.row.printed for line in lines):
         told.append("±? stands where the source does not say which spread it is; the verdict does without it.")
     if any(line.agreement for line in lines):

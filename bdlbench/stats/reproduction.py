@@ -11,8 +11,9 @@ Three words, and a margin that is stated with each. With δ the true difference 
 
 The margin is the difference that this comparison refuses with 95 % power, but never less than what is immaterial in
 the metric. So a difference of the margin is found; how often, and how often equal truths are called "not reproduced",
-is simulated in docs/statistics.md. A protocol that leaves nothing to chance is reproduced by every printed digit or
-not at all.
+is simulated in docs/statistics.md. A protocol that leaves nothing to chance is reproduced by every printed digit of the
+mean and of its spread, or not at all. Papers seldom say whether a standard deviation divides by n or by n − 1: either
+will do.
 """
 
 from __future__ import annotations
@@ -240,13 +241,22 @@ def _judged(row: PublishedRow, found: Difference, margin: float, p: float, close
     half = row.published.half_digit
     verdict: Reproduced = "inconclusive"
     if row.exact:
-        same = abs(float(found.estimate)) <= half * (1 + 1e-9)
+        same = abs(float(found.estimate)) <= half * (1 + 1e-9) and _has_printed_spread(row)
         return Agreement(row, found, half, half, math.nan, "reproduced" if same else "not reproduced")
     if immaterial or (close and p > ALPHA and margin <= row.limits.coarse):
         verdict = "reproduced"
     elif p <= ALPHA:
         verdict = "not reproduced"
     return Agreement(row, found, float(found.half_width(ALPHA)) + half, margin, p, verdict)
+
+
+def _has_printed_spread(row: PublishedRow) -> bool:
+    theirs, n = row.published, len(row.ours)
+    if theirs.kind == "none":
+        return True
+    roots = math.sqrt(n) if theirs.kind == "standard error" else 1.0
+    spreads = [float(np.std(row.ours, ddof=ddof)) / roots for ddof in (0, 1) if n > ddof]
+    return min(abs(spread - theirs.spread) for spread in spreads) <= theirs.spread_half * (1 + 1e-9)
 
 
 def _sample_variance(values: Array) -> Array:

@@ -39,7 +39,7 @@ METHODS, MODELS = catalog.names("methods"), catalog.names("models")
 
 every_method = pytest.mark.parametrize("method", METHODS)
 every_model = pytest.mark.parametrize("model", MODELS)
-UNSEEDED = {"exact"}
+UNSEEDED = {"exact", "ols"}
 """Methods whose fit draws nothing."""
 CONJUGATE = {"coin", "bayesian_linear_regression"}
 DROPPING_AND_SPARSE = {"mc_dropout", "gaussian_dropout", "variational_dropout", "dropconnect", "sparse_vd"}
@@ -204,8 +204,10 @@ def test_what_a_method_does_not_support_it_declares_with_a_reason(small):
     reasons = {cell: reason for cell, reason in declared.items() if reason}
     assert all(len(reason) > 10 and "\n" not in reason for reason in reasons.values())
     assert {model for method, model in reasons if method == "exact"} == set(MODELS) - set(CONJUGATE)
-    assert {method for method, model in reasons if model == "coin"} == {*DROPPING_AND_SPARSE, "laplace"}
-    assert not [cell for cell in reasons if cell[1] == "bayesian_linear_regression"]
+    assert {model for method, model in reasons if method == "ols"} == set(MODELS) - {"linear_regression"}
+    assert {method for method, model in reasons if model == "coin"} == {*DROPPING_AND_SPARSE, "laplace", "ols"}
+    assert {method for method, model in reasons if model == "bayesian_linear_regression"} == {"ols"}
+    assert {method for method, model in reasons if model == "linear_regression"} == {"exact"}
 
 
 def test_laplace_refuses_too_large_a_covariance(small):

@@ -42,6 +42,7 @@ COUNTS = {
     "mukhoti2018_bayesopt": 18,
     "mukhoti2018_ensemble": 18,
     "mukhoti2023": 4,
+    "ols": 12,
     "openood2023": 3,
     "pytorch_uncertainty_baselines": 4,
     "sparse_structured_ensembles2018": 2,

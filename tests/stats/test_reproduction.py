@@ -119,10 +119,19 @@ def test_a_difference_that_is_shown_and_immaterial_is_reproduced() -> None:
 def test_what_leaves_nothing_to_chance_has_every_digit_or_is_not_reproduced() -> None:
     ours = np.array([10.4580, 10.4588])  # mean 10.4584
     rows = [
-        PublishedRow(published(value, 10, "0.518", "standard deviation"), ours, OPEN, exact=True)
-        for value in ("10.458", "10.459")
+        PublishedRow(published(value, 2, *spread), ours, OPEN, exact=True)
+        for value, *spread in (
+            ("10.458",),
+            ("10.459",),
+            ("10.458", "0.0004", "standard deviation"),  # √(Σ/n)
+            ("10.458", "0.0006", "standard deviation"),  # √(Σ/(n − 1))
+            ("10.458", "0.0005", "standard deviation"),
+            ("10.458", "0.0003", "standard error"),
+            ("10.458", "0.0005", "standard error"),
+        )
     ]
-    assert [a.verdict for a in judge(rows)] == ["reproduced", "not reproduced"]
+    met = [True, False, True, True, False, True, False]
+    assert [a.verdict for a in judge(rows)] == ["reproduced" if same else "not reproduced" for same in met]
 
 
 def test_rows_are_corrected_together() -> None:
