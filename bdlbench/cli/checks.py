@@ -62,7 +62,7 @@ def _print_check(check: Check) -> None:
         most, *rest = check.elsewhere
         print(f"    most likely because of {most}" + (f" (also {'; '.join(rest)})" if rest else ""))
     elif check.verdict == "different":
-        print("    nothing in the environment explains it: the code, or the hardware")
+        print("    nothing in the environment explains it: suspect the code or the hardware")
     for finding in check.findings:
         print(f"    {finding}")
 
@@ -77,7 +77,7 @@ def _print_verdict(checks: Sequence[Check], full: bool) -> int:
         print("training beyond the first steps was not run again there: --full does")
     elsewhere = dict.fromkeys(line for check in checks for line in check.elsewhere)
     if elsewhere:
-        print(f"this place differs from where they were made: {'; '.join(elsewhere)}")
+        print(f"this environment differs from the records': {'; '.join(elsewhere)}")
     refused = any(finding.severity == "refused" for check in checks for finding in check.findings)
     if refused or counts["DIFFERENT"]:
         return NEGATIVE

@@ -106,7 +106,7 @@ def _print_outdated(job: Job) -> None:
         by_reason.setdefault(reason, []).append(titles[record.key])
         left = sorted({replicate.seed for replicate in set(record.replicates) - set(job.spec.replicates)})
         if left:
-            print(f"left as other code made them: {titles[record.key]}, seeds {_ranges(left)}; name them to train them")
+            print(f"kept from other code: {titles[record.key]}, seeds {_ranges(left)}; name these seeds to train them")
     from bdlbench.runs import provenance
 
     edited = {name for record in job.existing for name, why in record.unscored.items() if why == provenance.EDITED}

@@ -182,21 +182,21 @@ def _shapes(trial: _Trial) -> list[str]:
 def _again(trial: _Trial) -> Iterator[str]:
     why = "draw from rng, not from generators of the process"
     if differ := contracts.twice(lambda: dict(trial.fit().state)):
-        yield f"the same seeds learn another {differ[0]} each time: {why}"
+        yield f"the same seeds give a different {differ[0]} in each fit: {why}"
     if differ := contracts.twice(lambda: contracts.tensors(contracts.predict(trial.learnt, trial.few.x, SEEDS[:3]))):
-        yield f"the same seeds predict another {differ[0]} each time: {why}"
+        yield f"the same seeds give a different {differ[0]} in each prediction: {why}"
 
 
 def _apart(trial: _Trial) -> Iterator[str]:
     if differ := contracts.alone_and_together(trial.model, trial.method, trial.rows, trial.x):
-        yield f"a row has another {differ[0]} alone than among {len(SEEDS)}: rows are mixed, or share their noise"
+        yield f"a row has a different {differ[0]} alone and among {len(SEEDS)}: rows are mixed, or share their noise"
 
 
 def _sweeps(trial: _Trial) -> Iterator[str]:
     data, entry = partial(contracts.data_for, trial.model.signature), catalog.load("methods", trial.name)
     for option in sorted(per_row_names(entry)):
         if differ := contracts.swept(trial.name, trial.name, option, trial.model, data, trial.settings, near=True):
-            yield f"as rows of one batch it has another {differ[0]} than alone: {option} is not used row by row"
+            yield f"rows of one batch have a different {differ[0]} than alone: {option} is not used row by row"
 
 
 def _resumes(trial: _Trial) -> Iterator[str]:
@@ -206,13 +206,13 @@ def _resumes(trial: _Trial) -> Iterator[str]:
         checkpoint = Path(folder) / "fit"
         differ, _ = contracts.resumed(trial.method, trial.model, trial.few, trial.few.x, checkpoint, stops)
     if differ:
-        why = "what it collects while it trains must be in what is minimised, or start over"
-        yield f"interrupted and resumed it learns another {differ[0]}: {why}"
+        why = "gather state by Collect, so that checkpoints hold it, or compute it anew"
+        yield f"an interrupted and resumed fit has a different {differ[0]}: {why}"
 
 
 def _restores(trial: _Trial) -> Iterator[str]:
     if differ := contracts.restored(trial.method, trial.model, trial.learnt, trial.few.x, SEEDS[:3]):
-        yield f"restored from its state it predicts another {differ[0]}"
+        yield f"restored from its state, it predicts a different {differ[0]}"
 
 
 def _small_problem(name: str) -> tuple[Model, EntrySettings] | None:
@@ -259,13 +259,13 @@ def _of_model(name: str) -> list[_Question]:
             method: Method = contracts.method_of(name, settings)
             if method.unsupported(model) is None:
                 if differ := contracts.alone_and_together(model, method, rows, x, r=1):
-                    yield f"under {name} a row has another {differ[0]} alone than among 3: the model mixes rows"
+                    yield f"under {name} a row has a different {differ[0]} alone and among 3: the model mixes rows"
                 return
 
     def leaves() -> Iterator[str]:
         for leaf in model.leaves():
             if not evaluation.KEY.fullmatch(leaf) or not leaf:
-                yield f"the leaf {leaf!r} has a name that no column can have: letters, digits, _ and . only"
+                yield f"the leaf {leaf!r} cannot name a column: use letters, digits, _ and . only"
 
     return [
         _Question("names of leaves", entry.leaves, leaves),

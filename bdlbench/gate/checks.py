@@ -112,9 +112,7 @@ class Gate:
         """The suite's reference. Raises BadInput if it is absent, or a record in it is incomplete."""
         found = records.read(self.reference / self.name)
         if not found:
-            old = (
-                f" ({self.aside} holds the one before, of an --accept that was stopped)" if self.aside.exists() else ""
-            )
+            old = f" ({self.aside} holds the previous one, from an interrupted --accept)" if self.aside.exists() else ""
             raise BadInput(
                 f"{self.reference / self.name} holds no records: write the reference with gate --accept{old}"
             )

@@ -380,7 +380,7 @@ def meets_rule(model: Model, data: Data) -> list[str]:
     if tuple(elbo.shape) != (data.rows, data.num_data):
         return [f"elbo is {tuple(elbo.shape)}, not (R, B) = {(data.rows, data.num_data)}"]
     maps = {name for name, leaf in layout.leaves.items() if leaf.role in ("input", "weight")}
-    found = [f"the leaf {name} is never asked for" for name in layout.leaves if name not in rule.applied | rule.taken]
+    found = [f"the leaf {name} is never used" for name in layout.leaves if name not in rule.applied | rule.taken]
     found += [
         f"the weight {name} is taken by layer.leaf, so no noise acts on it: call layer(name, op, x, bias)"
         for name in sorted(maps & rule.taken - rule.applied)
@@ -457,7 +457,7 @@ def scored(metric: Metric, given: Evaluation) -> list[str]:
         found.append(f"it changes the predictions that it is given: {changed[0]}")
     kept = read_again(arrays, given.test.samples, range(len(given.y)))
     again, single = asked(kept), asked(read_again(arrays, given.test.samples, [1]))
-    found += [f"of stored predictions it gives another value of {k!r}" for k in _apart(whole, again)]
+    found += [f"for stored predictions it gives another value of {k!r}" for k in _apart(whole, again)]
     alone = _apart(row_of(again, 1), single)
     found += [f"a replicate alone has another value of {key!r} than among others" for key in alone]
     by_example = metric.by_example(kept) if isinstance(metric, MeanOverExamples) else {}
@@ -470,7 +470,10 @@ def scored(metric: Metric, given: Evaluation) -> list[str]:
             told = metric.without_blocks(kept, population, block)
             plain = evaluation.without_blocks(_Plain(metric), kept, population, block)
             shared = {key: value for key, value in plain.items() if key in told}
-            found += [f"without_blocks of {population} is not what is left for {key!r}" for key in _apart(told, shared)]
+            found += [
+                f"without_blocks of {population} differs from the metric of the other examples for {key!r}"
+                for key in _apart(told, shared)
+            ]
     return found
 
 

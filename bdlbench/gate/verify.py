@@ -218,7 +218,7 @@ def _files(folder: Path, record: Record) -> Iterator[Part]:
             yield Part("kept parameters", "different", str(error))
         else:
             if tuple(run.row_hashes(state)) != record.values.parameters_sha256:
-                yield Part("kept parameters", "different", "they are not those whose hash the record holds")
+                yield Part("kept parameters", "different", "their hash differs from the record's")
     for name, reason in record.unscored.items():
         yield Part(f"metric {name}", "unchecked", f"it has no values: {reason}")
     known, unknown = catalog.names("metrics"), {name.partition("[")[0] for name in record.values.metrics}
@@ -327,7 +327,7 @@ def _slice(folder: Path, record: Record, batch: Batch, sound: bool) -> Iterator[
         return
     else:
         yield Part(
-            "training", "unchecked", "nothing was minimised that would leave a fingerprint: --full runs it again"
+            "training", "unchecked", "there is no fingerprint, because nothing was minimised: --full runs it again"
         )
     if sound and records.has_parameters(folder, record):
         yield _predictions(folder, record, batch)
@@ -414,7 +414,9 @@ def _predictions(folder: Path, record: Record, batch: Batch) -> Part:
 
     found = predict(state)
     if found is None:
-        return Part("predictions", "unchecked", "the method has no way back from its state: --full runs it again")
+        return Part(
+            "predictions", "unchecked", "the method cannot restore a posterior from its state: --full runs it again"
+        )
     recorded = records.predictions(folder, record)
     if _equal(recorded, found):
         return Part("predictions", "identical")
@@ -446,7 +448,7 @@ def _whole(folder: Path, record: Record, batch: Batch, sound: bool) -> Iterator[
         yield Part("whole cell", "identical")
         return
     if found.replicates != record.replicates:
-        yield Part("whole cell", "different", "other replicates fail than did then")
+        yield Part("whole cell", "different", "other replicates fail here than in the record")
         return
 
     def again(nudge: Nudge) -> Numbers:

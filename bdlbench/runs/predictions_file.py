@@ -316,7 +316,7 @@ def _check_columns(path: Path, names: list[str]) -> None:
         if separator := next((mark for mark in ";\t|" if mark in name), ""):
             raise BadInput(f"{path}: columns are separated by {separator!r}: write commas, and points in numbers")
         if (written := re.fullmatch(r"(prob|logit)[^0-9]{0,2}0*([0-9]+)(\.0*)?", name.strip().lower())) is not None:
-            raise BadInput(f"{path}: column {name!r} is to be called {written[1]}_{written[2]}")
+            raise BadInput(f"{path}: column {name!r} must be called {written[1]}_{written[2]}")
         if name.strip() in FILE_COLUMNS:
             raise BadInput(f"{path}: column {name!r} has blanks around its name")
         raise unknown(f"column in {path}", name, [*FILE_COLUMNS, "prob_0", "logit_0", "score_NAME"])
@@ -343,7 +343,7 @@ def _arrays_of(path: Path, columns: dict[str, FileColumn]) -> Arrays:
         for key in whole:
             if part.keys[key] != first.keys[key]:
                 gap = sorted(set(part.keys[key]) ^ set(first.keys[key]))[0]
-                raise BadInput(f"{path}: {key} {gap} is in one of the sets 'test' and {part.name!r} alone")
+                raise BadInput(f"{path}: {key} {gap} is in only one of the sets 'test' and {part.name!r}")
         arrays |= part.arrays()
     return arrays
 
@@ -403,7 +403,7 @@ class _Part:
         groups = np.stack([whole[key][rows] for key in whole]) if whole else np.zeros((1, len(rows)), dtype=np.int64)
         counts = np.unique(groups, axis=1, return_counts=True)[1]
         if len(counts) != self.lead[0] * self.lead[1] or len(set(counts.tolist())) > 1:
-            raise BadInput(f"{path}: set {name!r} has not as many rows for every {' and '.join(whole)}")
+            raise BadInput(f"{path}: set {name!r} has different numbers of rows for different {' and '.join(whole)}")
 
     def arrays(self) -> Arrays:
         """Return the arrays by their names in an npz."""
@@ -612,7 +612,7 @@ def _per_example(path: Path, name: str, value: Tensor, rows: int, count: int | N
     wanted = count if count is not None else table.shape[-1] if table.ndim == 2 else "N"
     if table.ndim != 2 or table.shape[0] not in (1, rows) or table.shape[1] != wanted or not table.numel():
         what = f"({wanted},) or ({rows}, {wanted})" if wanted else "at least one example"
-        raise BadInput(f"{path}: {name} has shape {tuple(value.shape)}, the predictions want {what}")
+        raise BadInput(f"{path}: {name} has shape {tuple(value.shape)}, the predictions need {what}")
     return table.expand(rows, -1).contiguous()
 
 
@@ -631,7 +631,7 @@ def _ood_scores(path: Path, prefix: str, arrays: Arrays, rows: int, count: int |
         if name.startswith(f"{prefix}score.")
     }
     if len({value.shape for value in scores.values()}) > 1:
-        raise BadInput(f"{path}: the scores of {prefix.rstrip('.')} are of differing numbers of examples")
+        raise BadInput(f"{path}: the scores of {prefix.rstrip('.')} have different numbers of examples")
     return scores
 
 

@@ -319,7 +319,7 @@ def test_verify_on_the_command_line(folder, tmp_path, capsys):
     assert f"checked, by records: {len(METHODS)}: stored predictions, data, first 12 steps, predictions" in out
     one = next(folder.glob("wine-mlp-mle-*.json"))
     assert cli.main(["verify", str(one), "--threads", "2"]) == 0
-    assert "this place differs from where they were made: threads: 2 here, was 1" in capsys.readouterr().out
+    assert "differs from the records': threads: 2 here, was 1" in capsys.readouterr().out
 
 
 def test_a_difference_ends_with_exit_code_1_and_its_reason(folder, tmp_path, capsys):

@@ -206,7 +206,7 @@ def test_another_bdlbench_trains_again_except_where_it_is_told_not_to(
     assert train(out, "--method", "mle", "--dry-run") == 0
     said = capsys.readouterr().out
     assert "bdlbench itself has changed (it was made by commit " in said
-    assert "left as other code made them: mle · logistic · digits, seeds 2; name them to train them" in said
+    assert "mle · logistic · digits, seeds 2; name these seeds" in said
     assert train(out, "--method", "mle", "--seeds", "3") == 0
     (record,) = records.read(out)
     assert (record.environment.code or {})["bdlbench"] == "another"
