@@ -83,14 +83,14 @@ def _notes(lines: Sequence[Line]) -> Mapping[str, str]:
 
 def _fields(line: Line, notes: Mapping[str, str]) -> tuple[Field, ...]:
     row, found = line.row, line.agreement
-    one_more = max(0, round(-math.log10(2 * row.number.half_digit))) + 1
+    one_more = min(max(0, round(-math.log10(2 * row.number.half_digit))) + 1, 6)  # decimals
     ours = gap = errors = time = ""
     if found is not None:
         error = f" ± {line.standard_error:.{one_more}f}" if math.isfinite(line.standard_error) else ""
         ours = f"{line.ours:.{one_more}f}{error}"
         gap = f"{float(found.difference.estimate):+.{one_more}f}"
         errors = f"{found.standard_errors:.1f}" if math.isfinite(found.standard_errors) else ""
-        time = f"{line.seconds:.0f} s" if line.seconds < 600 else f"{line.seconds / 60:.0f} min"
+        time = f"{line.seconds:.1f} s" if line.seconds < 600 else f"{line.seconds / 60:.0f} min"
     reason = " ".join(filter(None, (line.reason, notes.get(row.note, ""))))
     words = (row.dataset, row.method, row.quantity, line.verdict, reason)
     return tuple(map(Field, (*words, row.printed, ours, str(line.count or ""), gap, errors, time)))

@@ -122,10 +122,16 @@ def _reason(found: Agreement) -> str:
     unpaired = "" if found.row.by_split is not None or found.row.published.kind == "none" else ", unpaired"
     if found.verdict == "reproduced":
         basis = "published without a spread, within our interval; " if found.row.published.kind == "none" else ""
-        return f"{basis}off by less than {found.margin:.2g}{unpaired}"
+        return f"{basis}off by less than {_two_digits(found.margin)}{unpaired}"
     if found.verdict == "not reproduced":
-        return f"off by {gap:+.2g} ± {width:.2g} (95 %), {found.standard_errors:.1f} standard errors{unpaired}"
+        off = f"off by {'+' if gap > 0 else ''}{_two_digits(gap)} ± {_two_digits(width)} (95 %)"
+        return f"{off}, {found.standard_errors:.1f} standard errors{unpaired}"
     if found.margin > limits.coarse:
-        seen = f"our {count} cannot show less than {found.margin:.2g}"
-        return f"{seen}, which is more than the {limits.coarse:.2g} that the word may cover{unpaired}"
-    return f"neither refused nor shown to be within {found.margin:.2g}{unpaired}"
+        seen = f"our {count} cannot show less than {_two_digits(found.margin)}"
+        return f"{seen}, which is more than the {_two_digits(limits.coarse)} that the word may cover{unpaired}"
+    return f"neither refused nor shown to be within {_two_digits(found.margin)}{unpaired}"
+
+
+def _two_digits(number: float) -> str:
+    """Round to two digits and write them out: 100, where g alone gives 1e+02."""
+    return f"{float(f'{number:.2g}'):.15g}"
