@@ -14,10 +14,10 @@ from bdlbench.runs import suites
 
 COUNTS = {
     "akamaster": 5,
-    "antoran": 10,
+    "antoran": 14,
     "bdl_competition2021": 2,
-    "blundell2015": 8,
-    "burda2016": 12,
+    "blundell2015": 16,
+    "burda2016": 30,
     "card2022": 42,
     "deepbayes2019": 4,
     "figurnov2017": 2,
@@ -51,7 +51,7 @@ COUNTS = {
     "uncertainty_baselines_mnist": 16,
     "uncertainty_baselines_uci": 27,
     "wu2019": 9,
-    "xqding": 6,
+    "xqding": 12,
 }
 
 
