@@ -272,10 +272,14 @@ def metrics() -> dict[str, Metric]:
 
 
 def _build(kind: Kind, rows: Sequence[Choice], extra: Mapping[str, Any]) -> Any:
-    tables = [dict(row.options) for row in rows]
-    keys = [key for key in tables[0] if key != REPLACED_BY]
-    values = {key: _column(kind, rows[0], key, [table[key] for table in tables]) for key in keys}
     entry = load(kind, rows[0].name)
+    known, tables = fields(entry), [dict(row.options) for row in rows]
+    keys = dict.fromkeys(key for table in tables for key in table if key != REPLACED_BY)
+    # An option that came `later` is absent from the rows that have its default, and from those alone.
+    values = {
+        key: _column(kind, rows[0], key, [table[key] if key in table else known[key].default for table in tables])
+        for key in keys
+    }
     with calling(f"{kind.removesuffix('s')} {rows[0].name}", entry):
         return entry(**extra, **values)
 

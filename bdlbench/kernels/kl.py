@@ -132,6 +132,56 @@ def normal_log_density_sum(value: Tensor, prior: RowPrior, valued: bool = True) 
     return total
 
 
+class MixtureScales(NamedTuple):
+    """π N(0, wide_sd²) + (1 − π) N(0, narrow_sd²): Blundell et al. 2015, eq. 7.
+
+    Attributes:
+        weight: π, (1 or R, 1), between 0 and 1.
+        wide_sd: σ1, (1 or R, 1).
+        narrow_sd: σ2, (1 or R, 1).
+    """
+
+    weight: Tensor
+    wide_sd: Tensor
+    narrow_sd: Tensor
+
+
+def scale_mixture_log_density(value: Tensor, scales: MixtureScales) -> Tensor:
+    """Return the log density of a mixture of two Gaussians around zero, elementwise.
+
+    Args:
+        value: Weights (R, P).
+        scales: The mixture.
+
+    Returns:
+        Nats, (R, P).
+    """
+    wide, narrow = _mixture_parts(value, scales)
+    return wide - logsigmoid(wide - narrow)
+
+
+def scale_mixture_slope(value: Tensor, scales: MixtureScales) -> Tensor:
+    """Return the derivative of `scale_mixture_log_density` by the value, elementwise.
+
+    −value · (r / wide_sd² + (1 − r) / narrow_sd²), r being the probability of the wide part given the value.
+
+    Args:
+        value: Weights (R, P).
+        scales: The mixture.
+
+    Returns:
+        (R, P).
+    """
+    wide, narrow = _mixture_parts(value, scales)
+    of_wide, of_narrow = logsigmoid(wide - narrow).exp(), logsigmoid(narrow - wide).exp()
+    return -value * (of_wide / scales.wide_sd.square() + of_narrow / scales.narrow_sd.square())
+
+
+def _mixture_parts(value: Tensor, scales: MixtureScales) -> tuple[Tensor, Tensor]:
+    wide = scales.weight.log() + normal_log_density(value, scales.wide_sd)
+    return wide, torch.log1p(-scales.weight) + normal_log_density(value, scales.narrow_sd)
+
+
 def log_uniform_kl(log_alpha: Tensor) -> Tensor:
     """Return KL(N(θ, αθ²) ‖ log-uniform) up to a constant, elementwise; it tends to zero as α → ∞.
 

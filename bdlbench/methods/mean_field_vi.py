@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -15,40 +15,56 @@ from bdlbench.core.options import option
 from bdlbench.core.streams import Streams
 from bdlbench.data.task import Data, Examples
 from bdlbench.kernels.elbo import negative_elbo
-from bdlbench.kernels.factorised import factorised, sampled
+from bdlbench.kernels.factorised import Divergence, factorised, sampled
+from bdlbench.kernels.kl import MixtureScales
 from bdlbench.networks.layers import Flipout, LocalNoise, Point
 from bdlbench.posteriors.fitting import (
+    LearntPriorSd,
     PriorScaling,
+    ScaleMixture,
     expected_log_likelihood,
     initial_network,
+    is_linear,
     prior_of,
     training_option,
 )
 from bdlbench.posteriors.moments import factorised_moments
+from bdlbench.posteriors.sparsity import sparsity_facts
 from bdlbench.posteriors.weights import WeightPosterior
-from bdlbench.protocols import Layer, Model, Posterior, Prior
+from bdlbench.protocols import Layer, Model, OwnsPrior, Posterior
 from bdlbench.training.loop import Decay, LastBatch, Moment, Plan, last, minimise
 from bdlbench.training.terms import term
 
 Estimator = Literal["local", "weight", "flipout"]
+PriorShape = Literal["gaussian", "empirical_bayes", "scale_mixture"]
+Pruning = Literal["none", "signal_to_noise"]
 TrainedPosterior = tuple[Layer, Tensor]
 """A layer rule of rows (R, 2P), and their KL (R,) in nats."""
 
+DivergenceAt = Callable[[Callable[[], Tensor]], Divergence]
+"""Returns the KL, given a function that draws the standard normal numbers (R, P) of a weight sample if they are asked
+for."""
+
+PRUNED_LOG_SD = -1000.0
+"""The log standard deviation of a pruned weight: its exponential is 0 in float64 too."""
+
 
 def _with_noise(
-    rule: type[LocalNoise | Flipout], flat: Tensor, layout: Layout, prior: Prior, noise: Streams, valued: bool
+    rule: type[LocalNoise | Flipout], flat: Tensor, layout: Layout, prior: DivergenceAt, noise: Streams, valued: bool
 ) -> TrainedPosterior:
-    mean, variance, kl = factorised(flat, layout, prior, valued)
+    divergence = prior(lambda: noise.normal((layout.width,), flat, "prior"))
+    mean, variance, kl = factorised(flat, layout, divergence, valued)
     return rule(mean, variance, noise), kl
 
 
-def _one_sample(flat: Tensor, layout: Layout, prior: Prior, noise: Streams, valued: bool) -> TrainedPosterior:
-    leaves, kl = sampled(flat, noise.normal((layout.width,), flat), layout, prior, valued)
+def _one_sample(flat: Tensor, layout: Layout, prior: DivergenceAt, noise: Streams, valued: bool) -> TrainedPosterior:
+    epsilon = noise.normal((layout.width,), flat)
+    leaves, kl = sampled(flat, epsilon, layout, prior(lambda: epsilon), valued)
     return Point(leaves), kl
 
 
 ESTIMATORS: dict[Estimator, type[LocalNoise | Flipout]] = {"local": LocalNoise, "flipout": Flipout}
-LAYERS: dict[Estimator, Callable[[Tensor, Layout, Prior, Streams, bool], TrainedPosterior]] = {
+LAYERS: dict[Estimator, Callable[[Tensor, Layout, DivergenceAt, Streams, bool], TrainedPosterior]] = {
     "local": partial(_with_noise, LocalNoise),
     "weight": _one_sample,
     "flipout": partial(_with_noise, Flipout),
@@ -62,6 +78,13 @@ class MeanFieldVI:
 
     q(w) = Π_i N(w_i; mean_i, sd_i²). Minimises −(1/N) [Σ_n E_q log p(y_n | x_n, w) − KL(q ‖ N(0, prior_sd²))], never
     tempered. Noise by local reparameterisation (Kingma, Salimans & Welling 2015), weight samples, or Flipout.
+
+    With prior=empirical_bayes each leaf has the prior N(0, s²) whose s² = mean of (mean_i² + sd_i²) over the leaf makes
+    the KL smallest, at every step. With prior=scale_mixture it is π N(0, wide_sd²) + (1 − π) N(0, narrow_sd²), and the
+    KL is the log ratio at one sample of the weights (Blundell et al. 2015, §3.3); wide_sd and narrow_sd are by default
+    the largest of its grids. Then prior_sd and prior_scaling have no say, nor has any of them where a model owns its
+    prior. With prune=signal_to_noise the fraction `pruned` of the weights of linear maps whose |mean| / sd is smallest
+    is zero after training (§5.1 there); the reported ELBO is that of q before pruning.
     """
 
     epochs: int = training_option("epochs")
@@ -74,15 +97,26 @@ class MeanFieldVI:
     estimator: Estimator = option("local", "how noise enters a linear map", choices=tuple(LAYERS))
     bound_samples: int = option(3, "draws for the reported ELBO", low=1)
     last_batch: LastBatch = training_option("last_batch")
+    prior: PriorShape = option("gaussian", "the prior of each parameter", choices=get_args(PriorShape), later=True)
+    mixture_weight: PerRow = option(
+        0.5, "π of the wide part of prior=scale_mixture", low=0, high=1, open_ends=True, later=True
+    )
+    wide_sd: PerRow = option(1.0, "sd of the wide part of prior=scale_mixture", low=0, open_ends=True, later=True)
+    narrow_sd: PerRow = option(
+        0.0025, "sd of the narrow part of prior=scale_mixture", low=0, open_ends=True, later=True
+    )
+    prune: Pruning = option("none", "which weights are zero after training", choices=get_args(Pruning), later=True)
+    pruned: PerRow = option(0.5, "fraction of the weights of linear maps that prune takes", low=0, high=1, later=True)
 
     def unsupported(self, model: Model) -> str | None:
-        """Accept every model: each has weights."""
-        return None
+        """Accept every model, since each has weights, but not to prune one without linear maps."""
+        nothing = self.prune != "none" and not any(is_linear(leaf) for leaf in model.leaves().values())
+        return "it has no linear map to prune" if nothing else None
 
     def fit(self, model: Model, data: Data, rng: Streams) -> Posterior:
         """Train each row's Gaussian."""
         layout = Layout(model.leaves())
-        prior = prior_of(model, layout, self.prior_sd, self.prior_scaling, data.x)
+        prior = self.divergence(model, layout, data.x)
 
         def objective(flat: Tensor, batch: Examples, noise: Streams, moment: Moment) -> Tensor:
             layer, kl = LAYERS[self.estimator](flat, layout, prior, noise, moment.reported)
@@ -91,7 +125,32 @@ class MeanFieldVI:
 
         plan = Plan(self.epochs, self.batch_size, self.learning_rate, self.decay, self.last_batch)
         flat = last(minimise(objective, self.initial(model, data, rng.child("init")), data, rng, plan)).flat
-        return self.posterior(model, layout, flat, self.bound(model, layout, flat, prior, data, rng.child("bound")))
+        bound = self.bound(model, layout, flat, prior, data, rng.child("bound"))
+        return self.posterior(model, layout, self.without_noisy_weights(layout, flat), bound)
+
+    def divergence(self, model: Model, layout: Layout, like: Tensor) -> DivergenceAt:
+        """Return the KL from the model's own prior where it has one, else from the one that the options name."""
+        if self.prior == "gaussian" or isinstance(model, OwnsPrior):
+            prior = prior_of(model, layout, self.prior_sd, self.prior_scaling, like)
+            return lambda epsilon: prior
+        if self.prior == "empirical_bayes":
+            return lambda epsilon: LearntPriorSd(layout)
+        given = (self.mixture_weight, self.wide_sd, self.narrow_sd)
+        scales = MixtureScales(*(torch.as_tensor(value).to(like).reshape(-1, 1) for value in given))
+        counted = layout.fill(lambda leaf: 1.0).to(like)
+        return lambda epsilon: ScaleMixture(scales, counted, epsilon())
+
+    def without_noisy_weights(self, layout: Layout, flat: Tensor) -> Tensor:
+        """Return rows (R, 2P) in which the weights that `prune` names are zero, and their noise too."""
+        if self.prune == "none":
+            return flat
+        mean, log_sd = flat.chunk(2, dim=-1)
+        linear = layout.fill(lambda leaf: float(is_linear(leaf))).to(flat)
+        log_ratio = torch.where(linear > 0, mean.abs().log() - log_sd, torch.inf)
+        rank = log_ratio.argsort(dim=-1, stable=True).argsort(-1)  # (R, P), 0 for the smallest
+        fraction = torch.as_tensor(self.pruned, dtype=torch.float64).reshape(-1, 1)
+        gone = rank < (fraction * linear.sum().double().cpu()).round().to(rank)
+        return torch.cat([mean.masked_fill(gone, 0.0), log_sd.masked_fill(gone, PRUNED_LOG_SD)], -1)
 
     def drawn(self, layout: Layout, flat: Tensor) -> Callable[[Streams, bool], Layer]:
         """Return a function that draws networks from rows (R, 2P), one for all examples where `joint`."""
@@ -106,7 +165,9 @@ class MeanFieldVI:
 
         return draw
 
-    def bound(self, model: Model, layout: Layout, flat: Tensor, prior: Prior, data: Data, rng: Streams) -> Tensor:
+    def bound(
+        self, model: Model, layout: Layout, flat: Tensor, prior: DivergenceAt, data: Data, rng: Streams
+    ) -> Tensor:
         """Return the ELBO of all training data in nats, (R,) float64.
 
         It takes `bound_samples` draws of the training estimator. Local noise treats the positions of a convolution as
@@ -115,7 +176,13 @@ class MeanFieldVI:
         draw = self.drawn(layout, flat)
         expected = expected_log_likelihood(model, lambda noise: draw(noise, False), data, rng, self.bound_samples)
         mean, log_sd = flat.double().chunk(2, dim=-1)
-        return expected - prior.kl(mean, log_sd)
+
+        def kl(sample: int) -> Tensor:
+            noise = rng.child(f"prior {sample}")
+            return prior(lambda: noise.normal((layout.width,), mean)).kl(mean, log_sd)
+
+        samples = self.bound_samples if self.prior == "scale_mixture" else 1
+        return expected - sum(map(kl, range(1, samples)), kl(0)) / samples
 
     def restored(self, model: Model, state: Mapping[str, Tensor]) -> Posterior:
         """Return the learnt Gaussian."""
@@ -128,8 +195,11 @@ class MeanFieldVI:
         mean, log_sd = flat.chunk(2, dim=-1)
         means, log_sds = layout.views(mean), layout.views(log_sd)
         state = {f"{k}.mean": v for k, v in means.items()} | {f"{k}.log_sd": v for k, v in log_sds.items()}
-        moments = partial(factorised_moments, layout, mean, (2 * log_sd.double()).exp(), gaussian=True)
-        return WeightPosterior(model, state, self.drawn(layout, flat), bound=bound, moments=moments)
+        whole = self.prune == "none"
+        moments = partial(factorised_moments, layout, mean, (2 * log_sd.double()).exp(), gaussian=whole)
+        kept = {name: view > PRUNED_LOG_SD for name, view in log_sds.items() if is_linear(layout.leaves[name])}
+        facts = {} if whole else sparsity_facts(kept, layout)
+        return WeightPosterior(model, state, self.drawn(layout, flat), facts=facts, bound=bound, moments=moments)
 
     def initial(self, model: Model, data: Data, rng: Streams) -> Tensor:
         """Return initial rows (R, 2P): means as a network's weights, log standard deviations all the same."""

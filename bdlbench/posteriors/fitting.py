@@ -16,7 +16,17 @@ from bdlbench.core.options import option
 from bdlbench.core.streams import Streams
 from bdlbench.data.task import Data, Examples
 from bdlbench.kernels.elbo import negative_elbo
-from bdlbench.kernels.kl import RowPrior, add_normal_kl_gradient, normal_kl_sum, normal_log_density_sum
+from bdlbench.kernels.kl import (
+    MixtureScales,
+    RowPrior,
+    add_normal_kl_gradient,
+    normal_kl_sum,
+    normal_log_density,
+    normal_log_density_sum,
+    row_sum,
+    scale_mixture_log_density,
+    scale_mixture_slope,
+)
 from bdlbench.predictives.mixtures import by_vectors
 from bdlbench.protocols import HasStart, Layer, Model, OwnsPrior, Prior
 from bdlbench.training.loop import DECAYS, NOTHING, Collect, LastBatch, Moment, Plan, States, Update, minimise
@@ -145,6 +155,69 @@ class GaussianPrior:
     ) -> None:
         """Add the gradient of `kl` in closed form."""
         add_normal_kl_gradient(mean, variance, factor, self.rows, into_mean, into_log_sd)
+
+
+@dataclass(frozen=True)
+class LearntPriorSd:
+    """N(0, s²) with one s for each leaf, the one that makes the KL smallest: s² = mean of mean² + variance (R,).
+
+    As a function of q the smallest KL has the gradient of the KL at that s, held fixed (envelope theorem).
+    """
+
+    layout: Layout
+
+    def kl(self, mean: Tensor, log_sd: Tensor) -> Tensor:
+        """Return the smallest KL of rows (R, P) in nats, (R,)."""
+        return normal_kl_sum(mean, log_sd, self.fitted(mean, (2 * log_sd).exp()))
+
+    def add_kl_gradient(
+        self, mean: Tensor, variance: Tensor, factor: Tensor, into_mean: Tensor, into_log_sd: Tensor
+    ) -> None:
+        """Add the gradient of `kl` in closed form."""
+        add_normal_kl_gradient(mean, variance, factor, self.fitted(mean, variance), into_mean, into_log_sd)
+
+    def fitted(self, mean: Tensor, variance: Tensor) -> RowPrior:
+        """Return the prior of each leaf that fits rows of means and variances (R, P) best."""
+        counted = self.layout.fill(lambda leaf: 1.0).to(mean)
+        squares = self.layout.views(mean.square() + variance)
+        means = {  # summed row by row, so that the order of addition does not depend on R
+            name: torch.stack([(row.sum() / row.numel()).expand(row.shape) for row in leaf])
+            for name, leaf in squares.items()
+        }
+        square = self.layout.joined(means) + (1 - counted)  # 1 on padding, which has no scale
+        return RowPrior(square.sqrt(), counted / square, counted)
+
+
+@dataclass(frozen=True)
+class ScaleMixture:
+    """A mixture of two Gaussians around zero for every parameter, whose KL is a sampled log ratio.
+
+    log q(w) − log p(w) at w = mean + sd · epsilon, Blundell et al. 2015, eq. 2; its mean over epsilon is the KL.
+
+    Attributes:
+        scales: The mixture.
+        counted: 1 on weights, 0 on padding, (P,).
+        epsilon: Standard normal numbers (R, P) of the sample.
+    """
+
+    scales: MixtureScales
+    counted: Tensor
+    epsilon: Tensor
+
+    def kl(self, mean: Tensor, log_sd: Tensor) -> Tensor:
+        """Return the log ratio of rows (R, P) at the sample, in nats, (R,)."""
+        value = torch.addcmul(mean, log_sd.exp(), self.epsilon)
+        log_q = normal_log_density(self.epsilon, 1.0) - log_sd
+        return row_sum((log_q - scale_mixture_log_density(value, self.scales)) * self.counted)
+
+    def add_kl_gradient(
+        self, mean: Tensor, variance: Tensor, factor: Tensor, into_mean: Tensor, into_log_sd: Tensor
+    ) -> None:
+        """Add the gradient of `kl` in closed form: −slope in the mean, −slope · sd · epsilon − 1 in log sd."""
+        moved = variance.sqrt() * self.epsilon
+        slope = scale_mixture_slope(mean + moved, self.scales) * (self.counted * factor)
+        into_mean.sub_(slope)
+        into_log_sd.sub_(slope * moved).addcmul_(self.counted, factor, value=-1)
 
 
 def gaussian_prior(layout: Layout, sd: PerRow, scaling: PriorScaling, like: Tensor) -> GaussianPrior:
