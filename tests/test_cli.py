@@ -795,7 +795,7 @@ def test_a_truncated_record(folder: Path, tmp_path: Path, capsys: pytest.Capture
 
 def test_rank(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["rank", str(folder)]) == 2
-    assert one_line(capsys) == "bdlbench: nll: 2 methods share 1 data sets: rank needs two of each at least"
+    assert one_line(capsys) == "bdlbench: nll: 2 methods share 1 data sets: rank needs at least two of each"
     both = tmp_path / "both"
     for data in ("wine", "breast_cancer"):
         tiny = ["--dataset", data, *TINY[2:], "--set", "mle.epochs=1", "--set", "map.epochs=1"]

@@ -296,7 +296,7 @@ def _refuse_absent(results: Sequence[Result], side: str, asked: str) -> NoReturn
     options = [flatten(method.as_dict()) for method in treatments.values()]
     differing = [key for key in options[0] if len({spell(one.get(key)) for one in options}) > 1] or [*options[0]][1:]
     words = [f"{name}({', '.join(f'{key}={spell(one[key])}' for key in differing if key in one)})" for one in options]
-    raise BadInput(f"--treatment {asked}: no cell of {side} is that; it has {', '.join(words)}")
+    raise BadInput(f"--treatment {asked}: {side} has no such cell; it has {', '.join(words)}")
 
 
 def _refuse_other_measure(a: Result, b: Result) -> None:
@@ -341,7 +341,8 @@ def _unpaired(couples: Mapping[str, tuple[Contributions, Contributions]]) -> Ite
         less = [name for name, couple in couples.items() if couple[1 - i].populations and not couple[i].populations]
         less = [name for name in less if all(map(math.isfinite, couples[name][i].values.values()))]
         if less:
-            yield f"the stored predictions of {side} do not tell {', '.join(less)}: new test examples are left out"
+            gap = f"the stored predictions of {side} do not give {', '.join(less)}"
+            yield f"{gap}: the intervals are for these test examples only"
 
 
 def _notes(a: Result, b: Result, found: Sequence[Finding], layout: ExampleLayout) -> Iterator[str]:

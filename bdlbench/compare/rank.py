@@ -126,13 +126,13 @@ def rank(results: Sequence[Result], metric: str, methods: Sequence[str] = ()) ->
             raise unknown("method", name, {method for row in table.values() for method in row})
     names, blocks, dropped = _complete(table, methods)
     if len(names) < 2 or len(blocks) < 2:
-        raise BadInput(f"{column}: {len(names)} methods share {len(blocks)} data sets: rank needs two of each at least")
+        raise BadInput(f"{column}: {len(names)} methods share {len(blocks)} data sets: rank needs at least two of each")
     score = scored[0].scores[column]
     sign = 1 if score.better == "lower" else -1
     values = {(b, n): np.array([*table[b][n].scores[column].values.values()]) for b in blocks for n in names}
     broken = [f"{n} on {b}" for (b, n), runs in values.items() if not np.isfinite(runs).all()]
     if broken:
-        raise BadInput(f"{column} of {broken[0]} is not finite: a rank of it means nothing")
+        raise BadInput(f"{column} of {broken[0]} is not finite, so it cannot be ranked")
     means = np.array([[values[b, n].mean() for n in names] for b in blocks])
     order = np.argsort(mean_ranks(sign * means), kind="stable")
     ordered = [names[i] for i in order]
@@ -201,7 +201,7 @@ def _complete(table: dict[str, dict[str, Result]], methods: Sequence[str]) -> tu
     absent = {m: [b for b, row in rows.items() if m not in row] for row in rows.values() for m in row}
     names = list(dict.fromkeys(methods)) or [m for m, on in absent.items() if not on]
     lines = [f"{m} is left out: not on {', '.join(on)}" for m, on in absent.items() if on and not methods]
-    lines += [f"{block} is left out: too few of the methods" for block in table if block not in rows]
+    lines += [f"{block} is left out: it has too few of the methods" for block in table if block not in rows]
     return names, list(rows), lines
 
 

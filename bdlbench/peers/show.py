@@ -25,11 +25,11 @@ TIMING_COLUMNS = ("over plain", "over fastest", "middle half", "ms", "version", 
 NOT_TIMED = "—"
 
 CAPTION = (
-    "Ratio of seconds to the deterministic counterpart, the median over rounds in which everyone has a turn: to plain "
-    "torch with default Adam, and to its fastest step, fused Adam (predictives: to as many forward passes). Lower is "
-    "better, but for networks at once, where × is the rate over the same networks one after the other. Middle half: "
-    "quartiles over rounds of the first ratio. Peers use fused Adam; "
-    "freed memory stays with the process, for all. In parentheses: another class of estimator."
+    "Ratio of seconds to the deterministic counterpart, the median over rounds in which every library has a turn: to "
+    "plain torch with default Adam, and to its fastest step, fused Adam (predictives: to as many forward passes). "
+    "Lower is better, except for networks at once, where × is the rate over the same networks one after the other. "
+    "Middle half: quartiles over rounds of the first ratio. Peers use fused Adam; for all, the process keeps freed "
+    "memory. In parentheses: another class of estimator."
 )
 
 

@@ -101,7 +101,7 @@ def sentence(section: EvidenceSection) -> str:
     name, _, _ = section.table.title.partition(" · ")
     where = f"On {name}"  # with the options that tell it from another
     if len(section.rows) == 1:
-        return f"{where} there is {section.rows[0].method} alone: nothing to tell it from."
+        return f"{where} there is only {section.rows[0].method}: there is nothing to compare it with."
     if all(len(shown.result.replicates) < 2 for shown in section.rows):
         return f"{where} each row has a single replicate: nothing is known of new runs, so nothing is told apart."
     words = zip(section.rows, _words(section), strict=True)
@@ -118,7 +118,7 @@ def sentence(section: EvidenceSection) -> str:
     what = "methods" if len(methods) == len(section.rows) else "rows"
     parts = [f"nothing in {_listed(alike, 'or')} tells the {_count(len(names))} {what} apart"] if alike else []
     parts += [f"in {_listed(metrics, 'and')}, {said}" for said, metrics in clauses.items()]
-    return f"{where}, {'; '.join(parts) or 'no metric is of two rows: nothing to tell apart'}."
+    return f"{where}, {'; '.join(parts) or 'no metric has numbers in two rows'}."
 
 
 def _has(section: EvidenceSection, key: str, column: Column) -> bool:
@@ -139,8 +139,8 @@ def _clause(names: Mapping[str, str], standing: Standing) -> str:
     front = [key for key in names if key not in behind]
     if len(front) <= len(behind):
         leaders = _listed([names[key] for key in front], "and")
-        return f"{leaders} {'leads' if len(front) == 1 else 'lead'}: each other is worse than one or more"
-    return f"{_listed([names[key] for key in behind], 'and')} are each worse than one or more"
+        return f"{leaders} {'leads' if len(front) == 1 else 'lead'}: every other is worse than at least one"
+    return f"{_listed([names[key] for key in behind], 'and')} are each worse than at least one"
 
 
 def _grouped(

@@ -112,7 +112,7 @@ def reliability(section: EvidenceSection, colours: Colours) -> Plot:
             panels.append(Panel(f"reliability-{row.label}", alt, _reliability(row, bins, colours[row.method])))
     caption = (
         "Accuracy of the examples in each of 15 bins of confidence (the largest class probability); on the diagonal a "
-        "method is as often right as it says. Replicates are pooled. Band: Jeffreys' 95 % interval of a bin's accuracy "
+        "method is right as often as it says. Replicates are pooled. Band: Jeffreys' 95 % interval of a bin's accuracy "
         f"at the number of examples of one replicate, since all share one test set; faint: bins with "
         f"fewer than {FEW_POINTS}. "
         "Grey: share of the examples."
@@ -138,7 +138,7 @@ def calibration(section: EvidenceSection, colours: Colours) -> Plot:
 def samples(section: EvidenceSection, colours: Colours) -> Plot:
     """Plot NLL and accuracy against M."""
     caption = (
-        "Of more and more of the posterior samples, in the groups that the record keeps: mean and standard error over "
+        "Over the first posterior samples, by the groups that the record keeps: mean and standard error over "
         "replicates. Dotted: methods with one sample."
     )
     panels, partly = [], ""
@@ -148,8 +148,8 @@ def samples(section: EvidenceSection, colours: Colours) -> Plot:
             rows = [row for row in section.rows if row.label in set(frame["label"]) or _finite(row, metric)]
             panels.append(Panel(f"samples-{metric}", _ends_alt(frame, metric), _samples(rows, frame, metric, colours)))
         elif panels and evidence.has_classes(section.rows):
-            partly = "accuracy: these records were written before they kept the classes that it needs; run them again"
-    reason = "no row has more than one posterior sample and the group means that this needs"
+            partly = "accuracy: these records are too old to hold the classes that it needs; run them again"
+    reason = "no row has several posterior samples and their group means"
     return Plot("Posterior samples", caption, tuple(panels), reason, partly)
 
 

@@ -184,21 +184,21 @@ def describe(results: Sequence[Result], groups: Sequence[Group], interval: bool 
     parts = []
     if max(counts, default=0) > 1:
         if interval:
-            parts.append("Mean ± half its 95 % interval, of new replicates and new test examples.")
+            parts.append("Mean ± half its 95 % interval, for new replicates and new test examples.")
         else:
             covered = 100 * (2 * special.stdtr(max(2, min(counts)) - 1, 1.0) - 1)
-            parts.append("Mean ± standard error over n replicates: new replicates, on these test examples, have their")
-            parts.append(f"mean within it {covered:.0f} % of the time (--interval: 95 %, of new test examples too).")
-        parts.append("Bold: those that no other is shown to be better than, every two compared as `compare` does,")
-        parts.append("Holm-corrected at 5 %. The best of many looks better than it is: of five equal ones by 1.2")
-        parts.append("standard errors.")
+            parts.append("Mean ± standard error over n replicates, on these test examples: it covers the mean of new")
+            parts.append(f"replicates {covered:.0f} % of the time (--interval: 95 %, for new test examples too).")
+        parts.append("Bold: no other row is shown to be better, by the pairwise tests of `compare`, Holm-corrected")
+        parts.append("at 5 %. The best of many looks better than it is: the best of five equal rows by 1.2 standard")
+        parts.append("errors.")
     else:
         parts.append("One replicate: no standard error, and only the best is bold.")
     parts += budgets(results)
     costs = [column.name for g in groups for column in g.columns if column.is_cost]
     if costs:
         parts.append(f"{', '.join(dict.fromkeys(costs))}: of the batches that trained the row, all replicates at once;")
-        parts.append("rows trained in one batch share it, and a + joins batches.")
+        parts.append("rows of one batch have the same number, and a + separates batches.")
     return " ".join(parts)
 
 

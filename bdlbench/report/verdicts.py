@@ -45,13 +45,13 @@ def render(comparison: Comparison, style: Format = "terminal", width: int = 100,
 
 
 LEGEND = (
-    "B − A: difference of the means with its 95 % interval, each taken alone. p: of no difference, Holm-corrected over "
-    "all tests shown. worse, better: beyond the margin, and equivalent: within it, by tests corrected in the same way. "
-    "Of the variance: what new seeds change (of it, what more posterior samples would remove) and what new "
-    "test examples change. could show: the smallest difference found with 80 % power at the corrected level; seeds to "
-    "settle: a fresh run of so many a side reaches a verdict with 80 % power if the true difference is 0, or twice the "
-    "margin (∞: the test examples leave it open, or there is no margin). Adding to these seeds until a verdict comes "
-    "makes it wrong more often than 5 %."
+    "B − A: difference of the means with its 95 % interval, not corrected. p: for no difference, Holm-corrected over "
+    "all tests shown. worse, better: beyond the margin; equivalent: within it; by tests with the same correction. "
+    "seeds, examples: the shares of the variance that come from new seeds and from new test examples; (samples): the "
+    "share that more posterior samples would remove. could show: the smallest difference that is found with 80 % power "
+    "at the corrected level. seeds to settle: with this many on each side, a fresh run reaches a verdict with 80 % "
+    "power if the true difference is 0, or twice the margin (∞: the test examples leave too much open, or there is no "
+    "margin). Do not add seeds until a verdict comes: it would be wrong more often than 5 %."
 )
 
 
@@ -65,7 +65,7 @@ def describe(comparison: Comparison) -> str:
     words = [f"{counts[verdict]} {verdict}" for verdict in ("worse", "better", "equivalent", "inconclusive")]
     tests = sum(finding.testable for finding in comparison.findings)
     same = sum(finding.identical for finding in comparison.findings)
-    identical = f" {same} of the same predictions, byte for byte, are no tests." if same else ""
+    identical = f" {same} with identical predictions are not tested." if same else ""
     return f"{', '.join(words)}, of B against A; {tests} tests, Holm-corrected at {100 * LEVEL:g} %.{identical}"
 
 
@@ -189,15 +189,15 @@ def _notes(comparison: Comparison) -> Iterator[str]:
     if comparison.findings and not any(finding.margin for finding in comparison.findings):
         yield (
             "no margin is given, by --margins or [tool.bdlbench.gate.margins] of a pyproject.toml here or above: all "
-            "are 0, and only the same predictions can be equivalent"
+            "margins are 0, and only identical predictions are equivalent"
         )
     yield from comparison.untold
     yield from _populations(comparison.findings)
     skewed = list(dict.fromkeys(finding.metric for finding in comparison.findings if finding.rests_on_few))
     if skewed:
         yield (
-            f"A few test examples carry the uncertainty of {', '.join(skewed)}: such an interval covers less often "
-            "than 95 %, and its verdict is to be taken with care (docs/statistics.md)."
+            f"A few test examples carry the uncertainty of {', '.join(skewed)}: such intervals cover less often than "
+            "95 %, so take the verdicts with care (docs/statistics.md)."
         )
 
 
@@ -208,7 +208,7 @@ def _populations(findings: Iterable[Finding]) -> Iterator[str]:
         metrics.setdefault(finding.population, {})[finding.metric] = None
     for population, names in metrics.items():
         of = "" if len(metrics) == 1 else f" of {', '.join(names)}"
-        yield f"Intervals{of} speak of {population}."
+        yield f"Intervals{of} are for {population}."
 
 
 def _rounded(value: float, error: float, scale: float) -> str:

@@ -397,7 +397,7 @@ def test_terminal(shown: Comparison) -> None:
     text = verdicts.render(shown, width=130)
     assert "mle → mc_dropout  accuracy ↑ (fraction)" in text
     assert re.search(r"mle → mc_dropout  accuracy ↑ +0\.", verdicts.render(shown, width=60))
-    assert "Intervals speak of new seeds and new test examples." in text
+    assert "Intervals are for new seeds and new test examples." in text
     assert "3 tests, Holm-corrected at 5 %." in text
     assert max(map(len, text.splitlines())) <= 130
     assert "\x1b[1m" in verdicts.render(shown, color=True)

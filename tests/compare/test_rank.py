@@ -91,7 +91,7 @@ def test_what_is_left_out_is_said() -> None:
     assert found.notes[:3] == (
         "d1: only methods on mlp are ranked, the model that most of them share",
         "laplace is left out: not on d1, d2",
-        "alone is left out: too few of the methods",
+        "alone is left out: it has too few of the methods",
     )
     pair = rank(some, "nll", ["mle", "map"])
     assert (set(pair.methods), len(pair.blocks)) == ({"mle", "map"}, 3)

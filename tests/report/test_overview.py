@@ -49,7 +49,7 @@ def test_what_is_told_apart_and_what_is_not() -> None:
 @pytest.mark.parametrize(
     ("nll", "words"),
     [
-        ({"a": 0, "b": 1, "c": 2, "d": 3}, "a leads: each other is worse than one or more"),
+        ({"a": 0, "b": 1, "c": 2, "d": 3}, "a leads: every other is worse than at least one"),
         ({"a": 0, "b": 1, "c": 1, "d": 1}, "a is better than all others"),
         ({"a": 0, "b": 0, "c": 0, "d": 1}, "d is worse than all others"),
         ({"a": 0, "b": 0, "c": 1, "d": 2}, "a and b are better than c, and d is worse than all others"),
@@ -68,7 +68,7 @@ def test_equal_methods_are_not_told_apart() -> None:
 
 def test_one_row_and_one_replicate_tell_nothing() -> None:
     (alone,) = sections(record("mle", nll=AROUND))
-    assert overview.sentence(alone) == "On wine there is mle alone: nothing to tell it from."
+    assert overview.sentence(alone) == "On wine there is only mle: there is nothing to compare it with."
     (once,) = sections(record("mle", nll=[0.1]), record("map", nll=[9.0]))
     assert "single replicate" in overview.sentence(once)
     assert not any(entry.leads for row in overview.rows([once]) for _, entry in row.places[0])
@@ -95,8 +95,8 @@ def test_two_sets_of_one_name_are_told_by_their_options() -> None:
     one = record("mle", nll=AROUND)
     other = replace(one, cell=replace(one.cell, dataset=Choice.of("wine", {"noise": 2})))
     assert [overview.sentence(section) for section in sections(one, other)] == [
-        "On wine there is mle alone: nothing to tell it from.",
-        "On wine (noise 2) there is mle alone: nothing to tell it from.",
+        "On wine there is only mle: there is nothing to compare it with.",
+        "On wine (noise 2) there is only mle: there is nothing to compare it with.",
     ]
 
 
