@@ -37,8 +37,10 @@ class CoverageError:
 
     def without_blocks(self, evaluation: Evaluation, population: str, block: Tensor) -> dict[str, Tensor]:
         """Compute {"50": (R, blocks), …} without each block of test examples; no other population is used."""
+        if population != TEST:
+            return {}
         found = {str(q): _of_rows(evaluation, partial(self._gap, q, block=block)) for q in self.percents}
-        return {q: gaps[""] for q, gaps in found.items() if gaps and population == TEST}
+        return {q: gaps[""] for q, gaps in found.items() if gaps}
 
     def _gap(self, percent: int, below: Tensor, block: Tensor | None = None) -> Tensor:
         level = torch.tensor([percent / 100], dtype=torch.float64, device=below.device)
