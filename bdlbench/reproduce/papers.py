@@ -63,6 +63,7 @@ QUANTITIES = {
     "log_likelihood": Quantity("nll", -1.0),
     "log_likelihood_of_10000": Quantity("nll", -10_000.0),
     "nll": Quantity("nll"),
+    "accuracy": Quantity("accuracy"),
     "accuracy_percent": Quantity("accuracy", 100.0),
     "error_percent": Quantity("accuracy", -100.0, 100.0),
     "ece": Quantity("ece"),

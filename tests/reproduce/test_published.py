@@ -15,6 +15,7 @@ from bdlbench.runs import suites
 COUNTS = {
     "akamaster": 5,
     "antoran": 14,
+    "bayesian_benchmarks_classes": 4,
     "bdl_competition2021": 2,
     "blundell2015": 16,
     "burda2016": 30,
