@@ -10,7 +10,7 @@ import typer
 
 from bdlbench.cli.run import train
 from bdlbench.cli.terminal import screen, write
-from bdlbench.core.errors import INCOMPLETE, NEGATIVE, BadInput
+from bdlbench.core.errors import INCOMPLETE, NEGATIVE, BadInput, DataUnavailable
 
 if TYPE_CHECKING:
     from bdlbench.reproduce.papers import Paper
@@ -53,7 +53,12 @@ def reproduce(
         print(f"{name} has no suite yet, so nothing can be run; its numbers: reproduce {name} --stored")
         raise typer.Exit(INCOMPLETE)
     if not stored:
-        _train(paper, folder, jobs, device)
+        try:
+            _train(paper, folder, jobs, device)
+        except DataUnavailable as error:  # all that is left to train lacks its data: judge the rest
+            if not any(folder.glob("*.json")):
+                raise
+            print(f"bdlbench: {error}", file=sys.stderr)
     lines = _lines(paper, folder)
     from bdlbench.reproduce.page import text
 

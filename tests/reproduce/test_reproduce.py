@@ -137,6 +137,27 @@ def test_a_spread_of_unknown_kind_is_shown_and_not_used(paper: Path) -> None:
     assert row.number.variance == pytest.approx(1e-4)
 
 
+def test_absent_data_do_not_keep_the_other_rows_from_their_verdicts(
+    paper: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = '\n[[grid]]\nmethods = ["mle"]\nmodels = ["mlp"]\ndatasets = ["uci_folder"]\n'  # of no path
+    suite = paper.with_name("suite.toml")
+    write(
+        paper,
+        "3,MLE,diabetes,rmse,9.00,0.01,standard error,20,mle,,,,,the paper",
+        "3,MLE,uci_folder,rmse,9.00,0.01,standard error,20,mle,,,,,the paper",
+    )
+    results = ("--results", str(tmp_path / "out"))
+    suite.write_text(SUITE.split("[[grid]]")[0] + folder, "utf-8")
+    assert reproduced(capsys, str(paper), *results)[0] == 2  # nothing to judge
+    suite.write_text(SUITE.replace("\n[options.mle]", folder + "\n[options.mle]"), "utf-8")
+    for _ in range(2):  # the second time all that is left lacks its data
+        code, out, err = reproduced(capsys, str(paper), *results)
+        assert code == 4
+        assert "1 not reproduced, 1 not run" in out
+        assert "uci_folder" in err
+
+
 def test_two_cells_that_fit_are_refused(paper: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     paper.with_name("suite.toml").write_text(SUITE.replace("epochs = 40\n[options.mc", "epochs = [1, 2]\n[options.mc"))
     write(paper, "3,MLE,diabetes,rmse,9.00,0.01,standard error,20,mle,,,,,the paper")

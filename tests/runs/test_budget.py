@@ -87,7 +87,9 @@ def test_rows_count(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", suites.suite_names())
 def test_no_suite_of_the_package_is_refused_on_a_laptop(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def known(dataset: Any, split: int) -> Any:
-        return plain(dataset, split) if dataset.name in bundled else pytest.skip("its data are not here")
+        if dataset.name not in bundled or dataset.name == "uci_folder":  # a folder of one's own
+            pytest.skip("its data are not here")
+        return plain(dataset, split)
 
     plain = budget.load_task
     bundled = [n for n in catalog.names("datasets") if not getattr(catalog.load("datasets", n), "files", ())]
