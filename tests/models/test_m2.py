@@ -168,7 +168,11 @@ def test_a_row_with_absent_labels_has_the_same_bits_alone(small, method, share):
             assert torch.equal(value, predicted[name][r : r + 1]), name
 
 
-NOT_OF_IMAGES = {"coin": "a coin has two sides", "bayesian_linear_regression": "linear regression fits one number"}
+NOT_OF_IMAGES = {
+    "coin": "a coin has two sides",
+    "bayesian_linear_regression": "linear regression fits one number",
+    "linear_regression": "fits one number",
+}
 
 
 def test_other_targets_are_refused_and_absent_labels_by_other_models():
