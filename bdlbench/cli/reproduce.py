@@ -84,14 +84,10 @@ def _train(paper: Paper, folder: Path, jobs: int, device: str) -> None:
 
 def _lines(paper: Paper, folder: Path) -> list[Line]:
     """Judge the records in the folder, which may not exist yet."""
-    from bdlbench.records import reading
-    from bdlbench.records.cells import merge
+    from bdlbench import api
     from bdlbench.reproduce import verdicts
 
-    if not any(folder.glob("*.json")):
-        return verdicts.of(paper, [])
-    source = reading.read(folder)
-    return verdicts.of(paper, merge(source.records, source))
+    return verdicts.of(paper, api.results_of(folder) if any(folder.glob("*.json")) else [])
 
 
 def _write_page(file: Path, results: Path) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from bdlbench.core.errors import BadInput, unknown
+from bdlbench.core.files import read_toml
 from bdlbench.core.options import short
 
 TABLE = ("tool", "bdlbench", "gate")
@@ -34,7 +34,7 @@ def read(path: Path | None, metrics: Iterable[str]) -> dict[str, float]:
     found = path or _nearest()
     if found is None:
         return {}
-    tables = _parsed(found)
+    tables = read_toml(found)
     for key in () if path and "margins" in tables else TABLE:
         tables = tables.get(key, {})
         if not isinstance(tables, dict):
@@ -57,15 +57,6 @@ def _nearest() -> Path | None:
     """Return the pyproject.toml of this folder or of the nearest folder above it."""
     here = Path.cwd()
     return next((file for folder in (here, *here.parents) if (file := folder / "pyproject.toml").is_file()), None)
-
-
-def _parsed(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise BadInput(f"{path} cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise BadInput(f"{path} is not TOML: {error}") from None
 
 
 def checked(path: str, margins: Any, metrics: list[str]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""The only atomic writer, and the hashes that name things."""
+"""The only atomic writer, the hashes that name things, and the reader of TOML files."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,16 @@ def refuse_unwritable(folder: Path, option: str) -> None:
         raise BadInput(f"{option} {folder}: {nearest} is a file; name a folder")
     if not (os.access(nearest, os.W_OK | os.X_OK) and nearest.stat().st_mode & 0o222):
         raise BadInput(f"{option} {folder}: {nearest} is not writable; name another folder")
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file. Raises BadInput, with the path, for a file that cannot be read or is not TOML."""
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"{path} is not TOML: {error}") from None
 
 
 def canonical_json(value: Any) -> bytes:

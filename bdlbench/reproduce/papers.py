@@ -24,13 +24,13 @@ from __future__ import annotations
 
 import csv
 import math
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 from bdlbench.core.errors import BadInput, unknown
+from bdlbench.core.files import read_toml
 from bdlbench.stats.reproduction import SPREADS, Limits, Published, Spread, published
 
 FOLDER = Path(__file__).parent.parent / "published"
@@ -153,7 +153,7 @@ def read(name: str) -> Paper:
     if not own and name not in names():
         raise unknown("paper", name, names())
     file = Path(name) if own else FOLDER / f"{name}.toml"
-    told = _table(file)
+    told = read_toml(file)
     wrong = sorted(told.keys() - {"title", "citation", "suite", "remarks", "exact", "rows", "limits"})
     if wrong:
         raise BadInput(f"{file}: {wrong[0]} is no key of a paper")
@@ -161,20 +161,11 @@ def read(name: str) -> Paper:
     missing = [key for key in ("title", "citation", "suite") if not isinstance(told.get(key), str)]
     if missing:
         raise BadInput(f"{file}: {missing[0]} is missing, or is no text")
-    limits = _table(FOLDER / "limits.toml") | told.get("limits", {})
+    limits = read_toml(FOLDER / "limits.toml") | told.get("limits", {})
     rows = tuple(_rows(file.parent / told.get("rows", f"{file.stem}.csv"), limits))
     suite = str(file.parent / told["suite"]) if told["suite"].endswith(".toml") else told["suite"]
     remarks, exact = tuple(told.get("remarks", ())), bool(told.get("exact", False))
     return Paper(file.stem, told["title"], told["citation"], suite, rows, remarks, exact)
-
-
-def _table(file: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(file.read_text("utf-8"))
-    except OSError as error:
-        raise BadInput(f"{file} cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise BadInput(f"{file} is not TOML: {error}") from None
 
 
 def _rows(file: Path, limits: Mapping[str, Any]) -> Iterator[PaperRow]:

@@ -105,8 +105,8 @@ def _line(paper: Paper, row: PaperRow, cell: Result | None, values: np.ndarray, 
     if cell is None or found is None:
         missing = "no record of it" if paper.suite else "no suite of it yet"
         return Line(row, "not run", missing if cell is None else f"no {row.ours.metric}")
-    error = float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
-    seconds = math.fsum(cost.get("train_seconds", 0) + cost.get("predict_seconds", 0) for cost in cell.costs)
+    error = abs(row.ours.scale) * cell.scores[row.ours.metric].standard_error
+    seconds = math.fsum(record.seconds or 0.0 for record in cell.records)
     return Line(row, found.verdict, _reason(found), float(values.mean()), error, len(values), found, seconds)
 
 
