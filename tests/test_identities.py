@@ -71,6 +71,20 @@ def test_dropping_nothing_is_map_with_the_same_prior(small, fit, model, method, 
     assert_same(predicted, predicted_by_point(small, model, point.state))
 
 
+@pytest.mark.parametrize("method", [name for name in METHODS if "steps" in fields(catalog.load("methods", name))])
+def test_as_many_steps_as_three_epochs_have_are_three_epochs(fit, method):
+    """53 examples by 13 are four steps; `epochs` is then not read."""
+    in_epochs, predicted = fit("mlp", method, epochs=3)
+    in_steps, again = fit("mlp", method, {method: {"steps": 12}}, epochs=50)
+    assert all(torch.equal(in_steps.state[name], value) for name, value in in_epochs.state.items())
+    assert all(torch.equal(again[name], value) for name, value in predicted.items())
+
+
+def test_every_method_with_epochs_takes_steps_instead():
+    entries = {name: fields(catalog.load("methods", name)) for name in METHODS}
+    assert [name for name, own in entries.items() if "epochs" in own and "steps" not in own] == []
+
+
 @pytest.mark.parametrize("model", [name for name in MODELS if not issubclass(catalog.load("models", name), OwnsPrior)])
 def test_map_with_a_very_wide_prior_is_mle(fit, model):
     assert_same(dict(fit(model, "map", {"map": {"prior_sd": 1e9}})[0].state), dict(fit(model, "mle")[0].state))

@@ -49,6 +49,7 @@ class GaussianDropout:
     )
     prior_scaling: PriorScaling = training_option("prior_scaling")
     last_batch: LastBatch = training_option("last_batch")
+    steps: int = training_option("steps")
 
     def unsupported(self, model: Model) -> str | None:
         """Refuse a model without linear maps, which have the noise."""
@@ -58,7 +59,7 @@ class GaussianDropout:
     def fit(self, model: Model, data: Data, rng: Streams) -> Posterior:
         """Train each row's network under its own noise."""
         layout = Layout(model.leaves())
-        plan = Plan(self.epochs, self.batch_size, self.learning_rate, self.decay, self.last_batch)
+        plan = Plan(self.epochs, self.batch_size, self.learning_rate, self.decay, self.last_batch, self.steps)
         prior = prior_of(model, layout, self.prior_sd, self.prior_scaling, data.x)
 
         def rule(flat: Tensor, noise: Streams) -> Layer:

@@ -49,6 +49,7 @@ class Laplace:
         "auto", f"covariance; auto: full up to {FULL_LIMIT} parameters", choices=("auto", "full", "diagonal")
     )
     last_batch: LastBatch = training_option("last_batch")
+    steps: int = training_option("steps")
 
     def unsupported(self, model: Model) -> str | None:
         """Refuse a model with no Fisher information, with no density of the weights, or with too many weights."""
@@ -63,7 +64,7 @@ class Laplace:
     def fit(self, model: Model, data: Data, rng: Streams) -> Posterior:
         """Train each row's network as MAP does, then compute the curvature of one row after another."""
         layout = Layout(model.leaves())
-        plan = Plan(self.epochs, self.batch_size, self.learning_rate, self.decay, self.last_batch)
+        plan = Plan(self.epochs, self.batch_size, self.learning_rate, self.decay, self.last_batch, self.steps)
         prior = prior_of(model, layout, self.prior_sd, self.prior_scaling, data.x)
         flat = last(fit_network(model, data, rng, plan, lambda flat, noise: Point(layout.views(flat)), prior)).flat
         rows = [

@@ -97,6 +97,7 @@ class MeanFieldVI:
     estimator: Estimator = option("local", "how noise enters a linear map", choices=tuple(LAYERS))
     bound_samples: int = option(3, "draws for the reported ELBO", low=1)
     last_batch: LastBatch = training_option("last_batch")
+    steps: int = training_option("steps")
     prior: PriorShape = option("gaussian", "the prior of each parameter", choices=get_args(PriorShape), later=True)
     mixture_weight: PerRow = option(
         0.5, "π of the wide part of prior=scale_mixture", low=0, high=1, open_ends=True, later=True
@@ -123,7 +124,7 @@ class MeanFieldVI:
             elbo = term("likelihood", model(layer, batch.x, noise).elbo(batch.y))
             return negative_elbo(elbo, term("divergence", kl), data.num_data)
 
-        plan = Plan(self.epochs, self.batch_size, self.learning_rate, self.decay, self.last_batch)
+        plan = Plan(self.epochs, self.batch_size, self.learning_rate, self.decay, self.last_batch, self.steps)
         flat = last(minimise(objective, self.initial(model, data, rng.child("init")), data, rng, plan)).flat
         bound = self.bound(model, layout, flat, prior, data, rng.child("bound"))
         return self.posterior(model, layout, self.without_noisy_weights(layout, flat), bound)

@@ -29,6 +29,7 @@ class MLE:
     learning_rate: PerRow = training_option("learning_rate")
     decay: Decay = training_option("decay")
     last_batch: LastBatch = training_option("last_batch")
+    steps: int = training_option("steps")
 
     def unsupported(self, model: Model) -> str | None:
         """Accept every model: each has a likelihood."""
@@ -37,7 +38,7 @@ class MLE:
     def fit(self, model: Model, data: Data, rng: Streams) -> Posterior:
         """Train each row's network."""
         layout = Layout(model.leaves())
-        plan = Plan(self.epochs, self.batch_size, self.learning_rate, self.decay, self.last_batch)
+        plan = Plan(self.epochs, self.batch_size, self.learning_rate, self.decay, self.last_batch, self.steps)
         flat = last(fit_network(model, data, rng, plan, lambda flat, noise: Point(layout.views(flat)))).flat
         return point_posterior(model, layout, flat)
 

@@ -46,6 +46,7 @@ class SparseVD:
     ramp_end: PerRow = option(0.1, "fraction of training from which the KL has its full weight", low=0, high=1)
     threshold: PerRow = option(3.0, "log α above which a weight is zero", low=-8, high=8)
     last_batch: LastBatch = training_option("last_batch")
+    steps: int = training_option("steps")
 
     def unsupported(self, model: Model) -> str | None:
         """Refuse a model without linear maps, which has nothing to make sparse."""
@@ -65,7 +66,7 @@ class SparseVD:
             kl = self.ramp(moment.progress).to(kl) * term("divergence", kl)
             return negative_elbo(elbo, kl, data.num_data)
 
-        plan = Plan(self.epochs, self.batch_size, self.learning_rate, self.decay, self.last_batch)
+        plan = Plan(self.epochs, self.batch_size, self.learning_rate, self.decay, self.last_batch, self.steps)
         flat = last(minimise(objective, self.initial(model, data, rng.child("init")), data, rng, plan)).flat
         return self.posterior(model, layout, flat)
 

@@ -47,6 +47,7 @@ class SWAG:
     every: int = option(1, "epochs from one collected state to the next", low=1)
     rank: int = option(20, "deviations that are kept; 0 or 1: the covariance is diagonal", low=0)
     last_batch: LastBatch = training_option("last_batch")
+    steps: int = training_option("steps")
 
     def unsupported(self, model: Model) -> str | None:
         """Accept every model: each has weights."""
@@ -54,15 +55,18 @@ class SWAG:
 
     def fit(self, model: Model, data: Data, rng: Streams) -> Posterior:
         """Train each row's network and collect the moments of its weights."""
-        layout, burn_in = Layout(model.leaves()), max(1, round(self.collect_from * self.epochs))
+        plan = Plan(self.epochs, self.batch_size, self.learning_rate, last_batch=self.last_batch, steps=self.steps)
+        epochs = plan.total_epochs(data.num_data)
+        layout, burn_in = Layout(model.leaves()), max(1, round(self.collect_from * epochs))
+        last_of_adam = burn_in * plan.steps_per_epoch(data.num_data)
         prior = prior_of(model, layout, self.prior_sd, self.prior_scaling, data.x)
-        columns = min(self.rank, (self.epochs - burn_in) // self.every)
+        columns = min(self.rank, (epochs - burn_in) // self.every)
         columns = columns if columns > 1 else 0
 
         def step(
             flat: Tensor, gradient: Tensor, kept: Tensors, rate: PerRow, moment: Moment, noise: Streams
         ) -> tuple[Tensor, Tensors]:
-            if moment.progress < burn_in / self.epochs:
+            if moment.step < last_of_adam:
                 return ADAM.step(flat, gradient, kept, rate, moment, noise)
             return flat - per_row(self.collect_rate, flat, 2) * gradient, kept
 
@@ -81,7 +85,6 @@ class SWAG:
             deviations = torch.cat([sums["deviations"], after.to(state.flat).unsqueeze(1)], 1)[:, 1:]
             return {"count": count, "mean": mean, "squares": squares, "deviations": deviations}
 
-        plan = Plan(self.epochs, self.batch_size, self.learning_rate, last_batch=self.last_batch)
         rule = Update(ADAM.start, step)
         states = fit_network(
             model, data, rng, plan, lambda flat, noise: Point(layout.views(flat)), prior, rule, Collect(nothing, add)

@@ -54,6 +54,7 @@ class VariationalDropout:
     max_alpha: PerRow = option(1.0, "largest α; a large number leaves it free", low=0, open_ends=True)
     approximation: Approximation = option("cubic", "which approximation the KL has", choices=tuple(DIVERGENCES))
     last_batch: LastBatch = training_option("last_batch")
+    steps: int = training_option("steps")
 
     def unsupported(self, model: Model) -> str | None:
         """Refuse a model without linear maps, which have the noise."""
@@ -87,7 +88,7 @@ class VariationalDropout:
         initial_alpha = torch.as_tensor(self.initial_alpha, dtype=torch.float64).log().to(data.x).reshape(-1, 1)
         mean = initial_network(model, data, rng.child("init"))
         initial = torch.cat([mean, torch.minimum(initial_alpha, largest).expand(len(mean), alphas.width)], -1)
-        plan = Plan(self.epochs, self.batch_size, self.learning_rate, self.decay, self.last_batch)
+        plan = Plan(self.epochs, self.batch_size, self.learning_rate, self.decay, self.last_batch, self.steps)
         flat = last(minimise(objective, initial, data, rng, plan, Update(ADAM.start, step))).flat
         mean, log_alpha = flat.split([layout.width, alphas.width], -1)
         return self.posterior(model, layout.views(mean), alphas.views(log_alpha))

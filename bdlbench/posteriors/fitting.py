@@ -51,6 +51,12 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "choices": get_args(LastBatch),
         "later": True,
     },
+    "steps": {
+        "default": 0,
+        "help": "steps of training, which replace the epochs; 0: as many as they take",
+        "low": 0,
+        "later": True,
+    },
 }
 
 
@@ -58,7 +64,7 @@ def training_option(name: str, **changes: Any) -> Any:
     """Return the option that methods which train a network have in common, for the field `name` of one of them.
 
     Args:
-        name: epochs, batch_size, learning_rate, decay, prior_sd, prior_scaling or last_batch.
+        name: epochs, batch_size, learning_rate, decay, prior_sd, prior_scaling, last_batch or steps.
         **changes: What is different in this method, by the names of `option`: its default, its help, its range.
 
     Returns:

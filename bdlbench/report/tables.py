@@ -354,9 +354,13 @@ def budgets(results: Sequence[Result]) -> Iterator[str]:
         for option in BUDGET:
             had: dict[str, dict[str, None]] = {}  # by method, in order
             for result in members:
-                for name, value in flatten(result.cell.method.as_dict()).items():
-                    if name.rpartition(".")[2] == option:
-                        had.setdefault(result.cell.method.name, {})[spell(value)] = None
+                given = flatten(result.cell.method.as_dict())
+                for name, value in given.items():
+                    entry, _, own = name.rpartition(".")
+                    epochs, steps = (given.get(f"{entry}.{other}".lstrip(".")) for other in ("epochs", "steps"))
+                    if own == option and not (own == "steps" and epochs):  # steps replace the epochs beside them
+                        word = f"as {steps} steps" if own == "epochs" and steps else spell(value)
+                        had.setdefault(result.cell.method.name, {})[word] = None
             shared: dict[str, list[str]] = {}
             for method, values in had.items():
                 shared.setdefault(", ".join(values), []).append(method)

@@ -55,13 +55,17 @@ def _times(batch: Batch) -> Iterator[tuple[str, float]]:
     """Yield each count of a batch in words, with the least seconds that it takes."""
     cell = batch.rows[0].cell
     examples = len(load_task(cell.dataset, batch.rows[0].replicate.split).train.y)
-    for name, value in _options(cell.method):
-        if name == "epochs":
-            sizes = [size for other, size in _options(cell.method) if other == "batch_size"]
+    given = list(_options(cell.method))
+    in_steps = [value for name, value in given if name == "steps" and value]  # they replace the epochs
+    for name, value in given:
+        if name == "steps" and value:
+            yield f"{value:,} steps", value * STEP_SECONDS
+        if name == "epochs" and not in_steps:
+            sizes = [size for other, size in given if other == "batch_size"]
             steps = value * max(1, examples // min([*sizes, examples]))  # or one more, if the last batch is kept
             yield f"{value:,} epochs, which are {steps:,} steps,", steps * STEP_SECONDS
-    for name, value in [("samples", cell.samples), *_options(cell.method), *_options(cell.model)]:
-        if name.endswith(("samples", "steps")):
+    for name, value in [("samples", cell.samples), *given, *_options(cell.model)]:
+        if name.endswith(("samples", "_steps")):
             yield f"{name.replace('_', ' ')} = {value:,}", value * SAMPLE_SECONDS
 
 

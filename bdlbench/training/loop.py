@@ -46,12 +46,14 @@ class Plan:
     """How to train: by steps over shuffled batches.
 
     Attributes:
-        epochs: Passes over the training data.
+        epochs: Passes over the training data; `steps` replaces them.
         batch_size: B, examples in a batch.
         learning_rate: The step size of Adam, or the rate that another step rule receives; a number or (R,).
         decay: How the rate changes over time.
         last_batch: Whether the last batch of an epoch is dropped or kept where it is incomplete; if kept, its examples
             weigh more than others.
+        steps: Steps in all, the last epoch cut short where they are no multiple of an epoch's; 0: as many as `epochs`
+            take.
     """
 
     epochs: int
@@ -59,6 +61,20 @@ class Plan:
     learning_rate: PerRow
     decay: Decay = "constant"
     last_batch: LastBatch = "dropped"
+    steps: int = 0
+
+    def steps_per_epoch(self, num_data: int) -> int:
+        """Return the steps of a whole epoch over `num_data` examples."""
+        batch_size = min(self.batch_size, num_data)
+        return -(-num_data // batch_size) if self.last_batch == "kept" else num_data // batch_size
+
+    def total_steps(self, num_data: int) -> int:
+        """Return the steps of all training on `num_data` examples."""
+        return self.steps or self.epochs * self.steps_per_epoch(num_data)
+
+    def total_epochs(self, num_data: int) -> int:
+        """Return the epochs on `num_data` examples, one that is cut short included."""
+        return -(-self.total_steps(num_data) // self.steps_per_epoch(num_data))
 
 
 @dataclass(frozen=True)
@@ -390,9 +406,9 @@ def _states(
     objective: Objective, initial: Tensor, data: Data, rng: Streams, plan: Plan, update: Update, collect: Collect
 ) -> Iterator[State]:
     current = _session.get() or Session()
-    batch_size = min(plan.batch_size, data.num_data)
-    steps = -(-data.num_data // batch_size) if plan.last_batch == "kept" else data.num_data // batch_size
-    total = plan.epochs * steps
+    steps, total, epochs = (
+        count(data.num_data) for count in (plan.steps_per_epoch, plan.total_steps, plan.total_epochs)
+    )
     fit = Fit(objective, initial, data, rng, plan, total, current.mark, update=update)
     current.fits.append(fit)
     saver = _Saver(current, fit, collect)
@@ -400,11 +416,13 @@ def _states(
     kept, collected = (_own(start, initial) for start in (update.start, collect.start))
     state = saver.load(State(initial.clone(), kept, 0, initial.new_zeros(len(initial)), 0, collected), noise, steps)
     if state.step == total:
-        yield state
-    for epoch in range(state.step // steps, plan.epochs):
-        order = _order(data, rng.child(f"batches {epoch}"), steps, batch_size)
-        for index in order[state.step - epoch * steps :]:
-            done = state.step + 1 == (epoch + 1) * steps
+        yield replace(state, epoch=epochs)
+        return
+    for epoch in range(state.step // steps, epochs):
+        order = _order(data, rng.child(f"batches {epoch}"), steps, min(plan.batch_size, data.num_data))
+        end = min((epoch + 1) * steps, total)
+        for index in order[state.step - epoch * steps : end - epoch * steps]:
+            done = state.step + 1 == end
             moment = Moment(state.step, total, reported=done or state.step + 1 == fit.marked)
             state = _step(objective, state, data.batch(index), noise, plan, moment, current.nudge, update)
             current.examples += index.shape[1]

@@ -291,7 +291,9 @@ ALONE = {"accuracy": [0.9, 0.8]}
             ({"epochs": 60, "batch_size": 10}, {"epochs": 70, "batch_size": 64}),
             "epochs 60 of mle; 70 of map, batch_size",
         ),
-        (({"steps": 100}, {"steps": 200}), "steps 100 of mle; 200 of map"),
+        (({"steps": 100}, {"steps": 200}), "epochs as 100 steps of mle; as 200 steps of map"),
+        (({"epochs": 60, "steps": 100}, {"epochs": 60}), "epochs as 100 steps of mle; 60 of map"),
+        (({"epochs": 60, "steps": 100}, {"epochs": 7, "steps": 100}), ""),
         (({"member": Choice.of("mle", {"epochs": 30})}, {"epochs": 60}), "epochs 60, 30 of mle; 60 of map"),
         (({"rate": 0.1}, {"rate": 0.2}), ""),
         (({"rate": 0.1}, {"batch_size": 3}), ""),  # who has no such option has no such budget

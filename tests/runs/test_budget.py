@@ -48,6 +48,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> None:
             "epochs, which are 210,000,000,000 steps, take at least 48",
         ),
         ("deep_ensemble", "mlp", "digits", ["mle.epochs=10000000000"], "steps, take at least 48.6 days"),
+        ("deep_ensemble", "mlp", "digits", ["mle.steps=10000000000"], "10,000,000,000 steps take at least 2.3 days"),
         (
             "mean_field_vi",
             "mlp",
@@ -101,6 +102,10 @@ def test_no_suite_of_the_package_is_refused_on_a_laptop(name: str, monkeypatch: 
 def test_a_long_run_is_said_before_it_begins() -> None:
     one = batch("mle", "mlp", "digits", "mle.epochs=20000000")
     assert budget.check(one) == "mle · mlp · digits takes at least 2.3 hours"
+
+
+def test_steps_replace_the_epochs() -> None:
+    assert budget.check(batch("mle", "mlp", "digits", "mle.epochs=10000000000", "mle.steps=1000")) == ""
 
 
 def test_nothing_is_written_where_a_batch_is_refused(tmp_path: Path) -> None:

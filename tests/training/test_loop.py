@@ -114,6 +114,25 @@ def test_an_epoch_shows_each_example_at_most_once_in_each_rows_own_order():
     assert not torch.equal(epochs[0], epochs[1])
 
 
+@pytest.mark.parametrize(("steps", "epochs"), [(4, 2), (5, 3), (1, 1), (6, 3)])
+def test_a_budget_in_steps_is_the_beginning_of_as_many_epochs(steps, epochs, tmp_path):
+    """Two steps an epoch: the last epoch is cut short, its end is a state, and a finished fit resumes to it."""
+    plan = Plan(100, 4, 0.1, steps=steps)
+    assert (plan.steps_per_epoch(10), plan.total_steps(10), plan.total_epochs(10)) == (2, steps, epochs)
+    whole, cut = [], []
+    list(minimise(quadratic(whole), start(), data(), Streams.of_seeds([0, 1]), Plan(3, 4, 0.1)))
+    states = list(minimise(quadratic(cut), start(), data(), Streams.of_seeds([0, 1]), plan))
+    assert [state.epoch for state in states] == list(range(1, epochs + 1))
+    assert states[-1].step == steps
+    assert [(step, of) for _, step, of in cut] == [(i, steps) for i in range(steps)]  # decays and ramps reach their end
+    assert all(torch.equal(a, b) for (a, _, _), (b, _, _) in zip(cut, whole, strict=False))
+    for _ in range(2):
+        with session(Session(tmp_path / "fit")):
+            final = last(minimise(quadratic(), start(), data(), Streams.of_seeds([0, 1]), plan))
+        assert (final.step, final.epoch) == (steps, epochs)
+        assert torch.equal(final.flat, states[-1].flat)
+
+
 def test_the_last_incomplete_batch_is_kept_where_asked():
     """23 examples by 5: five steps, the last over three, so that every example is seen once in every epoch."""
     seen, sizes = [], []
