@@ -38,8 +38,9 @@ from bdlbench.records.record import Record
 from bdlbench.report import tables
 from bdlbench.runs import external_scores as submissions
 from bdlbench.runs import rescoring, suites, work
-from bdlbench.runs.batch import Settings, load_task
+from bdlbench.runs.batch import Settings
 from bdlbench.runs.external_scores import Claim
+from bdlbench.runs.loading import load_task
 from bdlbench.runs.work import REFERENCE
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ from bdlbench.core.errors import BadInput
 from bdlbench.core.spec import Choice
 from bdlbench.data.task import Examples, Signature, Task
 from bdlbench.records import record as records
-from bdlbench.runs import batch, suites
-from bdlbench.runs.batch import data_facts, load_task
+from bdlbench.runs import loading, suites
 from bdlbench.runs.external_scores import Claim
+from bdlbench.runs.loading import data_facts, load_task
 
 
 @pytest.fixture(autouse=True)
@@ -372,7 +372,7 @@ def test_bits_do_not_depend_on_what_a_caller_has_set(caller: str, tmp_path: Path
     asked: dict[str, Any] = {"method": ["mle", "mean_field_vi", "laplace"], "model": "mlp", "dataset": "wine"}
     asked |= {"set": {"mle.epochs": 1, "mean_field_vi.epochs": 1, "laplace.epochs": 1}, "seeds": 2, "samples": 3}
     api.run(results=tmp_path / "alone", **asked)
-    batch._load_task.cache_clear()
+    loading.forget()
     with CALLERS[caller]():
         before, drawn = state_of_torch(), torch.get_rng_state()
         found = api.run(results=tmp_path / "called", **asked)

@@ -32,7 +32,7 @@ from bdlbench.records.contents import Environment
 from bdlbench.records.record import Record
 from bdlbench.report import tables
 from bdlbench.runs import batch as run
-from bdlbench.runs import executors, progress, suites, work
+from bdlbench.runs import executors, progress, scoring, suites, work
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ["--dataset", "wine", "--model", "logistic", "--samples", "2", "--jobs", "1"]
@@ -958,7 +958,7 @@ def test_parameters_are_kept_where_asked_for(results: Path, tmp_path: Path, plug
     (record,) = records.read(results)
     kept = records.parameters(results, record)
     assert {name: tuple(value.shape) for name, value in kept.items()} == {"fc1.weight": (2, 3, 13), "fc1.bias": (2, 3)}
-    assert list(record.values.parameters_sha256) == run.row_hashes(kept)
+    assert list(record.values.parameters_sha256) == scoring.row_hashes(kept)
     assert train(tmp_path / "without", "--method", "mle", "--seeds", "1,4") == 0
     assert not (tmp_path / "without" / "parameters").exists()
     (same,) = records.read(tmp_path / "without")

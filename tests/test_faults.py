@@ -18,7 +18,7 @@ from bdlbench.cli import main as cli
 from bdlbench.core import files
 from bdlbench.records import record as records
 from bdlbench.runs import batch as run
-from bdlbench.runs import executors, suites, work
+from bdlbench.runs import executors, scoring, suites, work
 from bdlbench.runs.executors import Event
 from bdlbench.training import checkpoints, loop
 
@@ -269,7 +269,7 @@ def test_a_failure_in_prediction_keeps_the_finished_fit(
 
     results = tmp_path / "out"
     with monkeypatch.context() as patch:
-        patch.setattr(run, "evaluate", failing)
+        patch.setattr(scoring, "evaluate", failing)
         assert cli.main(words(results)) == 4
     said = "it calls sys.exit(0)" if isinstance(error, SystemExit) else type(error).__name__
     assert f"failed: map · logistic · wine, seed 0; seed 1: {said}" in capsys.readouterr().out
@@ -297,7 +297,7 @@ def test_a_record_whose_cell_fails_when_it_is_trained_again_is_kept(
     assert cli.main(words(tmp_path, methods=("map", "mle"))) == 0
     before = {path.name: path.read_bytes() for path in tmp_path.glob("*-map-*")}
     with monkeypatch.context() as patch:
-        patch.setattr(run, "evaluate", failing)
+        patch.setattr(scoring, "evaluate", failing)
         assert cli.main(words(tmp_path, "--fresh")) == 4
     place = tmp_path / work.REPLACED
     assert {path.name: path.read_bytes() for path in place.iterdir()} == before
@@ -374,7 +374,7 @@ def test_a_checkpoint_is_set_aside_where_the_data_or_the_device_changed(
         raise RuntimeError("boom")
 
     with monkeypatch.context() as patch:
-        patch.setattr(run, "evaluate", fail)
+        patch.setattr(scoring, "evaluate", fail)
         cli.main(words(results))
     (file,) = (results / ".checkpoints").glob("*")
     plain, trained = run._depends, len(steps)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bdlbench.core import torch_state
-from bdlbench.core.errors import BadInput, Diverged
+from bdlbench.core.errors import BadInput, BenchError, Diverged
 
 OWN_FILES = Path(__file__).parents[1]
 LIBRARIES = tuple(Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
@@ -69,6 +69,15 @@ def told(error: BaseException) -> str:
     words = " ".join((error.msg if isinstance(error, SyntaxError) else str(error)).split())
     words = words if len(words) <= LONGEST_MESSAGE else f"{words[:LONGEST_MESSAGE]} …"
     return type(error).__name__ + (f": {words}" if words else "")
+
+
+def reason_of(error: BaseException) -> str:
+    """Describe an error in one line; for an error that is not bdlbench's own, with the file and line where it arose."""
+    if isinstance(error, BenchError):
+        return " ".join(str(error).split())
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    path, line = raised_at(error) or (Path(frame.filename), frame.lineno)
+    return f"{told(error)} ({path.name}:{line})"
 
 
 @contextmanager

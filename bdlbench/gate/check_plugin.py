@@ -24,7 +24,7 @@ from bdlbench.gate.contracts import SEEDS, EntrySettings, streams
 from bdlbench.protocols import Method, Model, Posterior
 from bdlbench.records import evaluation
 from bdlbench.records.contents import MetricValues
-from bdlbench.runs import batch, lint
+from bdlbench.runs import batch, lint, scoring
 
 
 @dataclass(frozen=True)
@@ -303,7 +303,7 @@ def _of_metric(name: str) -> list[_Question]:
 
     @cache
     def columns() -> dict[str, MetricValues]:
-        return {key: entry for one in given.values() for key, entry in batch.measure(one, {name: metric}).items()}
+        return {key: entry for one in given.values() for key, entry in scoring.measure(one, {name: metric}).items()}
 
     def measured() -> list[str]:
         columns()

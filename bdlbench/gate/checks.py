@@ -33,8 +33,7 @@ from bdlbench.records import record as records
 from bdlbench.records.cells import flatten, merge
 from bdlbench.records.reading import Source
 from bdlbench.records.record import Record
-from bdlbench.runs import batch as run
-from bdlbench.runs import lint
+from bdlbench.runs import lint, loading, scoring
 from bdlbench.runs import suites as plan
 from bdlbench.runs.batch import Settings, batches
 from bdlbench.runs.executors import execute
@@ -278,7 +277,7 @@ def _protocol(gate: Gate) -> tuple[list[str], list[str]]:
         for dataset in dict.fromkeys(cell.dataset for cell in spec.cells):
             try:
                 failures += _data(dataset, recorded)
-                findings += lint.of_task(f"data set {dataset.name}", run.load_task(dataset, 0))
+                findings += lint.of_task(f"data set {dataset.name}", loading.load_task(dataset, 0))
             except DataUnavailable as error:
                 notes.append(f"not at hand: {error}")
         findings += [replace(finding, where=name) for finding in lint.of_spec(spec)]
@@ -335,7 +334,7 @@ def _definitions(record: Record) -> Iterator[str]:
         if metric is None:
             yield f"{title_of(record)}: metric {name} does not exist any more"
             continue
-        here = run.entry_of(metric)
+        here = scoring.entry_of(metric)
         for key in ("unit", "better", "definition"):
             if (was := getattr(entry, key)) != (now := getattr(here, key)):
                 yield f"{title_of(record)}: metric {name}: its {key} is {now}, was {was}"
@@ -346,7 +345,7 @@ def _definitions(record: Record) -> Iterator[str]:
 def _data(dataset: Choice, recorded: Sequence[Record]) -> Iterator[str]:
     """Compare checksums and statistics of a data set. Raises DataUnavailable."""
     mine = [record for record in recorded if record.cell.dataset == dataset]
-    facts = run.data_facts(dataset, {0, *(replicate.split for record in mine for replicate in record.replicates)})
+    facts = loading.data_facts(dataset, {0, *(replicate.split for record in mine for replicate in record.replicates)})
     for record in mine:
         for what, found in facts.items():
             for name, was in getattr(record.environment, what).items():

@@ -40,7 +40,7 @@ from bdlbench.protocols import (
 from bdlbench.records import evaluation, record
 from bdlbench.records.contents import Environment, Values
 from bdlbench.records.record import Record
-from bdlbench.runs import batch
+from bdlbench.runs import scoring
 from bdlbench.training.loop import Session, session
 
 SEEDS = (3, 1, 4, 15, 9)
@@ -424,13 +424,13 @@ def evaluations() -> dict[str, Evaluation]:
         problem = stack([Task(signature, train, test, {"far": 5 * far.x}, y_mean=2.0, y_sd=3.0)], [0, 0, 0])
         model = next(m for m in models_of("mlp", {"mlp": {"widths": "17"}}) if m.signature == signature)
         posterior = method_of("mc_dropout", quick()).fit(model, problem.train, streams(SEEDS[:3]))
-        found[likelihood] = batch.evaluate(posterior, problem, model, 12, streams(SEEDS[:3]))
+        found[likelihood] = scoring.evaluate(posterior, problem, model, 12, streams(SEEDS[:3]))
     return found
 
 
 def stored(evaluation: Evaluation) -> dict[str, Tensor]:
     """Return the arrays that a record would store of these predictions."""
-    return batch.stored_arrays(evaluation)
+    return scoring.stored_arrays(evaluation)
 
 
 def read_again(arrays: Mapping[str, Tensor], samples: int, rows: Sequence[int]) -> Evaluation:

@@ -31,7 +31,7 @@ from bdlbench.records.cells import flatten
 from bdlbench.records.contents import FirstSteps
 from bdlbench.records.record import Record
 from bdlbench.runs import batch as run
-from bdlbench.runs import lint
+from bdlbench.runs import lint, loading, scoring
 from bdlbench.runs.batch import Batch, Row, Settings
 from bdlbench.runs.lint import Fault
 from bdlbench.training.loop import Nudge, begin, unchanged
@@ -164,7 +164,7 @@ def verify(folder: Path, record: Record, full: bool = False, threads: int | None
         batch = batch_of(record, threads)
         here, found = _surroundings(batch)
     except (Exception, SystemExit) as error:  # an entry or a file is unavailable here
-        reason = f"{run.reason_of(error)}{_plugin_words(record)}"
+        reason = f"{foreign.reason_of(error)}{_plugin_words(record)}"
         return replace(check, parts=(*kept, Part("cell", "unchecked", reason)))
     sound = all(part.verdict == "identical" for part in kept if part.name in BESIDE)
     work = _whole(folder, record, batch, sound) if full else _slice(folder, record, batch, sound)
@@ -178,7 +178,7 @@ def _until_an_error(parts: Iterator[Part]) -> Iterator[Part]:
     try:
         yield from parts
     except (Exception, SystemExit) as error:  # entries of plugins raise any error: other records must be checked
-        yield Part("cell", "different", run.reason_of(error))
+        yield Part("cell", "different", foreign.reason_of(error))
 
 
 def _plugin_words(record: Record) -> str:
@@ -217,7 +217,7 @@ def _files(folder: Path, record: Record) -> Iterator[Part]:
         except BadInput as error:
             yield Part("kept parameters", "different", str(error))
         else:
-            if tuple(run.row_hashes(state)) != record.values.parameters_sha256:
+            if tuple(scoring.row_hashes(state)) != record.values.parameters_sha256:
                 yield Part("kept parameters", "different", "their hash differs from the record's")
     for name, reason in record.unscored.items():
         yield Part(f"metric {name}", "unchecked", f"it has no values: {reason}")
@@ -243,7 +243,7 @@ def _rescored(record: Record, arrays: Mapping[str, Tensor]) -> Part:
     recorded = _known(record).values.metrics
     entries = {column.partition("[")[0] for column in recorded}
     with environment.one_thread():
-        again, raised = run.scored(kept, {entry: metrics[entry] for entry in sorted(entries)})
+        again, raised = scoring.scored(kept, {entry: metrics[entry] for entry in sorted(entries)})
     both = [c for c in recorded if c in again and recorded[c].definition == again[c].definition]
     if raised and not both:
         return Part(name, "unchecked", f"no metric can be computed from them: {next(iter(raised.values()))}")
@@ -308,10 +308,8 @@ def _short(value: Any) -> str:
 def _surroundings(batch: Batch) -> tuple[dict[str, Any], list[Fault]]:
     """Return the environment of a record made here, and the lint's faults of the data."""
     cell = batch.cells[0]
-    splits = sorted({row.replicate.split for row in batch.rows})
-    name = cell.dataset.name
-    found = {split: lint.of_task(name, run.load_task(cell.dataset, split)) for split in splits}
-    return environment.describe(cell.device, cell.threads) | _data_here(batch), lint.of_splits(name, found)
+    found = lint.of_data(cell.dataset, {row.replicate.split for row in batch.rows})
+    return environment.describe(cell.device, cell.threads) | _data_here(batch), found
 
 
 # The cheap slice
@@ -345,7 +343,7 @@ def _data(record: Record, batch: Batch) -> Part:
 
 def _data_here(batch: Batch) -> dict[str, dict[str, Any]]:
     """Return the facts of the data, of split 0 too, because older records of other splits keep only its facts."""
-    return run.data_facts(batch.cells[0].dataset, {0, *(row.replicate.split for row in batch.rows)})
+    return loading.data_facts(batch.cells[0].dataset, {0, *(row.replicate.split for row in batch.rows)})
 
 
 def same_statistic(a: Any, b: Any) -> bool:
@@ -375,7 +373,7 @@ def fingerprint(batch: Batch, steps: int, nudge: Nudge = unchanged) -> tuple[Fir
     rng = Streams.of_seeds([row.replicate.seed for row in batch.rows])
     with foreign.calling(f"method {batch.cells[0].method.name}", method):
         fits, _ = begin(lambda: method.fit(model, problem.train, rng), steps, nudge)
-    return run.first_steps(fits, len(batch.rows))
+    return scoring.first_steps(fits, len(batch.rows))
 
 
 def rounding(twin: int) -> Nudge:
@@ -429,7 +427,7 @@ def _predictions(folder: Path, record: Record, batch: Batch) -> Part:
 
 def _arrays(posterior: Posterior, problem: Any, model: Any, batch: Batch) -> dict[str, Tensor]:
     rng = Streams.of_seeds([row.replicate.seed for row in batch.rows])
-    return run.stored_arrays(run.evaluate(posterior, problem, model, batch.cells[0].samples, rng))
+    return scoring.stored_arrays(scoring.evaluate(posterior, problem, model, batch.cells[0].samples, rng))
 
 
 # The whole cell

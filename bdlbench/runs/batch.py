@@ -10,10 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, is_dataclass, replace
-from functools import lru_cache, partial
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,28 +23,22 @@ from bdlbench.core import environment, files, foreign, torch_state
 from bdlbench.core.clock import Stopwatch, peak_memory_bytes, reset_peak_memory
 from bdlbench.core.errors import BadInput, BenchError, Diverged
 from bdlbench.core.memory import keep_freed_memory
-from bdlbench.core.spec import Cell, Choice, Replicate, Spec
+from bdlbench.core.spec import Cell, Replicate, Spec
 from bdlbench.core.streams import Streams
 from bdlbench.core.torch_private import version
 from bdlbench.data import task
-from bdlbench.data.task import Problem, Task
-from bdlbench.predictives.mixtures import OfNumbers, Predictive, without_probs
-from bdlbench.protocols import Conjugate, Evaluation, HasTargetUnits, Method, Metric, Model, Posterior, Reference
-from bdlbench.records import evaluation as evaluations
+from bdlbench.data.task import Problem
+from bdlbench.protocols import Conjugate, Evaluation, HasTargetUnits, Method, Model, Posterior, Reference
 from bdlbench.records import record as records
 from bdlbench.records.contents import (
     Environment,
-    FirstSteps,
-    MetricValues,
-    ObjectiveFactors,
     TestedExamples,
     Values,
 )
 from bdlbench.records.record import Record
-from bdlbench.runs import provenance
+from bdlbench.runs import loading, provenance, scoring
 from bdlbench.training import checkpoints
-from bdlbench.training.audit import audit
-from bdlbench.training.loop import Fit, Nudge, Session, session, unchanged
+from bdlbench.training.loop import Nudge, Session, session, unchanged
 
 CHECKPOINTS = ".checkpoints"
 """The subfolder of a folder of records that holds unfinished fits."""
@@ -175,7 +167,7 @@ def run_batch(
         except (Exception, SystemExit) as error:  # the rest of the run continues; the record keeps the reason
             if isinstance(error, Diverged):  # it would diverge again: the same steps from the same numbers
                 _forget(spent)
-            failed = write_failures(batch, settings, reason_of(error))
+            failed = write_failures(batch, settings, foreign.reason_of(error))
             if failed.unwritten:
                 note(f"{failed.unwritten}; the same command goes on from the last checkpoint")
             return Outcome([*written, *failed.records], unwritten=failed.unwritten)
@@ -209,7 +201,7 @@ def _depends(cell: Cell, problem: Problem, code: provenance.Code) -> dict[str, s
 
 def unsupported(batch: Batch) -> str:
     """Return why the model or the method rejects the cells of a batch; "" if it accepts them. Loads one split."""
-    signature = load_task(batch.rows[0].cell.dataset, batch.rows[0].replicate.split).signature
+    signature = loading.load_task(batch.rows[0].cell.dataset, batch.rows[0].replicate.split).signature
     model = catalog.build_model([row.cell.model for row in batch.rows], signature)
     method = catalog.build_method([row.cell.method for row in batch.rows])
     return model.unsupported() or method.unsupported(model) or ""
@@ -230,7 +222,8 @@ def build(batch: Batch) -> Built:
     keep_freed_memory()
     splits = sorted({row.replicate.split for row in batch.rows})
     stacked = task.stack(
-        [load_task(cell.dataset, split) for split in splits], [splits.index(row.replicate.split) for row in batch.rows]
+        [loading.load_task(cell.dataset, split) for split in splits],
+        [splits.index(row.replicate.split) for row in batch.rows],
     )
     problem = task.to_device(stacked, torch.device(cell.device))
     model = catalog.build_model([row.cell.model for row in batch.rows], problem.signature)
@@ -264,32 +257,32 @@ def _fit_and_score(
     with session(spent):
         posterior = method.fit(model, problem.train, rng)
     if [version(value) for value in given] != versions:
-        _load_task.cache_clear()  # other cells would train on the changed data
+        loading.forget()  # other cells would train on the changed data
         raise BenchError(f"it changes the data that it is given: clone them ({Path(foreign.place(None, method)).name})")
     refuse_broken(posterior, method, batch.rows[0].cell.method.name, len(batch.rows))
     train_seconds = spent.seconds_before + watch.seconds() - spent.keeping
     watch = Stopwatch(device)
     samples = batch.rows[0].cell.samples
-    evaluation = evaluate(posterior, problem, model, samples, rng, spent.predicting)
+    evaluation = scoring.evaluate(posterior, problem, model, samples, rng, spent.predicting)
     predict_seconds = watch.seconds()
     if isinstance(model, Conjugate):
         exact = model.exact(problem.train)
         predictive = exact.predict(problem.test.x, 1, rng.child("predict exactly"))
         reference = Reference(exact, predictive.in_units(problem.y_mean, problem.y_sd))
         evaluation = replace(evaluation, bound=posterior.bound, moments=posterior.moments(), reference=reference)
-    arrays = stored_arrays(evaluation)
-    metrics, unscored = scored(evaluation, catalog.metrics())
+    arrays = scoring.stored_arrays(evaluation)
+    metrics, unscored = scoring.scored(evaluation, catalog.metrics())
     # before the audit in `objectives`, whose memory is not part of the cell's cost
     cost = _cost(batch, problem, evaluation, spent, train_seconds, predict_seconds, device)
     return _Result(
         values=Values(
             metrics,
-            parameters_sha256=tuple(row_hashes(posterior.state)),
+            parameters_sha256=tuple(scoring.row_hashes(posterior.state)),
             samples=(evaluation.test.samples,) * len(batch.rows),
             elbo_nats=() if posterior.bound is None else tuple(posterior.bound.double().tolist()),
             facts={name: tuple(value.double().tolist()) for name, value in posterior.facts.items()},
-            first_steps=first_steps(spent.fits, len(batch.rows)),
-            objective=objectives(spent.fits, len(batch.rows)),
+            first_steps=scoring.first_steps(spent.fits, len(batch.rows)),
+            objective=scoring.objectives(spent.fits, len(batch.rows)),
         ),
         unscored=unscored,
         arrays=arrays,
@@ -299,138 +292,6 @@ def _fit_and_score(
         measured=posterior.measured(problem.test.x, rng.child("measured")),
         examples=_examples(problem),
     )
-
-
-def evaluate(
-    posterior: Posterior,
-    problem: Problem,
-    model: Model,
-    samples: int,
-    rng: Streams,
-    predicting: Callable[[float], None] = lambda fraction: None,
-) -> Evaluation:
-    """Predict the test set and each out-of-distribution set, each with its own random streams.
-
-    As examples are predicted, predicting(fraction) is told how much of all sets is done.
-    """
-    total = problem.test.x.shape[1] + sum(x.shape[1] for x in problem.ood.values())
-    before = 0.0
-
-    def predict(name: str, x: Tensor) -> Predictive:
-        nonlocal before
-        share, start = x.shape[1] / total, before
-        with session(Session(predicting=lambda fraction: predicting(start + share * fraction))):
-            predictive = posterior.predict(x, samples, rng.child(f"predict {name}"))
-        before = start + share
-        predicting(before)
-        return predictive.in_units(problem.y_mean, problem.y_sd)
-
-    test = predict("test", problem.test.x)
-    y = problem.test.y
-    if y.is_floating_point():
-        y = y * problem.y_sd[:, None] + problem.y_mean[:, None]
-    ood = {name: predict(name, x) for name, x in problem.ood.items()}
-    parameters = sum(leaf.size for leaf in model.leaves().values())
-    return Evaluation(test, y, ood, posterior.facts, parameters)
-
-
-def measure(evaluation: Evaluation, metrics: Mapping[str, Metric]) -> dict[str, MetricValues]:
-    """Compute every metric that is defined, in the form of a record, by column: name, or name[key].
-
-    Raises BadInput, with file and line, if a metric of a plugin raises or returns something malformed.
-    """
-    scored: dict[str, tuple[Metric, dict[str, Tensor]]] = {}
-    for name, metric in metrics.items():
-        with foreign.calling(f"metric {name}", metric):
-            scored[name] = (metric, evaluations.asked(metric, evaluation))
-    return {
-        f"{name}[{key}]" if key else name: replace(entry_of(metric), values=tuple(value.tolist()))
-        for name, (metric, found) in scored.items()
-        for key, value in found.items()
-    }
-
-
-def scored(evaluation: Evaluation, metrics: Mapping[str, Metric]) -> tuple[dict[str, MetricValues], dict[str, str]]:
-    """Compute all metrics as `measure` does; a metric that fails is returned with its reason and the line of its code.
-
-    Raises BenchError if a metric changes predictions in place, because everything computed after it would be wrong.
-    """
-    found: dict[str, MetricValues] = {}
-    unscored: dict[str, str] = {}
-    read = [value for value in _tensors(evaluation) if not value.is_inference()]  # inference tensors cannot be changed
-    for name, metric in metrics.items():
-        versions = [version(value) for value in read]
-        try:
-            found |= measure(evaluation, {name: metric})
-        except (Exception, SystemExit) as error:  # one metric's failure does not concern the others
-            cause = error.__cause__ if isinstance(error, BadInput) and error.__cause__ else error
-            unscored[name] = f"{foreign.told(cause)} ({Path(foreign.place(cause, metric)).name})"
-        if [version(value) for value in read] != versions:
-            _load_task.cache_clear()  # its targets may have been changed
-            words = "changes the predictions that others read and that are stored: clone them"
-            raise BenchError(f"metric {name} {words} ({Path(foreign.place(None, metric)).name})")
-    return found, unscored
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    """Yield all tensors in a dataclass, and in mappings and dataclasses inside it."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for held in value.values():
-            yield from _tensors(held)
-    elif is_dataclass(value) and not isinstance(value, type):
-        yield from _tensors(getattr(value, "__dict__", {}))
-
-
-def entry_of(metric: Metric) -> MetricValues:
-    """Return a metric's column in a record, without values."""
-    return MetricValues(metric.unit, metric.better, catalog.definition(metric))
-
-
-def first_steps(fits: Sequence[Fit], rows: int) -> tuple[FirstSteps, ...]:
-    """Return the fingerprint of the first fit for each of R replicates; () if no loss was minimised.
-
-    A replicate of an ensemble is several consecutive rows of the fit; its hash is the hash of their hashes.
-    """
-    if not fits or fits[0].first is None:
-        return ()
-    first, share = fits[0].first, len(fits[0].first.loss) // rows
-    parts = [slice(r * share, (r + 1) * share) for r in range(rows)]
-    hashes = [hashlib.sha256("".join(first.sha256[part]).encode()).hexdigest() for part in parts]
-    return tuple(
-        FirstSteps(first.steps, sha256, tuple(first.norm[part]), tuple(first.loss[part]))
-        for sha256, part in zip(hashes, parts, strict=True)
-    )
-
-
-def objectives(fits: Sequence[Fit], rows: int) -> tuple[ObjectiveFactors, ...]:
-    """Audit the last fit, for each of R replicates; for an ensemble, keep each factor of the member where it is worst.
-
-    If the audit itself fails, `failed` says why.
-    """
-    if not fits or fits[-1].state is None:
-        return ()
-    try:
-        found = audit(fits[-1])
-    except (Exception, SystemExit) as error:  # the cell is trained and scored: the audit must not undo that
-        return (ObjectiveFactors(named=False, failed=reason_of(error)),) * rows
-    return tuple(
-        ObjectiveFactors(
-            found.named,
-            temperature={name: _farthest(value, 1.0, rows, r) for name, value in found.temperature.items()},
-            ramp={name: _farthest(value, 0.0, rows, r) for name, value in found.ramp.items()},
-            local={name: _farthest(value, 1.0, rows, r) for name, value in found.local.items()},
-            undeclared=float(found.undeclared.reshape(rows, -1)[r].amax()),
-        )
-        for r in range(rows)
-    )
-
-
-def _farthest(values: Tensor, right: float, rows: int, r: int) -> float:
-    """Return the value farthest from the right one among the members (R·K,) of replicate r."""
-    mine = values.reshape(rows, -1)[r]
-    return float(mine[(mine - right).abs().argmax()])
 
 
 def refuse_broken(posterior: Posterior, method: Method, name: str, rows: int) -> None:
@@ -455,50 +316,9 @@ def refuse_broken(posterior: Posterior, method: Method, name: str, rows: int) ->
                 raise foreign.Broken(f"the posterior's {key} is {shape}, not {wanted} for {rows} replicates")
 
 
-def row_hashes(state: Mapping[str, Tensor]) -> list[str]:
-    """Return the SHA-256 of each row of the posterior's state."""
-    columns = [(name, value.detach().cpu().contiguous()) for name, value in sorted(state.items())]
-    return [
-        hashlib.sha256(b"".join(name.encode() + value[r].numpy().tobytes() for name, value in columns)).hexdigest()
-        for r in range(len(columns[0][1]))
-    ]
-
-
 def _finite_rows(state: Mapping[str, Tensor]) -> list[bool]:
     rows = [torch.isfinite(value).reshape(len(value), -1).all(1) for value in state.values()]
     return [bool(ok) for ok in torch.stack(rows).all(0)]
-
-
-LOCATED = ("test.y", "test.mean", "test.sd", "test.cdf", "test.crps")
-"""Arrays of real targets and of their predictions, in original units; they are stored in float64."""
-
-
-def stored_arrays(evaluation: Evaluation, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
-    """Return the per-example predictions to store beside the record, in `dtype`; classes in int16, or int32 if needed.
-
-    Real targets and a predictive's mean and sd are stored in float64, because a density needs their difference. Scores
-    keep their own type: rounding to float32 would make different scores equal, such as entropies below 1e-38 of
-    confident networks.
-    """
-    test = evaluation.test
-    arrays = {f"test.{name}": value for name, value in without_probs(test.arrays()).items()}
-    arrays["test.y"] = evaluation.y
-    if isinstance(test, OfNumbers):  # a mixture's components are not kept, so these cannot be computed later
-        told = {"test.cdf": test.cdf(evaluation.y), "test.crps": test.crps(evaluation.y)}
-        arrays |= {name: value for name, value in told.items() if value is not None}
-    if test.samples > 1:
-        arrays["test.group_log_prob"] = test.group_log_prob(evaluation.y)
-    dtypes = dict.fromkeys(LOCATED, torch.float64)
-    arrays = {name: value.to(_compact(value, dtypes.get(name, dtype))) for name, value in arrays.items()}
-    for place, predicted in {"test": test, **{f"ood.{name}": found for name, found in evaluation.ood.items()}}.items():
-        arrays |= {f"{place}.{score}": value for score, value in predicted.scores.items()}
-    return {name: value.cpu() for name, value in arrays.items()}
-
-
-def _compact(value: Tensor, dtype: torch.dtype) -> torch.dtype:
-    if value.is_floating_point():
-        return dtype
-    return torch.int16 if not value.numel() or int(value.max()) <= torch.iinfo(torch.int16).max else torch.int32
 
 
 def _cost(
@@ -538,7 +358,7 @@ def _write_cell(batch: Batch, cell: Cell, result: _Result, settings: Settings) -
         cost=result.cost | {name: float(value[mine].mean()) for name, value in result.measured.items()},
         environment=Environment(
             **environment.describe(cell.device, cell.threads),
-            **data_facts(cell.dataset, {batch.rows[i].replicate.split for i in mine}),
+            **loading.data_facts(cell.dataset, {batch.rows[i].replicate.split for i in mine}),
             code=code,
             selection=settings.selection,
             examples=result.examples,
@@ -572,33 +392,8 @@ def write_failures(batch: Batch, settings: Settings, reason: str) -> Outcome:
     return Outcome(failures)
 
 
-def reason_of(error: BaseException) -> str:
-    """Describe an error in one line; for an error that is not bdlbench's own, with the file and line where it arose."""
-    if isinstance(error, BenchError):
-        return " ".join(str(error).split())
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    path, line = foreign.raised_at(error) or (Path(frame.filename), frame.lineno)
-    return f"{foreign.told(error)} ({path.name}:{line})"
-
-
-def data_facts(dataset: Choice, splits: Iterable[int]) -> dict[str, Any]:
-    """Return the sources of a data set's splits, and what preprocessing computed from their training examples."""
-    return provenance.data_facts(partial(load_task, dataset), splits)
-
-
 def _examples(problem: Problem) -> TestedExamples:
     """Count examples and hash the test inputs: a comparison must know whether replicates share their test examples."""
     test = problem.test.x[:1] if task.shared(problem.test.x) else problem.test.x
     hashes = {files.sha256(row.cpu().contiguous().numpy().tobytes()) for row in test}
     return TestedExamples(problem.train.num_data, problem.test.num_data, tuple(sorted(hashes)))
-
-
-def load_task(dataset: Choice, split: int) -> Task:
-    """Load one split of a data set; the last two are cached. Raises BadInput if it is unavailable as asked."""
-    return _load_task(catalog.load("datasets", dataset.name), dataset, split)
-
-
-@lru_cache(maxsize=2)
-def _load_task(entry: type, dataset: Choice, split: int) -> Task:
-    """Cache by the class too: an edited plugin has another class of the same name."""
-    return catalog.load_task(dataset, split)

@@ -12,7 +12,8 @@ from bdlbench import catalog
 from bdlbench.core import memory
 from bdlbench.core.errors import BadInput
 from bdlbench.core.spec import Choice
-from bdlbench.runs.batch import Batch, load_task
+from bdlbench.runs.batch import Batch
+from bdlbench.runs.loading import load_task
 
 STEP_SECONDS, SAMPLE_SECONDS = 2e-5, 1e-6
 """Faster than any machine: a step of the smallest network takes 300 µs, the key of one sample's stream 1.2 µs."""

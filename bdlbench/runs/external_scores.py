@@ -28,8 +28,9 @@ from bdlbench.records import record as records
 from bdlbench.records.contents import Environment, PredictionsFrom, Values
 from bdlbench.records.record import Record
 from bdlbench.runs import predictions_file, suites
-from bdlbench.runs.batch import data_facts, load_task, scored, stored_arrays
+from bdlbench.runs.loading import data_facts, load_task
 from bdlbench.runs.predictions_file import RealSubmission, Submission
+from bdlbench.runs.scoring import scored, stored_arrays
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, Literal, NamedTuple
 
@@ -20,6 +21,7 @@ from bdlbench.core.spec import Cell, Choice, Replicate, Spec
 from bdlbench.data.task import Task
 from bdlbench.records.contents import ObjectiveFactors
 from bdlbench.records.record import Record
+from bdlbench.runs import loading
 
 Severity = Literal["refused", "flagged"]
 
@@ -75,6 +77,17 @@ def of_spec(spec: Spec) -> list[Fault]:
     found += _of_selection(spec.selection)
     found += _of_sweeps(spec.cells)
     return found
+
+
+def of_data(dataset: Choice, splits: Iterable[int]) -> list[Fault]:
+    """Load splits of a data set, and check each as `of_task` does. Raises DataUnavailable if they are not at hand."""
+    return of_splits(dataset.name, {split: _of_split(dataset, split) for split in splits})
+
+
+@lru_cache(maxsize=64)
+def _of_split(dataset: Choice, split: int) -> tuple[Fault, ...]:
+    """Check a split once in a process: a run asks before and after training."""
+    return tuple(of_task(dataset.name, loading.load_task(dataset, split)))
 
 
 def of_task(name: str, task: Task) -> list[Fault]:

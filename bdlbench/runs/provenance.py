@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cache, partial
+from functools import cache
 from modulefinder import ModuleFinder
 from pathlib import Path
-from typing import Any
 
 from bdlbench import catalog
 from bdlbench.core import files
 from bdlbench.core.spec import Cell, Choice, Spec
-from bdlbench.data.task import Task
 from bdlbench.records.record import Record
+from bdlbench.runs import loading
 
 PACKAGE = Path(__file__).parents[1]
 
@@ -71,6 +70,8 @@ def held_against(
     short description of the change.
     """
     cells = {cell.key: cell for cell in spec.cells}
+    if any(_is_foreign_data(cell, code[key]) for key, cell in cells.items()):
+        loading.forget()  # their files may have changed since this process read them
     kept, outdated = [], []
     for record in existing:
         if record.key not in cells:
@@ -95,7 +96,7 @@ def _change(record: Record, cell: Cell, now: Code) -> str:
         return f"the source of {kind.removesuffix('s')} {name} has changed"
     if changed:
         return f"bdlbench itself has changed (it was made by commit {_commit(record.environment.commit)})"
-    if f"datasets {cell.dataset.name}" in now and _data_sources(cell, record) != record.environment.sources:
+    if _is_foreign_data(cell, now) and _data_sources(cell, record) != record.environment.sources:
         return f"the data of {cell.dataset.name} have changed"
     return ""
 
@@ -113,28 +114,15 @@ def _without_edited_metrics(record: Record, now: Code) -> Record:
     return replace(record, values=replace(record.values, metrics=kept), unscored=unscored) if edited else record
 
 
+def _is_foreign_data(cell: Cell, now: Code) -> bool:
+    """Return whether a cell's data set is outside the package: its files then have no checksum in the code."""
+    return f"datasets {cell.dataset.name}" in now
+
+
 def _data_sources(cell: Cell, record: Record) -> dict[str, str]:
-    """Return the sources of a data set outside the package, whose files have no checksum in the code."""
+    """Return the present sources of the splits that a record holds."""
     splits = {replicate.split for replicate in (*record.replicates, *record.failed)}
-    return data_facts(partial(catalog.load_task, cell.dataset), splits)["sources"]
-
-
-def data_facts(load: Callable[[int], Task], splits: Iterable[int]) -> dict[str, dict[str, Any]]:
-    """Return the SHA-256 of splits' source files, and what preprocessing computed from their training examples.
-
-    {"sources": {…}, "statistics": {…}}. A fact that differs from split 0's has the split in its name; any other has its
-    plain name. Records of different splits therefore agree in what all splits share.
-    """
-    asked = sorted(set(splits))
-    first = load(0) if asked else None
-    found: dict[str, dict[str, Any]] = {"sources": {}, "statistics": {}}
-    for split in asked:
-        task = load(split)
-        for what, table in found.items():
-            shared = getattr(first, what)
-            for name, value in getattr(task, what).items():
-                varies = name in shared and shared[name] != value
-                table[f"{name} (split {split})" if varies else name] = value
+    found: dict[str, str] = loading.data_facts(cell.dataset, splits)["sources"]
     return found
 
 

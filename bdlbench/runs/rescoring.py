@@ -16,8 +16,8 @@ from bdlbench.records.cells import Result, matching, merge
 from bdlbench.records.contents import MetricValues
 from bdlbench.records.reading import Faults, Source
 from bdlbench.records.record import Record
-from bdlbench.runs.batch import measure, scored
 from bdlbench.runs.provenance import Code
+from bdlbench.runs.scoring import measure, scored
 
 
 class Completed(NamedTuple):

@@ -15,7 +15,6 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from operator import index
 from pathlib import Path
 
@@ -29,7 +28,7 @@ from bdlbench.records.cells import select
 from bdlbench.records.reading import Source
 from bdlbench.records.record import Record
 from bdlbench.runs import budget, lint, provenance, rescoring
-from bdlbench.runs.batch import CHECKPOINTS, Batch, Outcome, Settings, batches, load_task, say, unsupported
+from bdlbench.runs.batch import CHECKPOINTS, Batch, Outcome, Settings, batches, say, unsupported
 from bdlbench.runs.executors import Report, execute, only_notes
 from bdlbench.runs.lint import Fault
 from bdlbench.runs.rescoring import Completed
@@ -104,11 +103,10 @@ def prepare(job: Job) -> Job:
     the longest allowed time.
     """
     absent: dict[Choice, DataUnavailable] = {}
-    used = _used(job)
-    for dataset in dict.fromkeys(dataset for dataset, _ in used):
+    for dataset, splits in _used(job).items():
         try:
             downloads.fetch(_files(dataset), dataset.name)
-            findings = _of_data([(other, split) for other, split in used if other == dataset])
+            findings = lint.of_data(dataset, splits)
         except DataUnavailable as error:
             absent[dataset] = error
             continue
@@ -162,7 +160,7 @@ def held(job: Job, metrics: Sequence[str] = ()) -> Completed:
 def findings_of(job: Job) -> list[Fault]:
     """Run the protocol lint on a job that was performed: on its spec, the data it trained on, and its records."""
     found = lint.of_spec(job.spec)
-    found += _of_data(_used(job))
+    found += [fault for dataset, splits in _used(job).items() for fault in lint.of_data(dataset, splits)]
     keys = {cell.key: cell.title for cell in job.spec.cells}
     made = [record for record in records.read(job.results) if record.key in keys] if job.results.is_dir() else []
     found += [f for record in made for f in lint.of_record(keys[record.key], record)]
@@ -181,7 +179,7 @@ def refused(job: Job) -> dict[Cell, str]:
     """Find cells that their model or method rejects, with the reason, if their data are already present."""
     here = {
         dataset: all(state in downloads.AT_HAND for _, state in downloads.status(_files(dataset)))
-        for dataset, _ in _used(job)
+        for dataset in _used(job)
     }
     batches = [batch for batch in job.batches if here[batch.cells[0].dataset]]
     return {cell: reason for batch in batches if (reason := _asked(unsupported, batch)) for cell in batch.cells}
@@ -205,28 +203,18 @@ def workers(jobs: int, job: Job) -> int:
 # prepare
 
 
-def _used(job: Job) -> list[tuple[Choice, int]]:
-    """Return the splits of data sets that are about to be trained on."""
-    return list(dict.fromkeys((r.cell.dataset, r.replicate.split) for batch in job.batches for r in batch.rows))
+def _used(job: Job) -> dict[Choice, list[int]]:
+    """Return the data sets that are about to be trained on, each with its splits."""
+    found: dict[Choice, list[int]] = {}
+    for row in (row for batch in job.batches for row in batch.rows):
+        found.setdefault(row.cell.dataset, []).append(row.replicate.split)
+    return found
 
 
 def _files(dataset: Choice) -> Sequence[downloads.RemoteFile]:
     """Return the files that a data set declares for download."""
     declared: Sequence[downloads.RemoteFile] = getattr(catalog.load("datasets", dataset.name), "files", ())
     return declared
-
-
-def _of_data(used: Sequence[tuple[Choice, int]]) -> list[Fault]:
-    """Lint data sets, all splits of each together."""
-    by_set: dict[Choice, dict[int, tuple[Fault, ...]]] = {}
-    for dataset, split in used:
-        by_set.setdefault(dataset, {})[split] = _data_findings(dataset, split)
-    return [f for dataset, splits in by_set.items() for f in lint.of_splits(dataset.name, splits)]
-
-
-@lru_cache(maxsize=64)
-def _data_findings(dataset: Choice, split: int) -> tuple[Fault, ...]:
-    return tuple(lint.of_task(dataset.name, load_task(dataset, split)))
 
 
 def _asked(question: Callable[[Batch], str], batch: Batch) -> str:

@@ -30,7 +30,7 @@ from bdlbench.records.contents import Environment, MetricValues, Values
 from bdlbench.records.reading import Source
 from bdlbench.records.record import Record
 from bdlbench.report import text_table, verdicts
-from bdlbench.runs.batch import measure
+from bdlbench.runs.scoring import measure
 
 SEEDS = 4
 

@@ -16,7 +16,7 @@ from bdlbench.gate import checks, objectives, speed
 from bdlbench.records import record as records
 from bdlbench.records.contents import Environment, MetricValues, Values
 from bdlbench.records.reading import Source
-from bdlbench.runs import batch, lint
+from bdlbench.runs import lint, loading
 
 SUITE = """
 seeds = "3"
@@ -125,9 +125,9 @@ def test_statistics_of_the_test_set(at_hand, monkeypatch):
     bunch = __import__("sklearn.datasets").datasets.load_wine()
     test = bunch.data[stratified_split(bunch.target, "wine", 0)[1]]
     monkeypatch.setattr(tables, "column_statistics", lambda table: column_statistics(test))
-    batch._load_task.cache_clear()
+    loading.forget()
     found = failing(*at_hand)
-    batch._load_task.cache_clear()
+    loading.forget()
     assert found["a"][0].startswith("data set wine: its inputs are standardised by the statistics of the test data")
     assert any("statistics average_mean" in line for line in found["a"])
 

@@ -23,6 +23,7 @@ from bdlbench.records import evaluation
 from bdlbench.records import record as records
 from bdlbench.records.contents import Values
 from bdlbench.runs import batch as run
+from bdlbench.runs import scoring
 from bdlbench.training.loop import Plan, begin, last, minimise
 
 pytestmark = pytest.mark.slow
@@ -291,7 +292,7 @@ def test_a_fingerprint_survives_a_checkpoint(folder, tmp_path):
     with pytest.raises(Stopped):
         fit(stop)
     resumed = fit(lambda done, total: None)
-    assert run.first_steps(resumed.fits, 3) == verify.fingerprint(batch, 4)
+    assert scoring.first_steps(resumed.fits, 3) == verify.fingerprint(batch, 4)
 
 
 def test_where_no_twin_shows_anything_half_the_digits_are_allowed():
@@ -461,7 +462,7 @@ def test_the_depth_of_a_stored_stopping_network_follows_from_what_is_stored():
     (path,) = (Path(__file__).parents[2] / "results" / "reference" / "quick").glob("digits-stopping_resnet-*.json")
     (record,) = records.read(path)
     kept = evaluation.read(record, records.predictions(path.parent, record))
-    again = run.measure(kept, {"depth": catalog.metrics()["depth"]})
+    again = scoring.measure(kept, {"depth": catalog.metrics()["depth"]})
     assert again["depth"].values == record.values.metrics["depth"].values
     assert verify._rescored(record, records.predictions(path.parent, record)).verdict == "identical"
 

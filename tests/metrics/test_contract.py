@@ -12,7 +12,7 @@ from bdlbench.protocols import TEST, MeanOverExamples, WithoutBlocks
 from bdlbench.records import evaluation as stored
 from bdlbench.records.contents import Environment, Values
 from bdlbench.records.record import Record
-from bdlbench.runs.batch import stored_arrays
+from bdlbench.runs.scoring import stored_arrays
 from bdlbench.stats.jackknife import blocks
 
 FAMILIES = {

@@ -19,7 +19,7 @@ from bdlbench.predictives.mixtures import (
 )
 from bdlbench.protocols import Evaluation
 from bdlbench.records.evaluation import Kept
-from bdlbench.runs import batch
+from bdlbench.runs import scoring
 
 
 def numbers(*shape, seed=0):
@@ -344,12 +344,12 @@ def test_gaussians_far_from_zero_are_scored_as_scipy_does_in_memory_and_from_rec
     exact = stats.norm.logpdf(targets.numpy(), means[0].double().numpy() + 1e6, 1.0)
     one = GaussianMixture(means, torch.ones_like(means)).in_units(shift, scale)
     np.testing.assert_allclose(one.log_prob(targets), exact, atol=1e-8)
-    stored = batch.stored_arrays(Evaluation(one, targets, {}, {}, None))
+    stored = scoring.stored_arrays(Evaluation(one, targets, {}, {}, None))
     kept = Kept(1, {name: stored[f"test.{name}"] for name in ("mean", "sd")})
     np.testing.assert_allclose(kept.log_prob(stored["test.y"]), exact, atol=1e-8)
     several = GaussianMixture(means.expand(3, 2, 50), torch.ones(3, 2, 50)).in_units(shift, scale)
     np.testing.assert_allclose(several.log_prob(targets), exact, atol=1e-8)
     np.testing.assert_allclose(several.variance, 1.0, atol=1e-6)
-    stored = batch.stored_arrays(Evaluation(several, targets, {}, {}, None))
+    stored = scoring.stored_arrays(Evaluation(several, targets, {}, {}, None))
     groups = Kept(3, {}, stored["test.group_log_prob"], (1.0, 1.0, 1.0))
     np.testing.assert_allclose(groups.log_prob(stored["test.y"]), exact, atol=1e-5)

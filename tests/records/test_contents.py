@@ -20,7 +20,7 @@ from bdlbench.protocols import Evaluation
 from bdlbench.records import cells, contents, evaluation
 from bdlbench.records import record as records
 from bdlbench.records.record import Record
-from bdlbench.runs import batch
+from bdlbench.runs import scoring
 
 RESULTS = Path(__file__).parents[2] / "results"
 COMMITTED = sorted(RESULTS.rglob("*-*-*.json"))
@@ -42,7 +42,7 @@ def test_a_committed_record_is_read_whole(path: Path) -> None:
 def test_the_metrics_of_a_committed_record_mean_what_they_mean_today(path: Path) -> None:
     known = catalog.metrics()
     for name, entry in records.read_one(path).values.metrics.items():
-        assert replace(entry, values=()) == batch.entry_of(known[name.partition("[")[0]])
+        assert replace(entry, values=()) == scoring.entry_of(known[name.partition("[")[0]])
 
 
 @pytest.mark.parametrize(

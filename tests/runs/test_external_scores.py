@@ -22,8 +22,8 @@ from bdlbench.core.spec import Cell, Choice
 from bdlbench.records import evaluation
 from bdlbench.records import record as records
 from bdlbench.runs import predictions_file
-from bdlbench.runs.batch import load_task
 from bdlbench.runs.external_scores import Claim
+from bdlbench.runs.loading import load_task
 
 pytestmark = pytest.mark.slow
 

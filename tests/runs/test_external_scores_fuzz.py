@@ -28,8 +28,8 @@ from scipy.special import log_softmax, logsumexp
 from bdlbench import api
 from bdlbench.core.errors import BadInput
 from bdlbench.runs import external_scores, predictions_file
-from bdlbench.runs.batch import measure
 from bdlbench.runs.external_scores import Claim
+from bdlbench.runs.scoring import measure
 
 pytestmark = pytest.mark.slow
 

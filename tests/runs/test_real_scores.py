@@ -10,8 +10,8 @@ from scipy import stats
 from bdlbench import api, catalog
 from bdlbench.core.errors import BadInput
 from bdlbench.records import record as records
-from bdlbench.runs.batch import load_task
 from bdlbench.runs.external_scores import Claim, score
+from bdlbench.runs.loading import load_task
 
 
 def diabetes(split=0):

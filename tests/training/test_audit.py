@@ -9,7 +9,7 @@ from bdlbench import catalog
 from bdlbench.core.streams import Streams
 from bdlbench.data.task import Data
 from bdlbench.runs import batch as run
-from bdlbench.runs import lint, suites
+from bdlbench.runs import lint, scoring, suites
 from bdlbench.training.audit import audit
 from bdlbench.training.loop import Fit, Plan, State
 from bdlbench.training.terms import listening, term
@@ -114,7 +114,7 @@ def test_a_record_keeps_the_member_farthest_from_what_is_right():
         return rising * term("divergence", flat.square().sum(-1)) / N - elbo.mean(-1)
 
     last_step = fit_of(objective, rows=4, steps=100)
-    found = run.objectives([last_step], 2)
+    found = scoring.objectives([last_step], 2)
     assert [row.ramp["divergence"] for row in found] == pytest.approx([0.75, 0.5])
     assert [row.temperature["divergence"] for row in found] == pytest.approx([0.9, 1.2])
 
@@ -128,7 +128,7 @@ def test_an_objective_that_cannot_be_audited_is_not_named_and_the_cell_stays_goo
         order.append("audit")
         raise RuntimeError("no second pass")
 
-    monkeypatch.setattr(run, "audit", broken)
+    monkeypatch.setattr(scoring, "audit", broken)
     suite = replace(suites.read_suite("quick"), samples=2)
     asked = suites.Overrides(
         ("mle",), ("mlp",), ("wine",), "2", settings=("mle.epochs=1", "mlp.widths=3"), device="cpu"
