@@ -212,8 +212,10 @@ def run(  # noqa: PLR0913 - one argument for each option of the command
     _add_plugins(plugin)
     settings = Settings(_path("results", results), checkpoint_every, keep_parameters)
     if isinstance(suite, Spec):
-        if config or method or model or dataset or splits or set or (seeds, samples) != (None, None):
-            raise BadInput("a spec is complete: other arguments that say what to run go with the name of a suite")
+        beside = {"method": method, "model": model, "dataset": dataset, "splits": splits, "set": set, "config": config}
+        beside |= {"seeds": seeds is not None, "samples": samples is not None}
+        if given := [name for name, value in beside.items() if value]:
+            raise BadInput(f"a spec is complete: {', '.join(given)} go with the name of a suite")
         spec = suite
     else:
         names = (_names(method), _names(model), _names(dataset))

@@ -1,7 +1,11 @@
 import contextlib
+import errno
+import io
 import os
+import re
 import warnings
 from functools import cache
+from types import SimpleNamespace
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is loaded: threads must not spin on busy cores
 
@@ -9,6 +13,8 @@ import pytest
 import torch
 
 from bdlbench import catalog
+from bdlbench.cli import main as cli
+from bdlbench.core.errors import BAD_INPUT, BadInput
 from bdlbench.data.task import Signature
 from bdlbench.gate import contracts
 
@@ -119,6 +125,83 @@ class Small:
 @pytest.fixture(scope="session")
 def small():
     return Small()
+
+
+class Refused:
+    """Asserts that something is refused: of which kind, in one line that names what is wrong, and nothing is written.
+
+    A name is an option, a value, an entry, a file, a line, or the one word that tells two refusals apart. It must stand
+    in the message as a whole: 3 does not stand in 13, nor `ece` in `ece_sweep`. Two plain words in a row are prose,
+    which may be written better at any time, and are no name.
+    """
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    @contextlib.contextmanager
+    def __call__(self, *names, error=BadInput, lacks=()):
+        """The block raises exactly this error; `text` of what is bound has the message afterwards."""
+        said = SimpleNamespace(text="")
+        before = self.stored()
+        with pytest.raises(error) as caught:
+            yield said
+        said.text = str(caught.value)
+        assert caught.type is error, f"{caught.type.__name__} is another refusal than {error.__name__}: {said.text}"
+        self.says(said.text, *names, lacks=lacks)
+        assert self.stored() == before, "what was refused has written something"
+
+    def command(self, words, *names, code=BAD_INPUT, lacks=()):
+        """The command line ends with this exit code, and prints one line, which is returned without its prefix."""
+        before, out, err = self.stored(), io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            ended = cli.main([str(word) for word in words])
+        assert (ended, out.getvalue()) == (code, ""), f"{ended}: {out.getvalue()}{err.getvalue()}"
+        assert self.stored() == before, "what was refused has written something"
+        return self.line(err.getvalue(), *names, lacks=lacks)
+
+    def line(self, err, *names, lacks=()):
+        """What was printed to stderr is one line with these names, which is returned without its prefix."""
+        program, _, text = err.removesuffix("\n").partition(": ")
+        assert program == "bdlbench" and err.endswith("\n"), err
+        self.says(text, *names, lacks=lacks)
+        return text
+
+    @staticmethod
+    def says(text, *names, lacks=()):
+        """The text is one line that has all of some names, and none of others."""
+        assert text.isprintable() and "Traceback" not in text, f"not one line: {text!r}"
+        assert names, "say which name the message must have"
+        for name in map(str, names):
+            assert not is_prose(name), f"{name!r} is wording, not a name"
+            assert is_named(name, text), f"{name!r} is not named in: {text}"
+        assert [name for name in map(str, lacks) if is_named(name, text)] == [], text
+
+    def stored(self):
+        """Of each file below the test's folder, its size and when it was written."""
+        found = {path: path.lstat() for path in self.folder.rglob("*")}
+        return {str(path): (stat.st_size if path.is_file() else 0, stat.st_mtime_ns) for path, stat in found.items()}
+
+
+OF_THE_SYSTEM = {os.strerror(code) for code in errno.errorcode}
+"""Such as `Permission denied`: not our wording."""
+
+
+def is_prose(name):
+    """Whether two plain words follow each other: no numbers, no names of code, files or options, nothing quoted."""
+    plain = r"(?<![\w/.'`=-])[A-Za-z]?[a-z]+ [a-z]+(?![\w.'`=(\[/-])"
+    return name not in OF_THE_SYSTEM and re.search(plain, name) is not None
+
+
+def is_named(name, text):
+    """Whether the name stands in the text as a whole, and is not a part of a longer name or number."""
+    before = r"(?<!\w)" + (r"(?<!\d[.,])" if name[0].isdigit() else "") if re.match(r"\w", name) else ""
+    after = r"(?!\w)" + (r"(?![.,]\d)" if name[-1].isdigit() else "") if re.search(r"\w$", name) else ""
+    return re.search(before + re.escape(name) + after, text) is not None
+
+
+@pytest.fixture
+def refused(tmp_path):
+    return Refused(tmp_path)
 
 
 @pytest.fixture(scope="session")
