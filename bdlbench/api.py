@@ -212,8 +212,8 @@ def run(  # noqa: PLR0913 - one argument for each option of the command
     _add_plugins(plugin)
     settings = Settings(_path("results", results), checkpoint_every, keep_parameters)
     if isinstance(suite, Spec):
-        beside = {"method": method, "model": model, "dataset": dataset, "splits": splits, "set": set, "config": config}
-        beside |= {"seeds": seeds is not None, "samples": samples is not None}
+        beside: dict[str, object] = {"method": method, "model": model, "dataset": dataset, "config": config, "set": set}
+        beside |= {"seeds": seeds is not None, "splits": splits, "samples": samples is not None}
         if given := [name for name, value in beside.items() if value]:
             raise BadInput(f"a spec is complete: {', '.join(given)} go with the name of a suite")
         spec = suite
