@@ -450,7 +450,8 @@ class Evaluation:
         ood: The predictions for each out-of-distribution set, by its name.
         facts: What the method knows of itself, (R,) each.
         num_parameters: Parameters of one network; None where the predictions come without one.
-        bound: The ELBO of the training data in nats, (R,), or None.
+        bound: The ELBO of the training data on the scale that the model sees, nats, (R,), or None.
+        elbo: The same of the targets in original units, (R,) float64, or None.
         moments: The moments of the weights where the model is conjugate and they are known, else None.
         reference: The exact posterior where the model is conjugate, else None.
     """
@@ -463,6 +464,7 @@ class Evaluation:
     bound: Tensor | None = None  # (R,) nats
     moments: Moments | None = None
     reference: Reference | None = None
+    elbo: Tensor | None = None  # (R,) nats
 
 
 class Metric(Protocol):

@@ -99,7 +99,7 @@ class Laplace:
             identity = torch.eye(len(factor), dtype=factor.dtype, device=factor.device)
             scale = torch.linalg.solve_triangular(factor, identity, upper=False)
             half_log_volume = -factor.diagonal().log().sum()
-        likelihood = expected_log_likelihood(
+        likelihood, _ = expected_log_likelihood(
             model, lambda noise: Point(layout.views(flat)), data, Streams([0]), samples=1
         )
         log_joint = likelihood + prior.log_density(flat.double())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, get_args
 
@@ -31,6 +31,7 @@ from bdlbench.posteriors.fitting import (
 from bdlbench.posteriors.moments import factorised_moments
 from bdlbench.posteriors.sparsity import sparsity_facts
 from bdlbench.posteriors.weights import WeightPosterior
+from bdlbench.predictives.mixtures import ordered_sum
 from bdlbench.protocols import Layer, Model, OwnsPrior, Posterior
 from bdlbench.training.loop import Decay, LastBatch, Moment, Plan, last, minimise
 from bdlbench.training.terms import term
@@ -126,8 +127,9 @@ class MeanFieldVI:
 
         plan = Plan(self.epochs, self.batch_size, self.learning_rate, self.decay, self.last_batch, self.steps)
         flat = last(minimise(objective, self.initial(model, data, rng.child("init")), data, rng, plan)).flat
-        bound = self.bound(model, layout, flat, prior, data, rng.child("bound"))
-        return self.posterior(model, layout, self.without_noisy_weights(layout, flat), bound)
+        bound, error = self.bound(model, layout, flat, prior, data, rng.child("bound"))
+        found = self.posterior(model, layout, self.without_noisy_weights(layout, flat), bound)
+        return replace(found, facts={**found.facts, **error})
 
     def divergence(self, model: Model, layout: Layout, like: Tensor) -> DivergenceAt:
         """Return the KL from the model's own prior where it has one, else from the one that the options name."""
@@ -168,22 +170,26 @@ class MeanFieldVI:
 
     def bound(
         self, model: Model, layout: Layout, flat: Tensor, prior: DivergenceAt, data: Data, rng: Streams
-    ) -> Tensor:
-        """Return the ELBO of all training data in nats, (R,) float64.
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the ELBO of all training data in nats, (R,) float64, and its standard error as a fact.
 
-        It takes `bound_samples` draws of the training estimator. Local noise treats the positions of a convolution as
-        independent, so there it is the ELBO of that approximation.
+        It takes `bound_samples` draws of the training estimator; one draw does not tell its error. Local noise treats
+        the positions of a convolution as independent, so there it is the ELBO of that approximation.
         """
-        draw = self.drawn(layout, flat)
-        expected = expected_log_likelihood(model, lambda noise: draw(noise, False), data, rng, self.bound_samples)
+        draw, count = self.drawn(layout, flat), self.bound_samples
+        expected, draws = expected_log_likelihood(model, lambda noise: draw(noise, False), data, rng, count)
         mean, log_sd = flat.double().chunk(2, dim=-1)
 
         def kl(sample: int) -> Tensor:
             noise = rng.child(f"prior {sample}")
             return prior(lambda: noise.normal((layout.width,), mean)).kl(mean, log_sd)
 
-        samples = self.bound_samples if self.prior == "scale_mixture" else 1
-        return expected - sum(map(kl, range(1, samples)), kl(0)) / samples
+        divergences = torch.stack([kl(sample) for sample in range(count if self.prior == "scale_mixture" else 1)])
+        bound = expected - ordered_sum(divergences) / len(divergences)
+        if count == 1:
+            return bound, {}
+        variance = ordered_sum((draws - divergences - bound).square()) / (count - 1)  # (R,)
+        return bound, {"elbo_standard_error": (variance / count).sqrt()}
 
     def restored(self, model: Model, state: Mapping[str, Tensor]) -> Posterior:
         """Return the learnt Gaussian."""

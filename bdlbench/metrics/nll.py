@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from bdlbench.predictives.mixtures import normal_log_prob
 from bdlbench.protocols import Evaluation, Metric
 from bdlbench.stats.rows import each_row
 
@@ -30,4 +31,32 @@ class NegativeLogLikelihood:
         return {"": 0.0 - evaluation.test.log_prob(evaluation.y).double()}  # a difference: never −0.0
 
 
-metrics: dict[str, Metric] = {"nll": NegativeLogLikelihood()}
+@dataclass(frozen=True)
+class MomentMatchedNegativeLogLikelihood:
+    """−1/N Σ_n log N(y_n; E[y | x_n], V[y | x_n]): of the Gaussian with the predictive's mean and variance.
+
+    Deep ensembles report it: they take a mixture of Gaussians as one (Lakshminarayanan et al. 2017, §2.4). For one
+    Gaussian it is `nll`. Undefined for classes.
+    """
+
+    summary: ClassVar[str] = "nll of the Gaussian with the mean and variance of the predictive, in original units"
+    version: ClassVar[int] = 1
+    unit: ClassVar[str] = "nats"
+    better: ClassVar[Literal["lower"]] = "lower"
+
+    def __call__(self, evaluation: Evaluation) -> dict[str, Tensor]:
+        """Compute {"": (R,)}."""
+        return {key: each_row(torch.mean, surprise) for key, surprise in self.by_example(evaluation).items()}
+
+    def by_example(self, evaluation: Evaluation) -> dict[str, Tensor]:
+        """Compute −log N(y_n; E[y | x_n], V[y | x_n]): {"": (R, N)}."""
+        arrays = evaluation.test.arrays()
+        if "mean" not in arrays or "sd" not in arrays:
+            return {}
+        return {"": 0.0 - normal_log_prob(arrays["mean"], arrays["sd"], evaluation.y)}
+
+
+metrics: dict[str, Metric] = {
+    "nll": NegativeLogLikelihood(),
+    "moment_matched_nll": MomentMatchedNegativeLogLikelihood(),
+}

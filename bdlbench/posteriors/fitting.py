@@ -299,14 +299,20 @@ def fit_network(
 
 def expected_log_likelihood(
     model: Model, rule: Callable[[Streams], Layer], data: Data, rng: Streams, samples: int
-) -> Tensor:
-    """Return Σ_n E_q elbo_n of all training data in nats, (R,) float64, by `samples` draws in blocks of examples."""
+) -> tuple[Tensor, Tensor]:
+    """Return Σ_n E_q elbo_n of all training data in nats, (R,) float64, and the sum of each draw (samples, R).
+
+    There are `samples` draws, in blocks of examples.
+    """
     total = torch.zeros(data.rows, dtype=torch.float64, device=data.x.device)
+    draws = total.new_zeros(samples, data.rows)
     with torch.inference_mode():
         for i, start in enumerate(range(0, data.num_data, 1000)):
             x, y = data.x[:, start : start + 1000], data.y[:, start : start + 1000]
             for m in range(samples):
                 noise = rng.child(f"block {i}").samples(m, 1)
                 elbo = model(rule(noise), x, noise).elbo(y)
-                total += torch.stack([row.double().sum() for row in elbo.reshape(data.rows, -1)])
-    return total / samples
+                part = torch.stack([row.double().sum() for row in elbo.reshape(data.rows, -1)])
+                total += part
+                draws[m] += part
+    return total / samples, draws

@@ -265,6 +265,11 @@ def _fit_and_score(
     samples = batch.rows[0].cell.samples
     evaluation = scoring.evaluate(posterior, problem, model, samples, rng, spent.predicting)
     predict_seconds = watch.seconds()
+    if posterior.bound is not None:
+        # a target y has the density p(y / y_sd) / y_sd
+        bound = posterior.bound.double()
+        jacobian = problem.train.num_data * problem.y_sd.log().to(bound.device)
+        evaluation = replace(evaluation, elbo=bound - jacobian)
     if isinstance(model, Conjugate):
         exact = model.exact(problem.train)
         predictive = exact.predict(problem.test.x, 1, rng.child("predict exactly"))

@@ -178,7 +178,7 @@ def test_pruning_takes_the_smallest_ratios_of_each_row(small):
         assert torch.equal(weights(pruned, "mean")[r][~gone], weights(whole, "mean")[r][~gone])
         assert pruned.facts["sparsity"][r].item() == pytest.approx(gone.double().mean().item())
         assert pruned.facts["compression"][r].item() == pytest.approx(1 / (1 - share), rel=0.01)
-    assert whole.facts == {}
+    assert whole.facts.keys() == {"elbo_standard_error"}
     for name in model.leaves():
         if name not in names:
             assert torch.equal(pruned.state[f"{name}.mean"], whole.state[f"{name}.mean"])
@@ -209,3 +209,22 @@ def test_a_model_without_linear_maps_has_nothing_to_prune(small):
     method = small.method("mean_field_vi", [{"mean_field_vi": {"prune": "signal_to_noise"}}])
     assert "no linear map" in method.unsupported(small.suited("coin"))
     assert small.method("mean_field_vi").unsupported(small.suited("coin")) is None
+
+
+@pytest.mark.parametrize("prior", ["gaussian", "scale_mixture"])
+def test_the_bounds_standard_error_is_how_much_repeated_bounds_differ(small, prior):
+    """Of one trained q, 60 bounds of 20 draws each, by other streams."""
+    model = small.model("mlp")
+    options = {"prior": prior, "initial_log_sd": -1.0, "bound_samples": 20}
+    method = small.method("mean_field_vi", [{"mean_field_vi": options}])
+    data, layout = small.classes(2), Layout(model.leaves())
+    rng = Streams.of_seeds(SEEDS)
+    flat, prior_at = method.initial(model, data, rng), method.divergence(model, layout, data.x)
+    found = [method.bound(model, layout, flat, prior_at, data, rng.child(f"bound {k}")) for k in range(60)]
+    spread = torch.stack([bound for bound, _ in found]).std(0)
+    told = torch.stack([facts["elbo_standard_error"] for _, facts in found]).square().mean(0).sqrt()
+    assert (told / spread).tolist() == pytest.approx([1, 1], abs=0.35)  # 5 standard errors of an sd of 60 numbers
+
+
+def test_one_draw_does_not_tell_the_bounds_standard_error(small):
+    assert "elbo_standard_error" not in fit(small, bound_samples=1)[1].facts

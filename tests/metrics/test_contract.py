@@ -130,7 +130,7 @@ def test_a_row_with_a_nan_is_nan_and_no_other(name, make):
         assert value.isnan().tolist() == [False, True, False]
 
 
-OF_NUMBERS = ("nll", "rmse", "crps", *FAMILIES["intervals"].metrics)
+OF_NUMBERS = ("nll", "moment_matched_nll", "rmse", "crps", *FAMILIES["intervals"].metrics)
 
 
 @pytest.mark.parametrize("name", OF_NUMBERS)

@@ -11,6 +11,7 @@ from bdlbench.predictives.mixtures import GaussianMixture
 from bdlbench.protocols import Evaluation
 from bdlbench.stats.intervals import in_quantile_bins, mean_gap
 
+MOMENTS = nll.metrics["moment_matched_nll"]
 RMSE, NLL, CRPS = rmse.metrics["rmse"], nll.metrics["nll"], crps.metrics["crps"]
 COVERAGE, CALIBRATION, QICE, SHARPNESS = intervals.metrics.values()
 
@@ -42,8 +43,23 @@ def test_nll_is_scipy(make):
     torch.testing.assert_close(NLL(evaluation)[""], theirs, rtol=0, atol=1e-12)
 
 
+def test_the_moment_matched_nll_by_hand():
+    """Means 0 and 4, variances 1 and 9: mean 2, variance 5 within and 4 between, so 9; the target is 5."""
+    means, sds = torch.tensor([0.0, 4.0]).double().view(2, 1, 1), torch.tensor([1.0, 3.0]).double().view(2, 1, 1)
+    evaluation = Evaluation(GaussianMixture(means, sds), torch.tensor([[5.0]]).double(), {}, {}, None)
+    expected = 0.5 * math.log(2 * math.pi * 9) + 0.5 * (5 - 2) ** 2 / 9
+    assert MOMENTS(evaluation)[""].item() == pytest.approx(expected, abs=1e-14)
+    assert NLL(evaluation)[""].item() == pytest.approx(
+        -math.log(0.5 * norm.pdf(5, 0, 1) + 0.5 * norm.pdf(5, 4, 3)), abs=1e-14
+    )
+
+
+def test_the_moment_matched_nll_of_one_gaussian_is_its_nll():
+    assert MOMENTS(one_gaussian())[""].item() == pytest.approx(NLL(one_gaussian())[""].item(), abs=1e-14)
+
+
 def test_what_needs_numbers_is_undefined_for_classes(make):
-    for metric in (RMSE, CRPS, COVERAGE, CALIBRATION, QICE, SHARPNESS):
+    for metric in (RMSE, MOMENTS, CRPS, COVERAGE, CALIBRATION, QICE, SHARPNESS):
         assert metric(make().classification()) == metric(make().density()) == {}
 
 

@@ -109,7 +109,7 @@ def test_a_paper_without_a_suite_shows_its_rows_and_runs_nothing(
     write(
         paper,
         "3,MLE,diabetes,rmse,9.00,0.01,standard error,20,mle,,,,steps are not stated,the paper",
-        "3,MLE,diabetes,elbo,-7,,,1,mle,,,,,the paper",
+        "3,MLE,diabetes,exit_percent,7,,,1,mle,,,,,the paper",
     )
     results = str(tmp_path / "out")
     code, out, _ = reproduced(capsys, str(paper), "--results", results)

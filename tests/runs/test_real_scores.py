@@ -41,6 +41,8 @@ def test_a_mixture_is_scored_as_scipy_and_its_definition_do(tmp_path):
     mean, sd, y = arrays["mean"], arrays["sd"], arrays["target"]
     density = stats.norm.pdf(y, mean, sd).mean(0)
     assert found["nll"] == pytest.approx((-np.log(density)).mean(1), rel=1e-9)
+    whole = stats.norm(mean.mean(0), np.sqrt(np.square(sd).mean(0) + mean.var(0)))
+    assert found["moment_matched_nll"] == pytest.approx(-whole.logpdf(y).mean(1), rel=1e-9)
     assert found["rmse"] == pytest.approx(np.sqrt(np.square(mean.mean(0) - y).mean(1)), rel=1e-9)
     below = stats.norm.cdf(y, mean, sd).mean(0)
     held = (np.abs(2 * below - 1) <= 0.9).mean(1)
@@ -51,9 +53,15 @@ def test_a_mixture_is_scored_as_scipy_and_its_definition_do(tmp_path):
     within = (ordered * (2 * np.arange(1, 2001) - 2001)).sum(-1) / 2000**2  # half the mean distance of two draws
     crps = np.abs(draws - y[:, None]).mean(-1) - within
     assert found["crps"] == pytest.approx(crps.mean(1), rel=0.01)
-    assert set(found) == {"rmse", "nll", "crps", "qice", "sharpness", "interval_calibration_error"} | {
-        f"coverage_error[{q}]" for q in (50, 90, 95)
-    }
+    assert set(found) == {
+        "rmse",
+        "nll",
+        "moment_matched_nll",
+        "crps",
+        "qice",
+        "sharpness",
+        "interval_calibration_error",
+    } | {f"coverage_error[{q}]" for q in (50, 90, 95)}
 
 
 def test_axes_variances_and_tables_say_the_same(tmp_path):
