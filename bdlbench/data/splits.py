@@ -158,6 +158,12 @@ def standardised_pixels(images: Bytes, mean: Reals, sd: Reals) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(images)).to(torch.float32).sub_(shift).div_(scale)
 
 
+def centred_pixels(images: Bytes, mean_image: Reals) -> Tensor:
+    """Return (pixel − mean of that pixel)/256 of images (N, C, H, W), float32, with mean_image (C, H, W) of bytes."""
+    shift = torch.from_numpy(mean_image).to(torch.float32)
+    return torch.from_numpy(np.ascontiguousarray(images)).to(torch.float32).sub_(shift).div_(256)
+
+
 def binary_pixels(grey: Tensor, *key: str | int) -> Tensor:
     """Draw Bernoulli(grey) for each pixel, float32, fixed by `key`: grey (N, …) from 0 to 1, met to 1/256."""
     return (torch.from_numpy(random_pixels(tuple(grey.shape), *key)) < grey * 256).to(torch.float32)

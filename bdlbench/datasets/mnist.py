@@ -8,9 +8,11 @@ images is not known to us: its downloaded .gz is checked against a SHA-256 (Tens
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
@@ -19,8 +21,17 @@ from bdlbench.core import memory
 from bdlbench.core.errors import BadInput
 from bdlbench.core.options import option
 from bdlbench.data.downloads import Origin, RemoteFile, fetch, read_idx, sources
-from bdlbench.data.splits import binary_pixels, chosen_of_official, class_labels, pixel_statistics, standardised_pixels
+from bdlbench.data.splits import (
+    binary_pixels,
+    centred_pixels,
+    chosen_of_official,
+    class_labels,
+    pixel_statistics,
+    standardised_pixels,
+)
 from bdlbench.data.task import Examples, Signature, Task
+
+Pixels = Literal["standardised", "mean_image"]
 
 _MNIST_MIRRORS = ("https://ossci-datasets.s3.amazonaws.com/mnist/", "http://yann.lecun.com/exdb/mnist/")
 _FASHION_MIRRORS = ("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",)
@@ -97,10 +108,14 @@ class Mnist:
     Split: the official test set is always the test set. The number of the split only changes which training examples
     num_train picks: the beginning of that split's class-balanced order, so larger sets contain smaller ones.
     Preprocessing: (pixel/255 − mean)/sd, with the two numbers taken from the training images used. Input (1, 28, 28).
+    With pixels=mean_image it is pixel/256 minus the mean of these images, as Molchanov et al. 2017 have it.
     OOD: "fashion_mnist" and "kmnist", all 10,000 test images of each, under the same transform.
     """
 
     num_train: int = option(0, "training examples, class-balanced as far as possible; 0 takes all 60,000", low=0)
+    pixels: Pixels = option(
+        "standardised", "what images are shifted and scaled by", choices=get_args(Pixels), later=True
+    )
     files: ClassVar[tuple[RemoteFile, ...]] = (*_MNIST, _FASHION[_TEST_IMAGES], _KMNIST[_TEST_IMAGES])
 
     def load(self, split: int) -> Task:
@@ -110,18 +125,21 @@ class Mnist:
             DataUnavailable: A file, also one of an OOD set, is absent and cannot be downloaded.
             BadInput: There are fewer examples than asked for.
         """
-        return _task("mnist", self.files, ("fashion_mnist", "kmnist"), self.num_train, split)
+        return _task(_pixels("mnist", self.files, ("fashion_mnist", "kmnist"), self.num_train, split), self.pixels)
 
 
 @dataclass(frozen=True)
 class FashionMnist:
     """28×28 articles of clothing, FashionMNIST: 60,000 and 10,000; far OOD: digits and Japanese characters.
 
-    Split, preprocessing and num_train as for `mnist`.
+    Split, preprocessing and its option, and num_train as for `mnist`.
     OOD: "mnist" and "kmnist", all 10,000 test images of each, under the same transform.
     """
 
     num_train: int = option(0, "training examples, class-balanced as far as possible; 0 takes all 60,000", low=0)
+    pixels: Pixels = option(
+        "standardised", "what images are shifted and scaled by", choices=get_args(Pixels), later=True
+    )
     files: ClassVar[tuple[RemoteFile, ...]] = (*_FASHION, _MNIST[_TEST_IMAGES], _KMNIST[_TEST_IMAGES])
 
     def load(self, split: int) -> Task:
@@ -131,18 +149,21 @@ class FashionMnist:
             DataUnavailable: A file, also one of an OOD set, is absent and cannot be downloaded.
             BadInput: There are fewer examples than asked for.
         """
-        return _task("fashion_mnist", self.files, ("mnist", "kmnist"), self.num_train, split)
+        return _task(_pixels("fashion_mnist", self.files, ("mnist", "kmnist"), self.num_train, split), self.pixels)
 
 
 @dataclass(frozen=True)
 class Kmnist:
     """28×28 cursive Japanese characters, KMNIST: 60,000 and 10,000; far OOD: digits and fashion.
 
-    Split, preprocessing and num_train as for `mnist`.
+    Split, preprocessing and its option, and num_train as for `mnist`.
     OOD: "mnist" and "fashion_mnist", all 10,000 test images of each, under the same transform.
     """
 
     num_train: int = option(0, "training examples, class-balanced as far as possible; 0 takes all 60,000", low=0)
+    pixels: Pixels = option(
+        "standardised", "what images are shifted and scaled by", choices=get_args(Pixels), later=True
+    )
     files: ClassVar[tuple[RemoteFile, ...]] = (*_KMNIST, _MNIST[_TEST_IMAGES], _FASHION[_TEST_IMAGES])
 
     def load(self, split: int) -> Task:
@@ -152,7 +173,7 @@ class Kmnist:
             DataUnavailable: A file, also one of an OOD set, is absent and cannot be downloaded.
             BadInput: There are fewer examples than asked for.
         """
-        return _task("kmnist", self.files, ("mnist", "fashion_mnist"), self.num_train, split)
+        return _task(_pixels("kmnist", self.files, ("mnist", "fashion_mnist"), self.num_train, split), self.pixels)
 
 
 @dataclass(frozen=True)
@@ -301,21 +322,23 @@ class LabelledMnist:
         return _ordered_mnist(self.files, self.num_labelled, self.pool, split)
 
 
-def _task(name: str, files: tuple[RemoteFile, ...], ood_names: tuple[str, ...], num_train: int, split: int) -> Task:
-    """Return the standardised task of a set; `files` are its own four, then the test images of each OOD set."""
-    task = _pixels(name, files, ood_names, num_train, split)
-    mean, sd = pixel_statistics(task.train.x.numpy())
-
-    def standardise(x: Tensor) -> Tensor:
-        return standardised_pixels(x.numpy(), mean, sd)
-
+def _task(task: Task, pixels: Pixels) -> Task:
+    """Return a task of images as bytes by `pixels`: standardised, or less the mean of its training images."""
+    images = task.train.x.numpy()  # (N, 1, 28, 28)
+    mean, sd = pixel_statistics(images)
+    statistics, standardised = {"pixel_mean": float(mean[0]), "pixel_sd": float(sd[0])}, (0, 2, 3)
+    transform = partial(standardised_pixels, mean=mean, sd=sd)
+    if pixels == "mean_image":
+        mean_image = images.mean(axis=0, dtype=np.float64)  # (1, 28, 28); sums of bytes are exact
+        statistics, standardised = {"pixel_mean": float(mean_image.mean()) / 256}, ()
+        transform = partial(centred_pixels, mean_image=mean_image)
     return replace(
         task,
-        train=Examples(standardise(task.train.x), task.train.y),
-        test=Examples(standardise(task.test.x), task.test.y),
-        ood={name: standardise(x) for name, x in task.ood.items()},
-        statistics={"pixel_mean": float(mean[0]), "pixel_sd": float(sd[0])},
-        standardised=(0, 2, 3),
+        train=Examples(transform(task.train.x.numpy()), task.train.y),
+        test=Examples(transform(task.test.x.numpy()), task.test.y),
+        ood={name: transform(x.numpy()) for name, x in task.ood.items()},
+        statistics=statistics,
+        standardised=standardised,
     )
 
 

@@ -111,11 +111,17 @@ def sampled(flat: Tensor, noise: Tensor, layout: Layout, divergence: Divergence,
 
 
 def sparse(
-    flat: Tensor, layout: Layout, linear: Sequence[str], counted: Tensor, limit: Tensor, valued: bool = True
+    flat: Tensor,
+    layout: Layout,
+    linear: Sequence[str],
+    counted: Tensor,
+    limit: Tensor,
+    valued: bool = True,
+    constant_above: bool = False,
 ) -> Factorised:
     """Split rows into means, variances exp(log_variance) and the log-uniform KL; differentiable once.
 
-    A mean is zero where log α is at or above its limit. Molchanov et al. 2017.
+    A mean is zero where log α is at or above its limit; its variance stays. Molchanov et al. 2017.
 
     Args:
         flat: Rows (R, 2P): P means, then P log variances.
@@ -124,11 +130,13 @@ def sparse(
         counted: 1 on the weights of these leaves, else 0, (P,).
         limit: The log α from which a weight counts as pruned, (1 or R, P).
         valued: Whether the value of the KL is read; if not, it is zero and only its gradient is right.
+        constant_above: Whether the KL of a weight at or above its limit is that of α → ∞, which is zero, so that it
+            has no gradient there.
 
     Returns:
         Leaves of means and variances, and the KL (R,) in nats.
     """
-    kl, *leaves = apply(_Sparse, flat, layout, linear, counted, limit, valued)
+    kl, *leaves = apply(_Sparse, flat, layout, linear, counted, limit, valued, constant_above)
     count = len(layout.leaves)
     variances = dict(zip(linear, leaves[count:], strict=True))
     return Factorised(dict(zip(layout.leaves, leaves[:count], strict=True)), variances, kl)
@@ -215,21 +223,23 @@ class _Sparse(torch.autograd.Function):
         counted: Tensor,
         limit: Tensor,
         valued: bool,
+        constant_above: bool,
     ) -> tuple[Tensor, ...]:
         mean, log_variance = flat.chunk(2, -1)
         variance, square = log_variance.exp(), positive_square(mean)
         alpha = log_alpha_of_square(square, log_variance)
         kept = torch.lt(alpha, limit, out=torch.empty_like(alpha))  # ten times as fast as through a tensor of bools
-        kl = row_sum(log_uniform_kl(alpha) * counted) if valued else flat.new_zeros(len(flat))
+        charged = counted * kept if constant_above else counted  # (R, P) or (P,)
+        kl = row_sum(log_uniform_kl(alpha) * charged) if valued else flat.new_zeros(len(flat))
         ctx.layout, ctx.linear = layout, linear
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(flat, variance, square, alpha, kept, counted)
+        ctx.save_for_backward(flat, variance, square, alpha, kept, charged)
         variances = layout.views(variance)
         return kl, *layout.views(mean * kept).values(), *(variances[name] for name in linear)
 
     @staticmethod
     def backward(ctx: Any, grad_kl: Tensor | None, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        flat, variance, square, alpha, kept, counted = ctx.saved_tensors
+        flat, variance, square, alpha, kept, charged = ctx.saved_tensors
         out, means = torch.empty_like(flat), len(ctx.layout.leaves)
         of_variance = dict(zip(ctx.linear, grads[means:], strict=True))
         gather(ctx.layout, [*grads[:means], *map(of_variance.get, ctx.layout.leaves)], out)
@@ -237,7 +247,7 @@ class _Sparse(torch.autograd.Function):
         into_mean.mul_(kept)
         into_log_variance.mul_(variance)
         if grad_kl is not None:
-            weight = counted * grad_kl.unsqueeze(-1)
+            weight = charged * grad_kl.unsqueeze(-1)
             mean = flat[:, : variance.shape[1]]
             add_log_uniform_kl_gradient(mean, square, variance, alpha, weight, (into_mean, into_log_variance))
-        return out, None, None, None, None, None
+        return out, None, None, None, None, None, None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from bdlbench.data.task import Data, Examples
 from bdlbench.kernels.elbo import negative_elbo
 from bdlbench.kernels.factorised import sparse
 from bdlbench.kernels.kl import log_alpha
-from bdlbench.networks.layers import Leaves, LocalNoise, WeightNoise
+from bdlbench.networks.layers import Leaves, LocalNoise, Point, WeightNoise
 from bdlbench.posteriors.fitting import initial_network, is_linear, training_option
 from bdlbench.posteriors.moments import factorised_moments
 from bdlbench.posteriors.sparsity import sparsity_facts
@@ -24,6 +25,9 @@ from bdlbench.posteriors.weights import WeightPosterior
 from bdlbench.protocols import Layer, Model, Moments, Posterior
 from bdlbench.training.loop import Decay, LastBatch, Moment, Plan, last, minimise
 from bdlbench.training.terms import term
+
+KlAbove = Literal["falling", "constant"]
+PredictBy = Literal["samples", "means"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,11 @@ class SparseVD:
     the log α of a weight is above the threshold, training uses zero as its mean; the weight comes back if log α falls
     again. In the posterior such a weight and its noise are zero. Biases and scales are points. Published schedule:
     batches of 100, 200 epochs, KL weight 0 for 5 epochs and 1 from epoch 20.
+
+    With kl_above_threshold=falling the KL of such a weight goes on towards zero (eq. 14), up to log α = 8, and drives
+    it further away; with constant it is zero, so that only the likelihood moves the weight, through its noise. The
+    authors' code was first published with the constant (March 2017) and has had the falling KL since May 2017. It
+    predicts by the means of the weights that are left (predict_by=means).
     """
 
     epochs: int = training_option("epochs")
@@ -47,6 +56,15 @@ class SparseVD:
     threshold: PerRow = option(3.0, "log α above which a weight is zero", low=-8, high=8)
     last_batch: LastBatch = training_option("last_batch")
     steps: int = training_option("steps")
+    kl_above_threshold: KlAbove = option(
+        "falling", "KL of a weight above the threshold", choices=get_args(KlAbove), later=True
+    )
+    predict_by: PredictBy = option(
+        "samples",
+        "average samples of the weights that are left, or take their means",
+        choices=get_args(PredictBy),
+        later=True,
+    )
 
     def unsupported(self, model: Model) -> str | None:
         """Refuse a model without linear maps, which has nothing to make sparse."""
@@ -59,9 +77,10 @@ class SparseVD:
         counted = layout.fill(lambda leaf: float(is_linear(leaf))).to(data.x)  # (P,)
         limit = torch.where(counted > 0, per_row(self.threshold, data.x, 2), torch.inf).reshape(-1, layout.width)
         linear = [name for name, leaf in layout.leaves.items() if is_linear(leaf)]
+        constant = self.kl_above_threshold == "constant"
 
         def objective(flat: Tensor, batch: Examples, noise: Streams, moment: Moment) -> Tensor:
-            mean, variance, kl = sparse(flat, layout, linear, counted, limit, moment.reported)
+            mean, variance, kl = sparse(flat, layout, linear, counted, limit, moment.reported, constant)
             elbo = term("likelihood", model(LocalNoise(mean, variance, noise), batch.x, noise).elbo(batch.y))
             kl = self.ramp(moment.progress).to(kl) * term("divergence", kl)
             return negative_elbo(elbo, kl, data.num_data)
@@ -94,7 +113,7 @@ class SparseVD:
             for name, value in layout.views(mean).items()
         }
         variances = _linear(layout, log_variance.exp() * kept)
-        found = _sampled(model, means, variances)
+        found = self.predictor(model, means, variances)
         facts = sparsity_facts(_linear(layout, kept), layout)
         return replace(found, facts=facts, moments=partial(self.moments, layout, flat, kept))
 
@@ -103,7 +122,18 @@ class SparseVD:
         layout = Layout(model.leaves())
         means = {name: state[f"{name}.mean"] for name in layout.leaves}
         linear = [name for name, leaf in layout.leaves.items() if is_linear(leaf)]
-        return _sampled(model, means, {name: state[f"{name}.variance"] for name in linear})
+        return self.predictor(model, means, {name: state[f"{name}.variance"] for name in linear})
+
+    def predictor(self, model: Model, means: Leaves, variances: Leaves) -> WeightPosterior:
+        """Return weights of these means and variances as a posterior that predicts by samples, or by the means."""
+        state = {f"{k}.mean": v for k, v in means.items()} | {f"{k}.variance": v for k, v in variances.items()}
+        if self.predict_by == "means":
+            return WeightPosterior(model, state, lambda noise, joint: Point(means), deterministic=True)
+
+        def draw(noise: Streams, joint: bool) -> Layer:
+            return (WeightNoise if joint else LocalNoise)(means, variances, noise)
+
+        return WeightPosterior(model, state, draw)
 
     def moments(self, layout: Layout, flat: Tensor, kept: Tensor) -> Moments:
         """Return the moments of rows (R, 2P) whose linear maps keep the weights `kept` (R, P).
@@ -113,16 +143,6 @@ class SparseVD:
         mean, log_variance = flat.double().chunk(2, dim=-1)
         sparse = layout.fill(lambda leaf: float(is_linear(leaf))).to(flat.device)
         return factorised_moments(layout, mean * (1 - sparse * ~kept), log_variance.exp() * kept * sparse)
-
-
-def _sampled(model: Model, means: Leaves, variances: Leaves) -> WeightPosterior:
-    """Return weights of these means and variances as a posterior."""
-    state = {f"{k}.mean": v for k, v in means.items()} | {f"{k}.variance": v for k, v in variances.items()}
-
-    def draw(noise: Streams, joint: bool) -> Layer:
-        return (WeightNoise if joint else LocalNoise)(means, variances, noise)
-
-    return WeightPosterior(model, state, draw)
 
 
 def _linear(layout: Layout, flat: Tensor) -> dict[str, Tensor]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import get_args
 
 from torch import Tensor, relu
 
-from bdlbench.core.layout import Leaf
+from bdlbench.core.layout import Init, Leaf
 from bdlbench.core.options import option
 from bdlbench.core.streams import Streams
 from bdlbench.data.task import Signature
@@ -23,11 +24,16 @@ class LeNet5:
     """LeNet-5-Caffe: two 5×5 convolutions (20, 50 channels) with max-pooling, then 500 hidden units.
 
     As in the sparse variational dropout paper (Molchanov et al. 2017, §5.3); 431,080 parameters on 28×28 grey images.
+    Convolutions have no activation in Caffe's network; in that paper's code they have a ReLU before the pooling, and
+    start as Glorot says, dense layers small.
     """
 
     signature: Signature
     channels: tuple[int, ...] = option((20, 50), "channels of the two convolutions", low=1)
     hidden: int = option(500, "units of the dense layer", low=1)
+    init: Init = option("kaiming", "where the weights of dense layers start", choices=get_args(Init), later=True)
+    conv_init: Init = option("kaiming", "where convolutions start", choices=get_args(Init), later=True)
+    rectified: bool = option(False, "a ReLU after each convolution?", later=True)
 
     def unsupported(self) -> str | None:
         """Say why the signature cannot be fitted; None where it can."""
@@ -43,16 +49,17 @@ class LeNet5:
         first, second = self.channels
         flat = second * _pooled_twice(height) * _pooled_twice(width)
         return {
-            **conv_leaves("conv1", depth, first, 5, first=True),
-            **conv_leaves("conv2", first, second, 5),
-            **dense_leaves("fc1", flat, self.hidden),
-            **dense_leaves("fc2", self.hidden, self.signature.outputs),
+            **conv_leaves("conv1", depth, first, 5, first=True, init=self.conv_init),
+            **conv_leaves("conv2", first, second, 5, init=self.conv_init),
+            **dense_leaves("fc1", flat, self.hidden, init=self.init),
+            **dense_leaves("fc2", self.hidden, self.signature.outputs, init=self.init),
         }
 
     def __call__(self, layer: Layer, x: Tensor, rng: Streams) -> Output:
         """Compute the output of x ([M,] R, B, C, H, W)."""
-        x = max_pool(convolution(layer, "conv1", CONV, x), 2)
-        x = max_pool(convolution(layer, "conv2", CONV, x), 2)
+        for name in ("conv1", "conv2"):
+            x = max_pool(convolution(layer, name, CONV, x), 2)
+            x = relu(x) if self.rectified else x  # after the pooling it is the same, of a quarter of the numbers
         x = relu(affine(layer, "fc1", flatten(x, 3)))
         return output(self.signature, affine(layer, "fc2", x), noise_sd=1.0)
 

@@ -21,12 +21,14 @@ def dense_leaves(name: str, inputs: int, outputs: int, first: bool = False, init
     }
 
 
-def conv_leaves(name: str, inputs: int, outputs: int, kernel: int, first: bool = False) -> dict[str, Leaf]:
-    """Return weight and bias of a convolution with a square kernel."""
+def conv_leaves(
+    name: str, inputs: int, outputs: int, kernel: int, first: bool = False, init: Init = "kaiming"
+) -> dict[str, Leaf]:
+    """Return weight and bias of a convolution with a square kernel; `init` says how they start."""
     fan_in = inputs * kernel * kernel
     return {
-        f"{name}.weight": Leaf((outputs, inputs, kernel, kernel), "input" if first else "weight", fan_in),
-        f"{name}.bias": Leaf((outputs,), "bias", fan_in),
+        f"{name}.weight": Leaf((outputs, inputs, kernel, kernel), "input" if first else "weight", fan_in, init),
+        f"{name}.bias": Leaf((outputs,), "bias", fan_in, init),
     }
 
 

@@ -172,6 +172,23 @@ def test_pixels_are_standardised_by_the_training_images_used(load: Callable[...,
     assert task.statistics != load(name).statistics
 
 
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "kmnist"])
+def test_the_mean_image_of_the_training_images_used_is_taken_from_all_images(
+    load: Callable[..., Task], name: str, tmp_path: Path
+) -> None:
+    task = load(name, num_train=20, pixels="mean_image")
+    files = [tmp_path / file.path for file in ENTRIES[name].files]
+    train, test, ood = (np.frombuffer(files[i].read_bytes()[16:], np.uint8).reshape(-1, 28, 28) for i in (0, 2, 4))
+    grey = load(name, num_train=20)  # the same images, standardised
+    sd, mean = grey.statistics["pixel_sd"] * 255, grey.statistics["pixel_mean"] * 255
+    used = np.rint(grey.train.x.numpy()[:, 0] * sd + mean)
+    assert set(map(bytes, used.astype(np.uint8))) <= set(map(bytes, train))
+    mean_image = sum(used) / 20
+    for x, images in ((task.train.x, used), (task.test.x, test), (next(iter(task.ood.values())), ood)):
+        np.testing.assert_allclose(x.numpy()[:, 0], (images / 256 - mean_image / 256), atol=1e-6)
+    assert task.statistics == {"pixel_mean": pytest.approx(mean_image.mean() / 256)}
+
+
 def test_pixel_statistics_are_those_of_the_pixels() -> None:
     images = np.random.default_rng(0).integers(0, 256, (1003, 3, 2, 2), dtype=np.uint8)
     mean, sd = splits.pixel_statistics(images)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -83,10 +85,29 @@ def plain_sparse(flat):
     return score(LAYOUT.views(mean * kept).values(), [LAYOUT.views(log_variance.exp())["weight"]], kl)
 
 
+def closed_constant(flat):
+    counted = COUNTED.to(flat)
+    mean, variance, kl = kernels.sparse(flat, LAYOUT, LINEAR, counted, limit(flat.dtype), constant_above=True)
+    return score(mean.values(), variance.values(), kl)
+
+
+def plain_constant(flat):
+    mean, log_variance = flat.chunk(2, -1)
+    alpha = log_alpha(mean, log_variance)
+    kept = (alpha < limit(flat.dtype)).to(flat)
+    kl = (torch.where(kept > 0, log_uniform_kl(alpha), 0.0) * COUNTED.to(flat)).sum(-1)
+    return score(LAYOUT.views(mean * kept).values(), [LAYOUT.views(log_variance.exp())["weight"]], kl)
+
+
 PAIRS = pytest.mark.parametrize(
     ("closed", "plain"),
-    [(closed_factorised, plain_factorised), (closed_sampled, plain_sampled), (closed_sparse, plain_sparse)],
-    ids=["factorised", "sampled", "sparse"],
+    [
+        (closed_factorised, plain_factorised),
+        (closed_sampled, plain_sampled),
+        (closed_sparse, plain_sparse),
+        (closed_constant, plain_constant),
+    ],
+    ids=["factorised", "sampled", "sparse", "constant"],
 )
 
 
@@ -140,6 +161,29 @@ def test_a_models_own_prior_gives_the_gradient_of_its_kl():
     found = torch.autograd.grad(kernels.factorised(flat, layout, own).kl.sum(), flat)[0]
     expected = torch.autograd.grad(own.kl(*flat.chunk(2, -1)).sum(), flat)[0]
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("constant", "kls", "slopes"),
+    # by hand, eq. 14: KL(2) = k1 (1 − σ(k2 + 2 k3)) + ½ log(1 + e⁻²), its slope −k1 k3 σ (1 − σ) − ½ / (1 + e²)
+    [(False, (0.0684165, 0.0093299), (-0.0669083, -0.0093721)), (True, (0.0684165, 0.0), (-0.0669083, 0.0))],
+)
+def test_the_kl_above_the_threshold_goes_on_falling_or_is_constant(constant, kls, slopes):
+    """Two weights of mean 1 with log α 2 and 4, below and above the threshold 3: each has its own row."""
+    layout = Layout({"weight": Leaf((1,), "weight", 1)})
+    flat = torch.zeros(2, 2 * layout.width, dtype=torch.float64)
+    flat[:, 0], flat[:, layout.width] = 1.0, torch.tensor([2.0, 4.0])
+    counted = layout.fill(lambda leaf: 1.0).double()
+    flat.requires_grad_()
+    found = kernels.sparse(flat, layout, ["weight"], counted, 3 * counted[None], constant_above=constant)
+    assert found.kl.tolist() == pytest.approx(kls, abs=1e-6)
+    assert found.mean["weight"].flatten().tolist() == [1.0, 0.0]
+    assert found.variance["weight"].flatten().tolist() == pytest.approx([math.exp(2), math.exp(4)])
+    (gradient,) = torch.autograd.grad(found.kl.sum(), flat)
+    assert gradient[:, layout.width].tolist() == pytest.approx(slopes, abs=1e-6)
+    assert gradient[:, 0].tolist() == pytest.approx(
+        [-2 * slope for slope in slopes], abs=2e-6
+    )  # log α = … − 2 log mean
 
 
 def test_a_row_has_the_same_bits_alone():
