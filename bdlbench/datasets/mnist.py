@@ -325,20 +325,21 @@ class LabelledMnist:
 def _task(task: Task, pixels: Pixels) -> Task:
     """Return a task of images as bytes by `pixels`: standardised, or less the mean of its training images."""
     images = task.train.x.numpy()  # (N, 1, 28, 28)
-    mean, sd = pixel_statistics(images)
-    statistics, standardised = {"pixel_mean": float(mean[0]), "pixel_sd": float(sd[0])}, (0, 2, 3)
-    transform = partial(standardised_pixels, mean=mean, sd=sd)
     if pixels == "mean_image":
         mean_image = images.mean(axis=0, dtype=np.float64)  # (1, 28, 28); sums of bytes are exact
-        statistics, standardised = {"pixel_mean": float(mean_image.mean()) / 256}, ()
         transform = partial(centred_pixels, mean_image=mean_image)
+        statistics = {"pixel_mean": float(mean_image.mean()) / 256}
+    else:
+        mean, sd = pixel_statistics(images)
+        transform = partial(standardised_pixels, mean=mean, sd=sd)
+        statistics = {"pixel_mean": float(mean[0]), "pixel_sd": float(sd[0])}
     return replace(
         task,
         train=Examples(transform(task.train.x.numpy()), task.train.y),
         test=Examples(transform(task.test.x.numpy()), task.test.y),
         ood={name: transform(x.numpy()) for name, x in task.ood.items()},
         statistics=statistics,
-        standardised=standardised,
+        standardised=(0, 2, 3) if pixels == "standardised" else (),
     )
 
 
