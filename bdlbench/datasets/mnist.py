@@ -31,7 +31,7 @@ from bdlbench.data.splits import (
 )
 from bdlbench.data.task import Examples, Signature, Task
 
-Pixels = Literal["standardised", "mean_image"]
+Preprocessing = Literal["standardised", "mean_image"]
 
 _MNIST_MIRRORS = ("https://ossci-datasets.s3.amazonaws.com/mnist/", "http://yann.lecun.com/exdb/mnist/")
 _FASHION_MIRRORS = ("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",)
@@ -113,8 +113,8 @@ class Mnist:
     """
 
     num_train: int = option(0, "training examples, class-balanced as far as possible; 0 takes all 60,000", low=0)
-    pixels: Pixels = option(
-        "standardised", "what images are shifted and scaled by", choices=get_args(Pixels), later=True
+    pixels: Preprocessing = option(
+        "standardised", "what images are shifted and scaled by", choices=get_args(Preprocessing), later=True
     )
     files: ClassVar[tuple[RemoteFile, ...]] = (*_MNIST, _FASHION[_TEST_IMAGES], _KMNIST[_TEST_IMAGES])
 
@@ -137,8 +137,8 @@ class FashionMnist:
     """
 
     num_train: int = option(0, "training examples, class-balanced as far as possible; 0 takes all 60,000", low=0)
-    pixels: Pixels = option(
-        "standardised", "what images are shifted and scaled by", choices=get_args(Pixels), later=True
+    pixels: Preprocessing = option(
+        "standardised", "what images are shifted and scaled by", choices=get_args(Preprocessing), later=True
     )
     files: ClassVar[tuple[RemoteFile, ...]] = (*_FASHION, _MNIST[_TEST_IMAGES], _KMNIST[_TEST_IMAGES])
 
@@ -161,8 +161,8 @@ class Kmnist:
     """
 
     num_train: int = option(0, "training examples, class-balanced as far as possible; 0 takes all 60,000", low=0)
-    pixels: Pixels = option(
-        "standardised", "what images are shifted and scaled by", choices=get_args(Pixels), later=True
+    pixels: Preprocessing = option(
+        "standardised", "what images are shifted and scaled by", choices=get_args(Preprocessing), later=True
     )
     files: ClassVar[tuple[RemoteFile, ...]] = (*_KMNIST, _MNIST[_TEST_IMAGES], _FASHION[_TEST_IMAGES])
 
@@ -224,7 +224,7 @@ class BinaryFashionMnist:
 class GreyMnist:
     """MNIST as grey images of 256 levels, for models of their density; far OOD: fashion and Japanese characters.
 
-    Pixels are level/255 and stay as they are; a likelihood must put its mass on the 256 levels. Everything else is as
+    Preprocessing are level/255 and stay as they are; a likelihood must put its mass on the 256 levels. Everything else is as
     for `binary_mnist`.
     """
 
@@ -322,7 +322,7 @@ class LabelledMnist:
         return _ordered_mnist(self.files, self.num_labelled, self.pool, split)
 
 
-def _task(task: Task, pixels: Pixels) -> Task:
+def _task(task: Task, pixels: Preprocessing) -> Task:
     """Return a task of images as bytes by `pixels`: standardised, or less the mean of its training images."""
     images = task.train.x.numpy()  # (N, 1, 28, 28)
     if pixels == "mean_image":
