@@ -224,7 +224,7 @@ class BinaryFashionMnist:
 class GreyMnist:
     """MNIST as grey images of 256 levels, for models of their density; far OOD: fashion and Japanese characters.
 
-    Preprocessing are level/255 and stay as they are; a likelihood must put its mass on the 256 levels. Everything else is as
+    Pixels are level/255 and stay as they are; a likelihood must put its mass on the 256 levels. Everything else is as
     for `binary_mnist`.
     """
 
