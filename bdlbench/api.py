@@ -149,7 +149,8 @@ class Trained:
 
     def __repr__(self) -> str:
         done = [result for result in self.results if result.replicates]
-        failed = [f"failed: {one.title}, seed {r.seed}: {why}" for one in self.results for r, why in one.failed.items()]
+        titled = zip(tables.cell_titles(self.results), self.results, strict=True)
+        failed = [f"failed: {title}, seed {r.seed}: {why}" for title, one in titled for r, why in one.failed.items()]
         lines = [*self.skipped, *failed] or ([] if done else ["no records"])
         return (tables.render(done, "terminal", width=120) if done else "") + "\n".join(lines)
 

@@ -21,7 +21,14 @@ from bdlbench.kernels.linear import dense, product
 from bdlbench.networks.layers import Dropout, Point
 from bdlbench.networks.likelihoods import output, unsupported
 from bdlbench.posteriors.ensemble import mixture_of_points
-from bdlbench.posteriors.fitting import fit_network, initial_network, is_linear, prior_of, training_option
+from bdlbench.posteriors.fitting import (
+    fit_network,
+    gaussian_prior,
+    initial_network,
+    is_linear,
+    prior_of,
+    training_option,
+)
 from bdlbench.posteriors.moments import factorised_moments
 from bdlbench.posteriors.point import point_posterior
 from bdlbench.posteriors.weights import WeightPosterior
@@ -66,6 +73,7 @@ __all__ = [
     "expected_calibration_error",
     "factorised_moments",
     "fit_network",
+    "gaussian_prior",
     "initial_network",
     "is_linear",
     "last",

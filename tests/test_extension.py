@@ -3,12 +3,14 @@
 import importlib.util
 import inspect
 import json
+import math
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from bdlbench import catalog, extend
 from bdlbench.cli import main as cli
@@ -263,6 +265,65 @@ def test_the_page_shows_the_entries_that_are_tested_and_all_that_extend_holds():
     spec.loader.exec_module(module)
     assert module.table() in PAGE.read_text("utf-8")
     assert all(name in extend.__all__ for name in vars(extend) if name[0] not in "_a" and name != "extend")
+
+
+@pytest.mark.parametrize(("name", "page"), [("information_dropout", "methods.md"), ("location", "plugins.md")])
+def test_other_entries_of_the_pages_are_those_tested(name, page):
+    assert (EXAMPLES.parent / f"{name}.py").read_text("utf-8") in (ROOT / "docs" / page).read_text("utf-8")
+
+
+def plugin_module(name):
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES.parent / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_noise_of_the_page_has_mean_one_and_the_variance_of_a_log_normal():
+    layer = plugin_module("information_dropout").LogNormalNoise
+    x, w, widths = torch.ones(2, 20_000, 1), torch.ones(2, 1, 1), torch.tensor([0.3, 0.6])
+    y = layer({"w": w}, widths, extend.Streams.of_seeds([1, 2]), False)("w", extend.dense, x)
+    right = (widths**2).exp() - 1
+    assert y.mean((1, 2)).tolist() == pytest.approx([1, 1], abs=0.02)
+    assert y.var((1, 2)).tolist() == pytest.approx(right.tolist(), rel=0.06)
+
+
+def test_the_closed_form_of_the_page_is_that_of_quadrature():
+    model = plugin_module("location").Location(extend.Signature((2,), 1, "gaussian"), torch.tensor([0.7, 1.2]), 0.9)
+    x, y = torch.zeros(2, 5, 2), torch.tensor([[0.3, 1.1, 0.7, -0.2, 0.9], [2.0, -1.0, 0.4, 0.1, 0.5]])
+    exact = model.exact(extend.Data(x, y))
+    theta = torch.linspace(-12, 12, 200_001, dtype=torch.float64)
+    for r, noise_sd in enumerate(torch.tensor([0.7, 1.2]).tolist()):
+        log_p = torch.distributions.Normal(0, 0.9).log_prob(theta)
+        log_p = log_p + torch.distributions.Normal(theta[:, None], noise_sd).log_prob(y[r].double()).sum(1)
+        evidence = float(torch.trapezoid(log_p.exp(), theta))
+        density = log_p.exp() / evidence
+        mean = float(torch.trapezoid(density * theta, theta))
+        variance = float(torch.trapezoid(density * (theta - mean) ** 2, theta))
+        predictive = torch.distributions.Normal(theta, noise_sd).log_prob(torch.tensor(1.5, dtype=torch.float64)).exp()
+        asked = exact.predict(x[:, :1], 1, None).log_prob(torch.full((2, 1), 1.5))[r, 0]
+        other = extend.Moments(exact.mean[:, None] + 0.1, 0.5 * exact.variance[:, None, None], gaussian=True)
+        q = torch.distributions.Normal(float(other.mean[r, 0]), float(other.covariance[r, 0, 0]) ** 0.5)
+        log_q = q.log_prob(theta)
+        kl = float(torch.trapezoid(log_q.exp() * (log_q - density.clamp_min(1e-300).log()), theta))
+        assert float(exact.log_evidence[r]) == pytest.approx(math.log(evidence), abs=1e-7)
+        assert (float(exact.mean[r]), float(exact.variance[r])) == pytest.approx((mean, variance), abs=1e-7)
+        assert float(asked) == pytest.approx(math.log(float(torch.trapezoid(density * predictive, theta))), abs=1e-5)
+        assert float(exact.kl(other)[r]) == pytest.approx(kl, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_other_entries_of_the_pages_hold_and_one_whose_masks_are_not_kept_does_not(tmp_path, alone, capsys):
+    for name in ("information_dropout", "location"):
+        assert cli.main(["check", "--plugin", str(EXAMPLES.parent / f"{name}.py")]) == 0
+    source = (EXAMPLES.parent / "information_dropout.py").read_text("utf-8")
+    assert "            if self.joint:" in source
+    forgets = tmp_path / "forgets.py"
+    forgets.write_text(
+        source.replace("            if self.joint:", "            if False:").replace('"info', '"no_info')
+    )
+    assert cli.main(["check", "--plugin", str(forgets)]) == 1
+    assert "a joint sample" in capsys.readouterr().out
 
 
 def test_the_entries_of_the_page_hold_and_run(tmp_path, alone, capsys):

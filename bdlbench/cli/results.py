@@ -74,19 +74,20 @@ def print_machines(results: Path, metrics: Sequence[str]) -> None:
 def print_failures(found: Sequence[Result]) -> bool:
     """Print failed replicates and metrics without scores. Return whether anything is missing."""
     from bdlbench import catalog
+    from bdlbench.report import tables
 
     known, incomplete = set(catalog.names("metrics")), False
-    for result in found:
+    for title, result in zip(tables.cell_titles(found), found, strict=True):
         by_reason: dict[str, list[str]] = {}
         for replicate, reason in sorted(result.failed.items()):
             where = f"seed {replicate.seed}" + (f", split {replicate.split}" if replicate.split else "")
             by_reason.setdefault(reason, []).append(where)
         for reason, places in by_reason.items():
-            print(f"failed: {result.title}, {'; '.join(places)}: {reason}")
+            print(f"failed: {title}, {'; '.join(places)}: {reason}")
         owed = {name: reason for record in result.records for name, reason in record.unscored.items()}
         for name, reason in owed.items():
             again = "run again, it is scored without training" if name in known else "--plugin FILE.py has it"
-            print(f"not scored: {result.title}: metric {name}: {reason}; {again}")
+            print(f"not scored: {title}: metric {name}: {reason}; {again}")
         incomplete |= bool(result.failed) or not known.isdisjoint(owed)
     return incomplete
 

@@ -154,6 +154,7 @@ def _of_method(name: str) -> list[_Question]:
         _Question("shapes", entry.fit, partial(_shapes, trial)),
         _Question("the same again", entry.fit, partial(_again, trial)),
         _Question("rows alone and together", entry.fit, partial(_apart, trial)),
+        _Question("a joint sample is one network", entry.fit, partial(_jointly, trial)),
         _Question("options as rows", entry.fit, partial(_sweeps, trial)),
         _Question("interrupted = uninterrupted", entry.fit, partial(_resumes, trial)),
     ]
@@ -190,6 +191,12 @@ def _again(trial: _Trial) -> Iterator[str]:
 def _apart(trial: _Trial) -> Iterator[str]:
     if differ := contracts.alone_and_together(trial.model, trial.method, trial.rows, trial.x):
         yield f"a row has a different {differ[0]} alone and among {len(SEEDS)}: rows are mixed, or share their noise"
+
+
+def _jointly(trial: _Trial) -> Iterator[str]:
+    why = "with joint, draw once for each leaf, for all examples, and keep it"
+    if differ := contracts.joint_of_one_network(trial.model, trial.learnt, trial.few.x, SEEDS[:3]):
+        yield f"a joint sample has a different {differ[0]} for an example that occurs again: {why}"
 
 
 def _sweeps(trial: _Trial) -> Iterator[str]:

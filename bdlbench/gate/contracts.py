@@ -24,7 +24,7 @@ from bdlbench.core.streams import Streams
 from bdlbench.data.task import Data, Examples, Signature, Task, stack
 from bdlbench.networks.layers import Point
 from bdlbench.posteriors.fitting import initial_network
-from bdlbench.posteriors.weights import WeightPosterior
+from bdlbench.posteriors.weights import EXAMPLES_OF_ONE_NETWORK, WeightPosterior
 from bdlbench.predictives.mixtures import Predictive
 from bdlbench.protocols import (
     TEST,
@@ -278,6 +278,20 @@ def swept(
         for r, one in enumerate(rows)
         for name in differences(row_of(together, r), learnt([one], row(data(len(values)), r)), near)
     ]
+
+
+def joint_of_one_network(model: Model, posterior: Posterior, x: Tensor, seeds: Sequence[int]) -> list[str]:
+    """Name the predictions of one joint sample that differ where an example occurs again, also in a later pass.
+
+    A model of inputs draws latents of its own for each occurrence, so it is not asked.
+    """
+    if model.signature.likelihood not in ("categorical", "gaussian"):
+        return []
+    num, copies = x.shape[1], EXAMPLES_OF_ONE_NETWORK // x.shape[1] + 2  # the last copy lies in a second pass
+    found = tensors(predict(posterior, torch.cat([x] * copies, 1), seeds, 1, joint=True))
+    per_example = {name: value for name, value in found.items() if value.ndim > 1 and value.shape[1] == num * copies}
+    parts = [{name: value[:, i * num :][:, :num] for name, value in per_example.items()} for i in range(copies)]
+    return [name for again in (parts[1], parts[-1]) for name in differences(parts[0], again, near=True)]
 
 
 def restored(method: Method, model: Model, posterior: Posterior, x: Tensor, seeds: Sequence[int]) -> list[str]:

@@ -227,7 +227,17 @@ class ScaleMixture:
 
 
 def gaussian_prior(layout: Layout, sd: PerRow, scaling: PriorScaling, like: Tensor) -> GaussianPrior:
-    """Return the prior with scale `sd`, or sd / √fan_in on linear maps where scaling is "fan_in" (Neal 1996, §2.1)."""
+    """Return N(0, sd²) on every parameter, as the prior of a model that has its own.
+
+    Args:
+        layout: Where each leaf lies in a row.
+        sd: Standard deviation, a number or (R,).
+        scaling: "fan_in" divides it by √fan_in on linear maps (Neal 1996, §2.1); "none" leaves it.
+        like: A tensor whose device and dtype the prior takes.
+
+    Returns:
+        The prior of rows (R, P).
+    """
     by_fan_in = scaling == "fan_in"
     factor = layout.fill(lambda leaf: leaf.fan_in**-0.5 if by_fan_in and is_linear(leaf) else 1.0, padding=1.0)
     counted = layout.fill(lambda leaf: 1.0).to(like.device)

@@ -283,6 +283,19 @@ def title_of(results: Sequence[Result]) -> str:
     return " · ".join(words)
 
 
+def cell_titles(results: Sequence[Result]) -> list[str]:
+    """Return the title of each cell, with the options in which cells of one title differ, such as those of a sweep."""
+    titles = [result.title for result in results]
+    for alike in {title: [i for i, other in enumerate(titles) if other == title] for title in titles}.values():
+        options = {i: flatten(results[i].cell.as_dict()) for i in alike}
+        names = dict.fromkeys(name for table in options.values() for name in table)
+        differing = [name for name in names if len({spell(table.get(name)) for table in options.values()}) > 1]
+        for i, table in options.items():
+            words = [f"{name.partition('.')[2] or name} {spell(table[name])}" for name in differing if name in table]
+            titles[i] = ", ".join([titles[i], *words])
+    return titles
+
+
 def spelled(kind: catalog.Kind, choice: Choice) -> str:
     """Return text such as `mlp (widths 100-100)`: options that differ from the default, all for an unknown entry."""
     try:

@@ -62,6 +62,13 @@ THREE = results(
 )
 
 
+def test_cells_of_one_title_are_told_apart_by_the_options_they_differ_in() -> None:
+    more = replace(cell("map", epochs=60), dataset=Choice.of("wine", {"num_train": 7}))
+    found = results(*(record(one, [0]) for one in (cell("mle"), cell("map"), cell("map", epochs=9), more)))
+    rest = ["map · mlp · wine, epochs 60", "map · mlp · wine, epochs 9"]
+    assert tables.cell_titles(found) == ["mle · mlp · wine", *rest, "map · mlp · wine, epochs 60, dataset.num_train 7"]
+
+
 @pytest.mark.parametrize(
     ("value", "error", "text", "concise"),
     [
