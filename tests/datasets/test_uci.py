@@ -69,6 +69,7 @@ def test_published_splits_are_the_same_on_every_machine() -> None:
 def test_shuffled_splits_are_the_same_on_every_machine() -> None:
     """Pinned: what np.random.seed(0); np.random.shuffle(np.arange(10)) gives in every NumPy."""
     assert [part.tolist() for part in uci.shuffled_split(10, 0)] == [[2, 8, 4, 9, 1, 6, 7, 3, 0], [5]]
+    assert [part.tolist() for part in uci.shuffled_split(10, 0, 0.8)] == [[2, 8, 4, 9, 1, 6, 7, 3], [0, 5]]
 
 
 @pytest.mark.data
@@ -144,6 +145,11 @@ def test_a_set_with_shuffled_splits_standardised_on_all_rows(
         with pytest.raises(BadInput, match=f"split {beyond}"):
             SETS[name](splits="shuffled").load(beyond)
     assert lint.of_task(name, SETS[name](splits="shuffled").load(33)) == []
+    fewer = SETS[name](splits="shuffled_80").load(33)
+    assert len(fewer.train.y) == 36
+    back = fewer.test.y.double() * fewer.y_sd + fewer.y_mean
+    np.testing.assert_allclose(back.numpy(), values[order[36:], features], rtol=1e-5, atol=1e-5)
+    assert fewer.y_sd == pytest.approx(values[order[:36], features].std(), rel=1e-12)
 
 
 def test_the_options_of_a_set_are_no_part_of_todays_cells() -> None:
