@@ -250,7 +250,16 @@ def read(folder: str | Path) -> DataFrame:
     Raises:
         BadInput: The folder holds no records.
     """
-    return _frame(tables.long_rows(results_of(_path("folder", folder))))
+    return frame_of(results_of(_path("folder", folder)))
+
+
+def frame_of(results: Iterable[Result]) -> DataFrame:
+    """Return every number of these results on a row of its own, as `read` does.
+
+    Args:
+        results: The cells.
+    """
+    return _frame(tables.long_rows(results))
 
 
 @_for_callers

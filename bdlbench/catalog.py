@@ -94,7 +94,7 @@ def add_plugin(path: Path, replace: Iterable[str] = ()) -> None:
     same = known is not None and known.sha256 == plugin.sha256 and set(plugin.replace) <= set(known.replace)
     if same and any(ours.values()):
         return
-    found = _dicts(_import_file(path), f"plugin {path}")
+    found = _dicts(import_file(path), f"plugin {path}")
     others = {kind: {n: e for n, e in _entries(kind).items() if n not in ours[kind]} for kind in KINDS}
     for kind in KINDS:  # an entry of ours that an earlier plugin replaced can be replaced again
         others[kind] |= {n: e for n, e in {**_installed_entries(kind), **_own_entries(kind)}.items() if n in ours[kind]}
@@ -347,12 +347,16 @@ def _dicts(module: Any, whose: str) -> dict[Kind, dict[str, Any]]:
     return named
 
 
-def _import_file(path: Path) -> Any:
-    """Import a file as a module with a name of its own: files of one name in two folders are two modules."""
+def import_file(path: Path, what: str = "plugin") -> Any:
+    """Import a file as a module with a name of its own: files of one name in two folders are two modules.
+
+    Raises:
+        BadInput: It does not import; the message calls it `what`.
+    """
     name = f"{PLUGIN}{path.stem}_{files.sha256(str(path.resolve()).encode())[:8]}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise BadInput(f"plugin {path} is not a Python file")
+        raise BadInput(f"{what} {path} is not a Python file")
     module, before = importlib.util.module_from_spec(spec), sys.modules.get(name)
     sys.modules[name] = module  # dataclasses look up the annotations of their fields there
     try:
@@ -365,5 +369,5 @@ def _import_file(path: Path) -> Any:
             sys.modules[name] = before
         where = raised_at(error)
         place = f"{shown(where[0])}:{where[1]}" if where else shown(path)
-        raise BadInput(f"plugin {path} does not import: {told(error)} ({place})") from error
+        raise BadInput(f"{what} {path} does not import: {told(error)} ({place})") from error
     return module

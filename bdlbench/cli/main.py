@@ -14,6 +14,7 @@ import typer
 
 from bdlbench.cli import terminal
 from bdlbench.cli.checks import check, gate, verify
+from bdlbench.cli.claims import claims
 from bdlbench.cli.listing import data, list_
 from bdlbench.cli.peers import peers
 from bdlbench.cli.reproduce import reproduce
@@ -33,7 +34,7 @@ app = typer.Typer(
 )
 app.command()(run)
 app.command("list")(list_)
-for command in (table, compare, rank, score, report, reproduce, verify, gate, check, data, peers):
+for command in (table, compare, rank, score, report, reproduce, claims, verify, gate, check, data, peers):
     app.command()(command)
 
 

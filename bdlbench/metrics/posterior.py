@@ -57,6 +57,22 @@ class PosteriorW2:
 
 
 @dataclass(frozen=True)
+class PosteriorSD:
+    """Root mean variance of the weights under the method's posterior: how unsure of them it is. A point has 0."""
+
+    summary: ClassVar[str] = "root mean variance of the weights' posterior: how unsure of them the method is"
+    version: ClassVar[int] = 1
+    unit: ClassVar[str] = "weight units"
+    better: ClassVar[Literal["lower"]] = "lower"
+
+    def __call__(self, evaluation: Evaluation) -> dict[str, Tensor]:
+        """Compute {"": (R,)}."""
+        if evaluation.reference is None or evaluation.moments is None:
+            return {}
+        return {"": torch.diagonal(evaluation.moments.covariance.double(), dim1=-2, dim2=-1).mean(-1).sqrt()}
+
+
+@dataclass(frozen=True)
 class ElboGap:
     """log evidence − ELBO = KL(q ‖ exact posterior), with the ELBO that the method reports, Monte Carlo or not."""
 
@@ -130,6 +146,7 @@ def _expected_log_prob(mean: Tensor, sd: Tensor, other: GaussianMixture) -> Tens
 metrics: dict[str, Metric] = {
     "posterior_kl": PosteriorKL(),
     "posterior_w2": PosteriorW2(),
+    "posterior_sd": PosteriorSD(),
     "elbo_gap": ElboGap(),
     "predictive_kl": PredictiveKL(),
 }

@@ -13,7 +13,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import matplotlib as mpl
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
@@ -84,7 +84,7 @@ def write(path: Path, out: Path, metrics: Sequence[str] = ()) -> Path:
     again = commands.commands(found, path, out)  # before anything is written
     colours = plots.colours_of([row.method for section in sections for row in section.rows])
     shown = [_shown(section, i, colours, out / "figures") for i, section in enumerate(sections)]
-    text = _template().render(
+    text = template("report.html.j2").render(
         title=overview.title(results, suite),
         folder=str(path),
         contents=_contents(results),
@@ -111,10 +111,16 @@ def environment(found: Sequence[Record]) -> list[tuple[str, list[str]]]:
     return [(name, sorted(counts, key=lambda text: -counts[text])) for name, counts in sorted(facts.items())]
 
 
-def _template() -> Any:
-    loader = PackageLoader("bdlbench.report", "templates")
+def template(name: str, package: str = "bdlbench.report") -> Any:
+    """Return a template that escapes everything; it may include the report's own, such as style.css.j2.
+
+    Args:
+        name: The file, in the folder templates/ of the package.
+        package: The package.
+    """
+    loader = ChoiceLoader([PackageLoader(package, "templates"), PackageLoader("bdlbench.report", "templates")])
     made = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return made.get_template("report.html.j2")
+    return made.get_template(name)
 
 
 def _shown(section: EvidenceSection, index: int, colours: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -133,7 +139,7 @@ def _shown(section: EvidenceSection, index: int, colours: Mapping[str, Any], fol
         "methods": [row.method for row in section.rows],
         "caption": tables.describe([row.result for row in section.rows], [section.table]).replace("`", ""),
         "plots": [
-            (plot, [_drawing(panel, f"{index + 1}-{_slug(title.split()[0])}-", folder) for panel in plot.panels])
+            (plot, [drawing(panel, f"{index + 1}-{_slug(title.split()[0])}-", folder) for panel in plot.panels])
             for plot in drawn
             if plot.panels
         ],
@@ -168,8 +174,17 @@ def _failures(results: Sequence[Result]) -> list[str]:
     ]
 
 
-def _drawing(panel: Panel, prefix: str, folder: Path) -> Drawing:
-    """Write a panel as SVG and PNG, and return it as part of the page."""
+def drawing(panel: Panel, prefix: str, folder: Path) -> Drawing:
+    """Write a panel as SVG and PNG, and return it as part of a page.
+
+    Args:
+        panel: The panel.
+        prefix: What the names of its files begin with.
+        folder: The folder to write.
+
+    Returns:
+        Its markup and the name of its files.
+    """
     stem = f"{prefix}{_slug(panel.name)}-{files.sha256(panel.name.encode())[:4]}"
     with mpl.rc_context({"svg.hashsalt": stem, "svg.fonttype": "none"}):
         svg = _saved(panel.figure, format="svg", metadata={"Date": None, "Creator": None})

@@ -18,8 +18,9 @@ from bdlbench.runs import loading
 PACKAGE = Path(__file__).parents[1]
 
 APART = (
-    *("cli/", "compare/", "gate/", "peers/", "report/", "reproduce/", "published/", "suites/", "__main__.py", "api.py"),
-    *("extend.py", "records/cells.py", "records/reading.py", "runs/budget.py", "runs/executors.py"),
+    *("cli/", "compare/", "gate/", "peers/", "report/", "reproduce/", "published/", "claims/", "studies/", "suites/"),
+    *("__main__.py", "api.py", "extend.py", "stats/hypotheses.py"),
+    *("records/cells.py", "records/reading.py", "runs/budget.py", "runs/executors.py"),
     *("runs/external_scores.py", "runs/lint.py", "runs/predictions_file.py", "runs/progress.py"),
     *("runs/rescoring.py", "runs/suites.py", "runs/work.py", "stats/crossed.py", "stats/holm.py"),
     *("stats/power.py", "stats/rank_tests.py", "stats/reproduction.py", "stats/selective.py"),

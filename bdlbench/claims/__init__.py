@@ -1,0 +1,1 @@
+"""The lecture's claims, one file each; the folder is the registry."""

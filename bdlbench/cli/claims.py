@@ -1,0 +1,78 @@
+"""`claims`: run the experiments on the lecture's claims, judge them, and write one page."""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bdlbench.cli.options import PluginsOption, Replaced, add_plugins
+from bdlbench.cli.run import train
+from bdlbench.cli.terminal import screen, write
+from bdlbench.core.errors import DataUnavailable
+
+if TYPE_CHECKING:
+    from bdlbench.studies.claim import Claim
+    from bdlbench.studies.verdicts import Study
+
+CLAIMS = Path("results/claims")
+
+
+def claims(
+    name: Annotated[str, typer.Argument(help="a claim, or your own CLAIMS.py  [default: all of the package]")] = "",
+    full: Annotated[bool, typer.Option("--full", help="run at paper size where the data are at hand")] = False,
+    results: Annotated[
+        Path, typer.Option(metavar="DIR", help="where records, page and figures go  [default: results/claims]")
+    ] = CLAIMS,
+    jobs: Annotated[int, typer.Option(help="worker processes; 0: as many as cores allow")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    stored: Annotated[bool, typer.Option("--stored", help="judge existing records; train nothing")] = False,
+    listed: Annotated[bool, typer.Option("--list", help="list the claims; run nothing")] = False,
+    plugin: PluginsOption = [],  # noqa: B006
+    replaced: Replaced = [],  # noqa: B006
+) -> None:
+    """Run an experiment for each of the lecture's claims, and say which hold."""
+    from bdlbench.studies import page, registry, verdicts
+
+    add_plugins(plugin, replaced)
+    asked = registry.load(name)
+    if listed:
+        for key, claim in asked.items():
+            print(f"{key}: {claim.title}" + (" (--full is larger)" if claim.full else ""))
+        return
+    folder = results / "full" if full else results
+    studies = []
+    for key, claim in asked.items():
+        studies.append(_study(key, claim, full, folder / key, (jobs, device), stored))
+        write(page.text(studies[-1], screen()[1]))
+    print(f"{page.counted(studies)}; page: {page.write(studies, folder if not name else folder / studies[0].name)}")
+    raise typer.Exit(verdicts.exit_code(studies))
+
+
+def _study(key: str, claim: Claim, full: bool, folder: Path, where: tuple[int, str], stored: bool) -> Study:
+    """Train what is missing of a claim's cells, and judge it."""
+    from bdlbench import api
+    from bdlbench.runs import suites, work
+    from bdlbench.runs.batch import Settings
+    from bdlbench.studies import verdicts
+    from bdlbench.studies.claim import Measured
+
+    jobs, device = where
+    spec = suites.build_spec(claim.protocol(full).suite, suites.Overrides(device=device))
+    job = work.plan(spec, Settings(folder), any_code=stored)
+    if not stored:
+        try:
+            job, _ = train(job, work.workers(jobs, job))
+        except DataUnavailable as error:
+            return verdicts.Study(key, claim, full, missing=str(error))
+        for finding in work.findings_of(job):
+            print(finding, file=sys.stderr)
+    found = work.held(job).results
+    if lacking := len(spec.cells) - sum(set(result.replicates) >= set(spec.replicates) for result in found):
+        return verdicts.Study(key, claim, full, missing=f"{lacking} of {len(spec.cells)} cells lack replicates")
+    seconds = math.fsum(record.seconds or 0.0 for result in found for record in result.records)
+    frame = api.frame_of(found)
+    return verdicts.study(key, claim, Measured(frame[frame.seed.notna()]), full, seconds)

@@ -1,0 +1,56 @@
+"""Find claims: every module in `claims/` names its own in a dict `claims`, and so does a file of one's own."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from functools import cache
+from pathlib import Path
+
+from bdlbench.catalog import import_file
+from bdlbench.core.errors import BadInput, unknown
+from bdlbench.studies.claim import SLIDES, Claim
+
+
+def names() -> list[str]:
+    """Return the names of the package's claims, in the order of the lecture's slides."""
+    return list(_own())
+
+
+def load(name: str) -> dict[str, Claim]:
+    """Return the claims that a name stands for.
+
+    Args:
+        name: A claim of the package; the path of a Python file with claims of one's own; "" for all of the package.
+
+    Returns:
+        {name: claim}.
+
+    Raises:
+        BadInput: The name is unknown, with the nearest; or the file does not import, or names no claim.
+    """
+    if not name:
+        return _own()
+    if name.endswith(".py"):
+        return _of_file(Path(name))
+    if name not in _own():
+        raise unknown("claim", name, _own())
+    return {name: _own()[name]}
+
+
+@cache
+def _own() -> dict[str, Claim]:
+    package = importlib.import_module("bdlbench.claims")
+    found: dict[str, Claim] = {}
+    for module in sorted(pkgutil.iter_modules(package.__path__), key=lambda module: module.name):
+        found |= importlib.import_module(f"bdlbench.claims.{module.name}").claims
+    return dict(sorted(found.items(), key=lambda item: SLIDES.index(item[1].slide)))
+
+
+def _of_file(path: Path) -> dict[str, Claim]:
+    if not path.is_file():
+        raise BadInput(f"file of claims {path} does not exist")
+    claims = getattr(import_file(path, "file of claims"), "claims", None)
+    if not isinstance(claims, dict) or not claims or not all(isinstance(one, Claim) for one in claims.values()):
+        raise BadInput(f'{path} names no claim: claims = {{"name": Claim(...)}}')
+    return claims

@@ -1,0 +1,90 @@
+"""A claim's statements against its records, and the verdict."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from bdlbench.core.errors import INCOMPLETE, NEGATIVE
+from bdlbench.stats.hypotheses import LEVEL, ClaimVerdict, Judged, Statement, judge
+from bdlbench.studies.claim import Claim, Measured
+
+StudyVerdict = ClaimVerdict | Literal["not run"]
+STUDY_VERDICTS: tuple[StudyVerdict, ...] = ("holds", "does not hold", "inconclusive", "not run")
+
+
+@dataclass(frozen=True)
+class Study:
+    """A claim with what its experiment found.
+
+    Attributes:
+        name: The claim's name.
+        claim: The claim.
+        full: Whether this is the paper's size.
+        measured: The numbers; None where cells are missing.
+        statements: The hypothesis about them.
+        judged: The verdict on all statements; None where cells are missing.
+        missing: What is missing, "" where nothing is.
+        seconds: Training and prediction of all cells.
+    """
+
+    name: str
+    claim: Claim
+    full: bool = False
+    measured: Measured | None = None
+    statements: tuple[Statement, ...] = ()
+    judged: Judged | None = None
+    missing: str = ""
+    seconds: float = math.nan
+
+    @property
+    def verdict(self) -> StudyVerdict:
+        """The verdict."""
+        return self.judged.verdict if self.judged else "not run"
+
+    @property
+    def command(self) -> str:
+        """The command that makes it again."""
+        return f"python -m bdlbench claims {self.name}" + " --full" * self.full
+
+
+def study(name: str, claim: Claim, measured: Measured, full: bool = False, seconds: float = math.nan) -> Study:
+    """Judge a claim by the numbers of all its cells.
+
+    Args:
+        name: The claim's name.
+        claim: The claim.
+        measured: Its numbers.
+        full: Whether they are of the paper's size.
+        seconds: Training and prediction.
+
+    Returns:
+        The study, with its verdict.
+    """
+    statements = tuple(claim.statements(measured))
+    return Study(name, claim, full, measured, statements, judge(statements), "", seconds)
+
+
+def state(study: Study, index: int) -> str:
+    """Say of one statement whether it is shown, refuted or open.
+
+    Args:
+        study: The study, with a verdict.
+        index: The statement's place.
+    """
+    assert study.judged is not None
+    if study.judged.refuted[index] <= LEVEL:
+        return "refuted"
+    return "shown" if study.statements[index].p_outside <= LEVEL else "open"
+
+
+def exit_code(studies: Sequence[Study]) -> int:
+    """Return the exit code of a command: 4 where anything is missing, 1 where a claim does not hold, else 0.
+
+    Args:
+        studies: All that were asked for.
+    """
+    verdicts = {study.verdict for study in studies}
+    return INCOMPLETE if "not run" in verdicts else NEGATIVE if "does not hold" in verdicts else 0
