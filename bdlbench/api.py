@@ -258,6 +258,9 @@ def frame_of(results: Iterable[Result]) -> DataFrame:
 
     Args:
         results: The cells.
+
+    Returns:
+        The frame.
     """
     return _frame(tables.long_rows(results))
 

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import optimize, stats
 
-from bdlbench.stats.hypotheses import LEVEL, Statement, judge, over_replicates
+from bdlbench.stats.hypotheses import ERROR_RATE, Statement, judge, over_replicates
 
 TRIALS = 2000
 MARKS = ("<!-- hypotheses -->", "<!-- end hypotheses -->")
@@ -51,7 +51,7 @@ def rates(design: Design, trials: int = TRIALS) -> Rates:
     """Simulate claims of a design with three truths."""
     rng = np.random.default_rng([design.statements, design.replicates, list(NOISES).index(design.noise)])
     size = (trials, design.statements, design.replicates)
-    far = _visible(design.replicates, LEVEL / design.statements)
+    far = _visible(design.replicates, ERROR_RATE / design.statements)
     one = np.arange(design.statements) == 0
     verdicts = []
     for means in (np.where(one, 0.0, far), np.zeros(design.statements), np.where(one, -far, far)):

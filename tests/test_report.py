@@ -160,7 +160,7 @@ def test_the_same_records_give_the_same_bytes(section: EvidenceSection, tmp_path
     def draw() -> tuple[str, bytes, bytes]:
         figure = Figure()
         figure.subplots().plot([1, 2], [3, 4])
-        drawing = page._drawing(plots.Panel("a panel", "two & three", figure), "p-", tmp_path)
+        drawing = page.drawing(plots.Panel("a panel", "two & three", figure), "p-", tmp_path)
         return (str(drawing.svg), *((tmp_path / f"{drawing.stem}.{end}").read_bytes() for end in ("svg", "png")))
 
     first = draw()

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from bdlbench.runs.suites import Grid, Suite
 from bdlbench.stats.hypotheses import Statement, over_replicates
-from bdlbench.studies.claim import Claim, Measured, Protocol
+from bdlbench.studies.experiment import Experiment, Readings, Setup
 
 SIZES = [30, 100, 300, 1_000, 3_000, 10_000]
 SEEDS = 20
@@ -29,7 +29,7 @@ SUITE = Suite(
 )
 
 
-def statements(measured: Measured) -> Sequence[Statement]:
+def statements(measured: Readings) -> Sequence[Statement]:
     """State the slope of each model."""
     found = []
     for model, words in WORDS.items():
@@ -39,7 +39,7 @@ def statements(measured: Measured) -> Sequence[Statement]:
     return found
 
 
-def draw(measured: Measured) -> Figure:
+def draw(measured: Readings) -> Figure:
     """Draw the spread against N."""
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     axes = figure.subplots()
@@ -54,7 +54,7 @@ def draw(measured: Measured) -> Figure:
 
 
 claims = {
-    "contraction": Claim(
+    "contraction": Experiment(
         title="The more data, the more certain: the posterior contracts",
         slide="Example: Bayesian Linear Regression",
         hypothesis="The spread of the posterior (root mean variance of the parameters) falls as a power of N: the "
@@ -63,7 +63,7 @@ claims = {
         "growing part is seen; the thick line is their mean. On logarithmic axes a power of N is a straight line, and "
         "the dashed line falls by a factor of ten where N grows by a hundred, as 1/√N does."
         "",
-        bundled=Protocol(
+        bundled=Setup(
             SUITE,
             "The coin (uniform prior, spread of its log-odds) and the linear model (five features, prior and noise as "
             f"the data have them), {SEEDS} data sets each, drawn anew for each seed; N from {SIZES[0]} to "

@@ -15,7 +15,7 @@ from bdlbench.cli.terminal import screen, write
 from bdlbench.core.errors import DataUnavailable
 
 if TYPE_CHECKING:
-    from bdlbench.studies.claim import Claim
+    from bdlbench.studies.experiment import Experiment
     from bdlbench.studies.verdicts import Study
 
 CLAIMS = Path("results/claims")
@@ -52,13 +52,13 @@ def claims(
     raise typer.Exit(verdicts.exit_code(studies))
 
 
-def _study(key: str, claim: Claim, full: bool, folder: Path, where: tuple[int, str], stored: bool) -> Study:
+def _study(key: str, claim: Experiment, full: bool, folder: Path, where: tuple[int, str], stored: bool) -> Study:
     """Train what is missing of a claim's cells, and judge it."""
     from bdlbench import api
     from bdlbench.runs import suites, work
     from bdlbench.runs.batch import Settings
     from bdlbench.studies import verdicts
-    from bdlbench.studies.claim import Measured
+    from bdlbench.studies.experiment import Readings
 
     jobs, device = where
     spec = suites.build_spec(claim.protocol(full).suite, suites.Overrides(device=device))
@@ -75,4 +75,4 @@ def _study(key: str, claim: Claim, full: bool, folder: Path, where: tuple[int, s
         return verdicts.Study(key, claim, full, missing=f"{lacking} of {len(spec.cells)} cells lack replicates")
     seconds = math.fsum(record.seconds or 0.0 for result in found for record in result.records)
     frame = api.frame_of(found)
-    return verdicts.study(key, claim, Measured(frame[frame.seed.notna()]), full, seconds)
+    return verdicts.study(key, claim, Readings(frame[frame.seed.notna()]), full, seconds)

@@ -67,9 +67,10 @@ class PosteriorSD:
 
     def __call__(self, evaluation: Evaluation) -> dict[str, Tensor]:
         """Compute {"": (R,)}."""
-        if evaluation.reference is None or evaluation.moments is None:
+        q = evaluation.moments
+        if evaluation.reference is None or q is None:
             return {}
-        return {"": torch.diagonal(evaluation.moments.covariance.double(), dim1=-2, dim2=-1).mean(-1).sqrt()}
+        return {"": each_finite_row(lambda mean, covariance: covariance.diagonal().mean().sqrt(), q.mean, q.covariance)}
 
 
 @dataclass(frozen=True)

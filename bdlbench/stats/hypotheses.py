@@ -13,14 +13,14 @@ from scipy import special
 
 from bdlbench.stats.holm import holm
 
-LEVEL = 0.05
+ERROR_RATE = 0.05
 """The probability that a true hypothesis is said not to hold, and at most that a false one is said to hold."""
 
 ClaimVerdict = Literal["holds", "does not hold", "inconclusive"]
 
 
 @dataclass(frozen=True)
-class Estimate:
+class MeanEstimate:
     """A mean over independent replicates with the variance of that mean.
 
     Attributes:
@@ -39,8 +39,8 @@ class Estimate:
         return math.sqrt(self.variance)
 
 
-def over_replicates(values: ArrayLike) -> Estimate:
-    """Estimate a mean from replicates that share nothing: data drawn anew, or seeds on one data set.
+def over_replicates(values: ArrayLike) -> MeanEstimate:
+    """MeanEstimate a mean from replicates that share nothing: data drawn anew, or seeds on one data set.
 
     Args:
         values: One number for each replicate, (R,).
@@ -51,8 +51,8 @@ def over_replicates(values: ArrayLike) -> Estimate:
     return over_splits(values, 0.0)
 
 
-def over_splits(values: ArrayLike, test_over_train: float) -> Estimate:
-    """Estimate a mean from splits of one data set, whose training sets overlap.
+def over_splits(values: ArrayLike, test_over_train: float) -> MeanEstimate:
+    """MeanEstimate a mean from splits of one data set, whose training sets overlap.
 
     Var = (1/R + N_test/N_train)·s² with R − 1 degrees of freedom: Nadeau & Bengio 2003, §3.
 
@@ -65,9 +65,9 @@ def over_splits(values: ArrayLike, test_over_train: float) -> Estimate:
     """
     given: NDArray[Any] = np.asarray(values, dtype=float)
     if not len(given):
-        return Estimate(math.nan, math.nan, 0)
+        return MeanEstimate(math.nan, math.nan, 0)
     spread = float(given.var(ddof=1)) if len(given) > 1 else math.nan
-    return Estimate(float(given.mean()), (1 / len(given) + test_over_train) * spread, len(given) - 1)
+    return MeanEstimate(float(given.mean()), (1 / len(given) + test_over_train) * spread, len(given) - 1)
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Statement:
     """
 
     words: str
-    estimate: Estimate
+    estimate: MeanEstimate
     low: float = -math.inf
     high: float = math.inf
     unit: str = ""
@@ -100,7 +100,7 @@ class Statement:
         p = np.min([self._tail(self.low - self.estimate.value), self._tail(self.estimate.value - self.high)])
         return float(np.minimum(1.0, bounds * p))
 
-    def interval(self, level: float = LEVEL) -> tuple[float, float]:
+    def interval(self, level: float = ERROR_RATE) -> tuple[float, float]:
         """Return the two-sided confidence interval of the true mean.
 
         Args:
@@ -142,9 +142,9 @@ class Judged:
 def judge(statements: Sequence[Statement]) -> Judged:
     """Decide whether all statements of a hypothesis are true.
 
-    It holds where every statement is shown at LEVEL: a hypothesis that is false in any part passes with at most that
+    It holds where every statement is shown at ERROR_RATE: a hypothesis that is false in any part passes with at most that
     probability, and needs no correction (intersection–union test, Berger 1982). It does not hold where any statement
-    is refuted at LEVEL after Holm's correction, so that a true hypothesis is refused with at most that probability,
+    is refuted at ERROR_RATE after Holm's correction, so that a true hypothesis is refused with at most that probability,
     however many parts it has. Otherwise it is inconclusive, as it is where a statement has no variance.
 
     Args:
@@ -161,7 +161,7 @@ def judge(statements: Sequence[Statement]) -> Judged:
     shown = np.array([statement.p_outside for statement in statements])
     refuted = holm([statement.p_inside for statement in statements])
     told = tuple(refuted.tolist())
-    if np.nanmin(np.append(refuted, 1.0)) <= LEVEL:
+    if np.nanmin(np.append(refuted, 1.0)) <= ERROR_RATE:
         return Judged("does not hold", int(np.nanargmin(refuted)), told)
     worst = int(np.argmax(np.where(np.isnan(shown), np.inf, shown)))
-    return Judged("holds" if shown[worst] <= LEVEL else "inconclusive", worst, told)
+    return Judged("holds" if shown[worst] <= ERROR_RATE else "inconclusive", worst, told)

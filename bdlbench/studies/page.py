@@ -16,7 +16,7 @@ from bdlbench.report.text_table import Field, Sheet, escape_markdown, markdown, 
 from bdlbench.stats.hypotheses import Statement
 from bdlbench.studies.verdicts import STUDY_VERDICTS, Study, state
 
-WRAP: dict[str, Any] = {"width": 120, "break_long_words": False, "break_on_hyphens": False}
+FILLED: dict[str, Any] = {"width": 120, "break_long_words": False, "break_on_hyphens": False}
 
 HEADINGS = ("statement", "must be", "measured", "95 % interval", "state")
 
@@ -130,7 +130,7 @@ def _markdown(studies: Sequence[Study], stems: dict[str, str]) -> str:
         tuple(map(Field, (study.claim.title, study.verdict, _time(study.seconds), study.claim.slide)))
         for study in studies
     ]
-    parts = ["# The lecture's claims, measured\n\n", fill(HEAD, **WRAP), f"\n\n{counted(studies)}.\n\n"]
+    parts = ["# The lecture's claims, measured\n\n", fill(HEAD, **FILLED), f"\n\n{counted(studies)}.\n\n"]
     parts.append(markdown(Sheet("Verdicts", ("claim", "verdict", "time", "slide"), tuple(rows), left=4)))
     for study in studies:
         claim = study.claim
@@ -141,10 +141,10 @@ def _markdown(studies: Sequence[Study], stems: dict[str, str]) -> str:
             ("Protocol", claim.protocol(study.full).words),
             ("Verdict", verdict(study)),
         ):
-            parts.append(fill(f"**{name}.** {escape_markdown(told)}", **WRAP) + "\n\n")
+            parts.append(fill(f"**{name}.** {escape_markdown(told)}", **FILLED) + "\n\n")
         if study.name in stems:
             parts.append(f"![{escape_markdown(claim.alt)}]({stems[study.name]})\n\n")
-        parts.append(fill(escape_markdown(claim.paragraph), **WRAP) + "\n\n")
+        parts.append(fill(escape_markdown(claim.paragraph), **FILLED) + "\n\n")
         if study.judged is not None:
             parts.append(markdown(_sheet(study)))
         parts.append(f"Run it: `{study.command}`\n\n")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bdlbench.catalog import import_file
 from bdlbench.core.errors import BadInput, unknown
-from bdlbench.studies.claim import SLIDES, Claim
+from bdlbench.studies.experiment import SLIDES, Experiment
 
 
 def names() -> list[str]:
@@ -17,7 +17,7 @@ def names() -> list[str]:
     return list(_own())
 
 
-def load(name: str) -> dict[str, Claim]:
+def load(name: str) -> dict[str, Experiment]:
     """Return the claims that a name stands for.
 
     Args:
@@ -39,18 +39,18 @@ def load(name: str) -> dict[str, Claim]:
 
 
 @cache
-def _own() -> dict[str, Claim]:
+def _own() -> dict[str, Experiment]:
     package = importlib.import_module("bdlbench.claims")
-    found: dict[str, Claim] = {}
+    found: dict[str, Experiment] = {}
     for module in sorted(pkgutil.iter_modules(package.__path__), key=lambda module: module.name):
         found |= importlib.import_module(f"bdlbench.claims.{module.name}").claims
     return dict(sorted(found.items(), key=lambda item: SLIDES.index(item[1].slide)))
 
 
-def _of_file(path: Path) -> dict[str, Claim]:
+def _of_file(path: Path) -> dict[str, Experiment]:
     if not path.is_file():
         raise BadInput(f"file of claims {path} does not exist")
     claims = getattr(import_file(path, "file of claims"), "claims", None)
-    if not isinstance(claims, dict) or not claims or not all(isinstance(one, Claim) for one in claims.values()):
-        raise BadInput(f'{path} names no claim: claims = {{"name": Claim(...)}}')
+    if not isinstance(claims, dict) or not claims or not all(isinstance(one, Experiment) for one in claims.values()):
+        raise BadInput(f'{path} names no claim: claims = {{"name": Experiment(...)}}')
     return claims

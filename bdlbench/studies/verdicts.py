@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bdlbench.core.errors import INCOMPLETE, NEGATIVE
-from bdlbench.stats.hypotheses import LEVEL, ClaimVerdict, Judged, Statement, judge
-from bdlbench.studies.claim import Claim, Measured
+from bdlbench.stats.hypotheses import ERROR_RATE, ClaimVerdict, Judged, Statement, judge
+from bdlbench.studies.experiment import Experiment, Readings
 
 StudyVerdict = ClaimVerdict | Literal["not run"]
 STUDY_VERDICTS: tuple[StudyVerdict, ...] = ("holds", "does not hold", "inconclusive", "not run")
@@ -31,9 +31,9 @@ class Study:
     """
 
     name: str
-    claim: Claim
+    claim: Experiment
     full: bool = False
-    measured: Measured | None = None
+    measured: Readings | None = None
     statements: tuple[Statement, ...] = ()
     judged: Judged | None = None
     missing: str = ""
@@ -50,7 +50,7 @@ class Study:
         return f"python -m bdlbench claims {self.name}" + " --full" * self.full
 
 
-def study(name: str, claim: Claim, measured: Measured, full: bool = False, seconds: float = math.nan) -> Study:
+def study(name: str, claim: Experiment, measured: Readings, full: bool = False, seconds: float = math.nan) -> Study:
     """Judge a claim by the numbers of all its cells.
 
     Args:
@@ -75,9 +75,9 @@ def state(study: Study, index: int) -> str:
         index: The statement's place.
     """
     assert study.judged is not None
-    if study.judged.refuted[index] <= LEVEL:
+    if study.judged.refuted[index] <= ERROR_RATE:
         return "refuted"
-    return "shown" if study.statements[index].p_outside <= LEVEL else "open"
+    return "shown" if study.statements[index].p_outside <= ERROR_RATE else "open"
 
 
 def exit_code(studies: Sequence[Study]) -> int:

@@ -27,10 +27,10 @@ def verdict(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Verdict:
             dedent(f"""
             from dataclasses import replace
             from bdlbench.studies.registry import load
-            from bdlbench.studies.claim import Protocol
+            from bdlbench.studies.experiment import Setup
             own = load({name!r})[{name!r}]
             suite = replace(own.bundled.suite, {smaller})
-            claims = {{{name!r}: replace(own, bundled=Protocol(suite, "smaller"))}}
+            claims = {{{name!r}: replace(own, bundled=Setup(suite, "smaller"))}}
             """),
             "utf-8",
         )

@@ -9,7 +9,7 @@ import pytest
 from bdlbench.cli.main import main
 from bdlbench.runs import suites
 from bdlbench.studies import registry
-from bdlbench.studies.claim import SLIDES, Claim
+from bdlbench.studies.experiment import SLIDES, Experiment
 
 CLAIMS = registry.load("")
 
@@ -65,6 +65,6 @@ def test_the_list_names_every_claim(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_protocol_of_paper_size_is_the_bundled_one_where_there_is_no_other() -> None:
-    claim: Claim = CLAIMS["contraction"]
+    claim: Experiment = CLAIMS["contraction"]
     assert claim.full is None
     assert claim.protocol(True) is claim.bundled

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from bdlbench.stats.hypotheses import Estimate, Statement, judge, over_replicates, over_splits
-from scripts.hypotheses_calibration import Design, rates
+from bdlbench.stats.hypotheses import MeanEstimate, Statement, judge, over_replicates, over_splits
+
+ROOT = Path(__file__).resolve().parents[2]
+spec = importlib.util.spec_from_file_location("calibration", ROOT / "scripts" / "hypotheses_calibration.py")
+calibration = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(calibration)
 
 RUNS = np.array([1.0, 2.0, 3.0, 4.0, 5.0])  # mean 3, variance 2.5
 
@@ -46,9 +52,9 @@ def test_without_a_variance_nothing_is_shown_or_refuted(values: list[float]) -> 
 
 
 def test_a_statement_without_variance_blocks_holds_but_not_its_opposite() -> None:
-    sure = Statement("sure", Estimate(5.0, 0.01, 10), low=0.0)
+    sure = Statement("sure", MeanEstimate(5.0, 0.01, 10), low=0.0)
     unknown = Statement("unknown", over_replicates([1.0]), low=0.0)
-    false = Statement("false", Estimate(-5.0, 0.01, 10), low=0.0)
+    false = Statement("false", MeanEstimate(-5.0, 0.01, 10), low=0.0)
     assert judge([sure]).verdict == "holds"
     assert judge([sure, unknown]).verdict == "inconclusive"
     assert judge([sure, unknown]).deciding == 1
@@ -57,8 +63,8 @@ def test_a_statement_without_variance_blocks_holds_but_not_its_opposite() -> Non
 
 
 def test_many_statements_need_more_to_refute_one() -> None:
-    weak = Statement("weak", Estimate(-2.0, 1.0, 1000), low=0.0)  # one-sided p = 2.3 %
-    sure = [Statement("sure", Estimate(50.0, 1.0, 1000), low=0.0)] * 3
+    weak = Statement("weak", MeanEstimate(-2.0, 1.0, 1000), low=0.0)  # one-sided p = 2.3 %
+    sure = [Statement("sure", MeanEstimate(50.0, 1.0, 1000), low=0.0)] * 3
     assert judge([weak]).verdict == "does not hold"
     assert judge([weak, *sure]).verdict == "inconclusive"
 
@@ -73,7 +79,7 @@ def test_there_is_no_hypothesis_without_a_statement() -> None:
 @pytest.mark.parametrize("statements", [1, 12])
 def test_a_verdict_is_wrong_at_most_as_often_as_it_says(replicates: int, statements: int) -> None:
     trials = 400
-    found = rates(Design(statements, replicates), trials)
+    found = calibration.rates(calibration.Design(statements, replicates), trials)
     allowed = 0.05 + 3 * math.sqrt(0.05 * 0.95 / trials)
     assert found.falsely_holds <= allowed
     assert found.falsely_refused <= allowed

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,7 +42,7 @@ SLIDES = (
 
 
 @dataclass(frozen=True)
-class Measured:
+class Readings:
     """The numbers of a claim's records.
 
     Attributes:
@@ -52,12 +52,12 @@ class Measured:
 
     frame: DataFrame
 
-    def where(self, **columns: Any) -> Measured:
+    def where(self, **columns: Any) -> Readings:
         """Return the rows whose columns have these values; `dataset__num_train` stands for dataset.num_train."""
         kept = self.frame
         for name, value in columns.items():
             kept = kept[kept[name.replace("__", ".")] == value]
-        return Measured(kept)
+        return Readings(kept)
 
     def values(self, metric: str, **columns: Any) -> NDArray[np.float64]:
         """Return a metric of the one cell whose columns have these values.
@@ -95,7 +95,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Protocol:
+class Setup:
     """The runs of a claim at one size, and what is read from them.
 
     Attributes:
@@ -108,7 +108,7 @@ class Protocol:
 
 
 @dataclass(frozen=True)
-class Claim:
+class Experiment:
     """A claim of the lecture as an experiment.
 
     Attributes:
@@ -127,20 +127,16 @@ class Claim:
     slide: str
     hypothesis: str
     paragraph: str
-    bundled: Protocol
-    statements: Callable[[Measured], Sequence[Statement]]
-    draw: Callable[[Measured], Figure]
+    bundled: Setup
+    statements: Callable[[Readings], Sequence[Statement]]
+    draw: Callable[[Readings], Figure]
     alt: str
-    full: Protocol | None = None
+    full: Setup | None = None
 
-    def protocol(self, full: bool) -> Protocol:
+    def protocol(self, full: bool) -> Setup:
         """Return the protocol of a size.
 
         Args:
             full: Whether the paper's size is asked for; where there is none, the bundled one is it.
         """
         return self.full if full and self.full else self.bundled
-
-
-Claims = Mapping[str, Claim]
-"""What a file of claims names: `claims = {"name": Claim(...)}`."""
