@@ -142,10 +142,10 @@ class Judged:
 def judge(statements: Sequence[Statement]) -> Judged:
     """Decide whether all statements of a hypothesis are true.
 
-    It holds where every statement is shown at ERROR_RATE: a hypothesis that is false in any part passes with at most that
-    probability, and needs no correction (intersection–union test, Berger 1982). It does not hold where any statement
-    is refuted at ERROR_RATE after Holm's correction, so that a true hypothesis is refused with at most that probability,
-    however many parts it has. Otherwise it is inconclusive, as it is where a statement has no variance.
+    It holds where every statement is shown at ERROR_RATE: a hypothesis that is false in any part passes with at most
+    that probability, and needs no correction (intersection–union test, Berger 1982). It does not hold where any
+    statement is refuted at ERROR_RATE after Holm's correction, so that a true hypothesis is refused with at most that
+    probability, however many parts it has. Otherwise it is inconclusive, as it is where a statement has no variance.
 
     Args:
         statements: The parts, at least one.
