@@ -64,6 +64,7 @@ __all__ = [
     "Trained",
     "accept",
     "compare",
+    "curves",
     "gate",
     "rank",
     "read",
@@ -130,6 +131,14 @@ class Trained:
             A frame with one row for each cell, replicate and metric, or cell and cost.
         """
         return _frame(tables.long_rows(self.results))
+
+    def curves(self) -> DataFrame:
+        """Return what was measured while training went on, as `curves` does.
+
+        Returns:
+            A frame with one row for each cell, replicate, metric and epoch.
+        """
+        return _frame(tables.curve_rows(self.records))
 
     def table(self, metrics: str | Sequence[str] = ()) -> DataFrame:
         """Return one row for each cell and metric, as `table` does.
@@ -263,6 +272,23 @@ def frame_of(results: Iterable[Result]) -> DataFrame:
         The frame.
     """
     return _frame(tables.long_rows(results))
+
+
+@_for_callers
+def curves(folder: str | Path) -> DataFrame:
+    """Return what was measured while training went on, where a suite's [curves] asked for it.
+
+    Args:
+        folder: A folder of records, or one record.
+
+    Returns:
+        A frame with one row for each cell, replicate, metric and epoch; no rows where no record has curves. Options are
+        columns, as in `read`.
+
+    Raises:
+        BadInput: The folder holds no records.
+    """
+    return _frame(tables.curve_rows(reading.read(_path("folder", folder)).records))
 
 
 @_for_callers

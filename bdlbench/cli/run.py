@@ -110,6 +110,11 @@ def _print_outdated(job: Job) -> None:
     from bdlbench.runs import provenance
 
     edited = {name for record in job.existing for name, why in record.unscored.items() if why == provenance.EDITED}
+    cells = {cell.key for cell in job.spec.cells}
+    if job.spec.curves and not job.fresh:
+        plain = {r.key for r in job.existing if r.key in cells and r.replicates and not r.values.curves}
+        if plain := plain.difference(cell.key for batch in job.batches for cell in batch.cells):
+            print(f"without curves, as they were trained before: {len(plain)} of {len(cells)} cells (--fresh measures)")
     for name in sorted(edited):
         print(f"to be scored again from stored predictions, since its source has changed: metric {name}")
     for reason, which in by_reason.items():

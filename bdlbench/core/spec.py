@@ -113,17 +113,49 @@ class Cell:
         return f"{self.method.name} · {self.model.name} · {self.dataset.name}"
 
 
+@dataclass(frozen=True)
+class Curves:
+    """Metrics of the test set that are measured while training goes on: for reports, never for a choice.
+
+    They are no part of a cell, since they change nothing that is trained.
+
+    Attributes:
+        metrics: Names of metrics.
+        every: Measure after every so many epochs, and after the last; 0 for `epochs`.
+        epochs: Measure after these epochs.
+        samples: Posterior samples of the predictive.
+    """
+
+    metrics: tuple[str, ...]
+    every: int = 0
+    epochs: tuple[int, ...] = ()
+    samples: int = 10
+
+    def due(self, epoch: int, epochs: int) -> bool:
+        """Tell whether to measure after an epoch, counted from 1, of so many."""
+        by_number = self.every > 0 and (epoch % self.every == 0 or epoch == epochs)
+        return by_number or epoch in self.epochs
+
+    def __str__(self) -> str:
+        when = f"every {self.every} epochs" if self.every else f"after epochs {', '.join(map(str, self.epochs))}"
+        return f"{', '.join(self.metrics)} {when}, by {self.samples} samples"
+
+
 SELECTIONS = ("none", "training", "validation", "test", "ood")
 """Which data chose the options of a suite; "none" where they are defaults or were set by hand."""
 
 
 @dataclass(frozen=True)
 class Spec:
-    """The cells, and the replicates of each; `selection` says which data chose their options, where a suite says so."""
+    """The cells, and the replicates of each.
+
+    `selection` says which data chose their options, where a suite says so; `curves` what is measured in training.
+    """
 
     cells: tuple[Cell, ...]
     replicates: tuple[Replicate, ...]
     selection: str = ""
+    curves: Curves | None = None
 
 
 SPLITS: dict[str, Callable[[int], int]] = {"one": lambda seed: 0, "each": lambda seed: seed}

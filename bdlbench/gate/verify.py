@@ -22,7 +22,7 @@ from torch import Tensor
 from bdlbench import catalog
 from bdlbench.core import environment, foreign, torch_state
 from bdlbench.core.errors import BadInput, BenchError
-from bdlbench.core.spec import ELSEWHERE, Cell
+from bdlbench.core.spec import ELSEWHERE, Cell, Curves
 from bdlbench.core.streams import Streams
 from bdlbench.protocols import Posterior, Restores
 from bdlbench.records import evaluation, reading
@@ -435,7 +435,8 @@ def _arrays(posterior: Posterior, problem: Any, model: Any, batch: Batch) -> dic
 
 def _whole(folder: Path, record: Record, batch: Batch, sound: bool) -> Iterator[Part]:
     """Train, predict and score again; compare all values, and the predictions if the files are sound."""
-    found, arrays = _rerun(batch)
+    curves = _curves(record)
+    found, arrays = _rerun(batch, curves=curves)
     old, new = record.values.as_dict(), found.values.as_dict()
     old = {name: column for name, column in old.items() if name not in ("metrics", "objective")}
     new = {name: new.get(name) for name in old}
@@ -450,7 +451,7 @@ def _whole(folder: Path, record: Record, batch: Batch, sound: bool) -> Iterator[
         return
 
     def again(nudge: Nudge) -> Numbers:
-        twin, predicted = _rerun(batch, nudge)
+        twin, predicted = _rerun(batch, nudge, curves)
         return {**_metrics(twin), **_numbers(predicted)}
 
     for_predictions, for_metrics = tee(_twins(again, WHOLE_TWINS))
@@ -466,10 +467,18 @@ def _known(record: Record) -> Record:
     return replace(record, values=replace(record.values, metrics=kept))
 
 
-def _rerun(batch: Batch, nudge: Nudge = unchanged) -> tuple[Record, dict[str, Tensor]]:
+def _curves(record: Record) -> Curves | None:
+    """Return what a run must be asked for to measure the record's curves again."""
+    if (then := record.values.curves) is None:
+        return None
+    names = dict.fromkeys(column.partition("[")[0] for column in then.series)
+    return Curves(tuple(name for name in names if name in catalog.names("metrics")), 0, then.epochs, then.samples)
+
+
+def _rerun(batch: Batch, nudge: Nudge = unchanged, curves: Curves | None = None) -> tuple[Record, dict[str, Tensor]]:
     """Train a batch of one cell in a temporary folder, and return its record and predictions."""
     with tempfile.TemporaryDirectory(prefix="bdlbench-") as folder:
-        outcome = run.run_batch(batch, Settings(Path(folder), nudge=nudge))
+        outcome = run.run_batch(batch, Settings(Path(folder), nudge=nudge, curves=curves))
         if not outcome.records:
             raise BadInput(outcome.skipped)
         (record,) = outcome.records
@@ -551,7 +560,9 @@ def _numbers(arrays: Mapping[str, Tensor]) -> Numbers:
 
 
 def _metrics(record: Record) -> Numbers:
-    return {name: _column(entry.values) for name, entry in record.values.metrics.items()}
+    found = {name: _column(entry.values) for name, entry in record.values.metrics.items()}
+    curves = record.values.curves.series if record.values.curves else {}
+    return found | {f"curve of {name}": torch.stack([*map(_column, rows)]) for name, rows in curves.items()}
 
 
 def _columns(rows: Sequence[FirstSteps]) -> Numbers:

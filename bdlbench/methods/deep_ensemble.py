@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -13,6 +14,7 @@ from bdlbench.core.streams import Streams
 from bdlbench.data.task import Data
 from bdlbench.posteriors.ensemble import EnsemblePosterior
 from bdlbench.protocols import Method, Model, Posterior, Restores
+from bdlbench.training.loop import watched_as
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,8 @@ class DeepEnsemble:
     def fit(self, model: Model, data: Data, rng: Streams) -> Posterior:
         """Train R·K rows at once."""
         base: Method = repeat_rows(self.member, self.members)
-        rows = base.fit(repeat_rows(model, self.members), data.repeat(self.members), rng.members(self.members))
+        with watched_as(partial(EnsemblePosterior, members=self.members)):
+            rows = base.fit(repeat_rows(model, self.members), data.repeat(self.members), rng.members(self.members))
         return EnsemblePosterior(rows, self.members)
 
     def restored(self, model: Model, state: Mapping[str, Tensor]) -> Posterior | None:

@@ -17,7 +17,7 @@ from bdlbench.posteriors.fitting import PriorScaling, fit_network, is_linear, pr
 from bdlbench.posteriors.moments import factorised_moments
 from bdlbench.posteriors.weights import WeightPosterior
 from bdlbench.protocols import Model, Moments, Posterior
-from bdlbench.training.loop import Decay, LastBatch, Plan, last
+from bdlbench.training.loop import Decay, LastBatch, Plan, State, last
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,10 @@ class DropConnectVI:
         def rule(flat: Tensor, noise: Streams) -> DropConnect:
             return DropConnect(layout.views(flat), rates, noise)
 
-        return self.posterior(model, layout, last(fit_network(model, data, rng, plan, rule, prior)).flat)
+        def posterior(state: State) -> Posterior:
+            return self.posterior(model, layout, state.flat)
+
+        return posterior(last(fit_network(model, data, rng, plan, rule, prior, posterior=posterior)))
 
     def restored(self, model: Model, state: Mapping[str, Tensor]) -> Posterior:
         """Return the learnt network, under masks."""

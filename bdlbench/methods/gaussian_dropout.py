@@ -18,7 +18,7 @@ from bdlbench.posteriors.fitting import PriorScaling, dropout_rates, fit_network
 from bdlbench.posteriors.moments import dropout_moments, factorised_moments
 from bdlbench.posteriors.weights import WeightPosterior
 from bdlbench.protocols import Layer, Model, Moments, Posterior
-from bdlbench.training.loop import Decay, LastBatch, Plan, last
+from bdlbench.training.loop import Decay, LastBatch, Plan, State, last
 
 NoisePlace = Literal["outputs", "inputs"]
 
@@ -65,7 +65,10 @@ class GaussianDropout:
         def rule(flat: Tensor, noise: Streams) -> Layer:
             return self.drawn(layout, flat)(noise, False)
 
-        return self.posterior(model, layout, last(fit_network(model, data, rng, plan, rule, prior)).flat)
+        def posterior(state: State) -> Posterior:
+            return self.posterior(model, layout, state.flat)
+
+        return posterior(last(fit_network(model, data, rng, plan, rule, prior, posterior=posterior)))
 
     def restored(self, model: Model, state: Mapping[str, Tensor]) -> Posterior:
         """Return the learnt network, under noise."""

@@ -17,7 +17,7 @@ from bdlbench.posteriors.fitting import PriorScaling, dropout_rates, fit_network
 from bdlbench.posteriors.moments import dropout_moments
 from bdlbench.posteriors.weights import WeightPosterior
 from bdlbench.protocols import Model, Posterior
-from bdlbench.training.loop import Decay, LastBatch, Plan, last
+from bdlbench.training.loop import Decay, LastBatch, Plan, State, last
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,10 @@ class MCDropout:
         def rule(flat: Tensor, noise: Streams) -> Dropout:
             return Dropout(layout.views(flat), rates, noise)
 
-        return self.posterior(model, layout, last(fit_network(model, data, rng, plan, rule, prior)).flat)
+        def posterior(state: State) -> Posterior:
+            return self.posterior(model, layout, state.flat)
+
+        return posterior(last(fit_network(model, data, rng, plan, rule, prior, posterior=posterior)))
 
     def restored(self, model: Model, state: Mapping[str, Tensor]) -> Posterior:
         """Return the learnt network, under masks."""

@@ -33,7 +33,7 @@ from bdlbench.posteriors.sparsity import sparsity_facts
 from bdlbench.posteriors.weights import WeightPosterior
 from bdlbench.predictives.mixtures import ordered_sum
 from bdlbench.protocols import Layer, Model, OwnsPrior, Posterior
-from bdlbench.training.loop import Decay, LastBatch, Moment, Plan, last, minimise
+from bdlbench.training.loop import Decay, LastBatch, Moment, Plan, State, last, minimise
 from bdlbench.training.terms import term
 
 Estimator = Literal["local", "weight", "flipout"]
@@ -126,9 +126,14 @@ class MeanFieldVI:
             return negative_elbo(elbo, term("divergence", kl), data.num_data)
 
         plan = Plan(self.epochs, self.batch_size, self.learning_rate, self.decay, self.last_batch, self.steps)
-        flat = last(minimise(objective, self.initial(model, data, rng.child("init")), data, rng, plan)).flat
-        bound, error = self.bound(model, layout, flat, prior, data, rng.child("bound"))
-        found = self.posterior(model, layout, self.without_noisy_weights(layout, flat), bound)
+        initial = self.initial(model, data, rng.child("init"))
+
+        def posterior(state: State, bound: Tensor | None = None) -> WeightPosterior:
+            return self.posterior(model, layout, self.without_noisy_weights(layout, state.flat), bound)
+
+        final = last(minimise(objective, initial, data, rng, plan, posterior=posterior))
+        bound, error = self.bound(model, layout, final.flat, prior, data, rng.child("bound"))
+        found = posterior(final, bound)
         return replace(found, facts={**found.facts, **error})
 
     def divergence(self, model: Model, layout: Layout, like: Tensor) -> DivergenceAt:

@@ -14,7 +14,7 @@ from bdlbench.networks.layers import Point
 from bdlbench.posteriors.fitting import fit_network, training_option
 from bdlbench.posteriors.point import point_posterior
 from bdlbench.protocols import Model, Posterior
-from bdlbench.training.loop import Decay, LastBatch, Plan, last
+from bdlbench.training.loop import Decay, LastBatch, Plan, State, last
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,14 @@ class MLE:
         """Train each row's network."""
         layout = Layout(model.leaves())
         plan = Plan(self.epochs, self.batch_size, self.learning_rate, self.decay, self.last_batch, self.steps)
-        flat = last(fit_network(model, data, rng, plan, lambda flat, noise: Point(layout.views(flat)))).flat
-        return point_posterior(model, layout, flat)
+
+        def rule(flat: Tensor, noise: Streams) -> Point:
+            return Point(layout.views(flat))
+
+        def posterior(state: State) -> Posterior:
+            return point_posterior(model, layout, state.flat)
+
+        return posterior(last(fit_network(model, data, rng, plan, rule, posterior=posterior)))
 
     def restored(self, model: Model, state: Mapping[str, Tensor]) -> Posterior:
         """Return the learnt network."""

@@ -23,7 +23,7 @@ from bdlbench.posteriors.moments import factorised_moments
 from bdlbench.posteriors.sparsity import sparsity_facts
 from bdlbench.posteriors.weights import WeightPosterior
 from bdlbench.protocols import Layer, Model, Moments, Posterior
-from bdlbench.training.loop import Decay, LastBatch, Moment, Plan, last, minimise
+from bdlbench.training.loop import Decay, LastBatch, Moment, Plan, State, last, minimise
 from bdlbench.training.terms import term
 
 KlAbove = Literal["falling", "constant"]
@@ -86,8 +86,12 @@ class SparseVD:
             return negative_elbo(elbo, kl, data.num_data)
 
         plan = Plan(self.epochs, self.batch_size, self.learning_rate, self.decay, self.last_batch, self.steps)
-        flat = last(minimise(objective, self.initial(model, data, rng.child("init")), data, rng, plan)).flat
-        return self.posterior(model, layout, flat)
+        initial = self.initial(model, data, rng.child("init"))
+
+        def posterior(state: State) -> Posterior:
+            return self.posterior(model, layout, state.flat)
+
+        return posterior(last(minimise(objective, initial, data, rng, plan, posterior=posterior)))
 
     def dropped(self, alpha: Tensor) -> Tensor:
         """Tell which weights are zero, (R, P): log α is at or above the threshold."""

@@ -86,12 +86,21 @@ class SWAG:
             return {"count": count, "mean": mean, "squares": squares, "deviations": deviations}
 
         rule = Update(ADAM.start, step)
-        states = fit_network(
-            model, data, rng, plan, lambda flat, noise: Point(layout.views(flat)), prior, rule, Collect(nothing, add)
-        )
-        found = last(states).collected
-        mean, variance = found["mean"].to(data.x), (found["squares"] / found["count"]).to(data.x)
-        return self.posterior(model, layout, mean, variance, found["deviations"])
+
+        def network(flat: Tensor, noise: Streams) -> Point:
+            return Point(layout.views(flat))
+
+        def posterior(state: State) -> Posterior | None:
+            found = state.collected
+            if not found["count"].all():  # the burn-in goes on
+                return None
+            mean, variance = found["mean"].to(data.x), (found["squares"] / found["count"]).to(data.x)
+            return self.posterior(model, layout, mean, variance, found["deviations"])
+
+        collect = Collect(nothing, add)
+        final = posterior(last(fit_network(model, data, rng, plan, network, prior, rule, collect, posterior)))
+        assert final is not None  # the burn-in ends before the last epoch
+        return final
 
     def restored(self, model: Model, state: Mapping[str, Tensor]) -> Posterior:
         """Return the stored Gaussian."""

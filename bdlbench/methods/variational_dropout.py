@@ -20,7 +20,7 @@ from bdlbench.posteriors.fitting import initial_network, is_linear, training_opt
 from bdlbench.posteriors.moments import factorised_moments
 from bdlbench.posteriors.weights import WeightPosterior
 from bdlbench.protocols import Layer, Model, Moments, Posterior
-from bdlbench.training.loop import ADAM, Decay, LastBatch, Moment, Plan, Tensors, Update, last, minimise
+from bdlbench.training.loop import ADAM, Decay, LastBatch, Moment, Plan, State, Tensors, Update, last, minimise
 from bdlbench.training.terms import term
 
 Granularity = Literal["layer", "neuron", "weight"]
@@ -89,9 +89,13 @@ class VariationalDropout:
         mean = initial_network(model, data, rng.child("init"))
         initial = torch.cat([mean, torch.minimum(initial_alpha, largest).expand(len(mean), alphas.width)], -1)
         plan = Plan(self.epochs, self.batch_size, self.learning_rate, self.decay, self.last_batch, self.steps)
-        flat = last(minimise(objective, initial, data, rng, plan, Update(ADAM.start, step))).flat
-        mean, log_alpha = flat.split([layout.width, alphas.width], -1)
-        return self.posterior(model, layout.views(mean), alphas.views(log_alpha))
+
+        def posterior(state: State) -> Posterior:
+            mean, log_alpha = state.flat.split([layout.width, alphas.width], -1)
+            return self.posterior(model, layout.views(mean), alphas.views(log_alpha))
+
+        rule = Update(ADAM.start, step)
+        return posterior(last(minimise(objective, initial, data, rng, plan, rule, posterior=posterior)))
 
     def restored(self, model: Model, state: Mapping[str, Tensor]) -> Posterior:
         """Return the learnt means and α."""

@@ -29,7 +29,18 @@ from bdlbench.kernels.kl import (
 )
 from bdlbench.predictives.mixtures import by_vectors
 from bdlbench.protocols import HasStart, Layer, Model, OwnsPrior, Prior
-from bdlbench.training.loop import DECAYS, NOTHING, Collect, LastBatch, Moment, Plan, States, Update, minimise
+from bdlbench.training.loop import (
+    DECAYS,
+    NOTHING,
+    Collect,
+    LastBatch,
+    Moment,
+    Plan,
+    PosteriorAt,
+    States,
+    Update,
+    minimise,
+)
 from bdlbench.training.terms import term
 
 PriorScaling = Literal["none", "fan_in", "noise"]
@@ -282,6 +293,7 @@ def fit_network(
     prior: Prior | None = None,
     update: Update | None = None,
     collect: Collect = NOTHING,
+    posterior: PosteriorAt | None = None,
 ) -> States:
     """Minimise −[mean_b elbo_b + log p(w) / N] over one network for each row.
 
@@ -294,6 +306,7 @@ def fit_network(
         prior: The prior of the parameters; None for maximum likelihood.
         update: The step rule; None for Adam.
         collect: What is gathered after every epoch.
+        posterior: The posterior that training would give if it ended with a state.
 
     Returns:
         The states of training; `last` takes the final one.
@@ -304,7 +317,8 @@ def fit_network(
         penalty = term("divergence", -prior.log_density(flat, moment.reported)) if prior is not None else 0.0
         return negative_elbo(elbo, penalty, data.num_data)
 
-    return minimise(objective, initial_network(model, data, rng.child("init")), data, rng, plan, update, collect)
+    initial = initial_network(model, data, rng.child("init"))
+    return minimise(objective, initial, data, rng, plan, update, collect, posterior)
 
 
 def expected_log_likelihood(

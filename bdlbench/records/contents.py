@@ -28,6 +28,7 @@ class Values:
         facts: Facts that the posterior states about itself, by name.
         first_steps: Fingerprints of the fit, if a loss was minimised.
         objective: Audits of the fit's objective, if a loss was minimised.
+        curves: What was measured while training went on, if anything was asked for.
     """
 
     metrics: Mapping[str, MetricValues] = field(default_factory=dict)
@@ -37,11 +38,13 @@ class Values:
     facts: Mapping[str, tuple[float | None, ...]] = field(default_factory=dict)
     first_steps: tuple[FirstSteps, ...] = ()
     objective: tuple[ObjectiveFactors, ...] = ()
+    curves: MeasuredCurves | None = None
 
     @classmethod
     def from_dict(cls, table: Mapping[str, Any]) -> Values:
         """Read the form on disk. Raises KeyError or TypeError for a missing or an unknown field."""
-        rest = {key: tuple(column) for key, column in table.items() if key != "metrics" and not key.startswith(FACT)}
+        columns = {key: column for key, column in table.items() if key not in ("metrics", "curves")}
+        rest = {key: tuple(column) for key, column in columns.items() if not key.startswith(FACT)}
         steps, audits = rest.pop("first_steps", ()), rest.pop("objective", ())
         return cls(
             metrics={name: MetricValues.from_dict(entry) for name, entry in table["metrics"].items()},
@@ -50,6 +53,7 @@ class Values:
                 FirstSteps(row["steps"], row["sha256"], tuple(row["norm"]), tuple(row["loss"])) for row in steps
             ),
             objective=tuple(ObjectiveFactors(**row) for row in audits),
+            curves=MeasuredCurves.from_dict(table["curves"]) if "curves" in table else None,
             **rest,
         )
 
@@ -64,8 +68,9 @@ class Values:
             **{FACT + name: column for name, column in self.facts.items()},
         }
         metrics = {name: asdict(entry) for name, entry in self.metrics.items()}
-        found: dict[str, Any] = finite({"metrics": metrics, **{key: c for key, c in columns.items() if len(c)}})
-        return found
+        found: dict[str, Any] = {"metrics": metrics, **{key: c for key, c in columns.items() if len(c)}}
+        whole: dict[str, Any] = finite(found | ({"curves": asdict(self.curves)} if self.curves else {}))
+        return whole
 
     def take(self, rows: Sequence[int]) -> Values:
         """Keep the replicates at these positions."""
@@ -81,7 +86,34 @@ class Values:
             {name: taken(column) for name, column in self.facts.items()},
             taken(self.first_steps),
             taken(self.objective),
+            self.curves and self.curves.take(rows),
         )
+
+
+@dataclass(frozen=True)
+class MeasuredCurves:
+    """Metrics of the test set while training went on.
+
+    Attributes:
+        epochs: After which epochs they were measured, T of them.
+        samples: Posterior samples of the predictives.
+        series: By column, such as accuracy or sparsity[fc1.weight]: for each replicate its T values, None where the
+            column was not measured or is not finite.
+    """
+
+    epochs: tuple[int, ...]
+    samples: int
+    series: Mapping[str, tuple[tuple[float | None, ...], ...]]
+
+    @classmethod
+    def from_dict(cls, table: Mapping[str, Any]) -> MeasuredCurves:
+        """Read the form on disk. Raises KeyError for a missing field."""
+        series = {name: tuple(map(tuple, rows)) for name, rows in table["series"].items()}
+        return cls(tuple(table["epochs"]), table["samples"], series)
+
+    def take(self, rows: Sequence[int]) -> MeasuredCurves:
+        """Keep the replicates at these positions."""
+        return replace(self, series={name: tuple(column[i] for i in rows) for name, column in self.series.items()})
 
 
 @dataclass(frozen=True)

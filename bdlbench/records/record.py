@@ -24,7 +24,7 @@ from bdlbench.core.errors import BadInput
 from bdlbench.core.spec import Cell, Replicate
 from bdlbench.records.contents import Environment, Values, finite
 
-SCHEMA = 2
+SCHEMA = 3
 """The version of the layout below; it rises with each field that is added or changes its meaning.
 
 A reader accepts every older version, with the defaults of `contents` for missing fields, and refuses a newer one.
@@ -32,6 +32,8 @@ A reader accepts every older version, with the defaults of `contents` for missin
 Version 1: all records before bdlbench 0.2; a metric's definition was the `repr` of its class.
 
 Version 2: a metric's definition is its version and its options.
+
+Version 3: `values` may hold `curves`, what was measured while training went on.
 """
 
 PARAMETERS = "parameters"

@@ -22,6 +22,7 @@ from bdlbench.core.errors import BadInput
 from bdlbench.core.options import spell
 from bdlbench.core.spec import Choice
 from bdlbench.records.cells import MAIN_METRICS, Result, absent, flatten, matching
+from bdlbench.records.record import Record
 from bdlbench.report import text_table
 from bdlbench.report.text_table import Field, Format, Sheet
 
@@ -215,6 +216,18 @@ def long_rows(results: Iterable[Result], metrics: Sequence[str] = ()) -> Iterato
             for replicate, value in sorted(result.scores[column.name].values.items()):
                 where = {"seed": replicate.seed, "split": replicate.split}
                 yield {**about, **where, **facts, "value": value if math.isfinite(value) else None}
+
+
+def curve_rows(records: Iterable[Record]) -> Iterator[dict[str, Any]]:
+    """Yield one row for each cell, replicate, column and epoch that was measured while training went on."""
+    for record in records:
+        if (curves := record.values.curves) is None:
+            continue
+        for name, rows in curves.series.items():
+            for replicate, series in zip(record.replicates, rows, strict=True):
+                about = {**_about(record), "seed": replicate.seed, "split": replicate.split, "metric": name}
+                for epoch, value in zip(curves.epochs, series, strict=True):
+                    yield {**about, "samples": curves.samples, "epoch": epoch, "value": value}
 
 
 def summary_rows(results: Sequence[Result], metrics: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
@@ -503,7 +516,7 @@ def _count(result: Result) -> str:
     return f"{len(result.replicates)} ({failed} failed)" if failed else str(len(result.replicates))
 
 
-def _about(result: Result) -> dict[str, Any]:
+def _about(result: Result | Record) -> dict[str, Any]:
     cell = result.cell
     parts = {"dataset": cell.dataset, "model": cell.model, "method": cell.method}
     options = {kind: {k: v for k, v in choice.as_dict().items() if k != "name"} for kind, choice in parts.items()}

@@ -23,7 +23,7 @@ from bdlbench.core import environment, files, foreign, torch_state
 from bdlbench.core.clock import Stopwatch, peak_memory_bytes, reset_peak_memory
 from bdlbench.core.errors import BadInput, BenchError, Diverged
 from bdlbench.core.memory import keep_freed_memory
-from bdlbench.core.spec import Cell, Replicate, Spec
+from bdlbench.core.spec import Cell, Curves, Replicate, Spec
 from bdlbench.core.streams import Streams
 from bdlbench.core.torch_private import version
 from bdlbench.data import task
@@ -36,7 +36,7 @@ from bdlbench.records.contents import (
     Values,
 )
 from bdlbench.records.record import Record
-from bdlbench.runs import loading, provenance, scoring
+from bdlbench.runs import curves, loading, provenance, scoring
 from bdlbench.training import checkpoints
 from bdlbench.training.loop import Nudge, Session, session, unchanged
 
@@ -78,6 +78,7 @@ class Settings:
         keep_parameters: Whether parameters are written beside records.
         selection: The data that the options were chosen on, if the suite states it; the record keeps it.
         nudge: As in `training.Session`.
+        curves: What is measured while training goes on; the record keeps it.
         code: Hashes of the code of each cell, by the cell's key, computed when the job began. The code of any other
             cell is hashed when it is needed.
     """
@@ -87,6 +88,7 @@ class Settings:
     keep_parameters: bool = False
     selection: str = ""
     nudge: Nudge = unchanged
+    curves: Curves | None = None
     code: Mapping[str, provenance.Code] = field(default_factory=dict)
 
     def code_of(self, cell: Cell) -> provenance.Code:
@@ -159,7 +161,13 @@ def run_batch(
             if reason := model.unsupported() or method.unsupported(model):
                 return Outcome([], told + reason)
             spent.depends = _depends(cell, problem, settings.code_of(cell))
+            if settings.curves is not None:
+                spent.depends |= {"the curves": str(settings.curves)}
+                seeds = Streams.of_seeds([row.replicate.seed for row in batch.rows])
+                spent.watch = curves.watch(settings.curves, seeds, problem, model, spent.note)
             result = _fit_and_score(batch, problem, model, method, spent, device)
+            if settings.curves is not None:
+                result = replace(result, values=replace(result.values, curves=curves.measured(settings.curves, spent)))
             for one in batch.cells:
                 written.append(_write_cell(batch, one, result, settings))
         except BadInput:
@@ -260,7 +268,7 @@ def _fit_and_score(
         loading.forget()  # other cells would train on the changed data
         raise BenchError(f"it changes the data that it is given: clone them ({Path(foreign.place(None, method)).name})")
     refuse_broken(posterior, method, batch.rows[0].cell.method.name, len(batch.rows))
-    train_seconds = spent.seconds_before + watch.seconds() - spent.keeping
+    train_seconds = spent.seconds_before + watch.seconds() - spent.keeping - spent.watching
     watch = Stopwatch(device)
     samples = batch.rows[0].cell.samples
     evaluation = scoring.evaluate(posterior, problem, model, samples, rng, spent.predicting)

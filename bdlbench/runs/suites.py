@@ -13,13 +13,14 @@ from typing import Any, NamedTuple
 from bdlbench import catalog
 from bdlbench.core.errors import BadInput, unknown
 from bdlbench.core.options import fields, resolve, short
-from bdlbench.core.spec import SELECTIONS, SPLITS, Cell, Choice, Seeds, Spec, parse_seeds, replicates, whole
+from bdlbench.core.spec import SELECTIONS, SPLITS, Cell, Choice, Curves, Seeds, Spec, parse_seeds, replicates, whole
 
 OptionValues = Mapping[str, Mapping[str, Sequence[Any]]]
 """{entry: {option: values}}; more than one value is a sweep."""
 
-TOP_KEYS = {"version", "title", "seeds", "splits", "samples", "grid", "options", "selection"}
+TOP_KEYS = {"version", "title", "seeds", "splits", "samples", "grid", "options", "selection", "curves"}
 CHOSEN: tuple[catalog.Kind, ...] = ("methods", "models", "datasets")
+CURVES_KEYS = {"metrics", "every", "epochs", "samples"}
 GRID_KEYS = {"methods", "models", "datasets", "options"}
 
 
@@ -47,6 +48,7 @@ class Suite:
         splits: one or each.
         selection: The data that the options were chosen on: "none" (defaults, or by hand), "training", "validation",
             "test" or "ood".
+        curves: What is measured while training goes on.
     """
 
     title: str
@@ -57,6 +59,7 @@ class Suite:
     options: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
     splits: str = "one"
     selection: str = ""
+    curves: Curves | None = None
 
 
 @dataclass(frozen=True)
@@ -153,6 +156,7 @@ def parse_suite(text: str, where: str) -> Suite:
         options=_options(raw, where),
         splits=splits,
         selection=selection,
+        curves=_curves(raw["curves"], where) if "curves" in raw else None,
     )
 
 
@@ -180,7 +184,11 @@ def build_spec(suite: Suite, overrides: Overrides) -> Spec:
     seeds = suite.seeds if overrides.seeds == "" else overrides.seeds
     asked = replicates(seeds, overrides.splits or suite.splits)
     own = any(_is_own(grid, names) for grid, names in named)
-    return Spec(tuple(dict.fromkeys(cells)), asked, suite.selection if own else "")
+    if suite.curves is not None:
+        for name in suite.curves.metrics:
+            if name not in catalog.names("metrics"):
+                raise unknown("metric of [curves]", name, catalog.names("metrics"))
+    return Spec(tuple(dict.fromkeys(cells)), asked, suite.selection if own else "", suite.curves)
 
 
 class Names(NamedTuple):
@@ -343,6 +351,21 @@ def _grid(raw: Any, where: str) -> Grid:
             raise BadInput(f"{where}: {key} = {short(raw[key], repr)} are not names: write {key} = ['NAME', …]")
     methods, models, datasets = (tuple(_as_list(raw.get(key, []))) for key in CHOSEN)
     return Grid(methods, models, datasets, _options(raw, where))
+
+
+def _curves(raw: Any, where: str) -> Curves:
+    if not isinstance(raw, dict):
+        raise BadInput(f"{where}: [curves] is a table with metrics, and every or epochs")
+    _known(raw, CURVES_KEYS, f"[curves] of {where}")
+    metrics, given = _as_list(raw.get("metrics", [])), _as_list(raw.get("epochs", []))
+    if not metrics or not all(isinstance(name, str) for name in metrics):
+        raise BadInput(f"{where}: [curves] names no metrics: write metrics = ['accuracy', …]")
+    if ("every" in raw) == bool(given):
+        raise BadInput(f"{where}: [curves] needs either every = NUMBER or epochs = [NUMBER, …]")
+    every = whole(f"{where}: every =", raw["every"]) if "every" in raw else 0
+    epochs = tuple(sorted(whole(f"{where}: epochs =", epoch) for epoch in given))
+    samples = whole(f"{where}: samples =", raw.get("samples", Curves.samples))
+    return Curves(tuple(dict.fromkeys(metrics)), every, epochs, samples)
 
 
 def _options(raw: Mapping[str, Any], where: str) -> dict[str, dict[str, list[Any]]]:

@@ -2,7 +2,7 @@
 
 A checkpoint holds what was given to the loop: the rows, the tensors of the step rule, those that are collected, and the
 position of the noise. What a method gathers outside the loop would be lost without notice when a run resumes, so the
-loop refuses such use.
+loop refuses such use. What a session watches, such as an accuracy by epoch, is in the checkpoint too.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from bdlbench.core.layout import PerRow
 from bdlbench.core.streams import Streams
 from bdlbench.core.torch_private import adam_, sum_gradient
 from bdlbench.data.task import Data, Examples
+from bdlbench.protocols import Posterior
 from bdlbench.training import checkpoints
 from bdlbench.training.purity import Held, held, place
 
@@ -169,6 +170,47 @@ NOTHING = Collect(lambda flat: {}, lambda state, collected: collected)
 
 T = TypeVar("T")
 
+PosteriorAt = Callable[[State], Posterior | None]
+"""Returns the posterior that training would give if it ended with a state; None where there is none yet."""
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What is measured while training goes on. It must draw from streams of its own.
+
+    Attributes:
+        due: due(epoch, epochs) tells whether to measure after an epoch, counted from 1, of so many.
+        measure: measure(posterior, epoch) returns numbers by name, (R,) each. A name may come and go.
+    """
+
+    due: Callable[[int, int], bool]
+    measure: Callable[[Posterior, int], Mapping[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What was measured so far in one call of `minimise`.
+
+    Attributes:
+        epochs: After which epochs, T of them.
+        series: By name, (R, T) float64; NaN where a name was not measured.
+    """
+
+    epochs: tuple[int, ...] = ()
+    series: Tensors = field(default_factory=dict)
+
+    def after(self, epoch: int, measured: Mapping[str, Tensor]) -> Watched:
+        """Return the series with the numbers of another epoch, (R,) each, at their ends."""
+        series: dict[str, Tensor] = {}
+        for name in [*self.series, *(name for name in measured if name not in self.series)]:
+            some = measured[name] if name in measured else self.series[name][:, -1]
+            unknown = some.new_full((len(some),), torch.nan, dtype=torch.float64)
+            before = self.series.get(name, unknown.unsqueeze(1).expand(-1, len(self.epochs)))
+            value = measured[name].detach().double() if name in measured else unknown
+            series[name] = torch.cat([before, value.unsqueeze(1)], 1)
+        return Watched((*self.epochs, epoch), series)
+
+
 Nudge = Callable[[Tensor, int], Tensor]
 """(rows (R, Q), steps done) -> the rows at which the next gradient is taken."""
 
@@ -178,8 +220,8 @@ def unchanged(flat: Tensor, step: int) -> Tensor:
     return flat
 
 
-KEPT, COLLECTED = "kept.", "collected."
-"""How the names of kept and of collected tensors begin in a checkpoint."""
+KEPT, COLLECTED, WATCHED = "kept.", "collected.", "watched."
+"""How the names of kept, of collected and of watched tensors begin in a checkpoint."""
 
 ALIGNED_BYTES = 64
 """New tensors start at a multiple of this many bytes."""
@@ -203,6 +245,7 @@ class Fit:
     """One call of `minimise`, for verification and audit: its arguments, the fingerprint, and the latest state.
 
     `mark` is the number of steps to the fingerprint; a shorter fit takes it at its end. `update` is None for Adam.
+    `watched` is what the session's `Watch` has measured.
     """
 
     objective: Objective
@@ -215,6 +258,7 @@ class Fit:
     first: Fingerprint | None = None
     state: State | None = None
     update: Update | None = None
+    watched: Watched = Watched()
 
     @property
     def marked(self) -> int:
@@ -241,8 +285,11 @@ class Session:
         depends: What decides the bits of this fit, by name; a checkpoint made from anything else is set aside.
         note: note(line) hears what happened to checkpoints, in words for people.
         predicting: predicting(fraction) hears how much is predicted.
+        watch: What is measured while training goes on, or None.
+        whole: whole(posterior) returns the posterior of R replicates that one of the rows of `minimise` is part of.
         fits: One for each call of `minimise`.
         keeping: Seconds spent on writing the last state of each fit.
+        watching: Seconds spent on `watch`; they are no part of `seconds`.
         calls: Calls of `minimise` so far.
         examples: Training examples processed.
         seconds_before: Seconds of an interrupted run before its last checkpoint.
@@ -259,8 +306,11 @@ class Session:
     depends: Mapping[str, str] = field(default_factory=dict)
     note: Callable[[str], None] = lambda line: None
     predicting: Callable[[float], None] = lambda fraction: None
+    watch: Watch | None = None
+    whole: Callable[[Posterior], Posterior] = lambda posterior: posterior
     fits: list[Fit] = field(default_factory=list, init=False)
     keeping: float = field(default=0.0, init=False)
+    watching: float = field(default=0.0, init=False)
     calls: int = field(default=0, init=False)
     examples: int = field(default=0, init=False)
     seconds_before: float = field(default=0.0, init=False)
@@ -269,7 +319,7 @@ class Session:
     @property
     def seconds(self) -> float:
         """Seconds since the start, including those before the last checkpoint of an interrupted run."""
-        return self.seconds_before + now() - self.started
+        return self.seconds_before + now() - self.started - self.watching
 
     def files(self) -> list[Path]:
         """List where the checkpoints of this fit lie, if they were written."""
@@ -302,6 +352,21 @@ def predicted(fraction: float) -> None:
     """
     if (current := _session.get()) is not None:
         current.predicting(fraction)
+
+
+@contextmanager
+def watched_as(whole: Callable[[Posterior], Posterior]) -> Iterator[None]:
+    """Let the session watch `whole` of a posterior within the block, such as the ensemble that its rows belong to."""
+    current = _session.get()
+    if current is None:
+        yield
+        return
+    before = current.whole
+    current.whole = lambda posterior: before(whole(posterior))
+    try:
+        yield
+    finally:
+        current.whole = before
 
 
 class StepsDone(BaseException):
@@ -377,6 +442,7 @@ def minimise(
     plan: Plan,
     update: Update | None = None,
     collect: Collect = NOTHING,
+    posterior: PosteriorAt | None = None,
 ) -> States:
     """Minimise each row's objective, or sample by it.
 
@@ -391,6 +457,8 @@ def minimise(
         plan: Epochs, batch size and learning rate.
         update: The step rule; None for Adam (Kingma & Ba 2015).
         collect: What is gathered after every epoch.
+        posterior: What `fit` would return if training ended with a state; a session may watch it while training goes
+            on. Without it nothing is watched.
 
     Returns:
         The states after every epoch.
@@ -399,11 +467,18 @@ def minimise(
         Diverged: The loss of every row has stopped being finite.
         BadInput: `update` or `collect` changes the names, shapes or types of what it keeps.
     """
-    return States(_states(objective, initial, data, rng, plan, update or ADAM, collect))
+    return States(_states(objective, initial, data, rng, plan, update or ADAM, collect, posterior))
 
 
 def _states(
-    objective: Objective, initial: Tensor, data: Data, rng: Streams, plan: Plan, update: Update, collect: Collect
+    objective: Objective,
+    initial: Tensor,
+    data: Data,
+    rng: Streams,
+    plan: Plan,
+    update: Update,
+    collect: Collect,
+    posterior: PosteriorAt | None,
 ) -> Iterator[State]:
     current = _session.get() or Session()
     steps, total, epochs = (
@@ -432,6 +507,8 @@ def _states(
                     raise Diverged(f"the loss is not finite in any replicate after {epoch + 1} epochs")
                 state = _gathered(replace(state, epoch=epoch + 1), collect)
                 saver.refuse_what_it_would_lose()
+                if posterior is not None:
+                    _watch(current, fit, state, posterior)
             current.listen(state.step, total)
             if current.stop_after is not None and state.step >= min(current.stop_after, total):
                 raise StepsDone
@@ -489,6 +566,19 @@ def _gathered(state: State, collect: Collect) -> State:
     with torch.no_grad():
         found = collect.add(replace(state, flat=state.flat.detach().clone(), kept=own), state.collected)
     return replace(state, collected=_alike(state.collected, found, collect.add))
+
+
+def _watch(current: Session, fit: Fit, state: State, posterior: PosteriorAt) -> None:
+    """Measure the posterior after an epoch, if the session asks for it. It sees a copy: training goes on in place."""
+    if current.watch is None or not current.watch.due(state.epoch, fit.plan.total_epochs(fit.data.num_data)):
+        return
+    began = now()
+    with session(Session()):  # predictions within are not those that the run's listener waits for
+        found = posterior(replace(state, flat=state.flat.detach().clone()))
+        measured = {} if found is None else current.watch.measure(current.whole(found), state.epoch)
+    if measured:
+        fit.watched = fit.watched.after(state.epoch, measured)
+    current.watching += now() - began
 
 
 def _own(start: Callable[[Tensor], Tensors], initial: Tensor) -> Tensors:
@@ -631,6 +721,8 @@ class _Saver:
         seconds, examples, _ = saved["spent"].tolist()
         self.current.seconds_before, self.current.examples = seconds, int(examples)
         self.fit.state = found
+        series = {k.removeprefix(WATCHED): v.to(device) for k, v in saved.items() if k.startswith(WATCHED)}
+        self.fit.watched = Watched(tuple(saved.get("epochs watched", torch.empty(0)).int().tolist()), series)
         if "first.sha256" in saved:
             hashes = [bytes(row).hex() for row in saved["first.sha256"].tolist()]
             norm, first_loss = saved["first.numbers"].tolist()
@@ -649,8 +741,11 @@ class _Saver:
         self.refuse_what_it_would_lose()
         spent = torch.tensor([self.current.seconds, self.current.examples, state.step], dtype=torch.float64)
         tensors = {"flat": state.flat, "loss": state.loss, "spent": spent}
-        for part, named in ((KEPT, state.kept), (COLLECTED, state.collected)):
+        watched = self.fit.watched
+        for part, named in ((KEPT, state.kept), (COLLECTED, state.collected), (WATCHED, watched.series)):
             tensors |= {f"{part}{name}": value for name, value in named.items()}
+        if watched.epochs:
+            tensors["epochs watched"] = torch.tensor(watched.epochs)
         tensors |= {f"noise.{name}": value for name, value in noise.position().items()}
         if first := self.fit.first:
             hashes = [list(bytes.fromhex(sha256)) for sha256 in first.sha256]

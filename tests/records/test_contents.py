@@ -125,8 +125,9 @@ metrics = {{"own_version": Own()}}
 
 FIELDS = {
     Record: "cell replicates values cost environment failed predictions path unscored",
-    contents.Values: "metrics parameters_sha256 samples elbo_nats facts first_steps objective",
+    contents.Values: "metrics parameters_sha256 samples elbo_nats facts first_steps objective curves",
     contents.MetricValues: "unit better definition values",
+    contents.MeasuredCurves: "epochs samples series",
     contents.FirstSteps: "steps sha256 norm loss",
     contents.ObjectiveFactors: "named temperature ramp local undeclared failed",
     contents.TestedExamples: "train test test_sha256",
@@ -140,7 +141,7 @@ FIELDS = {
 
 def test_a_new_field_raises_the_schema() -> None:
     """Who adds a field adds it here, raises SCHEMA, and says there what the number means."""
-    assert records.SCHEMA == 2
+    assert records.SCHEMA == 3
     for holder, names in FIELDS.items():
         assert [field.name for field in dataclasses.fields(holder)] == names.split()
 
@@ -151,7 +152,7 @@ def test_a_record_of_a_newer_schema_names_the_bdlbench_that_wrote_it(tmp_path: P
     body["environment"]["packages"]["bdlbench"] = "9.8.7"
     path = tmp_path / COMMITTED[0].name
     path.write_text(json.dumps(body))
-    with pytest.raises(BadInput, match=r"schema 3, this bdlbench reads 2 at most: install bdlbench 9\.8\.7"):
+    with pytest.raises(BadInput, match=r"schema 4, this bdlbench reads 3 at most: install bdlbench 9\.8\.7"):
         records.read_one(path)
 
 
