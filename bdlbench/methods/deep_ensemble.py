@@ -22,7 +22,7 @@ class DeepEnsemble:
     """Deep ensemble: the mixture of networks trained alike from different seeds (Lakshminarayanan et al. 2017).
 
     p(y | x) = (1/K) Σ_k p(y | x, w_k). Members are rows of the replicate axis. Member 0 is what the member's method
-    gives alone with the same seed. No adversarial training, no bootstrap.
+    gives alone with the same seed. Adversarial training is an option of the member; no bootstrap.
     """
 
     members: int = option(5, "networks in the ensemble", low=1)

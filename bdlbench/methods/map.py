@@ -11,6 +11,7 @@ from bdlbench.core.layout import Layout, PerRow
 from bdlbench.core.streams import Streams
 from bdlbench.data.task import Data
 from bdlbench.networks.layers import Point
+from bdlbench.posteriors.adversarial import ReachUnit, reach, unsupported
 from bdlbench.posteriors.fitting import PriorScaling, fit_network, prior_of, training_option
 from bdlbench.posteriors.point import point_posterior
 from bdlbench.protocols import Model, Posterior
@@ -21,7 +22,8 @@ from bdlbench.training.loop import Decay, LastBatch, Plan, State, last
 class MAP:
     """Maximum a posteriori: one network, with a Gaussian prior on its weights.
 
-    Minimises −(1/N) [Σ_n log p(y_n | x_n, w) + log N(w; 0, prior_sd²)]. MacKay 1992, eq. 2.
+    Minimises −(1/N) [Σ_n log p(y_n | x_n, w) + log N(w; 0, prior_sd²)]. MacKay 1992, eq. 2. With `adversarial` half of
+    the likelihood is of inputs moved by the fast gradient sign, as in `mle`.
     """
 
     epochs: int = training_option("epochs")
@@ -32,10 +34,12 @@ class MAP:
     prior_scaling: PriorScaling = training_option("prior_scaling")
     last_batch: LastBatch = training_option("last_batch")
     steps: int = training_option("steps")
+    adversarial: PerRow = training_option("adversarial")
+    adversarial_unit: ReachUnit = training_option("adversarial_unit")
 
     def unsupported(self, model: Model) -> str | None:
-        """Accept every model: each has a likelihood."""
-        return None
+        """Accept every model, since each has a likelihood; of a density of inputs no adversarial training."""
+        return unsupported(model, self.adversarial)
 
     def fit(self, model: Model, data: Data, rng: Streams) -> Posterior:
         """Train each row's network."""
@@ -49,7 +53,8 @@ class MAP:
         def posterior(state: State) -> Posterior:
             return point_posterior(model, layout, state.flat)
 
-        return posterior(last(fit_network(model, data, rng, plan, rule, prior, posterior=posterior)))
+        moved = reach(data, self.adversarial, self.adversarial_unit)
+        return posterior(last(fit_network(model, data, rng, plan, rule, prior, posterior=posterior, reach=moved)))
 
     def restored(self, model: Model, state: Mapping[str, Tensor]) -> Posterior:
         """Return the learnt network."""

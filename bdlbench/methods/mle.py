@@ -11,6 +11,7 @@ from bdlbench.core.layout import Layout, PerRow
 from bdlbench.core.streams import Streams
 from bdlbench.data.task import Data
 from bdlbench.networks.layers import Point
+from bdlbench.posteriors.adversarial import ReachUnit, reach, unsupported
 from bdlbench.posteriors.fitting import fit_network, training_option
 from bdlbench.posteriors.point import point_posterior
 from bdlbench.protocols import Model, Posterior
@@ -21,7 +22,8 @@ from bdlbench.training.loop import Decay, LastBatch, Plan, State, last
 class MLE:
     """Maximum likelihood: one network, by Adam on the mean negative log-likelihood.
 
-    Minimises −(1/N) Σ_n log p(y_n | x_n, w). Defaults of Adam: Kingma & Ba 2015, algorithm 1.
+    Minimises −(1/N) Σ_n log p(y_n | x_n, w). Defaults of Adam: Kingma & Ba 2015, algorithm 1. With `adversarial` half
+    of it is of inputs moved by the fast gradient sign (Lakshminarayanan et al. 2017, §2.3).
     """
 
     epochs: int = training_option("epochs")
@@ -30,10 +32,12 @@ class MLE:
     decay: Decay = training_option("decay")
     last_batch: LastBatch = training_option("last_batch")
     steps: int = training_option("steps")
+    adversarial: PerRow = training_option("adversarial")
+    adversarial_unit: ReachUnit = training_option("adversarial_unit")
 
     def unsupported(self, model: Model) -> str | None:
-        """Accept every model: each has a likelihood."""
-        return None
+        """Accept every model, since each has a likelihood; of a density of inputs no adversarial training."""
+        return unsupported(model, self.adversarial)
 
     def fit(self, model: Model, data: Data, rng: Streams) -> Posterior:
         """Train each row's network."""
@@ -46,7 +50,8 @@ class MLE:
         def posterior(state: State) -> Posterior:
             return point_posterior(model, layout, state.flat)
 
-        return posterior(last(fit_network(model, data, rng, plan, rule, posterior=posterior)))
+        moved = reach(data, self.adversarial, self.adversarial_unit)
+        return posterior(last(fit_network(model, data, rng, plan, rule, posterior=posterior, reach=moved)))
 
     def restored(self, model: Model, state: Mapping[str, Tensor]) -> Posterior:
         """Return the learnt network."""

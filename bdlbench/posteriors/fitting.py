@@ -27,6 +27,7 @@ from bdlbench.kernels.kl import (
     scale_mixture_log_density,
     scale_mixture_slope,
 )
+from bdlbench.posteriors.adversarial import ReachUnit, adversarial_elbo
 from bdlbench.predictives.mixtures import by_vectors
 from bdlbench.protocols import HasStart, Layer, Model, OwnsPrior, Prior
 from bdlbench.training.loop import (
@@ -62,6 +63,18 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "choices": get_args(LastBatch),
         "later": True,
     },
+    "adversarial": {
+        "default": 0.0,
+        "help": "ε: half of the loss is of inputs moved by ε along the sign of its gradient; 0: none",
+        "low": 0,
+        "later": True,
+    },
+    "adversarial_unit": {
+        "default": "range",
+        "help": "ε is a part of the range, or of the sd, of each input over the training data",
+        "choices": get_args(ReachUnit),
+        "later": True,
+    },
     "steps": {
         "default": 0,
         "help": "steps of training, which replace the epochs; 0: as many as they take",
@@ -75,7 +88,8 @@ def training_option(name: str, **changes: Any) -> Any:
     """Return the option that methods which train a network have in common, for the field `name` of one of them.
 
     Args:
-        name: epochs, batch_size, learning_rate, decay, prior_sd, prior_scaling, last_batch or steps.
+        name: epochs, batch_size, learning_rate, decay, prior_sd, prior_scaling, last_batch, steps, adversarial or
+            adversarial_unit.
         **changes: What is different in this method, by the names of `option`: its default, its help, its range.
 
     Returns:
@@ -294,6 +308,7 @@ def fit_network(
     update: Update | None = None,
     collect: Collect = NOTHING,
     posterior: PosteriorAt | None = None,
+    reach: Tensor | None = None,
 ) -> States:
     """Minimise −[mean_b elbo_b + log p(w) / N] over one network for each row.
 
@@ -307,13 +322,20 @@ def fit_network(
         update: The step rule; None for Adam.
         collect: What is gathered after every epoch.
         posterior: The posterior that training would give if it ended with a state.
+        reach: How far adversarial training moves each input, (R, 1, *S); None: no such training.
 
     Returns:
         The states of training; `last` takes the final one.
     """
 
     def objective(flat: Tensor, batch: Examples, noise: Streams, moment: Moment) -> Tensor:
-        elbo = term("likelihood", model(rule(flat, noise), batch.x, noise).elbo(batch.y))
+        layer = rule(flat, noise)
+
+        def elbo_of(x: Tensor) -> Tensor:
+            return model(layer, x, noise).elbo(batch.y)
+
+        elbo = elbo_of(batch.x) if reach is None else adversarial_elbo(elbo_of, batch.x, reach)
+        elbo = term("likelihood", elbo)
         penalty = term("divergence", -prior.log_density(flat, moment.reported)) if prior is not None else 0.0
         return negative_elbo(elbo, penalty, data.num_data)
 
