@@ -32,7 +32,6 @@ from bdlbench.core.spec import Seeds, Spec, parse_seeds
 from bdlbench.data import downloads
 from bdlbench.data.task import Task
 from bdlbench.records import reading
-from bdlbench.records import record as records
 from bdlbench.records.cells import Result, flatten, merge
 from bdlbench.records.record import Record
 from bdlbench.report import tables
@@ -240,9 +239,8 @@ def run(  # noqa: PLR0913 - one argument for each option of the command
     workers = work.workers(jobs, planned)
     job = work.prepare(planned)
     work.perform(job, workers)
-    keys = {cell.key for cell in spec.cells}
-    found = records.read(job.results) if job.results.is_dir() else []
-    return Trained(tuple(r for r in found if r.key in keys), tuple(work.left_out(job)), tuple(work.held(job).results))
+    held = work.held(job)
+    return Trained(held.records, tuple(work.left_out(job)), held.results)
 
 
 @_for_callers

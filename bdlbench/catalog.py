@@ -211,9 +211,10 @@ def recorded(kind: Kind, then: Choice) -> Choice:
 
 def batch_key(kind: Kind, chosen: Choice) -> Choice:
     """Return the choice without the options that may differ between rows of one batch."""
-    free = per_row_names(load(kind, chosen.name))
+    entry = load(kind, chosen.name)
+    known, free = fields(entry), per_row_names(entry)
     kept = {
-        key: batch_key(_nested_kind(kind, chosen, key), value) if isinstance(value, Choice) else value
+        key: batch_key(known[key].metadata["entry"], value) if isinstance(value, Choice) else value
         for key, value in chosen.options
         if key not in free
     }
@@ -272,28 +273,20 @@ def metrics() -> dict[str, Metric]:
 
 
 def _build(kind: Kind, rows: Sequence[Choice], extra: Mapping[str, Any]) -> Any:
+    """Build an entry. An option is one value where all rows agree, else (R,) float64; nested entries come first."""
     entry = load(kind, rows[0].name)
     known, tables = fields(entry), [dict(row.options) for row in rows]
     keys = dict.fromkeys(key for table in tables for key in table if key != REPLACED_BY)
-    # An option that came `later` is absent from the rows that have its default, and from those alone.
-    values = {
-        key: _column(kind, rows[0], key, [table[key] if key in table else known[key].default for table in tables])
-        for key in keys
-    }
+    values: dict[str, Any] = {}
+    for key in keys:
+        # An option that came `later` is absent from the rows that have its default, and from those alone.
+        column = [table[key] if key in table else known[key].default for table in tables]
+        if nested := [value for value in column if isinstance(value, Choice)]:
+            values[key] = _build(known[key].metadata["entry"], nested, {})
+        else:
+            values[key] = column[0] if len(set(column)) == 1 else torch.tensor(column, dtype=torch.float64)
     with calling(f"{kind.removesuffix('s')} {rows[0].name}", entry):
         return entry(**extra, **values)
-
-
-def _column(kind: Kind, chosen: Choice, key: str, values: Sequence[Any]) -> Any:
-    """Return one value where all rows agree, else (R,) float64; nested entries are built in turn."""
-    if isinstance(values[0], Choice):
-        return _build(_nested_kind(kind, chosen, key), values, {})
-    return values[0] if len(set(values)) == 1 else torch.tensor(values, dtype=torch.float64)
-
-
-def _nested_kind(kind: Kind, chosen: Choice, key: str) -> Kind:
-    nested: Kind = fields(load(kind, chosen.name))[key].metadata["entry"]
-    return nested
 
 
 def _entries(kind: Kind) -> dict[str, Any]:

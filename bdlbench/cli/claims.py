@@ -68,9 +68,10 @@ def _study(key: str, claim: Experiment, full: bool, folder: Path, where: tuple[i
             job, _ = train(job, work.workers(jobs, job))
         except DataUnavailable as error:
             return verdicts.Study(key, claim, full, missing=str(error))
-        for finding in work.findings_of(job):
-            print(finding, file=sys.stderr)
-    found = work.held(job).results
+    held = work.held(job)
+    for finding in () if stored else work.findings_of(job, held.records):
+        print(finding, file=sys.stderr)
+    found = held.results
     if lacking := len(spec.cells) - sum(set(result.replicates) >= set(spec.replicates) for result in found):
         return verdicts.Study(key, claim, full, missing=f"{lacking} of {len(spec.cells)} cells lack replicates")
     seconds = math.fsum(record.seconds or 0.0 for result in found for record in result.records)

@@ -52,30 +52,26 @@ def everywhere(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command, and return its exit code."""
-    with terminal.forgiving():
-        return _ended(argv)
-
-
-def _ended(argv: Sequence[str] | None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if "--native" in arguments:  # an option of every command may stand anywhere
         arguments = ["--native", *(word for word in arguments if word != "--native")]
-    try:
-        code = app(arguments or ["--help"], prog_name="bdlbench", standalone_mode=False)
-        if code == INTERRUPTED:
-            raise Interrupted("interrupted")
-        sys.stdout.flush()  # fail here, not when the interpreter ends
-        return code if isinstance(code, int) else 0
-    except BenchError as error:
-        return _fail(f"{error}{_place(error)}", error.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted", INTERRUPTED)
-    except BaseException as error:  # also sys.exit of other code, whose number is not a verdict
-        if hasattr(error, "format_message"):  # the command line itself is wrong
-            return _fail(error.format_message(), BadInput.exit_code)
-        if os.environ.get("BDLBENCH_DEBUG") == "1":
-            raise
-        return _fail(f"internal error: {type(error).__name__}: {error} (BDLBENCH_DEBUG=1 shows where)", INTERNAL)
+    with terminal.forgiving():
+        try:
+            code = app(arguments or ["--help"], prog_name="bdlbench", standalone_mode=False)
+            if code == INTERRUPTED:
+                raise Interrupted("interrupted")
+            sys.stdout.flush()  # fail here, not when the interpreter ends
+            return code if isinstance(code, int) else 0
+        except BenchError as error:
+            return _fail(f"{error}{_place(error)}", error.exit_code)
+        except (KeyboardInterrupt, typer.Abort):
+            return _fail("interrupted", INTERRUPTED)
+        except BaseException as error:  # also sys.exit of other code, whose number is not a verdict
+            if hasattr(error, "format_message"):  # the command line itself is wrong
+                return _fail(error.format_message(), BadInput.exit_code)
+            if os.environ.get("BDLBENCH_DEBUG") == "1":
+                raise
+            return _fail(f"internal error: {type(error).__name__}: {error} (BDLBENCH_DEBUG=1 shows where)", INTERNAL)
 
 
 def _place(error: BenchError) -> str:

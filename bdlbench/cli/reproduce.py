@@ -71,6 +71,7 @@ def reproduce(
 
 
 def _train(paper: Paper, folder: Path, jobs: int, device: str) -> None:
+    from bdlbench.records import record as records
     from bdlbench.runs import suites, work
     from bdlbench.runs.batch import Settings
 
@@ -78,7 +79,7 @@ def _train(paper: Paper, folder: Path, jobs: int, device: str) -> None:
     suite = suites.find_suite("", Path(paper.suite)) if own else suites.find_suite(paper.suite, None)
     job = work.plan(suites.build_spec(suite, suites.Overrides(device=device)), Settings(folder))
     trained, _ = train(job, work.workers(jobs, job))
-    for finding in work.findings_of(trained):
+    for finding in work.findings_of(trained, records.read(folder) if folder.is_dir() else []):
         print(finding, file=sys.stderr)
 
 

@@ -44,7 +44,7 @@ def table(
     write(tables.render(found, style, listed(metrics), sort, *screen(), interval=interval), style)
     if style == "terminal":
         print_options_in_force(found)
-        print_machines(results, listed(metrics))
+        print_machines(found, listed(metrics))
         print_failures(found)
         for line in untold:
             print(line)
@@ -61,13 +61,12 @@ def print_options_in_force(found: Sequence[Result]) -> None:
         print(line)
 
 
-def print_machines(results: Path, metrics: Sequence[str]) -> None:
+def print_machines(found: Sequence[Result], metrics: Sequence[str]) -> None:
     """Print the machines on which throughput was measured, if it is asked for."""
-    from bdlbench.records import reading
     from bdlbench.report import tables
 
     if not set(metrics).isdisjoint(tables.SHORT):
-        timed = [record for record in reading.read(results).records if record.cost]
+        timed = [record for result in found for record in result.records if record.cost]
         print(f"Measured on {'; '.join(sorted({record.environment.machine for record in timed}))}.")
 
 

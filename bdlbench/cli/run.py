@@ -169,25 +169,25 @@ def _print_results(job: Job, metrics: Sequence[str]) -> bool:
     from bdlbench.report import tables
     from bdlbench.runs import work
 
-    found, untold, faults = work.held(job, metrics)
-    done = [result for result in found if result.replicates]
+    held = work.held(job, metrics)
+    done = [result for result in held.results if result.replicates]
     if done:
         write(tables.render(done, "terminal", metrics, "", *screen()))
         print_options_in_force(done)
-        print_machines(job.results, metrics)
+        print_machines(done, metrics)
     left_out = work.left_out(job)
     for line in left_out:
         print(line)
-    failed = print_failures(found)
-    print_faults(faults)
-    for line in untold:
+    failed = print_failures(held.results)
+    print_faults(held.faults)
+    for line in held.untold:
         print(line)
-    for finding in work.findings_of(job):
+    for finding in work.findings_of(job, held.records):
         print(finding)
     count = sum(len(result.replicates) for result in done)
     trained = sum(len(batch.rows) for batch in job.batches)
     print(f"{count} replicates of {len(done)} cells in {job.results}; {trained or 'none'} had to be trained now")
-    return failed or bool(left_out or faults.damaged or faults.gone)
+    return failed or bool(left_out or held.faults.damaged or held.faults.gone)
 
 
 def _ranges(seeds: Sequence[int]) -> str:

@@ -41,11 +41,23 @@ def refuse_unwritable(folder: Path, option: str) -> None:
 def read_toml(path: Path) -> dict[str, Any]:
     """Read a TOML file. Raises BadInput, with the path, for a file that cannot be read or is not TOML."""
     try:
-        return tomllib.loads(path.read_text("utf-8"))
+        text = path.read_text("utf-8")
     except OSError as error:
         raise BadInput(f"{path} cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise BadInput(f"{path} is not TOML: {error}") from None
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path} is not text in UTF-8: {error}") from None
+    return parse_toml(text, str(path))
+
+
+def parse_toml(text: str, where: str) -> dict[str, Any]:
+    """Parse the text of the TOML file `where`. Raises BadInput, with file and line, for what is not TOML."""
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        reason = str(error).replace("end of document", f"line {len(text.splitlines())}, the end")
+        raise BadInput(f"{where} is not valid TOML: {reason}") from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits; brackets in brackets in brackets …
+        raise BadInput(f"{where} holds what this version cannot read: {error}") from None
 
 
 def canonical_json(value: Any) -> bytes:

@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from operator import index
 from typing import Any
 
@@ -102,7 +103,7 @@ class Cell:
         machine = {"device": self.device, "threads": self.threads}
         return {"protocol": self.protocol(), "treatment": self.method.as_dict(), **machine}
 
-    @property
+    @cached_property  # reading a folder asks each cell several times
     def key(self) -> str:
         """SHA-256 of the whole cell, in hex."""
         return files.digest(self.as_dict())

@@ -295,12 +295,12 @@ def _spec(suite: str | Path) -> Spec:
 
 def _cells(spec: Spec, recorded: Sequence[Record]) -> Iterator[str]:
     """Find cells and replicates that are missing on one side."""
-    known = {record.key: record for record in recorded}
+    known, done = {record.key: record for record in recorded}, records.done(recorded)
     for cell in spec.cells:
         if cell.key not in known:
             yield f"{cell.title}: not in the reference{_nearest(cell.as_dict(), recorded)}"
             continue
-        missing = [r.seed for r in spec.replicates if r not in records.done(recorded, cell.key)]
+        missing = [r.seed for r in spec.replicates if r not in done.get(cell.key, ())]
         if missing:
             yield f"{cell.title}: the reference lacks seeds {', '.join(map(str, missing))}"
     asked = {cell.key for cell in spec.cells}

@@ -303,7 +303,7 @@ class LocalNoise:
 
     def leaf(self, name: str) -> Tensor:
         """Return one sample of the leaf for the batch."""
-        return self.kept.get_or_draw(name, lambda: _sampled_leaf(self.mean, self.variance, name, self.noise))
+        return _sampled_leaf(self, name)
 
 
 @dataclass(eq=False)
@@ -321,7 +321,7 @@ class WeightNoise:
 
     def leaf(self, name: str) -> Tensor:
         """Return one sample of the leaf."""
-        return self.kept.get_or_draw(name, lambda: _sampled_leaf(self.mean, self.variance, name, self.noise))
+        return _sampled_leaf(self, name)
 
 
 @dataclass(eq=False)
@@ -344,7 +344,7 @@ class Flipout:
 
     def leaf(self, name: str) -> Tensor:
         """Return one sample of the leaf for the batch."""
-        return self.kept.get_or_draw(name, lambda: _sampled_leaf(self.mean, self.variance, name, self.noise))
+        return _sampled_leaf(self, name)
 
     def _signs(self, like: Tensor, op: LinearOp) -> Tensor:
         """Draw ±1 for each example and unit, or channel."""
@@ -353,8 +353,13 @@ class Flipout:
         return sampling.signs(bits, like).reshape(*bits.shape, *(1,) * (op.trailing - 2))
 
 
-def _sampled_leaf(mean: Leaves, variance: Leaves, name: str, noise: Streams) -> Tensor:
-    if name not in variance:
-        return mean[name]
-    value = mean[name]
-    return sampling.perturbed(value, variance[name], noise.normal(value.shape[1:], value))
+def _sampled_leaf(rule: LocalNoise | WeightNoise | Flipout, name: str) -> Tensor:
+    """Return one sample of a leaf for the batch; it is drawn at the first call."""
+
+    def draw() -> Tensor:
+        mean = rule.mean[name]
+        if name not in rule.variance:
+            return mean
+        return sampling.perturbed(mean, rule.variance[name], rule.noise.normal(mean.shape[1:], mean))
+
+    return rule.kept.get_or_draw(name, draw)

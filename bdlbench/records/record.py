@@ -182,12 +182,14 @@ def refuse_conflicts(records: Iterable[Record], replaced: Collection[tuple[str, 
 
     Replicates in `replaced`, as (cell's key, replicate), are about to be made anew and may differ.
     """
-    seen: dict[tuple[str, Replicate], tuple[Record, Values]] = {}
+    seen: dict[tuple[str, Replicate], tuple[Record, int]] = {}
     for record in records:
+        key = record.key
         for i, replicate in enumerate(record.replicates):
-            values = record.values.take([i])
-            other, known = seen.setdefault((record.key, replicate), (record, values))
-            if known != values and (record.key, replicate) not in replaced:
+            other, j = seen.setdefault((key, replicate), (record, i))
+            if (other is record and i == j) or (key, replicate) in replaced:
+                continue
+            if other.values.take([j]) != record.values.take([i]):
                 one, two = (str(each.path) if each.path.name else each.name for each in (other, record))
                 beside = other.path.parent == record.path.parent
                 remedy = "`run --fresh` makes these anew" if beside else "give one of the two folders"
@@ -273,9 +275,13 @@ def _parameters_file(folder: Path, record: Record) -> Path:
     return folder / PARAMETERS / f"{record.name}.safetensors"
 
 
-def done(records: Iterable[Record], key: str) -> set[Replicate]:
-    """Return the replicates of a cell that have values."""
-    return {replicate for record in records if record.key == key for replicate in record.replicates}
+def done(records: Iterable[Record]) -> dict[str, set[Replicate]]:
+    """Return the replicates that have values, by the cell's key; a cell without any is absent."""
+    found: dict[str, set[Replicate]] = {}
+    for record in records:
+        if record.replicates:
+            found.setdefault(record.key, set()).update(record.replicates)
+    return found
 
 
 def without(folder: Path, record: Record, gone: set[Replicate]) -> None:

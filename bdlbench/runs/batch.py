@@ -112,8 +112,9 @@ def say(line: str) -> None:
 def batches(spec: Spec, existing: Sequence[Record]) -> list[Batch]:
     """Group the replicates missing from `existing` into batches of rows that can be trained together."""
     groups: dict[Any, list[Row]] = {}
+    done = records.done(existing)
     for cell in spec.cells:
-        have = records.done(existing, cell.key)
+        have = done.get(cell.key, set())
         shared = (
             *(catalog.batch_key("methods", cell.method), catalog.batch_key("models", cell.model), cell.dataset),
             *(cell.samples, cell.device, cell.threads),

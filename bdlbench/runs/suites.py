@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple
 
 from bdlbench import catalog
 from bdlbench.core.errors import BadInput, unknown
+from bdlbench.core.files import parse_toml
 from bdlbench.core.options import fields, resolve, short
 from bdlbench.core.spec import SELECTIONS, SPLITS, Cell, Choice, Curves, Seeds, Spec, parse_seeds, replicates, whole
 
@@ -127,13 +127,7 @@ def parse_suite(text: str, where: str) -> Suite:
     Raises BadInput for broken TOML (file, line), an unknown key (with the nearest), a missing one, or a value of the
     wrong type.
     """
-    try:
-        raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        reason = str(error).replace("end of document", f"line {len(text.splitlines())}, the end")
-        raise BadInput(f"{where} is not valid TOML: {reason}") from None
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits; brackets in brackets in brackets …
-        raise BadInput(f"{where} holds what this version cannot read: {error}") from None
+    raw = parse_toml(text, where)
     _known(raw, TOP_KEYS, where)
     version, samples = (
         whole(f"{where}: {key} =", raw.get(key, default)) for key, default in {"version": 1, "samples": 100}.items()

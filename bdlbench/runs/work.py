@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from operator import index
 from pathlib import Path
+from typing import NamedTuple
 
 from bdlbench import catalog
 from bdlbench.core import files, torch_state
@@ -24,14 +25,13 @@ from bdlbench.core.errors import BadInput, DataUnavailable
 from bdlbench.core.spec import Cell, Choice, Spec
 from bdlbench.data import downloads
 from bdlbench.records import record as records
-from bdlbench.records.cells import select
-from bdlbench.records.reading import Source
+from bdlbench.records.cells import Result, select
+from bdlbench.records.reading import Faults, Source
 from bdlbench.records.record import Record
 from bdlbench.runs import budget, lint, provenance, rescoring
 from bdlbench.runs.batch import CHECKPOINTS, Batch, Outcome, Settings, batches, say, unsupported
 from bdlbench.runs.executors import Report, execute, only_notes
 from bdlbench.runs.lint import Fault
-from bdlbench.runs.rescoring import Completed
 
 REFERENCE = Path("results/reference")
 
@@ -51,6 +51,7 @@ class Job:
         fresh: Whether everything asked for is trained again.
         outdated: Records asked for that other code made, with what has changed.
         skipped: The reason for each cell that `prepare` left out.
+        flagged: What the lint flagged in the data that `prepare` loaded.
     """
 
     spec: Spec
@@ -60,6 +61,7 @@ class Job:
     fresh: bool = False
     outdated: tuple[tuple[Record, str], ...] = ()
     skipped: Mapping[Cell, str] = field(default_factory=dict)
+    flagged: tuple[Fault, ...] = ()
 
     @property
     def results(self) -> Path:
@@ -77,10 +79,10 @@ def plan(spec: Spec, settings: Settings, fresh: bool = False, any_code: bool = F
         said = str(settings.checkpoint_every).removesuffix(".0")
         raise BadInput(f"--checkpoint-every {said} is out of range: more than 0 seconds")
     lint.refuse(lint.of_spec(spec))
-    results, asked = settings.results, {(cell.key, one) for cell in spec.cells for one in spec.replicates}
+    results = settings.results
     existing = records.read(results, conflicting=fresh) if results.is_dir() else []
     if fresh:
-        records.refuse_conflicts(existing, asked)
+        records.refuse_conflicts(existing, {(cell.key, one) for cell in spec.cells for one in spec.replicates})
     files.refuse_unwritable(results, "--results")
     code = provenance.code_of_cells(spec.cells)
     outdated: list[tuple[Record, str]] = []
@@ -103,14 +105,13 @@ def prepare(job: Job) -> Job:
     the longest allowed time.
     """
     absent: dict[Choice, DataUnavailable] = {}
+    flagged: dict[Choice, list[Fault]] = {}
     for dataset, splits in _used(job).items():
         try:
             downloads.fetch(_files(dataset), dataset.name)
-            findings = lint.of_data(dataset, splits)
+            flagged[dataset] = lint.refuse(lint.of_data(dataset, splits))
         except DataUnavailable as error:
             absent[dataset] = error
-            continue
-        lint.refuse(findings)
     if absent and all(batch.cells[0].dataset in absent for batch in job.batches):
         raise next(iter(absent.values()))
     skipped: dict[Cell, str] = {}
@@ -123,7 +124,9 @@ def prepare(job: Job) -> Job:
         kept.append(batch)
         if line := _asked(budget.check, batch):
             logging.getLogger("bdlbench").warning("bdlbench: %s", line)
-    return replace(job, batches=tuple(kept), skipped=skipped)
+    trained_on = {batch.cells[0].dataset for batch in kept}
+    told = tuple(fault for dataset, faults in flagged.items() if dataset in trained_on for fault in faults)
+    return replace(job, batches=tuple(kept), skipped=skipped, flagged=told)
 
 
 def perform(job: Job, workers: int = 1, report: Report = only_notes) -> list[Outcome]:
@@ -144,27 +147,40 @@ def perform(job: Job, workers: int = 1, report: Report = only_notes) -> list[Out
     return outcomes
 
 
-def held(job: Job, metrics: Sequence[str] = ()) -> Completed:
-    """Read what the folder now holds of the cells and replicates asked for, in the order of the spec.
+class Holdings(NamedTuple):
+    """What a folder holds of a job.
+
+    Attributes:
+        records: The records of its cells.
+        results: Its replicates, by cell in the order of the spec, completed from stored predictions.
+        untold: Lines on metrics that could not be computed.
+        faults: Faults in the files beside records.
+    """
+
+    records: tuple[Record, ...]
+    results: tuple[Result, ...]
+    untold: tuple[str, ...]
+    faults: Faults
+
+
+def held(job: Job, metrics: Sequence[str] = ()) -> Holdings:
+    """Read what the folder now holds of the cells and replicates asked for.
 
     The `metrics` that a record lacks are computed from its stored predictions.
     """
-    if not job.results.is_dir():
-        return Completed([])
-    keys = [cell.key for cell in job.spec.cells]
-    asked = tuple((job.results, record) for record in records.read(job.results) if record.key in set(keys))
-    found = rescoring.completed(Source(asked), metrics)
-    return found._replace(results=select(found.results, keys, job.spec.replicates))
+    keys = dict.fromkeys(cell.key for cell in job.spec.cells)
+    made = tuple(r for r in records.read(job.results) if r.key in keys) if job.results.is_dir() else ()
+    found, untold, faults = rescoring.completed(Source(tuple((job.results, record) for record in made)), metrics)
+    return Holdings(made, tuple(select(found, list(keys), job.spec.replicates)), untold, faults)
 
 
-def findings_of(job: Job) -> list[Fault]:
+def findings_of(job: Job, made: Sequence[Record]) -> list[Fault]:
     """Run the protocol lint on a job that was performed: on its spec, the data it trained on, and its records."""
-    found = lint.of_spec(job.spec)
-    found += [fault for dataset, splits in _used(job).items() for fault in lint.of_data(dataset, splits)]
-    keys = {cell.key: cell.title for cell in job.spec.cells}
-    made = [record for record in records.read(job.results) if record.key in keys] if job.results.is_dir() else []
-    found += [f for record in made for f in lint.of_record(keys[record.key], record)]
-    return list(dict.fromkeys(found))
+    titles = {cell.key: cell.title for cell in job.spec.cells}
+    of_records = [
+        fault for record in made if record.key in titles for fault in lint.of_record(titles[record.key], record)
+    ]
+    return list(dict.fromkeys([*lint.of_spec(job.spec), *job.flagged, *of_records]))
 
 
 def left_out(job: Job) -> list[str]:
@@ -282,6 +298,8 @@ def _score_again(job: Job) -> list[Batch]:
                 records.write(job.results, filled, {})
             if not known.isdisjoint(filled.unscored):
                 owing.append(filled)
+    if not owing:
+        return []
     replicates = {replicate for record in owing for replicate in record.replicates}
     asked = replace(job.spec, replicates=tuple(r for r in job.spec.replicates if r in replicates))
     names = {record.name for record in owing}
@@ -294,24 +312,25 @@ def _tidy(job: Job, began: float) -> None:
 
     A batch killed between its records resumes as a different batch. Checkpoints that may still be needed stay.
     """
-    made = records.read(job.results)
+    hidden, replaced = job.results / CHECKPOINTS, job.results / REPLACED
+    left = list(hidden.glob("*")) or replaced.is_dir()
+    made = records.read(job.results) if left else []
     owing = {(record.key, replicate) for record in made if record.unscored for replicate in record.replicates}
-    whole = [batch for batch in batches(job.spec, ()) if batch not in job.batches]
+    whole = [batch for batch in batches(job.spec, ()) if batch not in job.batches] if left else []
     whole = [batch for batch in whole if not any(cell in job.skipped for cell in batch.cells)]
     _forget_checkpoints(
         job.results, [b for b in whole if owing.isdisjoint((row.cell.key, row.replicate) for row in b.rows)]
     )
-    hidden = job.results / CHECKPOINTS
     for part in [*job.results.glob(".*.part"), *hidden.glob(".*.part")]:
         with suppress(FileNotFoundError):  # another run has just removed or renamed it
             if part.stat().st_mtime < began:
                 part.unlink()
     with suppress(OSError):  # it is absent, or holds checkpoints of others
         hidden.rmdir()
-    replaced = job.results / REPLACED
+    done = records.done(made)
     for copy in replaced.glob("*.json"):
         old = records.read_one(copy)
-        if records.done(made, old.key).issuperset(old.replicates):
+        if done.get(old.key, set()).issuperset(old.replicates):
             copy.unlink()
             copy.with_suffix(".safetensors").unlink(missing_ok=True)
     if any(replaced.glob("*.json")):

@@ -231,8 +231,8 @@ def test_missing_folder(tmp_path: Path) -> None:
 
 def test_done_counts_values_only(tmp_path: Path) -> None:
     found = [write(tmp_path, [0, 2], failed=[1])]
-    assert records.done(found, CELL.key) == {Replicate(0), Replicate(2)}
-    assert records.done(found, "another cell") == set()
+    assert records.done(found) == {CELL.key: {Replicate(0), Replicate(2)}}
+    assert records.done([write(tmp_path, [], failed=[1])]) == {}
 
 
 def test_without_keeps_the_rest(tmp_path: Path) -> None:
