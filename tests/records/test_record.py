@@ -180,7 +180,7 @@ def test_altered(tmp_path: Path) -> None:
 
 def test_newer_schema(tmp_path: Path) -> None:
     forge(tmp_path / f"{write(tmp_path, [0]).name}.json", schema=records.SCHEMA + 1)
-    with pytest.raises(BadInput, match=r"schema 3, this bdlbench reads 2 at most: install a newer bdlbench"):
+    with pytest.raises(BadInput, match=f"schema {records.SCHEMA + 1}, .* {records.SCHEMA} at most: install a newer"):
         records.read(tmp_path)
 
 
