@@ -20,6 +20,7 @@ nox.options.error_on_missing_interpreters = True
 nox.options.sessions = ["lint", "types", "tests-fast"]
 
 PINNED = ("-q", "-c", "constraints.txt")
+PYTEST = ("pytest", "-q", "-n", "2", "--dist", "worksteal")  # neighbours share what a file trains: half a suite each
 
 
 @nox.session
@@ -42,14 +43,14 @@ def types(session: nox.Session) -> None:
 def tests_fast(session: nox.Session) -> None:
     """Tests of every folder, in about a minute on two cores."""
     session.install(*PINNED, ".[test]")
-    session.run("pytest", "-q", "-n", "2", "-m", "not slow and not data and not gpu", *session.posargs)
+    session.run(*PYTEST, "-m", "not slow and not data and not gpu", *session.posargs)
 
 
 @nox.session
 def tests(session: nox.Session) -> None:
     """All tests; those of absent data or of a GPU are skipped."""
     session.install(*PINNED, ".[test]")
-    session.run("pytest", "-q", "-n", "2", *session.posargs)
+    session.run(*PYTEST, *session.posargs)
 
 
 @nox.session
@@ -72,7 +73,7 @@ def newest(session: nox.Session) -> None:
     """All tests with the newest release of every dependency, instead of the pinned ones."""
     session.install("-q", "--upgrade", "--upgrade-strategy", "eager", ".[test]")
     session.run("python", "-m", "pip", "freeze")
-    session.run("pytest", "-q", "-n", "2", *session.posargs)
+    session.run(*PYTEST, *session.posargs)
 
 
 @nox.session

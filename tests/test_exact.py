@@ -249,6 +249,7 @@ def test_laplace_on_the_linear_model_knows_the_evidence():
     )
 
 
+@pytest.mark.slow
 def test_a_diagonal_laplace_is_mean_field_on_the_linear_model():
     model, design, data = linear()
     found = fitted("laplace", model, data, hessian="diagonal").moments()
@@ -340,18 +341,23 @@ def measured(method, model, dataset, draws, tmp_path, samples=200, **settings):
     return {name: np.array(entry.numbers) for name, entry in record.values.metrics.items()}
 
 
-SCHEDULE = {"epochs": 400, "batch_size": 10, "learning_rate": 0.03, "decay": "linear"}
+SCHEDULE = {"epochs": 200, "batch_size": 10, "learning_rate": 0.05, "decay": "linear"}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("model", "dataset"), [("coin", "coin_flips"), ("bayesian_linear_regression", "linear")])
-def test_exact_then_mean_field_then_map_at_ten_examples(model, dataset, tmp_path):
+@pytest.mark.parametrize(
+    ("model", "dataset", "draws", "samples"),
+    [("coin", "coin_flips", 200, 200), ("bayesian_linear_regression", "linear", 100, 60)],
+    ids=["coin", "bayesian_linear_regression"],
+)
+def test_exact_then_mean_field_then_map_at_ten_examples(model, dataset, draws, samples, tmp_path):
+    """The smallest difference is 5.5 standard errors on the coin, 10 on the line."""
     settings = {"map": SCHEDULE, "mean_field_vi": {**SCHEDULE, "initial_log_sd": -0.5}, "coin": {"alpha": 2, "beta": 2}}
     found = {
-        method: measured(method, model, dataset, 200, tmp_path, **settings)["predictive_kl"]
+        method: measured(method, model, dataset, draws, tmp_path, samples, **settings)["predictive_kl"]
         for method in ("exact", "mean_field_vi", "map")
     }
     np.testing.assert_allclose(found["exact"], 0, atol=1e-6)
     for better, worse in (("exact", "mean_field_vi"), ("mean_field_vi", "map")):
         difference = found[worse] - found[better]
-        assert difference.mean() > 1.96 * difference.std(ddof=1) / math.sqrt(200), (better, worse)
+        assert difference.mean() > 1.96 * difference.std(ddof=1) / math.sqrt(draws), (better, worse)

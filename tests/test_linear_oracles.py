@@ -50,6 +50,7 @@ def vectors(posterior, suffix=""):
     return torch.cat([state[f"fc1.weight{suffix}"].flatten(1), state[f"fc1.bias{suffix}"]], 1).numpy()
 
 
+@pytest.mark.slow
 def test_mle_is_ordinary_least_squares():
     expected = np.linalg.lstsq(X, Y, rcond=None)[0]
     np.testing.assert_allclose(
@@ -66,6 +67,7 @@ def test_map_is_the_posterior_mean():
     )
 
 
+@pytest.mark.slow
 def test_map_follows_the_prior_of_each_row():
     sds = torch.tensor([PRIOR_SD, 0.1], dtype=torch.float64)
     tight = np.linalg.solve(GRAM + (NOISE_SD / 0.1) ** 2 * np.eye(D + 1), X.T @ Y)
@@ -138,6 +140,7 @@ def test_mean_fields_variances_are_the_inverse_diagonal_of_the_precision(mean_fi
     assert_mean(log_sd, -0.5 * np.log(np.diag(PRECISION)), slack=5e-3)
 
 
+@pytest.mark.slow
 def test_mean_fields_bound_is_below_the_evidence_by_its_gap(mean_field):
     gap = 0.5 * (np.log(np.diag(PRECISION)).sum() - np.linalg.slogdet(PRECISION)[1])
     assert gap > 0.1

@@ -130,6 +130,7 @@ def is_in(raw: Any, *types: type) -> bool:
     return type(raw) in types
 
 
+@pytest.mark.slow
 @fuzzed
 @given(st.sampled_from(NAMES), values)
 def test_an_option_has_the_value_that_was_written(name: str, raw: Any) -> None:

@@ -35,6 +35,7 @@ def test_a_number_is_normal_over_all_pairs_of_words():
     assert -1e-4 < excess < 0
 
 
+@pytest.mark.slow
 def test_a_pair_of_words_is_turned():
     words = draw(3, 40)
     q = torch.from_numpy(levels())[words.to(torch.int64) % LEVELS]

@@ -12,8 +12,21 @@ from bdlbench.gate.objectives import FixedStreams
 
 
 @pytest.fixture(scope="module")
-def reference():
+def catalogs():
+    """Of every method and model of the catalog, which takes seconds."""
     return objectives.measure()
+
+
+def case(method):
+    """The method on the mlp, as `measure` has it."""
+    settings = {"mlp": {"widths": "6"}, "mean_field_vi": {"initial_log_sd": -1.0}}
+    built = catalog.build_method([catalog.choice("methods", method, settings)])
+    return objectives._case(built, objectives._suited("mlp", settings))
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return {f"{method} · mlp": case(method) for method in ("map", "mean_field_vi")}
 
 
 def test_fixed_streams_are_normal_uniform_and_repeat_themselves():
@@ -32,11 +45,11 @@ def test_fixed_streams_are_normal_uniform_and_repeat_themselves():
 
 
 @pytest.mark.slow
-def test_an_objective_is_what_its_formula_says(reference):
+def test_an_objective_is_what_its_formula_says(catalogs):
     """MLE's is the mean negative log-likelihood: its only term."""
-    found = reference["mle · mlp"]
+    found = catalogs["mle · mlp"]
     assert found["objective"] == pytest.approx([-value for value in found["terms"]["likelihood"]])
-    found = reference["mean_field_vi · mlp"]
+    found = catalogs["mean_field_vi · mlp"]
     expected = [
         kl / objectives.EXAMPLES - fit
         for kl, fit in zip(found["terms"]["divergence"], found["terms"]["likelihood"], strict=True)
@@ -45,14 +58,15 @@ def test_an_objective_is_what_its_formula_says(reference):
 
 
 @pytest.mark.slow
-def test_every_method_is_there_and_a_second_look_sees_the_same(reference):
+def test_every_method_is_there_and_a_second_look_sees_the_same(catalogs, reference):
     for method in catalog.names("methods"):
-        assert any(name.startswith(f"{method} · ") for name in reference)
-    assert "mean_field_vi (estimator flipout) · mlp" in reference
-    moved = {**reference, "new · mlp": reference["mle · mlp"]}
+        assert any(name.startswith(f"{method} · ") for name in catalogs)
+    assert "mean_field_vi (estimator flipout) · mlp" in catalogs
+    assert objectives.differences({name: catalogs[name] for name in reference}, reference) == []
+    moved = {**catalogs, "new · mlp": catalogs["mle · mlp"]}
     del moved["map · mlp"]
-    assert objectives.differences(reference, reference) == []
-    assert objectives.differences(reference, moved) == [
+    assert objectives.differences(catalogs, catalogs) == []
+    assert objectives.differences(catalogs, moved) == [
         "map · mlp: no such case any more",
         "new · mlp: not in the reference",
     ]
@@ -64,11 +78,8 @@ def test_a_kl_that_is_a_little_too_heavy_is_named(reference, factor, monkeypatch
     from bdlbench.methods import mean_field_vi
 
     monkeypatch.setattr(mean_field_vi, "negative_elbo", lambda elbo, kl, n: negative_elbo(elbo, factor * kl, n))
-    small = {"mlp": {"widths": "6"}, "mean_field_vi": {"initial_log_sd": -1.0}}
-    model = objectives._suited("mlp", small)
-    method = catalog.build_method([catalog.choice("methods", "mean_field_vi", small)])
     name = "mean_field_vi · mlp"
-    (line,) = objectives.differences({name: reference[name]}, {name: objectives._case(method, model)})
+    (line,) = objectives.differences({name: reference[name]}, {name: case("mean_field_vi")})
     assert line.startswith(f"{name}: the factor of its divergence is {factor:.9g}/N, was 1/N: kernels/elbo.py")
 
 

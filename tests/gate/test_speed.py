@@ -38,6 +38,7 @@ def test_every_method_that_minimises_is_timed_and_threads_come_back():
     assert all(ratio > 0 for ratio in found.values())
 
 
+@pytest.mark.slow
 def test_the_plain_step_trains(monkeypatch):
     """The first loss is that of an even guess; a second pass over the same batches finds each of them better known."""
     losses = []

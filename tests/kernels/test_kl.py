@@ -57,6 +57,7 @@ def true_log_uniform_kl(alpha):
     return half(1) + half(-1) - 0.5 * math.log(alpha)
 
 
+@pytest.mark.slow
 def test_log_uniform_kl_is_the_integral_within_the_approximations_accuracy():
     log_alpha = np.linspace(-6, 6, 25)
     exact = np.array([true_log_uniform_kl(a) for a in np.exp(log_alpha)])
@@ -67,6 +68,7 @@ def test_log_uniform_kl_is_the_integral_within_the_approximations_accuracy():
     assert np.abs(error).max() < 0.01
 
 
+@pytest.mark.slow
 def test_the_cubic_kl_is_the_integral_up_to_one_and_constant_above():
     log_alpha = np.linspace(-6, 0, 25)
     far = (-np.euler_gamma - math.log(2)) / 2

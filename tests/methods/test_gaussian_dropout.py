@@ -32,6 +32,7 @@ def drawing(place, leaves, noise, joint=False):
 outputs, inputs = partial(drawing, "outputs"), partial(drawing, "inputs")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_noise_of_outputs_and_inputs_has_the_mean_and_variance_of_masks(case):
     op, x, w = CASES[case][0], numbers(*CASES[case][1]), numbers(*CASES[case][2], seed=1)
@@ -48,6 +49,7 @@ def test_noise_of_outputs_and_inputs_has_the_mean_and_variance_of_masks(case):
         assert ((out.var(0) - variance).abs() < 5 * ((fourth - variance.square()) / DRAWS).sqrt()).all()
 
 
+@pytest.mark.slow
 def test_units_share_the_noise_of_an_input_and_have_their_own_noise_as_outputs():
     """Cov(y_o, y_o′) over draws is α Σ_i x_i² w_oi w_o′i where the noise is at the inputs, and zero at the outputs."""
     x, w = numbers(1, 1, 5), numbers(1, 1, 5, seed=1) + 0.3 * numbers(1, 2, 5, seed=2)

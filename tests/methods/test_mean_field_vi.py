@@ -46,6 +46,7 @@ def test_the_density_of_a_scale_mixture_is_scipys_and_its_slope_autograds():
     torch.testing.assert_close(scale_mixture_slope(value, BLUNDELL).detach(), expected, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_the_mean_of_the_log_ratio_is_the_kl_by_integration():
     mean, sd, draws = 0.1, 0.2, 100_000
     q = stats.norm(mean, sd)

@@ -42,6 +42,7 @@ def test_weights_and_noise_are_those_of_scikit_learn():
     np.testing.assert_allclose(predictive.log_prob(data.y)[-1], expected, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_it_is_maximum_likelihood_which_steps_find_too():
     _, _, data = problem()
     data = Data(data.x - data.x.mean(1, keepdim=True), data.y / data.y.std(1, keepdim=True))

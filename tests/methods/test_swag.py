@@ -153,6 +153,7 @@ def test_after_the_burn_in_a_step_is_sgds(small):
     torch.testing.assert_close(moved, expected, rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_on_the_linear_model_the_mean_is_near_the_exact_one_and_batches_make_the_variance():
     """Also where SGD sees 10 of 40 examples at a time; a larger rate makes a wider posterior."""
     rng = torch.Generator().manual_seed(0)

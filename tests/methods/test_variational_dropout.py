@@ -104,6 +104,7 @@ def test_a_layer_a_unit_or_a_weight_has_an_alpha(small, granularity, dense, conv
     assert [shape for shape in shapes["lenet5"].values() if len(shape) == 4][1] == convolution
 
 
+@pytest.mark.slow
 def test_alpha_stays_within_its_bound_in_each_row_and_can_come_back_from_it(small):
     """Labels without meaning drive α up to the bound; a target that is a sum of the inputs drives it down again."""
     bounds = [{"variational_dropout": {"max_alpha": bound, "initial_alpha": 5.0}} for bound in (0.3, 1.0)]

@@ -71,6 +71,7 @@ def test_calibration_is_that_of_the_uncertainty_toolbox():
     assert COVERAGE(evaluation)["90"].item() == pytest.approx(0.9 - 0.7027027027027027, abs=1e-12)
 
 
+@pytest.mark.slow
 def test_intervals_and_quantile_bins_are_those_of_a_large_sample(make):
     """Of each example 200,000 draws from its mixture: their quantiles hold the target as the distribution says."""
     evaluation = make(rows=2, dtype=torch.float64).regression(num=60)

@@ -110,6 +110,7 @@ def test_maximum_likelihood_learns_the_noise_of_each_row():
     torch.testing.assert_close(found, sd[:, 0], rtol=0.15, atol=0)
 
 
+@pytest.mark.slow
 def test_a_head_learns_where_the_noise_is_large():
     training, _ = data(1000, lambda x: torch.where(x[..., 1] > 0, 0.5, 0.1))
     model = MLP(SIGNATURE, (20,), noise="head")

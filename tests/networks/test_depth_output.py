@@ -320,6 +320,7 @@ def test_what_is_measured_is_one_ratio_for_each_row_and_size(net):
     assert WeightPosterior(plain, leaves, lambda noise, joint: Point(leaves)).measured(x, Streams.of_seeds(SEEDS)) == {}
 
 
+@pytest.mark.slow
 def test_a_record_keeps_what_the_clock_says_apart_from_values(tmp_path):
     small = {"channels": 4, "blocks": 2, "groups": 2, "hidden": 3}
     choices = (

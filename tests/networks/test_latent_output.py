@@ -74,6 +74,7 @@ def test_at_the_exact_posterior_one_draw_gives_the_density(linear):
     torch.testing.assert_close(weighted.elbo(X[..., 0]), linear.log_density(X))
 
 
+@pytest.mark.slow
 def test_at_the_exact_posterior_the_elbo_is_the_density_on_average(linear):
     bound = linear.output(X, *linear.posterior(X))
     elbos = torch.stack([bound.elbo(X[..., 0]) for _ in range(4000)])
@@ -86,6 +87,7 @@ def wrong_posterior(linear):
     return mean + 0.3 * numbers(2, 7, 1, seed=2), log_sd + 0.3
 
 
+@pytest.mark.slow
 def test_more_draws_raise_the_importance_weighted_bound_to_the_density(linear):
     truth, q = linear.log_density(X), wrong_posterior(linear)
 

@@ -294,6 +294,7 @@ def test_a_stack_is_one_piece_and_known_noise_is_kept_once():
         short.finish()
 
 
+@pytest.mark.slow
 def test_the_peak_of_ten_thousand_samples_is_their_means_and_little_more():
     """In a process of its own: 20 MB of means, of which float64 copies of all components would take 200."""
     code = """

@@ -27,9 +27,9 @@ models = ["mlp"]
 datasets = ["diabetes"]
 
 [options.mle]
-epochs = 40
+epochs = 4
 [options.mc_dropout]
-epochs = 40
+epochs = 4
 [options.mlp]
 widths = "10"
 """
@@ -56,11 +56,12 @@ def write(paper: Path, *lines: str) -> None:
 
 
 def reproduced(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    code = main(["reproduce", *arguments])
+    code = main(["reproduce", *arguments, "--jobs", "1"])
     out, err = capsys.readouterr()
     return code, out, err
 
 
+@pytest.mark.slow
 def test_from_the_files_to_the_verdicts(
     paper: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -85,7 +86,7 @@ def test_from_the_files_to_the_verdicts(
     assert "Its test rows were seen." in out
     assert "1 not reproduced, 1 not comparable, 1 not run" in out
 
-    write(paper, "3,dropout,diabetes,rmse,9.00,0.01,standard error,20,mc_dropout,mlp,mc_dropout.epochs=40,,,the paper")
+    write(paper, "3,dropout,diabetes,rmse,9.00,0.01,standard error,20,mc_dropout,mlp,mc_dropout.epochs=4,,,the paper")
     assert reproduced(capsys, str(paper), "--results", results, "--stored")[0] == 1
     ours = float(body[0].split("9.00 ± 0.01")[1].split()[0])
     write(paper, f"3,MLE,diabetes,rmse,{ours:.1f},0.5,standard deviation,100,mle,,,,,the paper")
@@ -159,7 +160,7 @@ def test_absent_data_do_not_keep_the_other_rows_from_their_verdicts(
 
 
 def test_two_cells_that_fit_are_refused(paper: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    paper.with_name("suite.toml").write_text(SUITE.replace("epochs = 40\n[options.mc", "epochs = [1, 2]\n[options.mc"))
+    paper.with_name("suite.toml").write_text(SUITE.replace("epochs = 4\n[options.mc", "epochs = [1, 2]\n[options.mc"))
     write(paper, "3,MLE,diabetes,rmse,9.00,0.01,standard error,20,mle,,,,,the paper")
     code, _, err = reproduced(capsys, str(paper), "--results", str(tmp_path / "out"))
     assert code == 2
@@ -251,7 +252,7 @@ def test_ordinary_least_squares_has_every_printed_digit(
     if not all((downloads.root() / file.path).is_file() for entry in sets for file in entry.files):
         pytest.skip("not all sets are in the store: set BDLBENCH_DATA")
     monkeypatch.setenv("COLUMNS", "1000")
-    code, out, err = reproduced(capsys, "ols", "--results", str(tmp_path), "--jobs", "1")
+    code, out, err = reproduced(capsys, "ols", "--results", str(tmp_path))
     assert code == 1  # energy
     lines = [line for line in out.splitlines() if " linear " in line]
     for name, verdict in {

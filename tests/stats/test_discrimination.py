@@ -44,6 +44,7 @@ def test_the_same_as_sklearn(kernel, oracle, dtype, num_positive, num_negative, 
     assert float(ours) == pytest.approx(by_sklearn(oracle, positive, negative), abs=1e-12)
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None)
 @given(small_integers, small_integers)
 def test_ties_the_same_as_sklearn(positive, negative):
