@@ -82,6 +82,7 @@ def test_the_other_commands_are_known(capsys):
     verbs = {shlex.split(command)[3] for command in COMMANDS}
     assert verbs == {
         *("run", "list", "table", "compare", "rank", "data", "score", "report", "peers", "verify", "gate", "check"),
+        "claims",
         "reproduce",
     }
 
