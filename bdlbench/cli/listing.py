@@ -101,6 +101,11 @@ def _print_entry(kind: str, name: str) -> None:
             for entry, values in suites.merge(suite.options, grid.options).items():
                 if any(entry in listed for listed in (grid.methods, grid.models, grid.datasets)):
                     print(f"    {entry}: {', '.join(f'{k} {_values(v)}' for k, v in values.items())}")
+            if grid.choose:
+                told = f"{len(grid.choose.points())} points, on {100 * grid.choose.validation:g} % of its training rows"
+                print(f"    each replicate chooses among {told}:")
+                for entry, table in grid.choose.options.items():
+                    print(f"      {entry}: {', '.join(f'{k} {_values(v)}' for k, v in table.items())}")
         print("  these options hold in these cells alone; what is not shown has its default: list methods --options")
         return
     if found == "metrics" and name in (costs := _costs()):

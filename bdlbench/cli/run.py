@@ -137,9 +137,11 @@ def _print_plan(job: Job, workers: int) -> None:
     for cell, seeds in missing.items():
         todo = f"{len(seeds)} to train (seeds {_ranges(seeds)})" if seeds else "done"
         print(f"{cell.title}: {f'skipped: {refused[cell]}' if cell in refused else todo}")
-        for kind, choice in zip(suites.CHOSEN, (cell.method, cell.model, cell.dataset), strict=True):
+        for kind, choice in zip(suites.CELL_KINDS, (cell.method, cell.model, cell.dataset), strict=True):
             if words := tables.all_options(kind, choice):
                 print(f"    {choice.name}: {words}")
+        if cell.tuning:
+            print(f"    {cell.tuning.words}")
     for name in dict.fromkeys(cell.dataset.name for cell, seeds in missing.items() if seeds):
         print(f"data set {name}: {data_state(getattr(catalog.load('datasets', name), 'files', ()))}")
     rows = sum(map(len, missing.values()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from operator import index
 from typing import Any
@@ -58,6 +58,12 @@ class Choice:
         """Return the value of an option, or `default` where the entry has none of this name."""
         return dict(self.options).get(option, default)
 
+    def overlaid(self, values: Mapping[str, Value]) -> Choice:
+        """Return the choice with those `values` that are of its options, by "entry.option"; nested choices alike."""
+        own = {name.removeprefix(f"{self.name}."): v for name, v in values.items() if name.startswith(f"{self.name}.")}
+        nested = {k: v.overlaid(values) if isinstance(v, Choice) else v for k, v in self.options}
+        return Choice(self.name, tuple(sorted({**nested, **own}.items())))
+
     def as_dict(self) -> dict[str, Any]:
         """Return a dict for JSON: {"name": …, option: value, …}, with nested choices alike."""
         plain = {k: v.as_dict() if isinstance(v, Choice) else v for k, v in self.options}
@@ -72,9 +78,62 @@ class Replicate:
     split: int = 0
 
 
+CHOSEN = "chosen"
+"""The value, in a cell, of an option that each replicate chooses by itself."""
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What each replicate of a cell chooses by itself, by the log-likelihood of rows held out of its training rows.
+
+    Attributes:
+        options: The options that are chosen, as "entry.option".
+        points: The grid, in order: a value for each of the options. Of equal scores the first point wins.
+        validation: The share of a replicate's training rows that is held out.
+        samples: M, posterior samples of a validation predictive.
+        refit: Whether the chosen point is trained again on all training rows. If not, the result is what was trained
+            on the rows that were not held out.
+    """
+
+    options: tuple[str, ...]
+    points: tuple[tuple[float, ...], ...]
+    validation: float
+    samples: int
+    refit: bool = True
+
+    @classmethod
+    def from_dict(cls, table: Mapping[str, Any]) -> Tuning:
+        """Take back what `as_dict` gave. Raises KeyError or TypeError for a table that is none."""
+        known = dict(table)
+        options, points = tuple(known.pop("options")), tuple(map(tuple, known.pop("points")))
+        return cls(options, points, **known)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return a dict for JSON."""
+        return {
+            "options": list(self.options),
+            "points": [list(point) for point in self.points],
+            "validation": self.validation,
+            "samples": self.samples,
+            "refit": self.refit,
+        }
+
+    @property
+    def words(self) -> str:
+        """For people: chosen by split among 12 points of mlp.noise_sd, mc_dropout.rate on 20 % of its training rows."""
+        rest = "" if self.refit else ", and not trained again on all of them"
+        return (
+            f"{', '.join(self.options)}: chosen by each replicate among {len(self.points)} points, on "
+            f"{100 * self.validation:g} % of its training rows by {self.samples:,} samples{rest}"
+        )
+
+
 @dataclass(frozen=True)
 class Cell:
-    """Protocol × treatment × device × threads: all that decides the bits, except the replicate."""
+    """Protocol × treatment × device × threads: all that decides the bits, except the replicate.
+
+    Where there is a `tuning`, the options of method and model that it names have the value CHOSEN.
+    """
 
     method: Choice
     model: Choice
@@ -82,17 +141,31 @@ class Cell:
     samples: int
     device: str = "cpu"
     threads: int = 1
+    tuning: Tuning | None = None
 
     @classmethod
     def from_dict(cls, table: Mapping[str, Any]) -> Cell:
         """Take back what `as_dict` gave. Raises KeyError or TypeError for a table that lacks something, or has more."""
         protocol = table["protocol"]
-        if table.keys() != {"protocol", "treatment", "device", "threads"}:
+        if table.keys() - {"tuning"} != {"protocol", "treatment", "device", "threads"}:
             raise KeyError("a cell has a protocol, a treatment, a device and threads")
         if protocol.keys() != {"dataset", "model", "samples"}:
             raise KeyError("a protocol has a dataset, a model and samples")
         method, model, dataset = map(Choice.from_dict, (table["treatment"], protocol["model"], protocol["dataset"]))
-        return cls(method, model, dataset, protocol["samples"], table["device"], table["threads"])
+        tuning = Tuning.from_dict(table["tuning"]) if "tuning" in table else None
+        return cls(method, model, dataset, protocol["samples"], table["device"], table["threads"], tuning)
+
+    def chosen_by(self, tuning: Tuning) -> Cell:
+        """Return the cell whose replicates choose the options of `tuning`."""
+        marks: dict[str, Value] = dict.fromkeys(tuning.options, CHOSEN)
+        return replace(self, method=self.method.overlaid(marks), model=self.model.overlaid(marks), tuning=tuning)
+
+    def at(self, point: int) -> Cell:
+        """Return the cell that has the options of one point of the grid; the cell itself where nothing is chosen."""
+        if self.tuning is None:
+            return self
+        values = dict(zip(self.tuning.options, self.tuning.points[point], strict=True))
+        return replace(self, method=self.method.overlaid(values), model=self.model.overlaid(values), tuning=None)
 
     def protocol(self) -> dict[str, Any]:
         """Return what must agree for two cells to be comparable."""
@@ -101,7 +174,8 @@ class Cell:
     def as_dict(self) -> dict[str, Any]:
         """Return a dict for JSON."""
         machine = {"device": self.device, "threads": self.threads}
-        return {"protocol": self.protocol(), "treatment": self.method.as_dict(), **machine}
+        tuning = {} if self.tuning is None else {"tuning": self.tuning.as_dict()}
+        return {"protocol": self.protocol(), "treatment": self.method.as_dict(), **machine, **tuning}
 
     @cached_property  # reading a folder asks each cell several times
     def key(self) -> str:
@@ -142,8 +216,11 @@ class Curves:
         return f"{', '.join(self.metrics)} {when}, by {self.samples} samples"
 
 
-SELECTIONS = ("none", "training", "validation", "test", "ood")
-"""Which data chose the options of a suite; "none" where they are defaults or were set by hand."""
+SELECTIONS = ("none", "training", "validation", "test", "ood", "test_as_published")
+"""Which data chose the options of a suite; "none" where they are defaults or were set by hand.
+
+"test_as_published": test rows did, in a paper whose protocol is run as it was published, leak included.
+"""
 
 
 @dataclass(frozen=True)

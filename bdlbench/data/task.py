@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -142,7 +142,10 @@ class Data:
 
 @dataclass(frozen=True)
 class Problem:
-    """R tasks side by side. The problem owns evaluation: methods see `train` only."""
+    """R tasks side by side. The problem owns evaluation: methods see `train` only.
+
+    `standardised` are the axes of `Task.standardised` where the statistics are of the training rows, else ().
+    """
 
     signature: Signature
     train: Data
@@ -150,6 +153,18 @@ class Problem:
     ood: dict[str, Tensor]  # (R, N, *S)
     y_mean: Tensor  # (R,) float64
     y_sd: Tensor  # (R,) float64
+    standardised: tuple[int, ...] = ()
+
+    def repeat(self, times: int) -> Problem:
+        """Repeat each row, in the order r0 r0 … r1 r1 …; data that rows share stay shared."""
+        return replace(
+            self,
+            train=self.train.repeat(times),
+            test=self.test.repeat(times),
+            ood={name: _repeat(x, times) for name, x in self.ood.items()},
+            y_mean=self.y_mean.repeat_interleave(times),
+            y_sd=self.y_sd.repeat_interleave(times),
+        )
 
 
 def stack(tasks: Sequence[Task], rows: Sequence[int]) -> Problem:
@@ -171,6 +186,7 @@ def stack(tasks: Sequence[Task], rows: Sequence[int]) -> Problem:
         ood={name: _rows([t.ood[name] for t in tasks], rows) for name in tasks[0].ood},
         y_mean=torch.tensor([tasks[i].y_mean for i in rows], dtype=torch.float64),
         y_sd=torch.tensor([tasks[i].y_sd for i in rows], dtype=torch.float64),
+        standardised=tasks[0].standardised if tasks[0].standardised_on == "training" else (),
     )
 
 
@@ -180,7 +196,8 @@ def to_device(problem: Problem, device: torch.device) -> Problem:
         return problem
     train, test = (Data(_move(d.x, device), _move(d.y, device)) for d in (problem.train, problem.test))
     ood = {name: _move(x, device) for name, x in problem.ood.items()}
-    return Problem(problem.signature, train, test, ood, problem.y_mean.to(device), problem.y_sd.to(device))
+    y_mean, y_sd = problem.y_mean.to(device), problem.y_sd.to(device)
+    return replace(problem, train=train, test=test, ood=ood, y_mean=y_mean, y_sd=y_sd)
 
 
 def shared(x: Tensor) -> bool:

@@ -33,6 +33,7 @@ from bdlbench.records.record import Record
 from bdlbench.runs import batch as run
 from bdlbench.runs import lint, loading, scoring
 from bdlbench.runs.batch import Batch, Row, Settings
+from bdlbench.runs.choosing import CHOSEN_POINT
 from bdlbench.runs.lint import Fault
 from bdlbench.training.loop import Nudge, begin, unchanged
 
@@ -261,7 +262,7 @@ def title_of(record: Record) -> str:
 
 def batch_of(record: Record, threads: int | None = None) -> Batch:
     """Return a batch of the record's replicates. Raises BadInput if an entry or option is unknown here."""
-    then = record.cell
+    then = record.cell.at(0)
     cell = Cell(
         catalog.recorded("methods", then.method),
         catalog.recorded("models", then.model),
@@ -270,7 +271,10 @@ def batch_of(record: Record, threads: int | None = None) -> Batch:
         then.device if then.device == "cpu" or torch.cuda.is_available() else "cpu",
         threads or then.threads,
     )
-    return Batch(tuple(Row(cell, replicate) for replicate in record.replicates))
+    if record.cell.tuning:
+        cell = cell.chosen_by(record.cell.tuning)
+    points = tuple(round(point or 0.0) for point in record.values.facts.get(CHOSEN_POINT, ()))
+    return Batch(tuple(Row(cell, replicate) for replicate in record.replicates), points)
 
 
 def differences(record: Record, here: Mapping[str, Any], batch: Batch) -> Iterator[str]:

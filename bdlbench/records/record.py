@@ -24,7 +24,7 @@ from bdlbench.core.errors import BadInput
 from bdlbench.core.spec import Cell, Replicate
 from bdlbench.records.contents import Environment, Values, finite
 
-SCHEMA = 3
+SCHEMA = 4
 """The version of the layout below; it rises with each field that is added or changes its meaning.
 
 A reader accepts every older version, with the defaults of `contents` for missing fields, and refuses a newer one.
@@ -34,7 +34,12 @@ Version 1: all records before bdlbench 0.2; a metric's definition was the `repr`
 Version 2: a metric's definition is its version and its options.
 
 Version 3: `values` may hold `curves`, what was measured while training went on.
+
+Version 4: a cell may have a `tuning`, by which its replicates choose options; facts say what they chose.
 """
+
+SELECTION_SECONDS = "selection_seconds"
+"""The cost of choosing options on validation rows, before the fit."""
 
 PARAMETERS = "parameters"
 """The subfolder of a folder of records that holds kept parameters."""
@@ -74,8 +79,10 @@ class Record:
 
     @property
     def seconds(self) -> float | None:
-        """The time of training and predicting the batch; None if it was not timed here."""
-        return None if self.train_seconds is None else self.train_seconds + self.cost.get("predict_seconds", 0.0)
+        """The time of choosing options, training and predicting the batch; None if it was not timed here."""
+        if self.train_seconds is None:
+            return None
+        return self.train_seconds + self.cost.get("predict_seconds", 0.0) + self.cost.get(SELECTION_SECONDS, 0.0)
 
     @property
     def batch_rows(self) -> int:

@@ -103,6 +103,8 @@ def _grouped(results: Sequence[Result]) -> list[_Run]:
 def _run_lines(run: _Run, folder: Path) -> list[str]:
     """Return the command if it asks for exactly these cells, else a comment for each cell."""
     first = run.results[0]
+    if first.cell.tuning:
+        return [_comment(result, "its replicates chose options: run its suite") for result in run.results]
     methods = tuple(dict.fromkeys(result.cell.method.name for result in run.results))
     names = (methods, (first.cell.model.name,), (first.cell.dataset.name,))
     try:
@@ -183,7 +185,7 @@ def _settings(options: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _load(entry: str) -> Any:
-    kinds = [kind for kind in plan.CHOSEN if entry in catalog.names(kind)]
+    kinds = [kind for kind in plan.CELL_KINDS if entry in catalog.names(kind)]
     if not kinds:
         raise BadInput(f"{entry} is not in this catalog: if a plugin has it, add --plugin FILE.py")
     return catalog.load(kinds[0], entry)

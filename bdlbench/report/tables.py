@@ -41,6 +41,7 @@ COSTS = {
     "predict_sample_examples_per_second": "examples predicted per second, times replicates and posterior samples",
     "train_examples_per_second": "examples trained on per second, all replicates at once",
     "train_seconds": "time of training all replicates of the batch",
+    "selection_seconds": "time of choosing options on validation rows, all replicates, before the fit",
     "predict_seconds": "time of predicting the test and out-of-distribution sets, all replicates",
     "peak_memory_bytes": "most memory in use",
     "rows": "replicates trained in the batch",
@@ -331,7 +332,7 @@ def all_options(kind: catalog.Kind, choice: Choice) -> str:
 
 
 def not_the_defaults(results: Sequence[Result]) -> Iterator[str]:
-    """Yield for each data set the options that differ from the defaults, and the defaults of option columns."""
+    """Yield for each data set what replicates chose from, and the options and columns that differ from the defaults."""
     for members in by_data(results):
         methods: dict[tuple[str, str], list[str]] = {}
         usual: dict[str, dict[str, None]] = {}
@@ -351,13 +352,15 @@ def not_the_defaults(results: Sequence[Result]) -> Iterator[str]:
             methods[method.name, result.cell.model.name] = words
             for name in columns.keys() & defaults.keys():
                 usual.setdefault(f"{name} {spell(defaults[name])}", {})[method.name] = None
+        where = members[0].cell.dataset.name
+        for tuning in dict.fromkeys(result.cell.tuning for result in members if result.cell.tuning):
+            yield f"Not fixed, on {where}: {tuning.words}."
         models = {model for _, model in methods}
         told = [
             f"{name}{f' on {model}' if len(models) > 1 else ''} ({', '.join(words)})"
             for (name, model), words in methods.items()
             if words
         ]
-        where = members[0].cell.dataset.name
         if told:
             yield f"Not the defaults, on {where}: {'; '.join(told)}."
         if usual:

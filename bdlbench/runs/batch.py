@@ -28,15 +28,17 @@ from bdlbench.core.streams import Streams
 from bdlbench.core.torch_private import version
 from bdlbench.data import task
 from bdlbench.data.task import Problem
-from bdlbench.protocols import Conjugate, Evaluation, HasTargetUnits, Method, Model, Posterior, Reference
+from bdlbench.data.validation import hold_out
+from bdlbench.protocols import Conjugate, Evaluation, Method, Posterior, Reference
 from bdlbench.records import record as records
 from bdlbench.records.contents import (
     Environment,
     TestedExamples,
     Values,
 )
-from bdlbench.records.record import Record
+from bdlbench.records.record import SELECTION_SECONDS, Record
 from bdlbench.runs import curves, loading, provenance, scoring
+from bdlbench.runs.choosing import Built, Choices, assembled, choose
 from bdlbench.training import checkpoints
 from bdlbench.training.loop import Nudge, Session, session, unchanged
 
@@ -53,9 +55,15 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows that are trained together."""
+    """Rows that are trained together.
+
+    Attributes:
+        rows: The rows.
+        points: The point of the grid that each row has chosen, where its cell's replicates choose options; () before.
+    """
 
     rows: tuple[Row, ...]
+    points: tuple[int, ...] = ()
 
     @property
     def cells(self) -> tuple[Cell, ...]:
@@ -117,7 +125,7 @@ def batches(spec: Spec, existing: Sequence[Record]) -> list[Batch]:
         have = done.get(cell.key, set())
         shared = (
             *(catalog.batch_key("methods", cell.method), catalog.batch_key("models", cell.model), cell.dataset),
-            *(cell.samples, cell.device, cell.threads),
+            *(cell.samples, cell.device, cell.threads, cell.tuning),
         )
         for replicate in spec.replicates:
             if replicate not in have:
@@ -147,35 +155,32 @@ def run_batch(
     """
     cell, device = batch.rows[0].cell, torch.device(batch.rows[0].cell.device)
     told, written = f"{cell.title}: ", list[Record]()
-    spent = Session(
-        settings.results / CHECKPOINTS / batch.key,
-        settings.checkpoint_every,
-        listen,
-        settings.nudge,
-        note=lambda line: note(told + line),
-        predicting=predicting,
+    spent, choosing = (
+        Session(
+            settings.results / CHECKPOINTS / name,
+            settings.checkpoint_every,
+            listen,
+            settings.nudge,
+            note=lambda line: note(told + line),
+            predicting=predicting,
+        )
+        for name in (batch.key, f"{batch.key}.choice")
     )
     reset_peak_memory(device)
     with torch_state.kept():
         try:
-            problem, model, method = build(batch)
-            if reason := model.unsupported() or method.unsupported(model):
+            built = build(replace(batch, points=()))  # they are chosen below
+            if reason := built.model.unsupported() or built.method.unsupported(built.model):
                 return Outcome([], told + reason)
-            spent.depends = _depends(cell, problem, settings.code_of(cell))
-            if settings.curves is not None:
-                spent.depends |= {"the curves": str(settings.curves)}
-                seeds = Streams.of_seeds([row.replicate.seed for row in batch.rows])
-                spent.watch = curves.watch(settings.curves, seeds, problem, model, spent.note)
-            result = _fit_and_score(batch, problem, model, method, spent, device)
-            if settings.curves is not None:
-                result = replace(result, values=replace(result.values, curves=curves.measured(settings.curves, spent)))
+            spent.depends = _depends(cell, built.problem, settings.code_of(cell))
+            result = _result(batch, built, settings, spent, choosing)
             for one in batch.cells:
                 written.append(_write_cell(batch, one, result, settings))
         except BadInput:
             raise
         except (Exception, SystemExit) as error:  # the rest of the run continues; the record keeps the reason
             if isinstance(error, Diverged):  # it would diverge again: the same steps from the same numbers
-                _forget(spent)
+                _forget(spent, choosing)
             failed = write_failures(batch, settings, foreign.reason_of(error))
             if failed.unwritten:
                 note(f"{failed.unwritten}; the same command goes on from the last checkpoint")
@@ -183,13 +188,13 @@ def run_batch(
     for name, reason in result.unscored.items():
         note(f"{told}metric {name} fails: {reason}")
     if not any(record.unscored for record in written):
-        _forget(spent)
+        _forget(spent, choosing)
     return Outcome(written)
 
 
-def _forget(spent: Session) -> None:
-    """Remove the checkpoints of a fit, including those that were set aside."""
-    for file in spent.files():
+def _forget(*fits: Session) -> None:
+    """Remove the checkpoints of fits, including those that were set aside."""
+    for file in (file for fit in fits for file in fit.files()):
         file.unlink(missing_ok=True)
         file.with_name(file.name + checkpoints.ASIDE).unlink(missing_ok=True)
 
@@ -211,21 +216,21 @@ def _depends(cell: Cell, problem: Problem, code: provenance.Code) -> dict[str, s
 def unsupported(batch: Batch) -> str:
     """Return why the model or the method rejects the cells of a batch; "" if it accepts them. Loads one split."""
     signature = loading.load_task(batch.rows[0].cell.dataset, batch.rows[0].replicate.split).signature
-    model = catalog.build_model([row.cell.model for row in batch.rows], signature)
-    method = catalog.build_method([row.cell.method for row in batch.rows])
+    model = catalog.build_model([row.cell.at(0).model for row in batch.rows], signature)
+    method = catalog.build_method([row.cell.at(0).method for row in batch.rows])
     return model.unsupported() or method.unsupported(model) or ""
 
 
-class Built(NamedTuple):
-    """The problem, model and method of a batch, before training."""
-
-    problem: Problem
-    model: Model
-    method: Method
+def seeds_of(batch: Batch) -> list[int]:
+    """Return the seed of each row."""
+    return [row.replicate.seed for row in batch.rows]
 
 
 def build(batch: Batch) -> Built:
-    """Build the data, model and method of a batch on its device, and set torch's number of threads to its cells'."""
+    """Build the data, model and method of a batch on its device, and set torch's number of threads to its cells'.
+
+    Until replicates have chosen their options, each row has the first point of the grid.
+    """
     cell = batch.rows[0].cell
     torch.set_num_threads(cell.threads)
     keep_freed_memory()
@@ -235,10 +240,10 @@ def build(batch: Batch) -> Built:
         [splits.index(row.replicate.split) for row in batch.rows],
     )
     problem = task.to_device(stacked, torch.device(cell.device))
-    model = catalog.build_model([row.cell.model for row in batch.rows], problem.signature)
-    if isinstance(model, HasTargetUnits):
-        model = model.with_target_sd(problem.y_sd)
-    return Built(problem, model, catalog.build_method([row.cell.method for row in batch.rows]))
+    if batch.points and cell.tuning and not cell.tuning.refit:
+        problem = hold_out(problem, seeds_of(batch), cell.tuning.validation).problem
+    points = batch.points or [0] * len(batch.rows)
+    return assembled(problem, [row.cell.at(point) for row, point in zip(batch.rows, points, strict=True)])
 
 
 @dataclass(frozen=True)
@@ -254,12 +259,37 @@ class _Result:
     measured: Mapping[str, Tensor]
     examples: TestedExamples
 
+    def after(self, choices: Choices, given: Problem) -> _Result:
+        """Return the result with what its rows chose, and the test examples as the data set `given` has them."""
+        return replace(
+            self,
+            values=replace(self.values, facts={**self.values.facts, **choices.facts}),
+            cost={**self.cost, SELECTION_SECONDS: choices.seconds},
+            examples=replace(self.examples, test_sha256=_examples(given).test_sha256),
+        )
 
-def _fit_and_score(
-    batch: Batch, problem: Problem, model: Model, method: Method, spent: Session, device: torch.device
-) -> _Result:
+
+def _result(batch: Batch, built: Built, settings: Settings, spent: Session, choosing: Session) -> _Result:
+    """Choose options where the rows of the batch do, then train and score, with curves where they are asked for."""
+    cell, choices, given = batch.rows[0].cell, None, built.problem
+    if cell.tuning:
+        choosing.depends = spent.depends
+        choices = choose([row.cell for row in batch.rows], cell.tuning, seeds_of(batch), given, choosing)
+        built = build(replace(batch, points=choices.points))
+    if settings.curves is not None:
+        spent.depends = {**spent.depends, "the curves": str(settings.curves)}
+        streams = Streams.of_seeds(seeds_of(batch))
+        spent.watch = curves.watch(settings.curves, streams, built.problem, built.model, spent.note)
+    result = _fit_and_score(batch, built, spent, torch.device(cell.device))
+    if settings.curves is not None:
+        result = replace(result, values=replace(result.values, curves=curves.measured(settings.curves, spent)))
+    return result.after(choices, given) if choices else result
+
+
+def _fit_and_score(batch: Batch, built: Built, spent: Session, device: torch.device) -> _Result:
     """Train all rows of a batch, predict, and score; measured times and memory are of training and prediction only."""
-    rng = Streams.of_seeds([row.replicate.seed for row in batch.rows])
+    problem, model, method = built
+    rng = Streams.of_seeds(seeds_of(batch))
     watch = Stopwatch(device)
     given = [problem.train.x, problem.train.y, problem.test.x, problem.test.y]
     versions = [version(value) for value in given]

@@ -34,11 +34,12 @@ def check(batch: Batch) -> str:
     Loads the data set and lays out the model without allocating its weights. Raises BadInput if the batch needs more
     memory than there is, or more than MOST_SECONDS.
     """
-    cell, rows = batch.rows[0].cell, len(batch.rows)
+    points = len(batch.rows[0].cell.tuning.points) if batch.rows[0].cell.tuning else 1
+    cell, rows = batch.rows[0].cell.at(0), len(batch.rows) * points
     task = load_task(cell.dataset, batch.rows[0].replicate.split)
     members = _product(cell.method, "members")
     memory.refuse(rows * members * 1024, f"{cell.title}: {rows * members:,} networks")
-    model = catalog.build_model([row.cell.model for row in batch.rows], task.signature)
+    model = catalog.build_model([row.cell.at(0).model for row in batch.rows], task.signature)
     if model.unsupported():
         return ""  # `run` says why the cell is skipped
     weights = sum(leaf.size for leaf in model.leaves().values())

@@ -75,6 +75,8 @@ def of_spec(spec: Spec) -> list[Fault]:
     """Check the cells and replicates of a spec."""
     found = list(_of_seeds(spec.replicates))
     found += _of_selection(spec.selection)
+    if not all(cell.tuning for cell in spec.cells):
+        found += _of_shared_choice(spec.selection, spec.replicates)
     found += _of_sweeps(spec.cells)
     return found
 
@@ -117,6 +119,8 @@ def _with_splits(name: str, splits: Sequence[int], count: int) -> str:
 def of_record(title: str, record: Record) -> list[Fault]:
     """Check the audit of a record: factors other than 1, and terms that no prior declares."""
     found = list(_of_selection(record.environment.selection, title))
+    if not record.cell.tuning:
+        found += _of_shared_choice(record.environment.selection, record.replicates, title)
     audits = record.values.objective
     for message in dict.fromkeys(message for audit in audits for message in _of_audit(audit)):
         found.append(Fault("flagged", title, message))
@@ -146,6 +150,16 @@ def _of_selection(selection: str, title: str = "the suite") -> Iterator[Fault]:
         words = "test" if selection == "test" else "out-of-distribution"
         better = 'choose on training or validation data, and say so: selection = "validation"'
         yield Fault("refused", title, f"its options were chosen on {words} data: {better}")
+    if selection == "test_as_published":
+        words = "its options were chosen with test rows in view, one choice for all splits"
+        yield Fault("flagged", title, f"{words}: a leak of the published protocol, and so of its numbers")
+
+
+def _of_shared_choice(selection: str, replicates: Sequence[Replicate], title: str = "the suite") -> Iterator[Fault]:
+    """Find options that held-out or training rows chose once for several splits, whose test rows train other splits."""
+    if selection in ("training", "validation") and len({replicate.split for replicate in replicates}) > 1:
+        words = "its options were chosen once for all splits, and what tests one split trains another"
+        yield Fault("flagged", title, f"{words}: let each split choose on rows of its own, by [grid.choose]")
 
 
 def _of_sweeps(cells: Sequence[Cell]) -> Iterator[Fault]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -12,26 +12,64 @@ from typing import Any, NamedTuple
 from bdlbench import catalog
 from bdlbench.core.errors import BadInput, unknown
 from bdlbench.core.files import parse_toml
-from bdlbench.core.options import fields, resolve, short
-from bdlbench.core.spec import SELECTIONS, SPLITS, Cell, Choice, Curves, Seeds, Spec, parse_seeds, replicates, whole
+from bdlbench.core.options import fields, per_row_names, resolve, short
+from bdlbench.core.spec import (
+    SELECTIONS,
+    SPLITS,
+    Cell,
+    Choice,
+    Curves,
+    Seeds,
+    Spec,
+    Tuning,
+    parse_seeds,
+    replicates,
+    whole,
+)
 
 OptionValues = Mapping[str, Mapping[str, Sequence[Any]]]
 """{entry: {option: values}}; more than one value is a sweep."""
 
 TOP_KEYS = {"version", "title", "seeds", "splits", "samples", "grid", "options", "selection", "curves"}
-CHOSEN: tuple[catalog.Kind, ...] = ("methods", "models", "datasets")
+CELL_KINDS: tuple[catalog.Kind, ...] = ("methods", "models", "datasets")
 CURVES_KEYS = {"metrics", "every", "epochs", "samples"}
-GRID_KEYS = {"methods", "models", "datasets", "options"}
+GRID_KEYS = {"methods", "models", "datasets", "options", "choose"}
+
+
+@dataclass(frozen=True)
+class Choose:
+    """Options that each replicate of a grid's cells chooses by itself, see `spec.Tuning`.
+
+    Attributes:
+        options: Lists of equal length; point i of what is chosen from has the i-th value of each.
+        validation: The share of training rows that is held out.
+        samples: M, posterior samples of a validation predictive; None for those of the cell.
+        refit: Whether the chosen point is trained again on all training rows.
+    """
+
+    options: dict[str, dict[str, list[Any]]]
+    validation: float = 0.2
+    samples: int | None = None
+    refit: bool = True
+
+    def points(self) -> list[dict[str, dict[str, list[Any]]]]:
+        """Return the points in order, each as the options of a grid."""
+        length = max(len(values) for table in self.options.values() for values in table.values())
+        return [{e: {k: [v[i]] for k, v in table.items()} for e, table in self.options.items()} for i in range(length)]
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Every method on every model on every data set, with options that apply to this grid alone."""
+    """Every method on every model on every data set, with options that apply to this grid alone.
+
+    What replicates `choose` by themselves holds in the grid's own cells alone.
+    """
 
     methods: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
     datasets: tuple[str, ...] = ()
     options: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
+    choose: Choose | None = None
 
 
 @dataclass(frozen=True)
@@ -141,12 +179,17 @@ def parse_suite(text: str, where: str) -> Suite:
     for key, word, words in (("splits", splits, SPLITS), ("selection", selection or "none", SELECTIONS)):
         if word not in words:
             raise unknown(f"value of {key} in {where}", word, words)
+    found = tuple(_grid(grid, where) for grid in grids)
+    if any(grid.choose for grid in found):
+        if selection not in ("", "validation"):
+            raise BadInput(f'{where}: selection = "{selection}", but [grid.choose] chooses by validation rows')
+        selection = "validation"
     return Suite(
         title=_word(raw, "title", where, where),
         version=version,
         seeds=seeds,
         samples=samples,
-        grids=tuple(_grid(grid, where) for grid in grids),
+        grids=found,
         options=_options(raw, where),
         splits=splits,
         selection=selection,
@@ -162,7 +205,8 @@ def build_spec(suite: Suite, overrides: Overrides) -> Spec:
     """
     laid_over = overrides.settings
     given = laid_over if isinstance(laid_over, Mapping) else parse_settings(laid_over)
-    for settings in (given, suite.options, *(grid.options for grid in suite.grids)):
+    chosen = [grid.choose.options for grid in suite.grids if grid.choose]
+    for settings in (given, suite.options, *(grid.options for grid in suite.grids), *chosen):
         _refuse_stray(settings)
     samples = whole("--samples", suite.samples if overrides.samples is None else overrides.samples)
     threads = whole("--threads", overrides.threads)
@@ -171,9 +215,16 @@ def build_spec(suite: Suite, overrides: Overrides) -> Spec:
     cells: list[Cell] = []
     for grid, names in named:
         options = merge(in_force(suite, grid, names), given)
-        methods, models, datasets = (catalog.choices(kind, n, options) for kind, n in zip(CHOSEN, names, strict=True))
-        swept = itertools.product(datasets, models, methods)
-        cells += [Cell(method, model, dataset, samples, device, threads) for dataset, model, method in swept]
+        choose = grid.choose if _is_own(grid, names) else None
+        by_point: list[list[Cell]] = []
+        for point in choose.points() if choose else [{}]:
+            at = merge(options, point)
+            methods, models, datasets = (
+                catalog.choices(kind, n, at) for kind, n in zip(CELL_KINDS, names, strict=True)
+            )
+            swept = itertools.product(datasets, models, methods)
+            by_point.append([Cell(method, model, data, samples, device, threads) for data, model, method in swept])
+        cells += [_tuned(points, choose, given) for points in zip(*by_point, strict=True)] if choose else by_point[0]
     _refuse_idle(given, cells)
     seeds = suite.seeds if overrides.seeds == "" else overrides.seeds
     asked = replicates(seeds, overrides.splits or suite.splits)
@@ -183,6 +234,44 @@ def build_spec(suite: Suite, overrides: Overrides) -> Spec:
             if name not in catalog.names("metrics"):
                 raise unknown("metric of [curves]", name, catalog.names("metrics"))
     return Spec(tuple(dict.fromkeys(cells)), asked, suite.selection if own else "", suite.curves)
+
+
+def _tuned(points: Sequence[Cell], choose: Choose, given: OptionValues) -> Cell:
+    """Return the cell whose replicates choose among these cells, which differ in the options of `choose` alone.
+
+    Options of entries that the cell lacks do not concern it. Raises BadInput for an option that rows of one batch
+    cannot differ in, and for one that the command line sets.
+    """
+    values: dict[str, list[Any]] = {}
+    first = points[0]
+    for entry in dict.fromkeys([*_names(first.method), *_names(first.model)]):
+        for option in choose.options.get(entry, {}):
+            name = f"{entry}.{option}"
+            kind: catalog.Kind = "methods" if entry in _names(first.method) else "models"
+            if option not in per_row_names(catalog.load(kind, entry)):
+                raise BadInput(f"{name} cannot be chosen by replicates: rows of one batch share it; sweep it instead")
+            if option in given.get(entry, {}):
+                raise BadInput(f"--set {name}: each replicate chooses it in this suite, so it cannot be set")
+            values[name] = [choose.options[entry][option][i] for i in range(len(points))]
+    if not values:
+        told = ", ".join(f"{entry}.{option}" for entry, table in choose.options.items() for option in table)
+        raise BadInput(f"[grid.choose] chooses {told}, which {first.title} does not have")
+    resolved = [_values_of(point, values) for point in points]
+    tuning = Tuning(
+        tuple(values), tuple(dict.fromkeys(resolved)), choose.validation, choose.samples or first.samples, choose.refit
+    )
+    return first.chosen_by(tuning)
+
+
+def _values_of(cell: Cell, names: Iterable[str]) -> tuple[Any, ...]:
+    """Return the values that a cell has of options named "entry.option", also in nested entries."""
+    found: dict[str, Any] = {}
+    kinds: list[tuple[catalog.Kind, Choice]] = [("methods", cell.method), ("models", cell.model)]
+    for kind, choice in kinds:
+        usual = {key: field.default for key, field in fields(catalog.load(kind, choice.name)).items()}
+        found |= {f"{choice.name}.{key}": value for key, value in {**usual, **dict(choice.options)}.items()}
+        kinds += [(kind, value) for _, value in choice.options if isinstance(value, Choice)]
+    return tuple(found[name] for name in names)
 
 
 class Names(NamedTuple):
@@ -214,19 +303,19 @@ def _named_cells(grids: Sequence[Grid], overrides: Overrides) -> Iterator[tuple[
     combination. If no grid has it, they come from the grid with the same model and data set, else from one with the
     same data set, else with the same model, else from the first grid.
     """
-    named: dict[catalog.Kind, list[str]] = {kind: list(dict.fromkeys(getattr(overrides, kind))) for kind in CHOSEN}
+    named: dict[catalog.Kind, list[str]] = {kind: list(dict.fromkeys(getattr(overrides, kind))) for kind in CELL_KINDS}
     for kind, listed in named.items():
         for name in listed:
             catalog.load(kind, name)
 
     def shared(grid: Grid, combination: Mapping[catalog.Kind, str]) -> tuple[bool, ...]:
         method, model, dataset = (
-            kind not in combination or _stands_in(grid, kind, combination[kind]) for kind in CHOSEN
+            kind not in combination or _stands_in(grid, kind, combination[kind]) for kind in CELL_KINDS
         )
         return (method and model and dataset, model and dataset, dataset, model)
 
     homes: dict[tuple[str, ...], list[Grid]] = {}
-    kinds = [kind for kind in CHOSEN if named[kind]]
+    kinds = [kind for kind in CELL_KINDS if named[kind]]
     for combination in itertools.product(*(named[kind] for kind in kinds)):
         likeness = [shared(grid, dict(zip(kinds, combination, strict=True))) for grid in grids]
         whole = [grid for grid, alike in zip(grids, likeness, strict=True) if alike[0]]
@@ -234,17 +323,17 @@ def _named_cells(grids: Sequence[Grid], overrides: Overrides) -> Iterator[tuple[
     for grid in grids:
         if not any(grid is home for found in homes.values() for home in found):
             continue
-        lists = {kind: named[kind] or _listed(grid, kind) for kind in CHOSEN}
+        lists = {kind: named[kind] or _listed(grid, kind) for kind in CELL_KINDS}
         for dataset, model, method in itertools.product(lists["datasets"], lists["models"], lists["methods"]):
             names = Names(method, model, dataset)
-            key = tuple(name for kind, name in zip(CHOSEN, names, strict=True) if kind in kinds)
+            key = tuple(name for kind, name in zip(CELL_KINDS, names, strict=True) if kind in kinds)
             if any(grid is home for home in homes[key]):
                 yield grid, names
 
 
 def _is_own(grid: Grid, names: Names) -> bool:
     """Return whether a cell is one of the grid's."""
-    return all(_stands_in(grid, kind, name) for kind, name in zip(CHOSEN, names, strict=True))
+    return all(_stands_in(grid, kind, name) for kind, name in zip(CELL_KINDS, names, strict=True))
 
 
 def _stands_in(grid: Grid, kind: catalog.Kind, name: str) -> bool:
@@ -301,7 +390,7 @@ def resolve_device(name: str) -> str:
 
 def _refuse_stray(settings: OptionValues) -> None:
     """Refuse options of an unknown entry, unknown options, and wrong values, even if no cell uses them."""
-    kinds: dict[str, catalog.Kind] = {name: kind for kind in CHOSEN for name in catalog.names(kind)}
+    kinds: dict[str, catalog.Kind] = {name: kind for kind in CELL_KINDS for name in catalog.names(kind)}
     for entry, table in settings.items():
         if entry not in kinds:
             raise unknown("entry", entry, kinds)
@@ -340,11 +429,30 @@ def _grid(raw: Any, where: str) -> Grid:
     if not isinstance(raw, dict):
         raise BadInput(f"{where}: each [[grid]] is a table with methods, models and datasets")
     _known(raw, GRID_KEYS, where)
-    for key in CHOSEN:
+    for key in CELL_KINDS:
         if not all(isinstance(name, str) for name in _as_list(raw.get(key, []))):
             raise BadInput(f"{where}: {key} = {short(raw[key], repr)} are not names: write {key} = ['NAME', …]")
-    methods, models, datasets = (tuple(_as_list(raw.get(key, []))) for key in CHOSEN)
-    return Grid(methods, models, datasets, _options(raw, where))
+    methods, models, datasets = (tuple(_as_list(raw.get(key, []))) for key in CELL_KINDS)
+    choose = _choose(raw["choose"], where) if "choose" in raw else None
+    return Grid(methods, models, datasets, _options(raw, where), choose)
+
+
+def _choose(raw: Any, where: str) -> Choose:
+    """Parse [grid.choose]: lists of equal length for each option, and how the choice is made."""
+    if not isinstance(raw, dict):
+        raise BadInput(f"{where}: [grid.choose] is a table of lists, such as mc_dropout = {{ rate = [0.05, 0.1] }}")
+    how = {key: raw[key] for key in ("validation", "samples", "refit") if key in raw}
+    options = _options({"options": {key: value for key, value in raw.items() if key not in how}}, where)
+    lengths = {f"{entry}.{k}": len(values) for entry, table in options.items() for k, values in table.items()}
+    if not lengths or len(set(lengths.values())) > 1:
+        told = ", ".join(f"{name} has {length}" for name, length in lengths.items()) or "there is none"
+        raise BadInput(f"{where}: the lists of [grid.choose] are equally long, a value for each point: {told}")
+    share, samples, refit = how.get("validation", 0.2), how.get("samples"), how.get("refit", True)
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < 1:
+        raise BadInput(f"{where}: validation = {short(share, repr)} is no share of the training rows between 0 and 1")
+    if not isinstance(refit, bool):
+        raise BadInput(f"{where}: refit = {short(refit, repr)} is neither true nor false")
+    return Choose(options, float(share), None if samples is None else whole(f"{where}: samples =", samples), refit)
 
 
 def _curves(raw: Any, where: str) -> Curves:

@@ -15,6 +15,7 @@ from torch import Tensor
 from bdlbench import catalog
 from bdlbench.core import files
 from bdlbench.core.errors import BadInput, NotComparable
+from bdlbench.core.spec import Cell, Tuning
 from bdlbench.metrics.ece import ExpectedCalibrationError
 from bdlbench.protocols import Evaluation
 from bdlbench.records import cells, contents, evaluation
@@ -124,6 +125,8 @@ metrics = {{"own_version": Own()}}
 
 
 FIELDS = {
+    Cell: "method model dataset samples device threads tuning",
+    Tuning: "options points validation samples refit",
     Record: "cell replicates values cost environment failed predictions path unscored",
     contents.Values: "metrics parameters_sha256 samples elbo_nats facts first_steps objective curves",
     contents.MetricValues: "unit better definition values",
@@ -141,7 +144,7 @@ FIELDS = {
 
 def test_a_new_field_raises_the_schema() -> None:
     """Who adds a field adds it here, raises SCHEMA, and says there what the number means."""
-    assert records.SCHEMA == 3
+    assert records.SCHEMA == 4
     for holder, names in FIELDS.items():
         assert [field.name for field in dataclasses.fields(holder)] == names.split()
 
@@ -152,7 +155,7 @@ def test_a_record_of_a_newer_schema_names_the_bdlbench_that_wrote_it(tmp_path: P
     body["environment"]["packages"]["bdlbench"] = "9.8.7"
     path = tmp_path / COMMITTED[0].name
     path.write_text(json.dumps(body))
-    with pytest.raises(BadInput, match=r"schema 4, this bdlbench reads 3 at most: install bdlbench 9\.8\.7"):
+    with pytest.raises(BadInput, match=r"schema 5, this bdlbench reads 4 at most: install bdlbench 9\.8\.7"):
         records.read_one(path)
 
 

@@ -167,6 +167,30 @@ def test_selection_on_test_data_is_refused(selection, words):
         suites.parse_suite('selection = "tests"\n[[grid]]\n', "mine")
 
 
+def test_a_leak_of_a_published_protocol_is_said_and_runs():
+    (found,) = lint.of_spec(spec(selection="test_as_published"))
+    assert found.severity == "flagged"
+    assert "with test rows in view, one choice for all splits: a leak of the published protocol" in found.message
+    made = replace(record(), environment=Environment(selection="test_as_published"))
+    assert [one.message for one in lint.of_record("cell", made)] == [found.message]
+    suite = suites.build_spec(suites.read_suite("gal2016"), suites.Overrides(device="cpu"))
+    assert [one.message for one in lint.of_spec(suite)] == [found.message]
+
+
+def test_one_choice_for_several_splits_is_said():
+    text = 'selection = "validation"\nsplits = "SPLITS"\nseeds = 3\n'
+    text += '[[grid]]\nmethods = ["mle"]\nmodels = ["logistic"]\ndatasets = ["wine"]\n'
+
+    def faults(text):
+        return lint.of_spec(suites.build_spec(suites.parse_suite(text, "mine"), suites.Overrides(device="cpu")))
+
+    (found,) = faults(text.replace("SPLITS", "each"))
+    assert "chosen once for all splits, and what tests one split trains another" in found.message
+    assert faults(text.replace("SPLITS", "one")) == []
+    assert faults(text.replace("SPLITS", "each") + "[grid.choose]\nmle = { learning_rate = [0.1, 0.01] }\n") == []
+    assert faults(text.replace("SPLITS", "each").replace("validation", "none")) == []
+
+
 def test_a_sweep_invites_selection_on_test_data():
     (found,) = lint.of_spec(spec("3", "map.prior_sd=1,3"))
     assert "2 settings of prior_sd: to take the best by these columns is selection on test data" in found.message

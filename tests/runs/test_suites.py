@@ -136,7 +136,7 @@ def test_whatever_is_named_is_planned_in_every_combination_and_nothing_else(suit
         for _ in range(4):
             subsets = [
                 tuple(dice.sample(catalog.names(kind), dice.randint(1, 4))) if named else ()
-                for kind, named in zip(suites.CHOSEN, kinds, strict=True)
+                for kind, named in zip(suites.CELL_KINDS, kinds, strict=True)
             ]
             cells = build_spec(read, Overrides(*subsets, device="cpu")).cells
             found = {tuple(n for n, named in zip(names_of(cell), kinds, strict=True) if named) for cell in cells}
@@ -185,7 +185,7 @@ def defaults(kind, name):
 )
 def test_options_of_a_suite_hold_in_no_other_cell(suite, names):
     found = chosen(suite, *names)
-    for kind, name in zip(suites.CHOSEN, names, strict=True):
+    for kind, name in zip(suites.CELL_KINDS, names, strict=True):
         assert found[kind.removesuffix("s")] == defaults(kind, name)
 
 
@@ -249,7 +249,7 @@ def test_entries_that_build_on_themselves_are_refused(methods, settings, monkeyp
 
 
 def test_every_entry_can_be_planned():
-    for kind in suites.CHOSEN:
+    for kind in suites.CELL_KINDS:
         names = tuple(catalog.names(kind))
         cells = spec(**{kind: names}).cells
         assert {getattr(cell, kind.removesuffix("s")).name for cell in cells} == set(names)

@@ -1,0 +1,245 @@
+"""Options that each replicate chooses on rows held out of its own training rows: the right ones, and by these alone."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from bdlbench import api
+from bdlbench.core.errors import BadInput
+from bdlbench.core.spec import Cell
+from bdlbench.core.streams import Streams
+from bdlbench.gate.verify import verify
+from bdlbench.records import record as records
+from bdlbench.records.record import Record
+from bdlbench.runs import batch as run
+from bdlbench.runs import budget, scoring, suites
+from bdlbench.runs.choosing import best_of
+
+SUITE = """
+title = "A grid by split"
+seeds = "2"
+splits = "each"
+samples = 3
+[[grid]]
+methods = ["mle"]
+models = ["logistic"]
+datasets = ["uci_folder"]
+[grid.options]
+mle = { epochs = 40, batch_size = 8, learning_rate = 0.05 }
+[grid.choose]
+validation = 0.25
+refit = REFIT
+logistic = { noise_sd = [10.0, 1.0, 0.1] }
+"""
+
+TRAIN, TEST = 30, 5
+SPLITS = 2
+
+
+def table(test_rows: float = 0.0) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Two splits with rows of their own: the target is a linear function of the inputs in split 0, and noise in 1.
+
+    `test_rows` is added to every number of the test rows.
+    """
+    rng = np.random.default_rng(7)
+    x, noise = rng.normal(2, 3, (2 * (TRAIN + TEST), 3)), rng.normal(5, 4, 2 * (TRAIN + TEST))
+    y = np.concatenate([(x @ [1.0, -2.0, 0.5] + 4)[: TRAIN + TEST], noise[TRAIN + TEST :]])
+    found = np.column_stack([x, y])
+    for split in range(SPLITS):
+        found[split * (TRAIN + TEST) + TRAIN : (split + 1) * (TRAIN + TEST)] += test_rows
+    return found
+
+
+def folder(where: Path, test_rows: float = 0.0) -> Path:
+    where.mkdir()
+    np.savetxt(where / "data.txt", table(test_rows))
+    np.savetxt(where / "index_features.txt", [0, 1, 2], fmt="%d")
+    np.savetxt(where / "index_target.txt", [3], fmt="%d")
+    np.savetxt(where / "n_splits.txt", [SPLITS], fmt="%d")
+    for split in range(SPLITS):
+        rows = np.arange(split * (TRAIN + TEST), (split + 1) * (TRAIN + TEST))
+        np.savetxt(where / f"index_train_{split}.txt", rows[:TRAIN], fmt="%d")
+        np.savetxt(where / f"index_test_{split}.txt", rows[TRAIN:], fmt="%d")
+    return where
+
+
+def trained(tmp_path: Path, name: str, data: Path, refit: bool = True, **options: Any) -> Record:
+    config = tmp_path / f"{name}.toml"
+    config.write_text(SUITE.replace("REFIT", str(refit).lower()))
+    results = tmp_path / name
+    api.run(config=config, set={"uci_folder": {"path": str(data)}}, results=results, jobs=1, **options)
+    assert not (results / run.CHECKPOINTS).exists()
+    (record,) = records.read(results)
+    return record
+
+
+def scores(record: Record) -> torch.Tensor:
+    columns = [record.values.facts[f"validation_log_likelihood[{i}]"] for i in range(3)]
+    return torch.tensor(columns, dtype=torch.float64).T
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return folder(tmp_path_factory.mktemp("sets") / "mine")
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Record:
+    return trained(tmp_path_factory.mktemp("tuned"), "tuned", data)
+
+
+def test_each_split_chooses_the_point_that_is_right_for_it(tuned: Record) -> None:
+    """A linear target leaves little noise: .1 of its sd. A target that is noise leaves all of it: 1."""
+    assert tuned.values.facts["chosen"] == (2.0, 1.0)
+    assert tuned.values.facts["chosen[logistic.noise_sd]"] == (0.1, 1.0)
+    assert scores(tuned).argmax(1).tolist() == [2, 1]
+    assert tuned.environment.selection == "validation"
+    assert dict(tuned.cell.model.options)["noise_sd"] == "chosen"
+    assert tuned.cost["selection_seconds"] > 0
+    assert tuned.seconds is not None
+    assert tuned.seconds > tuned.cost["selection_seconds"]
+
+
+def test_the_result_is_what_the_chosen_options_alone_train(tuned: Record, tmp_path: Path, data: Path) -> None:
+    plain = suites.build_spec(
+        suites.parse_suite(SUITE.partition("[grid.choose]")[0], "plain"),
+        suites.Overrides(
+            device="cpu", settings={"uci_folder": {"path": [str(data)]}, "logistic": {"noise_sd": [0.1, 1.0]}}
+        ),
+    )
+    assert {cell.key for cell in plain.cells} == {tuned.cell.at(2).key, tuned.cell.at(1).key}
+    hashes = {}
+    for one in run.batches(plain, []):
+        for record in run.run_batch(one, run.Settings(tmp_path)).records:
+            hashes[dict(record.cell.model.options)["noise_sd"]] = record.values.parameters_sha256
+    assert tuned.values.parameters_sha256 == (hashes[0.1][0], hashes[1.0][1])
+
+
+def test_without_refit_the_result_is_the_network_that_was_compared(tmp_path: Path, data: Path, tuned: Record) -> None:
+    found = trained(tmp_path, "kept", data, refit=False)
+    assert torch.equal(scores(found), scores(tuned))
+    assert found.values.parameters_sha256 != tuned.values.parameters_sha256
+    assert found.environment.examples is not None
+    assert tuned.environment.examples is not None
+    assert (found.environment.examples.train, tuned.environment.examples.train) == (22, 30)
+    assert found.environment.examples.test_sha256 == tuned.environment.examples.test_sha256
+    (one,) = run.batches(suites.build_spec(suites.read_suite_file(tmp_path / "kept.toml"), overrides(data)), [])
+    built = run.build(replace(one, points=(2, 1)))
+    posterior = built.method.fit(built.model, built.problem.train, Streams.of_seeds([0, 1]))
+    assert tuple(scoring.row_hashes(posterior.state)) == found.values.parameters_sha256
+    x, y = (getattr(built.problem.train, name).double() for name in ("x", "y"))
+    torch.testing.assert_close(x.mean(1), torch.zeros(2, 3, dtype=torch.float64), atol=1e-6, rtol=0)
+    torch.testing.assert_close(x.var(1, correction=0), torch.ones(2, 3, dtype=torch.float64), atol=1e-6, rtol=0)
+    torch.testing.assert_close(y.var(1, correction=0), torch.ones(2, dtype=torch.float64), atol=1e-6, rtol=0)
+    whole = table()
+    for split in range(SPLITS):  # in original units, each row of the training part is one of the split's training rows
+        own = y[split] * built.problem.y_sd[split] + built.problem.y_mean[split]
+        rows = whole[split * (TRAIN + TEST) : split * (TRAIN + TEST) + TRAIN, 3]
+        assert np.abs(own.numpy()[:, None] - rows).min(1).max() < 1e-5
+        test = built.problem.test.y[split].double() * built.problem.y_sd[split] + built.problem.y_mean[split]
+        start = split * (TRAIN + TEST) + TRAIN
+        torch.testing.assert_close(test, torch.from_numpy(whole[start : start + TEST, 3]), atol=1e-5, rtol=0)
+
+
+def test_test_rows_have_no_say(tmp_path: Path, tuned: Record) -> None:
+    found = trained(tmp_path, "moved", folder(tmp_path / "other", test_rows=1000.0))
+    assert found.values.facts == tuned.values.facts
+    assert found.values.parameters_sha256 == tuned.values.parameters_sha256
+    assert found.values.metrics["rmse"].values != tuned.values.metrics["rmse"].values
+
+
+def test_a_replicate_chooses_the_same_alone(tmp_path: Path, data: Path, tuned: Record) -> None:
+    alone = trained(tmp_path, "alone", data, seeds=[1])
+    assert alone.values == tuned.values.take([1])
+
+
+def test_verify_trains_what_was_chosen(tuned: Record) -> None:
+    for full in (False, True):
+        found = verify(tuned.path.parent, tuned, full)
+        assert found.verdict == "identical"
+        assert ("whole cell" if full else "first 20 steps") in found.checked
+
+
+def overrides(data: Path, **given: Any) -> suites.Overrides:
+    settings = {"uci_folder": {"path": [str(data)]}, **given}
+    return suites.Overrides(device="cpu", settings=settings)
+
+
+def test_a_cell_with_a_choice_is_another_one_and_comes_back_from_its_record(tuned: Record) -> None:
+    cell = tuned.cell
+    assert cell.tuning is not None
+    assert Cell.from_dict(json.loads(json.dumps(cell.as_dict()))) == cell
+    assert len({cell.key, *(cell.at(i).key for i in range(3))}) == 4
+    assert "tuning" not in cell.at(0).as_dict()
+    assert "25 %" in cell.tuning.words
+
+
+def test_ties_go_to_the_first_point_and_what_is_not_finite_loses() -> None:
+    nan = float("nan")
+    assert best_of(torch.tensor([[1.0, 2.0, 2.0], [nan, -5.0, -7.0], [nan, nan, nan]])) == (1, 1, 0)
+
+
+def test_nested_options_can_be_chosen_and_those_of_other_entries_do_not_concern_a_cell() -> None:
+    text = (
+        SUITE.replace("REFIT", "true")
+        .replace('["mle"]', '["deep_ensemble", "exact"]')
+        .replace("logistic = {", "mle = { learning_rate = [0.1, 0.01, 0.2] }\nlogistic = {")
+    )
+    ensemble, _ = suites.build_spec(suites.parse_suite(text, "s"), suites.Overrides(device="cpu")).cells
+    assert ensemble.tuning is not None
+    assert ensemble.tuning.options == ("mle.learning_rate", "logistic.noise_sd")
+    assert dict(dict(ensemble.at(1).method.options)["member"].options)["learning_rate"] == 0.01  # type: ignore[union-attr, arg-type]
+
+
+def test_a_choice_counts_all_its_rows(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (one,) = run.batches(
+        suites.build_spec(suites.parse_suite(SUITE.replace("REFIT", "true"), "s"), overrides(data)), []
+    )
+    monkeypatch.setattr(budget.memory, "total_bytes", lambda: 1)
+    with pytest.raises(BadInput, match="6 networks"):
+        budget.check(one)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("[10.0, 1.0, 0.1] }", "[10.0, 1.0, 0.1] }\nmle = { learning_rate = [0.1] }", "logistic.noise_sd has 3, mle"),
+        ("logistic = { noise_sd = [10.0, 1.0, 0.1] }", "", "there is none"),
+        ("0.25", "1.5", "validation = 1.5 is no share"),
+        ("refit = REFIT", "refit = 2", "refit = 2 is neither"),
+        ("refit = REFIT", "samples = 0", "samples = 0 is out of range"),
+        ("[10.0, 1.0, 0.1] }", "[10.0, 1.0, 0.1] }\nmle = { epochs = [1, 2, 3] }", "mle.epochs cannot be chosen"),
+        ("[10.0, 1.0, 0.1] }", "[10.0, 1.0, 0.1] }\nmpl = { widths = [1, 2, 3] }", "unknown entry 'mpl'"),
+        ("noise_sd = [10.0, 1.0, 0.1]", "noise_sd = [10.0, 1.0, -0.1]", "logistic.noise_sd=-0.1 is out of range"),
+        ("logistic = { noise_sd", "map = { prior_sd", "chooses map.prior_sd, which mle · logistic"),
+        ('title = "A grid by split"', 'selection = "test"', "selection = .test., but"),
+    ],
+)
+def test_a_suite_that_cannot_choose(old: str, new: str, words: str) -> None:
+    assert old in SUITE
+    with pytest.raises(BadInput, match=words) as caught:
+        suites.build_spec(
+            suites.parse_suite(SUITE.replace(old, new).replace("REFIT", "true"), "mine.toml"),
+            suites.Overrides(device="cpu"),
+        )
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_chosen_cannot_be_set(data: Path) -> None:
+    suite = suites.parse_suite(SUITE.replace("REFIT", "true"), "mine.toml")
+    with pytest.raises(BadInput, match=r"--set logistic\.noise_sd: each replicate chooses it"):
+        suites.build_spec(suite, overrides(data, logistic={"noise_sd": [0.5]}))
+
+
+def test_no_row_is_left_to_train_on(data: Path) -> None:
+    suite = suites.parse_suite(SUITE.replace("REFIT", "true").replace("0.25", "0.99"), "mine.toml")
+    (one,) = run.batches(suites.build_spec(suite, overrides(data)), [])
+    with pytest.raises(BadInput, match=r"validation = 0\.99 of 30 training rows leaves none"):
+        run.run_batch(one, run.Settings(data.parent / "none"))
