@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
@@ -17,6 +17,7 @@ from bdlbench.kernels.elbo import negative_elbo
 from bdlbench.kernels.kl import cubic_log_uniform_kl, log_uniform_kl, row_sum
 from bdlbench.networks.layers import Leaves, LocalNoise, WeightNoise
 from bdlbench.posteriors.fitting import initial_network, is_linear, training_option
+from bdlbench.posteriors.gradient_variance import gradient_variance
 from bdlbench.posteriors.moments import factorised_moments
 from bdlbench.posteriors.weights import WeightPosterior
 from bdlbench.protocols import Layer, Model, Moments, Posterior
@@ -43,6 +44,9 @@ class VariationalDropout:
     cubic, fitted for α ≤ 1, or by the sigmoid of Molchanov et al. 2017, for any α. After each step α is put back to
     at most `max_alpha`, in the paper 1, which is a dropout rate of one half. Biases and scales are points. The initial
     α is not the paper's, which does not state one.
+
+    With `gradient_pairs` the facts hold the variance of four estimates of the gradient at what was learnt (§5.1 of the
+    paper), from batches of `batch_size`. Weights drawn for each example take some hundred times as long as a step.
     """
 
     epochs: int = training_option("epochs")
@@ -55,6 +59,9 @@ class VariationalDropout:
     approximation: Approximation = option("cubic", "which approximation the KL has", choices=tuple(DIVERGENCES))
     last_batch: LastBatch = training_option("last_batch")
     steps: int = training_option("steps")
+    gradient_pairs: int = option(
+        0, "pairs of batches that measure the variance of gradient estimates; 0: none", low=0, later=True
+    )
 
     def unsupported(self, model: Model) -> str | None:
         """Refuse a model without linear maps, which have the noise."""
@@ -70,6 +77,11 @@ class VariationalDropout:
         largest = torch.as_tensor(self.max_alpha, dtype=torch.float64).log().to(data.x).reshape(-1, 1)  # (1 or R, 1)
         free = largest.new_full((len(largest), layout.width), torch.inf)
         ceiling = torch.cat([free, largest.expand(-1, alphas.width)], -1)  # (1 or R, P + A)
+
+        def unpacked(flat: Tensor) -> tuple[Leaves, Leaves]:
+            mean, log_alpha = flat.split([layout.width, alphas.width], -1)
+            means = layout.views(mean)
+            return means, _variances(means, alphas.views(log_alpha.exp()))
 
         def objective(flat: Tensor, batch: Examples, noise: Streams, moment: Moment) -> Tensor:
             mean, log_alpha = flat.split([layout.width, alphas.width], -1)
@@ -92,7 +104,10 @@ class VariationalDropout:
 
         def posterior(state: State) -> Posterior:
             mean, log_alpha = state.flat.split([layout.width, alphas.width], -1)
-            return self.posterior(model, layout.views(mean), alphas.views(log_alpha))
+            found = self.posterior(model, layout.views(mean), alphas.views(log_alpha))
+            own, size, pairs = rng.child(f"gradients {state.epoch}"), self.batch_size, self.gradient_pairs
+            variance = gradient_variance(model, layout, unpacked, state.flat, data, own, size, pairs)
+            return replace(found, facts={**found.facts, **variance})
 
         rule = Update(ADAM.start, step)
         return posterior(last(minimise(objective, initial, data, rng, plan, rule, posterior=posterior)))
