@@ -82,7 +82,8 @@ QUANTITIES = {
     "flops": Quantity("flops"),
     "exit_percent": Quantity(""),
     "milliseconds": Quantity(""),
-    "gradient_variance": Quantity(""),
+    "gradient_variance": Quantity("gradient_variance"),
+    "gradient_variance_ratio": Quantity("gradient_variance_ratio"),
     "agreement_with_hmc": Quantity(""),
     "total_variation_to_hmc": Quantity(""),
 }

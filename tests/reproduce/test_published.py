@@ -33,7 +33,7 @@ COUNTS = {
     "havasi_uci": 20,
     "he2016": 5,
     "izmailov2019": 1,
-    "kingma2015": 16,
+    "kingma2015": 28,
     "lakshminarayanan2017": 18,
     "lee2019": 4,
     "louizos2017": 2,
