@@ -26,14 +26,14 @@ from bdlbench.protocols import Layer, Model
 Unpack = Callable[[Tensor], tuple[Leaves, Leaves]]
 """Returns means and variances by leaf of any number of rows (R, Q), whose first P columns are the means."""
 
-Estimate = Callable[[Model, Unpack, Tensor, Examples, Streams], Tensor]
+GradientEstimate = Callable[[Model, Unpack, Tensor, Examples, Streams], Tensor]
 """Returns an estimate (R, Q) of the gradient of the mean log-likelihood of a batch in rows (R, Q)."""
 
-ELEMENTS = 1 << 22
+WEIGHTS_AT_ONCE = 1 << 22
 """Numbers of the weights of all examples that are held at once, where each example has weights of its own."""
 
 
-def _estimate(rule: Callable[[Leaves, Leaves, Streams], Layer]) -> Estimate:
+def _estimate(rule: Callable[[Leaves, Leaves, Streams], Layer]) -> GradientEstimate:
     """Return the estimate in which one rule acts on the whole batch."""
 
     def gradient(model: Model, unpack: Unpack, flat: Tensor, batch: Examples, noise: Streams) -> Tensor:
@@ -54,7 +54,7 @@ _one_sample = _estimate(WeightNoise)
 def _sample_for_each(model: Model, unpack: Unpack, flat: Tensor, batch: Examples, noise: Streams) -> Tensor:
     """Draw weights for each example: the examples become rows, some at a time, and each row one batch of one."""
     rows, examples = batch.y.shape[:2]
-    total, chunk = torch.zeros_like(flat), max(1, ELEMENTS // (rows * flat.shape[1]))
+    total, chunk = torch.zeros_like(flat), max(1, WEIGHTS_AT_ONCE // (rows * flat.shape[1]))
     for start in range(0, examples, chunk):
         x, y = batch.x[:, start : start + chunk], batch.y[:, start : start + chunk]
         count = y.shape[1]
@@ -66,7 +66,7 @@ def _sample_for_each(model: Model, unpack: Unpack, flat: Tensor, batch: Examples
     return total / examples
 
 
-ESTIMATES: Mapping[str, Estimate] = {
+ESTIMATES: Mapping[str, GradientEstimate] = {
     "local": _estimate(LocalNoise),
     "separate": _sample_for_each,
     "single": _one_sample,

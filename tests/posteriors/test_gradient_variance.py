@@ -148,7 +148,7 @@ def test_weights_drawn_for_each_example_do_not_depend_on_how_many_are_held_at_on
     flat = layout.joined({k: torch.randn(2, *leaf.shape, generator=draw) for k, leaf in layout.leaves.items()})
     found = []
     for elements in (1, 5 * layout.width, 1 << 22):
-        monkeypatch.setattr("bdlbench.posteriors.gradient_variance.ELEMENTS", elements)
+        monkeypatch.setattr("bdlbench.posteriors.gradient_variance.WEIGHTS_AT_ONCE", elements)
         found.append(gradient_variance(model, layout, unpack, flat, data, Streams.of_seeds([3, 1]), 7, 2))
     for facts in found:
         for name, value in facts.items():
