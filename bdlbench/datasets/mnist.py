@@ -31,7 +31,7 @@ from bdlbench.data.splits import (
 )
 from bdlbench.data.task import Examples, Signature, Task
 
-Preprocessing = Literal["standardised", "mean_image"]
+Preprocessing = Literal["standardised", "mean_image", "unit"]
 
 _MNIST_MIRRORS = ("https://ossci-datasets.s3.amazonaws.com/mnist/", "http://yann.lecun.com/exdb/mnist/")
 _FASHION_MIRRORS = ("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",)
@@ -108,7 +108,8 @@ class Mnist:
     Split: the official test set is always the test set. The number of the split only changes which training examples
     num_train picks: the beginning of that split's class-balanced order, so larger sets contain smaller ones.
     Preprocessing: (pixel/255 − mean)/sd, with the two numbers taken from the training images used. Input (1, 28, 28).
-    With pixels=mean_image it is pixel/256 minus the mean of these images, as Molchanov et al. 2017 have it.
+    With pixels=mean_image it is pixel/256 minus the mean of these images, as Molchanov et al. 2017 have it; with
+    pixels=unit it is pixel/255.
     OOD: "fashion_mnist" and "kmnist", all 10,000 test images of each, under the same transform.
     """
 
@@ -323,12 +324,14 @@ class LabelledMnist:
 
 
 def _task(task: Task, pixels: Preprocessing) -> Task:
-    """Return a task of images as bytes by `pixels`: standardised, or less the mean of its training images."""
+    """Return a task of images as bytes by `pixels`: standardised, less the mean of its training images, or in 0 … 1."""
     images = task.train.x.numpy()  # (N, 1, 28, 28)
     if pixels == "mean_image":
         mean_image = images.mean(axis=0, dtype=np.float64)  # (1, 28, 28); sums of bytes are exact
         transform = partial(centred_pixels, mean_image=mean_image)
         statistics = {"pixel_mean": float(mean_image.mean()) / 256}
+    elif pixels == "unit":
+        transform, statistics = partial(standardised_pixels, mean=np.zeros(1), sd=np.ones(1)), {}
     else:
         mean, sd = pixel_statistics(images)
         transform = partial(standardised_pixels, mean=mean, sd=sd)

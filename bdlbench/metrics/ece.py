@@ -48,4 +48,4 @@ class ExpectedCalibrationError:
         return {"": each_row(left_out, *top_class(probs, evaluation.y))}
 
 
-metrics: dict[str, Metric] = {"ece": ExpectedCalibrationError()}
+metrics: dict[str, Metric] = {"ece": ExpectedCalibrationError(), "ece_10": ExpectedCalibrationError(bins=10)}

@@ -68,6 +68,7 @@ QUANTITIES = {
     "accuracy_percent": Quantity("accuracy", 100.0),
     "error_percent": Quantity("accuracy", -100.0, 100.0),
     "ece": Quantity("ece"),
+    "ece_10": Quantity("ece_10"),
     "ece_percent": Quantity("ece", 100.0),
     "elbo": Quantity("elbo"),
     "qice_percent": Quantity("qice", 100.0),

@@ -189,6 +189,15 @@ def test_the_mean_image_of_the_training_images_used_is_taken_from_all_images(
     assert task.statistics == {"pixel_mean": pytest.approx(mean_image.mean() / 256)}
 
 
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "kmnist"])
+def test_pixels_of_the_unit_are_a_part_of_255(load: Callable[..., Task], name: str, tmp_path: Path) -> None:
+    task = load(name, num_train=20, pixels="unit")
+    test = np.frombuffer((tmp_path / ENTRIES[name].files[2].path).read_bytes()[16:], np.uint8).reshape(-1, 1, 28, 28)
+    np.testing.assert_allclose(task.test.x.numpy(), test / 255, atol=1e-7)
+    assert (task.train.x.min(), task.train.x.max() <= 1) == (0, True)
+    assert task.statistics == {}
+
+
 def test_pixel_statistics_are_those_of_the_pixels() -> None:
     images = np.random.default_rng(0).integers(0, 256, (1003, 3, 2, 2), dtype=np.uint8)
     mean, sd = splits.pixel_statistics(images)

@@ -28,7 +28,7 @@ OF_DENSITY = {
 }
 SCORES_OF_CLASSES = ("entropy", "mutual_information", "max_probability")
 OF_CLASSES = {name for name, metric in METRICS.items() if getattr(metric, "score", "") in SCORES_OF_CLASSES}
-OF_CLASSES |= {"accuracy", "ece", "brier"}
+OF_CLASSES |= {"accuracy", "ece", "ece_10", "brier"}
 OF_CONJUGATE = set(FAMILIES["posterior"].metrics)
 
 USES = {"near": {TEST, "near"}, "far": {TEST, "far"}, "simple": {TEST, "simple"}, "": {TEST}}
@@ -152,7 +152,7 @@ def test_a_record_scores_as_its_predictions_did(name, make):
         assert name == "nll" or torch.equal(kept[key], value)  # whose groups are kept in float32
 
 
-@pytest.mark.parametrize("name", ["accuracy", "ece", "brier"])
+@pytest.mark.parametrize("name", ["accuracy", "ece", "ece_10", "brier"])
 def test_float32_probabilities_are_summed_in_float64(name, make):
     evaluation = make(rows=2).classification()
     probs = evaluation.test.probs.double()  # as float32 holds them

@@ -109,6 +109,7 @@ def test_no_number_is_there_twice(name: str) -> None:
         ("havasi_uci", "mean-field VI", "concrete", "elbo", "-3248 sd 69", 1),
         ("havasi_mnist", "mean-field VI", "fashion_mnist", "elbo", "-22830 sd 233", 1),
         ("uncertainty_baselines_mnist", "ensemble of 10", "fashion_mnist", "nll", "0.200", 1),
+        ("uncertainty_baselines_mnist", "ensemble of 10", "mnist", "ece_10", "0.005", 1),
         ("uncertainty_baselines_cifar10", "MC dropout, 1 sample", "cifar10", "ece", "0.0241", 1),
         ("uncertainty_baselines_uci", "MLE", "boston", "nll", "16.11", 1),
         ("blundell2015", "Bayes by Backprop, Gaussian, 2×400", "mnist", "error_percent", "1.82", 1),
