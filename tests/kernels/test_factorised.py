@@ -204,8 +204,9 @@ def test_a_row_has_the_same_bits_alone():
         assert torch.equal(together[r : r + 1], gradient(flat[r : r + 1], drawn[r : r + 1]))
 
 
+@pytest.mark.parametrize("constant", [False, True])
 @pytest.mark.parametrize("width", [16, 80, 20_000 + 16, 100_000])
-def test_wide_rows_of_sparse_weights_have_the_same_bits_alone(threads, width):
+def test_wide_rows_of_sparse_weights_have_the_same_bits_alone(threads, width, constant):
     layout = Layout({"weight": Leaf((width,), "weight", 5)})
     rng = torch.Generator().manual_seed(0)
     flat = torch.randn(5, 2 * layout.width, generator=rng)
@@ -213,7 +214,7 @@ def test_wide_rows_of_sparse_weights_have_the_same_bits_alone(threads, width):
 
     def found(flat):
         flat = flat.clone().requires_grad_()
-        mean, variance, kl = kernels.sparse(flat, layout, ["weight"], counted, limit)
+        mean, variance, kl = kernels.sparse(flat, layout, ["weight"], counted, limit, constant_above=constant)
         loss = mean["weight"].square().sum() + variance["weight"].sum() + kl.sum()
         return kl.detach(), torch.autograd.grad(loss, flat)[0]
 
