@@ -151,7 +151,7 @@ class Trained:
         Raises:
             BadInput: No record holds a metric.
         """
-        names = _listed(metrics)
+        names = _listed("metrics", metrics)
         tables.refuse_unknown_metrics(self.results, names)
         return _frame(tables.summary_rows(self.results, names))
 
@@ -227,7 +227,7 @@ def run(  # noqa: PLR0913 - one argument for each option of the command
             raise BadInput(f"a spec is complete: {', '.join(given)} go with the name of a suite")
         spec = suite
     else:
-        names = (_names(method), _names(model), _names(dataset))
+        names = (_names("method", method), _names("model", model), _names("dataset", dataset))
         chosen = suites.Overrides(*names, _seeds(seeds), samples, _options(set), device, threads, splits)
         source = (
             suites.find_suite("", suite)
@@ -309,7 +309,7 @@ def table(folder: str | Path, metrics: str | Sequence[str] = (), plugin: Plugins
         BadInput: The folder holds no records, or a metric does not exist.
     """
     _add_plugins(plugin)
-    names = _listed(metrics)
+    names = _listed("metrics", metrics)
     source, _ = rescoring.complete(reading.read(_path("folder", folder)), names)
     found = merge(source.records, source)
     if names != ("*",):
@@ -385,7 +385,7 @@ def compare(
             allowed = margin_table.checked("margins", margins, sorted(known))
         else:
             allowed = margin_table.read(_path("margins", margins) if margins else None, known)
-        return comparison.compare(left, right, allowed, _listed(metrics), pairing, strict)
+        return comparison.compare(left, right, allowed, _listed("metrics", metrics), pairing, strict)
 
 
 def _pair(treatment: str | Sequence[str] | None) -> tuple[str, str] | None:
@@ -417,7 +417,7 @@ def rank(folder: str | Path, metric: str = "nll", methods: str | Sequence[str] =
 
     _add_plugins(plugin)
     found = rescoring.completed(reading.read(_path("folder", folder)), [metric])
-    ranked = ranking.rank(found.results, metric, _listed(methods))
+    ranked = ranking.rank(found.results, metric, _listed("methods", methods))
     damaged = found.faults.lines() if found.faults.damaged else ()
     return replace(ranked, notes=(*ranked.notes, *found.untold, *damaged))
 
@@ -476,8 +476,8 @@ def score(  # noqa: PLR0913 - one argument for each option of the command
             listed = range(given) if isinstance(given, int) else given  # in the order of the file
             given = ",".join(map(str, listed)) if len(listed) > 1 else f"{listed[0]}-{listed[0]}"
         claim = Claim(method, dataset, model, own_data, samples, given, splits, texts, axes)
-    elif method or dataset or set:
-        raise BadInput("a claim is complete: method, dataset and so on go without one")
+    elif beside := [name for name, value in {"method": method, "dataset": dataset, "set": set}.items() if value]:
+        raise BadInput(f"a claim is complete: {', '.join(beside)} go without one")
     files.refuse_unwritable(_path("results", results), "--results")
     return submissions.score(_path("file", file), claim, _path("results", results), fresh)
 
@@ -527,7 +527,7 @@ def report(
 
     _add_plugins(plugin)
     files.refuse_unwritable(_path("out", out), "--out")
-    return page.write(_path("folder", folder), _path("out", out), _listed(metrics))
+    return page.write(_path("folder", folder), _path("out", out), _listed("metrics", metrics))
 
 
 def verify(folder: str | Path, *, full: bool = False, threads: int | None = None) -> Iterator[Check]:
@@ -645,7 +645,7 @@ Options = Mapping[str, Any] | str | Sequence[str]
 
 def _options(given: Options) -> suites.OptionValues | tuple[str, ...]:
     if not isinstance(given, Mapping):
-        return _names(given)
+        return _names("set", given)
     settings: dict[str, dict[str, list[Any]]] = {}
     for name, value in given.items():
         entry, dot, option = str(name).partition(".")
@@ -681,16 +681,16 @@ def _seeds(given: Any) -> Any:
     return "" if given is None else given.tolist() if hasattr(given, "tolist") else given
 
 
-def _names(given: str | Iterable[str] | None) -> tuple[str, ...]:
+def _names(what: str, given: str | Iterable[str] | None) -> tuple[str, ...]:
     if isinstance(given, str):
         return (given,)
     try:
         return tuple(map(str, given or ()))
     except TypeError:
-        raise BadInput(f"{given!r} is neither text nor a list of texts") from None
+        raise BadInput(f"{what}: {given!r} is neither text nor a list of texts") from None
 
 
-def _listed(given: str | Iterable[str] | None) -> tuple[str, ...]:
+def _listed(what: str, given: str | Iterable[str] | None) -> tuple[str, ...]:
     """Return names as a list, also from one text as the command line takes it: "nll,ece"."""
-    parts = given.split(",") if isinstance(given, str) else _names(given)
+    parts = given.split(",") if isinstance(given, str) else _names(what, given)
     return tuple(name.strip() for name in parts if name.strip())

@@ -157,11 +157,11 @@ def small():
 
 
 class Refused:
-    """Asserts that something is refused: of which kind, in one line that names what is wrong, and nothing is written.
+    """Asserts that something is refused: by which error, with which exit code, in one line that names what is wrong.
 
     A name is an option, a value, an entry, a file, a line, or the one word that tells two refusals apart. It must stand
     in the message as a whole: 3 does not stand in 13, nor `ece` in `ece_sweep`. Two plain words in a row are prose,
-    which may be written better at any time, and are no name.
+    which may be written better at any time, and are no name, but for a kind and its name (`metric ece`, `no metric`).
     """
 
     def __init__(self, folder):
@@ -171,16 +171,14 @@ class Refused:
     def __call__(self, *names, error=BadInput, lacks=()):
         """The block raises exactly this error; `text` of what is bound has the message afterwards."""
         said = SimpleNamespace(text="")
-        before = self.stored()
         with pytest.raises(error) as caught:
             yield said
         said.text = str(caught.value)
         assert caught.type is error, f"{caught.type.__name__} is another refusal than {error.__name__}: {said.text}"
         self.says(said.text, *names, lacks=lacks)
-        assert self.stored() == before, "what was refused has written something"
 
     def command(self, words, *names, code=BAD_INPUT, lacks=()):
-        """The command line ends with this exit code, and prints one line, which is returned without its prefix."""
+        """The command line ends with this exit code, prints one line, which is returned, and writes nothing."""
         before, out, err = self.stored(), io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             ended = cli.main([str(word) for word in words])
@@ -189,7 +187,7 @@ class Refused:
         return self.line(err.getvalue(), *names, lacks=lacks)
 
     def line(self, err, *names, lacks=()):
-        """What was printed to stderr is one line with these names, which is returned without its prefix."""
+        """What was printed to stderr is one line with these names, which is returned without the program's name."""
         program, _, text = err.removesuffix("\n").partition(": ")
         assert program == "bdlbench" and err.endswith("\n"), err
         self.says(text, *names, lacks=lacks)
@@ -215,10 +213,13 @@ OF_THE_SYSTEM = {os.strerror(code) for code in errno.errorcode}
 """Such as `Permission denied`: not our wording."""
 
 
+KINDS = {"argument", "column", "data", "dataset", "metric", "method", "model", "no", "option", "plugin", "row", "suite"}
+
+
 def is_prose(name):
     """Whether two plain words follow each other: no numbers, no names of code, files or options, nothing quoted."""
-    plain = r"(?<![\w/.'`=-])[A-Za-z]?[a-z]+ [a-z]+(?![\w.'`=(\[/-])"
-    return name not in OF_THE_SYSTEM and re.search(plain, name) is not None
+    pairs = re.findall(r"(?<![\w/.'`=-])([A-Za-z]?[a-z]+) (?=[a-z]+(?![\w.'`=(\[/-]))", name)
+    return name not in OF_THE_SYSTEM and any(kind not in KINDS for kind in pairs)
 
 
 def is_named(name, text):

@@ -88,54 +88,54 @@ def test_sweeps_are_lists_of_any_kind(values: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "words"),
+    ("given", "names"),
     [
-        ({"method": ["mlee"]}, "unknown method 'mlee': did you mean 'mle'?"),
-        ({"methods": "mlee"}, "unknown method 'mlee': did you mean 'mle'?"),
-        ({"method": [3]}, "unknown method '3'"),
-        ({"seeds": [0, 0]}, "names a seed twice"),
-        ({"seeds": 1.5}, "cannot be read"),
-        ({"seeds": []}, "names no seed"),
-        ({"samples": 2.5}, "--samples 2.5 is not a whole number"),
-        ({"samples": "2"}, "--samples '2' is not a whole number"),
-        ({"threads": 0}, "--threads 0 is out of range"),
-        ({"jobs": -1}, "--jobs -1 is out of range"),
-        ({"jobs": 1.5}, "--jobs 1.5 is not a whole number"),
-        ({"checkpoint_every": 0}, "--checkpoint-every 0 is out of range"),
-        ({"checkpoint_every": "1"}, "--checkpoint-every 1 is out of range"),
-        ({"jobs": None}, "--jobs None is not a whole number"),
-        ({"device": 3}, "unknown device 3"),
-        ({"suite": 3}, "unknown suite 3"),
-        ({"method": 3}, "3 is neither text nor a list of texts"),
-        ({"plugin": 3}, "plugin: 3 is no path"),
-        ({"plugin": [3]}, "plugin: 3 is no path"),
-        ({"config": 3}, "config: 3 is no path"),
-        ({"set": 3}, "3 is neither text nor a list of texts"),
-        ({"sede": 3}, "unknown argument of run 'sede': did you mean 'seeds'?"),
-        ({"method": "map", "methods": "mle"}, "unknown argument of run 'methods'"),
-        ({"splits": 3}, "unknown value of --splits '3'"),
-        ({"config": "nowhere.toml"}, "suite file nowhere.toml does not exist"),
-        ({"suite": "quick", "config": "mine.toml"}, "both given: choose one"),
-        ({"suite": "quik"}, "unknown suite 'quik': did you mean 'quick'?"),
-        ({"plugin": "nowhere.py"}, "plugin nowhere.py does not exist"),
-        ({"set": {"epochs": 3}}, "set: 'epochs' cannot be read"),
-        ({"set": {"mle.epochs": {"a": 1}}}, "set: 'mle.epochs' cannot be read"),
-        ({"set": {"mle.epochs": 3, "mle": {"epochs": 4}}}, "mle.epochs is given twice"),
-        ({"set": {"mle.epochs": []}}, "mle.epochs has no value"),
-        ({"set": {"mle.epochs": 2.5}}, "mle.epochs=2.5 is not a whole number"),
-        ({"set": {"mle.epochs": True}}, "mle.epochs=true is not a whole number"),
-        ({"set": {"mle.epochs": None}}, "mle.epochs=None is not a whole number"),
-        ({"set": {"mel.epochs": 3}}, "unknown entry 'mel'"),
-        ({"set": {"map.epochs": 3}}, "map is not part of this run"),
-        ({"set": "mle.epochs"}, "write NAME.OPTION=VALUE"),
+        ({"method": ["mlee"]}, ["method", "mlee", "mle"]),
+        ({"methods": "mlee"}, ["method", "mlee", "mle"]),
+        ({"method": [3]}, ["method", "3", "exact"]),
+        ({"seeds": [0, 0]}, ["--seeds [0, 0]", "twice"]),
+        ({"seeds": 1.5}, ["--seeds 1.5", "(5)", "(0-9)", "(1,4,7)"]),
+        ({"seeds": []}, ["--seeds []", "no seed"]),
+        ({"samples": 2.5}, ["--samples 2.5", "whole"]),
+        ({"samples": "2"}, ["--samples '2'", "whole"]),
+        ({"threads": 0}, ["--threads 0", "1"]),
+        ({"jobs": -1}, ["--jobs -1", "1", "0"]),
+        ({"jobs": 1.5}, ["--jobs 1.5", "whole"]),
+        ({"checkpoint_every": 0}, ["--checkpoint-every 0", "seconds"]),
+        ({"checkpoint_every": "1"}, ["--checkpoint-every 1", "seconds"]),
+        ({"jobs": None}, ["--jobs None", "whole"]),
+        ({"device": 3}, ["device 3", "auto", "cpu", "cuda"]),
+        ({"suite": 3}, ["suite 3", "quick"]),
+        ({"method": 3}, ["method", "3", "texts"]),
+        ({"plugin": 3}, ["plugin", "3", "path"]),
+        ({"plugin": [3]}, ["plugin", "3", "path"]),
+        ({"config": 3}, ["config", "3", "path"]),
+        ({"set": 3}, ["set", "3", "texts"]),
+        ({"sede": 3}, ["argument", "run", "sede", "seeds"]),
+        ({"method": "map", "methods": "mle"}, ["argument", "run", "methods"]),
+        ({"splits": 3}, ["--splits '3'", "each", "one"]),
+        ({"config": "nowhere.toml"}, ["suite", "nowhere.toml", "exist"]),
+        ({"suite": "quick", "config": "mine.toml"}, ["quick", "--config mine.toml"]),
+        ({"suite": "quik"}, ["suite", "quik", "quick"]),
+        ({"plugin": "nowhere.py"}, ["plugin", "nowhere.py", "exist"]),
+        ({"set": {"epochs": 3}}, ["set", "'epochs'", "'NAME.OPTION'"]),
+        ({"set": {"mle.epochs": {"a": 1}}}, ["set", "'mle.epochs'", "'NAME.OPTION'"]),
+        ({"set": {"mle.epochs": 3, "mle": {"epochs": 4}}}, ["set", "mle.epochs", "twice"]),
+        ({"set": {"mle.epochs": []}}, ["set", "mle.epochs", "no value"]),
+        ({"set": {"mle.epochs": 2.5}}, ["mle.epochs=2.5", "whole"]),
+        ({"set": {"mle.epochs": True}}, ["mle.epochs=true", "whole"]),
+        ({"set": {"mle.epochs": None}}, ["mle.epochs=None", "whole"]),
+        ({"set": {"mel.epochs": 3}}, ["entry", "mel"]),
+        ({"set": {"map.epochs": 3}}, ["--set map", "logistic", "mle", "wine"]),
+        ({"set": "mle.epochs"}, ["--set 'mle.epochs'", "NAME.OPTION=VALUE"]),
     ],
 )
-def test_what_is_wrong_is_one_line_and_nothing_is_written(given: dict[str, Any], words: str, tmp_path: Path) -> None:
+def test_what_is_wrong_is_one_line_and_nothing_is_written(
+    given: dict[str, Any], names: list[str], tmp_path: Path, refused: Any
+) -> None:
     asked = {"method": "mle", "results": tmp_path / "out", **SMALL}
-    with pytest.raises(BadInput) as caught:
+    with refused(*names):
         api.run(**{**{k: v for k, v in asked.items() if k != "method" or "methods" not in given}, **given})
-    assert words in str(caught.value)
-    assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
 
 
@@ -205,24 +205,28 @@ def test_a_ranking_prints_and_becomes_a_frame(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("call", "words"),
+    ("call", "names"),
     [
-        (lambda folder: api.table(folder, "nlll"), "'nlll': did you mean 'nll'?"),
-        (lambda folder: api.table(folder, metric="nll"), "unknown argument of table 'metric': did you mean 'metrics'?"),
-        (lambda folder: api.read(folder / "nowhere"), "does not exist"),
-        (lambda folder: api.rank(folder, methods="mapp,mle"), "mapp"),
-        (lambda folder: api.compare(folder, folder, treatment="mle"), "name a method of A and one of B"),
-        (lambda folder: api.compare(folder, folder, treatment=("mle", "map", "x")), "name a method of A and one of B"),
-        (lambda folder: api.compare(folder, folder, margins={"nnl": 0.1}), "unknown metric 'nnl'"),
-        (lambda folder: api.compare(folder, folder, margins={"nll": -1}), "the margin of nll is -1"),
-        (lambda folder: api.compare(folder, folder, margin={"nll": 1}), "unknown argument of compare 'margin'"),
-        (lambda folder: api.report(folder, metrics="nlll", out=folder / "out"), "nlll"),
+        (lambda folder: api.table(folder, "nlll"), ["metric", "nlll", "nll"]),
+        (lambda folder: api.table(folder, metric="nll"), ["argument", "table", "metric", "metrics"]),
+        (lambda folder: api.read(folder / "nowhere"), ["results/nowhere", "exist"]),
+        (lambda folder: api.rank(folder, methods="mapp,mle"), ["method", "mapp", "map"]),
+        (lambda folder: api.compare(folder, folder, treatment="mle"), ["--treatment 'mle'", "mle:map"]),
+        (
+            lambda folder: api.compare(folder, folder, treatment=("mle", "map", "x")),
+            ["--treatment ('mle', 'map', 'x')", "mle:map"],
+        ),
+        (lambda folder: api.compare(folder, folder, margins={"nnl": 0.1}), ["margins", "metric", "nnl", "nll"]),
+        (lambda folder: api.compare(folder, folder, margins={"nll": -1}), ["margins", "nll", "-1"]),
+        (lambda folder: api.compare(folder, folder, margin={"nll": 1}), ["argument", "compare", "margin", "margins"]),
+        (lambda folder: api.report(folder, metrics="nlll", out=folder / "out"), ["metric", "nlll", "nll"]),
     ],
 )
-def test_other_verbs_say_what_is_wrong_in_one_line(call: Callable[[Path], Any], words: str, folder: Path) -> None:
-    with pytest.raises(BadInput) as caught:
+def test_other_verbs_say_what_is_wrong_in_one_line(
+    call: Callable[[Path], Any], names: list[str], folder: Path, refused: Any
+) -> None:
+    with refused(*names):
         call(folder)
-    assert words in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_the_plural_names_are_taken_too(folder: Path) -> None:
@@ -303,19 +307,21 @@ def test_score_takes_pythons_values(seeds: Any, count: int, expected: set[int], 
 
 
 @pytest.mark.parametrize(
-    ("given", "words"),
+    ("given", "names"),
     [
-        ({}, "need names"),
-        ({"method": "mine", "dataset": "wines"}, "wines"),
-        ({"method": "mine", "dataset": "wine", "set": {"mine.width": [3, 4]}}, "names 2 values"),
-        ({"method": "mine", "dataset": "wine", "seeds": 1.5}, "--seeds 1.5 cannot be read"),
-        ({"method": "mine", "dataset": "wine", "mdl": "x"}, "unknown argument of score 'mdl'"),
-        ({"claim": Claim("mine", "wine"), "method": "yours"}, "a claim is complete"),
+        ({}, ["method", "model", "data"]),
+        ({"method": "mine", "dataset": "wines"}, ["dataset", "wines", "wine"]),
+        ({"method": "mine", "dataset": "wine", "set": {"mine.width": [3, 4]}}, ["--set mine.width=3,4", "2 values"]),
+        ({"method": "mine", "dataset": "wine", "seeds": 1.5}, ["--seeds 1.5", "read"]),
+        ({"method": "mine", "dataset": "wine", "mdl": "x"}, ["argument", "score", "mdl", "model"]),
+        ({"claim": Claim("mine", "wine"), "method": "yours"}, ["claim", "method"]),
     ],
 )
-def test_what_is_wrong_with_a_claim_is_one_line(given: dict[str, Any], words: str, tmp_path: Path) -> None:
+def test_what_is_wrong_with_a_claim_is_one_line(
+    given: dict[str, Any], names: list[str], tmp_path: Path, refused: Any
+) -> None:
     file = probabilities(tmp_path / "file.npz")
-    with pytest.raises(BadInput, match=words):
+    with refused(*names):
         api.score(file, results=tmp_path / "out", **given)
     assert not (tmp_path / "out").exists()
 

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,6 @@ import pytest
 from bdlbench import api
 from bdlbench.cli import main as cli
 from bdlbench.core import files
-from bdlbench.core.errors import BadInput
 from bdlbench.records import reading, record
 from bdlbench.runs.external_scores import Claim
 
@@ -51,17 +51,17 @@ def test_fresh_heals_a_folder_whose_records_disagree(folder: Path, capsys: pytes
     assert not copy.exists()
 
 
-def test_fresh_refuses_a_conflict_that_it_would_not_mend(folder: Path) -> None:
+def test_fresh_refuses_a_conflict_that_it_would_not_mend(folder: Path, refused: Any) -> None:
     (original,) = folder.glob("*.json")
     alter(original, folder / "a copy.json")
     kept = {path.name: path.read_bytes() for path in folder.iterdir()}
-    with pytest.raises(BadInput, match="seed 0, split 0 differing values"):
+    with refused("a copy.json", original.name, "seed 0", "split 0", "`run --fresh`"):
         api.run("quick", **COIN, seeds="1,3", results=folder, fresh=True)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == kept
 
 
 def test_a_folder_and_a_revision_are_read_alike(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, refused: Any
 ) -> None:
     repository = tmp_path / "repository"
     shutil.copytree(folder, repository / "results" / "deep" / "er")
@@ -86,9 +86,9 @@ def test_a_folder_and_a_revision_are_read_alike(
     damaged.write_text("{")
     subprocess.run(["git", *who, "commit", "-qam", "y"], check=True)
     place = "deep/er/" + damaged.name
-    with pytest.raises(BadInput, match=f"HEAD/results/{place} is not a whole record"), reading.opened("HEAD"):
+    with refused(f"HEAD/results/{place}", "whole"), reading.opened("HEAD"):
         pass
-    with pytest.raises(BadInput, match=f"results/{place} is not a whole record"):
+    with refused(f"results/{place}", "whole"):
         reading.read(Path("results"))
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bdlbench.cli import main as cli
 from bdlbench.core.errors import BadInput, DataUnavailable
 
 
@@ -31,6 +34,7 @@ def ends_well(refused: Any, error: Exception | None, *names: str, lacks: tuple[s
         ("[[grid]]", "there is no [[grid]] in it"),
         ("line 3", "not TOML (at line 3, column 5)"),
         ("'a b'", "the name 'a b' has a space"),
+        ("metric ece", "metric ece: version is 0"),
     ],
 )
 def test_a_name_that_is_told(name: str, text: str, refused: Any) -> None:
@@ -63,17 +67,28 @@ def test_another_refusal_or_another_shape_is_seen(error: Exception | None, refus
     assert not ends_well(refused, error, "rate=3")
 
 
-@pytest.mark.parametrize("words", ["is out of range", "did you mean", "unknown metric", "a file", "Not a"])
+@pytest.mark.parametrize(
+    "words", ["is out of range", "did you mean", "unknown metric", "a file", "Not a", "metric ece is"]
+)
 def test_wording_is_no_name(words: str, refused: Any) -> None:
     assert not ends_well(refused, BadInput(f"{words}: rate"), words)
     assert not ends_well(refused, BadInput(f"{words}: rate"))  # nor is nothing
     assert ends_well(refused, BadInput(f"{words}: rate"), "rate")
 
 
-def test_nothing_is_written_where_something_is_refused(refused: Any, tmp_path: Path) -> None:
-    with pytest.raises(AssertionError), refused("rate"):
-        (tmp_path / "record.json").write_text("{}")
-        raise BadInput("rate")
+@pytest.mark.parametrize("writes", [True, False])
+def test_a_refused_command_writes_nothing(
+    writes: bool, refused: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def main(words: list[str]) -> int:
+        if writes:
+            (tmp_path / "record.json").write_text("{}")
+        print("bdlbench: rate", file=sys.stderr)
+        return 2
+
+    monkeypatch.setattr(cli, "main", main)
+    with pytest.raises(AssertionError) if writes else nullcontext():
+        refused.command(["run"], "rate")
 
 
 def test_a_command_that_is_refused(refused: Any) -> None:

@@ -339,10 +339,10 @@ def test_splits_are_named_where_the_suite_has_others(splits: str, words: list[st
 
 def test_nothing_is_written_where_the_commands_fail(folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
     def refuse(*_: Any) -> None:
-        raise BadInput("no")
+        raise BadInput("as planned")
 
     monkeypatch.setattr(commands, "commands", refuse)
-    with pytest.raises(BadInput, match="no"):
+    with pytest.raises(BadInput):
         page.write(folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
 from bdlbench import catalog
 from bdlbench.core import memory
-from bdlbench.core.errors import BadInput
 from bdlbench.core.options import option
 from bdlbench.core.spec import Cell, Choice, parse_seeds
 from bdlbench.runs.suites import Overrides, build_spec, parse_suite
@@ -42,69 +42,69 @@ def test_several_numbers_of_one_option(written: str, values: list[tuple[int, ...
 
 
 @pytest.mark.parametrize(
-    ("line", "words"),
+    ("line", "names"),
     [
         (
             "mlp.widths = [300, 100]",
-            r"may mean one value or several: write '300-100' for one, or \['300', …\] to sweep",
+            ["mlp.widths", "'300-100'", "['300', …]"],
         ),
-        ("mlp.widths = [[1.5]]", "mlp.widths=1.5 is not whole numbers"),
-        ("mlp.widths = [[true]]", "mlp.widths=True is not whole numbers"),
-        ("mlp.widths = []", r"suite.toml: mlp.widths has no value"),
-        ("mle.epochs = []", r"suite.toml: mle.epochs has no value"),
-        ("mle.epochs = true", "mle.epochs=true is not a whole number"),
-        ("mle.epochs = [5, false]", "mle.epochs=false is not a whole number"),
-        ("mle.epochs = [[5]]", "mle.epochs=5 is not a whole number"),
-        ("mle.epochs = {a = 1}", "is not a whole number"),
-        ("mle.epochs = 2020-01-01", "mle.epochs=2020-01-01 is not a whole number"),
-        ("mle.learning_rate = true", "mle.learning_rate=true is not a number"),
-        ("mle.learning_rate = inf", "mle.learning_rate=inf is out of range"),
-        ("mle.decay = 3", "mle.decay=3 is not text"),
-        ("mlp.widths = 9_223_372_036_854_775_808", "is not whole numbers"),
+        ("mlp.widths = [[1.5]]", ["mlp.widths=1.5", "whole"]),
+        ("mlp.widths = [[true]]", ["mlp.widths=True", "whole"]),
+        ("mlp.widths = []", ["suite.toml", "mlp.widths", "no value"]),
+        ("mle.epochs = []", ["suite.toml", "mle.epochs", "no value"]),
+        ("mle.epochs = true", ["mle.epochs=true", "whole"]),
+        ("mle.epochs = [5, false]", ["mle.epochs=false", "whole"]),
+        ("mle.epochs = [[5]]", ["mle.epochs=5", "whole"]),
+        ("mle.epochs = {a = 1}", ["mle.epochs={'a': 1}", "whole"]),
+        ("mle.epochs = 2020-01-01", ["mle.epochs=2020-01-01", "whole"]),
+        ("mle.learning_rate = true", ["mle.learning_rate=true", "64 bits"]),
+        ("mle.learning_rate = inf", ["mle.learning_rate=inf", "(0, inf)"]),
+        ("mle.decay = 3", ["mle.decay=3", "text"]),
+        ("mlp.widths = 9_223_372_036_854_775_808", ["mlp.widths=9223372036854775808", "whole"]),
     ],
 )
-def test_an_option_of_a_suite(line: str, words: str) -> None:
-    with pytest.raises(BadInput, match=words):
+def test_an_option_of_a_suite(line: str, names: list[str], refused: Any) -> None:
+    with refused(*names):
         options(f"{GRID}[grid.options]\n{line}\n")
 
 
 @pytest.mark.parametrize(
-    ("line", "words"),
+    ("line", "names"),
     [
-        ("samples = true", "suite.toml: samples = True is not a whole number"),
-        ("samples = 0", "suite.toml: samples = 0 is out of range: at least 1"),
-        ("samples = 9_223_372_036_854_775_808", "suite.toml: samples = 9223372036854775808 is out of range"),
-        ("version = false", "suite.toml: version = False is not a whole number"),
-        ("seeds = true", "suite.toml: seeds = True cannot be read"),
-        ("seeds = 2.0", "suite.toml: seeds = 2.0 cannot be read"),
-        ("seeds = []", r"suite.toml: seeds = \[\] names no seed"),
-        ("seeds = [1, true]", "suite.toml: seeds = .* cannot be read"),
-        ("seeds = [1, 1]", "suite.toml: seeds = .* names a seed twice"),
-        ("seeds = [1, -1]", "suite.toml: seeds = .* names no seed"),
-        ("seeds = 'a'", "suite.toml: seeds = 'a' cannot be read"),
-        ("splits = 1", "suite.toml: splits = 1 is not text"),
-        ("splits = 'eahc'", "unknown value of splits in suite.toml 'eahc': did you mean 'each'"),
-        ("selection = false", "suite.toml: selection = False is not text"),
-        ("selection = []", r"suite.toml: selection = \[\] is not text"),
-        ("title = 5", "suite.toml: title = 5 is not text"),
-        ('title = "a\\u001b[1mb"', "title = .* is not text on one line"),
-        (f"samples = {'9' * 5000}", "suite.toml holds what this version cannot read"),
-        (f"samples = {'[' * 100_000}", "suite.toml holds what this version cannot read"),
-        (f"samples = 0x1{'0' * 5000}", "suite.toml: samples = a number of thousands of digits is out of range"),
+        ("samples = true", ["samples = True", "suite.toml", "whole"]),
+        ("samples = 0", ["suite.toml", "samples = 0", "1"]),
+        ("samples = 9_223_372_036_854_775_808", ["suite.toml", "samples = 9223372036854775808", "2^63"]),
+        ("version = false", ["version = False", "suite.toml", "whole"]),
+        ("seeds = true", ["seeds = True", "suite.toml", "(0-9)"]),
+        ("seeds = 2.0", ["seeds = 2.0", "suite.toml", "(0-9)"]),
+        ("seeds = []", ["seeds = []", "suite.toml", "no seed"]),
+        ("seeds = [1, true]", ["suite.toml", "seeds = [1, True]", "(0-9)"]),
+        ("seeds = [1, 1]", ["suite.toml", "seeds = [1, 1]", "twice"]),
+        ("seeds = [1, -1]", ["suite.toml", "seeds = [1, -1]", "no seed"]),
+        ("seeds = 'a'", ["seeds = 'a'", "suite.toml", "(0-9)"]),
+        ("splits = 1", ["splits = 1", "suite.toml", "text"]),
+        ("splits = 'eahc'", ["value", "splits", "suite.toml", "eahc", "each"]),
+        ("selection = false", ["selection = False", "suite.toml", "text"]),
+        ("selection = []", ["selection = []", "suite.toml", "text"]),
+        ("title = 5", ["title = 5", "suite.toml", "text"]),
+        ('title = "a\\u001b[1mb"', ["suite.toml", r"title = 'a\x1b[1mb'", "text"]),
+        (f"samples = {'9' * 5000}", ["suite.toml", "5000 digits"]),
+        (f"samples = {'[' * 100_000}", ["suite.toml", "recursion"]),
+        (f"samples = 0x1{'0' * 5000}", ["suite.toml", "samples =", "thousands", "2^63"]),
     ],
 )
-def test_a_key_of_a_suite(line: str, words: str) -> None:
-    with pytest.raises(BadInput, match=words) as caught:
+def test_a_key_of_a_suite(line: str, names: list[str], refused: Any) -> None:
+    with refused(*names) as caught:
         options(line + GRID)
-    assert len(str(caught.value)) < 300
-    assert "--" not in str(caught.value)  # no word of the command line for what stands in a file
+    assert len(caught.text) < 300
+    assert "--" not in caught.text  # no word of the command line for what stands in a file
 
 
 @pytest.mark.parametrize("line", ["methods = [5]", "models = true", "datasets = [['wine']]"])
-def test_names_of_a_grid_are_text(line: str) -> None:
+def test_names_of_a_grid_are_text(line: str, refused: Any) -> None:
     kind = line.partition(" ")[0]
     kept = [other for other in GRID.splitlines() if not other.startswith(kind)]
-    with pytest.raises(BadInput, match=f"suite.toml: {kind} = .* are not names"):
+    with refused("suite.toml", f"{kind} =", f"{kind} = ['NAME', …]"):
         options("\n".join([*kept, line]))
 
 
@@ -115,27 +115,27 @@ def test_seeds_of_a_suite_are_a_number_a_text_or_a_list() -> None:
 
 
 @pytest.mark.parametrize("text", ["0-999999999", "1000000000", "999999999999999999999", "0-99999999999999999999999"])
-def test_more_seeds_than_memory_holds_are_refused_before_they_are_listed(text: str) -> None:
-    with pytest.raises(BadInput, match=f"--seeds '{text}', which are .* replicates, would take at least .* GiB"):
+def test_more_seeds_than_memory_holds_are_refused_before_they_are_listed(text: str, refused: Any) -> None:
+    with refused(f"--seeds '{text}'", "replicates", "GiB"):
         parse_seeds(text)
 
 
 @pytest.mark.parametrize("text", ["1_0", "٣", "+5", "1,", "5-", "0-9-", "1e3", "9" * 5000])
-def test_seeds_are_decimal_digits(text: str) -> None:
-    with pytest.raises(BadInput, match="cannot be read"):
+def test_seeds_are_decimal_digits(text: str, refused: Any) -> None:
+    with refused(f"--seeds '{text[:59]}", "(5)", "(0-9)", "(1,4,7)"):
         parse_seeds(text)
 
 
-def test_a_seed_has_63_bits() -> None:
+def test_a_seed_has_63_bits(refused: Any) -> None:
     assert parse_seeds(f"{2**63 - 1}-{2**63 - 1}") == (2**63 - 1,)
-    with pytest.raises(BadInput, match="a seed of more than 63 bits"):
+    with refused("--seeds", str(2**63), "63 bits"):
         parse_seeds(f"{2**63}-{2**63}")
 
 
-def test_what_memory_holds_is_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_memory_holds_is_not_refused(monkeypatch: pytest.MonkeyPatch, refused: Any) -> None:
     monkeypatch.setattr(memory, "total_bytes", lambda: 10 << 14)
     assert len(parse_seeds("10")) == 10
-    with pytest.raises(BadInput, match="11 replicates"):
+    with refused("--seeds '11'", "11 replicates", "GiB"):
         parse_seeds("11")
 
 
@@ -144,19 +144,19 @@ def test_memory_is_that_of_this_machine() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"),
+    ("settings", "names"),
     [
-        (("mlp.widths=-7",), "mlp.widths=-7 is not whole numbers joined by '-'"),
-        (("mlp.widths=10,",), "holds an empty value"),
-        (("mle.epochs=1,,2",), "holds an empty value"),
-        (("mle.epochs=1", "mle.epochs=2"), "--set mle.epochs is given twice: write mle.epochs=V1,V2"),
-        (("0.\x1b=0", "0.\x1b=0"), "^[ -~]+ is given twice: [ -~]+$"),
-        (("0.\x1b=0,,1",), "^[ -~]+ holds an empty value: [ -~]+$"),
-        (("mle.name=zzz",), "unknown option of mle 'name'"),
+        (("mlp.widths=-7",), ["mlp.widths=-7", "'-'", "whole"]),
+        (("mlp.widths=10,",), ["--set 'mlp.widths=10,'", "empty", "mlp.widths=V1,V2"]),
+        (("mle.epochs=1,,2",), ["--set 'mle.epochs=1,,2'", "empty", "mle.epochs=V1,V2"]),
+        (("mle.epochs=1", "mle.epochs=2"), ["--set mle.epochs", "mle.epochs=V1,V2", "twice"]),
+        (("0.\x1b=0", "0.\x1b=0"), [r"'0.\\x1b'", "twice"]),
+        (("0.\x1b=0,,1",), [r"'0.\\x1b=0,,1'", "empty"]),
+        (("mle.name=zzz",), ["option", "mle", "'name'", "epochs"]),
     ],
 )
-def test_what_set_does_not_take(settings: tuple[str, ...], words: str) -> None:
-    with pytest.raises(BadInput, match=words):
+def test_what_set_does_not_take(settings: tuple[str, ...], names: list[str], refused: Any) -> None:
+    with refused(*names):
         options(GRID, settings=settings)
 
 
@@ -167,9 +167,9 @@ class Renaming:
     name: str = option("x", "a name")
 
 
-def test_no_option_renames_its_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_option_renames_its_entry(monkeypatch: pytest.MonkeyPatch, refused: Any) -> None:
     monkeypatch.setitem(catalog._plugins["methods"], "renaming", Renaming)
-    with pytest.raises(BadInput, match=r"renaming\.name: an option cannot be called name"):
+    with refused("renaming.name", "option"):
         options(GRID, methods=("renaming",), settings=("renaming.name=zzz",))
     one = Choice.of("a", {"x": 1})
     assert Cell(one, one, one, 3).as_dict()["treatment"]["name"] == "a"

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bdlbench.compare import margins
-from bdlbench.core.errors import BadInput
 
 METRICS = ["nll", "ood_auroc", "accuracy"]
 
@@ -32,32 +32,32 @@ def test_a_file_of_its_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "names"),
     [
-        ("[margins]\nnl = 1\n", "unknown metric 'nl': did you mean 'nll'?"),
-        ("[margins]\nnll = -1\n", "the margin of nll is -1: a number from 0 upwards"),
-        ("[margins]\nnll = 'a'\n", "the margin of nll is 'a'"),
-        ("[margins]\nnll = true\n", "the margin of nll is true"),
-        ("[margins]\nnll = nan\n", "the margin of nll is nan"),
-        ("margins = 3\n", "margins is not a table"),
-        ("nll = 1\n", r"has no table \[margins\]"),
-        ("[margins\n", "is not valid TOML"),
-        ("tool.bdlbench = 3\n", "bdlbench is not a table"),
+        ("[margins]\nnl = 1\n", ["metric", "nl", "nll"]),
+        ("[margins]\nnll = -1\n", ["nll", "-1", "0"]),
+        ("[margins]\nnll = 'a'\n", ["nll", "'a'"]),
+        ("[margins]\nnll = true\n", ["nll", "true"]),
+        ("[margins]\nnll = nan\n", ["nll", "nan"]),
+        ("margins = 3\n", ["margins", "table"]),
+        ("nll = 1\n", ["[margins]", "no"]),
+        ("[margins\n", ["TOML", "line 1", "column 9"]),
+        ("tool.bdlbench = 3\n", ["bdlbench", "[tool.bdlbench.gate.margins]"]),
     ],
 )
-def test_refused(tmp_path: Path, text: str, words: str) -> None:
+def test_refused(tmp_path: Path, text: str, names: list[str], refused: Any) -> None:
     path = tmp_path / "m.toml"
     path.write_text(text)
-    with pytest.raises(BadInput, match=words):
+    with refused("m.toml", *names):
         margins.read(path, METRICS)
 
 
-def test_a_metric_that_only_records_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_metric_that_only_records_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Any) -> None:
     path = tmp_path / "m.toml"
     path.write_text("[margins]\nood_auroc_energy = 0.05\n'ood_auroc_energy[near]' = 0.1\n")
     right = {"ood_auroc_energy": 0.05, "ood_auroc_energy[near]": 0.1}
     assert margins.read(path, [*METRICS, "ood_auroc_energy[near]", "ood_auroc_energy[far]"]) == right
-    with pytest.raises(BadInput, match="unknown metric 'ood_auroc_energy': did you mean 'ood_auroc'"):
+    with refused("metric", "ood_auroc_energy", "ood_auroc"):
         margins.read(path, METRICS)
     (tmp_path / "pyproject.toml").write_text("[tool.bdlbench.gate.margins]\nood_auroc_energy = 0.05\n")
     monkeypatch.chdir(tmp_path)
@@ -65,21 +65,21 @@ def test_a_metric_that_only_records_have(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("number", ["inf", "1" + "0" * 400, "0x1" + "0" * 5000])
-def test_a_margin_is_a_finite_number(tmp_path: Path, number: str) -> None:
+def test_a_margin_is_a_finite_number(tmp_path: Path, number: str, refused: Any) -> None:
     path = tmp_path / "m.toml"
     path.write_text(f"[margins]\nnll = {number}\n")
-    with pytest.raises(BadInput, match=r"the margin of nll is .*: a number from 0 upwards") as caught:
+    with refused("m.toml", "nll", "0", "margin") as caught:
         margins.read(path, METRICS)
-    assert len(str(caught.value)) < 300
+    assert len(caught.text) < 300
 
 
-def test_brackets_without_end(tmp_path: Path) -> None:
+def test_brackets_without_end(tmp_path: Path, refused: Any) -> None:
     path = tmp_path / "m.toml"
     path.write_text(f"margins = {'[' * 100_000}")
-    with pytest.raises(BadInput, match=r"m\.toml"):
+    with refused("m.toml", "TOML"):
         margins.read(path, METRICS)
 
 
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="cannot be read: No such file"):
+def test_a_file_that_is_not_there(tmp_path: Path, refused: Any) -> None:
+    with refused("none.toml", "No such file or directory"):
         margins.read(tmp_path / "none.toml", METRICS)

@@ -21,7 +21,7 @@ import torch
 from bdlbench import api, catalog
 from bdlbench.compare import pairs as comparison
 from bdlbench.compare.pairs import Comparison, Pairing
-from bdlbench.core.errors import BadInput, NotComparable
+from bdlbench.core.errors import NotComparable
 from bdlbench.core.spec import Cell, Choice, Replicate
 from bdlbench.protocols import Evaluation, Metric
 from bdlbench.records import evaluation, reading
@@ -140,14 +140,14 @@ def test_records_without_predictions(runs: Path, copy: Path) -> None:
 # pairs
 
 
-def test_a_folder_against_itself(runs: Path) -> None:
+def test_a_folder_against_itself(runs: Path, refused: Any) -> None:
     found = api.compare(runs / "wine", runs / "wine")
     assert ({f.verdict for f in found.findings}, found.exit_code) == ({"equivalent"}, 0)
     assert len(found.pairs) == 3
     assert api.compare(runs / "wine", runs / "wine", metrics=["nll"]).pairs[0].findings[0].metric == "nll"
-    with pytest.raises(BadInput, match="did you mean 'nll'"):
+    with refused("metric", "nl", "nll"):
         api.compare(runs / "wine", runs / "wine", metrics=["nl"])
-    with pytest.raises(BadInput, match="train_seconds is a cost of a whole batch"):
+    with refused("train_seconds", "cost"):
         api.compare(runs / "wine", runs / "wine", metrics=["train_seconds"])
 
 
@@ -305,7 +305,7 @@ def test_the_same_threads_first() -> None:
     assert pair.notes == ("threads is 1 in A and 2 in B",)
 
 
-def test_ignoring_options() -> None:
+def test_ignoring_options(refused: Any) -> None:
     a, b = source(cell()), source(cell(epochs=7))
     assert comparison.compare(a, b).pairs == ()
     assert "no cell of A has a partner in B; --ignore-options" in verdicts.render(comparison.compare(a, b))
@@ -313,22 +313,22 @@ def test_ignoring_options() -> None:
     assert pair.notes == ("epochs is 1 in A and 7 in B",)
     both = source(cell(), cell(epochs=7))
     assert len(comparison.compare(both, both, pairing=Pairing(ignore_options=True)).pairs) == 2  # equals come first
-    with pytest.raises(BadInput, match="--ignore-options: B has 2 cells of mle · logistic · wine, which differ in epo"):
+    with refused("--ignore-options", "B", "2 cells", "mle · logistic · wine", "epochs"):
         comparison.compare(a, source(cell(epochs=7), cell(epochs=8)), pairing=Pairing(ignore_options=True))
 
 
-def test_across_methods() -> None:
+def test_across_methods(refused: Any) -> None:
     both = source(cell(), cell("map", epochs=9))
     (pair,) = comparison.compare(both, both, pairing=Pairing(("mle", "map"))).pairs
     assert (pair.a.cell.method.name, pair.b.cell.method.name) == ("mle", "map")
     swept = source(cell(), cell("map"), cell("map", epochs=9))
-    with pytest.raises(BadInput, match="--treatment: B has 2 cells of map"):
+    with refused("--treatment", "B", "2 cells", "map · logistic · wine", "epochs", "map(epochs=1)"):
         comparison.compare(swept, swept, pairing=Pairing(("mle", "map")))
-    with pytest.raises(BadInput, match="laplace"):
+    with refused("--treatment", "method", "laplace", "mle"):
         comparison.compare(both, both, pairing=Pairing(("mle", "laplace")))
 
 
-def test_across_two_settings_of_one_method() -> None:
+def test_across_two_settings_of_one_method(refused: Any) -> None:
     swept = source(cell("map", epochs=3), cell("map", epochs=9), cell("mle"))
     for asked, epochs in ((("map(epochs=3)", "map(epochs=9)"), 9), (("mle", "map( epochs = 3.0 )"), 3)):
         (pair,) = comparison.compare(swept, swept, pairing=Pairing(asked)).pairs
@@ -336,8 +336,8 @@ def test_across_two_settings_of_one_method() -> None:
     strange = source(cell("mle"), cell("mine (v2)"))  # a name that has brackets of its own
     (pair,) = comparison.compare(strange, strange, pairing=Pairing(("mle", "mine (v2)"))).pairs
     assert pair.b.cell.method.name == "mine (v2)"
-    for asked, words in (("map(epochs=4)", "map(epochs=3), map(epochs=9)"), ("map(rate=3)", "map(epochs=3)")):
-        with pytest.raises(BadInput, match=re.escape(words)):
+    for asked, held in (("map(epochs=4)", ["map(epochs=3)", "map(epochs=9)"]), ("map(rate=3)", ["map(epochs=3)"])):
+        with refused("--treatment", asked, "B", *held):
             comparison.compare(swept, swept, pairing=Pairing(("mle", asked)))
 
 
@@ -347,18 +347,20 @@ def test_a_shared_protocol_without_a_pair() -> None:
 
 
 @pytest.mark.parametrize(
-    ("other", "words"),
+    ("other", "names"),
     [
-        (cell(samples=9), "samples is 3 in A and 9 in B"),
-        (cell(dataset="digits"), "dataset is wine in A and digits in B"),
-        (cell(model=Choice.of("mlp", {"widths": (5,)})), "model is logistic in A and mlp in B"),
-        (cell(model=Choice.of("logistic", {"noise_sd": 2.0})), "model.noise_sd is absent in A and 2.0 in B"),
+        (cell(samples=9), ["samples", "3", "in A", "9", "in B"]),
+        (cell(dataset="digits"), ["dataset", "wine", "in A", "digits", "in B"]),
+        (cell(model=Choice.of("mlp", {"widths": (5,)})), ["model", "logistic", "in A", "mlp", "in B"]),
+        (cell(model=Choice.of("logistic", {"noise_sd": 2.0})), ["model.noise_sd", "absent", "in A", "2.0", "in B"]),
     ],
 )
-def test_protocols_that_differ(other: Cell, words: str) -> None:
-    with pytest.raises(NotComparable) as caught:
+def test_protocols_that_differ(other: Cell, names: list[str], refused: Any) -> None:
+    with refused(*names, error=NotComparable) as said:
         comparison.compare(source(cell()), source(other))
-    assert (str(caught.value), caught.value.exit_code) == (f"the protocols differ: {words}", 3)
+    places = [said.text.index(f" {name}") for name in names]
+    assert places == sorted(places)
+    assert NotComparable.exit_code == 3
 
 
 def test_one_protocol_of_several_differs() -> None:
@@ -369,10 +371,10 @@ def test_one_protocol_of_several_differs() -> None:
     assert "not comparable, the protocols differ: mle · logistic · digits: samples is 3" in verdicts.render(found)
 
 
-def test_data_and_metrics_that_differ() -> None:
-    with pytest.raises(NotComparable, match="mle · logistic · wine: the data differ: SHA-256 of wine"):
+def test_data_and_metrics_that_differ(refused: Any) -> None:
+    with refused("mle · logistic · wine", "SHA-256", error=NotComparable):
         comparison.compare(source(cell()), source(cell(), sha="xyz"))
-    with pytest.raises(NotComparable, match=r"metric accuracy is 'version 1, .* in A and 'version 2, .* in B"):
+    with refused("mle · logistic · wine", "metric accuracy", "version 1", "version 2", error=NotComparable):
         comparison.compare(source(cell()), source(cell(), definition="version 2"))
 
 
@@ -455,7 +457,9 @@ def commit(folder: Path) -> None:
         subprocess.run(["git", *name, *arguments], cwd=folder, check=True, capture_output=True)
 
 
-def test_a_revision_whose_records_conflict(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_revision_whose_records_conflict(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Any
+) -> None:
     def change(record: Record) -> Record:
         metrics = dict(record.values.metrics)
         metrics["nll"] = replace(metrics["nll"], values=tuple(v + 1 for v in metrics["nll"].numbers))
@@ -470,11 +474,11 @@ def test_a_revision_whose_records_conflict(runs: Path, tmp_path: Path, monkeypat
     edited(tmp_path / "results" / "two", change)
     shutil.rmtree(tmp_path / ".git")
     commit(tmp_path)
-    with pytest.raises(BadInput, match="give seed 0, split 0 differing values"), reading.opened("HEAD"):
+    with refused("HEAD/results/one", "HEAD/results/two", "seed 0", "split 0"), reading.opened("HEAD"):
         pass
 
 
-def test_a_revision(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_revision(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Any) -> None:
     kept = tmp_path / "results" / "reference"
     shutil.copytree(runs / "wine", kept / "wine")
     (kept / "speed.json").write_text("{}")
@@ -483,12 +487,12 @@ def test_a_revision(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.chdir(tmp_path)
     assert {f.verdict for f in api.compare("HEAD", runs / "wine").findings} == {"equivalent"}
     assert len(api.compare("HEAD:results/reference/wine", "HEAD").pairs) == 3
-    for name, words in (
-        ("HEAD:nothing", "nothing is not in that revision"),
-        ("HEED", "HEED does not exist, and is no git revision"),
-        ("--help", "is no git revision"),
+    for name, names in (
+        ("HEAD:nothing", ["HEAD:nothing", "revision"]),
+        ("HEED", ["HEED", "exist", "git"]),
+        ("--help", ["--help", "exist", "git"]),
     ):
-        with pytest.raises(BadInput, match=words), reading.opened(name):
+        with refused(*names), reading.opened(name):
             pass
 
 

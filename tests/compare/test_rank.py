@@ -14,7 +14,6 @@ import pytest
 from scipy import stats
 
 from bdlbench.compare.rank import Ranking, rank
-from bdlbench.core.errors import BadInput
 from bdlbench.core.spec import Cell, Choice, Replicate
 from bdlbench.records.cells import Result, Scores
 from bdlbench.report import figures, verdicts
@@ -106,21 +105,21 @@ def test_a_sweep_is_several_contenders() -> None:
     assert rank(swept, "nll").methods == ("mc_dropout (rate 0.1)", "mc_dropout (rate 0.5)")
 
 
-def test_refused() -> None:
+def test_refused(refused: Any) -> None:
     three = grid(3, {"mle": 0.0, "map": 1.0})
-    with pytest.raises(BadInput, match="unknown metric 'nl': did you mean 'nll'"):
+    with refused("metric", "nl", "nll"):
         rank(three, "nl")
-    with pytest.raises(BadInput, match="throughput is a cost of a whole batch"):
+    with refused("throughput", "cost"):
         rank(three, "throughput")
-    with pytest.raises(BadInput, match="unknown method 'mlee': did you mean 'mle'"):
+    with refused("method", "mlee", "mle"):
         rank(three, "nll", ["mlee", "map"])
-    with pytest.raises(BadInput, match="nll: 2 methods share 1 data sets"):
+    with refused("nll", "2 methods", "1 data"):
         rank(grid(1, {"mle": 0.0, "map": 1.0}), "nll")
-    with pytest.raises(BadInput, match="nll of mle on d0 is not finite"):
+    with refused("nll", "mle", "d0", "finite"):
         rank([*three[1:], result("mle", "d0", [1.0, float("nan")])], "nll")
     both = [r for r in three]
     both[0].scores["ood_auroc[a]"] = both[0].scores["ood_auroc[b]"] = both[0].scores["nll"]
-    with pytest.raises(BadInput, match=r"--metric ood_auroc has several columns: name one of ood_auroc\[a\], ood_"):
+    with refused("--metric ood_auroc", "ood_auroc[a]", "ood_auroc[b]"):
         rank(both, "ood_auroc")
 
 
@@ -138,13 +137,13 @@ def test_formats(eight: Ranking) -> None:
     assert verdicts.render_ranking(eight, "latex").count(r"\toprule") == 2
 
 
-def test_the_diagram(eight: Ranking, tmp_path: Path) -> None:
+def test_the_diagram(eight: Ranking, tmp_path: Path, refused: Any) -> None:
     figures.draw_ranking(eight, tmp_path / "cd.svg")
     text = (tmp_path / "cd.svg").read_text()
     assert all(f"{name} (" in text or f") {name}" in text for name in METHODS) or "<path" in text
     figures.draw_ranking(eight, tmp_path / "cd.png")
     assert (tmp_path / "cd.png").stat().st_size > 5000
-    with pytest.raises(BadInput, match="the file must end in"):
+    with refused("cd.gif", ".png", ".svg", ".pdf"):
         figures.draw_ranking(eight, tmp_path / "cd.gif")
-    with pytest.raises(BadInput, match="3 data sets, a diagram needs 6"):
+    with refused("few.png", "3 data", "6"):
         figures.draw_ranking(rank(grid(3, {"mle": 0.0, "map": 1.0}), "nll"), tmp_path / "few.png")

@@ -51,8 +51,8 @@ def test_as_many_rounds_go_before_as_are_asked_for(spend):
     assert called == ["a"] * 5
 
 
-def test_no_round_is_refused():
-    with pytest.raises(ValueError, match="0 rounds"):
+def test_no_round_is_refused(refused):
+    with refused("0 rounds", error=ValueError):
         clock.timed_in_turn({"a": list}, 0)
 
 

@@ -8,7 +8,6 @@ import torch
 
 from bdlbench import catalog
 from bdlbench.core import options
-from bdlbench.core.errors import BadInput
 from bdlbench.core.layout import PerRow
 from bdlbench.core.options import option, resolve, row_of
 
@@ -75,59 +74,57 @@ def test_text_and_toml_values_are_read_as_the_type_of_the_default(name, raw, val
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("given", "names"),
     [
-        ({"cuont": 1}, "unknown option of entry 'cuont': did you mean 'count'"),
-        ({"signature": 1}, "unknown option of entry 'signature'"),
-        ({"count": "x"}, "entry.count=x is not a whole number"),
-        ({"count": 1.5}, "entry.count=1.5 is not a whole number"),
-        ({"count": "1.5"}, "entry.count=1.5 is not a whole number"),
-        ({"count": math.inf}, "entry.count=inf is not a whole number"),
-        ({"count": True}, "entry.count=true is not a whole number"),
-        ({"count": 0}, "entry.count=0 is out of range"),
-        ({"rate": "half"}, "entry.rate=half is not a number"),
-        ({"rate": 1.5}, r"entry.rate=1.5 is out of range: allowed \[0, 1\]"),
-        ({"rate": "nan"}, "entry.rate=nan is out of range"),
-        ({"scale": 0}, r"entry.scale=0.0 is out of range: allowed \(0, inf\)"),
-        ({"scale": "inf"}, "entry.scale=inf is out of range"),
-        ({"widths": "300-x"}, "entry.widths=300-x is not whole numbers joined by '-'"),
-        ({"widths": "-7"}, "entry.widths=-7 is not whole numbers joined by '-'"),
-        ({"widths": "10--20"}, "entry.widths=10--20 is not whole numbers"),
-        ({"widths": "-"}, "entry.widths=- is not whole numbers"),
-        ({"widths": "10-"}, "entry.widths=10- is not whole numbers"),
-        ({"widths": [1.5]}, "entry.widths=1.5 is not whole numbers"),
-        ({"widths": [True, 5]}, "is not whole numbers"),
-        ({"widths": [-7]}, "entry.widths=-7 is out of range"),
-        ({"widths": {"10": 1}}, "is not whole numbers"),
-        ({"widths": "١٠"}, "is not whole numbers"),
-        ({"count": 2**63}, "is not a whole number of 64 bits"),
-        ({"count": 2.0**53 + 2}, "is not a whole number"),
-        ({"count": "9" * 5000}, "is not a whole number"),
-        ({"count": 16**6000}, "entry.count=a number of thousands of digits is not a whole number"),
-        ({"count": [5]}, "entry.count=5 is not a whole number"),
-        ({"count": dt.date(2020, 1, 1)}, "entry.count=2020-01-01 is not a whole number"),
-        ({"rate": True}, "entry.rate=true is not a number"),
-        ({"rate": "1e-999"}, "entry.rate=1e-999 is not a number of 64 bits"),
-        ({"free": "1e999"}, "entry.free=1e999 is not a number of 64 bits"),
-        ({"free": "inf"}, "entry.free=inf is not a finite number"),
-        ({"free": -math.inf}, "entry.free=-inf is not a finite number"),
-        ({"free": 10**400}, "is not a number of 64 bits"),
-        ({"free": "٣"}, "is not a number"),
-        ({"flag": 1}, "entry.flag=1 is not true or false"),
-        ({"flag": 0.0}, "entry.flag=0.0 is not true or false"),
-        ({"word": True}, "entry.word=true is not text"),
-        ({"other": 5}, "entry.other=5 is not text"),
-        ({"other": "m\x1b[1mle"}, "is not text on one line"),
-        ({"widths": [300, 0]}, "entry.widths=300-0 is out of range"),
-        ({"flag": "maybe"}, "entry.flag=maybe is not true or false"),
-        ({"word": "alfa"}, "unknown value of entry.word 'alfa': did you mean 'alpha'"),
+        ({"cuont": 1}, ["option", "entry", "cuont", "count"]),
+        ({"signature": 1}, ["unknown", "entry", "signature"]),
+        ({"count": "x"}, ["entry.count=x", "whole"]),
+        ({"count": 1.5}, ["entry.count=1.5", "whole"]),
+        ({"count": "1.5"}, ["entry.count=1.5", "whole"]),
+        ({"count": math.inf}, ["entry.count=inf", "whole"]),
+        ({"count": True}, ["entry.count=true", "whole"]),
+        ({"count": 0}, ["entry.count=0", "[1, inf]"]),
+        ({"rate": "half"}, ["entry.rate=half", "number"]),
+        ({"rate": 1.5}, ["entry.rate=1.5", "[0, 1]"]),
+        ({"rate": "nan"}, ["entry.rate=nan", "[0, 1]"]),
+        ({"scale": 0}, ["entry.scale=0.0", "(0, inf)"]),
+        ({"scale": "inf"}, ["entry.scale=inf", "(0, inf)"]),
+        ({"widths": "300-x"}, ["entry.widths=300-x", "'-'", "whole"]),
+        ({"widths": "-7"}, ["entry.widths=-7", "'-'", "whole"]),
+        ({"widths": "10--20"}, ["entry.widths=10--20", "whole"]),
+        ({"widths": "-"}, ["entry.widths=-", "whole"]),
+        ({"widths": "10-"}, ["entry.widths=10-", "whole"]),
+        ({"widths": [1.5]}, ["entry.widths=1.5", "whole"]),
+        ({"widths": [True, 5]}, ["entry.widths=True-5", "whole"]),
+        ({"widths": [-7]}, ["entry.widths=-7", "[1, inf]"]),
+        ({"widths": {"10": 1}}, ["entry.widths={'10': 1}", "whole"]),
+        ({"widths": "١٠"}, ["entry.widths=١٠", "whole"]),
+        ({"count": 2**63}, ["entry.count=9223372036854775808", "whole", "64 bits"]),
+        ({"count": 2.0**53 + 2}, ["entry.count=9007199254740994.0", "whole"]),
+        ({"count": "9" * 5000}, [f"entry.count={'9' * 60}…", "whole"]),
+        ({"count": 16**6000}, ["entry.count=", "thousands", "whole"]),
+        ({"count": [5]}, ["entry.count=5", "whole"]),
+        ({"count": dt.date(2020, 1, 1)}, ["entry.count=2020-01-01", "whole"]),
+        ({"rate": True}, ["entry.rate=true", "number"]),
+        ({"rate": "1e-999"}, ["entry.rate=1e-999", "64 bits"]),
+        ({"free": "1e999"}, ["entry.free=1e999", "64 bits"]),
+        ({"free": "inf"}, ["entry.free=inf", "finite"]),
+        ({"free": -math.inf}, ["entry.free=-inf", "finite"]),
+        ({"free": 10**400}, [f"entry.free=1{'0' * 59}…", "64 bits"]),
+        ({"free": "٣"}, ["entry.free=٣", "64 bits"]),
+        ({"flag": 1}, ["entry.flag=1", "false"]),
+        ({"flag": 0.0}, ["entry.flag=0.0", "false"]),
+        ({"word": True}, ["entry.word=true", "text"]),
+        ({"other": 5}, ["entry.other=5", "text"]),
+        ({"other": "m\x1b[1mle"}, [r"entry.other='m\x1b[1mle'", "text"]),
+        ({"widths": [300, 0]}, ["entry.widths=300-0", "[1, inf]"]),
+        ({"flag": "maybe"}, ["entry.flag=maybe", "false"]),
+        ({"word": "alfa"}, ["value", "entry.word", "alfa", "alpha"]),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line(given, message):
-    with pytest.raises(BadInput, match=message) as caught:
+def test_what_is_wrong_is_said_in_one_line(given, names, refused):
+    with refused(*names):
         resolve(Entry, "entry", given)
-    assert "\n" not in str(caught.value)
-    assert caught.value.exit_code == 2
 
 
 def test_rows_are_repeated_for_members_and_numbers_are_not():

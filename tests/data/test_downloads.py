@@ -16,6 +16,7 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -217,8 +218,8 @@ def test_an_unwritable_store_is_refused(home: Path, tmp_path: Path, monkeypatch:
     assert "not writable" in refusal(remote())
 
 
-def test_an_unreadable_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataUnavailable, match="cannot be read"):
+def test_an_unreadable_file_is_refused(tmp_path: Path, refused: Any) -> None:
+    with refused("nothing", "No such file or directory", error=DataUnavailable):
         downloads.checksum(tmp_path / "nothing")
 
 
@@ -290,20 +291,22 @@ def test_idx_files_are_read_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "words"),
+    ("damage", "names"),
     [
-        (lambda b: b"\x01" + b[1:], "does not start as an idx file"),
-        (lambda b: b[:10], "does not start as an idx file"),
-        (lambda b: b[:2] + b"\x0d" + b[3:], "does not start as an idx file"),  # floats
-        (lambda b: b[:-1], "declares 24 bytes of data and holds 23"),
-        (lambda b: b + b"!", "declares 24 bytes of data and holds 25"),
-        (lambda b: b[:11] + b"\x04\x00\x00\x00\x03" + b[16:], r"holds items of shape \(4, 3\), not \(3, 4\)"),
+        (lambda b: b"\x01" + b[1:], ["idx", "3 axes"]),
+        (lambda b: b[:10], ["idx", "3 axes"]),
+        (lambda b: b[:2] + b"\x0d" + b[3:], ["bytes", "3 axes"]),  # floats
+        (lambda b: b[:-1], ["24 bytes", "23"]),
+        (lambda b: b + b"!", ["24 bytes", "25"]),
+        (lambda b: b[:11] + b"\x04\x00\x00\x00\x03" + b[16:], ["(4, 3)", "(3, 4)"]),
     ],
 )
-def test_damaged_idx_files_are_refused(tmp_path: Path, damage: Callable[[bytes], bytes], words: str) -> None:
+def test_damaged_idx_files_are_refused(
+    tmp_path: Path, damage: Callable[[bytes], bytes], names: list[str], refused: Any
+) -> None:
     path = tmp_path / "idx"
     path.write_bytes(damage(idx(np.arange(24, dtype=np.uint8).reshape(2, 3, 4))))
-    with pytest.raises(DataUnavailable, match=words):
+    with refused("idx", *names, error=DataUnavailable):
         downloads.read_idx(path, (3, 4))
 
 
@@ -317,13 +320,13 @@ def test_cifar_batches_are_read_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
-    [(b"", "whole number"), (bytes(3072), "whole number"), (b"\x0a" + bytes(3072), "holds the label 10")],
+    ("content", "names"),
+    [(b"", ["3,073 bytes"]), (bytes(3072), ["3,073 bytes"]), (b"\x0a" + bytes(3072), ["label 10", "0 to 9"])],
 )
-def test_damaged_cifar_batches_are_refused(tmp_path: Path, content: bytes, words: str) -> None:
+def test_damaged_cifar_batches_are_refused(tmp_path: Path, content: bytes, names: list[str], refused: Any) -> None:
     path = tmp_path / "batch.bin"
     path.write_bytes(content)
-    with pytest.raises(DataUnavailable, match=words):
+    with refused("batch.bin", *names, error=DataUnavailable):
         downloads.read_cifar(path)
 
 
@@ -393,6 +396,6 @@ def test_any_other_failure_of_the_import_is_left_alone(
     no_torchvision: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(downloads, "importlib", FakeImports("something else"))
-    with pytest.raises(RuntimeError, match="something else"):
+    with pytest.raises(RuntimeError, match="else"):
         downloads.import_torchvision()
     assert no_torchvision == []

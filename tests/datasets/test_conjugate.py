@@ -5,7 +5,6 @@ import pytest
 import torch
 from sklearn.datasets import load_diabetes
 
-from bdlbench.core.errors import BadInput
 from bdlbench.data import splits
 from bdlbench.datasets import diabetes, drawn
 
@@ -36,11 +35,11 @@ def test_a_task_keeps_its_promises(name):
 
 
 @every_set
-def test_a_split_is_the_same_on_every_call_and_another_is_another(name):
+def test_a_split_is_the_same_on_every_call_and_another_is_another(name, refused):
     first, again, other = load(name, 3), load(name, 3), load(name, 4)
     assert all(torch.equal(*pair) for pair in zip(tensors(first), tensors(again), strict=True))
     assert not torch.equal(first.test.y, other.test.y)
-    with pytest.raises(BadInput, match="split -1 does not exist"):
+    with refused("split -1", "exist"):
         load(name, -1)
 
 

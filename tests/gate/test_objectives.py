@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from bdlbench import catalog
-from bdlbench.core.errors import BadInput
 from bdlbench.gate import objectives
 from bdlbench.gate.objectives import FixedStreams
 
@@ -92,7 +91,7 @@ def test_a_gradient_that_is_wrong_alone_is_seen(reference):
     assert objectives.differences({"map · mlp": there}, {"map · mlp": rounded}) == []
 
 
-def test_a_method_of_others_that_fails_on_a_model_is_named_with_its_line(tmp_path, monkeypatch):
+def test_a_method_of_others_that_fails_on_a_model_is_named_with_its_line(tmp_path, monkeypatch, refused):
     """`gate` asks every method on every model, also on those without a linear map; it ended as an internal error."""
     path = tmp_path / "mine.py"
     path.write_text(
@@ -103,5 +102,5 @@ def test_a_method_of_others_that_fails_on_a_model_is_named_with_its_line(tmp_pat
     monkeypatch.setattr(catalog, "_plugins", {kind: {} for kind in catalog.KINDS})
     catalog.add_plugin(path)
     monkeypatch.setattr(catalog, "names", lambda kind: {"methods": ("mine",), "models": ("mlp",)}[kind])
-    with pytest.raises(BadInput, match=r"method mine on mlp \(.*mine\.py:7\)"):
+    with refused("method mine", "mlp", "mine.py:7", "IndexError"):
         objectives.measure()

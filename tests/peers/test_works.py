@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
-from bdlbench.core.errors import BadInput
 from bdlbench.kernels.kl import log_alpha, log_uniform_kl
 from bdlbench.peers import libraries, plain, works
 from bdlbench.peers.work import AUTOGRAD, OURS, measure
@@ -20,8 +19,8 @@ def inputs():
     return torch.rand(6, plain.LENET_SIZES[0], generator=torch.Generator().manual_seed(0))
 
 
-def test_an_unknown_row_is_refused_with_the_nearest():
-    with pytest.raises(BadInput, match="local-100"):
+def test_an_unknown_row_is_refused_with_the_nearest(refused):
+    with refused("row", "local-10", "local-100"):
         works.chosen(["local-10"])
     assert [work.name for work in works.chosen([])] == list(works.works())
 

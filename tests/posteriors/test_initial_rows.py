@@ -7,7 +7,6 @@ import pytest
 import torch
 from scipy import stats
 
-from bdlbench.core.errors import BadInput
 from bdlbench.core.layout import Layout, Leaf
 from bdlbench.core.streams import Streams
 from bdlbench.data.task import Signature
@@ -74,8 +73,8 @@ def test_the_start_of_before_keeps_its_bits():
     assert torch.equal(found, noise * sd)
 
 
-def test_an_unknown_start_is_refused():
-    with pytest.raises(BadInput, match="unknown start of a leaf 'glorrot': did you mean 'glorot'"):
+def test_an_unknown_start_is_refused(refused):
+    with refused("start", "leaf", "glorrot", "glorot"):
         Leaf((3,), "weight", 3, "glorrot")
 
 
@@ -94,10 +93,10 @@ def test_a_prior_in_units_of_the_noise_is_the_l2_penalty_of_squared_errors():
     )
 
 
-def test_a_prior_in_units_of_a_noise_that_is_not_there_is_refused():
+def test_a_prior_in_units_of_a_noise_that_is_not_there_is_refused(refused):
     class Bare:
         signature = SIGNATURE
 
     layout = Layout(Logistic(SIGNATURE).leaves())
-    with pytest.raises(BadInput, match="has no noise_sd"):
+    with refused("prior_scaling=noise", "noise_sd"):
         prior_of(Bare(), layout, 1.0, "noise", torch.zeros(1))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bdlbench.__main__ import main
-from bdlbench.core.errors import BadInput
 from bdlbench.data import downloads
 from bdlbench.datasets import uci
 from bdlbench.reproduce import papers
@@ -168,7 +168,7 @@ def test_two_cells_that_fit_are_refused(paper: Path, tmp_path: Path, capsys: pyt
 
 
 @pytest.mark.parametrize(
-    ("line", "word"),
+    ("line", "name"),
     [
         ("3,MLE,diabetes,rmse,9.0x,0.01,standard error,20,mle,,,,,the paper", "9.0x"),
         ("3,MLE,diabetes,speed,9.0,0.01,standard error,20,mle,,,,,the paper", "speed"),
@@ -177,22 +177,21 @@ def test_two_cells_that_fit_are_refused(paper: Path, tmp_path: Path, capsys: pyt
         ("3,MLE,diabetes,rmse,9.0,0.01,standard error,many,mle,,,,,the paper", "many"),
         ("3,MLE,diabetes,rmse,9.0,0.01,standard error,20,,,,,,the paper", "treatment"),
         ("3,MLE,diabetes,rmse,9.0,0.01,standard error,20,mle,,,data differ,,the paper", "treatment"),
-        ("3,MLE,diabetes,rmse,9.0,0.01,standard error,20,,,,bad luck,,the paper", "bad luck"),
+        ("3,MLE,diabetes,rmse,9.0,0.01,standard error,20,,,,bad luck,,the paper", "luck"),
         ("3,MLE,diabetes,rmse,9.0,0.01,standard error,20,mle,,epochs=40,,,the paper", "epochs=40"),
         ("3,MLE,diabetes,rmse,9.0,0.01,standard error,20,mle,,,,,", "source"),
         ("3,MLE,diabetes,rmse,9.0", "columns"),
         ("3,MLE,diabetes,rmse,9.0,0.01,standard error,20,mle,,,,,the paper,more", "columns"),
     ],
 )
-def test_a_line_that_is_wrong_is_named(paper: Path, line: str, word: str) -> None:
+def test_a_line_that_is_wrong_is_named(paper: Path, line: str, name: str, refused: Any) -> None:
     write(paper, "3,MLE,diabetes,rmse,9.00,0.01,standard error,20,mle,,,,,the paper", line)
-    with pytest.raises(BadInput, match=r"some2020\.csv: line 3") as caught:
+    with refused("some2020.csv", "line 3", name):
         papers.read(str(paper))
-    assert word in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("text", "word"),
+    ("text", "name"),
     [
         (PAPER.replace("citation", "cited"), "cited"),
         (PAPER.replace('"suite.toml"', "3"), "suite"),
@@ -202,18 +201,17 @@ def test_a_line_that_is_wrong_is_named(paper: Path, line: str, word: str) -> Non
         (PAPER + "[limits]\nrmse = [2, 1]", "rmse"),
     ],
 )
-def test_a_paper_that_is_wrong_is_named(paper: Path, text: str, word: str) -> None:
+def test_a_paper_that_is_wrong_is_named(paper: Path, text: str, name: str, refused: Any) -> None:
     paper.write_text(text, "utf-8")
     write(paper, "3,MLE,diabetes,rmse,9.00,0.01,standard error,20,mle,,,,,the paper")
-    with pytest.raises(BadInput, match="some2020") as caught:
+    with refused("some2020.csv" if name == "rmse" else "some2020.toml", name):
         papers.read(str(paper))
-    assert word in str(caught.value)
 
 
-def test_an_unknown_paper_names_the_nearest(paper: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_paper_names_the_nearest(paper: Path, monkeypatch: pytest.MonkeyPatch, refused: Any) -> None:
     monkeypatch.setattr(papers, "FOLDER", paper.parent)
     (paper.parent / "suite.toml").unlink()
-    with pytest.raises(BadInput, match="some2020"):
+    with refused("paper", "some202", "some2020"):
         papers.read("some202")
 
 

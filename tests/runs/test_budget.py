@@ -9,7 +9,6 @@ import pytest
 
 from bdlbench import api, catalog
 from bdlbench.core import memory
-from bdlbench.core.errors import BadInput
 from bdlbench.runs import batch as run
 from bdlbench.runs import budget, suites
 from bdlbench.runs.batch import Batch
@@ -28,60 +27,61 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "model", "dataset", "settings", "words"),
+    ("method", "model", "dataset", "settings", "names"),
     [
-        ("mle", "mlp", "digits", ["mlp.widths=1000000000"], "75,000,000,010 weights.* would take at least 1,118 GiB"),
-        ("mle", "mlp", "digits", ["mlp.widths=100000-100000"], "weights.* would take at least"),
-        ("deep_ensemble", "mlp", "digits", ["deep_ensemble.members=1000000000"], "1,000,000,000 networks would take"),
-        ("deep_ensemble", "mlp", "digits", ["deep_ensemble.members=1000000"], "1,000,000 × .* weights.* would take"),
-        ("mle", "conv_vae", "binary_digits", ["conv_vae.hidden=1000000000000"], "would take at least"),
-        ("mle", "resnet", "digits", ["resnet.blocks=1000000000"], "1,000,000,000 blocks would take at least"),
-        ("mle", "stopping_resnet", "digits", ["stopping_resnet.blocks=1000000000"], "1,000,000,000 layers would take"),
-        ("mle", "constant_resnet", "digits", ["constant_resnet.cells=1000000"], "weights.* would take at least"),
-        ("exact", "coin", "coin_flips", ["coin_flips.num_train=1000000000000"], "1,000,000,000,000 flips would take"),
-        ("mle", "logistic", "linear", ["linear.features=1000000000000"], "1,000,000,000,000 features would take"),
+        ("mle", "mlp", "digits", ["mlp.widths=1000000000"], ["75,000,000,010 weights", "1,118 GiB"]),
+        ("mle", "mlp", "digits", ["mlp.widths=100000-100000"], ["weights", "GiB"]),
+        ("deep_ensemble", "mlp", "digits", ["deep_ensemble.members=1000000000"], ["1,000,000,000 networks", "GiB"]),
+        ("deep_ensemble", "mlp", "digits", ["deep_ensemble.members=1000000"], ["1,000,000 ×", "weights", "GiB"]),
+        ("mle", "conv_vae", "binary_digits", ["conv_vae.hidden=1000000000000"], ["weights", "GiB"]),
+        ("mle", "resnet", "digits", ["resnet.blocks=1000000000"], ["1,000,000,000 blocks", "GiB"]),
+        ("mle", "stopping_resnet", "digits", ["stopping_resnet.blocks=1000000000"], ["1,000,000,000 layers", "GiB"]),
+        ("mle", "constant_resnet", "digits", ["constant_resnet.cells=1000000"], ["weights", "GiB"]),
+        ("exact", "coin", "coin_flips", ["coin_flips.num_train=1000000000000"], ["1,000,000,000,000 flips", "GiB"]),
+        ("mle", "logistic", "linear", ["linear.features=1000000000000"], ["1,000,000,000,000 features", "GiB"]),
         (
             "mle",
             "mlp",
             "digits",
             ["mle.epochs=10000000000"],
-            "epochs, which are 210,000,000,000 steps, take at least 48",
+            ["10,000,000,000 epochs", "210,000,000,000 steps", "48.6 days"],
         ),
-        ("deep_ensemble", "mlp", "digits", ["mle.epochs=10000000000"], "steps, take at least 48.6 days"),
-        ("deep_ensemble", "mlp", "digits", ["mle.steps=10000000000"], "10,000,000,000 steps take at least 2.3 days"),
+        ("deep_ensemble", "mlp", "digits", ["mle.epochs=10000000000"], ["steps", "48.6 days"]),
+        ("deep_ensemble", "mlp", "digits", ["mle.steps=10000000000"], ["10,000,000,000 steps", "2.3 days"]),
         (
             "mean_field_vi",
             "mlp",
             "digits",
             ["mean_field_vi.bound_samples=1000000000000"],
-            "bound samples = .* 11.6 days",
+            ["samples = 1,000,000,000,000", "11.6 days"],
         ),
         (
             "mle",
             "vae",
             "binary_digits",
             ["vae.regret_steps=1000000000000"],
-            "regret steps = .* take at least 11.6 days",
+            ["steps = 1,000,000,000,000", "11.6 days"],
         ),
     ],
 )
-def test_out_of_all_proportion(method: str, model: str, dataset: str, settings: list[str], words: str) -> None:
-    with pytest.raises(BadInput, match=words) as caught:
+def test_out_of_all_proportion(
+    method: str, model: str, dataset: str, settings: list[str], names: list[str], refused: Any
+) -> None:
+    with refused(*names):
         budget.check(batch(method, model, dataset, *settings))
-    assert "\n" not in str(caught.value)
 
 
-def test_samples(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(BadInput, match=r"samples = 1,000,000,000,000 take at least 11\.6 days on any machine"):
+def test_samples(monkeypatch: pytest.MonkeyPatch, refused: Any) -> None:
+    with refused("mc_dropout · mlp · digits", "samples = 1,000,000,000,000", "11.6 days"):
         budget.check(batch("mc_dropout", "mlp", "digits", samples=10**12))
 
 
-def test_rows_count(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_count(monkeypatch: pytest.MonkeyPatch, refused: Any) -> None:
     """64·100 + 100 + 100·10 + 10 weights, 4 copies of 4 bytes: 120,160 bytes for each seed."""
     monkeypatch.setattr(memory, "total_bytes", lambda: 120_160 * 7)
     settings = ["mlp.widths=100"]
     budget.check(batch("mle", "mlp", "digits", *settings, seeds="7"))
-    with pytest.raises(BadInput, match="8 × 7,510 weights"):
+    with refused("8 ×", "7,510 weights"):
         budget.check(batch("mle", "mlp", "digits", *settings, seeds="8"))
 
 
@@ -108,8 +108,8 @@ def test_steps_replace_the_epochs() -> None:
     assert budget.check(batch("mle", "mlp", "digits", "mle.epochs=10000000000", "mle.steps=1000")) == ""
 
 
-def test_nothing_is_written_where_a_batch_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="weights"):
+def test_nothing_is_written_where_a_batch_is_refused(tmp_path: Path, refused: Any) -> None:
+    with refused("170,000,000,003 weights", "GiB"):
         api.run(
             "quick",
             method=["mle"],

@@ -8,7 +8,6 @@ import pytest
 from scipy import stats
 
 from bdlbench import api, catalog
-from bdlbench.core.errors import BadInput
 from bdlbench.records import record as records
 from bdlbench.runs.external_scores import Claim, score
 from bdlbench.runs.loading import load_task
@@ -89,40 +88,40 @@ def test_axes_variances_and_tables_say_the_same(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "axes", "words"),
+    ("changes", "axes", "names"),
     [
-        ({"target": None}, "", "has no target"),
-        ({"sd": None}, "", "neither sd nor variance"),
-        ({"variance": np.ones((5, 2, 111))}, "", "both sd and variance"),
-        ({"mean": None}, "", "has sd and no mean"),
-        ({"sd": np.zeros((5, 2, 111))}, "", "sd holds 0 at sample 0, replicate 0, example 0: it is positive"),
-        ({"sd": np.ones((5, 2, 110))}, "", r"shapes \(5, 2, 111\) and \(5, 2, 110\)"),
-        ({"mean": np.full((5, 2, 111), np.nan)}, "", "mean holds nan at sample 0"),
-        ({"target": diabetes()[:-1]}, "", r"target has shape \(110,\)"),
-        ({"target": diabetes()[::-1]}, "", r"of 111 targets are not those of the test split 0 of diabetes, first at"),
-        ({"target": (diabetes() - 150) / 77}, "", "in the target's own units"),
-        ({"labels": np.zeros(111)}, "", "has labels beside mean"),
-        ({"score.mine": np.zeros(111)}, "", "has score.mine beside mean"),
+        ({"target": None}, "", ["no target"]),
+        ({"sd": None}, "", ["neither", "sd", "variance"]),
+        ({"variance": np.ones((5, 2, 111))}, "", ["both", "sd", "variance"]),
+        ({"mean": None}, "", ["sd", "no mean"]),
+        ({"sd": np.zeros((5, 2, 111))}, "", ["sd", "0", "sample 0", "replicate 0", "example 0", "positive"]),
+        ({"sd": np.ones((5, 2, 110))}, "", ["mean", "sd", "(5, 2, 111)", "(5, 2, 110)"]),
+        ({"mean": np.full((5, 2, 111), np.nan)}, "", ["mean", "nan", "sample 0"]),
+        ({"target": diabetes()[:-1]}, "", ["target", "(110,)", "(111,)"]),
+        ({"target": diabetes()[::-1]}, "", ["110 of 111 targets", "split 0", "diabetes", "example 0"]),
+        ({"target": (diabetes() - 150) / 77}, "", ["111 of 111 targets", "units"]),
+        ({"labels": np.zeros(111)}, "", ["labels", "mean"]),
+        ({"score.mine": np.zeros(111)}, "", ["score.mine", "mean"]),
         (
             {"mean": diabetes()[None], "sd": np.ones((1, 111))},
             "",
-            r"mean has 2 axes \(1, 111\): say --axes RN",
+            ["mean", "2 axes", "(1, 111)", "--axes RN"],
         ),
-        ({}, "RN", r"RN needs 2"),
-        ({}, "NM", "unknown value of --axes 'NM"),
+        ({}, "RN", ["mean", "(5, 2, 111)", "RN", "2"]),
+        ({}, "NM", ["--axes 'NM'", "'N'"]),
     ],
 )
-def test_what_is_wrong_is_said_by_its_name_and_nothing_is_written(tmp_path, changes, axes, words):
-    with pytest.raises(BadInput, match=words):
+def test_what_is_wrong_is_said_by_its_name_and_nothing_is_written(tmp_path, changes, axes, names, refused):
+    with refused(*names):
         score(saved(tmp_path, **{**mixture(5, 2), **changes}), Claim("mine", "diabetes", axes=axes), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_classes_and_numbers_are_not_taken_for_each_other(tmp_path):
-    with pytest.raises(BadInput, match=r"wine has no real target to predict: .* holds mean and sd"):
+def test_classes_and_numbers_are_not_taken_for_each_other(tmp_path, refused):
+    with refused("wine", "no real", "target", "mean", "sd"):
         score(saved(tmp_path, **mixture(1, 1)), Claim("mine", "wine"), tmp_path / "out")
     path = saved(tmp_path, probs=np.full((111, 2), 0.5), labels=np.zeros(111, dtype=int))
-    with pytest.raises(BadInput, match=r"diabetes has no classes to predict: .* holds class probabilities"):
+    with refused("diabetes", "no classes", "probabilities"):
         score(path, Claim("mine", "diabetes"), tmp_path / "out")
 
 

@@ -242,9 +242,9 @@ class Nests:
     ("methods", "settings"),
     [("deep_ensemble", ("deep_ensemble.member=deep_ensemble",)), ("nests", ("deep_ensemble.member=nests",))],
 )
-def test_entries_that_build_on_themselves_are_refused(methods, settings, monkeypatch):
+def test_entries_that_build_on_themselves_are_refused(methods, settings, monkeypatch, refused):
     monkeypatch.setitem(catalog._plugins, "methods", {"nests": Nests})
-    with pytest.raises(BadInput, match="would nest without end"):
+    with refused(methods, "deep_ensemble", "nest"):
         spec(methods=(methods,), settings=settings)
 
 
@@ -264,89 +264,87 @@ def test_every_suite_of_the_package_can_be_planned(name):
 
 
 @pytest.mark.parametrize(
-    ("overrides", "message"),
+    ("overrides", "names"),
     [
-        ({"methods": ("mlee",)}, "unknown method 'mlee': did you mean 'mle'"),
-        ({"models": ("mpl",)}, "unknown model 'mpl': did you mean 'mlp'"),
-        ({"datasets": ("digit",)}, "unknown dataset 'digit': did you mean 'digits'"),
-        ({"seeds": "a"}, "--seeds 'a' cannot be read"),
-        ({"splits": "eahc"}, "unknown value of --splits 'eahc': did you mean 'each'"),
-        ({"samples": 0}, "--samples 0 is out of range: at least 1"),
-        ({"samples": -3}, "--samples -3 is out of range"),
-        ({"samples": 2.5}, "--samples 2.5 is not a whole number"),
-        ({"samples": True}, "--samples True is not a whole number"),
-        ({"threads": "2"}, "--threads '2' is not a whole number"),
-        ({"seeds": [0, 0]}, r"--seeds \[0, 0\] names a seed twice"),
-        ({"seeds": []}, r"--seeds \[\] names no seed"),
-        ({"seeds": 0}, "--seeds 0 names no seed"),
-        ({"seeds": 1.5}, "--seeds 1.5 cannot be read"),
-        ({"seeds": [0.5]}, r"--seeds \[0.5\] cannot be read"),
-        ({"seeds": True}, "--seeds True cannot be read"),
-        ({"threads": 0}, "--threads 0 is out of range"),
-        ({"settings": ("map.prior_sd=-1",)}, "map.prior_sd=-1.0 is out of range"),
-        ({"settings": ("map.prior=1",)}, "unknown option of map 'prior': did you mean 'prior_sd'"),
-        ({"settings": ("mapp.prior_sd=1",)}, "unknown entry 'mapp': did you mean 'map'"),
-        ({"settings": ("map.epochs=2.5",)}, "map.epochs=2.5 is not a whole number"),
-        ({"settings": ("sparse_vd.epochs=2",)}, "sparse_vd is not part of this run"),
-        ({"settings": ("map.prior_sd",)}, "write NAME.OPTION=VALUE"),
-        ({"settings": ("prior_sd=1",)}, "write NAME.OPTION=VALUE"),
-        ({"settings": ("map.=1",)}, "write NAME.OPTION=VALUE"),
-        ({"settings": ("map.prior_sd=",)}, "write NAME.OPTION=VALUE"),
+        ({"methods": ("mlee",)}, ["method", "mlee", "mle"]),
+        ({"models": ("mpl",)}, ["model", "mpl", "mlp"]),
+        ({"datasets": ("digit",)}, ["dataset", "digit", "digits"]),
+        ({"seeds": "a"}, ["--seeds 'a'", "read"]),
+        ({"splits": "eahc"}, ["value", "--splits 'eahc'", "each"]),
+        ({"samples": 0}, ["--samples 0", "1"]),
+        ({"samples": -3}, ["--samples -3", "1"]),
+        ({"samples": 2.5}, ["--samples 2.5", "whole"]),
+        ({"samples": True}, ["--samples True", "whole"]),
+        ({"threads": "2"}, ["--threads '2'", "whole"]),
+        ({"seeds": [0, 0]}, ["--seeds [0, 0]", "twice"]),
+        ({"seeds": []}, ["--seeds []", "no"]),
+        ({"seeds": 0}, ["--seeds 0", "no"]),
+        ({"seeds": 1.5}, ["--seeds 1.5", "read"]),
+        ({"seeds": [0.5]}, ["--seeds [0.5]", "read"]),
+        ({"seeds": True}, ["--seeds True", "read"]),
+        ({"threads": 0}, ["--threads 0", "1"]),
+        ({"settings": ("map.prior_sd=-1",)}, ["map.prior_sd=-1.0", "(0, inf)"]),
+        ({"settings": ("map.prior=1",)}, ["option", "map", "prior", "prior_sd"]),
+        ({"settings": ("mapp.prior_sd=1",)}, ["entry", "mapp", "map"]),
+        ({"settings": ("map.epochs=2.5",)}, ["map.epochs=2.5", "whole"]),
+        ({"settings": ("sparse_vd.epochs=2",)}, ["--set sparse_vd", "map", "mle", "mlp", "digits"]),
+        ({"settings": ("map.prior_sd",)}, ["'map.prior_sd'", "NAME.OPTION=VALUE"]),
+        ({"settings": ("prior_sd=1",)}, ["'prior_sd=1'", "NAME.OPTION=VALUE"]),
+        ({"settings": ("map.=1",)}, ["'map.=1'", "NAME.OPTION=VALUE"]),
+        ({"settings": ("map.prior_sd=",)}, ["'map.prior_sd='", "NAME.OPTION=VALUE"]),
     ],
 )
-def test_what_a_command_line_has_wrong_is_said_in_one_line(overrides, message):
-    with pytest.raises(BadInput, match=message) as caught:
+def test_what_a_command_line_has_wrong_is_said_in_one_line(overrides, names, refused):
+    with refused(*names):
         spec(**overrides)
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "names"),
     [
-        ("title = ", r"suite.toml is not valid TOML: .*line 1"),
-        ("\n[[grid]\n", r"suite.toml is not valid TOML: .*line 2"),
-        ("sead = 3\n" + SUITE, "unknown key in suite.toml 'sead': did you mean 'seeds'"),
-        (SUITE.replace("models", "model"), "unknown key in suite.toml 'model': did you mean 'models'"),
-        ("title = 'x'", r"suite.toml has no \[\[grid\]\]"),
-        ("grid = []", r"suite.toml has no \[\[grid\]\]"),
-        ("grid = [3]", r"each \[\[grid\]\] is a table"),
-        ("samples = 'many'\n" + SUITE.replace("samples = 7", ""), "samples = 'many' is not a whole number"),
-        ("samples = true\n" + SUITE.replace("samples = 7", ""), "samples = True is not a whole number"),
-        ("seeds = 1.5\n" + SUITE.replace('seeds = "2"', ""), "suite.toml: seeds = 1.5 cannot be read"),
-        ("version = 1.5\n" + SUITE.replace("version = 2", ""), "version = 1.5 is not a whole number"),
-        ("options = 3\n[[grid]]\n", "options are tables"),
-        ("[[grid]]\nmethods=['mle']\n[options]\nmlp = 3\n", "options are tables"),
-        ("[[grid]]\nmethods=['mle']\ndatasets=['digits']", "no models given: name one with --model"),
+        ("title = ", ["suite.toml", "TOML", "line 1"]),
+        ("\n[[grid]\n", ["suite.toml", "TOML", "line 2"]),
+        ("sead = 3\n" + SUITE, ["key", "suite.toml", "sead", "seeds"]),
+        (SUITE.replace("models", "model"), ["key", "suite.toml", "model", "models"]),
+        ("title = 'x'", ["suite.toml", "[[grid]]", "no"]),
+        ("grid = []", ["suite.toml", "[[grid]]", "no"]),
+        ("grid = [3]", ["[[grid]]", "table"]),
+        ("samples = 'many'\n" + SUITE.replace("samples = 7", ""), ["samples = 'many'", "whole"]),
+        ("samples = true\n" + SUITE.replace("samples = 7", ""), ["samples = True", "whole"]),
+        ("seeds = 1.5\n" + SUITE.replace('seeds = "2"', ""), ["seeds = 1.5", "suite.toml", "read"]),
+        ("version = 1.5\n" + SUITE.replace("version = 2", ""), ["version = 1.5", "whole"]),
+        ("options = 3\n[[grid]]\n", ["suite.toml", "options", "tables"]),
+        ("[[grid]]\nmethods=['mle']\n[options]\nmlp = 3\n", ["suite.toml", "options", "tables"]),
+        ("[[grid]]\nmethods=['mle']\ndatasets=['digits']", ["no models", "--model"]),
     ],
 )
-def test_what_a_suite_has_wrong_is_said_in_one_line(text, message):
-    with pytest.raises(BadInput, match=message) as caught:
+def test_what_a_suite_has_wrong_is_said_in_one_line(text, names, refused):
+    with refused(*names):
         spec(text)
-    assert "\n" not in str(caught.value)
 
 
-def test_suites_are_found_by_name_or_file(tmp_path):
-    with pytest.raises(BadInput, match="unknown suite 'quik': did you mean 'quick'"):
+def test_suites_are_found_by_name_or_file(tmp_path, refused):
+    with refused("suite", "quik", "quick"):
         suites.read_suite("quik")
-    with pytest.raises(BadInput, match="does not exist"):
+    with refused("suite", "absent.toml", "exist"):
         suites.read_suite_file(tmp_path / "absent.toml")
     (tmp_path / "mine.toml").write_text(SUITE)
     assert suites.read_suite_file(tmp_path / "mine.toml").title == "A suite"
     (tmp_path / "latin.toml").write_bytes(b'title = "\xe9"')
-    with pytest.raises(BadInput, match="cannot be read"):
+    with refused("suite", "latin.toml", "utf-8"):
         suites.read_suite_file(tmp_path / "latin.toml")
 
 
-def test_devices():
+def test_devices(refused):
     assert suites.resolve_device("cpu") == "cpu"
     assert suites.resolve_device("auto") in ("cpu", "cuda")
-    with pytest.raises(BadInput, match="unknown device 'gpu'"):
+    with refused("device", "gpu"):
         suites.resolve_device("gpu")
 
 
-def test_cuda_is_refused_where_it_is_absent(monkeypatch):
+def test_cuda_is_refused_where_it_is_absent(monkeypatch, refused):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    with pytest.raises(BadInput, match="no CUDA device"):
+    with refused("--device cuda", "no CUDA"):
         suites.resolve_device("cuda")
     assert suites.resolve_device("auto") == "cpu"
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
@@ -383,21 +381,21 @@ def test_seeds(text, seeds):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "word"),
     [
-        ("a", "cannot be read"),
-        ("1-2-3", "cannot be read"),
-        ("1.5", "cannot be read"),
-        ("", "cannot be read"),
-        ("0", "names no seed"),
-        ("5-2", "names no seed"),
-        ("-1", "cannot be read"),
-        ("-1,2", "names no seed"),
-        ("1,1", "names a seed twice"),
+        ("a", "read"),
+        ("1-2-3", "read"),
+        ("1.5", "read"),
+        ("", "read"),
+        ("0", "no"),
+        ("5-2", "no"),
+        ("-1", "read"),
+        ("-1,2", "no"),
+        ("1,1", "twice"),
     ],
 )
-def test_seeds_that_make_no_sense_are_refused_with_what_would(text, message):
-    with pytest.raises(BadInput, match=f"{message}.*give a number of seeds"):
+def test_seeds_that_make_no_sense_are_refused_with_what_would(text, word, refused):
+    with refused(f"--seeds '{text}'", word, "(5)", "(0-9)", "(1,4,7)"):
         parse_seeds(text)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bdlbench.core.errors import BadInput, Diverged
+from bdlbench.core.errors import Diverged
 from bdlbench.core.layout import per_row
 from bdlbench.core.streams import Streams
 from bdlbench.data.task import Data
@@ -179,8 +179,8 @@ def test_a_gradient_does_not_reach_other_rows():
     assert final.flat[1].isnan().all()
 
 
-def test_training_stops_when_no_row_is_finite():
-    with pytest.raises(Diverged, match="not finite in any replicate after 1 epochs"):
+def test_training_stops_when_no_row_is_finite(refused):
+    with refused("loss", "finite", "1 epochs", error=Diverged):
         last(minimise(quadratic(target=math.nan), start(), data(), Streams.of_seeds([0, 1]), Plan(3, 4, 0.1)))
 
 
@@ -542,19 +542,19 @@ def line_of(function):
 
 
 FLAWS = {
-    "another name": (lambda t: {"b": t["a"]}, "returns .*b, not .*a"),
-    "one more": (lambda t: {**t, "b": t["a"]}, "returns .*a, b, not .*a"),
-    "nothing": (lambda t: None, "NoneType|does not return"),
-    "another shape": (lambda t: {"a": t["a"][:, :3]}, r"makes a float32 \(2, 3\), which was float32 \(2, 16\)"),
-    "another type": (lambda t: {"a": t["a"].double()}, r"makes a float64 \(2, 16\), which was float32"),
-    "no tensor": (lambda t: {"a": 1.0}, "makes a a float, which was"),
+    "another name": (lambda t: {"b": t["a"]}, ["b", "a"]),
+    "one more": (lambda t: {**t, "b": t["a"]}, ["a, b", "a"]),
+    "nothing": (lambda t: None, ["a"]),
+    "another shape": (lambda t: {"a": t["a"][:, :3]}, ["float32 (2, 3)", "float32 (2, 16)"]),
+    "another type": (lambda t: {"a": t["a"].double()}, ["float64 (2, 16)", "float32 (2, 16)"]),
+    "no tensor": (lambda t: {"a": 1.0}, ["float", "float32 (2, 16)"]),
 }
 
 
 @pytest.mark.parametrize("flaw", FLAWS)
 @pytest.mark.parametrize("seam", ["update", "collect"])
-def test_what_comes_back_in_another_form_is_refused_with_the_place(flaw, seam):
-    change, words = FLAWS[flaw]
+def test_what_comes_back_in_another_form_is_refused_with_the_place(flaw, seam, refused):
+    change, names = FLAWS[flaw]
 
     def step(flat, gradient, kept, rate, moment, noise):
         return flat, change(kept)
@@ -564,33 +564,31 @@ def test_what_comes_back_in_another_form_is_refused_with_the_place(flaw, seam):
 
     one = lambda flat: {"a": torch.zeros_like(flat)}  # noqa: E731
     wrong = {"update": Update(one, step)} if seam == "update" else {"collect": Collect(one, add)}
-    with pytest.raises(BadInput, match=words) as caught:
+    with refused(
+        line_of(step if seam == "update" else add), *(["(rows"] if names == ["a"] and seam == "update" else names)
+    ):
         fitted(**wrong)
-    assert str(caught.value).startswith(line_of(step if seam == "update" else add))
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
     "rows", [lambda flat: flat, lambda flat: (flat,), lambda flat: (flat[:1], {}), lambda flat: (flat.double(), {})]
 )
-def test_a_rule_returns_rows_of_their_form_and_what_it_keeps(rows):
+def test_a_rule_returns_rows_of_their_form_and_what_it_keeps(rows, refused):
     def step(flat, gradient, kept, rate, moment, noise):
         return rows(flat)
 
-    with pytest.raises(BadInput, match="rows") as caught:
+    with refused(line_of(step), "rows"):
         fitted(update=Update(lambda flat: {}, step))
-    assert str(caught.value).startswith(line_of(step))
 
 
 @pytest.mark.parametrize(
     "given", [torch.zeros(2, 3), {"a": torch.zeros(())}, {"a": torch.zeros(3, 16)}, {"a": 0.0}, None]
 )
-def test_what_is_kept_starts_as_rows_by_name(given):
+def test_what_is_kept_starts_as_rows_by_name(given, refused):
     start_of = lambda flat: given  # noqa: E731
     for wrong in ({"update": Update(start_of, momentum_rule().step)}, {"collect": Collect(start_of, sums().add)}):
-        with pytest.raises(BadInput, match=r"rows|by name") as caught:
+        with refused(line_of(start_of), "2 rows" if isinstance(given, dict) else "name"):
             fitted(**wrong)
-        assert str(caught.value).startswith(line_of(start_of))
 
 
 def test_a_checkpoint_with_other_tensors_is_set_aside(tmp_path):
