@@ -13,14 +13,14 @@ from torch import Tensor
 
 from bdlbench import api, catalog
 from bdlbench.core.errors import BadInput
-from bdlbench.core.spec import Cell, Curves, Replicate
+from bdlbench.core.spec import Cell, Curves, Replicate, Spec
 from bdlbench.gate.verify import verify_folder
 from bdlbench.protocols import Posterior
 from bdlbench.records import record as records
 from bdlbench.records.contents import Values
 from bdlbench.records.record import Record
 from bdlbench.runs import batch as run
-from bdlbench.runs import suites
+from bdlbench.runs import provenance, suites
 from bdlbench.runs.batch import Batch, Row, Settings
 from bdlbench.training.loop import Session, StepsDone, Watch, Watched, session
 
@@ -168,6 +168,55 @@ def test_a_metric_that_fails_ends_its_curve_and_not_the_fit(tmp_path: Path, monk
     assert record.values.curves is not None
     assert "nll" not in record.values.curves.series
     assert len([note for note in notes if "curve ends" in note]) == 1
+
+
+@pytest.mark.parametrize("fails", ["posterior", "measure"])
+def test_an_error_ends_the_curve_and_not_the_fit(fails: str) -> None:
+    """Such as a prediction that runs out of memory."""
+    problem, model, method = run.build(a_batch("mle"))
+    notes: list[str] = []
+
+    def broken(epoch: int) -> None:
+        if epoch == 2:
+            raise MemoryError("too large")
+
+    def measure(posterior: Posterior, epoch: int) -> dict[str, Tensor]:
+        if fails == "measure":
+            broken(epoch)
+        return {"epoch": torch.full((2,), float(epoch))}
+
+    def whole(posterior: Posterior) -> Posterior:
+        if fails == "posterior":
+            broken(len(current.fits[0].watched.epochs) + 1)
+        return posterior
+
+    watch = Watch(lambda epoch, epochs: True, measure)
+    with session(Session(watch=watch, whole=whole, note=notes.append)) as current:
+        posterior = method.fit(model, problem.train, run.Streams.of_seeds([0, 4]))
+    assert current.fits[0].watched.epochs == (1,)
+    assert current.fits[0].state is not None
+    assert current.fits[0].state.step == current.fits[0].steps
+    assert len(notes) == 1
+    assert "epoch 2: MemoryError" in notes[0]
+    alone = method.fit(model, problem.train, run.Streams.of_seeds([0, 4]))
+    assert all(torch.equal(value, alone.state[name]) for name, value in posterior.state.items())
+
+
+@pytest.mark.slow
+def test_the_curve_of_an_edited_metric_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It cannot be measured again without training, and a number of old code is none of the new."""
+    batch = a_batch("mle")
+    code = provenance.code_of(batch.rows[0].cell)
+    then, now = ({**code, "metrics nll": sha} for sha in ("then", "now"))
+    settings = Settings(tmp_path, curves=ASKED, code={batch.rows[0].cell.key: then})
+    (record,) = run.run_batch(batch, settings).records
+    spec = Spec((record.cell,), record.replicates)
+    (same,), outdated = provenance.held_against([record], spec, {record.key: then})
+    assert same == record
+    assert not outdated
+    (kept,), _ = provenance.held_against([record], spec, {record.key: now})
+    assert kept.values.curves is not None
+    assert kept.values.curves.series.keys() == {"accuracy"}
 
 
 @pytest.mark.slow

@@ -106,6 +106,8 @@ def _print_entry(kind: str, name: str) -> None:
                 print(f"    each replicate chooses among {told}:")
                 for entry, table in grid.choose.options.items():
                     print(f"      {entry}: {', '.join(f'{k} {_values(v)}' for k, v in table.items())}")
+        if suite.curves:
+            print(f"  curves of the test set: {suite.curves}")
         print("  these options hold in these cells alone; what is not shown has its default: list methods --options")
         return
     if found == "metrics" and name in (costs := _costs()):

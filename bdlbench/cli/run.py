@@ -142,6 +142,8 @@ def _print_plan(job: Job, workers: int) -> None:
                 print(f"    {choice.name}: {words}")
         if cell.tuning:
             print(f"    {cell.tuning.words}")
+    if job.spec.curves:
+        print(f"curves of the test set: {job.spec.curves}")
     for name in dict.fromkeys(cell.dataset.name for cell, seeds in missing.items() if seeds):
         print(f"data set {name}: {data_state(getattr(catalog.load('datasets', name), 'files', ()))}")
     rows = sum(map(len, missing.values()))

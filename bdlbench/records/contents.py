@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Literal
@@ -110,6 +110,11 @@ class MeasuredCurves:
         """Read the form on disk. Raises KeyError for a missing field."""
         series = {name: tuple(map(tuple, rows)) for name, rows in table["series"].items()}
         return cls(tuple(table["epochs"]), table["samples"], series)
+
+    def without(self, metrics: Collection[str]) -> MeasuredCurves:
+        """Leave out all columns of some metrics."""
+        kept = {name: rows for name, rows in self.series.items() if name.partition("[")[0] not in metrics}
+        return replace(self, series=kept)
 
     def take(self, rows: Sequence[int]) -> MeasuredCurves:
         """Keep the replicates at these positions."""

@@ -111,8 +111,13 @@ def _without_edited_metrics(record: Record, now: Code) -> Record:
     edited = [name for name, sha in names.items() if then.get(f"metrics {name}", sha) != sha]
     held = record.values.metrics
     kept = {column: entry for column, entry in held.items() if column.partition("[")[0] not in edited}
-    unscored = record.unscored | dict.fromkeys(edited, EDITED)
-    return replace(record, values=replace(record.values, metrics=kept), unscored=unscored) if edited else record
+    if not edited:
+        return record
+    curves, unscored = record.values.curves, record.unscored | dict.fromkeys(edited, EDITED)
+    if curves is not None:  # these cannot be measured again without training
+        left = curves.without(edited)
+        curves = left if left.series else None
+    return replace(record, values=replace(record.values, metrics=kept, curves=curves), unscored=unscored)
 
 
 def _is_foreign_data(cell: Cell, now: Code) -> bool:

@@ -569,15 +569,22 @@ def _gathered(state: State, collect: Collect) -> State:
 
 
 def _watch(current: Session, fit: Fit, state: State, posterior: PosteriorAt) -> None:
-    """Measure the posterior after an epoch, if the session asks for it. It sees a copy: training goes on in place."""
+    """Measure the posterior after an epoch, if the session asks for it. It sees a copy: training goes on in place.
+
+    An error ends the curves, and is told; it is no reason to lose the fit.
+    """
     if current.watch is None or not current.watch.due(state.epoch, fit.plan.total_epochs(fit.data.num_data)):
         return
     began = now()
-    with session(Session()):  # predictions within are not those that the run's listener waits for
-        found = posterior(replace(state, flat=state.flat.detach().clone()))
-        measured = {} if found is None else current.watch.measure(current.whole(found), state.epoch)
-    if measured:
-        fit.watched = fit.watched.after(state.epoch, measured)
+    try:
+        with session(Session()):  # predictions within are not those that the run's listener waits for
+            found = posterior(replace(state, flat=state.flat.detach().clone()))
+            measured = {} if found is None else current.watch.measure(current.whole(found), state.epoch)
+        if measured:
+            fit.watched = fit.watched.after(state.epoch, measured)
+    except (Exception, SystemExit) as error:
+        current.note(f"the curves end before epoch {state.epoch}: {type(error).__name__}: {error}")
+        current.watch = None
     current.watching += now() - began
 
 
