@@ -37,7 +37,7 @@ from bdlbench.protocols import Evaluation, Method, Metric, Model, Moments, Poste
 from bdlbench.stats.calibration import expected_calibration_error, top_class
 from bdlbench.stats.rows import each_row
 from bdlbench.stats.selective import risk_coverage
-from bdlbench.training.loop import Collect, Plan, Update, last, minimise
+from bdlbench.training.loop import Collect, Plan, Update, last, minimise, predicted
 from bdlbench.training.terms import term
 
 __all__ = [
@@ -85,6 +85,7 @@ __all__ = [
     "output",
     "per_row",
     "point_posterior",
+    "predicted",
     "prior_of",
     "product",
     "random_split",

@@ -37,7 +37,10 @@ def main() -> None:
     for source, target in sources.items():
         (PAGES / target).parent.mkdir(parents=True, exist_ok=True)
         if target.endswith(".md"):
-            (PAGES / target).write_text(relinked((ROOT / source).read_text("utf-8"), source, sources), "utf-8")
+            text = relinked((ROOT / source).read_text("utf-8"), source, sources)
+            if "\n## " not in text:  # nothing to list beside it: its tables get that room
+                text = f"---\nhide: [toc]\n---\n{text}"
+            (PAGES / target).write_text(text, "utf-8")
         else:
             shutil.copyfile(ROOT / source, PAGES / target)
     reference = PAGES / "reference"
@@ -79,7 +82,13 @@ def command_line() -> str:
     """Return every command with its arguments and options, from the application itself."""
     command = [sys.executable, "-m", "typer", "bdlbench.cli.main", "utils", "docs", "--name", "python -m bdlbench"]
     text = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    return text.replace("# `python -m bdlbench`", "# Command line", 1)
+    text = text.replace("# `python -m bdlbench`", "# Command line", 1)
+    for name, about in re.findall(r"^## `python -m bdlbench (\S+)`\n\n(.+?)\n\n", text, re.MULTILINE | re.DOTALL):
+        sentence = re.split(r"(?<=[.?])\s", about, maxsplit=1)[0]  # which the list of commands cuts off
+        text = re.sub(
+            rf"^(\* `{name}`: ).*$", lambda found, all=sentence: found[1] + all, text, count=1, flags=re.MULTILINE
+        )
+    return text
 
 
 def public(name: str) -> str:

@@ -22,8 +22,11 @@ COMMANDS = [
     line.partition("#")[0].strip()
     for text in TEXTS
     for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
-    for line in block.splitlines()
+    for line in block.replace("\\\n", " ").splitlines()
     if line.startswith("python -m bdlbench")
+]
+COMMANDS += [
+    f"python -m bdlbench {words}" for words in re.findall(r"^\| [^|]+ \| `([^`]+)` \|$", TEXTS[1], re.MULTILINE)
 ]
 
 

@@ -349,6 +349,9 @@ def predicted(fraction: float) -> None:
     """Tell the listener how much of the current `predict` is done, from 0 to 1.
 
     It goes through the session and not through a parameter, because a plugin's own posterior has no such parameter.
+
+    Args:
+        fraction: How much is done, from 0 to 1.
     """
     if (current := _session.get()) is not None:
         current.predicting(fraction)
