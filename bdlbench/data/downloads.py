@@ -12,25 +12,25 @@ import hashlib
 import importlib
 import math
 import os
-import socket
 import sys
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from http.client import HTTPException
 from pathlib import Path
 from types import ModuleType
 from typing import Literal
+from urllib.request import Request, urlopen
 
 import numpy as np
 import platformdirs
 import torch
 from numpy.typing import NDArray
 
+from bdlbench.core.clock import now
 from bdlbench.core.errors import DataUnavailable
 from bdlbench.core.files import sha256, write_atomic
 
@@ -41,16 +41,21 @@ AT_HAND: tuple[FileState, ...] = ("verified", "present, no checksum known", "bun
 ByteArray = NDArray[np.uint8]
 
 PATIENCE_SECONDS = 10.0
-"""How long a download may wait for silent servers, divided among its mirrors."""
+"""How long a download may wait for silent or slow servers, divided among its mirrors."""
+
+SLOWEST_BYTES_PER_SECOND = 10_000
+"""A server that sends less uses up the patience: the largest file, of 170 MB, takes at most five hours."""
+
+MOST_BYTES = 1 << 30
+"""A download that is longer is not one of ours."""
 
 CIFAR_ROW = 1 + 3 * 32 * 32
 """Bytes of one example in CIFAR-10's binary form: the label, then the red, green and blue planes."""
 
 _FAILURES = (
     OSError,  # network, disk, a damaged gzip
-    RuntimeError,  # torchvision: the archive's MD5 is wrong, or too many redirects
-    ImportError,
     HTTPException,
+    ValueError,  # an address, or a length, that is none
     EOFError,
     KeyError,  # the archive lacks the member
     tarfile.TarError,
@@ -210,9 +215,9 @@ def import_torchvision() -> ModuleType:
 
     torchvision's wheels on PyPI are built against the CUDA torch. Beside a CPU-only torch their extension does not
     load, and `import torchvision` stops because it registers shapes for two operators that the extension would have
-    defined. Only the downloaders are needed here, so the two operators are then declared (never implemented) and the
-    import is tried again. The plain import must come first: a matching build defines the operators itself, and defining
-    them twice is an error.
+    defined. None of its operators is needed here, so the two are then declared (never implemented) and the import is
+    tried again. The plain import must come first: a matching build defines the operators itself, and defining them
+    twice is an error.
 
     Raises:
         ImportError: torchvision is not installed.
@@ -312,32 +317,46 @@ def _writable(folder: Path) -> bool:
 
 def _retrieved(origin: Origin, folder: Path) -> Path:
     """Download into `folder` from the first mirror that delivers the whole file; else raise the last mirror's error."""
-    import_torchvision()
-    utils = importlib.import_module("torchvision.datasets.utils")
     for position, url in enumerate(origin.urls, start=1):
         archive = folder / url.rsplit("/", 1)[-1]
         try:
-            with _socket_timeout(PATIENCE_SECONDS / len(origin.urls)):
-                utils.download_url(url, str(folder), md5=origin.md5)
-            if origin.sha256 not in (None, checksum(archive)):
-                raise OSError(f"{url} fails its checksum: SHA-256 {checksum(archive)[:12]}…")
+            _receive(url, archive, PATIENCE_SECONDS / len(origin.urls))
+            for kind, right in (("md5", origin.md5), ("sha256", origin.sha256)):
+                with archive.open("rb") as stream:
+                    found = hashlib.file_digest(stream, kind).hexdigest() if right else right
+                if found != right:
+                    raise OSError(f"{url} fails its checksum: {kind} {str(found)[:12]}…")
             return archive
         except _FAILURES:
-            archive.unlink(missing_ok=True)  # or the next mirror would take this broken file for its own
             if position == len(origin.urls):
                 raise
     raise OSError("no address to download from")
 
 
-@contextmanager
-def _socket_timeout(seconds: float) -> Iterator[None]:
-    """Make sockets opened inside the block give up after `seconds` of silence; by itself urllib never would."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
+def _receive(url: str, path: Path, patience: float) -> None:
+    """Write what a server sends into a file.
+
+    A time limit of urllib, of requests or of pooch is one for each read, which a byte a second never exceeds. So the
+    speed is looked at after every piece that has arrived (`read1`), beginning with the first.
+
+    Raises:
+        TimeoutError: The server is silent for `patience` seconds, or so slow that it has cost as much.
+        OSError: Nothing answers, the answer is an error, or it ends before the length that was announced.
+        HTTPException: The answer is no HTTP.
+    """
+    asked = Request(url, headers={"User-Agent": "bdlbench"})
+    started, received = now(), 0
+    with urlopen(asked, timeout=patience) as response, path.open("wb") as file:  # file: redirects are refused by urllib
+        while piece := response.read1(1 << 16):
+            received += file.write(piece)
+            seconds = now() - started
+            if seconds > patience + received / SLOWEST_BYTES_PER_SECOND:
+                raise TimeoutError(f"{url} is too slow: {received:,} bytes in {seconds:.0f} s")
+            if received > MOST_BYTES:
+                raise OSError(f"{url} does not end: more than {MOST_BYTES:,} bytes")
+        announced = response.headers.get("Content-Length")
+    if announced is not None and int(announced) != received:
+        raise OSError(f"{url} is cut short: {received:,} of {int(announced):,} bytes")
 
 
 def _unpacked(archive: Path, member: str) -> bytes:

@@ -10,10 +10,13 @@ import os
 import subprocess
 import sys
 import tarfile
+import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,6 +25,8 @@ import numpy as np
 import pytest
 import torch
 
+from bdlbench import catalog
+from bdlbench.cli import main as cli
 from bdlbench.core.errors import DataUnavailable
 from bdlbench.data import downloads
 from bdlbench.data.downloads import Origin, RemoteFile
@@ -223,6 +228,111 @@ def test_an_unreadable_file_is_refused(tmp_path: Path, refused: Any) -> None:
         downloads.checksum(tmp_path / "nothing")
 
 
+class Unwilling(BaseHTTPRequestHandler):
+    """Answers with HTTP as each path says; `/chunked/…` and others are good or bad in one way."""
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        way = self.path.split("/")[1]
+        status = {"missing": 404, "broken": 500}.get(way, 302 if way in WHERE else 200)
+        self.send_response(status)
+        if way in WHERE:
+            self.send_header("Location", WHERE[way])
+        elif way not in ("endless", "unannounced"):
+            self.send_header("Content-Length", "much" if way == "nonsense" else str(len(CONTENT)))
+        self.end_headers()
+        if status != 200:
+            return
+        with suppress(OSError):  # the other side has left
+            for piece in self.pieces(way):
+                self.wfile.write(piece)
+
+    @staticmethod
+    def pieces(way: str) -> Iterator[bytes]:
+        if way == "slow":
+            for byte in CONTENT:
+                yield bytes([byte])
+                time.sleep(0.02)
+        elif way == "endless":
+            for _ in range(400):
+                yield CONTENT * 100
+        elif way == "silent":
+            yield CONTENT[:7]
+            time.sleep(1)
+        else:
+            yield {"cut": CONTENT[:50], "another": CONTENT[::-1]}.get(way, CONTENT)
+
+
+WHERE = {"file": "file:///etc/passwd", "round": "/round/part", "elsewhere": "http://[nowhere", "moved": "/good/part"}
+
+
+@pytest.fixture
+def unwilling() -> Iterator[str]:
+    """The address of a server of the kind `Unwilling`."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Unwilling)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("way", "words"),
+    [
+        ("slow", "/slow/part is too slow"),  # never silent for as long as a read may be
+        ("silent", "timed out"),
+        ("endless", "/endless/part does not end"),
+        ("cut", "/cut/part is cut short: 50 of 200 bytes"),
+        ("another", "/another/part fails its checksum"),
+        ("nonsense", ""),
+        ("file", "file:///etc/passwd"),
+        ("round", "redirect"),
+        ("elsewhere", ""),
+        ("missing", "404"),
+        ("broken", "500"),
+    ],
+)
+def test_a_server_that_does_not_deliver_is_one_line_and_exit_code_2(
+    home: Path,
+    unwilling: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path_factory: pytest.TempPathFactory,
+    way: str,
+    words: str,
+) -> None:
+    """A server of one byte a second was waited for without end; each is left in seconds, and nothing stays behind."""
+    scratch = tmp_path_factory.mktemp("scratch")
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    monkeypatch.setattr(downloads, "PATIENCE_SECONDS", 0.4)
+    monkeypatch.setattr(downloads, "MOST_BYTES", 1_000_000)
+    origin = Origin((f"{unwilling}/{way}/part",), sha256=sha256(CONTENT))
+    monkeypatch.setattr(catalog.load("datasets", "mnist"), "files", (remote(origin=origin),))
+    started = time.monotonic()
+    assert cli.main(["data", "mnist"]) == 2
+    assert time.monotonic() - started < 3
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.count("\n") == 1
+    assert said.err.startswith("bdlbench: ") and words in said.err and "set/raw/part" in said.err
+    assert not files_below(home) and not list(scratch.iterdir())
+
+
+@pytest.mark.parametrize("way", ["good", "moved", "unannounced"])
+def test_a_server_that_delivers_after_one_that_does_not(
+    home: Path, unwilling: str, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    monkeypatch.setattr(downloads, "PATIENCE_SECONDS", 0.4)
+    urls = tuple(f"{unwilling}/{one}/part" for one in ("slow", "cut", way))
+    assert downloads.fetch([remote(origin=Origin(urls, sha256=sha256(CONTENT)))], "made_up") == [home / "set/raw/part"]
+    assert (home / "set/raw/part").read_bytes() == CONTENT
+    assert files_below(home) == [home / "set/raw/part"]
+
+
 @pytest.mark.parametrize("suffix", ["", ".gz", ".tar.gz"])
 def test_downloads_are_unpacked_verified_and_kept(home: Path, served: tuple[Path, str], suffix: str) -> None:
     folder, address = served
@@ -338,14 +448,14 @@ def test_array_checksums_see_values_shape_and_type() -> None:
 
 
 @pytest.mark.slow
-def test_the_store_imports_torchvision_only_for_a_download() -> None:
+def test_the_store_needs_no_torchvision() -> None:
     code = "import sys, bdlbench.data.downloads; sys.exit('torchvision' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, env={**os.environ}).returncode == 0
 
 
 def test_torchvision_imports_beside_this_torch() -> None:
     assert downloads.import_torchvision() is downloads.import_torchvision()
-    assert callable(importlib.import_module("torchvision.datasets.utils").download_url)
+    assert callable(importlib.import_module("torchvision.transforms").Resize)
 
 
 class FakeImports:
