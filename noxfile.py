@@ -34,7 +34,7 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """The types of the package."""
+    """Check the types of the package."""
     session.install(*PINNED, ".", "mypy", "pandas-stubs")
     session.run("mypy")
 
@@ -55,14 +55,14 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def gate(session: nox.Session) -> None:
-    """The tree against results/reference: protocol, objectives, bits, quality, speed."""
+    """Compare the tree with results/reference: protocol, objectives, bits, quality, speed."""
     session.install(*PINNED, ".")
     session.run("python", "-m", "bdlbench", "gate", *session.posargs)
 
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """The documentation site in build/html; a broken link is an error."""
+    """Build the documentation site in build/html; a broken link is an error."""
     session.install(*PINNED, ".[docs]")
     session.run("python", "scripts/site.py")
     session.run("zensical", "build", "--clean", "--strict")

@@ -68,7 +68,7 @@ def _counts(lines: Sequence[Line]) -> Counter[str]:
 
 
 def _sheet(paper: Paper, lines: Sequence[Line]) -> Sheet:
-    """A table whose columns of our numbers are left out where there are none yet."""
+    """Lay out a table, without the columns of our numbers where there are none yet."""
     notes = _notes(lines)
     columns = len(WORD_HEADINGS) + (len(NUMBER_HEADINGS) if any(line.agreement for line in lines) else 1)
     title = f"{paper.citation}: suite {paper.suite}" if paper.suite else f"{paper.citation}: no suite yet"
@@ -77,7 +77,7 @@ def _sheet(paper: Paper, lines: Sequence[Line]) -> Sheet:
 
 
 def _notes(lines: Sequence[Line]) -> Mapping[str, str]:
-    """Number the notes of the rows: many rows share one, and a table of whole sentences cannot be read."""
+    """Return the notes of the rows by number: many rows share one, and a table of whole sentences cannot be read."""
     return {note: f"[{i}]" for i, note in enumerate(dict.fromkeys(line.row.note for line in lines if line.row.note), 1)}
 
 
@@ -97,7 +97,7 @@ def _fields(line: Line, notes: Mapping[str, str]) -> tuple[Field, ...]:
 
 
 def _below(paper: Paper, lines: Sequence[Line]) -> list[str]:
-    """What a reader of the table must know."""
+    """Yield what a reader of the table must know."""
     told = [f"{counted(lines)}."]
     told += [f"{sign} {note}." for note, sign in _notes(lines).items()]
     kinds = {line.row.number.kind for line in lines}

@@ -188,7 +188,7 @@ def _rows(file: Path, limits: Mapping[str, Any]) -> Iterator[PaperRow]:
 
 
 def _row(line: Mapping[str, str], limits: Mapping[str, Any]) -> PaperRow:
-    """Raises ValueError for what is wrong in it."""
+    """Read a row. Raises ValueError for what is wrong in it."""
     quantity = line["quantity"]
     if quantity.partition("[")[0] not in QUANTITIES:
         raise ValueError(f"no quantity {quantity}: there are {', '.join(QUANTITIES)}")
@@ -226,7 +226,7 @@ def _row(line: Mapping[str, str], limits: Mapping[str, Any]) -> PaperRow:
 
 
 def _bound(given: Any, value: float) -> float:
-    """A number, or a part of the published value: "5 %"."""
+    """Return a bound: a number, or a part of the published value ("5 %")."""
     if isinstance(given, str) and given.endswith("%"):
         return float(given.removesuffix("%")) / 100 * abs(value)
     return float(given) if isinstance(given, int | float) and math.isfinite(given) else math.nan

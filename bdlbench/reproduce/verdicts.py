@@ -65,7 +65,7 @@ def of(paper: Paper, results: Sequence[Result]) -> list[Line]:
 
 
 def _cell(paper: Paper, row: PaperRow, results: Sequence[Result]) -> Result | None:
-    """The cell that a row names."""
+    """Return the cell that a row names."""
     fitting = [] if row.cause else [result for result in results if _fits(row, result)]
     if len(fitting) > 1:
         titles = ", ".join(result.title for result in fitting)
