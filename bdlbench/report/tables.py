@@ -19,7 +19,7 @@ from bdlbench import catalog
 from bdlbench.compare.standings import Standing, standings
 from bdlbench.core import files
 from bdlbench.core.errors import BadInput
-from bdlbench.core.options import spell
+from bdlbench.core.options import fields, spell
 from bdlbench.core.spec import Choice
 from bdlbench.records.cells import MAIN_METRICS, Result, absent, flatten, matching
 from bdlbench.records.record import Record
@@ -323,9 +323,10 @@ def spelled(kind: catalog.Kind, choice: Choice) -> str:
 
 def all_options(kind: catalog.Kind, choice: Choice) -> str:
     """Return every option of an entry, such as `epochs 120 (default 60), batch_size 64`."""
-    defaults = flatten(catalog.choice(kind, choice.name, {}).as_dict())
+    usual = catalog.choice(kind, choice.name, {})
+    defaults = flatten(usual.as_dict()) | _idle(kind, usual)
     words = []
-    for name, value in flatten(choice.as_dict()).items():
+    for name, value in (flatten(choice.as_dict()) | _idle(kind, choice)).items():
         other = f" (default {spell(defaults[name])})" if name in defaults and defaults[name] != value else ""
         words.append(f"{name} {spell(value)}{other}")
     return ", ".join(words[1:])
@@ -405,7 +406,8 @@ def labels(results: Sequence[Result]) -> dict[str, dict[int, str]]:
     """Return {column: {row: text}}: the method, the model if there are several, and the options in which rows differ.
 
     An option of a method has a column where two rows of that method on the same model differ in it. An option of a
-    model has one where two rows of that model differ in it. Every row with that option shows it.
+    model has one where two rows of that model differ in it. Every row with that option shows it, also a row whose cell
+    lacks it because it came later and has its default, which is then marked as such.
     """
     found = {"method": {i: r.cell.method.name for i, r in enumerate(results)}}
     models = {i: r.cell.model.name for i, r in enumerate(results)}
@@ -432,8 +434,23 @@ def _options(result: Result, kind: str) -> dict[str, Any]:
     cell = result.cell
     if not kind:
         return {"samples": cell.samples, "device": cell.device, "threads": cell.threads}
-    choice = cell.method if kind == "method" else cell.model
-    return {name: value for name, value in flatten(choice.as_dict()).items() if name != "name"}
+    choice, entries = (cell.method, "methods") if kind == "method" else (cell.model, "models")
+    given = {name: value for name, value in flatten(choice.as_dict()).items() if name != "name"}
+    return given | {name: f"{spell(value)} (default)" for name, value in _idle(entries, choice).items()}
+
+
+def _idle(kind: catalog.Kind, choice: Choice) -> dict[str, Any]:
+    """Return the flat options that a choice lacks because they came later, and that it has at their default."""
+    try:
+        known = fields(catalog.load(kind, choice.name))
+    except BadInput:  # an unknown entry has no defaults
+        return {}
+    given = dict(choice.options)
+    found = {name: f.default for name, f in known.items() if f.metadata["later"] and name not in given}
+    for name, value in given.items():
+        if isinstance(value, Choice) and name in known and (nested := known[name].metadata["entry"]):
+            found |= {f"{name}.{inner}": default for inner, default in _idle(nested, value).items()}
+    return found
 
 
 def _differing_options(tables: Mapping[int, Mapping[str, Any]], names: Mapping[int, str]) -> list[str]:

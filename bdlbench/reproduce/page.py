@@ -77,7 +77,7 @@ def _sheet(paper: Paper, lines: Sequence[Line]) -> Sheet:
 
 
 def _notes(lines: Sequence[Line]) -> Mapping[str, str]:
-    """Return the notes of the rows by number: many rows share one, and a table of whole sentences cannot be read."""
+    """Return a number for each note of the rows: many share one, and a table of whole sentences cannot be read."""
     return {note: f"[{i}]" for i, note in enumerate(dict.fromkeys(line.row.note for line in lines if line.row.note), 1)}
 
 
@@ -97,7 +97,7 @@ def _fields(line: Line, notes: Mapping[str, str]) -> tuple[Field, ...]:
 
 
 def _below(paper: Paper, lines: Sequence[Line]) -> list[str]:
-    """Yield what a reader of the table must know."""
+    """Return what a reader of the table must know."""
     told = [f"{counted(lines)}."]
     told += [f"{sign} {note}." for note, sign in _notes(lines).items()]
     kinds = {line.row.number.kind for line in lines}

@@ -340,6 +340,32 @@ def test_options_that_are_not_the_defaults_are_told_but_for_columns() -> None:
     assert line == "Not the defaults, on wine: deep_ensemble (member.epochs 9)."
 
 
+def test_an_option_that_came_later_shows_its_default_in_rows_that_lack_it() -> None:
+    def chosen(kind: Any, name: str, **options: Any) -> Choice:
+        return catalog.choice(kind, name, {name: options})
+
+    ours = [chosen("methods", "mean_field_vi", prior=prior) for prior in PRIORS]
+    wine, mlp = chosen("datasets", "wine"), chosen("models", "mlp")
+    cells = [Cell(method, mlp, wine, samples=3) for method in (*ours, chosen("methods", "mle"))]
+    rows = results(*(record(one, accuracy=GOOD) for one in cells))
+    assert ours[0].get("prior") is None
+    assert tables.labels(rows)["prior"] == {0: "gaussian (default)", 1: "empirical_bayes"}
+    assert list(tables.labels(rows[:1])) == ["method"]
+    assert "prior gaussian," in tables.all_options("methods", ours[0])
+    assert "prior empirical_bayes (default gaussian)" in tables.all_options("methods", ours[1])
+
+
+def test_a_nested_option_that_came_later_shows_its_default_too() -> None:
+    settings = [{"deep_ensemble": {"member": "mean_field_vi"}, "mean_field_vi": {"prior": p}} for p in PRIORS]
+    wine, mlp = (catalog.choice(kind, name, {}) for kind, name in (("datasets", "wine"), ("models", "mlp")))
+    cells = [Cell(catalog.choice("methods", "deep_ensemble", one), mlp, wine, samples=3) for one in settings]
+    shown = tables.labels(results(*(record(one, accuracy=GOOD) for one in cells)))
+    assert shown["member.prior"] == {0: "gaussian (default)", 1: "empirical_bayes"}
+
+
+PRIORS = ("gaussian", "empirical_bayes")
+
+
 def test_a_cell_of_an_older_version_is_marked() -> None:
     """It lacks an option: the row says so, and so does the note where there is no other row to tell it from."""
     new = whole("map", epochs=60)
