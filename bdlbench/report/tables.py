@@ -434,9 +434,10 @@ def _options(result: Result, kind: str) -> dict[str, Any]:
     cell = result.cell
     if not kind:
         return {"samples": cell.samples, "device": cell.device, "threads": cell.threads}
-    choice, entries = (cell.method, "methods") if kind == "method" else (cell.model, "models")
+    choice = cell.method if kind == "method" else cell.model
+    idle = _idle("methods" if kind == "method" else "models", choice)
     given = {name: value for name, value in flatten(choice.as_dict()).items() if name != "name"}
-    return given | {name: f"{spell(value)} (default)" for name, value in _idle(entries, choice).items()}
+    return given | {name: f"{spell(value)} (default)" for name, value in idle.items()}
 
 
 def _idle(kind: catalog.Kind, choice: Choice) -> dict[str, Any]:
