@@ -1,6 +1,8 @@
 """The gate: an untouched tree passes, each kind of change is stopped by the part that is there for it."""
 
 import json
+import re
+import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -96,6 +98,22 @@ def test_an_untouched_tree_passes_and_nothing_is_to_be_accepted(at_hand, capsys)
     assert cli.main(["gate", "--accept", "--reference", str(reference), "--config", str(suite)]) == 0
     assert capsys.readouterr().out == "nothing changed\n"
     assert {path: path.read_bytes() for path in reference.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.slow
+def test_the_tutorial_accepts_and_then_passes(monkeypatch, tmp_path, capsys):
+    """Its commands in its order; objectives and speed, which take minutes, are numbers of this file."""
+    page = (Path(__file__).parents[2] / "docs" / "tutorials" / "gate-a-pull-request.md").read_text("utf-8")
+    (tmp_path / "small.toml").write_text(re.search(r'```toml title="small.toml"\n(.*?)```', page, re.DOTALL)[1])
+    quick(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    steps = page.partition("<!-- accept -->")[2]
+    accept, gate = re.findall(r"^python -m bdlbench (gate .*)$", steps, re.MULTILINE)
+    (shown,) = re.findall(r"```text\n(.*?)```", steps, re.DOTALL)
+    assert cli.main(shlex.split(accept)) == 0
+    assert capsys.readouterr().out.startswith(shown)
+    assert cli.main(shlex.split(gate)) == 0
+    assert capsys.readouterr().out.splitlines()[-1] in steps.partition("last line is `")[2]
 
 
 def test_results_are_kept_where_asked_for(at_hand, tmp_path):
