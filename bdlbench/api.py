@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from bdlbench import catalog
 from bdlbench.compare import margins as margin_table
 from bdlbench.compare import pairs as comparison
-from bdlbench.compare.pairs import Comparison, Pairing
+from bdlbench.compare.pairing import Pairing
+from bdlbench.compare.pairs import Comparison
 from bdlbench.core import files, options, torch_state
 from bdlbench.core.errors import BadInput, unknown
 from bdlbench.core.spec import Seeds, Spec, parse_seeds

@@ -131,7 +131,6 @@ def compare(
         treatment=treatment,
         ignore_options=ignore_options,
         strict=strict,
-        plugin=plugin,
     )
     write(verdicts.render(found, style, *screen()), style)
     if found.exit_code:
@@ -155,7 +154,7 @@ def rank(
     from bdlbench.report import figures, verdicts
 
     add_plugins(plugin, replaced)
-    found = api.rank(results, metric, listed(methods), plugin)
+    found = api.rank(results, metric, listed(methods))
     if figure is not None:
         figures.draw_ranking(found, figure)
     write(verdicts.render_ranking(found, style, *screen()), style)

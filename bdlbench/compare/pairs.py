@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from bdlbench.compare import margins as margin_table
 from bdlbench.compare.differences import Finding, find, judge
@@ -18,10 +18,8 @@ from bdlbench.compare.measured import (
     layout_of,
     predictions_of,
 )
-from bdlbench.core import files
-from bdlbench.core.errors import BadInput, NotComparable, unknown
-from bdlbench.core.options import spell
-from bdlbench.core.spec import Choice, Replicate
+from bdlbench.compare.pairing import SAME_TREATMENT, Pairing, gap_lines, partners
+from bdlbench.core.spec import Replicate
 from bdlbench.records.cells import Result, columns_named, flatten, merge
 from bdlbench.records.reading import Source
 from bdlbench.runs import rescoring
@@ -164,52 +162,12 @@ def _short(value: float | None) -> str:
     return "unknown" if value is None else f"{value:.4g}"
 
 
-@dataclass(frozen=True)
-class Pairing:
-    """The rule that says which treatments are partners.
-
-    Attributes:
-        treatment: (method in A, method in B), with any options, or with the named ones: "mc_dropout(rate=0.1)".
-        ignore_options: Whether methods are paired by name although their options differ.
-    """
-
-    treatment: tuple[str, str] | None = None
-    ignore_options: bool = False
-
-    def question(self, result: Result, side: int) -> str | None:
-        """Return a key that is equal for partners; None for a cell that is not compared."""
-        method = result.cell.method
-        if self.treatment and not _is_asked(method, self.treatment[side]):
-            return None
-        asked: Any = "treatment" if self.treatment else method.name if self.ignore_options else method.as_dict()
-        return files.digest([result.cell.protocol(), asked])
-
-
-def _is_asked(method: Choice, text: str) -> bool:
-    """Tell whether a method is the one of "NAME" or "NAME(OPTION=VALUE, …)"; values as tables print them."""
-    name, bracket, rest = text.partition("(")
-    if method.name == text or not bracket or not rest.endswith(")"):
-        return method.name == text
-    options = flatten(method.as_dict())
-    pairs = [part.partition("=") for part in rest[:-1].split(",")]
-    return method.name == name.strip() and all(
-        option.strip() in options and _same(options[option.strip()], value.strip()) for option, _, value in pairs
-    )
-
-
-def _same(value: Any, text: str) -> bool:
-    try:
-        return float(text) == float(value) and not isinstance(value, bool)
-    except (TypeError, ValueError):
-        return spell(value) == text
-
-
 def compare(
     a: Source,
     b: Source,
     margins: Mapping[str, float] | None = None,
     metrics: Sequence[str] = (),
-    pairing: Pairing = Pairing(),
+    pairing: Pairing = SAME_TREATMENT,
     strict: bool = False,
 ) -> Comparison:
     """Compare B with A in cells of the same protocol and treatment; device and threads may differ.
@@ -232,81 +190,13 @@ def compare(
         BadInput: A metric is unknown, or partners are ambiguous.
     """
     both, untold = rescoring.complete(Source(a.entries + b.entries), metrics)
-    a, b = Source(both.entries[: len(a.entries)]), Source(both.entries[len(a.entries) :])
-    ours, theirs = ([r for r in merge(s.records, s) if pairing.question(r, i)] for i, s in enumerate((a, b)))
-    for side, there in enumerate((ours, theirs)):
-        if pairing.treatment and not there:
-            _refuse_absent(merge((a, b)[side].records), "AB"[side], pairing.treatment[side])
-    couples = list(_couples(ours, theirs, pairing))
-    used = {id(result) for couple in couples for result in couple}
-    only_a, only_b = (tuple(r for r in side if id(r) not in used) for side in (ours, theirs))
-    if not couples:
-        _refuse_other_protocol(ours, theirs)
-        metrics = ()
-    for couple in couples:
-        _refuse_other_measure(*couple)
-    columns = columns_named([r for couple in couples for r in couple], metrics)
-    pairs = [_pair(left, right, margins or {}, columns) for left, right in couples]
-    apart, options = tuple(_lookalikes(only_a, only_b)), tuple(_other_options(only_a, only_b))
+    ours, theirs = Source(both.entries[: len(a.entries)]), Source(both.entries[len(a.entries) :])
+    found = partners(merge(ours.records, ours), merge(theirs.records, theirs), pairing)
+    columns = columns_named([r for couple in found.couples for r in couple], metrics if found.couples else ())
+    pairs = [_pair(left, right, margins or {}, columns) for left, right in found.couples]
     judged = iter(judge([finding for pair in pairs for finding in pair.findings]))
     pairs = [replace(pair, findings=tuple(next(judged) for _ in pair.findings)) for pair in pairs]
-    return Comparison(tuple(pairs), only_a, only_b, apart, strict, options, untold)
-
-
-# pairing
-
-
-def _couples(ours: Sequence[Result], theirs: Sequence[Result], pairing: Pairing) -> Iterator[tuple[Result, Result]]:
-    """Yield pairs: first the same cell, then the same options on another machine, then partners by `pairing`."""
-    left = list(theirs)
-    rest = list(ours)
-    rules = [lambda r, side: r.key, lambda r, side: Pairing().question(r, side), pairing.question]
-    for rule in rules[2:] if pairing.treatment else rules:
-        for result in list(rest):
-            partners = [t for t in left if rule(t, 1) == rule(result, 0)]
-            if partners and rule == pairing.question:
-                _refuse_ambiguous([r for r in rest if rule(r, 0) == rule(result, 0)], "A", pairing)
-                _refuse_ambiguous(partners, "B", pairing)
-            if partners:
-                left.remove(partners[0])
-                rest.remove(result)
-                yield result, partners[0]
-
-
-def _refuse_ambiguous(candidates: Sequence[Result], side: str, pairing: Pairing) -> None:
-    """Raise BadInput unless the candidates differ in device or threads only."""
-    treatments = [flatten(r.cell.method.as_dict()) for r in candidates]
-    names = sorted({k for t in treatments for k in t if any(t.get(k) != other.get(k) for other in treatments)})
-    if names:
-        which = "--treatment" if pairing.treatment else "--ignore-options"
-        one = candidates[0].cell.method.name, names[0], spell(treatments[0].get(names[0]))
-        mend = "name one, such as {}({}={})".format(*one) if pairing.treatment else "keep one"
-        count, title = len(candidates), candidates[0].title
-        raise BadInput(f"{which}: {side} has {count} cells of {title}, which differ in {', '.join(names)}: {mend}")
-
-
-def _refuse_absent(results: Sequence[Result], side: str, asked: str) -> NoReturn:
-    """Raise BadInput where no cell of a side has the method in question, and say which the side has."""
-    name = asked.partition("(")[0].strip()
-    treatments = {files.digest(r.cell.method.as_dict()): r.cell.method for r in results if r.cell.method.name == name}
-    if not treatments:
-        raise BadInput(
-            f"--treatment {asked}: {unknown('method', name, {r.cell.method.name for r in results})} (in {side})"
-        )
-    options = [flatten(method.as_dict()) for method in treatments.values()]
-    differing = [key for key in options[0] if len({spell(one.get(key)) for one in options}) > 1] or [*options[0]][1:]
-    words = [f"{name}({', '.join(f'{key}={spell(one[key])}' for key in differing if key in one)})" for one in options]
-    raise BadInput(f"--treatment {asked}: {side} has no such cell; it has {', '.join(words)}")
-
-
-def _refuse_other_measure(a: Result, b: Result) -> None:
-    for name in a.sources.keys() & b.sources.keys():
-        if a.sources[name] != b.sources[name]:
-            raise NotComparable(f"{a.title}: the data differ: SHA-256 of {name}")
-    for name in a.scores.keys() & b.scores.keys():
-        ours, theirs = a.scores[name].meaning, b.scores[name].meaning
-        if ours != theirs:
-            raise NotComparable(f"{a.title}: metric {name} is {ours!r} in A and {theirs!r} in B")
+    return Comparison(tuple(pairs), found.only_a, found.only_b, found.apart, strict, found.options, untold)
 
 
 # one pair
@@ -348,7 +238,7 @@ def _unpaired(couples: Mapping[str, tuple[Contributions, Contributions]]) -> Ite
 def _notes(a: Result, b: Result, found: Sequence[Finding], layout: ExampleLayout) -> Iterator[str]:
     machines = ({"device": side.cell.device, "threads": side.cell.threads} for side in (a, b))
     options = (flatten(side.cell.method.as_dict()) if a.title == b.title else {} for side in (a, b))
-    yield from _gaps(*(machine | chosen for machine, chosen in zip(machines, options, strict=True)))
+    yield from gap_lines(*(machine | chosen for machine, chosen in zip(machines, options, strict=True)))
     for name, side, other in (("A", a, b), ("B", b, a)):
         alone = [r for r in side.replicates if r not in other.replicates]
         if alone:
@@ -374,46 +264,3 @@ def _listed(replicates: Sequence[Replicate]) -> str:
         split = f", split {replicates[0].split}" if replicates[0].split else ""
         return f"seed {replicates[0].seed}{split}"
     return "seeds " + ", ".join(str(r.seed) for r in replicates)
-
-
-# cells without a partner
-
-
-def _refuse_other_protocol(ours: Sequence[Result], theirs: Sequence[Result]) -> None:
-    """Raise NotComparable where no cells pair because of their protocols, and name the field."""
-    known = {files.digest(t.cell.protocol()) for t in theirs}
-    if any(files.digest(r.cell.protocol()) in known for r in ours):
-        return
-    gaps = [_protocol_gap(r, t) for r in ours for t in theirs]
-    nearest = min((gap for gap in gaps if gap), key=len, default=[])
-    raise NotComparable(f"the protocols differ: {'; '.join(nearest) or 'one side has no such cell'}")
-
-
-def _protocol_gap(a: Result, b: Result) -> list[str]:
-    """Return the differing fields of two protocols in words; of another data set or model only the name."""
-    left, right = flatten(a.cell.protocol()), flatten(b.cell.protocol())
-    whole = [name for name in ("dataset", "model") if left[name] != right[name]]
-    return _gaps(*({k: v for k, v in t.items() if k in whole or k.split(".")[0] not in whole} for t in (left, right)))
-
-
-def _gaps(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
-    """Return lines such as "samples is 50 in A and 100 in B"."""
-    differing = [name for name in {**a, **b} if a.get(name) != b.get(name)]
-    return [f"{name} is {a.get(name, 'absent')} in A and {b.get(name, 'absent')} in B" for name in differing]
-
-
-def _lookalikes(only_a: Iterable[Result], only_b: Sequence[Result]) -> Iterator[str]:
-    """Yield cells of one method, model and data set without a partner because their protocols differ."""
-    for a in only_a:
-        gaps = sorted((_protocol_gap(a, b) for b in only_b if b.title == a.title), key=len)
-        if gaps and gaps[0]:
-            yield f"{a.title}: {'; '.join(gaps[0])}"
-
-
-def _other_options(only_a: Iterable[Result], only_b: Sequence[Result]) -> Iterator[str]:
-    """Yield cells that differ only in options of their method, with these options."""
-    for a in only_a:
-        alike = [b for b in only_b if (b.title, b.cell.protocol()) == (a.title, a.cell.protocol())]
-        gaps = sorted((_gaps(*(flatten(r.cell.method.as_dict()) for r in (a, b))) for b in alike), key=len)
-        if gaps:
-            yield f"{a.title}: {', '.join(gaps[0])}"

@@ -21,7 +21,8 @@ from bdlbench import catalog
 from bdlbench.compare import margins
 from bdlbench.compare import pairs as comparison
 from bdlbench.compare.differences import Finding
-from bdlbench.compare.pairs import Pair, Pairing
+from bdlbench.compare.pairing import Pairing
+from bdlbench.compare.pairs import Pair
 from bdlbench.core import environment, files
 from bdlbench.core.clock import now
 from bdlbench.core.errors import BadInput, DataUnavailable, NotComparable

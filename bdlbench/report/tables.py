@@ -421,7 +421,10 @@ def labels(results: Sequence[Result]) -> dict[str, dict[int, str]]:
             found[heading] = {i: spell(table[option]) for i, table in tables.items() if option in table}
     for kind in ("method", "model"):  # rows that differ only in an option that records of another version lack
         tables = {i: _options(r, kind) for i, r in enumerate(results)}
-        for i, j in combinations(tables, 2):
+        alike: dict[tuple[str | None, ...], list[int]] = {}
+        for i in tables:
+            alike.setdefault(tuple(column.get(i) for column in found.values()), []).append(i)
+        for i, j in sorted(pair for rows in alike.values() for pair in combinations(rows, 2)):
             if all(column.get(i) == column.get(j) for column in found.values()):
                 for option in tables[i].keys() ^ tables[j].keys():
                     found[option] = {k: spell(table[option]) for k, table in tables.items() if option in table}

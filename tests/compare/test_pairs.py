@@ -20,7 +20,8 @@ import torch
 
 from bdlbench import api, catalog
 from bdlbench.compare import pairs as comparison
-from bdlbench.compare.pairs import Comparison, Pairing
+from bdlbench.compare.pairing import Pairing
+from bdlbench.compare.pairs import Comparison
 from bdlbench.core.errors import NotComparable
 from bdlbench.core.spec import Cell, Choice, Replicate
 from bdlbench.protocols import Evaluation, Metric
