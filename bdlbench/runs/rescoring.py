@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -57,8 +57,9 @@ def complete(source: Source, metrics: Sequence[str]) -> tuple[Source, tuple[str,
     reasons: dict[str, dict[str, str]] = {entry: {} for entry in wanted}
     for _, record in source.entries:
         found: dict[str, MetricValues] = {}
-        for entry, metric in _lacking(record, wanted).items():
-            columns, reason = _scored(source, record, entry, metric)
+        lacking = [entry for entry in wanted if not matching(entry, record.values.metrics)]
+        for entry in lacking if record.replicates else ():
+            columns, reason = _scored(source, record, entry, wanted[entry])
             found |= columns
             if reason:
                 reasons[entry][next(iter(merge([record]))).title] = reason
@@ -103,13 +104,6 @@ def filled(folder: Path, record: Record, code: Code) -> Record:
     environment = replace(record.environment, code={**(record.environment.code or {}), **scored_by})
     values = replace(record.values, metrics={**record.values.metrics, **found})
     return replace(record, values=values, environment=environment, unscored=unscored)
-
-
-def _lacking(record: Record, wanted: Mapping[str, Metric]) -> dict[str, Metric]:
-    """Return the metrics without a column in a record that has replicates."""
-    if not record.replicates:
-        return {}
-    return {entry: metric for entry, metric in wanted.items() if not matching(entry, record.values.metrics)}
 
 
 def _scored(source: Source, record: Record, entry: str, metric: Metric) -> tuple[dict[str, MetricValues], str]:
