@@ -9,8 +9,9 @@ from typing import Literal
 
 import numpy as np
 
-from bdlbench.core import options
+from bdlbench import catalog
 from bdlbench.core.errors import BadInput
+from bdlbench.core.options import fields, spell
 from bdlbench.records.cells import Result, flatten
 from bdlbench.reproduce.papers import Paper, PaperRow
 from bdlbench.stats.reproduction import Agreement, PublishedRow, Reproduced, judge
@@ -81,11 +82,21 @@ def _fits(row: PaperRow, result: Result) -> bool:
     if (cell.method.name, cell.dataset.name) != (row.treatment, row.dataset) or row.model not in ("", cell.model.name):
         return False
     given = {
-        f"{entry.name}.{option}": options.spell(value)
+        f"{entry.name}.{option}": spell(value)
         for entry in (cell.method, cell.model, cell.dataset)
         for option, value in flatten(entry.as_dict()).items()
     }
-    return row.settings.items() <= given.items()
+    return all(given.get(name, _later_default(name)) == value for name, value in row.settings.items())
+
+
+def _later_default(setting: str) -> str | None:
+    """Return the default of an option such as mlp.init if it came after records were made, so that no cell holds it."""
+    entry, _, option = setting.partition(".")
+    for kind in ("methods", "models", "datasets"):
+        if entry in catalog.names(kind):
+            field = fields(catalog.load(kind, entry)).get(option)
+            return spell(field.default) if field is not None and field.metadata["later"] else None
+    return None
 
 
 def _values(row: PaperRow, cell: Result | None) -> np.ndarray:

@@ -95,6 +95,18 @@ def test_from_the_files_to_the_verdicts(
     assert "1 reproduced" in out
 
 
+def test_a_row_may_name_an_option_that_came_later_at_its_default(
+    paper: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No cell holds such an option, so that older records are found."""
+    results = str(tmp_path / "out")
+    number = "3,MLE,diabetes,rmse,9.00,0.01,standard error,20,mle"
+    write(paper, f"{number},mlp,mlp.init=kaiming; mle.last_batch=dropped,,,the paper")
+    assert reproduced(capsys, str(paper), "--results", results)[0] == 1
+    write(paper, f"{number},mlp,mlp.init=glorot,,,the paper")
+    assert reproduced(capsys, str(paper), "--results", results, "--stored")[0] == 4
+
+
 def test_stored_trains_nothing(paper: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(paper, "3,MLE,diabetes,rmse,9.00,0.01,standard error,20,mle,,,,,the paper")
     code, out, _ = reproduced(capsys, str(paper), "--results", str(tmp_path / "out"), "--stored")
