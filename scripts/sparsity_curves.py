@@ -31,7 +31,7 @@ def main(name: str, folder: Path) -> None:
     """Read, bring to the paper's units, tabulate and draw."""
     rows = [row for row in papers.read(name).rows if not row.cause]
     published = {row.quantity: row.number.value for row in rows}
-    measured = api.curves(folder).set_index("metric")
+    measured = api.curves(folder).set_index("metric").fillna({KL: "falling"})  # its default, which no cell holds
     found = pd.concat(
         measured.loc[[row.ours.metric]].assign(
             quantity=row.quantity, value=lambda part, row=row: row.ours.scale * part["value"] + row.ours.offset
