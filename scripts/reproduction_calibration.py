@@ -67,6 +67,11 @@ def designs() -> Iterator[Design]:
     yield Design(6, 5, 1, "none")
     yield Design(6, 20, 1, "none")
     yield Design(6, 1, 5, "standard deviation")
+    yield Design(18, 20, 20, "by split", shared=0.9)
+    yield Design(18, 20, 20, "by split", "lopsided", shared=0.6)
+    yield Design(18, 20, 20, "by split", "t(3)", shared=0.9)
+    yield Design(18, 5, 5, "by split", shared=0.9)
+    yield Design(6, 20, 20, "by split", ratio=2.0, decimals=0, shared=0.6)
 
 
 def pair(design: Design, rng: np.random.Generator, shift: float) -> PublishedRow:

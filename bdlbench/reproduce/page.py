@@ -109,6 +109,11 @@ def _below(paper: Paper, lines: Sequence[Line]) -> list[str]:
         told.append("±? stands where the source does not say which spread it is; the verdict does without it.")
     if any(line.agreement for line in lines):
         told.append("SE: the difference in combined standard errors. Verdicts are Holm-corrected at 5 % over the rows.")
+        if any(line.agreement and line.agreement.row.by_split is not None for line in lines):
+            told.append(
+                "Paired by split: our and their values of each split are compared. Its training and test rows are the "
+                "same on both sides; what is left in a difference is the noise of both trainings."
+            )
         told.append("Time: of training and prediction, all rows of the batch at once.")
     read = "; ".join(dict.fromkeys(line.row.source for line in lines))
     return [*told, *paper.remarks, *([f"Read in: {read}."] if read else [])]

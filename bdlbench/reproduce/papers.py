@@ -18,14 +18,17 @@ suite is the same thing, as far as they are needed to tell it from others; or `c
 more in a few words, `source` where the number was read. `kind` is unknown where a source does not say which spread its
 ± is; a `count` of 1 also stands where it does not say how many runs a mean is over. What a quantity is of stands behind
 it in brackets: `sparsity_percent[fc1.weight]`.
+
+Where the source has the values of single splits, `NAME.splits.csv` beside the rows holds them: `table, method, dataset,
+quantity` of a row, `values` by split from 0, separated by blanks, and their `source`. They are paired with ours.
 """
 
 from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -41,6 +44,8 @@ SPREAD_SIGNS = {"standard error": "±", "standard deviation": "sd", "none": "", 
 Cause = Literal["protocol unknown", "data differ", "budget differs"]
 CAUSES: tuple[Cause, ...] = get_args(Cause)
 """Why a published number cannot be held against one of ours."""
+
+SPLIT_COLUMNS = ("table", "method", "dataset", "quantity", "values", "source")
 
 COLUMNS = (
     *("table", "method", "dataset", "quantity", "value", "spread", "kind", "count"),
@@ -96,7 +101,8 @@ class PaperRow:
 
     treatment, model, settings: the method of our cell, and its model and options where they single it out, such as
     {"mc_dropout.epochs": "400"}; cause: why there is none, None where there is one; limits: what the margin of its
-    verdict may be; printed: the mean and what stands behind its ±, digit for digit.
+    verdict may be; printed: the mean and what stands behind its ±, digit for digit; by_split: published values of
+    single splits, from 0, () where there are none.
     """
 
     table: str
@@ -112,6 +118,7 @@ class PaperRow:
     note: str
     source: str
     printed: str
+    by_split: tuple[float, ...] = ()
 
     @property
     def ours(self) -> Quantity:
@@ -172,6 +179,20 @@ def read(name: str) -> Paper:
 
 
 def _rows(file: Path, limits: Mapping[str, Any]) -> Iterator[PaperRow]:
+    beside = file.with_suffix(".splits.csv")
+    by_split = dict(_splits(beside)) if beside.exists() else {}
+    for number, line in _lines(file, COLUMNS):
+        try:
+            row = _row(line, limits)
+            yield _with_splits(row, by_split.pop((row.table, row.method, row.dataset, row.quantity), ()))
+        except ValueError as error:
+            raise BadInput(f"{file}: line {number}: {error}") from None
+    if by_split:
+        raise BadInput(f"{beside}: {', '.join(next(iter(by_split)))} is no row of {file.name}")
+
+
+def _lines(file: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield the lines of a CSV file with their numbers. Raises BadInput where it has other columns."""
     try:
         lines = list(csv.DictReader(file.read_text("utf-8").splitlines(), strict=True))
     except OSError as error:
@@ -179,12 +200,33 @@ def _rows(file: Path, limits: Mapping[str, Any]) -> Iterator[PaperRow]:
     except (ValueError, csv.Error) as error:
         raise BadInput(f"{file} is not CSV: {error}") from None
     for number, line in enumerate(lines, 2):
-        if set(line) != set(COLUMNS) or None in line.values():
-            raise BadInput(f"{file}: line {number}: the columns are {', '.join(COLUMNS)}")
+        if set(line) != set(columns) or None in line.values():
+            raise BadInput(f"{file}: line {number}: the columns are {', '.join(columns)}")
+        yield number, line
+
+
+def _splits(file: Path) -> Iterator[tuple[tuple[str, ...], tuple[float, ...]]]:
+    """Yield table, method, dataset and quantity of a row, with its values by split."""
+    for number, line in _lines(file, SPLIT_COLUMNS):
         try:
-            yield _row(line, limits)
+            values = tuple(map(float, line["values"].split()))
         except ValueError as error:
             raise BadInput(f"{file}: line {number}: {error}") from None
+        if not line["source"] or not values or not all(map(math.isfinite, values)):
+            raise BadInput(f"{file}: line {number}: it needs finite values, one for each split, and their source")
+        yield tuple(line[key] for key in SPLIT_COLUMNS[:4]), values
+
+
+def _with_splits(row: PaperRow, values: tuple[float, ...]) -> PaperRow:
+    """Return the row with its values by split. Raises ValueError where they are not what its mean is of."""
+    if not values:
+        return row
+    if len(values) != row.number.count:
+        raise ValueError(f"its mean is over {row.number.count} splits, and {len(values)} values are published")
+    mean, half = math.fsum(values) / len(values), row.number.half_digit * (1 + 1e-6)
+    if abs(mean - row.number.value) > half:
+        raise ValueError(f"its values by split have the mean {mean:.6g}, not {row.number.value:g}")
+    return replace(row, by_split=values)
 
 
 def _row(line: Mapping[str, str], limits: Mapping[str, Any]) -> PaperRow:

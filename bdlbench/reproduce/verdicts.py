@@ -60,7 +60,10 @@ def of(paper: Paper, results: Sequence[Result]) -> list[Line]:
     found = [_cell(paper, row, results) for row in paper.rows]
     values = [_values(row, cell) for row, cell in zip(paper.rows, found, strict=True)]
     both = [i for i, ours in enumerate(values) if len(ours)]
-    told = [PublishedRow(paper.rows[i].number, values[i], paper.rows[i].limits, exact=paper.exact) for i in both]
+    told = []
+    for i in both:
+        row, theirs = paper.rows[i], _same_splits(paper.rows[i], found[i])
+        told.append(PublishedRow(row.number, values[i], row.limits, theirs, paper.exact))
     judged = dict(zip(both, judge(told), strict=True))
     return [_line(paper, row, found[i], values[i], judged.get(i)) for i, row in enumerate(paper.rows)]
 
@@ -108,6 +111,17 @@ def _values(row: PaperRow, cell: Result | None) -> np.ndarray:
     return scale * np.array([by_replicate[replicate] for replicate in sorted(by_replicate)]) + offset
 
 
+def _same_splits(row: PaperRow, cell: Result | None) -> np.ndarray | None:
+    """(n,) the published values of the splits of ours, in the same order; None where one of ours has none.
+
+    Several seeds of one split would share its published value, so such splits are not paired.
+    """
+    splits = [] if cell is None else [replicate.split for replicate in sorted(cell.scores[row.ours.metric].values)]
+    if not row.by_split or len(set(splits)) < len(splits) or not set(splits) <= set(range(len(row.by_split))):
+        return None
+    return np.array([row.by_split[split] for split in splits])
+
+
 def _line(paper: Paper, row: PaperRow, cell: Result | None, values: np.ndarray, found: Agreement | None) -> Line:
     if row.cause:
         return Line(row, "not comparable", row.cause)
@@ -130,17 +144,19 @@ def _reason(found: Agreement) -> str:
         return "one run on each side and no published spread: nothing says how much runs vary"
     if not math.isfinite(gap):
         return "ours is not finite"
-    unpaired = "" if found.row.by_split is not None or found.row.published.kind == "none" else ", unpaired"
+    splits = "" if found.row.published.kind == "none" else ", unpaired"
+    if found.row.by_split is not None:
+        splits = ", paired by split"
     if found.verdict == "reproduced":
         basis = "published without a spread, within our interval; " if found.row.published.kind == "none" else ""
-        return f"{basis}off by less than {_two_digits(found.margin)}{unpaired}"
+        return f"{basis}off by less than {_two_digits(found.margin)}{splits}"
     if found.verdict == "not reproduced":
         off = f"off by {'+' if gap > 0 else ''}{_two_digits(gap)} ± {_two_digits(width)} (95 %)"
-        return f"{off}, {found.standard_errors:.1f} standard errors{unpaired}"
+        return f"{off}, {found.standard_errors:.1f} standard errors{splits}"
     if found.margin > limits.coarse:
         seen = f"our {count} cannot show less than {_two_digits(found.margin)}"
-        return f"{seen}, which is more than the {_two_digits(limits.coarse)} that the word may cover{unpaired}"
-    return f"neither refused nor shown to be within {_two_digits(found.margin)}{unpaired}"
+        return f"{seen}, which is more than the {_two_digits(limits.coarse)} that the word may cover{splits}"
+    return f"neither refused nor shown to be within {_two_digits(found.margin)}{splits}"
 
 
 def _two_digits(number: float) -> str:

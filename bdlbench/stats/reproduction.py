@@ -145,12 +145,20 @@ class PublishedRow:
     exact: bool = False
 
     @property
+    def half_digit(self) -> float:
+        """Half a unit of the last printed digit; 0 where values by split make the printed mean superfluous."""
+        return self.published.half_digit if self.by_split is None else 0.0
+
+    @property
     def difference(self) -> Difference:
         """Ours − theirs with the variance of both; its parts are NaN where neither side says how much a run varies.
 
         Each side's splits are drawn anew from one data set, so each mean has the variance of its splits, and the
         overlap of training sets inflates neither. Papers that share their splits are closer to each other than this
         says: an error on the safe side for "not reproduced", which only the published values of single splits remove.
+        Values of the same splits are paired: training and test rows are then the same on both sides, and what is left
+        in a gap is the noise of our training and of theirs, which is independent from split to split, however much
+        the splits overlap.
         Where no spread was published, theirs is one more run like ours: the interval is a prediction interval. Where
         we have one run, ours is one more like theirs.
         """
@@ -209,7 +217,7 @@ def judge(rows: Sequence[PublishedRow]) -> list[Agreement]:
         An agreement for each row, in order.
     """
     found = [row.difference for row in rows]
-    halves = [row.published.half_digit for row in rows]
+    halves = [row.half_digit for row in rows]
     level = ALPHA / max(sum(bool(d.standard_error > 0) for d in found), 1)
     margins = [
         max(detectable(d, level, MARGIN_POWER) + 2 * half, row.limits.immaterial)  # NaN first: it stays
@@ -238,7 +246,7 @@ def _corrected(
 
 
 def _judged(row: PublishedRow, found: Difference, margin: float, p: float, close: bool, immaterial: bool) -> Agreement:
-    half = row.published.half_digit
+    half = row.half_digit
     verdict: Reproduced = "inconclusive"
     if row.exact:
         same = abs(float(found.estimate)) <= half * (1 + 1e-9) and _has_printed_spread(row)

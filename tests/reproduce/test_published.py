@@ -40,9 +40,10 @@ COUNTS = {
     "lpath": 3,
     "molchanov2017": 7,
     "molchanov2017_lenet5": 8,
-    "mukhoti2018": 27,
+    "mukhoti2018": 24,
     "mukhoti2018_bayesopt": 18,
     "mukhoti2018_ensemble": 18,
+    "mukhoti2018_protein": 3,
     "mukhoti2023": 4,
     "ols": 12,
     "openood2023": 3,
@@ -141,6 +142,17 @@ def test_a_rounded_number_keeps_the_rounding_of_its_source() -> None:
     }
     assert half["0.200"] == pytest.approx(0.0005)
     assert half["4.9e4"] == pytest.approx(500)
+
+
+def test_every_row_of_the_papers_with_splits_has_them() -> None:
+    """The mean that was printed is checked where they are read; these numbers are as their files have them."""
+    named = [name for name in papers.names() if name.startswith(("gal2016", "mukhoti2018"))]
+    rows = [row for name in named for row in papers.read(name).rows]
+    assert len([row for row in rows if row.by_split]) == 4 * 18
+    others = {(row.treatment, row.quantity) for row in rows if row.treatment == "mc_dropout" and not row.by_split}
+    assert others == {("mc_dropout", "rmse_of_mean_weights")}
+    (yacht,) = (r for r in papers.read("mukhoti2018").rows if (r.dataset, r.quantity) == ("yacht", "log_likelihood"))
+    assert yacht.by_split[:2] == pytest.approx((-1.3110059, -1.2019443))
 
 
 def test_the_readme_counts_as_the_page_does() -> None:

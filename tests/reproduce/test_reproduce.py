@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from bdlbench.__main__ import main
+from bdlbench.core.spec import Cell, Choice, Replicate
 from bdlbench.data import downloads
 from bdlbench.datasets import uci
-from bdlbench.reproduce import papers
+from bdlbench.records.cells import Result, Scores
+from bdlbench.reproduce import papers, verdicts
 
 SUITE = """
 title = "a network on the diabetes data"
@@ -277,3 +279,62 @@ def test_ordinary_least_squares_has_every_printed_digit(
         assert [verdict in line for line in found] == [True, True]
         assert name in ("power", "energy") or all("every printed digit" in line for line in found)
     assert "standardised by the statistics of training and test data together" in err  # the lint says the leak
+
+
+THEIRS = (8.0, 12.0, 9.0, 11.0, 10.0)
+ROW = "3,MLE,diabetes,rmse,10.0,0.7,standard error,5,mle,,,,,the paper"
+
+
+def write_splits(paper: Path, *lines: str) -> None:
+    head = ",".join(papers.SPLIT_COLUMNS)
+    paper.with_suffix(".splits.csv").write_text("\n".join([head, *lines]) + "\n", "utf-8")
+
+
+def ours(values: dict[Replicate, float]) -> Result:
+    cell = Cell(Choice("mle"), Choice("mlp"), Choice("diabetes"), 5)
+    return Result("", cell, {"rmse": Scores("target units", "lower", "version 1", values)}, tuple(values), {}, (), {})
+
+
+def test_values_of_the_same_splits_are_paired_and_no_others(paper: Path) -> None:
+    """Two papers that agree on each split to .02, with means .1 apart where splits vary by 1.6."""
+    write(paper, ROW)
+    write_splits(paper, f"3,MLE,diabetes,rmse,{' '.join(map(str, THEIRS))},a file of theirs")
+    told = papers.read(str(paper))
+    assert told.rows[0].by_split == THEIRS
+    near = [value + 0.1 + error for value, error in zip(THEIRS, (0.02, -0.02, 0.01, -0.01, 0.0), strict=True)]
+    (line,) = verdicts.of(told, [ours({Replicate(i, i): value for i, value in enumerate(near)})])
+    assert line.agreement is not None
+    assert float(line.agreement.difference.standard_error) == pytest.approx(0.0158114 / 5**0.5, rel=1e-4)
+    assert line.agreement.half_width == pytest.approx(2.776445 * 0.0158114 / 5**0.5, rel=1e-4)  # no rounding left
+    assert "paired by split" in line.reason
+
+    (some,) = verdicts.of(told, [ours({Replicate(i, 4 - i): near[4 - i] for i in range(3)})])
+    assert some.agreement is not None
+    assert float(some.agreement.difference.estimate) == pytest.approx(0.1)  # of splits 4, 3 and 2 on both sides
+
+    one_split = {Replicate(i, 0): value for i, value in enumerate(near)}
+    beyond = {Replicate(i, i + 1): value for i, value in enumerate(near)}
+    for values in (one_split, beyond):
+        (line,) = verdicts.of(told, [ours(values)])
+        assert line.agreement is not None
+        assert line.agreement.row.by_split is None
+        assert ", unpaired" in line.reason
+
+
+@pytest.mark.parametrize(
+    ("line", "word"),
+    [
+        ("3,MLE,diabetes,rmse,8 12 9 11,a file", "4 values"),
+        ("3,MLE,diabetes,rmse,8 12 9 11 11,a file", "mean 10.2"),
+        ("3,MLE,diabetes,rmse,8 12 9 11 x,a file", "x"),
+        ("3,MLE,diabetes,rmse,8 12 9 11 nan,a file", "finite"),
+        ("3,MLE,diabetes,rmse,8 12 9 11 10,", "source"),
+        ("3,MLE,diabetes,nll,8 12 9 11 10,a file", "is no row"),
+        ("3,MLE,diabetes,rmse,8 12 9 11 10", "columns"),
+    ],
+)
+def test_values_by_split_that_are_wrong_are_named(paper: Path, line: str, word: str, refused: Any) -> None:
+    write(paper, ROW)
+    write_splits(paper, line)
+    with refused("some2020", word):
+        papers.read(str(paper))

@@ -96,6 +96,15 @@ def test_published_splits_are_paired() -> None:
     assert one(ours, row).verdict == "reproduced"  # unpaired nothing of it is seen
 
 
+def test_values_by_split_are_known_beyond_the_rounding_of_their_mean() -> None:
+    """A mean printed as 1 is of .6 to 1.4; its splits say .7, and ours is 1."""
+    theirs = 0.7 + 0.01 * np.array([-1.0, 1.0, 0.0, -1.0, 1.0])
+    ours = 1.0 + 0.01 * np.array([1.0, -1.0, 0.0, 1.0, -1.0])
+    (paired,) = judge([PublishedRow(published("1", 5, "0", "standard error"), ours, OPEN, by_split=theirs)])
+    assert paired.verdict == "not reproduced"
+    assert one(ours, published("1", 5, "0", "standard error")).verdict == "reproduced"
+
+
 def test_rounding_is_no_difference() -> None:
     ours = 0.72 + 1e-4 * np.array([-1.0, 0.0, 1.0, 0.0])
     assert one(ours, published("0.7", 20, "0.0001", "standard error")).verdict == "reproduced"
