@@ -112,7 +112,8 @@ def _below(paper: Paper, lines: Sequence[Line]) -> list[str]:
         if any(line.agreement and line.agreement.row.by_split is not None for line in lines):
             told.append(
                 "Paired by split: our and their values of each split are compared. Its training and test rows are the "
-                "same on both sides; what is left in a difference is the noise of both trainings."
+                "same on both sides; what is left in a difference is the noise of both trainings. SE is then the "
+                "difference in standard errors of its own."
             )
         told.append("Time: of training and prediction, all rows of the batch at once.")
     read = "; ".join(dict.fromkeys(line.row.source for line in lines))
