@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy import special
-from scipy.interpolate import RegularGridInterpolator
 
 Array = NDArray[Any]
 
@@ -83,6 +82,8 @@ def critical_at(shares: Sequence[Array], dfs: tuple[float, ...], level: float) -
     """
     if len(shares) == 1:
         return np.interp(shares[0], *_curve(dfs, level))
+    from scipy.interpolate import RegularGridInterpolator  # a third of a second, in every process that reads records
+
     rest = 1 - shares[0]
     second = np.divide(shares[1], rest, out=np.zeros_like(rest), where=rest > 0)
     nodes, table = _surface(dfs, level)
