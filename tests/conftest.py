@@ -18,6 +18,8 @@ from bdlbench.core.errors import BAD_INPUT, BadInput
 from bdlbench.data.task import Signature
 from bdlbench.gate import contracts
 
+torch.set_num_threads(1)  # half the processor time on small arrays; a test of more threads asks for them
+
 
 @pytest.fixture(autouse=True)
 def number_of_threads_is_restored():
