@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import NullFormatter
 
 from bdlbench import api
 from bdlbench.reproduce import papers
@@ -59,7 +59,7 @@ def draw(found: pd.DataFrame, published: Mapping[str, float]) -> Figure:
     """Draw the error, and the weights left by layer, over the epochs; dotted lines are the published ends."""
     layers = [name for name in published if name.startswith("sparsity_percent[")]
     figure = Figure(figsize=(9.5, 4.0), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    left, right = figure.subplots(1, 2, subplot_kw={"yscale": "log"})
     lines = [
         (left, "error_percent", "0.2", "error"),
         *((right, layer, colour, layer[17:-8]) for layer, colour in zip(layers, COLOURS, strict=False)),
@@ -72,10 +72,14 @@ def draw(found: pd.DataFrame, published: Mapping[str, float]) -> Figure:
             axis.plot(seeds.index, seeds.mean(axis=1), color=colour, lw=1.6, ls=DASHES[kl], label=f"{label}, {kl} KL")
     for axis, name, colour, _ in lines:
         axis.axhline(published[name] if axis is left else 100 - published[name], color=colour, lw=1, ls=":")
-    left.set(xlabel="epoch", ylabel="test error, %", ylim=(1, 4), title="Pruned means. Dotted: published")
-    right.set(xlabel="epoch", ylabel="weights left", yscale="log", title="log α below 3. Dotted: published")
-    right.yaxis.set_major_formatter(PercentFormatter(decimals=1))
-    for axis in (left, right):
+    left.set(ylabel="test error of the pruned means", title="Dotted: published")
+    right.set(ylabel="weights left (log α below 3)", title="Dotted: published")
+    for axis, ticks in ((left, (1, 1.5, 2, 3, 5, 10, 20, 50)), (right, (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100))):
+        low, high = axis.get_ylim()
+        axis.set(xlabel="epoch", ylim=(low, high))
+        axis.set_yticks([tick for tick in ticks if low <= tick <= high])
+        axis.yaxis.set_major_formatter(lambda value, _: f"{value:g} %")
+        axis.yaxis.set_minor_formatter(NullFormatter())
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8, frameon=False)
     return figure
