@@ -27,6 +27,7 @@ from bdlbench.training.loop import Decay, LastBatch, Moment, Plan, State, last, 
 from bdlbench.training.terms import term
 
 KlAbove = Literal["falling", "constant"]
+NoiseAbove = Literal["kept", "dropped_in_convolutions", "dropped"]
 PredictBy = Literal["samples", "means"]
 
 
@@ -41,9 +42,10 @@ class SparseVD:
     batches of 100, 200 epochs, KL weight 0 for 5 epochs and 1 from epoch 20.
 
     With kl_above_threshold=falling the KL of such a weight goes on towards zero (eq. 14), up to log α = 8, and drives
-    it further away; with constant it is zero, so that only the likelihood moves the weight, through its noise. The
-    authors' code was first published with the constant (March 2017) and has had the falling KL since May 2017. It
-    predicts by the means of the weights that are left (predict_by=means).
+    it further away; with constant it is zero, so that only the likelihood moves the weight, through its noise. Without
+    its noise too (noise_above_threshold=dropped) it is zero in training, and stays so. The authors' code was first
+    published with the constant (March 2017) and has had the falling KL since May 2017; it drops that noise in
+    convolutions alone, and predicts by the means of the weights that are left (predict_by=means).
     """
 
     epochs: int = training_option("epochs")
@@ -58,6 +60,9 @@ class SparseVD:
     steps: int = training_option("steps")
     kl_above_threshold: KlAbove = option(
         "falling", "KL of a weight above the threshold", choices=get_args(KlAbove), later=True
+    )
+    noise_above_threshold: NoiseAbove = option(
+        "kept", "noise in training of a weight above the threshold", choices=get_args(NoiseAbove), later=True
     )
     predict_by: PredictBy = option(
         "samples",
@@ -78,9 +83,13 @@ class SparseVD:
         limit = torch.where(counted > 0, per_row(self.threshold, data.x, 2), torch.inf).reshape(-1, layout.width)
         linear = [name for name, leaf in layout.leaves.items() if is_linear(leaf)]
         constant = self.kl_above_threshold == "constant"
+        convolutions = [name for name in linear if len(layout.leaves[name].shape) > 2]
+        silent = {"kept": [], "dropped_in_convolutions": convolutions, "dropped": linear}[self.noise_above_threshold]
 
         def objective(flat: Tensor, batch: Examples, noise: Streams, moment: Moment) -> Tensor:
             mean, variance, kl = sparse(flat, layout, linear, counted, limit, moment.reported, constant)
+            for name in silent:
+                variance[name] = variance[name] * (mean[name] != 0)  # above the threshold a mean is zero
             elbo = term("likelihood", model(LocalNoise(mean, variance, noise), batch.x, noise).elbo(batch.y))
             kl = self.ramp(moment.progress).to(kl) * term("divergence", kl)
             return negative_elbo(elbo, kl, data.num_data)

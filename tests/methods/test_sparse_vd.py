@@ -34,6 +34,30 @@ def test_a_weight_far_above_the_threshold_is_driven_on_by_the_falling_kl_alone(s
         torch.testing.assert_close(means["falling"][name], expected, rtol=1e-3, atol=0)
 
 
+@pytest.mark.parametrize(
+    ("noise", "dropped"),
+    [("kept", ()), ("dropped_in_convolutions", ("conv",)), ("dropped", ("conv", "fc"))],
+)
+def test_above_the_threshold_the_noise_is_kept_or_dropped(small, noise, dropped):
+    """A third of the weights is above: without their noise, and with a constant KL, nothing depends on them."""
+    model = small.model("lenet5", (1, 16, 16))
+    layout, data = Layout(model.leaves()), small.data(model, 2)
+    method = SparseVD(kl_above_threshold="constant", noise_above_threshold=noise)
+    (fit, *_), _ = begin(lambda: method.fit(model, data, Streams.of_seeds(SEEDS)), 1)
+    above = torch.arange(layout.width) % 3 == 0
+    mean = torch.full((2, layout.width), 0.5)
+    flat = torch.cat([mean, torch.where(above, 4.0, -2.0) + mean.square().log()], -1).requires_grad_()
+    loss = fit.objective(flat, data.batch(torch.arange(9).expand(2, 9)), Streams.of_seeds(SEEDS), Moment(99, 100))
+    (gradient,) = torch.autograd.grad(loss.sum(), flat)
+    of_mean, of_variance = (layout.views(part) for part in gradient.chunk(2, -1))
+    where = layout.views(above.expand(2, -1))
+    for name in ("conv1.weight", "conv2.weight", "fc1.weight", "fc2.weight"):
+        assert not of_mean[name][where[name]].any()
+        assert of_mean[name][~where[name]].any()
+        assert of_variance[name][~where[name]].all()
+        assert (not of_variance[name][where[name]].any()) == name.startswith(dropped)
+
+
 def test_prediction_by_means_is_that_of_the_weights_that_are_left(small):
     data, model = small.classes(2), small.model("mlp")
     by_samples, by_means = (
