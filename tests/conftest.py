@@ -166,6 +166,10 @@ class Refused:
     which may be written better at any time, and are no name, but for a kind and its name (`metric ece`, `no metric`).
     """
 
+    KINDS = frozenset(
+        ("argument", "column", "data", "dataset", "metric", "method", "model", "no", "option", "plugin", "row", "suite")
+    )
+
     def __init__(self, folder):
         self.folder = folder
 
@@ -195,15 +199,20 @@ class Refused:
         self.says(text, *names, lacks=lacks)
         return text
 
-    @staticmethod
-    def says(text, *names, lacks=()):
+    def says(self, text, *names, lacks=()):
         """The text is one line that has all of some names, and none of others."""
         assert text.isprintable() and "Traceback" not in text, f"not one line: {text!r}"
         assert names, "say which name the message must have"
         for name in map(str, names):
-            assert not is_prose(name), f"{name!r} is wording, not a name"
+            assert not self.is_prose(name), f"{name!r} is wording, not a name"
             assert is_named(name, text), f"{name!r} is not named in: {text}"
         assert [name for name in map(str, lacks) if is_named(name, text)] == [], text
+
+    @classmethod
+    def is_prose(cls, name):
+        """Whether two plain words follow each other: no numbers, no names of code, files or options, nothing quoted."""
+        pairs = re.findall(r"(?<![\w/.'`=-])([A-Za-z]?[a-z]+) (?=[a-z]+(?![\w.'`=(\[/-]))", name)
+        return name not in OF_THE_SYSTEM and any(kind not in cls.KINDS for kind in pairs)
 
     def stored(self):
         """Of each file below the test's folder, its size and when it was written."""
@@ -213,15 +222,6 @@ class Refused:
 
 OF_THE_SYSTEM = {os.strerror(code) for code in errno.errorcode}
 """Such as `Permission denied`: not our wording."""
-
-
-KINDS = {"argument", "column", "data", "dataset", "metric", "method", "model", "no", "option", "plugin", "row", "suite"}
-
-
-def is_prose(name):
-    """Whether two plain words follow each other: no numbers, no names of code, files or options, nothing quoted."""
-    pairs = re.findall(r"(?<![\w/.'`=-])([A-Za-z]?[a-z]+) (?=[a-z]+(?![\w.'`=(\[/-]))", name)
-    return name not in OF_THE_SYSTEM and any(kind not in KINDS for kind in pairs)
 
 
 def is_named(name, text):

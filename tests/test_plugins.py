@@ -484,7 +484,7 @@ def test_a_plugin_that_does_not_import_in_a_worker_is_bad_input(
     words = ["run", "--method", "mle", "--method", "mine", *TINY, "--set", "mine.epochs=1", "--plugin", str(path)]
     assert cli.main([*words, "--jobs", "2", "--results", str(tmp_path / "r")]) == 2
     error = capfd.readouterr().err
-    assert "does not import: ZeroDivisionError: division by zero" in error and "mine.py:3)" in error
+    assert "ZeroDivisionError" in error and "mine.py:3)" in error
     assert "Traceback" not in error and not list((tmp_path / "r").glob("*.json"))
 
 

@@ -11,6 +11,7 @@ import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -280,6 +281,41 @@ def test_a_name_has_one_meaning() -> None:
     files = sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE / "claims")
     assert defined_twice({str(p.relative_to(ROOT)): p.read_text("utf-8") for p in files}) == []
     assert defined_twice({"a": "X = 1\nx = 2", "b": "class X: ...\nx = 3", "c": "Y: int = 1"}) == ["X: a, b"]
+
+
+OUR_ERRORS = {"BadInput", "BenchError", "Broken", "DataUnavailable", "Diverged", "NotComparable"}
+
+
+def worded(source: str, is_prose: Callable[[str], bool]) -> list[str]:
+    """Places where a test holds the wording of an error: in `match=`, or in `... in` what was raised or printed."""
+    faults = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and dotted(node.func) in ("pytest.raises", "raises"):
+            wanted = [keyword.value for keyword in node.keywords if keyword.arg == "match"]
+            ours = {dotted(arg).rpartition(".")[2] for arg in node.args[:1]} & OUR_ERRORS
+            faults += [f"line {node.lineno}: match= of our {name}: use refused" for name in ours if wanted]
+        elif isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.In | ast.NotIn):
+            said = {getattr(part, "attr", getattr(part, "id", "")) for part in ast.walk(node.comparators[0])}
+            wanted = [node.left] if said & {"err", "error", "stderr", "caught"} else []
+        else:
+            continue
+        texts = [part.value for one in wanted for part in ast.walk(one) if isinstance(part, ast.Constant)]
+        faults += [f"line {node.lineno}: {text!r} is wording" for text in texts if is_prose(str(text))]
+    return faults
+
+
+def test_no_test_holds_the_wording_of_an_error(refused: Any) -> None:
+    """So that a message may be worded better at any time; the fixture refuses wording among the names it is given."""
+    paths = sorted((ROOT / "tests").rglob("test_*.py"))
+    sources = {str(path.relative_to(ROOT)): path.read_text("utf-8") for path in paths}
+    assert len(paths) > 80
+    assert [f"{file} {fault}" for file, text in sources.items() for fault in worded(text, refused.is_prose)] == []
+    assert len(worded("with pytest.raises(BadInput, match='rate'): f()", refused.is_prose)) == 1
+    assert len(worded("with pytest.raises(ValueError, match='is too large'): f()", refused.is_prose)) == 1
+    assert len(worded("assert 'is out of range' in capsys.readouterr().err", refused.is_prose)) == 1
+    assert len(worded("assert f'{x} is missing here' in str(caught.value)", refused.is_prose)) == 1
+    assert worded("assert '--rate 0' in capsys.readouterr().err", refused.is_prose) == []
+    assert worded("with pytest.raises(ValueError, match='zip'): f()", refused.is_prose) == []
 
 
 def test_front_door_is_light() -> None:

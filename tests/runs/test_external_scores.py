@@ -256,129 +256,126 @@ def spoiled(at: tuple[int, ...], value: float) -> np.ndarray:
     return probs
 
 
+def scoring(arguments: list[str], tmp_path: Path) -> list[str]:
+    """The command line that scores a file as predictions of the method `mine`."""
+    return ["score", *arguments, "--method", "mine", "--results", str(tmp_path / "out")]
+
+
 @pytest.mark.parametrize(
-    ("arrays", "words"),
+    ("arrays", "names"),
     [
-        ({"prob": made(0)}, "unknown array in .*mine.npz 'prob': did you mean 'probs'"),
-        ({"probs": None}, "has neither probs nor logits of the test set"),
-        ({"logits": made(0)}, "has both probs and logits: give one"),
-        ({"labels": None}, "has no labels"),
-        ({"labels": wine_labels()[:-1]}, "labels has shape .*44.*45"),
+        ({"prob": made(0)}, ["unknown", "mine.npz", "'prob'", "'probs'"]),
+        ({"probs": None}, ["neither", "probs", "logits"]),
+        ({"logits": made(0)}, ["both", "probs", "logits"]),
+        ({"labels": None}, ["no labels"]),
+        ({"labels": wine_labels()[:-1]}, ["labels", "(1, 44)", "(45,)"]),
         (
             {"labels": np.where(np.arange(NUM) == 7, 3, 0)},
-            "labels holds 3 at replicate 0, example 7: classes are 0 … 2",
+            ["labels", "3", "replicate 0", "example 7", "0 … 2"],
         ),
-        ({"labels": np.full(NUM, 0.5)}, "labels holds 0.5 at replicate 0, example 0"),
-        ({"labels": np.array(["a"] * NUM)}, "labels holds <U1, not numbers"),
+        ({"labels": np.full(NUM, 0.5)}, ["labels", "0.5", "replicate 0", "example 0"]),
+        ({"labels": np.array(["a"] * NUM)}, ["labels", "<U1"]),
         (
             {"labels": (wine_labels() + (np.arange(NUM) == 9)) % 3},
-            "1 of 45 labels are not those of the test split 0 of w",
+            ["1 of 45", "labels", "split 0", "wine"],
         ),
-        ({"probs": made(0)[:, 0]}, r"probs has 1 axes \(45,\): give \(N, C\)"),
-        ({"probs": made(0)[:, :1]}, "give every class of every example"),
-        ({"probs": spoiled((3, 1), np.nan)}, "probs holds nan at sample 0, replicate 0, example 3, class 1"),
-        ({"probs": spoiled((3, 1), -0.1)}, "probs holds -0.1 at .*example 3, class 1: not a probability"),
-        ({"probs": 0.9 * made(0)}, "probs sums to 0.9 at sample 0, replicate 0, example 0, not to one"),
-        ({"probs": None, "logits": spoiled((0, 0), np.inf)}, "logits holds inf"),
-        ({"probs": made(0, classes=4)}, "has 4 classes, the test split 0 of wine has 3"),
-        ({"ood.far.probs": made(0, num=5, classes=4)}, "ood.far has 4 classes, the test set 3"),
-        ({"ood.far.probs": made(0, 2, 1, num=5)}, "ood.far has 2 samples, the test set 1"),
-        ({"ood.far.probs": made(0, num=5)}, "unknown out-of-distribution set of wine 'far'"),
-        ({"score.entropy": np.zeros(NUM)}, "'entropy' is computed from the probabilities"),
-        ({"score.energy": np.zeros(NUM), "ood.far.probs": made(0, num=5)}, "score 'energy' must be given for the test"),
-        ({"score.Energy": np.zeros(NUM)}, "unknown array in .* 'score.Energy'"),
-        ({"seeds": [1, 2]}, r"seeds has shape \(2,\)"),
-        ({"seeds": [[3]]}, r"seeds has shape \(1, 1\)"),
-        ({"probs": np.array([{}])}, "is not a whole npz of plain arrays"),
-        ({"ood.test.probs": made(0, num=5)}, "set 'test' has the name of the test set itself"),
+        ({"probs": made(0)[:, 0]}, ["probs", "1 axes", "(45,)"]),
+        ({"probs": made(0)[:, :1]}, ["probs", "class"]),
+        ({"probs": spoiled((3, 1), np.nan)}, ["probs", "nan", "sample 0", "replicate 0", "example 3", "class 1"]),
+        ({"probs": spoiled((3, 1), -0.1)}, ["probs", "-0.1", "example 3", "class 1"]),
+        ({"probs": 0.9 * made(0)}, ["probs", "0.9", "sample 0", "replicate 0", "example 0"]),
+        ({"probs": None, "logits": spoiled((0, 0), np.inf)}, ["logits", "inf"]),
+        ({"probs": made(0, classes=4)}, ["4 classes", "split 0", "wine", "3"]),
+        ({"ood.far.probs": made(0, num=5, classes=4)}, ["ood.far", "4 classes", "3"]),
+        ({"ood.far.probs": made(0, 2, 1, num=5)}, ["ood.far", "2 samples", "1"]),
+        ({"ood.far.probs": made(0, num=5)}, ["unknown", "out-of-distribution", "wine", "'far'"]),
+        ({"score.entropy": np.zeros(NUM)}, ["'entropy'", "computed"]),
+        ({"score.energy": np.zeros(NUM), "ood.far.probs": made(0, num=5)}, ["'energy'", "test"]),
+        ({"score.Energy": np.zeros(NUM)}, ["unknown", "'score.Energy'"]),
+        ({"seeds": [1, 2]}, ["seeds", "(2,)"]),
+        ({"seeds": [[3]]}, ["seeds", "(1, 1)"]),
+        ({"probs": np.array([{}])}, ["mine.npz", "npz"]),
+        ({"ood.test.probs": made(0, num=5)}, ["'test'", "name"]),
     ],
 )
 def test_faults_of_an_npz(
-    saved: Callable[..., Path], arrays: dict[str, Any], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    saved: Callable[..., Path], arrays: dict[str, Any], names: list[str], tmp_path: Path, refused: Any
 ) -> None:
-    refused([str(saved(**arrays)), "--dataset", "wine"], words, tmp_path, capsys)
+    refused.command(scoring([str(saved(**arrays)), "--dataset", "wine"], tmp_path), *names)
 
 
-def test_an_npy_that_is_called_npz(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_npy_that_is_called_npz(tmp_path: Path, refused: Any) -> None:
     path = tmp_path / "mine.npz"
     with path.open("wb") as stream:
         np.save(stream, made(0))
-    refused([str(path), "--dataset", "wine"], "is not a whole npz of plain arrays: it is one array", tmp_path, capsys)
+    refused.command(scoring([str(path), "--dataset", "wine"], tmp_path), "mine.npz", "one", "array")
 
 
-def test_a_damaged_npz(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_npz(tmp_path: Path, refused: Any) -> None:
     path = tmp_path / "mine.npz"
     np.savez_compressed(path, probs=made(0), labels=wine_labels())
     content = bytearray(path.read_bytes())
     content[30 + sum(content[26:30:2])] = 0xFF  # behind the first header and its name: no block of deflate begins so
     path.write_bytes(content)
-    refused([str(path), "--dataset", "wine"], "is not a whole npz of plain arrays: Error -3", tmp_path, capsys)
+    refused.command(scoring([str(path), "--dataset", "wine"], tmp_path), "mine.npz", "npz", "-3")
 
 
-def test_a_table_has_no_axes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_table_has_no_axes(tmp_path: Path, refused: Any) -> None:
     (tmp_path / "mine.csv").write_text(CSV)
     arguments = [str(tmp_path / "mine.csv"), "--dataset", "toy", "--own-data", "--axes", "NC"]
-    refused(arguments, "--axes NC: only an npz has axes", tmp_path, capsys)
-
-
-def refused(arguments: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    results = tmp_path / "out"
-    assert cli.main(["score", *arguments, "--method", "mine", "--results", str(results)]) == 2
-    out, err = capsys.readouterr()
-    assert (out, err.count("\n"), results.exists()) == ("", 1, False)
-    assert re.search(words, err), err
+    refused.command(scoring(arguments, tmp_path), "--axes NC", "npz")
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "names"),
     [
-        (["--dataset", "wines"], "unknown dataset 'wines': did you mean 'wine'"),
-        (["--dataset", "diabetes"], "diabetes has no classes to predict"),
-        (["--dataset", "digits"], "has 3 classes, the test split 0 of digits has 10"),
-        (["--dataset", "wine", "--samples", "0"], "--samples 0 is less than the 1 samples that the file holds"),
-        (["--dataset", "wine", "--seeds", "3"], "--seeds 3 names 3 seeds, .* holds 1 replicates; write 3-3 for seed 3"),
-        (["--dataset", "wine", "--splits", "all"], "unknown value of --splits 'all'"),
-        (["--dataset", "wine", "--axes", "NRC"], "unknown value of --axes 'NRC'"),
-        (["--dataset", "wine", "--axes", "RNC"], "probs has 2 axes .*: RNC needs 3"),
-        (["--dataset", "wine", "--set", "mien.rate=1"], "unknown entry of this file 'mien': did you mean 'mine'"),
-        (["--dataset", "wine", "--set", "mle.epochs=1"], "unknown entry of this file 'mle': did you mean 'mine'"),
-        (["--dataset", "wine", "--own-data"], "wine is a data set of the catalog; give yours another name"),
-        (["--dataset", "wine", "--model", " "], "method, model and data set need names"),
-        (["--dataset", "wine", "--set", "mine.rate=1,2"], "names 2 values: a file is of one"),
+        (["--dataset", "wines"], ["dataset", "wines", "wine"]),
+        (["--dataset", "diabetes"], ["diabetes", "no classes"]),
+        (["--dataset", "digits"], ["3 classes", "split 0", "digits", "10"]),
+        (["--dataset", "wine", "--samples", "0"], ["--samples 0", "1 samples"]),
+        (["--dataset", "wine", "--seeds", "3"], ["--seeds 3", "3 seeds", "1 replicates", "3-3"]),
+        (["--dataset", "wine", "--splits", "all"], ["--splits 'all'"]),
+        (["--dataset", "wine", "--axes", "NRC"], ["--axes 'NRC'"]),
+        (["--dataset", "wine", "--axes", "RNC"], ["probs", "2 axes", "RNC", "3"]),
+        (["--dataset", "wine", "--set", "mien.rate=1"], ["entry", "mien", "mine"]),
+        (["--dataset", "wine", "--set", "mle.epochs=1"], ["entry", "mle", "mine"]),
+        (["--dataset", "wine", "--own-data"], ["wine", "catalog"]),
+        (["--dataset", "wine", "--model", " "], ["model", "names"]),
+        (["--dataset", "wine", "--set", "mine.rate=1,2"], ["--set mine.rate=1,2", "2 values"]),
     ],
 )
 def test_faults_of_a_claim(
-    saved: Callable[..., Path], arguments: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    saved: Callable[..., Path], arguments: list[str], names: list[str], tmp_path: Path, refused: Any
 ) -> None:
-    refused([str(saved()), *arguments], words, tmp_path, capsys)
+    refused.command(scoring([str(saved()), *arguments], tmp_path), *names)
 
 
 CSV = "label,prob_0,prob_1\n0,0.5,0.5\n1,0.1,0.9\n"
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "names"),
     [
-        (CSV.replace("label", "lable"), "unknown column in .* 'lable': did you mean 'label'"),
-        (CSV.replace("prob_1", "prob_2"), "column prob_1 is missing: classes are counted from 0"),
-        (CSV.replace("0.9", ""), "column prob_1 is empty in row 2"),
-        (CSV.replace("0.9", "much"), "column prob_1 holds 'much' in row 2, not a number"),
-        ("", "is not a whole csv table"),
+        (CSV.replace("label", "lable"), ["unknown", "lable", "label"]),
+        (CSV.replace("prob_1", "prob_2"), ["column prob_1", "0", "missing"]),
+        (CSV.replace("0.9", ""), ["column prob_1", "empty", "row 2"]),
+        (CSV.replace("0.9", "much"), ["column prob_1", "'much'", "row 2"]),
+        ("", ["csv"]),
         (
             "seed," + CSV.replace("\n0", "\n0,0").replace("\n1", "\n0,1") + "1,1,0.1,0.9\n",
-            "different numbers of rows for different seed",
+            ["rows", "seed"],
         ),
-        ("sample,label,prob_0,prob_1\n0,0,0.5,0.5\n1,1,0.5,0.5\n", "column label differs between samples"),
+        ("sample,label,prob_0,prob_1\n0,0,0.5,0.5\n1,1,0.5,0.5\n", ["column label", "samples"]),
     ],
 )
-def test_faults_of_a_table(text: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_faults_of_a_table(text: str, names: list[str], tmp_path: Path, refused: Any) -> None:
     (tmp_path / "mine.csv").write_text(text)
-    refused([str(tmp_path / "mine.csv"), "--dataset", "toy", "--own-data"], words, tmp_path, capsys)
+    refused.command(scoring([str(tmp_path / "mine.csv"), "--dataset", "toy", "--own-data"], tmp_path), *names)
 
 
-@pytest.mark.parametrize(("name", "words"), [("mine.txt", "must end in .npz"), ("mine.npz", "does not exist")])
-def test_no_such_file(name: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    refused([str(tmp_path / name), "--dataset", "wine"], words, tmp_path, capsys)
+@pytest.mark.parametrize(("name", "names"), [("mine.txt", ["mine.txt", ".npz"]), ("mine.npz", ["mine.npz", "exist"])])
+def test_no_such_file(name: str, names: list[str], tmp_path: Path, refused: Any) -> None:
+    refused.command(scoring([str(tmp_path / name), "--dataset", "wine"], tmp_path), *names)
 
 
 def test_what_is_there_is_replaced_only_when_asked(saved: Callable[..., Path], tmp_path: Path, refused: Any) -> None:
@@ -496,9 +493,9 @@ def test_words_for_nothing_name_sets(tmp_path: Path) -> None:
         (",,0.5,0.5", "row 2"),
         ("test ,1,0.5,0.5", "'test '"),
         ("Test,1,0.5,0.5", "'Test'"),
-        ("te\u200bst,1,0.5,0.5", "u200b"),
-        ("far\u00a0,1,0.5,0.5", "xa0"),
-        ("test,,0.5,0.5", "label is empty in row 2"),
+        ("te\u200bst,1,0.5,0.5", r"'te\u200bst'"),
+        ("far\u00a0,1,0.5,0.5", r"'far\xa0'"),
+        ("test,,0.5,0.5", "label"),
         ("test,NA,0.5,0.5", "'NA'"),
         ("test,1,0.5,0.5,0.1", "csv"),
         ("test,1,-1e-12,1", "-1e-12"),
@@ -509,10 +506,10 @@ def test_words_for_nothing_name_sets(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_absent_undefined_or_looks_like_something_else(
-    row: str, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    row: str, name: str, tmp_path: Path, refused: Any
 ) -> None:
     path = as_file(tmp_path, f"set,label,prob_0,prob_1\ntest,1,0.5,0.5\n{row}\n")
-    refused([str(path), "--dataset", "toy", "--own-data"], re.escape(name), tmp_path, capsys)
+    refused.command(scoring([str(path), "--dataset", "toy", "--own-data"], tmp_path), name)
 
 
 @pytest.mark.parametrize(
@@ -523,28 +520,26 @@ def test_what_is_absent_undefined_or_looks_like_something_else(
         (",prob_0,prob_1", "index=False"),
         ("Unnamed: 0,prob_0,prob_1", "index=False"),
         ("label,prob_0, prob_1", "prob_1"),
-        ("label,prob_0,prob_01", "called prob_1"),
+        ("label,prob_0,prob_01", "prob_1"),
         ("label,prob_0,prob_1.0", "called prob_1"),
         ("label,prob_0,Prob1", "called prob_1"),
         ("label,prob_0,prob_0", "'prob_0' twice"),
         ("label ,prob_0,prob_1", "'label '"),
     ],
 )
-def test_a_header_says_its_own_fault(
-    header: str, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_header_says_its_own_fault(header: str, name: str, tmp_path: Path, refused: Any) -> None:
     path = as_file(tmp_path, CSV.replace("label,prob_0,prob_1", header))
-    refused([str(path), "--dataset", "toy", "--own-data"], re.escape(name), tmp_path, capsys)
+    refused.command(scoring([str(path), "--dataset", "toy", "--own-data"], tmp_path), name)
 
 
-def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path: Path, refused: Any) -> None:
     assert predictions_file.read(as_file(tmp_path, CSV, "utf-8-sig")).labels.tolist() == [[0, 1]]
     path = as_file(tmp_path, CSV, "utf-16")
-    refused([str(path), "--dataset", "toy", "--own-data"], "UTF-8", tmp_path, capsys)
+    refused.command(scoring([str(path), "--dataset", "toy", "--own-data"], tmp_path), "UTF-8")
     path = as_file(tmp_path, "set,label,prob_0,prob_1\ntest,1,0.5,0.5\n", "utf-8")
     path.write_bytes(path.read_bytes().replace(b"\n", b"\n\xe9,,0.5,0.5\n", 1))
-    refused([str(path), "--dataset", "toy", "--own-data"], "UTF-8", tmp_path, capsys)
-    refused([str(as_file(tmp_path, "label,prob_0,prob_1\n")), "--dataset", "toy"], "no rows", tmp_path, capsys)
+    refused.command(scoring([str(path), "--dataset", "toy", "--own-data"], tmp_path), "UTF-8")
+    refused.command(scoring([str(as_file(tmp_path, "label,prob_0,prob_1\n")), "--dataset", "toy"], tmp_path), "no rows")
 
 
 @pytest.mark.parametrize("widened", [False, True], ids=["as it is", "widened"])
@@ -632,10 +627,10 @@ def test_options_of_other_methods_are_text_unless_numbers_in_full(
 
 @pytest.mark.parametrize("setting", ["mine.name=zzz", "mlp.widths=1e999", "mine.a=\x07", "mlp.dropout=nan"])
 def test_an_option_that_no_record_can_hold(
-    saved: Callable[..., Path], setting: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    saved: Callable[..., Path], setting: str, tmp_path: Path, refused: Any
 ) -> None:
     arguments = ["--dataset", "wine", "--model", "mlp", "--set", setting]
-    refused([str(saved()), *arguments], setting.partition(".")[0], tmp_path, capsys)
+    refused.command(scoring([str(saved()), *arguments], tmp_path), setting.partition(".")[0])
 
 
 @pytest.mark.parametrize("value", ["inf", "nan", "1e999", "9" * 400])
@@ -649,9 +644,9 @@ def test_an_option_of_ours_is_a_finite_number(
 @pytest.mark.parametrize(
     ("arrays", "name"),
     [
-        ({"score.mine": np.zeros(NUM), "ood.far.score.mine": np.zeros(0)}, r"ood\.far\.score\.mine"),
-        ({"score.mine": np.zeros(NUM), "ood.far.score.mine": np.zeros((1, 0))}, r"ood\.far\.score\.mine"),
-        ({"score.mine": np.zeros(NUM), "ood.far.score.mine": np.float64(1)}, r"ood\.far\.score\.mine"),
+        ({"score.mine": np.zeros(NUM), "ood.far.score.mine": np.zeros(0)}, "ood.far.score.mine"),
+        ({"score.mine": np.zeros(NUM), "ood.far.score.mine": np.zeros((1, 0))}, "ood.far.score.mine"),
+        ({"score.mine": np.zeros(NUM), "ood.far.score.mine": np.float64(1)}, "ood.far.score.mine"),
         ({"probs": np.zeros((0, 3)), "labels": np.zeros(0)}, "probs"),
         ({"probs": np.zeros((NUM, 0))}, "probs"),
         ({"seeds": np.zeros(0, int)}, "seeds"),
@@ -660,9 +655,9 @@ def test_an_option_of_ours_is_a_finite_number(
     ],
 )
 def test_what_holds_nothing_and_names_that_are_taken(
-    saved: Callable[..., Path], arrays: dict[str, Any], name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    saved: Callable[..., Path], arrays: dict[str, Any], name: str, tmp_path: Path, refused: Any
 ) -> None:
-    refused([str(saved(**arrays)), "--dataset", "toy", "--own-data"], name, tmp_path, capsys)
+    refused.command(scoring([str(saved(**arrays)), "--dataset", "toy", "--own-data"], tmp_path), name)
 
 
 def test_a_hundred_thousand_classes(tmp_path: Path) -> None:
