@@ -6,13 +6,13 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from bdlbench import api, catalog
-from bdlbench.core.errors import BadInput
 from bdlbench.core.spec import Cell, Curves, Replicate, Spec
 from bdlbench.gate.verify import verify_folder
 from bdlbench.protocols import Posterior
@@ -296,6 +296,6 @@ def test_a_suite_asks_for_curves_and_its_cells_stay_what_they_are() -> None:
         ('metrics = ["accuracy"]\nevery = 1\nsamples = 1.5', "samples"),
     ],
 )
-def test_curves_that_cannot_be_read(text: str, named: str) -> None:
-    with pytest.raises(BadInput, match=named):
+def test_curves_that_cannot_be_read(text: str, named: str, refused: Any) -> None:
+    with refused(named):
         suites.build_spec(suites.parse_suite(SUITE + text, "x"), suites.Overrides())
