@@ -38,6 +38,8 @@ def main() -> None:
         (PAGES / target).parent.mkdir(parents=True, exist_ok=True)
         if target.endswith(".md"):
             text = relinked((ROOT / source).read_text("utf-8"), source, sources)
+            if not re.search("^# ", text, re.MULTILINE):  # a table that a script wrote
+                text = f"# `{source}`\n\n{text}"
             if "\n## " not in text:  # nothing to list beside it: its tables get that room
                 text = f"---\nhide: [toc]\n---\n{text}"
             (PAGES / target).write_text(text, "utf-8")
