@@ -159,6 +159,29 @@ def test_a_replicate_chooses_the_same_alone(tmp_path: Path, data: Path, tuned: R
     assert alone.values == tuned.values.take([1])
 
 
+@pytest.mark.parametrize("stop", [30, 80 + 30])  # of 80 steps of the choice, then 120 of the fit
+def test_a_run_resumes_inside_the_choice_and_after_it(stop: int, tmp_path: Path, data: Path, tuned: Record) -> None:
+    suite = suites.parse_suite(SUITE.replace("REFIT", "true"), "mine.toml")
+    (one,) = run.batches(suites.build_spec(suite, overrides(data)), [])
+    settings = run.Settings(tmp_path, checkpoint_every=1e-9)
+    steps = 0
+
+    def listen(done: int, total: int) -> None:
+        nonlocal steps
+        steps += 1
+        if steps == stop:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run.run_batch(one, settings, listen)
+    left = {path.name.removeprefix(one.key) for path in (tmp_path / run.CHECKPOINTS).iterdir()}
+    assert left == {".choice.1.safetensors"} | ({".1.safetensors"} if stop > 80 else set())
+    (found,) = run.run_batch(one, settings, listen).records
+    assert steps == 80 + 120 + 1  # the step at which it was stopped is done again
+    assert found.values == tuned.values
+    assert not list((tmp_path / run.CHECKPOINTS).iterdir())
+
+
 def test_verify_trains_what_was_chosen(tuned: Record) -> None:
     for full in (False, True):
         found = verify(tuned.path.parent, tuned, full)
