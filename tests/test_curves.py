@@ -132,6 +132,11 @@ def test_a_stopped_fit_goes_on_to_the_same_curve(stop: int, tmp_path: Path) -> N
     assert heard in ([1, 3], [1, 1, 3])  # an epoch whose end was not yet written is measured again
     for name, series in whole.series.items():
         assert torch.equal(series.nan_to_num(-1), again.series[name].nan_to_num(-1))
+    heard.clear()
+    finished = fit(tmp_path / "whole")  # nothing is left to train
+    assert heard == []
+    assert finished is not None
+    assert torch.equal(finished.series["norm"], whole.series["norm"])
     assert whole.series["late"].isnan().tolist() == [[True, False]] * 2
     assert whole.series["norm"].shape == (2, 2)
 
