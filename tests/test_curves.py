@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from bdlbench import api, catalog
+from bdlbench.cli.main import main
 from bdlbench.core.spec import Cell, Curves, Replicate, Spec
 from bdlbench.gate.verify import verify_folder
 from bdlbench.protocols import Posterior
@@ -286,6 +287,31 @@ def test_a_suite_asks_for_curves_and_its_cells_stay_what_they_are() -> None:
     at = suites.parse_suite(SUITE + 'metrics = "nll"\nepochs = [3, 1]', "x").curves
     assert at is not None
     assert [epoch for epoch in range(1, 26) if at.due(epoch, 25)] == [1, 3]
+
+
+@pytest.mark.slow
+def test_a_run_says_which_cells_have_no_curves_and_measures_them_if_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Curves are no part of a cell, so a record of before stands as it is."""
+    plain, config, out = tmp_path / "plain.toml", tmp_path / "curves.toml", tmp_path / "out"
+    few = SUITE.replace("[curves]", "[options.mle]\nepochs = 2\n")
+    plain.write_text(few)
+    config.write_text(few + '[curves]\nmetrics = ["accuracy"]\nevery = 1\n')
+
+    def called(file: Path, *more: str) -> str:
+        assert main(["run", "--config", str(file), "--seeds", "1", "--results", str(out), *more]) == 0
+        return capsys.readouterr().out
+
+    called(plain)
+    said = called(config)
+    assert "without curves" in said
+    assert "--fresh" in said
+    assert "none had to be trained now" in said
+    assert "accuracy every epoch, by 10 samples" in called(config, "--dry-run")
+    assert "without curves" not in called(config, "--fresh")
+    assert "without curves" not in called(config)
+    assert sorted(api.curves(out).epoch) == [1, 2]
 
 
 @pytest.mark.parametrize(

@@ -212,7 +212,8 @@ class Curves:
         return by_number or epoch in self.epochs
 
     def __str__(self) -> str:
-        when = f"every {self.every} epochs" if self.every else f"after epochs {', '.join(map(str, self.epochs))}"
+        often = f"every {self.every} epochs" if self.every > 1 else "every epoch"
+        when = often if self.every else f"after epochs {', '.join(map(str, self.epochs))}"
         return f"{', '.join(self.metrics)} {when}, by {self.samples} samples"
 
 
