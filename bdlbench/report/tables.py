@@ -341,12 +341,13 @@ def not_the_defaults(results: Sequence[Result]) -> Iterator[str]:
         for result in members:
             method = result.cell.method
             try:
-                defaults = flatten(catalog.choice("methods", method.name, {}).as_dict())
+                own = catalog.choice("methods", method.name, {})
             except BadInput:  # an unknown method has no defaults
                 continue
-            given = flatten(method.as_dict())
+            defaults, given = flatten(own.as_dict()), flatten(method.as_dict())
+            known = _idle("methods", own) | defaults  # with those that no cell holds at their default
             swapped = tuple(f"{name}." for name in given if name in defaults and given[name] != defaults[name])
-            words = [f"{name} {spell(value)}" for name, value in given.items() if defaults.get(name, value) != value]
+            words = [f"{name} {spell(value)}" for name, value in given.items() if known.get(name, value) != value]
             words = [word for word in words if word.partition(" ")[0] not in columns]
             newer = [n for n in defaults if n not in given and n not in columns and not n.startswith(swapped)]
             words += [f"made before it had {', '.join(newer)}"] if newer else []

@@ -355,6 +355,17 @@ def test_an_option_that_came_later_shows_its_default_in_rows_that_lack_it() -> N
     assert "prior empirical_bayes (default gaussian)" in tables.all_options("methods", ours[1])
 
 
+def test_an_option_that_came_later_is_told_where_it_is_not_the_default() -> None:
+    told = [
+        list(tables.not_the_defaults(results(record(whole("map", **options), **ALONE))))
+        for options in ({"last_batch": "kept"}, {"last_batch": "dropped"})
+    ]
+    assert told == [["Not the defaults, on wine: map (last_batch kept)."], []]
+    nested = catalog.choice("methods", "deep_ensemble", {"mle": {"last_batch": "kept"}})
+    (line,) = tables.not_the_defaults(results(record(replace(cell(), method=nested), **ALONE)))
+    assert line == "Not the defaults, on wine: deep_ensemble (member.last_batch kept)."
+
+
 def test_a_nested_option_that_came_later_shows_its_default_too() -> None:
     settings = [{"deep_ensemble": {"member": "mean_field_vi"}, "mean_field_vi": {"prior": p}} for p in PRIORS]
     wine, mlp = (catalog.choice(kind, name, {}) for kind, name in (("datasets", "wine"), ("models", "mlp")))
