@@ -287,7 +287,10 @@ def test_diabetes_is_what_it_always_was() -> None:
 
 
 @pytest.mark.data
-@pytest.mark.parametrize(("name", "splits"), [("wine_quality", 20), ("concrete", 19), ("power", 6), ("yacht", 0)])
+@pytest.mark.parametrize(
+    ("name", "splits"),
+    [("wine_quality", 20), ("concrete", 19), ("power", 6), ("yacht", 0), ("energy", 0), ("boston", 0)],
+)
 def test_the_lint_says_in_which_splits_rows_recur(name: str, splits: int) -> None:
     (file,) = SETS[name].files
     if not (downloads.root() / file.path).is_file():
