@@ -29,9 +29,10 @@ from bdlbench.compare.pairing import Pairing
 from bdlbench.compare.pairs import Comparison
 from bdlbench.core import files, options, torch_state
 from bdlbench.core.errors import BadInput, unknown
-from bdlbench.core.spec import Seeds, Spec, parse_seeds
+from bdlbench.core.spec import Choice, Seeds, Spec, parse_seeds
 from bdlbench.data import downloads
 from bdlbench.data.task import Task
+from bdlbench.entries import CONFIGURED
 from bdlbench.records import reading
 from bdlbench.records.cells import Result, flatten, merge
 from bdlbench.records.record import Record
@@ -321,22 +322,31 @@ def table(folder: str | Path, metrics: str | Sequence[str] = (), plugin: Plugins
 def _frame(rows: Iterable[Mapping[str, Any]]) -> DataFrame:
     """Make a frame of the rows of `tables`, with options as columns.
 
-    Whole numbers stay whole where some are missing.
+    An option that a cell lacks because it came later has its default, where another row makes it a column. Whole
+    numbers stay whole where some are missing.
     """
     from pandas import DataFrame, Series
 
     options: dict[str, dict[str, Any]] = {}
+    usual: dict[str, dict[str, Any]] = {}
     plain = []
     for row in rows:
         if row["cell"] not in options:
-            flat = flatten({kind: {"name": "", **found} for kind, found in json.loads(row["options"]).items()})
+            given = json.loads(row["options"])
+            flat = flatten({kind: {"name": "", **found} for kind, found in given.items()})
+            chosen = {kind: Choice.from_dict({"name": row[kind], **found}) for kind, found in given.items()}
+            usual[row["cell"]] = {
+                f"{kind.removesuffix('s')}.{name}": value
+                for kind in CONFIGURED
+                for name, value in tables.later_defaults(kind, chosen[kind.removesuffix("s")]).items()
+            }
             options[row["cell"]] = {
                 name: tuple(value) if isinstance(value, list) else value for name, value in flat.items() if "." in name
             }
         plain.append({name: value for name, value in row.items() if name != "options"} | options[row["cell"]])
     frame = DataFrame()
     for name in dict.fromkeys(name for row in plain for name in row):
-        values = [row.get(name) for row in plain]
+        values = [row.get(name, usual[row["cell"]].get(name)) for row in plain]
         known = [value for value in values if value is not None]
         whole = len(known) < len(values) and all(type(value) is int for value in known)
         frame[name] = Series(values, dtype="Int64" if whole and (known or name in ("seed", "split")) else None)

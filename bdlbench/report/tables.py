@@ -324,9 +324,9 @@ def spelled(kind: catalog.Kind, choice: Choice) -> str:
 def all_options(kind: catalog.Kind, choice: Choice) -> str:
     """Return every option of an entry, such as `epochs 120 (default 60), batch_size 64`."""
     usual = catalog.choice(kind, choice.name, {})
-    defaults = flatten(usual.as_dict()) | _idle(kind, usual)
+    defaults = flatten(usual.as_dict()) | later_defaults(kind, usual)
     words = []
-    for name, value in (flatten(choice.as_dict()) | _idle(kind, choice)).items():
+    for name, value in (flatten(choice.as_dict()) | later_defaults(kind, choice)).items():
         other = f" (default {spell(defaults[name])})" if name in defaults and defaults[name] != value else ""
         words.append(f"{name} {spell(value)}{other}")
     return ", ".join(words[1:])
@@ -439,12 +439,12 @@ def _options(result: Result, kind: str) -> dict[str, Any]:
     if not kind:
         return {"samples": cell.samples, "device": cell.device, "threads": cell.threads}
     choice = cell.method if kind == "method" else cell.model
-    idle = _idle("methods" if kind == "method" else "models", choice)
+    idle = later_defaults("methods" if kind == "method" else "models", choice)
     given = {name: value for name, value in flatten(choice.as_dict()).items() if name != "name"}
     return given | {name: f"{spell(value)} (default)" for name, value in idle.items()}
 
 
-def _idle(kind: catalog.Kind, choice: Choice) -> dict[str, Any]:
+def later_defaults(kind: catalog.Kind, choice: Choice) -> dict[str, Any]:
     """Return the flat options that a choice lacks because they came later, and that it has at their default."""
     try:
         known = fields(catalog.load(kind, choice.name))
@@ -454,7 +454,7 @@ def _idle(kind: catalog.Kind, choice: Choice) -> dict[str, Any]:
     found = {name: f.default for name, f in known.items() if f.metadata["later"] and name not in given}
     for name, value in given.items():
         if isinstance(value, Choice) and name in known and (nested := known[name].metadata["entry"]):
-            found |= {f"{name}.{inner}": default for inner, default in _idle(nested, value).items()}
+            found |= {f"{name}.{inner}": default for inner, default in later_defaults(nested, value).items()}
     return found
 
 

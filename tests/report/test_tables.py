@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from markdown_it import MarkdownIt
 
-from bdlbench import catalog
+from bdlbench import api, catalog
 from bdlbench.core.spec import Cell, Choice, Replicate
 from bdlbench.records.cells import Result, merge
 from bdlbench.records.contents import Environment, MetricValues, Values
@@ -351,6 +351,8 @@ def test_an_option_that_came_later_shows_its_default_in_rows_that_lack_it() -> N
     assert ours[0].get("prior") is None
     assert tables.labels(rows)["prior"] == {0: "gaussian (default)", 1: "empirical_bayes"}
     assert list(tables.labels(rows[:1])) == ["method"]
+    frame = api._frame(tables.summary_rows(rows, ["accuracy"]))
+    assert frame["method.prior"].fillna("").tolist() == ["gaussian", "empirical_bayes", ""]
     assert "prior gaussian," in tables.all_options("methods", ours[0])
     assert "prior empirical_bayes (default gaussian)" in tables.all_options("methods", ours[1])
 
