@@ -345,7 +345,7 @@ def not_the_defaults(results: Sequence[Result]) -> Iterator[str]:
             except BadInput:  # an unknown method has no defaults
                 continue
             defaults, given = flatten(own.as_dict()), flatten(method.as_dict())
-            known = _idle("methods", own) | defaults  # with those that no cell holds at their default
+            known = later_defaults("methods", own) | defaults  # with those that no cell holds at their default
             swapped = tuple(f"{name}." for name in given if name in defaults and given[name] != defaults[name])
             words = [f"{name} {spell(value)}" for name, value in given.items() if known.get(name, value) != value]
             words = [word for word in words if word.partition(" ")[0] not in columns]
