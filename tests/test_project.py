@@ -60,6 +60,7 @@ def called(node):
     return getattr(node.func, "attr", None) or getattr(node.func, "id", None)
 
 
+@pytest.mark.slow
 def test_what_the_package_imports_is_declared_and_what_is_declared_is_imported():
     found, required = imported("bdlbench"), named(PROJECT["dependencies"])
     assert "torch" in found and "typer" in found

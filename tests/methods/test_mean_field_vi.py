@@ -212,6 +212,7 @@ def test_a_model_without_linear_maps_has_nothing_to_prune(small):
     assert small.method("mean_field_vi").unsupported(small.suited("coin")) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prior", ["gaussian", "scale_mixture"])
 def test_the_bounds_standard_error_is_how_much_repeated_bounds_differ(small, prior):
     """Of one trained q, 60 bounds of 20 draws each, by other streams."""

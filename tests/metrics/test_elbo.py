@@ -50,12 +50,14 @@ def evidence(split):
     return stats.multivariate_normal(np.full(len(x), task.y_mean), covariance).logpdf(y)
 
 
+@pytest.mark.slow
 def test_the_elbo_of_the_exact_posterior_is_the_evidence_in_original_units(linear):
     expected = [evidence(split) for split in range(4)]
     assert expected[0] < -1500  # the targets are of 300 people, and their standard deviation is far from 1
     assert values(linear, "exact")["elbo"] == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_the_elbo_of_mean_field_is_the_evidence_less_its_divergence_from_the_posterior(linear):
     found = values(linear, "mean_field_vi")
     expected = np.array([evidence(split) for split in range(4)]) - found["posterior_kl"]
