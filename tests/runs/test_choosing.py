@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from bdlbench import api
 from bdlbench.core.spec import Cell
 from bdlbench.core.streams import Streams
+from bdlbench.data.validation import hold_out
 from bdlbench.gate.verify import verify
 from bdlbench.records import record as records
 from bdlbench.records.record import Record
@@ -157,6 +159,20 @@ def test_test_rows_have_no_say(tmp_path: Path, tuned: Record) -> None:
 def test_a_replicate_chooses_the_same_alone(tmp_path: Path, data: Path, tuned: Record) -> None:
     alone = trained(tmp_path, "alone", data, seeds=[1])
     assert alone.values == tuned.values.take([1])
+
+
+def test_the_scores_are_those_of_each_point_trained_alone_by_the_formula(tuned: Record, data: Path) -> None:
+    """log N(y; w·x + b, noise_sd²) of the held-out rows, less log of the target's sd: nats in original units."""
+    suite = suites.parse_suite(SUITE.replace("REFIT", "false"), "mine.toml")
+    (one,) = run.batches(suites.build_spec(suite, overrides(data)), [])
+    _, held = hold_out(run.build(one).problem, [0, 1], 0.25)
+    for point, noise in enumerate((10.0, 1.0, 0.1)):
+        problem, model, method = run.build(replace(one, points=(point, point)))
+        state = method.fit(model, problem.train, Streams.of_seeds([0, 1])).state
+        x, y, weight, bias = (v.double().numpy() for v in (held.x, held.y, state["fc1.weight"], state["fc1.bias"]))
+        mean = np.einsum("rnd,rd->rn", x, weight[:, 0]) + bias
+        found = stats.norm.logpdf(y, mean, noise).mean(1) - np.log(problem.y_sd.numpy())
+        np.testing.assert_allclose(scores(tuned)[:, point].numpy(), found, rtol=1e-5)
 
 
 @pytest.mark.parametrize("stop", [30, 80 + 30])  # of 80 steps of the choice, then 120 of the fit
