@@ -340,16 +340,17 @@ def not_the_defaults(results: Sequence[Result]) -> Iterator[str]:
         columns = labels(members)
         for result in members:
             method = result.cell.method
+            nested = {name: value.name for name, value in method.options if isinstance(value, Choice)}
             try:
-                own = catalog.choice("methods", method.name, {})
+                defaults = flatten(catalog.choice("methods", method.name, {}).as_dict())
+                own = catalog.choice("methods", method.name, {method.name: nested})  # of the same nested entries
             except BadInput:  # an unknown method has no defaults
                 continue
-            defaults, given = flatten(own.as_dict()), flatten(method.as_dict())
-            known = later_defaults("methods", own) | defaults  # with those that no cell holds at their default
-            swapped = tuple(f"{name}." for name in given if name in defaults and given[name] != defaults[name])
+            usually, given = flatten(own.as_dict()), flatten(method.as_dict())
+            known = later_defaults("methods", own) | usually | {name: defaults[name] for name in nested}
             words = [f"{name} {spell(value)}" for name, value in given.items() if known.get(name, value) != value]
             words = [word for word in words if word.partition(" ")[0] not in columns]
-            newer = [n for n in defaults if n not in given and n not in columns and not n.startswith(swapped)]
+            newer = [name for name in usually if name not in given and name not in columns]
             words += [f"made before it had {', '.join(newer)}"] if newer else []
             methods[method.name, result.cell.model.name] = words
             for name in columns.keys() & defaults.keys():

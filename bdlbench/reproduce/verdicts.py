@@ -11,8 +11,10 @@ import numpy as np
 
 from bdlbench import catalog
 from bdlbench.core.errors import BadInput
-from bdlbench.core.options import fields, spell
+from bdlbench.core.options import spell
+from bdlbench.core.spec import Choice
 from bdlbench.records.cells import Result, flatten
+from bdlbench.report.tables import later_defaults
 from bdlbench.reproduce.papers import Paper, PaperRow
 from bdlbench.stats.reproduction import Agreement, PublishedRow, Reproduced, judge
 
@@ -84,22 +86,17 @@ def _fits(row: PaperRow, result: Result) -> bool:
     cell = result.cell
     if (cell.method.name, cell.dataset.name) != (row.treatment, row.dataset) or row.model not in ("", cell.model.name):
         return False
+    entries: list[tuple[catalog.Kind, Choice]] = [
+        ("methods", cell.method),
+        ("models", cell.model),
+        ("datasets", cell.dataset),
+    ]
     given = {
         f"{entry.name}.{option}": spell(value)
-        for entry in (cell.method, cell.model, cell.dataset)
-        for option, value in flatten(entry.as_dict()).items()
+        for kind, entry in entries
+        for option, value in (later_defaults(kind, entry) | flatten(entry.as_dict())).items()
     }
-    return all(given.get(name, _later_default(name)) == value for name, value in row.settings.items())
-
-
-def _later_default(setting: str) -> str | None:
-    """Return the default of an option such as mlp.init if it came after records were made, so that no cell holds it."""
-    entry, _, option = setting.partition(".")
-    for kind in ("methods", "models", "datasets"):
-        if entry in catalog.names(kind):
-            field = fields(catalog.load(kind, entry)).get(option)
-            return spell(field.default) if field is not None and field.metadata["later"] else None
-    return None
+    return row.settings.items() <= given.items()
 
 
 def _values(row: PaperRow, cell: Result | None) -> np.ndarray:

@@ -366,6 +366,10 @@ def test_an_option_that_came_later_is_told_where_it_is_not_the_default() -> None
     nested = catalog.choice("methods", "deep_ensemble", {"mle": {"last_batch": "kept"}})
     (line,) = tables.not_the_defaults(results(record(replace(cell(), method=nested), **ALONE)))
     assert line == "Not the defaults, on wine: deep_ensemble (member.last_batch kept)."
+    settings = {"deep_ensemble": {"member": "sparse_vd"}, "sparse_vd": {"predict_by": "means"}}
+    nested = catalog.choice("methods", "deep_ensemble", settings)  # of a member's own defaults nothing is told
+    (line,) = tables.not_the_defaults(results(record(replace(cell(), method=nested), **ALONE)))
+    assert line == "Not the defaults, on wine: deep_ensemble (member sparse_vd, member.predict_by means)."
 
 
 def test_a_nested_option_that_came_later_shows_its_default_too() -> None:
