@@ -50,7 +50,7 @@ class Published:
     Attributes:
         value: The mean, in the metric's unit.
         half_digit: Half a unit of its last printed digit.
-        count: The splits or runs that the mean is over.
+        count: The splits or runs that the mean is over; 1 beside a standard deviation where their number is not stated.
         spread: The number behind the ±, in the metric's unit; NaN for none.
         spread_half: Half a unit of the last digit of the spread: one printed as 0.00 may be as large.
         kind: Which spread it is: the standard error of the mean, the standard deviation of one split or run, or none.
@@ -65,7 +65,7 @@ class Published:
 
     @property
     def variance(self) -> float:
-        """The variance of the mean; NaN where no spread was published, or the spread of a single run."""
+        """The variance of the mean; NaN where no spread was published, or of how many runs is not stated."""
         if self.kind == "none" or self.count < 2:
             return math.nan
         error = max(self.spread, self.spread_half)
@@ -159,8 +159,9 @@ class PublishedRow:
         Values of the same splits are paired: training and test rows are then the same on both sides, and what is left
         in a gap is the noise of our training and of theirs, which is independent from split to split, however much
         the splits overlap.
-        Where no spread was published, theirs is one more run like ours: the interval is a prediction interval. Where
-        we have one run, ours is one more like theirs.
+        Where no spread was published, theirs is one more run like ours: the interval is a prediction interval. So it is
+        where a standard deviation was published and not of how many runs: a run then varies as ours or as theirs,
+        whichever varies more. Where we have one run, ours is one more like theirs.
         """
         n, theirs, nothing = len(self.ours), self.published, np.array(0.0)
         if self.by_split is not None:
@@ -171,8 +172,10 @@ class PublishedRow:
             return Difference(estimate, (seed_part(nothing, 1.0),), nothing)
         other = np.array(theirs.variance)
         if np.isnan(other):
-            own = _sample_variance(self.ours) * (1 / n + 1 / theirs.count)
-            return Difference(estimate, (seed_part(own, max(n - 1.0, 1.0)),), nothing)
+            own = _sample_variance(self.ours)
+            printed = max(theirs.spread, theirs.spread_half) if theirs.kind == "standard deviation" else 0.0
+            one_more = np.maximum(own, printed**2) / theirs.count  # NaN where ours is one run
+            return Difference(estimate, (seed_part(own / n + one_more, max(n - 1.0, 1.0)),), nothing)
         if n == 1:
             alone = other * (theirs.count + 1)  # of one run, and of their mean
             return Difference(estimate, (seed_part(alone, theirs.count - 1.0),), nothing)

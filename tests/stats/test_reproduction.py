@@ -73,6 +73,30 @@ def test_without_a_spread_theirs_is_one_more_run() -> None:
     assert found.half_width == pytest.approx(stats.t.ppf(0.975, 4) * math.sqrt(3.0), rel=1e-3)
 
 
+@pytest.mark.parametrize(("sd", "of_one_run"), [("4.0", 16.0), ("0.3", 2.5)])
+def test_a_standard_deviation_of_unstated_runs_is_that_of_one_more_run_if_larger_than_ours(
+    sd: str, of_one_run: float
+) -> None:
+    """Ours vary by 2.5: the variance is 2.5 / 5 + 4², or + 2.5, of 4 degrees of freedom."""
+    found = PublishedRow(published("0.0", 1, sd, "standard deviation"), RUNS, OPEN).difference
+    assert (float(found.seed), found.seeds[0].df) == (pytest.approx(0.5 + of_one_run), 4.0)
+    alone = PublishedRow(published("0.0", 1, sd, "standard deviation"), RUNS[:1], OPEN).difference
+    assert math.isnan(float(alone.seed))
+
+
+def test_runs_of_theirs_that_vary_more_and_are_not_counted_are_seldom_called_different() -> None:
+    """Equal truths, five runs each, theirs vary ten times as much: 40 tables of three rows."""
+    rng, tables, alarms = np.random.default_rng(8), 40, 0
+    for _ in range(tables):
+        rows = []
+        for _ in range(3):
+            ours, theirs = rng.standard_normal(5), 10 * rng.standard_normal(5)
+            printed = published(f"{theirs.mean():.3f}", 1, f"{theirs.std(ddof=1):.3f}", "standard deviation")
+            rows.append(PublishedRow(printed, ours, OPEN))
+        alarms += any(found.verdict == "not reproduced" for found in judge(rows))
+    assert stats.binomtest(alarms, tables, 0.05, alternative="greater").pvalue > 1e-3
+
+
 def test_one_run_of_ours_is_one_more_like_theirs() -> None:
     found = PublishedRow(published("0.0", 5, "2.0", "standard deviation"), np.array([1.0]), OPEN).difference
     assert (float(found.seed), found.seeds[0].df, float(found.example)) == (pytest.approx(4.0 * (1 + 1 / 5)), 4.0, 0.0)
