@@ -965,8 +965,9 @@ def test_what_list_metrics_shows_is_what_metrics_takes(results: Path, capsys: py
     assert train(results, "--method", "mle", "--metrics", "predict_seconds,rows") == 0
     assert "predict_seconds" in capsys.readouterr().out
     (record,) = records.read(results)
-    assert set(record.cost) == tables.COSTS.keys() - tables.SHORT.keys() - {"selection_seconds"}  # nothing was chosen
-    for name in tables.COSTS:
+    told = tables.COSTS.keys() - {"selection_seconds"}  # nothing was chosen
+    assert set(record.cost) == told - tables.SHORT.keys()
+    for name in told:
         assert cli.main(["table", str(results), "--metrics", name]) == 0
         assert cli.main(["list", "metrics", name]) == 0
     capsys.readouterr()
