@@ -141,6 +141,20 @@ def test_mean_fields_variances_are_the_inverse_diagonal_of_the_precision(mean_fi
 
 
 @pytest.mark.slow
+def test_a_cold_mean_field_is_that_of_examples_counted_several_times():
+    temperature = 0.25
+    cold = GRAM / NOISE_SD**2 / temperature + np.eye(D + 1) / PRIOR_SD**2
+    mean = np.linalg.solve(cold, X.T @ Y) / NOISE_SD**2 / temperature
+    options = {"epochs": 1500, "batch_size": N, "learning_rate": 0.02, "decay": "linear", "bound_samples": 300}
+    method = MeanFieldVI(**options, prior_sd=PRIOR_SD, initial_log_sd=-2.0, temperature=temperature)
+    found = fit(method, rows=30)
+    assert_mean(vectors(found, ".mean"), mean, slack=5e-3)
+    assert_mean(vectors(found, ".log_sd"), -0.5 * np.log(np.diag(cold)), slack=5e-3)
+    assert np.abs(mean - POSTERIOR_MEAN).max() > 0.02
+    assert found.bound.numpy().mean() < evidence() - 0.5  # the ELBO of q itself, not of the tempered target
+
+
+@pytest.mark.slow
 def test_mean_fields_bound_is_below_the_evidence_by_its_gap(mean_field):
     gap = 0.5 * (np.log(np.diag(PRECISION)).sum() - np.linalg.slogdet(PRECISION)[1])
     assert gap > 0.1

@@ -75,5 +75,4 @@ def _study(key: str, claim: Experiment, full: bool, folder: Path, where: tuple[i
     if lacking := len(spec.cells) - sum(set(result.replicates) >= set(spec.replicates) for result in found):
         return verdicts.Study(key, claim, full, missing=f"{lacking} of {len(spec.cells)} cells lack replicates")
     seconds = math.fsum(record.seconds or 0.0 for result in found for record in result.records)
-    frame = api.frame_of(found)
-    return verdicts.study(key, claim, Readings(frame[frame.seed.notna()]), full, seconds)
+    return verdicts.study(key, claim, Readings(api.frame_of(found)), full, seconds)

@@ -97,7 +97,8 @@ def _print_entry(kind: str, name: str) -> None:
         suite = suites.read_suite(name)
         print(f"{name}: {suite.title} (version {suite.version}); seeds {suite.seeds}, M = {suite.samples}")
         for grid in suite.grids:
-            print("  " + " × ".join(", ".join(part) for part in (grid.methods, grid.models, grid.datasets)))
+            own = f"; M = {grid.samples}" if grid.samples else ""
+            print("  " + " × ".join(", ".join(part) for part in (grid.methods, grid.models, grid.datasets)) + own)
             for entry, values in suites.merge(suite.options, grid.options).items():
                 if any(entry in listed for listed in (grid.methods, grid.models, grid.datasets)):
                     print(f"    {entry}: {', '.join(f'{k} {_values(v)}' for k, v in values.items())}")

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from bdlbench.core.layout import Layout, PerRow
+from bdlbench.core.layout import Layout, PerRow, per_row
 from bdlbench.core.options import option
 from bdlbench.core.streams import Streams
 from bdlbench.data.task import Data, Examples
@@ -77,8 +77,10 @@ LAYERS: dict[Estimator, Callable[[Tensor, Layout, DivergenceAt, Streams, bool], 
 class MeanFieldVI:
     """Mean-field VI: an independent Gaussian for every weight, by the reparameterised ELBO (Blundell et al. 2015).
 
-    q(w) = Π_i N(w_i; mean_i, sd_i²). Minimises −(1/N) [Σ_n E_q log p(y_n | x_n, w) − KL(q ‖ N(0, prior_sd²))], never
-    tempered. Noise by local reparameterisation (Kingma, Salimans & Welling 2015), weight samples, or Flipout.
+    q(w) = Π_i N(w_i; mean_i, sd_i²). Minimises −(1/N) [Σ_n E_q log p(y_n | x_n, w) − T · KL(q ‖ N(0, prior_sd²))], with
+    temperature T = 1 unless it is set. Below 1 the posterior is cold: it is that of every example counted 1/T times
+    (Wenzel et al. 2020, §2.3). The reported ELBO of q is that of T = 1. Noise by local
+    reparameterisation (Kingma, Salimans & Welling 2015), weight samples, or Flipout.
 
     With prior=empirical_bayes each leaf has the prior N(0, s²) whose s² = mean of (mean_i² + sd_i²) over the leaf makes
     the KL smallest, at every step. With prior=scale_mixture it is π N(0, wide_sd²) + (1 − π) N(0, narrow_sd²), and the
@@ -109,6 +111,7 @@ class MeanFieldVI:
     )
     prune: Pruning = option("none", "which weights are zero after training", choices=get_args(Pruning), later=True)
     pruned: PerRow = option(0.5, "fraction of the weights of linear maps that prune takes", low=0, high=1, later=True)
+    temperature: PerRow = option(1.0, "T, by which the KL is multiplied", low=0, open_ends=True, later=True)
 
     def unsupported(self, model: Model) -> str | None:
         """Accept every model, since each has weights, but not to prune one without linear maps."""
@@ -123,7 +126,8 @@ class MeanFieldVI:
         def objective(flat: Tensor, batch: Examples, noise: Streams, moment: Moment) -> Tensor:
             layer, kl = LAYERS[self.estimator](flat, layout, prior, noise, moment.reported)
             elbo = term("likelihood", model(layer, batch.x, noise).elbo(batch.y))
-            return negative_elbo(elbo, term("divergence", kl), data.num_data)
+            kl = term("divergence", kl) * per_row(self.temperature, kl, 1)
+            return negative_elbo(elbo, kl, data.num_data)
 
         plan = Plan(self.epochs, self.batch_size, self.learning_rate, self.decay, self.last_batch, self.steps)
         initial = self.initial(model, data, rng.child("init"))

@@ -29,6 +29,7 @@ from bdlbench.training.terms import term
 KlAbove = Literal["falling", "constant"]
 NoiseAbove = Literal["kept", "dropped_in_convolutions", "dropped"]
 PredictBy = Literal["samples", "means"]
+Predicting = Literal["remaining", "all"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,8 @@ class SparseVD:
     it further away; with constant it is zero, so that only the likelihood moves the weight, through its noise. Without
     its noise too (noise_above_threshold=dropped) it is zero in training, and stays so. The authors' code was first
     published with the constant (March 2017) and has had the falling KL since May 2017; it drops that noise in
-    convolutions alone, and predicts by the means of the weights that are left (predict_by=means).
+    convolutions alone, and predicts by the means of the weights that are left (predict_by=means). With predicting=all
+    nothing is zeroed in the posterior, so that one sees whether what would be taken out matters; `sparsity` counts it.
     """
 
     epochs: int = training_option("epochs")
@@ -68,6 +70,12 @@ class SparseVD:
         "samples",
         "average samples of the weights that are left, or take their means",
         choices=get_args(PredictBy),
+        later=True,
+    )
+    predicting: Predicting = option(
+        "remaining",
+        "weights that predict: those below the threshold, or all, each with its own mean and noise",
+        choices=get_args(Predicting),
         later=True,
     )
 
@@ -120,14 +128,15 @@ class SparseVD:
     def posterior(self, model: Model, layout: Layout, flat: Tensor) -> WeightPosterior:
         """Return rows (R, 2P) as a posterior whose dropped weights, and their noise, are zero."""
         mean, log_variance = flat.chunk(2, dim=-1)
-        kept = ~self.dropped(log_alpha(mean, log_variance))
+        remaining = ~self.dropped(log_alpha(mean, log_variance))
+        kept = remaining if self.predicting == "remaining" else torch.ones_like(remaining)
         means = {
             name: value * (layout.views(kept)[name] if is_linear(layout.leaves[name]) else 1)
             for name, value in layout.views(mean).items()
         }
         variances = _linear(layout, log_variance.exp() * kept)
         found = self.predictor(model, means, variances)
-        facts = sparsity_facts(_linear(layout, kept), layout)
+        facts = sparsity_facts(_linear(layout, remaining), layout)
         return replace(found, facts=facts, moments=partial(self.moments, layout, flat, kept))
 
     def restored(self, model: Model, state: Mapping[str, Tensor]) -> Posterior:

@@ -33,7 +33,7 @@ OptionValues = Mapping[str, Mapping[str, Sequence[Any]]]
 TOP_KEYS = {"version", "title", "seeds", "splits", "samples", "grid", "options", "selection", "curves"}
 CELL_KINDS: tuple[catalog.Kind, ...] = ("methods", "models", "datasets")
 CURVES_KEYS = {"metrics", "every", "epochs", "samples"}
-GRID_KEYS = {"methods", "models", "datasets", "options", "choose"}
+GRID_KEYS = {"methods", "models", "datasets", "options", "choose", "samples"}
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,8 @@ class Choose:
 class Grid:
     """Every method on every model on every data set, with options that apply to this grid alone.
 
-    What replicates `choose` by themselves holds in the grid's own cells alone.
+    What replicates `choose` by themselves holds in the grid's own cells alone. `samples` is M of the grid's cells; None
+    for that of the suite.
     """
 
     methods: tuple[str, ...] = ()
@@ -70,6 +71,7 @@ class Grid:
     datasets: tuple[str, ...] = ()
     options: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
     choose: Choose | None = None
+    samples: int | None = None
 
 
 @dataclass(frozen=True)
@@ -208,13 +210,14 @@ def build_spec(suite: Suite, overrides: Overrides) -> Spec:
     chosen = [grid.choose.options for grid in suite.grids if grid.choose]
     for settings in (given, suite.options, *(grid.options for grid in suite.grids), *chosen):
         _refuse_stray(settings)
-    samples = whole("--samples", suite.samples if overrides.samples is None else overrides.samples)
+    asked_samples = None if overrides.samples is None else whole("--samples", overrides.samples)
     threads = whole("--threads", overrides.threads)
     device = resolve_device(overrides.device)
     named = list(_named_cells(suite.grids, overrides))
     cells: list[Cell] = []
     for grid, names in named:
         options = merge(in_force(suite, grid, names), given)
+        samples = asked_samples or whole("samples =", grid.samples or suite.samples)
         choose = grid.choose if _is_own(grid, names) else None
         by_point: list[list[Cell]] = []
         for point in choose.points() if choose else [{}]:
@@ -434,7 +437,8 @@ def _grid(raw: Any, where: str) -> Grid:
             raise BadInput(f"{where}: {key} = {short(raw[key], repr)} are not names: write {key} = ['NAME', …]")
     methods, models, datasets = (tuple(_as_list(raw.get(key, []))) for key in CELL_KINDS)
     choose = _choose(raw["choose"], where) if "choose" in raw else None
-    return Grid(methods, models, datasets, _options(raw, where), choose)
+    samples = whole(f"{where}: samples =", raw["samples"]) if "samples" in raw else None
+    return Grid(methods, models, datasets, _options(raw, where), choose, samples)
 
 
 def _choose(raw: Any, where: str) -> Choose:

@@ -46,8 +46,8 @@ class Readings:
     """The numbers of a claim's records.
 
     Attributes:
-        frame: A row for each cell, replicate and metric, as `api.read` returns it: columns method, model, dataset,
-            seed, split, metric, value, and each option, such as dataset.num_train.
+        frame: A row for each cell, replicate and metric, and for each cell and cost, as `api.read` returns it: columns
+            method, model, dataset, samples, seed, split, metric, value, and each option, such as dataset.num_train.
     """
 
     frame: DataFrame
@@ -77,6 +77,21 @@ class Readings:
         if found.cell.nunique() != 1:
             raise BadInput(f"{said}: {found.cell.nunique()} cells of the claim fit, where it needs one")
         return found.sort_values("seed").value.to_numpy(float)
+
+    def cost(self, name: str, **columns: Any) -> float:
+        """Return a time of the one cell whose columns have these values, summed over the batches of its replicates.
+
+        Args:
+            name: The cost's column, such as predict_seconds.
+            **columns: As for `where`.
+
+        Returns:
+            Seconds.
+
+        Raises:
+            BadInput: There is no such cell, or more than one.
+        """
+        return float(self.values(name, **columns).sum())
 
     def along(self, option: str, metric: str, **columns: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return a metric for each value of a numeric option.

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pandas import DataFrame
 
 from bdlbench.cli.main import main
 from bdlbench.runs import suites
 from bdlbench.studies import registry
-from bdlbench.studies.experiment import SLIDES, Experiment
+from bdlbench.studies.experiment import SLIDES, Experiment, Readings
 
 CLAIMS = registry.load("")
 
@@ -68,3 +70,17 @@ def test_protocol_of_paper_size_is_the_bundled_one_where_there_is_no_other() -> 
     claim: Experiment = CLAIMS["contraction"]
     assert claim.full is None
     assert claim.protocol(True) is claim.bundled
+
+
+def test_readings_tell_the_cost_of_a_cell_apart_from_its_numbers(refused: Any) -> None:
+    rows = [
+        {"cell": "a", "samples": 1, "seed": 0, "metric": "nll", "value": 0.5},
+        {"cell": "a", "samples": 1, "seed": None, "metric": "predict_seconds", "value": 2.0},
+        {"cell": "a", "samples": 1, "seed": None, "metric": "predict_seconds", "value": 3.0},
+        {"cell": "b", "samples": 10, "seed": None, "metric": "predict_seconds", "value": 7.0},
+    ]
+    measured = Readings(DataFrame(rows))
+    assert measured.cost("predict_seconds", samples=1) == 5.0
+    assert measured.values("nll", samples=1).tolist() == [0.5]
+    with refused("predict_seconds", "2"):
+        measured.cost("predict_seconds")

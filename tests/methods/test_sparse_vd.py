@@ -77,6 +77,25 @@ def test_prediction_by_means_is_that_of_the_weights_that_are_left(small):
     assert by_means.facts.keys() == by_samples.facts.keys()
 
 
+def test_with_all_weights_those_above_the_threshold_predict_too(small):
+    data, model = small.classes(2), small.model("mlp")
+    remaining, whole = (
+        SparseVD(**TRAINED, predicting=kind).fit(model, data, Streams.of_seeds(SEEDS)) for kind in ("remaining", "all")
+    )
+    gone = remaining.state["fc1.weight.mean"] == 0
+    assert gone.any()
+    for part in ("mean", "variance"):
+        name = f"fc1.weight.{part}"
+        assert whole.state[name][gone].all()
+        assert torch.equal(whole.state[name][~gone], remaining.state[name][~gone])
+    alpha = whole.state["fc1.weight.variance"] / whole.state["fc1.weight.mean"].square()
+    assert torch.equal(alpha.log() >= TRAINED["threshold"], gone)
+    assert torch.equal(whole.facts["sparsity"], remaining.facts["sparsity"])
+    variances = [posterior.moments().covariance.diagonal(dim1=-2, dim2=-1) for posterior in (whole, remaining)]
+    assert (variances[0] >= variances[1]).all()
+    assert (variances[0] > variances[1]).any()
+
+
 @pytest.mark.parametrize("how", ["samples", "means"])
 def test_restored_weights_predict_as_before(small, how):
     data, model = small.classes(2), small.model("mlp")

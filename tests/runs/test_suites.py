@@ -46,6 +46,14 @@ def test_a_suite_becomes_cells_and_replicates():
     assert found.replicates == (Replicate(0), Replicate(1))
 
 
+def test_a_grid_has_samples_of_its_own_under_those_of_the_command_line(refused):
+    text = SUITE + '[[grid]]\nmethods = ["map"]\nmodels = ["logistic"]\ndatasets = ["digits"]\nsamples = 30\n'
+    assert {(cell.model.name, cell.samples) for cell in spec(text).cells} == {("mlp", 7), ("logistic", 30)}
+    assert {cell.samples for cell in spec(text, samples=3).cells} == {3}
+    with refused("suite.toml", "samples"):
+        spec(text.replace("samples = 30", "samples = 0"))
+
+
 def test_a_command_line_lies_over_the_suite():
     found = spec(methods=("map",), seeds="4,9", samples=3, threads=2, settings=("map.prior_sd=3", "mlp.widths=5-6,7"))
     assert [option(cell, "prior_sd") for cell in found.cells] == [3.0, 3.0]
