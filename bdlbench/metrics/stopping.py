@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from bdlbench.networks.depth_output import StoppingPredictive
-from bdlbench.predictives.mixtures import log_at
+from bdlbench.predictives.mixtures import entropy, log_at
 from bdlbench.protocols import Evaluation, Metric
 from bdlbench.stats.calibration import expected_calibration_error, top_class
+from bdlbench.stats.discrimination import rank_correlation
 from bdlbench.stats.rows import each_row
 
 BINS = 15
@@ -125,6 +126,31 @@ class CalibrationByDepth:
         }
 
 
+@dataclass(frozen=True)
+class DepthByDifficulty:
+    """Rank correlation over test examples of the depth of q_mode with how difficult an example is for all layers.
+
+    Difficulty is read after the last layer, where stopping has no say: "error", whether the class is wrong there, and
+    "entropy", of the class probabilities there (nats). Spearman 1904, with mean ranks for ties: a depth of few values
+    cannot reach 1. NaN where all examples leave at one depth, or none is wrong.
+    """
+
+    summary: ClassVar[str] = "rank correlation of an example's depth with error and entropy after all layers"
+    version: ClassVar[int] = 1
+    unit: ClassVar[str] = "correlation"
+    better: ClassVar[Literal["higher"]] = "higher"
+
+    def __call__(self, evaluation: Evaluation) -> dict[str, Tensor]:
+        """Compute {"error" or "entropy": (R,)}."""
+        test = evaluation.test
+        if not isinstance(test, StoppingPredictive) or not test.others:
+            return {}
+        wrong = test.full.argmax(-1) != evaluation.y
+        difficulty = {"error": wrong.double(), "entropy": entropy(test.full.double())}  # (R, N) each
+        depth = test.facts["halted_depth"]
+        return {name: each_row(rank_correlation, depth, value) for name, value in difficulty.items()}
+
+
 metrics: dict[str, Metric] = {
     "accuracy_by_rule": ByRule("accuracy", "fraction", "higher"),
     "nll_by_rule": ByRule("NLL", "nats", "lower"),
@@ -133,4 +159,5 @@ metrics: dict[str, Metric] = {
     "flops": MeanFact("flops", "mean FLOPs of a test example, 2×MAC of convolutions and dense maps", "FLOPs"),
     "flops_fraction": FlopsFraction(),
     "ece_by_depth": CalibrationByDepth(),
+    "depth_by_difficulty": DepthByDifficulty(),
 }

@@ -158,6 +158,10 @@ class StoppingOutput:
             "joint": self.at(joint_mode).log_softmax(-1),
         }
 
+    def full(self) -> Tensor:
+        """Return log class probabilities after all layers, ([M,] R, B, C)."""
+        return self.exit_logits[..., -1].log_softmax(-1)
+
     def facts(self) -> dict[str, Tensor]:
         """Return, ([M,] R, B) each: the depth of the mode of q, E_q z, and the FLOPs after which the mode is known."""
         depths, flops = (torch.tensor(v).to(self.halting) for v in (self.exits.depths, self.exits.flops))
@@ -191,6 +195,7 @@ class StoppingSum:
         self.mode = CategoricalSum(samples)
         self.rules: dict[str, list[Tensor]] = {}
         self.facts: dict[str, list[Tensor]] = {}
+        self.full: dict[str, list[Tensor]] = {}
         self.exits = 0
 
     def add(self, output: StoppingOutput) -> None:
@@ -198,7 +203,8 @@ class StoppingSum:
         self.mode.add(output)
         self.exits = len(output.exits.depths)
         lead = output.exit_logits.ndim == 5  # else one sample, without the axis M
-        for kept, values in ((self.rules, output.rules()), (self.facts, output.facts())):
+        told = ((self.rules, output.rules()), (self.facts, output.facts()), (self.full, {"full": output.full()}))
+        for kept, values in told:
             for name, value in values.items():
                 kept.setdefault(name, []).extend(value.float() if lead else value.float().unsqueeze(0))
 
@@ -206,7 +212,7 @@ class StoppingSum:
         """Return the predictive of the samples added: means over them."""
         rules = {name: log_mean(samples) for name, samples in self.rules.items()}
         facts = {name: ordered_sum(samples) / len(samples) for name, samples in self.facts.items()}
-        return StoppingPredictive(self.mode.finish(), rules, facts, self.exits)
+        return StoppingPredictive(self.mode.finish(), rules, facts, self.exits, log_mean(self.full["full"]))
 
 
 @dataclass(frozen=True)
@@ -220,12 +226,14 @@ class StoppingPredictive:
             out-of-distribution score `depth`), flops (of one network, until the mode is known), full_flops (of all its
             layers and one head).
         exits: L.
+        full: Log of the mean class probabilities after all layers, (R, N, C) in nats.
     """
 
     mode: Categorical
     others: Mapping[str, Tensor]
     facts: Mapping[str, Tensor]
     exits: int
+    full: Tensor
 
     @property
     def samples(self) -> int:
@@ -277,10 +285,11 @@ class StoppingPredictive:
 
         others = {name: log_mean(value) for name, value in by_member(self.others).items()}
         facts = {name: ordered_sum(value) / members for name, value in by_member(self.facts).items()}
-        return type(self)(self.mode.mix(members), others, facts, self.exits)
+        full = log_mean(by_member({"full": self.full})["full"])
+        return type(self)(self.mode.mix(members), others, facts, self.exits, full)
 
     def join(self, later: Sequence[Self]) -> Self:
         """Append the predictives of later examples, along N."""
         mode = self.mode.join([block.mode for block in later])
         others, facts = (join_facts([getattr(b, n) for b in (self, *later)]) for n in ("others", "facts"))
-        return type(self)(mode, others, facts, self.exits)
+        return type(self)(mode, others, facts, self.exits, torch.cat([b.full for b in (self, *later)], 1))

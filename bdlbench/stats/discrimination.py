@@ -45,6 +45,27 @@ def auroc(positive: Tensor, negative: Tensor) -> Tensor:
     return (below + up_to).sum().double() / (2 * len(positive) * len(negative))
 
 
+def rank_correlation(a: Tensor, b: Tensor) -> Tensor:
+    """Return the rank correlation of pairs, Spearman 1904, with the mean of the ranks for equal values.
+
+    Args:
+        a: One value of each pair, (N,).
+        b: The other, (N,).
+
+    Returns:
+        From −1 to 1, () float64; NaN where a value is NaN or all values of a side are equal.
+    """
+    centred = []
+    for values in (a.double(), b.double()):
+        if bool(values.isnan().any()):
+            return values.new_tensor(math.nan)
+        _, index, counts = values.unique(return_inverse=True, return_counts=True)
+        ranks = (counts.cumsum(0).double() - (counts - 1) / 2)[index]  # (N,) from 1
+        centred.append(ranks - (len(values) + 1) / 2)
+    first, second = centred
+    return (first * second).sum() / ((first**2).sum() * (second**2).sum()).sqrt()
+
+
 @_of_sorted
 def average_precision(positive: Tensor, negative: Tensor) -> Tensor:
     """Return the area under the precision–recall curve as the step sum Σ_k (recall_k − recall_{k−1}) precision_k.

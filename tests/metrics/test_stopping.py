@@ -2,6 +2,7 @@ import dataclasses
 
 import pytest
 import torch
+from scipy import stats
 
 from bdlbench.metrics import ood
 from bdlbench.metrics.accuracy import metrics as accuracy
@@ -28,7 +29,8 @@ def stopping(make):
             depth = (torch.arange(num) % exits + 1.0).expand(3, num)
             facts = {"halted_depth": depth, "expected_depth": depth + 0.5, "flops": 10 * depth}
             facts["full_flops"] = torch.full_like(depth, 40.0)
-            return StoppingPredictive(test, others if exits > 1 else {}, facts, exits)
+            full = make(rows=3).categorical(seed + 9, num).log_probs
+            return StoppingPredictive(test, others if exits > 1 else {}, facts, exits, full)
 
         far = {name: uncertain(predictive, 80) for name, predictive in evaluation.ood.items()}
         return dataclasses.replace(evaluation, test=uncertain(evaluation.test, 70), ood=far)
@@ -74,6 +76,19 @@ def test_where_nobody_leaves_calibration_is_not_a_number(stopping):
     values = metrics["ece_by_depth"](evaluation)
     assert values["1"].isfinite().all()
     assert values["2"].isnan().all()
+
+
+def test_depth_is_ranked_beside_error_and_entropy_after_all_layers(stopping):
+    evaluation = stopping()
+    values = metrics["depth_by_difficulty"](evaluation)
+    assert list(values) == ["error", "entropy"]
+    full = evaluation.test.full.double()
+    for r in range(3):
+        wrong = full[r].argmax(-1) != evaluation.y[r]
+        entropy = -(full[r].exp() * full[r]).sum(-1)
+        for name, difficulty in {"error": wrong, "entropy": entropy}.items():
+            oracle = stats.spearmanr(evaluation.test.facts["halted_depth"][r], difficulty).statistic
+            assert float(values[name][r]) == pytest.approx(oracle, abs=1e-9)
 
 
 def test_one_exit_leaves_nothing_to_compare_but_its_depth_and_cost(stopping):

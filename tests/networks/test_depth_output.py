@@ -163,6 +163,9 @@ def test_samples_are_averaged_as_probabilities_one_by_one_or_together():
         torch.testing.assert_close(together.rules[name], apart.rules[name])
     marginal = sum(o.rules()["q_marginal"].exp() for o in outputs) / 3
     torch.testing.assert_close(apart.rules["q_marginal"].exp().float(), marginal.float())
+    last = sum(o.exit_logits[..., -1].softmax(-1) for o in outputs) / 3
+    for found in (apart.full, together.full):
+        torch.testing.assert_close(found.exp(), last.float())
     assert apart.scores["depth"].shape == (2, 6)
     torch.testing.assert_close(apart.facts["halted_depth"], sum(o.facts()["halted_depth"] for o in outputs).float() / 3)
 
@@ -172,9 +175,10 @@ def test_a_mixture_of_members_and_later_examples():
     mixed = whole.mix(2)
     for name, value in whole.rules.items():
         torch.testing.assert_close(mixed.rules[name].exp(), value.exp().unflatten(0, (2, 2)).mean(1))
+    torch.testing.assert_close(mixed.full.exp(), whole.full.exp().unflatten(0, (2, 2)).mean(1))
     assert mixed.facts["flops"].shape == (2, 6)
     joined = whole.join([whole])
-    assert joined.rules["prior"].shape == (4, 12, CLASSES)
+    assert joined.rules["prior"].shape == joined.full.shape == (4, 12, CLASSES)
     assert joined.facts["halted_depth"].shape == joined.log_prob(classes(4, 12)).shape == (4, 12)
     assert joined.in_units(torch.zeros(4), torch.ones(4)) is joined
 

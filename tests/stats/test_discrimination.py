@@ -5,9 +5,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
-from bdlbench.stats.discrimination import auroc, average_precision, fpr_at_95_tpr, without_blocks
+from bdlbench.stats.discrimination import auroc, average_precision, fpr_at_95_tpr, rank_correlation, without_blocks
 
 KERNELS = [auroc, average_precision, fpr_at_95_tpr]
 
@@ -162,3 +163,22 @@ def test_without_the_only_block_or_with_a_nan_nothing_is_left(kernel):
         assert without_blocks(kernel, scores, scores, torch.zeros(2, dtype=torch.int64), positives).isnan().all()
         broken = torch.tensor([1.0, math.nan])
         assert without_blocks(kernel, scores, broken, torch.arange(2), positives).isnan().all()
+
+
+@pytest.mark.parametrize("levels", [2, 5, 10**6])
+def test_rank_correlation_is_that_of_scipy(levels):
+    rng = np.random.default_rng(levels)
+    a, b = rng.integers(0, levels, (2, 200))
+    b = b + a // 2
+    ours = rank_correlation(torch.tensor(a), torch.tensor(b))
+    assert ours.dtype == torch.float64
+    assert float(ours) == pytest.approx(stats.spearmanr(a, b).statistic, abs=1e-12)
+
+
+def test_rank_correlation_of_equal_values_or_none_is_undefined():
+    a = torch.arange(5.0)
+    assert float(rank_correlation(a, a.exp())) == pytest.approx(1.0)
+    assert float(rank_correlation(a, -a)) == pytest.approx(-1.0)
+    for other in (torch.ones(5), torch.tensor([0, 1, 2, 3, math.nan])):
+        assert math.isnan(rank_correlation(a, other))
+        assert math.isnan(rank_correlation(other, a))
