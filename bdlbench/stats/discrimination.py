@@ -63,7 +63,8 @@ def rank_correlation(a: Tensor, b: Tensor) -> Tensor:
         ranks = (counts.cumsum(0).double() - (counts - 1) / 2)[index]  # (N,) from 1
         centred.append(ranks - (len(values) + 1) / 2)
     first, second = centred
-    return (first * second).sum() / ((first**2).sum() * (second**2).sum()).sqrt()
+    correlation: Tensor = (first * second).sum() / ((first**2).sum() * (second**2).sum()).sqrt()
+    return correlation
 
 
 @_of_sorted
