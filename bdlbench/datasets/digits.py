@@ -97,6 +97,43 @@ class BinaryDigits:
         )
 
 
+@dataclass(frozen=True)
+class BinaryPhotos:
+    """8×8 patches of two photographs as binary images, for models of their density; far OOD: scans of digits.
+
+    The 8,480 non-overlapping grey patches of scikit-learn's two photographs, of which `digits` takes its OOD set.
+    Split: stratified by photograph, 6,360 for training and 2,120 for testing; the label is the photograph (0 china.jpg,
+    1 flower.jpg). Training pixels are grey, of which a model draws a binary image each time it sees them (dynamic
+    binarisation). Test and OOD images are one such draw, the same for every run. num_train: that many from the
+    beginning of the split's own class-balanced order. OOD: "digits", all 1,797 scans, the same for every split.
+    """
+
+    num_train: int = option(0, "training patches, class-balanced as far as possible; 0 takes all 6,360", low=0)
+    files: ClassVar[tuple[RemoteFile, ...]] = ()
+
+    def load(self, split: int) -> Task:
+        """Load one split, any number from 0.
+
+        Raises:
+            BadInput: There are fewer training patches than num_train, or the split is negative.
+        """
+        patches, scans = _patches(), _inputs(_scans()[0])
+        labels = np.repeat(np.arange(2), len(patches) // 2)
+        train, test = stratified_split(labels, "binary_photos", split)
+        train = chosen(train, self.num_train, "binary_photos")
+        x = _inputs(patches)
+        return Task(
+            signature=Signature((1, 8, 8), 2, "bernoulli"),
+            train=Examples(x[train], class_labels(labels[train])),
+            test=Examples(binary_pixels(x[test], "binary_photos", "test", split), class_labels(labels[test])),
+            ood={"digits": binary_pixels(scans, "binary_photos", "digits")},
+            sources={
+                "scikit-learn photos, all patches": array_checksum(x.numpy()),
+                "scikit-learn digits": array_checksum(scans.numpy()),
+            },
+        )
+
+
 def _scans() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Return scans (1797, 8, 8), grey/16, and their digits (1797,)."""
     from sklearn.datasets import load_digits  # slow to import, and not needed to list this entry
@@ -106,14 +143,19 @@ def _scans() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
 
 
 def _photos() -> Tensor:
-    """Return grey patches of photographs from 0 to 1, (1000, 1, 8, 8)."""
+    """Return some grey patches of photographs from 0 to 1, (1000, 1, 8, 8)."""
+    patches = _patches()
+    return _inputs(patches[permutation(len(patches), "photos")[:NUM_PHOTOS]])
+
+
+def _patches() -> NDArray[np.float64]:
+    """Return all grey patches of both photographs, one photograph after the other, from 0 to 1: (8480, 8, 8)."""
     from sklearn.datasets import load_sample_images
 
     photos = np.stack(load_sample_images().images)  # (2, H, W, 3) bytes
     count, height, width = photos.shape[0], photos.shape[1] // 8, photos.shape[2] // 8
-    grey = photos[:, : 8 * height, : 8 * width].sum(axis=-1) / (3 * 255)
-    patches = grey.reshape(count, height, 8, width, 8).swapaxes(2, 3).reshape(-1, 8, 8)
-    return _inputs(patches[permutation(len(patches), "photos")[:NUM_PHOTOS]])
+    grey: NDArray[np.float64] = photos[:, : 8 * height, : 8 * width].sum(axis=-1) / (3 * 255)
+    return grey.reshape(count, height, 8, width, 8).swapaxes(2, 3).reshape(-1, 8, 8)
 
 
 def _inputs(images: NDArray[np.float64]) -> Tensor:
@@ -140,4 +182,9 @@ def _task(
     )
 
 
-datasets = {"digits": Digits, "digits_near": DigitsNear, "binary_digits": BinaryDigits}
+datasets = {
+    "digits": Digits,
+    "digits_near": DigitsNear,
+    "binary_digits": BinaryDigits,
+    "binary_photos": BinaryPhotos,
+}
