@@ -35,15 +35,20 @@ COLOURS = {"none": "#55a868", "local": "#4c72b0", "separate": "#dd8452", "single
 def main(folder: Path, out: Path) -> None:
     """Read, tabulate and draw."""
     out.mkdir(parents=True, exist_ok=True)
-    found = sorted(records.read(folder), key=lambda record: record.cell.method.get("epochs"))
-    table = pd.concat([rows_of(record) for record in found], ignore_index=True)
-    (out / "gradient_variance.md").write_text(markdown(table, [test_error(record) for record in found]))
+    by_epochs: dict[int, list[Record]] = {}
+    for record in records.read(folder):
+        by_epochs.setdefault(record.cell.method.get("epochs"), []).append(record)
+    cells = sorted(by_epochs.items())
+    table = pd.concat([rows_of(epochs, found) for epochs, found in cells], ignore_index=True)
+    errors = [test_error(epochs, found) for epochs, found in cells]
+    (out / "gradient_variance.md").write_text(markdown(table, errors))
     draw(table).savefig(out / "gradient_variance.png", dpi=150)
 
 
-def rows_of(record: Record) -> pd.DataFrame:
-    """Return a row for each layer and estimate of one cell."""
-    facts, epochs = record.values.facts, record.cell.method.get("epochs")
+def rows_of(epochs: int, found: list[Record]) -> pd.DataFrame:
+    """Return a row for each layer and estimate of one cell, over the seeds of all its records."""
+    names = found[0].values.facts
+    facts = {name: np.concatenate([np.array(one.values.facts[name], dtype=float) for one in found]) for name in names}
     leaves = [
         key.partition("[local ")[2].removesuffix("]") for key in facts if key.startswith("gradient_variance[local")
     ]
@@ -53,29 +58,29 @@ def rows_of(record: Record) -> pd.DataFrame:
         published = {e: printed[n, f"gradient_variance[{layer} layer, {epochs} epochs]"] for e, n in PRINTED.items()}
         for estimate in PRINTED:
             key = f"[{estimate} {leaf}]"
-            ratios = np.log(np.array(facts[f"gradient_variance_ratio{key}"], dtype=float))
+            ratios = np.log(facts[f"gradient_variance_ratio{key}"])
             half = stats.t.ppf(0.975, len(ratios) - 1) * ratios.std(ddof=1) / len(ratios) ** 0.5
             rows.append(
                 {
                     **{"layer": layer, "epochs": epochs, "estimate": estimate},
                     "published variance": published[estimate],
                     "published ratio": published[estimate] / published["local"],
-                    "variance": np.mean(np.array(facts[f"gradient_variance{key}"], dtype=float)),
+                    "variance": facts[f"gradient_variance{key}"].mean(),
                     "ratio": np.exp(ratios.mean()),
                     "low": np.exp(ratios.mean() - half),
                     "high": np.exp(ratios.mean() + half),
-                    "error": np.mean(np.array(facts[f"gradient_variance_ratio_error{key}"], dtype=float)),
+                    "error": facts[f"gradient_variance_ratio_error{key}"].mean(),
                     "seeds": len(ratios),
                 }
             )
     return pd.DataFrame(rows)
 
 
-def test_error(record: Record) -> str:
+def test_error(epochs: int, found: list[Record]) -> str:
     """Return the test error of a cell in words."""
-    values = 100 * (1 - np.array(record.values.metrics["accuracy"].numbers))
+    values = 100 * (1 - np.concatenate([one.values.metrics["accuracy"].numbers for one in found]))
     error = values.std(ddof=1) / len(values) ** 0.5
-    return f"{values.mean():.2f} ± {error:.2f} % after {record.cell.method.get('epochs')} epochs"
+    return f"{values.mean():.2f} ± {error:.2f} % after {epochs} epochs ({len(values)} seeds)"
 
 
 def markdown(table: pd.DataFrame, errors: list[str]) -> str:
@@ -96,7 +101,7 @@ def markdown(table: pd.DataFrame, errors: list[str]) -> str:
         )
         orders.append(f"{layer} layer, {epochs} epochs: {'the published order' if same else 'ANOTHER ORDER'}")
     words = [
-        f"{table['seeds'].iloc[0]} seeds. 95 %: an interval of the geometric mean over seeds, by Student's t.",
+        "95 %: an interval of the geometric mean over seeds, by Student's t.",
         "± in one seed: the standard error of the ratio at one seed's parameters, over its pairs of batches.",
         "Variances depend on the widths and on α, which the paper does not state with its table: only ratios compare.",
         f"Order: {'; '.join(orders)}.",
