@@ -108,6 +108,7 @@ def test_each_split_chooses_the_point_that_is_right_for_it(tuned: Record) -> Non
     assert tuned.seconds > tuned.cost["selection_seconds"]
 
 
+@pytest.mark.slow
 def test_the_result_is_what_the_chosen_options_alone_train(tuned: Record, tmp_path: Path, data: Path) -> None:
     plain = suites.build_spec(
         suites.parse_suite(SUITE.partition("[grid.choose]")[0], "plain"),
@@ -123,6 +124,7 @@ def test_the_result_is_what_the_chosen_options_alone_train(tuned: Record, tmp_pa
     assert tuned.values.parameters_sha256 == (hashes[0.1][0], hashes[1.0][1])
 
 
+@pytest.mark.slow
 def test_without_refit_the_result_is_the_network_that_was_compared(tmp_path: Path, data: Path, tuned: Record) -> None:
     found = trained(tmp_path, "kept", data, refit=False)
     assert torch.equal(scores(found), scores(tuned))
@@ -149,6 +151,7 @@ def test_without_refit_the_result_is_the_network_that_was_compared(tmp_path: Pat
         torch.testing.assert_close(test, torch.from_numpy(whole[start : start + TEST, 3]), atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_test_rows_have_no_say(tmp_path: Path, tuned: Record) -> None:
     found = trained(tmp_path, "moved", folder(tmp_path / "other", test_rows=1000.0))
     assert found.values.facts == tuned.values.facts
@@ -156,11 +159,13 @@ def test_test_rows_have_no_say(tmp_path: Path, tuned: Record) -> None:
     assert found.values.metrics["rmse"].values != tuned.values.metrics["rmse"].values
 
 
+@pytest.mark.slow
 def test_a_replicate_chooses_the_same_alone(tmp_path: Path, data: Path, tuned: Record) -> None:
     alone = trained(tmp_path, "alone", data, seeds=[1])
     assert alone.values == tuned.values.take([1])
 
 
+@pytest.mark.slow
 def test_the_scores_are_those_of_each_point_trained_alone_by_the_formula(tuned: Record, data: Path) -> None:
     """log N(y; w·x + b, noise_sd²) of the held-out rows, less log of the target's sd: nats in original units."""
     suite = suites.parse_suite(SUITE.replace("REFIT", "false"), "mine.toml")
@@ -175,6 +180,7 @@ def test_the_scores_are_those_of_each_point_trained_alone_by_the_formula(tuned: 
         np.testing.assert_allclose(scores(tuned)[:, point].numpy(), found, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [30, 80 + 30])  # of 80 steps of the choice, then 120 of the fit
 def test_a_run_resumes_inside_the_choice_and_after_it(stop: int, tmp_path: Path, data: Path, tuned: Record) -> None:
     suite = suites.parse_suite(SUITE.replace("REFIT", "true"), "mine.toml")
@@ -198,6 +204,7 @@ def test_a_run_resumes_inside_the_choice_and_after_it(stop: int, tmp_path: Path,
     assert not list((tmp_path / run.CHECKPOINTS).iterdir())
 
 
+@pytest.mark.slow
 def test_verify_trains_what_was_chosen(tuned: Record) -> None:
     for full in (False, True):
         found = verify(tuned.path.parent, tuned, full)
