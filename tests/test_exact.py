@@ -221,7 +221,7 @@ NOISY = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", catalog.names("methods"))
+@pytest.mark.parametrize("method", [name for name in catalog.names("methods") if name != "active"])  # it is of classes
 def test_every_methods_posterior_on_the_linear_model(method):
     strong = 16 if method in ("sparse_vd", "variational_dropout") else 1
     model, design, data = linear(num=N * strong)

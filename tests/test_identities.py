@@ -23,7 +23,7 @@ METHODS, MODELS = catalog.names("methods"), catalog.names("models")
 SINGLE = [
     name for name in METHODS if not any(f.metadata["entry"] for f in fields(catalog.load("methods", name)).values())
 ]
-ENSEMBLES = sorted(set(METHODS) - set(SINGLE))
+ENSEMBLES = [name for name in METHODS if "members" in fields(catalog.load("methods", name))]
 SEEDS = (3, 1)
 
 every_model = pytest.mark.parametrize("model", MODELS)

@@ -97,7 +97,7 @@ def test_a_row_has_the_same_bits_alone_around_the_size_where_products_go_one_by_
     assert alone_and_together(model, method, data, points(5, 65, (128,))) == []
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "active"])  # which is of classes
 def test_a_regression_row_has_the_same_bits_alone(small, method):
     data, x = small.classes(5, own=True), points(5, 29, (1, 5, 7))
     data = replace(data, y=data.y.float())
@@ -352,6 +352,7 @@ def test_joint_samples_are_functions_of_the_input(small, method, monkeypatch):
     seen, posterior = watched_fit(small, method)
     x = points(5, 7, (1, 5, 7))
     x[:, 4] = x[:, 2]
+    seen.clear()  # active learning has predicted its pool
     predict(posterior, torch.cat([x, x, x], dim=1), samples=6, joint=True)
     first, second, third = (torch.cat(seen[block::3]) for block in range(3))  # each (M, R, 7, C)
     assert torch.equal(first, second)
@@ -367,11 +368,13 @@ def test_joint_samples_are_functions_of_the_input(small, method, monkeypatch):
 def test_a_fit_resumes_to_the_same_bits(small, method, model, tmp_path):
     built, data, method_of = small.model(model), small.classes(3), small.method(method, epochs=4)
     x, path = points(3, 19, (1, 5, 7)), tmp_path / "checkpoint"
-    stops = random.Random(method + model).sample(range(2, 16), 2)
-    assert steps_of(lambda: method_of.fit(built, data, streams(SEEDS[:3]))) == 16
+    # Active learning fits 11, 16 and 21 examples, a batch each.
+    steps, examples = (4, 4 * (11 + 13 + 13)) if method == "active" else (16, 16 * 13)
+    stops = random.Random(method + model).sample(range(2, steps), 2)
+    assert steps_of(lambda: method_of.fit(built, data, streams(SEEDS[:3]))) == steps
     apart, current = resumed(method_of, built, data, x, path, stops)
     assert apart == []
-    assert current.examples == 16 * 13
+    assert current.examples == examples
     assert current.files() != []  # it was interrupted, and had something to resume from
 
 
