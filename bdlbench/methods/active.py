@@ -13,7 +13,7 @@ from bdlbench.core.errors import BadInput
 from bdlbench.core.options import option
 from bdlbench.core.streams import Streams
 from bdlbench.data.task import Data
-from bdlbench.posteriors.acquisition import SCORES, Acquisition, highest
+from bdlbench.posteriors.acquisition import BOUGHT_BY, Acquisition, highest
 from bdlbench.protocols import Method, Model, Posterior, Restores
 
 
@@ -57,7 +57,7 @@ class Active:
                 f"are {data.num_data} training examples"
             )
         order = rng.child("pool").permutation(data.num_data).to(data.x.device)  # (R, N)
-        score = SCORES[self.acquisition]
+        score = BOUGHT_BY[self.acquisition]
         if score is None:
             return self._trained(model, data, order[:, :budget], rng)
         labelled = order[:, : self.start]

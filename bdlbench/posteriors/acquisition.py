@@ -9,7 +9,7 @@ from torch import Tensor
 
 Acquisition = Literal["bald", "entropy", "max_probability", "random"]
 
-SCORES: dict[Acquisition, str | None] = {
+BOUGHT_BY: dict[Acquisition, str | None] = {
     "bald": "mutual_information",
     "entropy": "entropy",
     "max_probability": "max_probability",

@@ -12,7 +12,7 @@ from bdlbench import catalog
 from bdlbench.core.errors import BadInput
 from bdlbench.core.streams import Streams
 from bdlbench.data.task import Data
-from bdlbench.posteriors.acquisition import SCORES, highest
+from bdlbench.posteriors.acquisition import BOUGHT_BY, highest
 from bdlbench.predictives.mixtures import CategoricalSum
 from bdlbench.training.loop import Session, session
 
@@ -48,9 +48,9 @@ def test_bald_buys_disagreement_and_entropy_all_doubt():
         found["entropy"][0, :2].double(), torch.full((2,), math.log(2)).double(), rtol=0, atol=1e-6
     )
     none = torch.empty(1, 0, dtype=torch.int64)
-    assert highest(found[SCORES["bald"]], none, 2).tolist() == [[0, 3]]
-    assert set(highest(found[SCORES["entropy"]], none, 2)[0].tolist()) == {0, 1}
-    assert highest(found[SCORES["max_probability"]], none, 3)[0, 2] == 3
+    assert highest(found[BOUGHT_BY["bald"]], none, 2).tolist() == [[0, 3]]
+    assert set(highest(found[BOUGHT_BY["entropy"]], none, 2)[0].tolist()) == {0, 1}
+    assert highest(found[BOUGHT_BY["max_probability"]], none, 3)[0, 2] == 3
 
 
 def test_the_highest_are_those_without_a_label_the_first_of_equal_ones():
@@ -100,7 +100,7 @@ def test_the_pool_has_no_labels_until_they_are_bought(small, fit, acquisition):
     )
     streams = Streams.of_seeds(SEEDS).child("round 0")
     posterior = method.fit(model, subset(data, start), streams)
-    found = posterior.predict(data.x, 20, streams.child("acquisition")).scores[SCORES[acquisition]]
+    found = posterior.predict(data.x, 20, streams.child("acquisition")).scores[BOUGHT_BY[acquisition]]
     labelled = torch.cat([start, highest(found, start, 4)], -1)
     assert same(fit("active", data, rounds=1, **options), fit("mc_dropout", subset(data, labelled)))
     hidden = torch.full_like(data.y, 2).scatter(-1, labelled, data.y.gather(-1, labelled))
