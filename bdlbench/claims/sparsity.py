@@ -35,7 +35,7 @@ SUITE = Suite(
 
 def _along(measured: Readings, metric: str, **columns: object) -> NDArray[np.float64]:
     """Return a metric for each width, (K, R)."""
-    return np.array([measured.values(metric, model__widths=str(width), **columns) for width in WIDTHS])
+    return np.array([measured.values(metric, model__widths=(width,), **columns) for width in WIDTHS])
 
 
 def statements(measured: Readings) -> Sequence[Statement]:
@@ -90,23 +90,26 @@ claims = {
     "sparsity": Experiment(
         title="A prior that encourages large alpha zeroes redundant weights",
         slide="Sparse Bayesian Neural Networks",
-        hypothesis=f"The number of weights that remain grows more slowly than the number of weights (exponent below 1); at width "
-        f"{WIDTHS[-1]} more than half of them are zeroed, and the network that is left loses less than {WORKS} of accuracy "
-        f"against a dense one; and at every width the removal itself changes accuracy by less than {MATTERS}.",
-        paragraph="Sparse variational dropout gives every weight its own noise, of variance α times its square, under a prior "
-        "that prefers much noise. A weight that predictions do not need is left to the noise, and where log α is above 3 it is "
-        "set to zero. A wider network has more weights than the task needs. Left: how many remain, against how many there were; "
-        "on the dashed line nothing is removed, and a flat line would mean that the task alone decides how many are needed. "
-        "Right: if such weights really do nothing, predictions with all weights, each with its mean and its noise, and with the "
-        "remaining ones are equally good. The dense network says what a network without any of this reaches.",
+        hypothesis="The number of weights that remain grows more slowly than the number of weights (exponent below "
+        f"1); at width {WIDTHS[-1]} more than half of them are zeroed, and the network that is left loses less than "
+        f"{WORKS} of accuracy against a dense one; and at every width the removal itself changes accuracy by less "
+        f"than {MATTERS}.",
+        paragraph="Sparse variational dropout gives every weight its own noise, of variance α times its square, "
+        "under a prior that prefers much noise. A weight that predictions do not need is left to the noise, and "
+        "where log α is above 3 it is set to zero. A wider network has more weights than the task needs. Left: how "
+        "many remain, against how many there were; on the dashed line nothing is removed, and a flat line would mean "
+        "that the task alone decides how many are needed. Right: if such weights really do nothing, predictions with "
+        "all weights, each with its mean and its noise, and with the remaining ones are equally good. The dense "
+        "network says what a network without any of this reaches.",
         bundled=Setup(
             SUITE,
-            "Digits, five stratified splits; one hidden layer of 10 to 200 units; 60 epochs of Adam at 0.01 (dense: 0.003), "
-            "falling linearly for the sparse one; 30 samples. The same training, predicted with all weights and with those "
-            "below the threshold.",
+            "Digits, five stratified splits; one hidden layer of 10 to 200 units; 60 epochs of Adam at 0.01 (dense: "
+            "0.003), falling linearly for the sparse one; 30 samples. The same training, predicted with all weights "
+            "and with those below the threshold.",
         ),
         statements=statements,
         draw=draw,
-        alt="Weights that remain against weights of the network on logarithmic axes, and accuracy before and after removal",
+        alt="Weights that remain against weights of the network on logarithmic axes, and accuracy before and after "
+        "removal",
     ),
 }

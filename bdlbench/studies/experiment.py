@@ -56,7 +56,8 @@ class Readings:
         """Return the rows whose columns have these values; `dataset__num_train` stands for dataset.num_train."""
         kept = self.frame
         for name, value in columns.items():
-            kept = kept[kept[name.replace("__", ".")] == value]
+            column = kept[name.replace("__", ".")]
+            kept = kept[[found == value for found in column]]  # one by one: a value may be a tuple, such as widths
         return Readings(kept)
 
     def values(self, metric: str, **columns: Any) -> NDArray[np.float64]:

@@ -29,7 +29,7 @@ def verdict(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Verdict:
             from bdlbench.studies.registry import load
             from bdlbench.studies.experiment import Setup
             own = load({name!r})[{name!r}]
-            suite = replace(own.bundled.suite, {smaller})
+            suite = replace(own.bundled.suite, {" ".join(smaller.splitlines())})
             claims = {{{name!r}: replace(own, bundled=Setup(suite, "smaller"))}}
             """),
             "utf-8",
