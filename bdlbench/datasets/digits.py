@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bdlbench.core import memory
 from bdlbench.core.options import option
 from bdlbench.data.downloads import RemoteFile, array_checksum
 from bdlbench.data.splits import binary_pixels, chosen, class_labels, permutation, stratified_split
@@ -94,6 +95,40 @@ class BinaryDigits:
             signature=replace(task.signature, likelihood="bernoulli"),
             test=Examples(binary_pixels(task.test.x, "binary_digits", "test", split), task.test.y),
             ood={name: binary_pixels(x, "binary_digits", name) for name, x in task.ood.items()},
+        )
+
+
+@dataclass(frozen=True)
+class SemiDigits:
+    """8×8 scans of the digits 0–9 of which few keep their label, for semi-supervised models; others have −1.
+
+    Split and pixels as for `digits`; no OOD set. The images that keep their label are those that
+    `num_train=<num_labelled>` picks of `digits`, so classes are balanced and larger sets contain smaller ones. All
+    other training images come without a label. copies: how often each labelled image occurs in the training set, which
+    is the weight of its term in the objective and its share of every epoch.
+    """
+
+    num_labelled: int = option(50, "training images with a label, class-balanced as far as possible", low=1, high=1346)
+    copies: int = option(4, "how often each labelled image occurs in the training set", low=1)
+    files: ClassVar[tuple[RemoteFile, ...]] = ()
+
+    def load(self, split: int) -> Task:
+        """Load one split, any number from 0.
+
+        Raises:
+            BadInput: The split is negative.
+        """
+        task = Digits().load(split)
+        x, y = task.train.x, task.train.y
+        memory.refuse(4 * self.num_labelled * self.copies * x[0].numel(), f"semi_digits: {self.copies:,} copies")
+        first = torch.arange(self.num_labelled).repeat(self.copies)
+        order = torch.cat([first, torch.arange(self.num_labelled, len(y))])
+        unknown = torch.full((len(y) - self.num_labelled,), -1)
+        return replace(
+            task,
+            signature=replace(task.signature, likelihood="semi_categorical"),
+            train=Examples(x[order], torch.cat([y[first], unknown])),
+            ood={},
         )
 
 
@@ -187,4 +222,5 @@ datasets = {
     "digits_near": DigitsNear,
     "binary_digits": BinaryDigits,
     "binary_photos": BinaryPhotos,
+    "semi_digits": SemiDigits,
 }

@@ -383,6 +383,20 @@ def test_binary_pixels_are_the_same_on_every_machine() -> None:
     assert splits.binary_pixels(torch.tensor([0.0, 1.0]).repeat(2000), "edges").tolist() == [0, 1] * 2000
 
 
+def test_few_digits_keep_their_label_and_come_first(load: Callable[..., Task]) -> None:
+    task, plain = load("semi_digits", 2, num_labelled=30, copies=3), load("digits", 2)
+    for part in (task.train.x[:90], task.train.y[:90]):
+        assert all(torch.equal(copy, part[:30]) for copy in part.chunk(3))
+    few = load("digits", 2, num_train=30).train
+    assert torch.equal(task.train.x[:30], few.x)
+    assert torch.equal(task.train.y[:30], few.y)
+    assert few.y.bincount().tolist() == [3] * 10
+    assert (task.train.y[90:] == -1).all()
+    assert sorted(rows(torch.cat([few.x, task.train.x[90:]]))) == sorted(rows(plain.train.x))
+    assert torch.equal(task.test.x, plain.test.x)
+    assert task.ood == {}
+
+
 def test_patches_of_photographs_are_drawn_once_and_digits_are_the_other_set(load: Callable[..., Task]) -> None:
     task, scans = load("binary_photos", 2), load("digits", 2)
     assert (len(task.train.y), len(task.test.y)) == (6360, 2120)
