@@ -187,7 +187,7 @@ def test_options_go_by_the_name_so_no_two_kinds_share_one(file: Callable[..., Pa
 
 def test_a_metric_is_no_cost(file: Callable[..., Path], refused: Any) -> None:
     path = file(METRIC.replace("BODY", "return {}").replace('"mine"', '"throughput"'))
-    refused.command(["list", "metrics", "--plugin", path], "metric throughput", "cost")
+    refused.command(["list", "metrics", "--plugin", path], "mine.py", "metric throughput", "cost")
 
 
 # Taking the place of another

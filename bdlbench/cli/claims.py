@@ -48,7 +48,8 @@ def claims(
     for key, claim in asked.items():
         studies.append(_study(key, claim, full, folder / key, (jobs, device), stored))
         write(page.text(studies[-1], screen()[1]))
-    print(f"{page.counted(studies)}; page: {page.write(studies, folder if not name else folder / studies[0].name)}")
+    place = folder / (studies[0].name if len(studies) == 1 else Path(name).stem) if name else folder
+    print(f"{page.counted(studies)}; page: {page.write(studies, place)}")
     raise typer.Exit(verdicts.exit_code(studies))
 
 

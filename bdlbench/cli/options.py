@@ -33,8 +33,9 @@ def add_plugins(paths: Sequence[Path], replaced: Sequence[str]) -> None:
 
         for path in paths:
             catalog.add_plugin(path, replaced)
-        if taken := [name for name in catalog.names("metrics") if name in tables.COSTS]:
-            raise BadInput(f"the metric {taken[0]} has the name of a cost, a column of its own: choose another name")
+            if taken := [name for name in catalog.names("metrics") if name in tables.COSTS]:
+                words = f"the metric {taken[0]} has the name of a cost, a column of its own"
+                raise BadInput(f"plugin {path}: {words}: choose another name")
         idle = [name for name in replaced if not any(catalog.replaced(kind, name) for kind in catalog.KINDS)]
         if idle:
             raise BadInput(f"--replace {idle[0]}: no plugin that is given has an entry of this name and of one here")

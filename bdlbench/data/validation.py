@@ -40,7 +40,7 @@ def hold_out(problem: Problem, seeds: Sequence[int], share: float) -> HeldOut:
         BadInput: No row is left on one side.
     """
     count = problem.train.num_data
-    kept = math.floor((1 - share) * count)
+    kept = math.floor(round((1 - share) * count, 9))  # 1 − 0.9 is a little less than 0.1
     if not 0 < kept < count:
         raise BadInput(f"validation = {share:g} of {count} training rows leaves none on one side: choose another share")
     order = Streams.of_seeds(seeds).child("validation").permutation(count).to(problem.train.x.device)  # (R, N)

@@ -52,17 +52,22 @@ _one_sample = _estimate(WeightNoise)
 
 
 def _sample_for_each(model: Model, unpack: Unpack, flat: Tensor, batch: Examples, noise: Streams) -> Tensor:
-    """Draw weights for each example: the examples become rows, some at a time, and each row one batch of one."""
+    """Draw weights for each example: the examples become rows, some at a time, and each row one batch of one.
+
+    Each example has a stream of its own, and is added by itself: how many are taken at a time depends on R.
+    """
     rows, examples = batch.y.shape[:2]
     total, chunk = torch.zeros_like(flat), max(1, WEIGHTS_AT_ONCE // (rows * flat.shape[1]))
     for start in range(0, examples, chunk):
         x, y = batch.x[:, start : start + chunk], batch.y[:, start : start + chunk]
         count = y.shape[1]
         ones = Examples(x.flatten(0, 1).unsqueeze(1), y.flatten(0, 1).unsqueeze(1))  # (R·count, 1, …)
-        own = noise.child(f"from example {start}").members(count)
+        keys = [noise.child(f"example {start + i}").keys for i in range(count)]
+        own = Streams([of_example[row] for row in range(rows) for of_example in keys])
         wide = flat.repeat_interleave(count, 0)
         found = _one_sample(repeat_rows(model, count), unpack, wide, ones, own)
-        total += torch.stack([row.sum(0) for row in found.unflatten(0, (rows, count))])
+        for one in found.unflatten(0, (rows, count)).unbind(1):
+            total += one
     return total / examples
 
 

@@ -171,11 +171,25 @@ def read(name: str) -> Paper:
     missing = [key for key in ("title", "citation", "suite") if not isinstance(told.get(key), str)]
     if missing:
         raise BadInput(f"{file}: {missing[0]} is missing, or is no text")
-    limits = read_toml(FOLDER / "limits.toml") | told.get("limits", {})
-    rows = tuple(_rows(file.parent / told.get("rows", f"{file.stem}.csv"), limits))
+    limits, remarks, exact = told.get("limits", {}), told.get("remarks", []), told.get("exact", False)
+    beside = told.get("rows", f"{file.stem}.csv")
+    if not isinstance(limits, dict) or not all(isinstance(bounds, list) for bounds in limits.values()):
+        raise BadInput(
+            f"{file}: [limits] are lists of two numbers by quantity, the smaller first: rmse = [0.01, '50 %']"
+        )
+    if other := sorted(limits.keys() - QUANTITIES.keys()):
+        raise BadInput(f"{file}: [limits]: {unknown('quantity', other[0], QUANTITIES)}")
+    if not isinstance(remarks, list) or not all(isinstance(remark, str) for remark in remarks):
+        raise BadInput(f"{file}: remarks are a list of texts")
+    if not isinstance(exact, bool):
+        raise BadInput(f"{file}: exact is true or false")
+    if not isinstance(beside, str):
+        raise BadInput(f"{file}: rows is the name of a CSV file beside it")
+    rows = tuple(_rows(file.parent / beside, read_toml(FOLDER / "limits.toml") | limits))
+    if not rows:
+        raise BadInput(f"{file.parent / beside} holds no row")
     suite = str(file.parent / told["suite"]) if told["suite"].endswith(".toml") else told["suite"]
-    remarks, exact = tuple(told.get("remarks", ())), bool(told.get("exact", False))
-    return Paper(file.stem, told["title"], told["citation"], suite, rows, remarks, exact)
+    return Paper(file.stem, told["title"], told["citation"], suite, rows, tuple(remarks), exact)
 
 
 def _rows(file: Path, limits: Mapping[str, Any]) -> Iterator[PaperRow]:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from bdlbench import catalog
 from bdlbench.core import environment, files, foreign, torch_state
-from bdlbench.core.clock import Stopwatch, peak_memory_bytes, reset_peak_memory
+from bdlbench.core.clock import Stopwatch, now, peak_memory_bytes, reset_peak_memory
 from bdlbench.core.errors import BadInput, BenchError, Diverged
 from bdlbench.core.memory import keep_freed_memory
 from bdlbench.core.spec import Cell, Curves, Replicate, Spec
@@ -293,6 +293,7 @@ def _fit_and_score(batch: Batch, built: Built, spent: Session, device: torch.dev
     watch = Stopwatch(device)
     given = [problem.train.x, problem.train.y, problem.test.x, problem.test.y]
     versions = [version(value) for value in given]
+    spent.started = now()  # what came before, such as a choice of options, is no part of the fit that is resumed
     with session(spent):
         posterior = method.fit(model, problem.train, rng)
     if [version(value) for value in given] != versions:

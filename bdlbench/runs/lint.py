@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bdlbench import catalog
 from bdlbench.core.errors import BadInput
 from bdlbench.core.spec import Cell, Choice, Replicate, Spec
 from bdlbench.data.task import Task
@@ -84,12 +85,13 @@ def of_spec(spec: Spec) -> list[Fault]:
 
 def of_data(dataset: Choice, splits: Iterable[int]) -> list[Fault]:
     """Load splits of a data set, and check each as `of_task` does. Raises DataUnavailable if they are not at hand."""
-    return of_splits(dataset.name, {split: _of_split(dataset, split) for split in splits})
+    entry = catalog.load("datasets", dataset.name)
+    return of_splits(dataset.name, {split: _of_split(entry, dataset, split) for split in splits})
 
 
 @lru_cache(maxsize=64)
-def _of_split(dataset: Choice, split: int) -> tuple[Fault, ...]:
-    """Check a split once in a process: a run asks before and after training."""
+def _of_split(entry: type, dataset: Choice, split: int) -> tuple[Fault, ...]:
+    """Check a split once in a process: a run asks before and after training. An edited plugin has another class."""
     return tuple(of_task(dataset.name, loading.load_task(dataset, split)))
 
 

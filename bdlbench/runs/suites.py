@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -89,6 +90,7 @@ class Suite:
         selection: The data that the options were chosen on: "none" (defaults, or by hand), "training", "validation",
             "test" or "ood".
         curves: What is measured while training goes on.
+        file: The file that it was read from, which errors name; "" for none.
     """
 
     title: str
@@ -100,6 +102,7 @@ class Suite:
     splits: str = "one"
     selection: str = ""
     curves: Curves | None = None
+    file: str = ""
 
 
 @dataclass(frozen=True)
@@ -196,6 +199,7 @@ def parse_suite(text: str, where: str) -> Suite:
         splits=splits,
         selection=selection,
         curves=_curves(raw["curves"], where) if "curves" in raw else None,
+        file=where,
     )
 
 
@@ -203,17 +207,29 @@ def build_spec(suite: Suite, overrides: Overrides) -> Spec:
     """Build the cells and replicates of a suite with overrides.
 
     Raises BadInput for unknown names and options, values out of range, unreadable seeds or splits, samples below 1, and
-    an absent device.
+    an absent device; with the suite's file for what stands there.
     """
     laid_over = overrides.settings
     given = laid_over if isinstance(laid_over, Mapping) else parse_settings(laid_over)
     chosen = [grid.choose.options for grid in suite.grids if grid.choose]
-    for settings in (given, suite.options, *(grid.options for grid in suite.grids), *chosen):
-        _refuse_stray(settings)
+    _refuse_stray(given)
+    with _in_file(suite.file):
+        for settings in (suite.options, *(grid.options for grid in suite.grids), *chosen):
+            _refuse_stray(settings)
+        for name in suite.curves.metrics if suite.curves else ():
+            if name not in catalog.names("metrics"):
+                raise unknown("metric of [curves]", name, catalog.names("metrics"))
     asked_samples = None if overrides.samples is None else whole("--samples", overrides.samples)
     threads = whole("--threads", overrides.threads)
     device = resolve_device(overrides.device)
-    named = list(_named_cells(suite.grids, overrides))
+    for kind in CELL_KINDS:
+        for name in getattr(overrides, kind):
+            catalog.load(kind, name)
+    with _in_file(suite.file):
+        named = list(_named_cells(suite.grids, overrides))
+        for _, names in named:
+            for kind, name in zip(CELL_KINDS, names, strict=True):
+                catalog.load(kind, name)
     cells: list[Cell] = []
     for grid, names in named:
         options = merge(in_force(suite, grid, names), given)
@@ -232,11 +248,18 @@ def build_spec(suite: Suite, overrides: Overrides) -> Spec:
     seeds = suite.seeds if overrides.seeds == "" else overrides.seeds
     asked = replicates(seeds, overrides.splits or suite.splits)
     own = any(_is_own(grid, names) for grid, names in named)
-    if suite.curves is not None:
-        for name in suite.curves.metrics:
-            if name not in catalog.names("metrics"):
-                raise unknown("metric of [curves]", name, catalog.names("metrics"))
     return Spec(tuple(dict.fromkeys(cells)), asked, suite.selection if own else "", suite.curves)
+
+
+@contextmanager
+def _in_file(file: str) -> Iterator[None]:
+    """Let errors within the block name the file whose content is read, where there is one."""
+    try:
+        yield
+    except BadInput as error:
+        if not file:
+            raise
+        raise BadInput(f"{file}: {error}") from error
 
 
 def _tuned(points: Sequence[Cell], choose: Choose, given: OptionValues) -> Cell:
@@ -307,9 +330,6 @@ def _named_cells(grids: Sequence[Grid], overrides: Overrides) -> Iterator[tuple[
     same data set, else with the same model, else from the first grid.
     """
     named: dict[catalog.Kind, list[str]] = {kind: list(dict.fromkeys(getattr(overrides, kind))) for kind in CELL_KINDS}
-    for kind, listed in named.items():
-        for name in listed:
-            catalog.load(kind, name)
 
     def shared(grid: Grid, combination: Mapping[catalog.Kind, str]) -> tuple[bool, ...]:
         method, model, dataset = (

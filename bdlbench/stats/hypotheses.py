@@ -80,6 +80,9 @@ class Statement:
         low: The lower bound, −inf for none.
         high: The upper bound, inf for none.
         unit: The unit of all three.
+
+    Raises:
+        ValueError: The lower bound is not below the upper one, or there is no bound, so that nothing is stated.
     """
 
     words: str
@@ -87,6 +90,13 @@ class Statement:
     low: float = -math.inf
     high: float = math.inf
     unit: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse bounds that state nothing, or that no number is between."""
+        if not self.low < self.high or (math.isinf(self.low) and math.isinf(self.high)):
+            raise ValueError(
+                f"bounds {self.low:g} and {self.high:g} of {self.words!r}: a lower one, an upper one, or both"
+            )
 
     @property
     def p_outside(self) -> float:

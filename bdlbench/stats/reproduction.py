@@ -108,9 +108,9 @@ def _printed(text: str) -> tuple[float, float]:
     except InvalidOperation:
         raise ValueError(f"{text} is no number") from None
     exponent = number.as_tuple().exponent
-    if not isinstance(exponent, int):
+    if not isinstance(exponent, int) or not math.isfinite(float(number)):  # 1e400 is more than a float holds
         raise ValueError(f"{text} is no finite number")
-    return float(number), 0.5 * 10.0**exponent
+    return float(number), 0.5 * float(f"1e{exponent}")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,9 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any
 
-from bdlbench.core import files
+from matplotlib.figure import Figure
+
+from bdlbench.core import files, foreign
 from bdlbench.report.page import drawing, template
 from bdlbench.report.plots import Panel
 from bdlbench.report.text_table import Field, Sheet, escape_markdown, markdown, terminal
@@ -48,11 +50,18 @@ def write(studies: Sequence[Study], folder: Path) -> Path:
 
     Returns:
         The path of the HTML page.
+
+    Raises:
+        BadInput: A claim of somebody else's file draws no figure; with file and line.
     """
     drawn = {}
     for study in studies:
         if study.measured is not None:
-            panel = Panel(study.name, study.claim.alt, study.claim.draw(study.measured))
+            with foreign.calling(f"claim {study.name}", study.claim.draw):
+                figure = study.claim.draw(study.measured)
+                if not isinstance(figure, Figure):
+                    raise foreign.Broken(f"draw(readings) returned a {type(figure).__name__}: return a Figure")
+            panel = Panel(study.name, study.claim.alt, figure)
             drawn[study.name] = drawing(panel, "", folder / "figures")
     stems = {name: f"figures/{found.stem}.png" for name, found in drawn.items()}
     files.write_atomic(folder / "README.md", _markdown(studies, stems).encode())

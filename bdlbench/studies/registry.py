@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 from functools import cache
 from pathlib import Path
 
 from bdlbench.catalog import import_file
 from bdlbench.core.errors import BadInput, unknown
+from bdlbench.runs.suites import Suite
 from bdlbench.studies.experiment import SLIDES, Experiment
 
 
@@ -53,4 +55,9 @@ def _of_file(path: Path) -> dict[str, Experiment]:
     claims = getattr(import_file(path, "file of claims"), "claims", None)
     if not isinstance(claims, dict) or not claims or not all(isinstance(one, Experiment) for one in claims.values()):
         raise BadInput(f'{path} names no claim: claims = {{"name": Experiment(...)}}')
+    for name, claim in claims.items():
+        if not isinstance(name, str) or not re.fullmatch(r"\w[\w-]*", name):
+            raise BadInput(f"{path}: {name!r} is no name of a claim: letters, digits, _ and -, as it names a folder")
+        if not all(isinstance(claim.protocol(full).suite, Suite) for full in (False, True)):
+            raise BadInput(f"{path}: claim {name}: the suite of a Setup is a Suite")
     return claims

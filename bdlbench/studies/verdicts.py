@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from bdlbench.core import foreign
 from bdlbench.core.errors import INCOMPLETE, NEGATIVE
 from bdlbench.stats.hypotheses import ERROR_RATE, ClaimVerdict, Judged, Statement, judge
 from bdlbench.studies.experiment import Experiment, Readings
@@ -62,8 +63,14 @@ def study(name: str, claim: Experiment, measured: Readings, full: bool = False, 
 
     Returns:
         The study, with its verdict.
+
+    Raises:
+        BadInput: A claim of somebody else's file raises, or states nothing; with file and line.
     """
-    statements = tuple(claim.statements(measured))
+    with foreign.calling(f"claim {name}", claim.statements):
+        statements = tuple(claim.statements(measured))
+        if not statements or not all(isinstance(one, Statement) for one in statements):
+            raise foreign.Broken("statements(readings) returns a list of Statement, at least one")
     return Study(name, claim, full, measured, statements, judge(statements), "", seconds)
 
 

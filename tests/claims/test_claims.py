@@ -56,6 +56,62 @@ def test_a_file_of_claims_names_some(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert not (tmp_path / "r").exists()
 
 
+CLAIM = """
+from matplotlib.figure import Figure
+from bdlbench.runs.suites import Grid, Suite
+from bdlbench.stats.hypotheses import Statement, over_replicates
+from bdlbench.studies.experiment import Experiment, Setup
+
+suite = Suite("t", 1, 3, 1, (Grid(("exact",), ("coin",), ("coin_flips",)),), splits="each")
+
+
+def statements(measured):
+    return [Statement("nll", over_replicates(measured.values("nll")), high=10.0)]
+
+
+def draw(measured):
+    return Figure()
+
+
+claim = Experiment("T", "Ok, but why", "h", "p", Setup(suite, "w"), statements, draw, "a")
+claims = {"mine": claim, "other": claim}
+"""
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "named"),
+    [
+        ("over_replicates(measured", "over_replicates(measures", "mine.py:11"),
+        ("return [Statement", "return []; [Statement", "mine.py:10"),
+        ("return [Statement", "return 3; [Statement", "mine.py:10"),
+        ("high=10.0", "low=2, high=1", "mine.py:11"),
+        ("return Figure()", "return None", "mine.py:14"),
+        ("return Figure()", "return Figure(3)", "mine.py:15"),
+        ('"mine"', '"../mine"', "../mine"),
+        ('"mine"', "3", "3"),
+        ("Setup(suite", "Setup('quick'", "mine"),
+    ],
+)
+def test_a_broken_claim_of_ones_own_is_bad_input_by_its_file(
+    right: str, wrong: str, named: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "mine.py"
+    assert CLAIM.count(right) == 1
+    file.write_text(CLAIM.replace(right, wrong), "utf-8")
+    assert main(["claims", str(file), "--results", str(tmp_path / "r"), "--jobs", "1"]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert file.name in line and named in line
+    assert not list(tmp_path.glob("mine/*"))
+
+
+def test_claims_of_one_file_have_one_page(tmp_path: Path) -> None:
+    file = tmp_path / "several.py"
+    file.write_text(CLAIM, "utf-8")
+    assert main(["claims", str(file), "--results", str(tmp_path / "r"), "--jobs", "1"]) in (0, 1)
+    text = (tmp_path / "r" / "several" / "README.md").read_text("utf-8")
+    assert text.count("Run it:") == 2
+
+
 def test_without_records_a_claim_is_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["claims", "contraction", "--stored", "--results", str(tmp_path / "r")]) == 4
     assert "not run" in capsys.readouterr().out

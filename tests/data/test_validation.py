@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bdlbench.data.task import Examples, Problem, Signature, StandardisedOn, Task, stack
+from bdlbench.data.task import Data, Examples, Problem, Signature, StandardisedOn, Task, stack
 from bdlbench.data.validation import HeldOut, hold_out
 
 SEEDS = (3, 1, 3)
@@ -95,6 +95,14 @@ def test_classes_are_held_out_and_not_scaled() -> None:
     found = hold_out(stack([replace(given, y_mean=0.0, y_sd=1.0)], [0]), [0], 0.2)
     assert found.problem.train.y.dtype == torch.int64
     assert (found.problem.y_mean.item(), found.problem.y_sd.item()) == (0.0, 1.0)
+
+
+def test_a_share_of_ninety_percent_of_ten_rows_leaves_one() -> None:
+    """1 − 0.9 is less than 0.1 in floating point."""
+    whole = stack([task()], [0])
+    ten = replace(whole, train=Data(whole.train.x[:, :10], whole.train.y[:, :10]))
+    found = hold_out(ten, [0], 0.9)
+    assert (found.problem.train.num_data, found.validation.num_data) == (1, 9)
 
 
 @pytest.mark.parametrize("share", [0.001, 0.99])

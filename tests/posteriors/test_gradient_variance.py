@@ -136,7 +136,7 @@ def test_a_row_is_measured_alone_as_among_others(small) -> None:  # type: ignore
 
 @pytest.mark.slow
 def test_weights_drawn_for_each_example_do_not_depend_on_how_many_are_held_at_once(monkeypatch, small) -> None:  # type: ignore[no-untyped-def]
-    """Without noise all estimates are one; with it the chunks draw from other streams, so their bits differ."""
+    """How many are held depends on R, and each example has a stream of its own. Without noise all estimates are one."""
     data, model = small.classes(2), small.model("mlp")
     layout = Layout(model.leaves())
 
@@ -146,11 +146,19 @@ def test_weights_drawn_for_each_example_do_not_depend_on_how_many_are_held_at_on
 
     draw = torch.Generator().manual_seed(0)
     flat = layout.joined({k: torch.randn(2, *leaf.shape, generator=draw) for k, leaf in layout.leaves.items()})
+
+    def noisy(flat: Tensor) -> tuple[Leaves, Leaves]:
+        means, nothing = unpack(flat)
+        return means, {name: torch.full_like(value, 0.3) for name, value in nothing.items()}
+
     found = []
     for elements in (1, 5 * layout.width, 1 << 22):
         monkeypatch.setattr("bdlbench.posteriors.gradient_variance.WEIGHTS_AT_ONCE", elements)
-        found.append(gradient_variance(model, layout, unpack, flat, data, Streams.of_seeds([3, 1]), 7, 2))
-    for facts in found:
+        facts = gradient_variance(model, layout, unpack, flat, data, Streams.of_seeds([3, 1]), 7, 2)
         for name, value in facts.items():
             if name.startswith("gradient_variance_ratio["):
                 torch.testing.assert_close(value, torch.ones(2).double(), rtol=1e-3, atol=1e-3)
+        found.append(gradient_variance(model, layout, noisy, flat, data, Streams.of_seeds([3, 1]), 7, 2))
+    for name, value in found[0].items():
+        for other in found[1:]:
+            torch.testing.assert_close(other[name], value, rtol=1e-4, atol=0)

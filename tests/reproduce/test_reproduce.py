@@ -187,6 +187,8 @@ def test_two_cells_that_fit_are_refused(
     ("line", "name"),
     [
         ("3,MLE,diabetes,rmse,9.0x,0.01,standard error,20,mle,,,,,the paper", "9.0x"),
+        ("3,MLE,diabetes,rmse,9e400,0.01,standard error,20,mle,,,,,the paper", "9e400"),
+        ("3,MLE,diabetes,rmse,9.0,1e400,standard error,20,mle,,,,,the paper", "1e400"),
         ("3,MLE,diabetes,speed,9.0,0.01,standard error,20,mle,,,,,the paper", "speed"),
         ("3,MLE,diabetes,rmse,9.0,0.01,variance,20,mle,,,,,the paper", "variance"),
         ("3,MLE,diabetes,rmse,9.0,0.01,,20,mle,,,,,the paper", "none"),
@@ -206,6 +208,12 @@ def test_a_line_that_is_wrong_is_named(paper: Path, line: str, name: str, refuse
         papers.read(str(paper))
 
 
+def test_a_paper_without_a_row_is_refused(paper: Path, refused: Any) -> None:
+    write(paper)
+    with refused("some2020.csv"):
+        papers.read(str(paper))
+
+
 @pytest.mark.parametrize(
     ("text", "name"),
     [
@@ -215,6 +223,13 @@ def test_a_line_that_is_wrong_is_named(paper: Path, line: str, name: str, refuse
         ("title = ", "TOML"),
         (PAPER + '[limits]\nrmse = ["5 %"]', "rmse"),
         (PAPER + "[limits]\nrmse = [2, 1]", "rmse"),
+        (PAPER + "[limits]\nrmse = 5", "limits"),
+        (PAPER + "[limits]\nrmsee = [1, 2]", "rmsee"),
+        (f"limits = 3\n{PAPER}", "limits"),
+        (f"rows = 5\n{PAPER}", "rows"),
+        (f"exact = 'no'\n{PAPER}", "exact"),
+        (PAPER.replace('["Its test rows were seen."]', '"one text"'), "remarks"),
+        (PAPER.replace('["Its test rows were seen."]', "[3]"), "remarks"),
     ],
 )
 def test_a_paper_that_is_wrong_is_named(paper: Path, text: str, name: str, refused: Any) -> None:

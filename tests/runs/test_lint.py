@@ -1,6 +1,6 @@
 """Every fault of a protocol that the lint knows, committed once."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -125,6 +125,16 @@ def test_a_constant_column_that_is_not_0_is_named():
     (found,) = lint.of_task("mine", made)
     assert "test data" not in found.text
     assert found.detail == "column 1, from 0, has mean 1 and standard deviation 0"
+
+
+def test_an_edited_data_set_of_the_same_name_is_checked_anew(monkeypatch):
+    found = []
+    for by in ("both", "train"):
+        entry = dataclass(frozen=True)(type("Mine", (), {"load": lambda self, split, by=by: task(by)}))
+        monkeypatch.setattr(catalog, "load", lambda kind, name, entry=entry: entry)
+        monkeypatch.setattr(catalog, "load_task", lambda chosen, split, entry=entry: entry().load(split))
+        found.append(len(lint.of_data(Choice("mine"), [0])))
+    assert found[0] > found[1] == 0
 
 
 def test_the_splits_of_a_data_set_have_one_line_for_each_fault():

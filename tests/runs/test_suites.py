@@ -323,7 +323,11 @@ def test_what_a_command_line_has_wrong_is_said_in_one_line(overrides, names, ref
         ("version = 1.5\n" + SUITE.replace("version = 2", ""), ["version = 1.5", "whole"]),
         ("options = 3\n[[grid]]\n", ["suite.toml", "options", "tables"]),
         ("[[grid]]\nmethods=['mle']\n[options]\nmlp = 3\n", ["suite.toml", "options", "tables"]),
-        ("[[grid]]\nmethods=['mle']\ndatasets=['digits']", ["no models", "--model"]),
+        ("[[grid]]\nmethods=['mle']\ndatasets=['digits']", ["suite.toml", "no models", "--model"]),
+        (SUITE + "[options.mel]\nepochs = 1", ["suite.toml", "mel"]),
+        (SUITE + "[options.mle]\nepochs = inf", ["suite.toml", "mle.epochs"]),
+        (SUITE + "[curves]\nmetrics = ['nlll']\nevery = 1", ["suite.toml", "[curves]", "nlll", "nll"]),
+        ("[[grid]]\nmethods=['mlee']\nmodels=['mlp']\ndatasets=['digits']", ["suite.toml", "mlee", "mle"]),
     ],
 )
 def test_what_a_suite_has_wrong_is_said_in_one_line(text, names, refused):

@@ -74,6 +74,14 @@ def test_there_is_no_hypothesis_without_a_statement() -> None:
         judge([])
 
 
+@pytest.mark.parametrize(
+    ("low", "high"), [(-math.inf, math.inf), (math.inf, math.inf), (2.0, 1.0), (1.0, 1.0), (math.nan, 1.0)]
+)
+def test_bounds_that_state_nothing_are_refused(low: float, high: float) -> None:
+    with pytest.raises(ValueError):
+        Statement("anything", MeanEstimate(0.0, 1.0, 9), low, high)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("replicates", [3, 20])
 @pytest.mark.parametrize("statements", [1, 12])
