@@ -46,7 +46,17 @@ def trained(folder: Path, batch: Batch, curves: Curves | None = ASKED) -> Record
     return record
 
 
-WATCHED = ("mle", "map", "mc_dropout", "dropconnect", "gaussian_dropout", "mean_field_vi", "sparse_vd", "swag")
+WATCHED = (
+    "mle",
+    "map",
+    "mc_dropout",
+    "dropconnect",
+    "gaussian_dropout",
+    "mean_field_vi",
+    "gaussian_vi",
+    "sparse_vd",
+    "swag",
+)
 WATCHED = (*WATCHED, "variational_dropout", "deep_ensemble")
 
 
