@@ -38,6 +38,11 @@ def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("verified")
     spec = {"methods": METHODS, "models": ["mlp"], "datasets": ["wine"], "seeds": "3", "samples": 4}
     settings = {f"{name}.epochs": epochs for name, epochs in QUICK.items()} | {"mlp.widths": "5"}
+    settings |= {
+        "active.start": 128,
+        "active.step": 2,
+        "active.rounds": 2,
+    }  # two batches of 64, as all 133 examples are
     api.run(suite_of(tmp_path_factory), results=path, settings=settings, keep_parameters=True, **spec)
     return path
 
