@@ -75,5 +75,7 @@ def _study(key: str, claim: Experiment, full: bool, folder: Path, where: tuple[i
     found = held.results
     if lacking := len(spec.cells) - sum(set(result.replicates) >= set(spec.replicates) for result in found):
         return verdicts.Study(key, claim, full, missing=f"{lacking} of {len(spec.cells)} cells lack replicates")
-    seconds = math.fsum(record.seconds or 0.0 for result in found for record in result.records)
+    made = [record for result in found for record in result.records]
+    shares = [(len(record.replicates) + len(record.failed)) / record.batch_rows for record in made]  # of its batch
+    seconds = math.fsum(share * (record.seconds or 0.0) for share, record in zip(shares, made, strict=True))
     return verdicts.study(key, claim, Readings(api.frame_of(found)), full, seconds)

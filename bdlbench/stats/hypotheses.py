@@ -40,7 +40,7 @@ class MeanEstimate:
 
 
 def over_replicates(values: ArrayLike) -> MeanEstimate:
-    """MeanEstimate a mean from replicates that share nothing: data drawn anew, or seeds on one data set.
+    """Estimate a mean from replicates that share nothing: data drawn anew, or seeds on one data set.
 
     Args:
         values: One number for each replicate, (R,).
@@ -52,7 +52,7 @@ def over_replicates(values: ArrayLike) -> MeanEstimate:
 
 
 def over_splits(values: ArrayLike, test_over_train: float) -> MeanEstimate:
-    """MeanEstimate a mean from splits of one data set, whose training sets overlap.
+    """Estimate a mean from splits of one data set, whose training sets overlap.
 
     Var = (1/R + N_test/N_train)·s² with R − 1 degrees of freedom: Nadeau & Bengio 2003, §3.
 

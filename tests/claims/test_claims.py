@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 from pandas import DataFrame
 
+from bdlbench.cli.claims import _study
 from bdlbench.cli.main import main
+from bdlbench.records.record import read
 from bdlbench.runs import suites
 from bdlbench.studies import registry
 from bdlbench.studies.experiment import SLIDES, Experiment, Readings
@@ -110,6 +112,22 @@ def test_claims_of_one_file_have_one_page(tmp_path: Path) -> None:
     assert main(["claims", str(file), "--results", str(tmp_path / "r"), "--jobs", "1"]) in (0, 1)
     text = (tmp_path / "r" / "several" / "README.md").read_text("utf-8")
     assert text.count("Run it:") == 2
+
+
+def test_cells_that_train_together_count_their_time_once(tmp_path: Path) -> None:
+    file = tmp_path / "together.py"
+    options = 'Grid(("map",), ("coin",), ("coin_flips",), {"map": {"epochs": [2], "prior_sd": [1.0, 2.0]}})'
+    first = "measured.where(method__prior_sd=1.0).values"
+    file.write_text(
+        CLAIM.replace('Grid(("exact",), ("coin",), ("coin_flips",))', options).replace("measured.values", first),
+        "utf-8",
+    )
+    claim = registry.load(str(file))["mine"]
+    found = _study("mine", claim, False, tmp_path / "r", (1, "cpu"), False)
+    records = read(tmp_path / "r")
+    assert len(records) == 2
+    assert records[0].batch_rows == 6
+    assert found.seconds == pytest.approx(records[0].seconds)
 
 
 def test_without_records_a_claim_is_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
