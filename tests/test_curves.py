@@ -16,7 +16,7 @@ from bdlbench import api, catalog
 from bdlbench.cli.main import main
 from bdlbench.core.spec import Cell, Curves, Replicate, Spec
 from bdlbench.gate.verify import verify_folder
-from bdlbench.protocols import Posterior
+from bdlbench.protocols import Evaluation, Posterior
 from bdlbench.records import record as records
 from bdlbench.records.contents import Values
 from bdlbench.records.record import Record
@@ -172,7 +172,7 @@ def test_other_curves_do_not_go_on_from_a_checkpoint(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_metric_that_fails_ends_its_curve_and_not_the_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_metric_that_fails_ends_no_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def raises(evaluation: object) -> dict[str, Tensor]:
         raise ValueError("no")
 
@@ -183,7 +183,28 @@ def test_a_metric_that_fails_ends_its_curve_and_not_the_fit(tmp_path: Path, monk
     (record,) = run.run_batch(a_batch("mle"), Settings(tmp_path, curves=ASKED), note=notes.append).records
     assert record.values.curves is not None
     assert "nll" not in record.values.curves.series
-    assert len([note for note in notes if "curve ends" in note]) == 1
+    assert len([note for note in notes if "metric nll" in note and "epoch" in note]) == 1
+
+
+@pytest.mark.slow
+def test_a_metric_that_fails_once_leaves_a_gap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that was stopped after it asks the metric again, so a run that was not does too."""
+    known, calls = catalog.metrics(), list[object]()
+
+    class Once:
+        summary, unit, better = "", "", "lower"
+
+        def __call__(self, evaluation: Evaluation) -> dict[str, Tensor]:
+            calls.append(evaluation)
+            if len(calls) == 1:
+                raise ValueError("no")
+            return known["nll"](evaluation)
+
+    monkeypatch.setattr(catalog, "metrics", lambda: {**known, "nll": Once()})
+    (record,) = run.run_batch(a_batch("mle"), Settings(tmp_path, curves=ASKED)).records
+    assert record.values.curves is not None
+    assert record.values.curves.epochs == (2, 3)
+    assert [[value is None for value in row] for row in record.values.curves.series["nll"]] == [[True, False]] * 2
 
 
 @pytest.mark.parametrize("fails", ["posterior", "measure"])

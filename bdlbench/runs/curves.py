@@ -26,21 +26,22 @@ def watch(asked: Curves, rng: Streams, problem: Problem, model: Model, note: Cal
         rng: The root streams (R,) of the replicates; each epoch draws from streams of its own.
         problem: The data; out-of-distribution sets are left out.
         model: The model.
-        note: note(line) hears of a metric that fails; its curve ends there, and training goes on.
+        note: note(line) hears once of a metric that fails; its curve has a gap there, and training goes on.
 
     Returns:
         The watch of a session.
     """
     shown, known = replace(problem, ood={}), catalog.metrics()
-    metrics = {name: known[name] for name in asked.metrics}
+    metrics, told = {name: known[name] for name in asked.metrics}, set[str]()
 
     def measure(posterior: Posterior, epoch: int) -> dict[str, Tensor]:
         own = rng.child("curves").child(f"epoch {epoch}")
         evaluation = scoring.evaluate(posterior, shown, model, asked.samples, own)
         found, failed = scoring.scored(evaluation, metrics)
         for name, reason in failed.items():
-            metrics.pop(name)
-            note(f"metric {name} fails after epoch {epoch}, so its curve ends there: {reason}")
+            if name not in told:  # it is asked again after later epochs, as it would be by a run that resumes
+                note(f"metric {name} fails after epoch {epoch}, so its curve has a gap: {reason}")
+            told.add(name)
         return {name: torch.tensor(entry.numbers, dtype=torch.float64) for name, entry in found.items()}
 
     return Watch(asked.due, measure)
