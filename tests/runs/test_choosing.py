@@ -21,7 +21,8 @@ from bdlbench.records import record as records
 from bdlbench.records.record import Record
 from bdlbench.runs import batch as run
 from bdlbench.runs import budget, scoring, suites
-from bdlbench.runs.choosing import best_of
+from bdlbench.runs.choosing import Choices, best_of, choose
+from bdlbench.training import loop
 
 SUITE = """
 title = "A grid by split"
@@ -202,6 +203,33 @@ def test_a_run_resumes_inside_the_choice_and_after_it(stop: int, tmp_path: Path,
     assert steps == 80 + 120 + 1  # the step at which it was stopped is done again
     assert found.values == tuned.values
     assert not list((tmp_path / run.CHECKPOINTS).iterdir())
+
+
+@pytest.mark.slow
+def test_the_time_of_a_choice_is_no_time_of_the_fit_that_is_resumed_after_it(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (one,) = run.batches(suites.build_spec(suites.parse_suite(SUITE.replace("REFIT", "true"), ""), overrides(data)), [])
+    clock, passed, steps = run.now, [0.0], [0]
+    for module in (run, loop):
+        monkeypatch.setattr(module, "now", lambda: clock() + passed[0])
+
+    def slowly(*arguments: Any) -> Choices:
+        found = choose(*arguments)
+        passed[0] += 1000.0
+        return found
+
+    def listen(done: int, total: int) -> None:
+        steps[0] += 1
+        if steps[0] == 80 + 30:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "choose", slowly)
+    settings = run.Settings(tmp_path, checkpoint_every=1e-9)
+    with pytest.raises(KeyboardInterrupt):
+        run.run_batch(one, settings, listen)
+    (found,) = run.run_batch(one, settings, listen).records
+    assert found.cost["train_seconds"] < 900
 
 
 @pytest.mark.slow
