@@ -81,6 +81,8 @@ claims = {
             "network with 100 hidden units and MC dropout (rate 0.25, 400 steps), 20 samples for a score. Nothing was "
             "searched for.",
         ),
+        changes="The stream of the starting labels; the verdict was the same before. The end of the paragraph, on why "
+        "a curve may lie below random, was written after the first figure.",
         statements=statements,
         draw=draw,
         alt="Test accuracy against the number of labels bought, by BALD, by entropy and at random",

@@ -103,6 +103,8 @@ claims = {
             "bits. Time is that of all splits together, with the out-of-distribution set; the four methods are the "
             "replicates of its slope.",
         ),
+        changes="500 examples for 40 epochs became all 1,347 for 15; the verdict went from inconclusive to does not "
+        "hold.",
         statements=statements,
         draw=draw,
         alt="Accuracy, NLL, ECE and prediction time against the number of posterior samples, for four methods",

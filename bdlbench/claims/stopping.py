@@ -129,6 +129,7 @@ claims = {
             "included. The options are those that the suite `stopping` chose on training images of MNIST, but for the "
             "number of epochs and the width of the first kernel.",
         ),
+        changes="A third strength of the penalty, which no statement uses, was dropped after the run.",
         statements=statements,
         draw=draw,
         alt="Left: test accuracy against MFLOPs per image for fixed depths and for networks that stop by themselves. "

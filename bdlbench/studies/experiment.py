@@ -136,6 +136,7 @@ class Experiment:
         statements: The hypothesis about the measured numbers; every one must hold.
         draw: The figure.
         alt: The figure in words: what is drawn against what.
+        changes: What was changed after a number was seen, "" where nothing was: a reader must know.
         full: The experiment at the size of a paper; None where the bundled one is as large as it needs to be.
     """
 
@@ -147,6 +148,7 @@ class Experiment:
     statements: Callable[[Readings], Sequence[Statement]]
     draw: Callable[[Readings], Figure]
     alt: str
+    changes: str = ""
     full: Setup | None = None
 
     def protocol(self, full: bool) -> Setup:

@@ -23,9 +23,10 @@ FILLED: dict[str, Any] = {"width": 120, "break_long_words": False, "break_on_hyp
 HEADINGS = ("statement", "must be", "measured", "95 % interval", "state")
 
 HEAD = (
-    "Each claim of the lecture is an experiment that could refute it: a hypothesis with its bounds, written before any "
-    "number was seen, replicates, an interval for each statement, and a verdict. A claim holds where every statement "
-    "is shown at 5 %; it does not hold where one is refuted at 5 % after Holm's correction; else it is inconclusive."
+    "Each claim of the lecture is an experiment that could refute it: a hypothesis with its bounds, replicates, an "
+    "interval for each statement, and a verdict. Bounds are written before any number is seen; what was changed "
+    "afterwards is said. A claim holds where every statement is shown at 5 %; it does not hold where one is refuted at "
+    "5 % after Holm's correction; else it is inconclusive."
 )
 
 
@@ -148,8 +149,11 @@ def _markdown(studies: Sequence[Study], stems: dict[str, str]) -> str:
             ("Slide", claim.slide),
             ("Hypothesis", claim.hypothesis),
             ("Protocol", claim.protocol(study.full).words),
+            ("Changed after numbers were seen", claim.changes),
             ("Verdict", verdict(study)),
         ):
+            if not told:
+                continue
             parts.append(fill(f"**{name}.** {escape_markdown(told)}", **FILLED) + "\n\n")
         if study.name in stems:
             parts.append(f"![{escape_markdown(claim.alt)}]({stems[study.name]})\n\n")
