@@ -89,7 +89,9 @@ def counted(studies: Sequence[Study]) -> str:
         studies: The studies.
     """
     counts = Counter(study.verdict for study in studies)
-    told = ", ".join(f"{counts[word]} {word}" for word in STUDY_VERDICTS if counts[word])
+    plural = {"holds": "hold", "does not hold": "do not hold"}
+    words = {word: plural.get(word, word) if counts[word] > 1 else word for word in STUDY_VERDICTS}
+    told = ", ".join(f"{counts[word]} {words[word]}" for word in STUDY_VERDICTS if counts[word])
     return f"{len(studies)} claim{'s' * (len(studies) != 1)}: {told}"
 
 
