@@ -1,4 +1,5 @@
 import contextlib
+import copy
 import errno
 import io
 import os
@@ -26,6 +27,19 @@ def number_of_threads_is_restored():
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def catalog_is_restored():
+    """What a test adds or replaces by a plugin is gone after it: the tests of a process share the catalog."""
+    names = ("_plugins", "_plugin_files", "_added")
+    before = {name: getattr(catalog, name) for name in names}
+    content = {name: {key: copy.copy(value) for key, value in table.items()} for name, table in before.items()}
+    yield
+    for name, table in before.items():
+        table.clear()
+        table.update(content[name])
+        setattr(catalog, name, table)
 
 
 @pytest.fixture(params=[1, 2], ids=["one thread", "two threads"])
