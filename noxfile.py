@@ -41,7 +41,7 @@ def types(session: nox.Session) -> None:
 
 @nox.session(name="tests-fast")
 def tests_fast(session: nox.Session) -> None:
-    """Tests of every folder, in about 45 seconds on two cores."""
+    """Tests of every folder, in about a minute on two cores."""
     session.install(*PINNED, ".[test]")
     session.run(*PYTEST, "-m", "not slow and not data and not gpu", *session.posargs)
 
