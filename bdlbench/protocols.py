@@ -150,6 +150,19 @@ class HasStart(Protocol):
 
 
 @runtime_checkable
+class HasSpread(Protocol):
+    """A model that knows how sure of its leaves a method that learns their spread should start."""
+
+    def start_log_sd(self) -> Mapping[str, Tensor]:
+        """Return the leaves whose spread should start elsewhere than the method's options say.
+
+        Returns:
+            Logarithms of standard deviations by leaf, (1 or R, *S).
+        """
+        ...
+
+
+@runtime_checkable
 class HasTargetUnits(Protocol):
     """A model with options in the target's original units."""
 
@@ -341,6 +354,23 @@ class Conjugate(Protocol):
 
 
 @runtime_checkable
+class ConjugateUpdates(Protocol):
+    """A conjugate model whose exact posterior can be the prior of further data."""
+
+    def exact_update(self, posterior: Any, data: Data) -> ExactPosterior:
+        """Return the exact posterior of earlier and further data.
+
+        Args:
+            posterior: The exact posterior of earlier data, as the model made it.
+            data: The further data.
+
+        Returns:
+            The posterior of R replicates, with the evidence of all data.
+        """
+        ...
+
+
+@runtime_checkable
 class HasLeastSquares(Protocol):
     """A model whose most likely parameters are a least-squares fit."""
 
@@ -397,6 +427,25 @@ class Restores(Protocol):
 
         Returns:
             The posterior, or None where it cannot be rebuilt.
+        """
+        ...
+
+
+@runtime_checkable
+class Updates(Protocol):
+    """A method whose posterior can be the prior of further data."""
+
+    def updated(self, model: Model, posterior: Any, data: Data, rng: Streams) -> Posterior:
+        """Fit further data, with the posterior of earlier data as the prior.
+
+        Args:
+            model: The model.
+            posterior: What the method made of earlier data.
+            data: The further data of R replicates.
+            rng: Streams (R,), from which named children are taken.
+
+        Returns:
+            The posterior of R replicates. Its bound is that of all data, or None.
         """
         ...
 

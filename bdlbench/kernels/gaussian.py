@@ -67,6 +67,52 @@ def linear_evidence(x: Tensor, y: Tensor, noise_sd: float, prior_sd: float) -> T
     return 0.5 * (torch.logdet(covariance) - misfit - scales - len(y) * math.log(2 * math.pi))
 
 
+def linear_update(x: Tensor, y: Tensor, noise_sd: float, mean: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the posterior of w given y = X w + noise, with w ~ N(m₀, S₀) and noise ~ N(0, noise_sd² I).
+
+    Λ = S₀⁻¹ + XᵀX / noise_sd², Σ = Λ⁻¹, mean = m₀ + Σ Xᵀ(y − X m₀) / noise_sd². Bishop 2006, eq. 3.50 f.
+
+    Args:
+        x: Inputs X, (N, P).
+        y: Targets, (N,).
+        noise_sd: Standard deviation of the noise, in the unit of y.
+        mean: m₀, (P,).
+        covariance: S₀, (P, P), positive definite.
+
+    Returns:
+        Mean (P,) and covariance (P, P) of w.
+    """
+    precision = torch.cholesky_inverse(torch.linalg.cholesky(covariance))
+    factor = torch.linalg.cholesky(precision + x.mT @ x / noise_sd**2)
+    shift = torch.cholesky_solve((x.mT @ (y - x @ mean) / noise_sd**2).unsqueeze(-1), factor).squeeze(-1)
+    return mean + shift, torch.cholesky_inverse(factor)
+
+
+def linear_density(x: Tensor, y: Tensor, noise_sd: float, mean: Tensor, covariance: Tensor) -> Tensor:
+    """Return log p(y | X) = log N(y; X m₀, noise_sd² I + X S₀ Xᵀ), with w ~ N(m₀, S₀).
+
+    It is log N(y; X m, noise_sd² I) + log N(m; m₀, S₀) − log N(m; m, Σ) of the posterior N(m, Σ) (Chib 1995, eq. 6),
+    which needs no matrix of N × N.
+
+    Args:
+        x: Inputs X, (N, P).
+        y: Targets, (N,).
+        noise_sd: Standard deviation of the noise, in the unit of y.
+        mean: m₀, (P,).
+        covariance: S₀, (P, P), positive definite.
+
+    Returns:
+        Nats, ().
+    """
+    after, spread = linear_update(x, y, noise_sd, mean, covariance)
+    factor = torch.linalg.cholesky(covariance)
+    shift = torch.linalg.solve_triangular(factor, (after - mean).unsqueeze(-1), upper=False)
+    misfit = ((y - x @ after) / noise_sd).square().sum() + shift.square().sum()
+    log_volumes = 0.5 * torch.logdet(spread) - factor.diagonal().log().sum()
+    total: Tensor = log_volumes - 0.5 * misfit - len(y) * (math.log(noise_sd) + 0.5 * math.log(2 * math.pi))
+    return total
+
+
 def linear_expected_log_likelihood(x: Tensor, y: Tensor, noise_sd: float, mean: Tensor, covariance: Tensor) -> Tensor:
     """Return E log N(y; X w, noise_sd² I) over w ~ N(mean, covariance).
 

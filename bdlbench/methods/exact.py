@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+from bdlbench.core.errors import BadInput
 from bdlbench.core.streams import Streams
 from bdlbench.data.task import Data
-from bdlbench.protocols import Conjugate, Model, Posterior
+from bdlbench.protocols import Conjugate, ConjugateUpdates, Model, Posterior
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,12 @@ class Exact:
         if not isinstance(model, Conjugate):
             raise TypeError(f"{type(model).__name__} has no closed-form posterior")
         return model.exact(data)
+
+    def updated(self, model: Model, posterior: Any, data: Data, rng: Streams) -> Posterior:
+        """Return the posterior that the model computes of earlier and further data."""
+        if not isinstance(model, ConjugateUpdates):
+            raise BadInput(f"{type(model).__name__} has no `exact_update`, which takes its posterior for a prior")
+        return model.exact_update(posterior, data)
 
 
 methods = {"exact": Exact}

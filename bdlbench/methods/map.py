@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -14,6 +14,8 @@ from bdlbench.networks.layers import Point
 from bdlbench.posteriors.adversarial import ReachUnit, reach, unsupported
 from bdlbench.posteriors.fitting import PriorScaling, fit_network, prior_of, training_option
 from bdlbench.posteriors.point import point_posterior
+from bdlbench.posteriors.updating import Continued
+from bdlbench.posteriors.weights import WeightPosterior
 from bdlbench.protocols import Model, Posterior
 from bdlbench.training.loop import Decay, LastBatch, Plan, State, last
 
@@ -41,7 +43,7 @@ class MAP:
         """Accept every model, since each has a likelihood; of a density of inputs no adversarial training."""
         return unsupported(model, self.adversarial)
 
-    def fit(self, model: Model, data: Data, rng: Streams) -> Posterior:
+    def fit(self, model: Model, data: Data, rng: Streams) -> WeightPosterior:
         """Train each row's network."""
         layout = Layout(model.leaves())
         plan = Plan(self.epochs, self.batch_size, self.learning_rate, self.decay, self.last_batch, self.steps)
@@ -50,11 +52,16 @@ class MAP:
         def rule(flat: Tensor, noise: Streams) -> Point:
             return Point(layout.views(flat))
 
-        def posterior(state: State) -> Posterior:
+        def posterior(state: State) -> WeightPosterior:
             return point_posterior(model, layout, state.flat)
 
         moved = reach(data, self.adversarial, self.adversarial_unit)
         return posterior(last(fit_network(model, data, rng, plan, rule, prior, posterior=posterior, reach=moved)))
+
+    def updated(self, model: Model, posterior: Posterior, data: Data, rng: Streams) -> Posterior:
+        """Go on from the learnt network on further data alone: the prior stays, as a point has no spread."""
+        prior = prior_of(model, Layout(model.leaves()), self.prior_sd, self.prior_scaling, data.x)
+        return replace(self.fit(Continued(model, prior, posterior.state), data, rng), model=model)
 
     def restored(self, model: Model, state: Mapping[str, Tensor]) -> Posterior:
         """Return the learnt network."""

@@ -10,6 +10,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from bdlbench.core.errors import BadInput
 from bdlbench.core.layout import Layout, PerRow, per_row
 from bdlbench.core.options import option
 from bdlbench.core.streams import Streams
@@ -30,9 +31,10 @@ from bdlbench.posteriors.fitting import (
 )
 from bdlbench.posteriors.moments import factorised_moments
 from bdlbench.posteriors.sparsity import sparsity_facts
+from bdlbench.posteriors.updating import Continued, factorised_prior
 from bdlbench.posteriors.weights import WeightPosterior
 from bdlbench.predictives.mixtures import ordered_sum
-from bdlbench.protocols import Layer, Model, OwnsPrior, Posterior
+from bdlbench.protocols import HasSpread, Layer, Model, OwnsPrior, Posterior
 from bdlbench.training.loop import Decay, LastBatch, Moment, Plan, State, last, minimise
 from bdlbench.training.terms import term
 
@@ -118,7 +120,7 @@ class MeanFieldVI:
         nothing = self.prune != "none" and not any(is_linear(leaf) for leaf in model.leaves().values())
         return "it has no linear map to prune" if nothing else None
 
-    def fit(self, model: Model, data: Data, rng: Streams) -> Posterior:
+    def fit(self, model: Model, data: Data, rng: Streams) -> WeightPosterior:
         """Train each row's Gaussian."""
         layout = Layout(model.leaves())
         prior = self.divergence(model, layout, data.x)
@@ -139,6 +141,21 @@ class MeanFieldVI:
         bound, error = self.bound(model, layout, final.flat, prior, data, rng.child("bound"))
         found = posterior(final, bound)
         return replace(found, facts={**found.facts, **error})
+
+    def updated(self, model: Model, posterior: Posterior, data: Data, rng: Streams) -> Posterior:
+        """Train on further data from the learnt Gaussian, which is the prior.
+
+        There is no bound: under a prior that is itself an approximation, the parts do not add up to one of all data.
+
+        Raises:
+            BadInput: Weights were pruned: they have no spread.
+        """
+        if self.prune != "none":
+            raise BadInput(f"mean_field_vi: prune={self.prune} leaves weights without a spread, so it is no prior")
+        layout = Layout(model.leaves())
+        means, log_sds = ({k: posterior.state[f"{k}.{part}"] for k in layout.leaves} for part in ("mean", "log_sd"))
+        continued = Continued(model, factorised_prior(layout, means, log_sds), means, log_sds)
+        return replace(self.fit(continued, data, rng), model=model, bound=None, facts={})
 
     def divergence(self, model: Model, layout: Layout, like: Tensor) -> DivergenceAt:
         """Return the KL from the model's own prior where it has one, else from the one that the options name."""
@@ -218,10 +235,17 @@ class MeanFieldVI:
         return WeightPosterior(model, state, self.drawn(layout, flat), facts=facts, bound=bound, moments=moments)
 
     def initial(self, model: Model, data: Data, rng: Streams) -> Tensor:
-        """Return initial rows (R, 2P): means as a network's weights, log standard deviations all the same."""
+        """Return initial rows (R, 2P): means as a network's weights, log standard deviations all the same.
+
+        Of a model that `HasSpread` they start where it says.
+        """
         mean = initial_network(model, data, rng)
         value = self.initial_log_sd
         log_sd = torch.as_tensor(value, dtype=mean.dtype, device=mean.device).reshape(-1, 1).expand_as(mean)
+        if isinstance(model, HasSpread):
+            log_sd, layout = log_sd.clone(), Layout(model.leaves())
+            for name, known in model.start_log_sd().items():
+                layout.views(log_sd)[name].copy_(known)
         return torch.cat([mean, log_sd], dim=-1)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 
 import torch
@@ -61,6 +61,25 @@ class BayesianLinearRegression:
         mean, covariance, bound, evidence = (torch.stack(parts) for parts in zip(*rows, strict=True))
         noise_sd = torch.tensor(noise_sds, dtype=torch.float64, device=data.x.device)
         return GaussianPosterior(mean, covariance, bound, evidence, noise_sd, data.x.dtype)
+
+    def exact_update(self, posterior: GaussianPosterior, data: Data) -> GaussianPosterior:
+        """Return the posterior of earlier and further data, in float64, one row after another.
+
+        The evidence of all data is that of the earlier ones times that of the further ones given these.
+        """
+        rows = []
+        for r, noise_sd in enumerate(posterior.noise_sd.tolist()):
+            x, y, before = _with_ones(data.x[r]), data.y[r].double().clone(), posterior.mean[r].clone()
+            spread = posterior.covariance[r].clone()
+            mean, covariance = gaussian.linear_update(x, y, noise_sd, before, spread)
+            expected = gaussian.linear_expected_log_likelihood(x, y, noise_sd, mean, covariance)
+            divergence = gaussian.gaussian_kl(mean, covariance, before, spread)
+            rows.append(
+                (mean, covariance, expected - divergence, gaussian.linear_density(x, y, noise_sd, before, spread))
+            )
+        mean, covariance, bound, evidence = (torch.stack(parts) for parts in zip(*rows, strict=True))
+        bound, evidence = posterior.bound + bound, posterior.log_evidence + evidence
+        return replace(posterior, mean=mean, covariance=covariance, bound=bound, log_evidence=evidence)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
@@ -57,6 +57,11 @@ class Coin:
         heads = data.y.double().sum(1)
         before = [_column(value).squeeze(1).to(heads).expand(data.rows) for value in (self.alpha, self.beta)]
         return BetaPosterior(before[0], before[1], heads, data.num_data - heads, data.x.dtype)
+
+    def exact_update(self, posterior: BetaPosterior, data: Data) -> BetaPosterior:
+        """Return Beta(alpha + heads, beta + tails) of earlier and further flips."""
+        further = self.exact(data)
+        return replace(posterior, heads=posterior.heads + further.heads, tails=posterior.tails + further.tails)
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from bdlbench.training.loop import Plan, begin, last, minimise
 pytestmark = pytest.mark.slow
 
 METHODS = [name for name in catalog.names("methods") if name not in ("exact", "ols")]
-QUICK = {name: 6 for name in METHODS if name not in ("deep_ensemble", "active")}
+QUICK = {name: 6 for name in METHODS if name not in ("deep_ensemble", "active", "sequential")}
 
 
 @pytest.fixture(scope="module")
