@@ -42,6 +42,7 @@ def folder(tmp_path_factory):
         "active.start": 128,
         "active.step": 2,
         "active.rounds": 2,
+        "sequential.chunks": 1,
     }  # two batches of 64, as all 133 examples are
     api.run(suite_of(tmp_path_factory), results=path, settings=settings, keep_parameters=True, **spec)
     return path
