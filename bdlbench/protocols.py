@@ -432,7 +432,7 @@ class Restores(Protocol):
 
 
 @runtime_checkable
-class Updates(Protocol):
+class Updates(Method, Protocol):
     """A method whose posterior can be the prior of further data."""
 
     def updated(self, model: Model, posterior: Any, data: Data, rng: Streams) -> Posterior:

@@ -12,7 +12,7 @@ from bdlbench.core.errors import BadInput
 from bdlbench.core.options import option
 from bdlbench.core.streams import Streams
 from bdlbench.data.task import Data
-from bdlbench.protocols import Method, Model, Posterior, Restores, Updates
+from bdlbench.protocols import Model, Posterior, Restores, Updates
 
 Order = Literal["random", "by_class"]
 
@@ -29,7 +29,7 @@ class Sequential:
     by_class they are cut from the examples sorted by their class. One chunk is the base itself.
     """
 
-    base: Method | Any = option("mean_field_vi", "method of each chunk; its own options apply", entry="methods")
+    base: Updates | Any = option("mean_field_vi", "method of each chunk; its own options apply", entry="methods")
     chunks: int = option(10, "parts of equal size that the training data arrive in", low=1)
     order: Order = option("random", "which examples a chunk has", choices=get_args(Order))
 
