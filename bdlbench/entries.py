@@ -14,8 +14,8 @@ from torch import Tensor
 from bdlbench.core.errors import BadInput
 from bdlbench.core.foreign import Broken, calling, is_foreign, written
 from bdlbench.core.options import fields, resolve
-from bdlbench.data.task import Examples, Signature, Task
-from bdlbench.protocols import TEST
+from bdlbench.data.task import Examples, Shift, Signature, Task
+from bdlbench.protocols import ALL_SHIFTS, TEST
 
 Kind = Literal["methods", "models", "datasets", "metrics"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -27,6 +27,9 @@ NAME = re.compile(r"\w[\w-]*")
 
 Nothing that has a meaning in a shell, `--set NAME.OPTION=V1,V2`, Markdown, HTML or CSV.
 """
+
+SHIFT_NAME = re.compile(r"\w[\w-]*( [1-9]\d*)?")
+"""What a shifted test set may be called: a kind, and where there are several a severity from 1, as "rotation 3"."""
 
 PLUGIN = "bdlbench_plugin_"
 """How the names of plugins' modules begin."""
@@ -43,7 +46,7 @@ OPTIONAL = ("by_example", "without_blocks")
 """The members of `WORDS` that an entry may lack."""
 
 
-APART_FROM_MEANING = ("summary", "unit", "better", "version")
+APART_FROM_MEANING = ("summary", "unit", "better", "version", "under_shift")
 """Fields of a metric that are no options: words, what a record says beside the definition, and the version itself."""
 
 
@@ -144,6 +147,9 @@ def _check_metric(kind: Kind, metric: Any, where: str) -> None:
     version = getattr(metric, "version", 1)
     if type(version) is not int or version < 1:
         raise BadInput(f"{where}: version is {version!r}, not a whole number from 1 on")
+    under_shift = getattr(metric, "under_shift", False)
+    if not isinstance(under_shift, bool):
+        raise BadInput(f"{where}: under_shift is {under_shift!r}, neither True nor False")
     better = getattr(metric, "better", None)
     if better not in ("higher", "lower"):
         raise BadInput(f'{where}: better is {better!r}, neither "higher" nor "lower"')
@@ -176,6 +182,19 @@ def check_task(task: Any) -> None:
             taken = f"{TEST} is the test set" if name == TEST else "letters, digits, _ and - only"
             raise Broken(f"the out-of-distribution set {name!r} cannot be called that: {taken}")
         _check_inputs(f"ood[{name!r}]", x, signature)
+    shifts: dict[Any, Any] = dict(task.shifts)
+    for name, shift in shifts.items():
+        if not isinstance(name, str) or not SHIFT_NAME.fullmatch(name):
+            raise Broken(f"the shift {name!r} cannot be called that: write a kind, and a severity behind a blank")
+        if name in (TEST, ALL_SHIFTS, *sets) or any(other.startswith(f"{name} ") for other in shifts):
+            raise Broken(f"the shift {name!r} cannot be called that: another set, or a mean over shifts, has the name")
+        if not isinstance(shift, Shift):
+            raise Broken(f"shifts[{name!r}] is a {type(shift).__name__}, not Shift(x, y)")
+        if shift.y is None and (not isinstance(shift.x, Tensor) or len(shift.x) != len(task.test.y)):
+            count = len(shift.x) if isinstance(shift.x, Tensor) else type(shift.x).__name__
+            better = f"the {len(task.test.y)} test examples in their order, or targets y of its own"
+            raise Broken(f"shifts[{name!r}] has {count} examples and no targets: give {better}")
+        _check_examples(f"shifts[{name!r}]", Examples(shift.x, task.test.y if shift.y is None else shift.y), signature)
 
 
 def _check_examples(name: str, part: Any, signature: Signature) -> None:

@@ -6,7 +6,7 @@ A model is written once against a `Layer` rule and says where its linear maps si
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor
@@ -486,7 +486,26 @@ class Scored(Protocol):
 
 
 TEST = "test"
-"""The population of test examples. Each out-of-distribution set is a population of its own name."""
+"""The population of test examples, shifted or not. Each out-of-distribution set is a population of its own name."""
+
+ALL_SHIFTS = "shifted"
+"""The key of a metric's mean over all shifts of the test set."""
+
+
+@dataclass(frozen=True)
+class ShiftedTest:
+    """The predictions for a shifted test set, and its targets.
+
+    Attributes:
+        predicted: Its predictive.
+        y: Its targets in original units, (R, N').
+        of_test: Whether its examples are the test examples, shifted and in their order. Each is then one example with
+            what it was shifted from, and they are of the population `TEST`; else the set is a population of its name.
+    """
+
+    predicted: Predicted
+    y: Tensor
+    of_test: bool
 
 
 @dataclass(frozen=True)
@@ -503,6 +522,7 @@ class Evaluation:
         elbo: The same of the targets in original units, (R,) float64, or None.
         moments: The moments of the weights where the model is conjugate and they are known, else None.
         reference: The exact posterior where the model is conjugate, else None.
+        shifts: The predictions for each shifted test set, by its name.
     """
 
     test: Predicted
@@ -514,6 +534,7 @@ class Evaluation:
     moments: Moments | None = None
     reference: Reference | None = None
     elbo: Tensor | None = None  # (R,) nats
+    shifts: Mapping[str, ShiftedTest] = field(default_factory=dict)
 
 
 class Metric(Protocol):
@@ -558,6 +579,20 @@ class Versioned(Protocol):
     @property
     def version(self) -> int:
         """The number of this meaning."""
+        ...
+
+
+@runtime_checkable
+class UnderShift(Protocol):
+    """A metric of the test set that says whether it is also asked of each shifted test set, for columns `name[shift]`.
+
+    It is called with that set in the place of the test set, and knows nothing else of shifts. Its value of the key ""
+    is kept.
+    """
+
+    @property
+    def under_shift(self) -> bool:
+        """Whether it is."""
         ...
 
 

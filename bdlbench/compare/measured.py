@@ -128,7 +128,8 @@ def contributions(
             if kept is None or metric is None or any(c.definition != catalog.definition(metric) for c in columns):
                 continue
             with foreign.calling(f"metric {entry}", metric):
-                parts, values = evaluation.by_example(metric, kept), evaluation.asked(metric, kept)
+                keys = [name.partition("[")[2].removesuffix("]") for name in names if name.partition("[")[0] == entry]
+                parts, values = evaluation.by_example(metric, kept, keys), evaluation.asked(metric, kept)
                 groups = evaluation.left_out(metric, kept) if of_samples else {}
             single = record.cell.samples > 1 and not evaluation.has_groups(kept)
             for key, value in values.items():

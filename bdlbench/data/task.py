@@ -50,6 +50,21 @@ class Examples:
 
 
 @dataclass(frozen=True)
+class Shift:
+    """A shifted test set with labels. Stacked rows have the replicate axis R in front.
+
+    Attributes:
+        x: Inputs (N, *S) float32, preprocessed as the training set is.
+        y: Targets (N,) as in `Examples`, of a set with examples of its own. None where the examples are the test
+            examples, shifted and in their order: they keep their targets, and each is one example with what it was
+            shifted from.
+    """
+
+    x: Tensor
+    y: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class Task:
     """One split of a data set, without a replicate axis.
 
@@ -58,6 +73,7 @@ class Task:
         train: The training examples.
         test: The test examples.
         ood: Inputs (N, *S) of each out-of-distribution set, preprocessed as the training set is.
+        shifts: Shifted test sets, such as "rotation 3": a kind, and a severity from 1 where there are several.
         sources: SHA-256 of each file or array that the data were made from.
         y_mean: Mean of the targets in original units; the model sees (original − y_mean) / y_sd.
         y_sd: Standard deviation of the targets in original units.
@@ -73,6 +89,7 @@ class Task:
     train: Examples
     test: Examples
     ood: dict[str, Tensor] = field(default_factory=dict)
+    shifts: dict[str, Shift] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)
     y_mean: float = 0.0
     y_sd: float = 1.0
@@ -154,6 +171,7 @@ class Problem:
     y_mean: Tensor  # (R,) float64
     y_sd: Tensor  # (R,) float64
     standardised: tuple[int, ...] = ()
+    shifts: dict[str, Shift] = field(default_factory=dict)  # (R, N, *S) and (R, N)
 
     def repeat(self, times: int) -> Problem:
         """Repeat each row, in the order r0 r0 … r1 r1 …; data that rows share stay shared."""
@@ -164,6 +182,10 @@ class Problem:
             ood={name: _repeat(x, times) for name, x in self.ood.items()},
             y_mean=self.y_mean.repeat_interleave(times),
             y_sd=self.y_sd.repeat_interleave(times),
+            shifts={
+                name: Shift(_repeat(shift.x, times), None if shift.y is None else _repeat(shift.y, times))
+                for name, shift in self.shifts.items()
+            },
         )
 
 
@@ -187,6 +209,7 @@ def stack(tasks: Sequence[Task], rows: Sequence[int]) -> Problem:
         y_mean=torch.tensor([tasks[i].y_mean for i in rows], dtype=torch.float64),
         y_sd=torch.tensor([tasks[i].y_sd for i in rows], dtype=torch.float64),
         standardised=tasks[0].standardised if tasks[0].standardised_on == "training" else (),
+        shifts={name: _stacked([t.shifts[name] for t in tasks], rows) for name in tasks[0].shifts},
     )
 
 
@@ -197,7 +220,11 @@ def to_device(problem: Problem, device: torch.device) -> Problem:
     train, test = (Data(_move(d.x, device), _move(d.y, device)) for d in (problem.train, problem.test))
     ood = {name: _move(x, device) for name, x in problem.ood.items()}
     y_mean, y_sd = problem.y_mean.to(device), problem.y_sd.to(device)
-    return replace(problem, train=train, test=test, ood=ood, y_mean=y_mean, y_sd=y_sd)
+    shifts = {
+        name: Shift(_move(shift.x, device), None if shift.y is None else _move(shift.y, device))
+        for name, shift in problem.shifts.items()
+    }
+    return replace(problem, train=train, test=test, ood=ood, y_mean=y_mean, y_sd=y_sd, shifts=shifts)
 
 
 def shared(x: Tensor) -> bool:
@@ -209,6 +236,11 @@ def _rows(tensors: Sequence[Tensor], rows: Sequence[int]) -> Tensor:
     if len(set(rows)) == 1:
         return tensors[rows[0]].expand(len(rows), *tensors[rows[0]].shape)
     return torch.stack([tensors[i] for i in rows])
+
+
+def _stacked(shifts: Sequence[Shift], rows: Sequence[int]) -> Shift:
+    targets = [shift.y for shift in shifts if shift.y is not None]
+    return Shift(_rows([shift.x for shift in shifts], rows), _rows(targets, rows) if targets else None)
 
 
 def _move(x: Tensor, device: torch.device) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bdlbench.core.errors import BadInput
 from bdlbench.core.streams import Streams
-from bdlbench.data.task import Data, Problem
+from bdlbench.data.task import Data, Problem, Shift
 
 
 class HeldOut(NamedTuple):
@@ -62,6 +62,10 @@ def hold_out(problem: Problem, seeds: Sequence[int], share: float) -> HeldOut:
             train=rest,
             test=test,
             ood={name: inputs(x) for name, x in problem.ood.items()},
+            shifts={
+                name: Shift(inputs(shift.x), None if shift.y is None else targets(shift.y))
+                for name, shift in problem.shifts.items()
+            },
             y_mean=problem.y_mean + problem.y_sd * y_mean[:, 0],
             y_sd=problem.y_sd * y_sd[:, 0],
         ),

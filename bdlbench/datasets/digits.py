@@ -13,8 +13,9 @@ from torch import Tensor
 from bdlbench.core import memory
 from bdlbench.core.options import option
 from bdlbench.data.downloads import RemoteFile, array_checksum
+from bdlbench.data.shifts import OPTION_HELP, shifted_images
 from bdlbench.data.splits import binary_pixels, chosen, class_labels, permutation, stratified_split
-from bdlbench.data.task import Examples, Signature, Task
+from bdlbench.data.task import Examples, Shift, Signature, Task
 
 NUM_PHOTOS = 1000
 NEAR_FROM = 8  # digits_near holds back this class and those above it
@@ -29,22 +30,25 @@ class Digits:
     split's own class-balanced order, so larger sets contain smaller ones. OOD: "photos", 1,000 of the 8,480
     non-overlapping 8×8 patches of scikit-learn's two photographs (china.jpg, flower.jpg), grey as the mean of the three
     channels over 255; the same patches for every split. The photographs are JPEG files, so another decoder may differ
-    in the last bit: the checksum in the sources would show it.
+    in the last bit: the checksum in the sources would show it. shifts: the test images as bytes, shifted as
+    `data.shifts` says, "rotation 1" to "contrast 5"; a split's noise is its own.
     """
 
     num_train: int = option(0, "training examples, class-balanced as far as possible; 0 takes all 1,347", low=0)
+    shifts: str = option("none", OPTION_HELP, later=True)
     files: ClassVar[tuple[RemoteFile, ...]] = ()
 
     def load(self, split: int) -> Task:
         """Load one split, any number from 0.
 
         Raises:
-            BadInput: There are fewer training examples than num_train, or the split is negative.
+            BadInput: There are fewer training examples than num_train, the split is negative, or shifts are unknown.
         """
         images, labels = _scans()
         train, test = stratified_split(labels, "digits", split)
         train = chosen(train, self.num_train, "digits")
-        return _task(images, labels, train, test, {"photos": _photos()}, classes=10)
+        task = _task(images, labels, train, test, {"photos": _photos()}, classes=10)
+        return _with_shifts(task, images[test], self.shifts, split)
 
 
 @dataclass(frozen=True)
@@ -53,23 +57,25 @@ class DigitsNear:
 
     Split: that of `digits`, without the digits 8 and 9 in both parts. Preprocessing and num_train as for `digits`. 8
     classes. OOD: "near", all 354 eights and nines of the whole set, the same for every split: none is ever trained on,
-    so both parts of the split serve; "photos" as for `digits`.
+    so both parts of the split serve; "photos" as for `digits`. shifts as for `digits`.
     """
 
     num_train: int = option(0, "training examples, class-balanced as far as possible; 0 takes all", low=0)
+    shifts: str = option("none", OPTION_HELP, later=True)
     files: ClassVar[tuple[RemoteFile, ...]] = ()
 
     def load(self, split: int) -> Task:
         """Load one split, any number from 0.
 
         Raises:
-            BadInput: There are fewer training examples than num_train, or the split is negative.
+            BadInput: There are fewer training examples than num_train, the split is negative, or shifts are unknown.
         """
         images, labels = _scans()
         train, test = (part[labels[part] < NEAR_FROM] for part in stratified_split(labels, "digits", split))
         train = chosen(train, self.num_train, "digits_near")
         ood = {"near": _inputs(images[labels >= NEAR_FROM]), "photos": _photos()}
-        return _task(images, labels, train, test, ood, classes=NEAR_FROM)
+        task = _task(images, labels, train, test, ood, classes=NEAR_FROM)
+        return _with_shifts(task, images[test], self.shifts, split)
 
 
 @dataclass(frozen=True)
@@ -214,6 +220,17 @@ def _task(
             "scikit-learn digits": array_checksum(images, labels),
             "scikit-learn photos": array_checksum(ood["photos"].numpy()),
         },
+    )
+
+
+def _with_shifts(task: Task, images: NDArray[np.float64], shifts: str, split: int) -> Task:
+    """Add shifts of the test images (N, 8, 8)."""
+    found = shifted_images((images * 255).round().astype(np.uint8)[:, None], shifts, "digits", split)
+    sources = {"shifts of the test images": array_checksum(*found.values())} if found else {}
+    return replace(
+        task,
+        shifts={name: Shift(torch.from_numpy(x).float() / 255) for name, x in found.items()},
+        sources={**task.sources, **sources},
     )
 
 

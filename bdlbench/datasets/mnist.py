@@ -20,7 +20,8 @@ from torch.nn.functional import avg_pool2d
 from bdlbench.core import memory
 from bdlbench.core.errors import BadInput
 from bdlbench.core.options import option
-from bdlbench.data.downloads import Origin, RemoteFile, fetch, read_idx, sources
+from bdlbench.data.downloads import Origin, RemoteFile, array_checksum, fetch, read_idx, sources
+from bdlbench.data.shifts import OPTION_HELP, shifted_images
 from bdlbench.data.splits import (
     binary_pixels,
     centred_pixels,
@@ -29,7 +30,7 @@ from bdlbench.data.splits import (
     pixel_statistics,
     standardised_pixels,
 )
-from bdlbench.data.task import Examples, Signature, Task
+from bdlbench.data.task import Examples, Shift, Signature, Task
 
 Preprocessing = Literal["standardised", "mean_image", "unit"]
 
@@ -111,12 +112,15 @@ class Mnist:
     With pixels=mean_image it is pixel/256 minus the mean of these images, as Molchanov et al. 2017 have it; with
     pixels=unit it is pixel/255.
     OOD: "fashion_mnist" and "kmnist", all 10,000 test images of each, under the same transform.
+    shifts: the test images, shifted as `data.shifts` says and then transformed, "rotation 1" to "contrast 5"; the same
+    for every split, since all splits share the test set.
     """
 
     num_train: int = option(0, "training examples, class-balanced as far as possible; 0 takes all 60,000", low=0)
     pixels: Preprocessing = option(
         "standardised", "what images are shifted and scaled by", choices=get_args(Preprocessing), later=True
     )
+    shifts: str = option("none", OPTION_HELP, later=True)
     files: ClassVar[tuple[RemoteFile, ...]] = (*_MNIST, _FASHION[_TEST_IMAGES], _KMNIST[_TEST_IMAGES])
 
     def load(self, split: int) -> Task:
@@ -124,16 +128,17 @@ class Mnist:
 
         Raises:
             DataUnavailable: A file, also one of an OOD set, is absent and cannot be downloaded.
-            BadInput: There are fewer examples than asked for.
+            BadInput: There are fewer examples than asked for, or shifts are unknown.
         """
-        return _task(_pixels("mnist", self.files, ("fashion_mnist", "kmnist"), self.num_train, split), self.pixels)
+        task = _pixels("mnist", self.files, ("fashion_mnist", "kmnist"), self.num_train, split)
+        return _task(task, self.pixels, self.shifts)
 
 
 @dataclass(frozen=True)
 class FashionMnist:
     """28×28 articles of clothing, FashionMNIST: 60,000 and 10,000; far OOD: digits and Japanese characters.
 
-    Split, preprocessing and its option, and num_train as for `mnist`.
+    Split, preprocessing and its option, num_train and shifts as for `mnist`.
     OOD: "mnist" and "kmnist", all 10,000 test images of each, under the same transform.
     """
 
@@ -141,6 +146,7 @@ class FashionMnist:
     pixels: Preprocessing = option(
         "standardised", "what images are shifted and scaled by", choices=get_args(Preprocessing), later=True
     )
+    shifts: str = option("none", OPTION_HELP, later=True)
     files: ClassVar[tuple[RemoteFile, ...]] = (*_FASHION, _MNIST[_TEST_IMAGES], _KMNIST[_TEST_IMAGES])
 
     def load(self, split: int) -> Task:
@@ -148,16 +154,17 @@ class FashionMnist:
 
         Raises:
             DataUnavailable: A file, also one of an OOD set, is absent and cannot be downloaded.
-            BadInput: There are fewer examples than asked for.
+            BadInput: There are fewer examples than asked for, or shifts are unknown.
         """
-        return _task(_pixels("fashion_mnist", self.files, ("mnist", "kmnist"), self.num_train, split), self.pixels)
+        task = _pixels("fashion_mnist", self.files, ("mnist", "kmnist"), self.num_train, split)
+        return _task(task, self.pixels, self.shifts)
 
 
 @dataclass(frozen=True)
 class Kmnist:
     """28×28 cursive Japanese characters, KMNIST: 60,000 and 10,000; far OOD: digits and fashion.
 
-    Split, preprocessing and its option, and num_train as for `mnist`.
+    Split, preprocessing and its option, num_train and shifts as for `mnist`.
     OOD: "mnist" and "fashion_mnist", all 10,000 test images of each, under the same transform.
     """
 
@@ -165,6 +172,7 @@ class Kmnist:
     pixels: Preprocessing = option(
         "standardised", "what images are shifted and scaled by", choices=get_args(Preprocessing), later=True
     )
+    shifts: str = option("none", OPTION_HELP, later=True)
     files: ClassVar[tuple[RemoteFile, ...]] = (*_KMNIST, _MNIST[_TEST_IMAGES], _FASHION[_TEST_IMAGES])
 
     def load(self, split: int) -> Task:
@@ -172,9 +180,10 @@ class Kmnist:
 
         Raises:
             DataUnavailable: A file, also one of an OOD set, is absent and cannot be downloaded.
-            BadInput: There are fewer examples than asked for.
+            BadInput: There are fewer examples than asked for, or shifts are unknown.
         """
-        return _task(_pixels("kmnist", self.files, ("mnist", "fashion_mnist"), self.num_train, split), self.pixels)
+        task = _pixels("kmnist", self.files, ("mnist", "fashion_mnist"), self.num_train, split)
+        return _task(task, self.pixels, self.shifts)
 
 
 @dataclass(frozen=True)
@@ -323,8 +332,13 @@ class LabelledMnist:
         return _ordered_mnist(self.files, self.num_labelled, self.pool, split)
 
 
-def _task(task: Task, pixels: Preprocessing) -> Task:
-    """Return a task of images as bytes by `pixels`: standardised, less the mean of its training images, or in 0 … 1."""
+def _task(task: Task, pixels: Preprocessing, shifts: str) -> Task:
+    """Return a task of images as bytes by `pixels`: standardised, less the mean of its training images, or in 0 … 1.
+
+    Shifts of its test images are added.
+    """
+    shifted = shifted_images(task.test.x.numpy(), shifts, "shifts of an official test set")
+    sources_of_shifts = {"shifts of the test images": array_checksum(*shifted.values())} if shifted else {}
     images = task.train.x.numpy()  # (N, 1, 28, 28)
     if pixels == "mean_image":
         mean_image = images.mean(axis=0, dtype=np.float64)  # (1, 28, 28); sums of bytes are exact
@@ -341,6 +355,8 @@ def _task(task: Task, pixels: Preprocessing) -> Task:
         train=Examples(transform(task.train.x.numpy()), task.train.y),
         test=Examples(transform(task.test.x.numpy()), task.test.y),
         ood={name: transform(x.numpy()) for name, x in task.ood.items()},
+        shifts={name: Shift(transform(x)) for name, x in shifted.items()},
+        sources={**task.sources, **sources_of_shifts},
         statistics=statistics,
         standardised=(0, 2, 3) if pixels == "standardised" else (),
     )

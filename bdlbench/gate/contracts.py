@@ -523,7 +523,9 @@ def examples_of(task: Task) -> dict[str, Tensor]:
     """Return all arrays of a task, by name."""
     parts = {"train": task.train, TEST: task.test, **({"validation": task.validation} if task.validation else {})}
     found = {f"{name}.{axis}": getattr(part, axis) for name, part in parts.items() for axis in ("x", "y")}
-    return found | {f"ood[{name!r}]": x for name, x in task.ood.items()}
+    shifts = {f"shifts[{name!r}].x": shift.x for name, shift in task.shifts.items()}
+    shifts |= {f"shifts[{name!r}].y": shift.y for name, shift in task.shifts.items() if shift.y is not None}
+    return found | {f"ood[{name!r}]": x for name, x in task.ood.items()} | shifts
 
 
 def loads_the_same(load: Callable[[int], Task], split: int) -> list[str]:

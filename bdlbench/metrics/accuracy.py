@@ -19,6 +19,7 @@ class Accuracy:
 
     summary: ClassVar[str] = "fraction of test examples whose most probable class is right"
     version: ClassVar[int] = 1
+    under_shift: ClassVar[bool] = True
     unit: ClassVar[str] = "fraction"
     better: ClassVar[Literal["higher"]] = "higher"
 

@@ -18,6 +18,7 @@ class Brier:
 
     summary: ClassVar[str] = "squared error of the class probabilities, summed over classes, mean over test examples"
     version: ClassVar[int] = 1
+    under_shift: ClassVar[bool] = True
     unit: ClassVar[str] = "probability²"
     better: ClassVar[Literal["lower"]] = "lower"
 

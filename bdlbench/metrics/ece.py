@@ -23,6 +23,7 @@ class ExpectedCalibrationError:
     bins: int = 15
 
     version: ClassVar[int] = 1
+    under_shift: ClassVar[bool] = True
     unit: ClassVar[str] = "fraction"
     better: ClassVar[Literal["lower"]] = "lower"
 

@@ -19,6 +19,7 @@ class NegativeLogLikelihood:
 
     summary: ClassVar[str] = "mean negative log predictive probability (density, in original units) of a test target"
     version: ClassVar[int] = 1
+    under_shift: ClassVar[bool] = True
     unit: ClassVar[str] = "nats"
     better: ClassVar[Literal["lower"]] = "lower"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -14,8 +14,25 @@ from torch import Tensor
 
 from bdlbench.core.environment import one_thread
 from bdlbench.core.foreign import Broken, is_foreign
-from bdlbench.predictives.mixtures import MAX_GROUPS, Predicted, group_sizes, log_at, normal_log_prob, with_probs
-from bdlbench.protocols import TEST, Evaluation, MeanOverExamples, Metric, WithoutBlocks
+from bdlbench.predictives.mixtures import (
+    MAX_GROUPS,
+    Predicted,
+    group_sizes,
+    log_at,
+    normal_log_prob,
+    ordered_sum,
+    with_probs,
+)
+from bdlbench.protocols import (
+    ALL_SHIFTS,
+    TEST,
+    Evaluation,
+    MeanOverExamples,
+    Metric,
+    ShiftedTest,
+    UnderShift,
+    WithoutBlocks,
+)
 from bdlbench.records.record import Record
 from bdlbench.stats.behrens_fisher import Array
 from bdlbench.stats.jackknife import blocks, pseudo_values
@@ -28,6 +45,9 @@ SCORES = (
     *("density", "negative_elbo", "likelihood_regret"),
 )
 """Names of the out-of-distribution scores in files; `depth` is E_q z, which differs from `halted_depth`."""
+
+SHIFT = "shift."
+"""What the names of a shifted test set's arrays begin with: `shift.rotation 3.log_probs`."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +110,7 @@ class Kept:
 
 
 def read(record: Record, arrays: Mapping[str, Tensor]) -> Evaluation | None:
-    """Return the test and out-of-distribution predictions stored beside a record; None if there are none.
+    """Return the predictions stored beside a record, of the test set and the others; None if there are none.
 
     The posterior's facts and an exact posterior are not stored, so metrics that need them are undefined.
     """
@@ -106,9 +126,16 @@ def read(record: Record, arrays: Mapping[str, Tensor]) -> Evaluation | None:
         test["full_flops"] = full.to(test["flops"]).unsqueeze(1).expand_as(test["flops"])
     samples = drawn(record, len(groups)) if groups is not None else 1
     weights = tuple(map(float, group_sizes(samples, len(groups)))) if groups is not None else ()
-    ood: dict[str, Predicted] = {name: Kept(samples, kept) for name, kept in sets.items()}
     targets = y if y.is_floating_point() else y.long()
-    return Evaluation(Kept(samples, test, groups, weights), targets, ood, {}, None)
+    shifts, ood = dict[str, ShiftedTest](), dict[str, Predicted]()
+    for name, kept in sets.items():
+        if name.startswith(SHIFT):
+            own = kept.pop("y", None)
+            of_set = targets if own is None else own if own.is_floating_point() else own.long()
+            shifts[name.removeprefix(SHIFT)] = ShiftedTest(Kept(samples, kept), of_set, own is None)
+        else:
+            ood[name] = Kept(samples, kept)
+    return Evaluation(Kept(samples, test, groups, weights), targets, ood, {}, None, shifts=shifts)
 
 
 def _full_flops(record: Record) -> Tensor | None:
@@ -131,12 +158,56 @@ def drawn(record: Record, groups: int) -> int:
     return record.cell.samples if groups >= MAX_GROUPS else max(1, groups)
 
 
-KEY = re.compile(r"(\w[\w.-]*)?")
+def under(evaluation: Evaluation, shift: str) -> Evaluation:
+    """Return what a metric sees that is asked of a shifted test set: this set in the place of the test set."""
+    found = evaluation.shifts[shift]
+    return Evaluation(found.predicted, found.y, {}, {}, None)
+
+
+def shift_means(shifts: Mapping[str, ShiftedTest]) -> dict[str, list[str]]:
+    """Return which shifts of the test set each mean of a metric is over: those of one kind, by its name, and all.
+
+    A test example has one contribution to such a mean, the mean of what its shifts contribute, because they are not
+    independent. A set with examples of its own is in no mean, nor is there a mean over a single set.
+    """
+    names = [name for name, shift in shifts.items() if shift.of_test]
+    kinds: dict[str, list[str]] = {}
+    for name in names:
+        kind, _, severity = name.rpartition(" ")
+        if severity.isdigit():
+            kinds.setdefault(kind, []).append(name)
+    found = {kind: members for kind, members in kinds.items() if len(members) > 1}
+    return found | ({ALL_SHIFTS: names} if len(names) > 1 and names not in found.values() else {})
+
+
+KEY = re.compile(r"(\w[\w.-]*( \w[\w.-]*)*)?")
 """Allowed keys of a metric: "" for a single value, else a text that can stand in the brackets of `name[key]`."""
 
 
 def asked(metric: Metric, evaluation: Evaluation) -> dict[str, Tensor]:
-    """Compute the metric's values: (R,) by key. Raises Broken if a metric of a plugin returns anything else."""
+    """Compute the metric's values: (R,) by key, with a key for each shifted test set where the metric is asked of them.
+
+    Means over shifts have the keys of `shift_means`. Raises Broken if a metric of a plugin returns anything else.
+    """
+    shifted = {}
+    for name in _asked_shifts(metric, evaluation):
+        if (value := _of_itself(metric, under(evaluation, name)).get("")) is not None:
+            shifted[name] = value
+    means = {
+        mean: ordered_sum([shifted[name] for name in members]) / len(members)
+        for mean, members in shift_means(evaluation.shifts).items()
+        if all(name in shifted for name in members)
+    }
+    return {**_of_itself(metric, evaluation), **shifted, **means}
+
+
+def _asked_shifts(metric: Metric, evaluation: Evaluation) -> list[str]:
+    """Return the shifted test sets that a metric is asked of."""
+    return list(evaluation.shifts) if isinstance(metric, UnderShift) and metric.under_shift else []
+
+
+def _of_itself(metric: Metric, evaluation: Evaluation) -> dict[str, Tensor]:
+    """Compute the values that the metric itself returns."""
     found = metric(evaluation)
     return _well_formed(found, (len(evaluation.y),), "R") if is_foreign(metric) else found
 
@@ -147,7 +218,7 @@ def _well_formed(found: Any, shape: tuple[int, ...], axes: str) -> dict[str, Ten
         raise Broken(f'it returned a {type(found).__name__}, not a dict such as {{"": values}}')
     for key, value in found.items():
         if not isinstance(key, str) or not KEY.fullmatch(key):
-            raise Broken(f"it returned the key {key!r}: letters, digits, _, - and . only")
+            raise Broken(f"it returned the key {key!r}: letters, digits, _, -, . and single blanks only")
         if not isinstance(value, Tensor):
             raise Broken(f"it returned a {type(value).__name__} for the key {key!r}, not a tensor ({axes},)")
         if tuple(value.shape) != shape:
@@ -158,22 +229,51 @@ def _well_formed(found: Any, shape: tuple[int, ...], axes: str) -> dict[str, Ten
 
 
 @one_thread()
-def by_example(metric: Metric, evaluation: Evaluation) -> dict[str, dict[str, Array]]:
+def by_example(
+    metric: Metric, evaluation: Evaluation, keys: Collection[str] | None = None
+) -> dict[str, dict[str, Array]]:
     """Compute each example's contribution to the metric: by key, (R, N) of each population that this key uses.
 
     A metric that is a mean over test examples has its own `by_example`. Any other statistic is jackknifed, over blocks
-    of test examples and of each out-of-distribution set: pseudo-values (R, blocks).
+    of test examples and of each other population: pseudo-values (R, blocks). What a test example contributes to a mean
+    over shifts is the mean of what it contributes to each, so that it counts once, however often it was shifted.
+
+    Args:
+        metric: The metric.
+        evaluation: What was predicted.
+        keys: The keys that are wanted; None for all. Others may be left out.
+
+    Returns:
+        {key: {population: contributions}}.
     """
+    found = _contributions(metric, evaluation)
+    means = shift_means(evaluation.shifts)
+    known = asked(metric, evaluation).keys() - found.keys()
+    wanted = known if keys is None else known & set(keys)
+    of_shifts: dict[str, Array] = {}
+    for name in _asked_shifts(metric, evaluation):
+        if name in wanted or any(name in means.get(key, ()) for key in wanted):
+            of_shifts[name] = _contributions(metric, under(evaluation, name))[""][TEST]
+    for key in wanted:
+        population = TEST if key in means or evaluation.shifts[key].of_test else key
+        members = means.get(key, [key])
+        found[key] = {population: np.mean([of_shifts[name] for name in members], 0)}
+    return found
+
+
+def _contributions(metric: Metric, evaluation: Evaluation) -> dict[str, dict[str, Array]]:
+    """Compute contributions to the values that the metric itself returns."""
     if isinstance(metric, MeanOverExamples):
         told = metric.by_example(evaluation)
         if is_foreign(metric):
             _well_formed(told, tuple(evaluation.y.shape), "R, N")
-            if told.keys() != asked(metric, evaluation).keys():
+            if told.keys() != _of_itself(metric, evaluation).keys():
                 raise Broken(f"by_example has the keys {sorted(told)}, the metric itself others")
         return {key: {TEST: value.double().numpy()} for key, value in told.items()}
-    whole = {key: value.double().numpy() for key, value in asked(metric, evaluation).items()}
+    whole = {key: value.double().numpy() for key, value in _of_itself(metric, evaluation).items()}
     found: dict[str, dict[str, Array]] = {key: {} for key in whole}
-    for population in [TEST, *evaluation.ood] if whole else []:
+    own = [name for name, shift in evaluation.shifts.items() if not shift.of_test]
+    for population in [TEST, *evaluation.ood, *own] if whole else []:
         block = blocks(num_examples(evaluation, population))
         for key, left_out in without_blocks(metric, evaluation, population, torch.from_numpy(block)).items():
             found[key][population] = pseudo_values(whole[key], left_out.double().numpy(), block)
@@ -191,7 +291,8 @@ def without_blocks(metric: Metric, evaluation: Evaluation, population: str, bloc
         return _well_formed(found, shape, "R, blocks") if is_foreign(metric) else found
     keys = using(metric, evaluation, population)
     count = int(block.max()) + 1 if keys else 0
-    values = [asked(metric, _part(evaluation, population, (block != b).nonzero().flatten())) for b in range(count)]
+    parts = (_part(evaluation, population, (block != b).nonzero().flatten()) for b in range(count))
+    values = [_of_itself(metric, part) for part in parts]
     if lost := [key for key in keys if any(key not in value for value in values)]:
         raise Broken(f"without some examples of {population} it returns no value of the key {lost[0]!r}")
     return {key: torch.stack([value[key] for value in values], 1) for key in keys}
@@ -211,7 +312,7 @@ def using(metric: Metric, evaluation: Evaluation, population: str) -> list[str]:
 
 
 def num_examples(evaluation: Evaluation, population: str) -> int:
-    """Return N of the test set, or of an out-of-distribution set."""
+    """Return N of a population: the test set, an out-of-distribution set, or a shifted test set of its own examples."""
     if population == TEST:
         return evaluation.y.shape[1]
     return next(iter(_predicted(evaluation, population).arrays().values())).shape[1]
@@ -233,7 +334,7 @@ def left_out(metric: Metric, evaluation: Evaluation) -> dict[str, Array]:
         rest = [i for i in range(len(test.groups)) if i != g]
         part = Kept(test.samples, {}, test.groups[rest], tuple(test.weights[i] for i in rest))
         try:
-            values = asked(metric, replace(evaluation, test=part, ood={}))
+            values = _of_itself(metric, replace(evaluation, test=part, ood={}, shifts={}))
         except (Exception, SystemExit):
             if is_foreign(metric):  # it needs something that a group lacks
                 return {}
@@ -244,21 +345,48 @@ def left_out(metric: Metric, evaluation: Evaluation) -> dict[str, Array]:
 
 
 def _part(evaluation: Evaluation, population: str, index: Tensor) -> Evaluation:
-    """Keep only these examples of one population."""
+    """Keep only these examples of one population. Without a test example there are none of its shifts."""
+
+    def of_shift(shift: ShiftedTest) -> ShiftedTest:
+        return replace(shift, predicted=_taken(shift.predicted, index), y=shift.y[:, index])
+
+    evaluation = _of_shifts(evaluation, population, of_shift)
     if population == TEST:
         return replace(evaluation, test=_taken(evaluation.test, index), y=evaluation.y[:, index])
+    if population in evaluation.shifts:
+        return evaluation
     return replace(evaluation, ood={**evaluation.ood, population: _taken(_predicted(evaluation, population), index)})
 
 
 def _spoilt(evaluation: Evaluation, population: str) -> Evaluation:
     """Replace everything known of one population by NaN, and integers by −1."""
-    predicted = _predicted(evaluation, population)
-    spoilt = Kept(predicted.samples, {name: _unknown(value) for name, value in predicted.arrays().items()})
-    if isinstance(predicted, Kept) and predicted.groups is not None:
-        spoilt = replace(spoilt, groups=_unknown(predicted.groups), weights=predicted.weights)
+
+    def unknown(predicted: Predicted) -> Kept:
+        spoilt = Kept(predicted.samples, {name: _unknown(value) for name, value in predicted.arrays().items()})
+        if isinstance(predicted, Kept) and predicted.groups is not None:
+            spoilt = replace(spoilt, groups=_unknown(predicted.groups), weights=predicted.weights)
+        return spoilt
+
+    def of_shift(shift: ShiftedTest) -> ShiftedTest:
+        return replace(shift, predicted=unknown(shift.predicted), y=_unknown(shift.y))
+
+    evaluation = _of_shifts(evaluation, population, of_shift)
     if population == TEST:
-        return replace(evaluation, test=spoilt, y=_unknown(evaluation.y))
-    return replace(evaluation, ood={**evaluation.ood, population: spoilt})
+        return replace(evaluation, test=unknown(evaluation.test), y=_unknown(evaluation.y))
+    if population in evaluation.shifts:
+        return evaluation
+    return replace(evaluation, ood={**evaluation.ood, population: unknown(_predicted(evaluation, population))})
+
+
+def _of_shifts(evaluation: Evaluation, population: str, change: Callable[[ShiftedTest], ShiftedTest]) -> Evaluation:
+    """Change the shifted test sets whose examples are of a population."""
+    return replace(
+        evaluation,
+        shifts={
+            name: change(shift) if population == (TEST if shift.of_test else name) else shift
+            for name, shift in evaluation.shifts.items()
+        },
+    )
 
 
 def _unknown(values: Tensor) -> Tensor:
@@ -266,7 +394,9 @@ def _unknown(values: Tensor) -> Tensor:
 
 
 def _predicted(evaluation: Evaluation, population: str) -> Predicted:
-    """Return the predictive of the test set, or of an out-of-distribution set, whose arrays records keep."""
+    """Return the predictive of a population, whose arrays records keep."""
+    if population in evaluation.shifts:
+        return evaluation.shifts[population].predicted
     return evaluation.test if population == TEST else cast(Predicted, evaluation.ood[population])
 
 

@@ -377,7 +377,8 @@ def _cost(
 ) -> dict[str, float]:
     """Return the cost of the whole batch: seconds, throughputs, memory. It is never divided by seeds."""
     rows, peak = len(batch.rows), peak_memory_bytes(device)
-    predicted = problem.test.num_data + sum(x.shape[1] for x in problem.ood.values())
+    others = [*problem.ood.values(), *(shift.x for shift in problem.shifts.values())]
+    predicted = problem.test.num_data + sum(x.shape[1] for x in others)
     found = {
         "rows": float(rows),
         "train_seconds": train_seconds,

@@ -24,14 +24,14 @@ def watch(asked: Curves, rng: Streams, problem: Problem, model: Model, note: Cal
     Args:
         asked: The metrics, and after which epochs.
         rng: The root streams (R,) of the replicates; each epoch draws from streams of its own.
-        problem: The data; out-of-distribution sets are left out.
+        problem: The data; out-of-distribution sets and shifted test sets are left out.
         model: The model.
         note: note(line) hears once of a metric that fails; its curve has a gap there, and training goes on.
 
     Returns:
         The watch of a session.
     """
-    shown, known = replace(problem, ood={}), catalog.metrics()
+    shown, known = replace(problem, ood={}, shifts={}), catalog.metrics()
     metrics, told = {name: known[name] for name in asked.metrics}, set[str]()
 
     def measure(posterior: Posterior, epoch: int) -> dict[str, Tensor]:

@@ -283,7 +283,9 @@ def _of_overlaps(name: str, task: Task) -> Iterator[Fault]:
     far = {f"out-of-distribution ({ood})": _inputs(x) for ood, x in task.ood.items()}
     pairs = [("test", "training"), *((a, b) for a in held for b in ("test", "training"))]
     pairs += [(a, b) for a in far for b in ("test", "training")]
-    sets = known | held | far
+    shifts = {f"shifted test ({shift})": _inputs(found.x) for shift, found in task.shifts.items()}
+    pairs += [(a, "training") for a in shifts]  # a mild shift may leave a test example as it is
+    sets = known | held | far | shifts
     for a, b in pairs:
         share = _share(sets[a], sets[b])
         if share >= SHARED[0]:

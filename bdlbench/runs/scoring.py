@@ -17,8 +17,8 @@ from bdlbench.core.errors import BadInput, BenchError
 from bdlbench.core.streams import Streams
 from bdlbench.core.torch_private import version
 from bdlbench.data.task import Problem
-from bdlbench.predictives.mixtures import OfNumbers, Predictive, without_probs
-from bdlbench.protocols import Evaluation, Metric, Model, Posterior
+from bdlbench.predictives.mixtures import OfNumbers, Predicted, Predictive, without_probs
+from bdlbench.protocols import Evaluation, Metric, Model, Posterior, ShiftedTest
 from bdlbench.records import evaluation as evaluations
 from bdlbench.records.contents import FirstSteps, MetricValues, ObjectiveFactors
 from bdlbench.runs import loading
@@ -34,11 +34,12 @@ def evaluate(
     rng: Streams,
     predicting: Callable[[float], None] = lambda fraction: None,
 ) -> Evaluation:
-    """Predict the test set and each out-of-distribution set, each with its own random streams.
+    """Predict the test set, each out-of-distribution set and each shifted test set, all with their own random streams.
 
     As examples are predicted, predicting(fraction) is told how much of all sets is done.
     """
-    total = problem.test.x.shape[1] + sum(x.shape[1] for x in problem.ood.values())
+    inputs = [problem.test.x, *problem.ood.values(), *(shift.x for shift in problem.shifts.values())]
+    total = sum(x.shape[1] for x in inputs)
     before = 0.0
 
     def predict(name: str, x: Tensor) -> Predictive:
@@ -50,13 +51,36 @@ def evaluate(
         predicting(before)
         return predictive.in_units(problem.y_mean, problem.y_sd)
 
-    test = predict("test", problem.test.x)
-    y = problem.test.y
-    if y.is_floating_point():
-        y = y * problem.y_sd[:, None] + problem.y_mean[:, None]
+    def in_units(y: Tensor) -> Tensor:
+        return y * problem.y_sd[:, None] + problem.y_mean[:, None] if y.is_floating_point() else y
+
+    test, y = predict("test", problem.test.x), in_units(problem.test.y)
     ood = {name: predict(name, x) for name, x in problem.ood.items()}
+    shifts = {}
+    for name, shift in problem.shifts.items():
+        own = y if shift.y is None else in_units(shift.y)
+        shifts[name] = ShiftedTest(_without_groups(predict(f"shift {name}", shift.x), own), own, shift.y is None)
     parameters = sum(leaf.size for leaf in model.leaves().values())
-    return Evaluation(test, y, ood, posterior.facts, parameters)
+    return Evaluation(test, y, ood, posterior.facts, parameters, shifts=shifts)
+
+
+def _without_groups(predictive: Predictive, y: Tensor) -> evaluations.Kept:
+    """Keep what is stored of the predictions for a shifted test set with targets y (R, N): no groups and no scores.
+
+    With a set for each kind and severity they would take most of a record.
+    """
+    arrays = {
+        name: value for name, value in predictive.arrays().items() if name not in ("running_class", "latent_mean")
+    }
+    if "probs" not in arrays and "log_density" not in arrays:  # components of a mixture are not kept
+        arrays["log_density"] = predictive.log_prob(y)
+    return evaluations.Kept(predictive.samples, arrays | _told(predictive, y))
+
+
+def _told(predicted: Predicted, y: Tensor) -> dict[str, Tensor]:
+    """Return what only the components of a mixture tell of its targets y (R, N): cdf and CRPS. They are not kept."""
+    told = {"cdf": predicted.cdf(y), "crps": predicted.crps(y)} if isinstance(predicted, OfNumbers) else {}
+    return {name: value for name, value in told.items() if value is not None}
 
 
 def scored(evaluation: Evaluation, metrics: Mapping[str, Metric]) -> tuple[dict[str, MetricValues], dict[str, str]]:
@@ -113,7 +137,7 @@ def _tensors(value: Any) -> Iterator[Tensor]:
         yield from _tensors(getattr(value, "__dict__", {}))
 
 
-LOCATED = ("test.y", "test.mean", "test.sd", "test.cdf", "test.crps")
+LOCATED = ("y", "mean", "sd", "cdf", "crps")
 """Arrays of real targets and of their predictions, in original units; they are stored in float64."""
 
 
@@ -125,15 +149,17 @@ def stored_arrays(evaluation: Evaluation, dtype: torch.dtype = torch.float32) ->
     confident networks.
     """
     test = evaluation.test
-    arrays = {f"test.{name}": value for name, value in without_probs(test.arrays()).items()}
-    arrays["test.y"] = evaluation.y
-    if isinstance(test, OfNumbers):  # a mixture's components are not kept, so these cannot be computed later
-        told = {"test.cdf": test.cdf(evaluation.y), "test.crps": test.crps(evaluation.y)}
-        arrays |= {name: value for name, value in told.items() if value is not None}
+    parts = {"test": {**test.arrays(), "y": evaluation.y, **_told(test, evaluation.y)}}
     if test.samples > 1:
-        arrays["test.group_log_prob"] = test.group_log_prob(evaluation.y)
-    dtypes = dict.fromkeys(LOCATED, torch.float64)
-    arrays = {name: value.to(_compact(value, dtypes.get(name, dtype))) for name, value in arrays.items()}
+        parts["test"]["group_log_prob"] = test.group_log_prob(evaluation.y)
+    for name, shift in evaluation.shifts.items():
+        own = {} if shift.of_test else {"y": shift.y}
+        parts[f"{evaluations.SHIFT}{name}"] = {**shift.predicted.arrays(), **own}
+    arrays = {
+        f"{place}.{name}": value.to(_compact(value, torch.float64 if name in LOCATED else dtype))
+        for place, part in parts.items()
+        for name, value in without_probs(part).items()
+    }
     for place, predicted in {"test": test, **{f"ood.{name}": found for name, found in evaluation.ood.items()}}.items():
         arrays |= {f"{place}.{score}": value for score, value in predicted.scores.items()}
     return {name: value.cpu() for name, value in arrays.items()}
