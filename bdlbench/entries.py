@@ -190,11 +190,12 @@ def check_task(task: Any) -> None:
             raise Broken(f"the shift {name!r} cannot be called that: another set, or a mean over shifts, has the name")
         if not isinstance(shift, Shift):
             raise Broken(f"shifts[{name!r}] is a {type(shift).__name__}, not Shift(x, y)")
-        if shift.y is None and (not isinstance(shift.x, Tensor) or len(shift.x) != len(task.test.y)):
-            count = len(shift.x) if isinstance(shift.x, Tensor) else type(shift.x).__name__
+        _check_inputs(f"shifts[{name!r}].x", shift.x, signature)
+        if shift.y is None and len(shift.x) != len(task.test.y):
             better = f"the {len(task.test.y)} test examples in their order, or targets y of its own"
-            raise Broken(f"shifts[{name!r}] has {count} examples and no targets: give {better}")
-        _check_examples(f"shifts[{name!r}]", Examples(shift.x, task.test.y if shift.y is None else shift.y), signature)
+            raise Broken(f"shifts[{name!r}] has {len(shift.x)} examples and no targets: give {better}")
+        if shift.y is not None:
+            _check_examples(f"shifts[{name!r}]", Examples(shift.x, shift.y), signature)
 
 
 def _check_examples(name: str, part: Any, signature: Signature) -> None:

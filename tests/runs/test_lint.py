@@ -7,7 +7,7 @@ import torch
 
 from bdlbench import catalog
 from bdlbench.core.spec import Cell, Choice, Replicate
-from bdlbench.data.task import Examples, Signature, Task
+from bdlbench.data.task import Examples, Shift, Signature, Task
 from bdlbench.records.contents import Environment, ObjectiveFactors, Values
 from bdlbench.records.record import Record
 from bdlbench.runs import lint, suites
@@ -105,6 +105,14 @@ def test_sets_that_share_examples():
     same = torch.ones(40, 4)
     constant = replace(made, train=Examples(same, made.test.y), test=Examples(same, made.test.y), standardised=())
     assert lint.of_task("coin", constant) == []
+
+
+def test_a_shifted_test_set_that_was_trained_on():
+    clean = task()
+    mild = {"noise 1": Shift(clean.test.x)}  # a shift that changes nothing is no leak
+    assert lint.of_task("mine", replace(clean, shifts=mild)) == []
+    (found,) = lint.of_task("mine", replace(clean, shifts={"hospital": Shift(clean.train.x, clean.train.y)}))
+    assert (found.severity, "shifted test (hospital)" in found.message) == ("refused", True)
 
 
 @pytest.mark.parametrize(("shape", "place"), [((4,), "column 2, from 0,"), ((3, 5, 5), "column 2, from 0,")])
