@@ -12,7 +12,7 @@ from bdlbench.core.errors import BadInput, unknown
 from bdlbench.data.downloads import import_torchvision
 from bdlbench.data.splits import Bytes, random_words
 
-KINDS = ("rotation", "translation", "noise", "blur", "contrast")
+SHIFT_KINDS = ("rotation", "translation", "noise", "blur", "contrast")
 SEVERITIES = range(1, 6)
 
 DEGREES, PART_MOVED, NOISE_SD, BLUR_SD, CONTRAST = 15.0, 1 / 16, 0.1, 0.03, 0.15
@@ -56,14 +56,14 @@ def shifted_images(images: Bytes, shifts: str, *key: str | int) -> dict[str, Byt
 def _kinds(shifts: str) -> list[str]:
     """Read the option that names shifts. Each choice has one spelling, because records are found by it."""
     if shifts in ("none", "all"):
-        return list(KINDS) if shifts == "all" else []
+        return list(SHIFT_KINDS) if shifts == "all" else []
     asked = shifts.split("+")
     for kind in asked:
-        if kind not in KINDS:
-            raise unknown("shift", kind, ["none", "all", *KINDS])
-    right = [kind for kind in KINDS if kind in asked]
-    if asked != right or len(right) == len(KINDS):
-        better = "all" if len(right) == len(KINDS) else "+".join(right)
+        if kind not in SHIFT_KINDS:
+            raise unknown("shift", kind, ["none", "all", *SHIFT_KINDS])
+    right = [kind for kind in SHIFT_KINDS if kind in asked]
+    if asked != right or len(right) == len(SHIFT_KINDS):
+        better = "all" if len(right) == len(SHIFT_KINDS) else "+".join(right)
         raise BadInput(f"shifts={shifts} has another spelling, by which records are found: write shifts={better}")
     return asked
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bdlbench import catalog
-from bdlbench.data.shifts import KINDS, shifted_images
+from bdlbench.data.shifts import SHIFT_KINDS, shifted_images
 from bdlbench.data.splits import Bytes
 
 
@@ -68,7 +68,7 @@ def test_contrast_is_lost_around_the_mean_grey_of_the_image() -> None:
 
 def test_all_are_the_kinds_at_five_severities() -> None:
     found = shifted_images(column(3), "all")
-    assert list(found) == [f"{kind} {severity}" for kind in KINDS for severity in range(1, 6)]
+    assert list(found) == [f"{kind} {severity}" for kind in SHIFT_KINDS for severity in range(1, 6)]
     assert shifted_images(column(3), "none") == {}
 
 
@@ -77,7 +77,7 @@ def test_all_are_the_kinds_at_five_severities() -> None:
     [
         ("noise+rotation", "rotation+noise"),
         ("noise+noise", "shifts=noise"),
-        ("+".join(KINDS), "shifts=all"),
+        ("+".join(SHIFT_KINDS), "shifts=all"),
         ("rotatoin", "rotation"),
         ("", "none"),
     ],
