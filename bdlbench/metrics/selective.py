@@ -90,7 +90,7 @@ def _of_selections(statistic: SelectiveStatistic, evaluation: Evaluation, kept: 
     probs = evaluation.test.arrays().get("probs")  # (R, N, C)
     if probs is None:
         return {}
-    return {"": each_row(partial(statistic, kept=kept), *top_class(probs, evaluation.y))}
+    return {"": each_row(lambda *of_row: statistic(*of_row, kept), *top_class(probs, evaluation.y))}
 
 
 metrics: dict[str, Metric] = {

@@ -34,7 +34,7 @@ def risk_coverage(confidence: Tensor, correct: Tensor) -> Tensor:
 def aurc(confidence: Tensor, correct: Tensor, kept: Tensor) -> Tensor:
     """Return the area under the risk–coverage curve, 1/N Σ_k of the error rate among the k most confident examples.
 
-    Geifman, Uziel & El-Yaniv 2019, §2. With examples in random order it is the error rate. Trapezoids, as other code
+    Geifman, Uziel & El-Yaniv 2019. With examples in random order it is the error rate. Trapezoids, as other code
     has them, give a number that differs by less than 1/N.
 
     Args:
@@ -54,7 +54,7 @@ def augrc(confidence: Tensor, correct: Tensor, kept: Tensor) -> Tensor:
 
     By the trapezoidal rule, which is exact: Σ_k G_k / N − G_N / 2N with G_k the errors among the k most confident
     examples over N. It is (1 − AUROC) · a · (1 − a) + (1 − a)² / 2 with the accuracy a and the AUROC of confidence for
-    telling right from wrong. Traub et al. 2024, §4. With examples in random order it is half the error rate.
+    telling right from wrong. Traub et al. 2024. With examples in random order it is half the error rate.
 
     Args:
         confidence: (N,).
