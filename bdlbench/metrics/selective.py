@@ -90,7 +90,8 @@ def _of_selections(statistic: SelectiveStatistic, evaluation: Evaluation, kept: 
     probs = evaluation.test.arrays().get("probs")  # (R, N, C)
     if probs is None:
         return {}
-    return {"": each_row(lambda *of_row: statistic(*of_row, kept), *top_class(probs, evaluation.y))}
+    confidence, correct = top_class(probs, evaluation.y)  # (R, N) each
+    return {"": each_row(lambda sure, right: statistic(sure, right, kept), confidence, correct)}
 
 
 metrics: dict[str, Metric] = {
