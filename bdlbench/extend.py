@@ -27,6 +27,7 @@ from bdlbench.posteriors.fitting import (
     initial_network,
     is_linear,
     prior_of,
+    trained_elbo,
     training_option,
 )
 from bdlbench.posteriors.moments import factorised_moments
@@ -37,7 +38,10 @@ from bdlbench.protocols import Evaluation, Method, Metric, Model, Moments, Poste
 from bdlbench.stats.calibration import expected_calibration_error, top_class
 from bdlbench.stats.rows import each_row
 from bdlbench.stats.selective import risk_coverage
-from bdlbench.training.loop import Collect, Plan, Update, last, minimise, predicted
+from bdlbench.training.loop import Collect, last, minimise, predicted
+from bdlbench.training.optimisers import Update
+from bdlbench.training.plan import Plan
+from bdlbench.training.recipe import Recipe
 from bdlbench.training.terms import term
 
 __all__ = [
@@ -61,6 +65,7 @@ __all__ = [
     "Plan",
     "Point",
     "Posterior",
+    "Recipe",
     "Shift",
     "Signature",
     "Streams",
@@ -95,6 +100,7 @@ __all__ = [
     "stratified_split",
     "term",
     "top_class",
+    "trained_elbo",
     "training_option",
     "unsupported",
 ]

@@ -81,7 +81,8 @@ import torch
 from bdlbench.networks.layers import Point
 from bdlbench.posteriors.fitting import fit_network
 from bdlbench.posteriors.point import point_posterior
-from bdlbench.training.loop import Plan, last, minimise
+from bdlbench.training.loop import last, minimise
+from bdlbench.training.plan import Plan
 from bdlbench.core.layout import Layout
 
 

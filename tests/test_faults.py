@@ -20,7 +20,7 @@ from bdlbench.records import record as records
 from bdlbench.runs import batch as run
 from bdlbench.runs import executors, scoring, suites, work
 from bdlbench.runs.executors import Event
-from bdlbench.training import checkpoints, loop
+from bdlbench.training import checkpoints, optimisers
 
 pytestmark = pytest.mark.slow
 
@@ -73,13 +73,13 @@ def forget_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
 def steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """Every step of training that is done from now on."""
     done: list[int] = []
-    plain = loop.adam_step
+    plain = optimisers.adam_step
 
     def counting(*arguments: Any) -> None:
         done.append(arguments[4])
         plain(*arguments)
 
-    monkeypatch.setattr(loop, "adam_step", counting)
+    monkeypatch.setattr(optimisers, "adam_step", counting)
     yield done
 
 

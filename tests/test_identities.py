@@ -15,7 +15,8 @@ from bdlbench.methods import mean_field_vi, sparse_vd
 from bdlbench.networks.layers import Flipout, LocalNoise, Point, WeightNoise
 from bdlbench.posteriors import fitting
 from bdlbench.protocols import OwnsPrior
-from bdlbench.training.loop import Plan, minimise
+from bdlbench.training.loop import minimise
+from bdlbench.training.plan import Plan
 
 pytestmark = pytest.mark.slow
 

@@ -58,8 +58,8 @@ def option(
 
 
 def fields(entry: type) -> dict[str, dataclasses.Field[Any]]:
-    """Return the options of an entry by name: every field made with `option`."""
-    return {f.name: f for f in dataclasses.fields(entry) if "help" in f.metadata}
+    """Return the options of an entry by name: every field made with `option`, those by keyword only at the end."""
+    return {f.name: f for f in sorted(dataclasses.fields(entry), key=lambda f: bool(f.kw_only)) if "help" in f.metadata}
 
 
 def per_row_names(entry: type) -> set[str]:

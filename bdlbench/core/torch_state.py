@@ -91,6 +91,14 @@ def stirred(seed: int) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Let torch's global generator start from a seed within the block, for other people's code that draws from it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
 def _flushes() -> bool:
     """Tell whether denormal numbers count as 0: torch can set this, but cannot report it."""
     return bool((torch.full((), 1e-310, dtype=torch.float64, device="cpu") * 1).item() == 0)

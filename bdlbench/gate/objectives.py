@@ -26,6 +26,7 @@ from bdlbench.data.task import Data, Likelihood, Signature
 from bdlbench.protocols import Model
 from bdlbench.training.audit import Audit, audit
 from bdlbench.training.loop import Fit, begin
+from bdlbench.training.recipe import Recipe
 
 ROWS, EXAMPLES = 2, 12
 TOLERANCE = 1e-8
@@ -165,7 +166,7 @@ def _variants(method: str, small: Mapping[str, Any], all_choices: bool) -> Itera
     """Yield the method with its defaults, and with every choice of each option, one at a time."""
     yield "", small
     for option, chosen in fields(catalog.load("methods", method)).items() if all_choices else ():
-        for value in chosen.metadata["choices"]:
+        for value in chosen.metadata["choices"] if option not in fields(Recipe) else ():  # no part of an objective
             if value != chosen.default:
                 yield f" ({option} {value})", {**small, method: {**small.get(method, {}), option: value}}
 

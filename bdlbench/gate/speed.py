@@ -20,7 +20,8 @@ from bdlbench.core.environment import one_thread
 from bdlbench.core.options import fields
 from bdlbench.core.streams import Streams
 from bdlbench.data.task import Data, Signature
-from bdlbench.training.loop import Plan, begin, last, minimise
+from bdlbench.training.loop import begin, last, minimise
+from bdlbench.training.plan import Plan
 
 ROUNDS = 40
 TIMED_STEPS = 3

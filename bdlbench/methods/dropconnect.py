@@ -17,11 +17,12 @@ from bdlbench.posteriors.fitting import PriorScaling, fit_network, is_linear, pr
 from bdlbench.posteriors.moments import factorised_moments
 from bdlbench.posteriors.weights import WeightPosterior
 from bdlbench.protocols import Model, Moments, Posterior
-from bdlbench.training.loop import Decay, LastBatch, Plan, State, last
+from bdlbench.training.loop import State, last
+from bdlbench.training.recipe import Recipe
 
 
 @dataclass(frozen=True)
-class DropConnectVI:
+class DropConnectVI(Recipe):
     """DropConnect: weights dropped in training and in prediction, averaged over masks (Wan et al. 2013).
 
     q(w) = Π_i [p δ(w_i) + (1 − p) δ(w_i − λ_i)], one mask for each batch. Minimises
@@ -30,10 +31,6 @@ class DropConnectVI:
     s = prior_sd √(1 − p): an equal prior_sd is not an equal prior across methods.
     """
 
-    epochs: int = training_option("epochs")
-    batch_size: int = training_option("batch_size")
-    learning_rate: PerRow = training_option("learning_rate")
-    decay: Decay = training_option("decay")
     rate: PerRow = option(0.5, "probability that a weight is dropped", low=0, high=0.99)
     prior_sd: PerRow = training_option(
         "prior_sd",
@@ -41,17 +38,16 @@ class DropConnectVI:
         "prior_sd · √(1 − p); an equal number is not an equal prior across methods",
     )
     prior_scaling: PriorScaling = training_option("prior_scaling")
-    last_batch: LastBatch = training_option("last_batch")
-    steps: int = training_option("steps")
 
     def unsupported(self, model: Model) -> str | None:
         """Refuse a model without linear maps, which has no weight to drop."""
-        return None if self.rates(Layout(model.leaves())) else "it has no linear map whose weights could be dropped"
+        dropped = self.rates(Layout(model.leaves()))
+        return self.untrainable(model) if dropped else "it has no linear map whose weights could be dropped"
 
     def fit(self, model: Model, data: Data, rng: Streams) -> Posterior:
         """Train each row's network under its own masks."""
         layout = Layout(model.leaves())
-        plan = Plan(self.epochs, self.batch_size, self.learning_rate, self.decay, self.last_batch, self.steps)
+        data, plan = self.with_plan(model, data, rng)
         prior = prior_of(model, layout, self.prior_sd, self.prior_scaling, data.x)
         rates = self.rates(layout)
 

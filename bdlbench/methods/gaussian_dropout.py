@@ -18,13 +18,14 @@ from bdlbench.posteriors.fitting import PriorScaling, dropout_rates, fit_network
 from bdlbench.posteriors.moments import dropout_moments, factorised_moments
 from bdlbench.posteriors.weights import WeightPosterior
 from bdlbench.protocols import Layer, Model, Moments, Posterior
-from bdlbench.training.loop import Decay, LastBatch, Plan, State, last
+from bdlbench.training.loop import State, last
+from bdlbench.training.recipe import Recipe
 
 NoisePlace = Literal["outputs", "inputs"]
 
 
 @dataclass(frozen=True)
-class GaussianDropout:
+class GaussianDropout(Recipe):
     """Gaussian dropout: noise N(1, p / (1 − p)) in place of masks, in training and prediction (Srivastava et al. 2014).
 
     With α = p / (1 − p) the noise has the mean and variance of the mask / (1 − p) of MC dropout. On `outputs` a map
@@ -35,10 +36,6 @@ class GaussianDropout:
     second moment of w · noise is w² / (1 − p): as in MC dropout, this penalty means a prior sd of prior_sd / √(1 − p).
     """
 
-    epochs: int = training_option("epochs")
-    batch_size: int = training_option("batch_size")
-    learning_rate: PerRow = training_option("learning_rate")
-    decay: Decay = training_option("decay")
     rate: PerRow = option(0.5, "p of hidden units: the noise has the variance p / (1 − p)", low=0, high=0.99)
     input_rate: PerRow = option(0.2, "p of inputs: the noise has the variance p / (1 − p)", low=0, high=0.99)
     noise: NoisePlace = option("outputs", "where a linear map has its noise", choices=get_args(NoisePlace))
@@ -48,18 +45,16 @@ class GaussianDropout:
         "an equal number is not an equal prior across methods",
     )
     prior_scaling: PriorScaling = training_option("prior_scaling")
-    last_batch: LastBatch = training_option("last_batch")
-    steps: int = training_option("steps")
 
     def unsupported(self, model: Model) -> str | None:
         """Refuse a model without linear maps, which have the noise."""
-        layout = Layout(model.leaves())
-        return None if dropout_rates(layout, 0.0, 0.0) else "it has no linear map that could have noise"
+        noisy = dropout_rates(Layout(model.leaves()), 0.0, 0.0)
+        return self.untrainable(model) if noisy else "it has no linear map that could have noise"
 
     def fit(self, model: Model, data: Data, rng: Streams) -> Posterior:
         """Train each row's network under its own noise."""
         layout = Layout(model.leaves())
-        plan = Plan(self.epochs, self.batch_size, self.learning_rate, self.decay, self.last_batch, self.steps)
+        data, plan = self.with_plan(model, data, rng)
         prior = prior_of(model, layout, self.prior_sd, self.prior_scaling, data.x)
 
         def rule(flat: Tensor, noise: Streams) -> Layer:

@@ -24,12 +24,15 @@ from bdlbench.posteriors.fitting import (
     expected_log_likelihood,
     initial_network,
     prior_of,
+    trained_elbo,
     training_option,
 )
 from bdlbench.posteriors.weights import WeightPosterior
 from bdlbench.predictives.mixtures import ordered_sum
 from bdlbench.protocols import Layer, Model, Moments, OwnsPrior, Posterior
-from bdlbench.training.loop import Decay, LastBatch, Moment, Plan, State, last, minimise
+from bdlbench.training.loop import State, last, minimise
+from bdlbench.training.plan import Moment
+from bdlbench.training.recipe import Recipe
 from bdlbench.training.terms import term
 
 Covariance = Literal["low_rank", "full"]
@@ -42,7 +45,7 @@ START = 0.1
 
 
 @dataclass(frozen=True)
-class GaussianVI:
+class GaussianVI(Recipe):
     """Gaussian VI: a Gaussian of all weights together, its covariance low rank plus diagonal, or full.
 
     q(w) = N(mean, diag(sd²) + FᵀF) with `rank` rows of F (Ong, Nott & Smith 2018, eq. 4); full: N(mean, LᵀL) with a
@@ -50,18 +53,12 @@ class GaussianVI:
     prior_sd²))] with one sample of the weights a step, and the KL in closed form. One draw serves a block of examples.
     """
 
-    epochs: int = training_option("epochs")
-    batch_size: int = training_option("batch_size")
-    learning_rate: PerRow = training_option("learning_rate")
-    decay: Decay = training_option("decay")
     prior_sd: PerRow = training_option("prior_sd")
     prior_scaling: PriorScaling = training_option("prior_scaling")
     covariance: Covariance = option("low_rank", "which covariances q may have", choices=get_args(Covariance))
     rank: int = option(10, "rows of F of a low-rank covariance; 0: it is diagonal", low=0)
     initial_log_sd: PerRow = option(-5.0, "log standard deviation of q at the start", low=-30, high=5)
     bound_samples: int = option(3, "draws for the reported ELBO", low=1)
-    last_batch: LastBatch = training_option("last_batch")
-    steps: int = training_option("steps")
 
     def unsupported(self, model: Model) -> str | None:
         """Refuse a prior that is no Gaussian, or too many weights for a full covariance."""
@@ -70,11 +67,12 @@ class GaussianVI:
             return "its prior is no Gaussian, and the KL from one is in closed form only to a Gaussian"
         if self.covariance == "full" and layout.num_parameters > MOST_CORRELATED:
             return f"its {layout.num_parameters} parameters are too many for a full covariance: take low_rank"
-        return None
+        return self.untrainable(model)
 
     def fit(self, model: Model, data: Data, rng: Streams) -> Posterior:
         """Train each row's Gaussian."""
         layout = Layout(model.leaves())
+        data, plan = self.with_plan(model, data, rng)
         prior = prior_of(model, layout, self.prior_sd, self.prior_scaling, data.x)
         assert isinstance(prior, GaussianPrior)
         kl = {"low_rank": low_rank_kl, "full": cholesky_kl}[self.covariance]
@@ -82,13 +80,12 @@ class GaussianVI:
         def objective(flat: Tensor, batch: Examples, noise: Streams, moment: Moment) -> Tensor:
             mean, log_sd, factors = self.parts(layout, flat)
             layer = Point(layout.views(self.drawn(mean, log_sd.exp(), factors, noise)))
-            elbo = term("likelihood", model(layer, batch.x, noise).elbo(batch.y))
+            elbo = term("likelihood", trained_elbo(model, layer, batch, noise, plan))
             return negative_elbo(elbo, term("divergence", kl(mean, log_sd, factors, prior.rows)), data.num_data)
 
         def posterior(state: State) -> WeightPosterior:
             return self.posterior(model, layout, state.flat)
 
-        plan = Plan(self.epochs, self.batch_size, self.learning_rate, self.decay, self.last_batch, self.steps)
         initial = self.initial(model, layout, data, rng.child("init"))
         final = last(minimise(objective, initial, data, rng, plan, posterior=posterior))
         found, count = posterior(final), self.bound_samples

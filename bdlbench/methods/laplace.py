@@ -21,7 +21,8 @@ from bdlbench.posteriors.curvature import fisher_information, point_output, prio
 from bdlbench.posteriors.fitting import PriorScaling, expected_log_likelihood, fit_network, prior_of, training_option
 from bdlbench.posteriors.weights import WeightPosterior
 from bdlbench.protocols import HasFisher, Layer, Model, Moments, OwnsPrior, Posterior
-from bdlbench.training.loop import Decay, LastBatch, Plan, last
+from bdlbench.training.loop import last
+from bdlbench.training.recipe import Recipe
 
 Hessian = Literal["auto", "full", "diagonal"]
 
@@ -30,7 +31,7 @@ FULL_LIMIT = 2000
 
 
 @dataclass(frozen=True)
-class Laplace:
+class Laplace(Recipe):
     """Laplace: a Gaussian at the MAP, with the inverse curvature of the log joint there as covariance (MacKay 1992).
 
     q(w) = N(w_MAP, Λ⁻¹), with Λ = Σ_n J_nᵀ H_n J_n + the prior's precision: the generalised Gauss-Newton matrix, which
@@ -39,17 +40,11 @@ class Laplace:
     The fact `laplace_log_evidence` is log p(D, w_MAP) + ½ P log 2π − ½ log |Λ| in nats (MacKay 1992, eq. 10).
     """
 
-    epochs: int = training_option("epochs")
-    batch_size: int = training_option("batch_size")
-    learning_rate: PerRow = training_option("learning_rate")
-    decay: Decay = training_option("decay")
     prior_sd: PerRow = training_option("prior_sd")
     prior_scaling: PriorScaling = training_option("prior_scaling")
     hessian: Hessian = option(
         "auto", f"covariance; auto: full up to {FULL_LIMIT} parameters", choices=("auto", "full", "diagonal")
     )
-    last_batch: LastBatch = training_option("last_batch")
-    steps: int = training_option("steps")
 
     def unsupported(self, model: Model) -> str | None:
         """Refuse a model with no Fisher information, with no density of the weights, or with too many weights."""
@@ -59,12 +54,16 @@ class Laplace:
         if self.hessian == "full" and layout.num_parameters > FULL_LIMIT:
             return f"its {layout.num_parameters} parameters are too many for a full covariance: take hessian=diagonal"
         output = point_output(row_of(model, 0), layout, torch.zeros(1, layout.width), like)
-        return None if isinstance(output, HasFisher) else "its output has no Fisher information in closed form"
+        if not isinstance(output, HasFisher):
+            return "its output has no Fisher information in closed form"
+        if self.validation:
+            return "it has no posterior before its last epoch, so none can be chosen by validation rows"
+        return self.untrainable(model)
 
     def fit(self, model: Model, data: Data, rng: Streams) -> Posterior:
         """Train each row's network as MAP does, then compute the curvature of one row after another."""
         layout = Layout(model.leaves())
-        plan = Plan(self.epochs, self.batch_size, self.learning_rate, self.decay, self.last_batch, self.steps)
+        data, plan = self.with_plan(model, data, rng)
         prior = prior_of(model, layout, self.prior_sd, self.prior_scaling, data.x)
         flat = last(fit_network(model, data, rng, plan, lambda flat, noise: Point(layout.views(flat)), prior)).flat
         rows = [

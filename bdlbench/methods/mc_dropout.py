@@ -17,11 +17,12 @@ from bdlbench.posteriors.fitting import PriorScaling, dropout_rates, fit_network
 from bdlbench.posteriors.moments import dropout_moments
 from bdlbench.posteriors.weights import WeightPosterior
 from bdlbench.protocols import Model, Posterior
-from bdlbench.training.loop import Decay, LastBatch, Plan, State, last
+from bdlbench.training.loop import State, last
+from bdlbench.training.recipe import Recipe
 
 
 @dataclass(frozen=True)
-class MCDropout:
+class MCDropout(Recipe):
     """MC dropout: units dropped in training and in prediction, averaged over masks (Gal & Ghahramani 2016).
 
     Minimises −(1/N) [Σ_n log p(y_n | x_n, w, mask) + log N(w; 0, prior_sd²)], eq. 5 of the paper up to a factor; the
@@ -31,10 +32,6 @@ class MCDropout:
     prior across methods.
     """
 
-    epochs: int = training_option("epochs")
-    batch_size: int = training_option("batch_size")
-    learning_rate: PerRow = training_option("learning_rate")
-    decay: Decay = training_option("decay")
     rate: PerRow = option(0.5, "probability that a hidden unit is dropped", low=0, high=0.99)
     input_rate: PerRow = option(0.2, "probability that an input is dropped", low=0, high=0.99)
     prior_sd: PerRow = training_option(
@@ -43,17 +40,16 @@ class MCDropout:
         "prior_sd / √(1 − p); an equal number is not an equal prior across methods",
     )
     prior_scaling: PriorScaling = training_option("prior_scaling")
-    last_batch: LastBatch = training_option("last_batch")
-    steps: int = training_option("steps")
 
     def unsupported(self, model: Model) -> str | None:
         """Refuse a model without linear maps, which has no unit to drop."""
-        return None if self.rates(Layout(model.leaves())) else "it has no linear map whose input could be dropped"
+        dropped = self.rates(Layout(model.leaves()))
+        return self.untrainable(model) if dropped else "it has no linear map whose input could be dropped"
 
     def fit(self, model: Model, data: Data, rng: Streams) -> Posterior:
         """Train each row's network under its own masks."""
         layout = Layout(model.leaves())
-        plan = Plan(self.epochs, self.batch_size, self.learning_rate, self.decay, self.last_batch, self.steps)
+        data, plan = self.with_plan(model, data, rng)
         prior = prior_of(model, layout, self.prior_sd, self.prior_scaling, data.x)
         rates = self.rates(layout)
 

@@ -27,6 +27,7 @@ from bdlbench.posteriors.fitting import (
     initial_network,
     is_linear,
     prior_of,
+    trained_elbo,
     training_option,
 )
 from bdlbench.posteriors.moments import factorised_moments
@@ -35,7 +36,9 @@ from bdlbench.posteriors.updating import Continued, factorised_prior
 from bdlbench.posteriors.weights import WeightPosterior
 from bdlbench.predictives.mixtures import ordered_sum
 from bdlbench.protocols import HasSpread, Layer, Model, OwnsPrior, Posterior
-from bdlbench.training.loop import Decay, LastBatch, Moment, Plan, State, last, minimise
+from bdlbench.training.loop import State, last, minimise
+from bdlbench.training.plan import Moment
+from bdlbench.training.recipe import Recipe
 from bdlbench.training.terms import term
 
 Estimator = Literal["local", "weight", "flipout"]
@@ -76,7 +79,7 @@ LAYERS: dict[Estimator, Callable[[Tensor, Layout, DivergenceAt, Streams, bool], 
 
 
 @dataclass(frozen=True)
-class MeanFieldVI:
+class MeanFieldVI(Recipe):
     """Mean-field VI: an independent Gaussian for every weight, by the reparameterised ELBO (Blundell et al. 2015).
 
     q(w) = Π_i N(w_i; mean_i, sd_i²). Minimises −(1/N) [Σ_n E_q log p(y_n | x_n, w) − T · KL(q ‖ N(0, prior_sd²))], with
@@ -92,17 +95,11 @@ class MeanFieldVI:
     is zero after training (§5.1 there); the reported ELBO is that of q before pruning.
     """
 
-    epochs: int = training_option("epochs")
-    batch_size: int = training_option("batch_size")
-    learning_rate: PerRow = training_option("learning_rate")
-    decay: Decay = training_option("decay")
     prior_sd: PerRow = training_option("prior_sd")
     prior_scaling: PriorScaling = training_option("prior_scaling")
     initial_log_sd: PerRow = option(-5.0, "log standard deviation of q at the start", low=-30, high=5)
     estimator: Estimator = option("local", "how noise enters a linear map", choices=tuple(LAYERS))
     bound_samples: int = option(3, "draws for the reported ELBO", low=1)
-    last_batch: LastBatch = training_option("last_batch")
-    steps: int = training_option("steps")
     prior: PriorShape = option("gaussian", "the prior of each parameter", choices=get_args(PriorShape), later=True)
     mixture_weight: PerRow = option(
         0.5, "π of the wide part of prior=scale_mixture", low=0, high=1, open_ends=True, later=True
@@ -118,20 +115,20 @@ class MeanFieldVI:
     def unsupported(self, model: Model) -> str | None:
         """Accept every model, since each has weights, but not to prune one without linear maps."""
         nothing = self.prune != "none" and not any(is_linear(leaf) for leaf in model.leaves().values())
-        return "it has no linear map to prune" if nothing else None
+        return "it has no linear map to prune" if nothing else self.untrainable(model)
 
     def fit(self, model: Model, data: Data, rng: Streams) -> WeightPosterior:
         """Train each row's Gaussian."""
         layout = Layout(model.leaves())
+        data, plan = self.with_plan(model, data, rng)
         prior = self.divergence(model, layout, data.x)
 
         def objective(flat: Tensor, batch: Examples, noise: Streams, moment: Moment) -> Tensor:
             layer, kl = LAYERS[self.estimator](flat, layout, prior, noise, moment.reported)
-            elbo = term("likelihood", model(layer, batch.x, noise).elbo(batch.y))
+            elbo = term("likelihood", trained_elbo(model, layer, batch, noise, plan))
             kl = term("divergence", kl) * per_row(self.temperature, kl, 1)
             return negative_elbo(elbo, kl, data.num_data)
 
-        plan = Plan(self.epochs, self.batch_size, self.learning_rate, self.decay, self.last_batch, self.steps)
         initial = self.initial(model, data, rng.child("init"))
 
         def posterior(state: State, bound: Tensor | None = None) -> WeightPosterior:

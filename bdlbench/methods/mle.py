@@ -17,34 +17,29 @@ from bdlbench.posteriors.point import point_posterior
 from bdlbench.posteriors.updating import Continued
 from bdlbench.posteriors.weights import WeightPosterior
 from bdlbench.protocols import Model, Posterior
-from bdlbench.training.loop import Decay, LastBatch, Plan, State, last
+from bdlbench.training.loop import State, last
+from bdlbench.training.recipe import Recipe
 
 
 @dataclass(frozen=True)
-class MLE:
-    """Maximum likelihood: one network, by Adam on the mean negative log-likelihood.
+class MLE(Recipe):
+    """Maximum likelihood: one network, by steps on the mean negative log-likelihood.
 
     Minimises −(1/N) Σ_n log p(y_n | x_n, w). Defaults of Adam: Kingma & Ba 2015, algorithm 1. With `adversarial` half
     of it is of inputs moved by the fast gradient sign (Lakshminarayanan et al. 2017, §2.3).
     """
 
-    epochs: int = training_option("epochs")
-    batch_size: int = training_option("batch_size")
-    learning_rate: PerRow = training_option("learning_rate")
-    decay: Decay = training_option("decay")
-    last_batch: LastBatch = training_option("last_batch")
-    steps: int = training_option("steps")
     adversarial: PerRow = training_option("adversarial")
     adversarial_unit: ReachUnit = training_option("adversarial_unit")
 
     def unsupported(self, model: Model) -> str | None:
         """Accept every model, since each has a likelihood; of a density of inputs no adversarial training."""
-        return unsupported(model, self.adversarial)
+        return self.untrainable(model) or unsupported(model, self.adversarial)
 
     def fit(self, model: Model, data: Data, rng: Streams) -> WeightPosterior:
         """Train each row's network."""
         layout = Layout(model.leaves())
-        plan = Plan(self.epochs, self.batch_size, self.learning_rate, self.decay, self.last_batch, self.steps)
+        data, plan = self.with_plan(model, data, rng)
 
         def rule(flat: Tensor, noise: Streams) -> Point:
             return Point(layout.views(flat))

@@ -18,12 +18,14 @@ from bdlbench.kernels.elbo import negative_elbo
 from bdlbench.kernels.factorised import sparse
 from bdlbench.kernels.kl import log_alpha
 from bdlbench.networks.layers import Leaves, LocalNoise, Point, WeightNoise
-from bdlbench.posteriors.fitting import initial_network, is_linear, training_option
+from bdlbench.posteriors.fitting import initial_network, is_linear, trained_elbo, training_option
 from bdlbench.posteriors.moments import factorised_moments
 from bdlbench.posteriors.sparsity import sparsity_facts
 from bdlbench.posteriors.weights import WeightPosterior
 from bdlbench.protocols import Layer, Model, Moments, Posterior
-from bdlbench.training.loop import Decay, LastBatch, Moment, Plan, State, last, minimise
+from bdlbench.training.loop import State, last, minimise
+from bdlbench.training.plan import Decay, Moment
+from bdlbench.training.recipe import Recipe
 from bdlbench.training.terms import term
 
 KlAbove = Literal["falling", "constant"]
@@ -33,7 +35,7 @@ Predicting = Literal["remaining", "all"]
 
 
 @dataclass(frozen=True)
-class SparseVD:
+class SparseVD(Recipe):
     """Sparse variational dropout: a log-uniform prior drives most weights to zero (Molchanov et al. 2017).
 
     q(w) = Π_i N(w_i; mean_i, α_i mean_i²), learnt as (mean, log variance). Minimises −(1/N) [Σ_n E_q log p − ramp · KL]
@@ -50,16 +52,11 @@ class SparseVD:
     nothing is zeroed in the posterior, so that one sees whether what would be taken out matters; `sparsity` counts it.
     """
 
-    epochs: int = training_option("epochs")
-    batch_size: int = training_option("batch_size")
-    learning_rate: PerRow = training_option("learning_rate")
     decay: Decay = training_option("decay", default="linear")
     initial_log_variance: PerRow = option(-10.0, "log variance of q at the start", low=-60, high=5)
     ramp_start: PerRow = option(0.025, "fraction of training after which the KL comes in", low=0, high=1)
     ramp_end: PerRow = option(0.1, "fraction of training from which the KL has its full weight", low=0, high=1)
     threshold: PerRow = option(3.0, "log α above which a weight is zero", low=-8, high=8)
-    last_batch: LastBatch = training_option("last_batch")
-    steps: int = training_option("steps")
     kl_above_threshold: KlAbove = option(
         "falling", "KL of a weight above the threshold", choices=get_args(KlAbove), later=True
     )
@@ -82,11 +79,12 @@ class SparseVD:
     def unsupported(self, model: Model) -> str | None:
         """Refuse a model without linear maps, which has nothing to make sparse."""
         linear = any(is_linear(leaf) for leaf in model.leaves().values())
-        return None if linear else "it has no linear map to make sparse"
+        return self.untrainable(model) if linear else "it has no linear map to make sparse"
 
     def fit(self, model: Model, data: Data, rng: Streams) -> Posterior:
         """Train each row's Gaussian."""
         layout = Layout(model.leaves())
+        data, plan = self.with_plan(model, data, rng)
         counted = layout.fill(lambda leaf: float(is_linear(leaf))).to(data.x)  # (P,)
         limit = torch.where(counted > 0, per_row(self.threshold, data.x, 2), torch.inf).reshape(-1, layout.width)
         linear = [name for name, leaf in layout.leaves.items() if is_linear(leaf)]
@@ -98,11 +96,11 @@ class SparseVD:
             mean, variance, kl = sparse(flat, layout, linear, counted, limit, moment.reported, constant)
             for name in silent:
                 variance[name] = variance[name] * (mean[name] != 0)  # above the threshold a mean is zero
-            elbo = term("likelihood", model(LocalNoise(mean, variance, noise), batch.x, noise).elbo(batch.y))
+            layer = LocalNoise(mean, variance, noise)
+            elbo = term("likelihood", trained_elbo(model, layer, batch, noise, plan))
             kl = self.ramp(moment.progress).to(kl) * term("divergence", kl)
             return negative_elbo(elbo, kl, data.num_data)
 
-        plan = Plan(self.epochs, self.batch_size, self.learning_rate, self.decay, self.last_batch, self.steps)
         initial = self.initial(model, data, rng.child("init"))
 
         def posterior(state: State) -> Posterior:

@@ -19,17 +19,20 @@ from bdlbench.networks.layers import Point
 from bdlbench.posteriors.fitting import PriorScaling, fit_network, prior_of, training_option
 from bdlbench.posteriors.weights import WeightPosterior
 from bdlbench.protocols import Layer, Model, Moments, Posterior
-from bdlbench.training.loop import ADAM, Collect, LastBatch, Moment, Plan, State, Tensors, Update, last
+from bdlbench.training.loop import Collect, State, last
+from bdlbench.training.optimisers import Tensors, Update, optimiser_of
+from bdlbench.training.plan import Decay, Moment
+from bdlbench.training.recipe import Recipe
 
 PARTS = ("mean", "variance")
 
 
 @dataclass(frozen=True)
-class SWAG:
+class SWAG(Recipe):
     """SWAG: a Gaussian with the moments of the weights along SGD at a constant rate (Maddox et al. 2019).
 
-    After a burn-in by Adam, as MAP trains, SGD continues at `collect_rate`. Every `every` epochs its weights w enter
-    the moments, beginning with those at the end of the burn-in (algorithm 1). With diagonal Σ = E w² − (E w)² and D the
+    After a burn-in, as MAP trains, SGD continues at `collect_rate`. Every `every` epochs its weights w enter the
+    moments, beginning with those at the end of the burn-in (algorithm 1). With diagonal Σ = E w² − (E w)² and D the
     last K ≤ `rank` deviations of w from the mean so far, a draw is E w + Σ^½ z₁ / √2 + D z₂ / √(2 (K − 1)) (eq. 1).
     With fewer than two deviations there is no D, and a draw is E w + Σ^½ z₁: SWAG-diagonal. One draw serves a block of
     examples. The paper computes new BatchNorm statistics for each draw; no model here has BatchNorm. The defaults of
@@ -38,27 +41,27 @@ class SWAG:
     """
 
     epochs: int = training_option("epochs", help="passes over the training data, the collecting ones included", low=2)
-    batch_size: int = training_option("batch_size")
-    learning_rate: PerRow = training_option("learning_rate", help="Adam's step size, in the burn-in")
+    learning_rate: PerRow = training_option("learning_rate", help="the optimiser's step size, in the burn-in")
+    decay: Decay = training_option("decay", help="learning rate over time, in the burn-in", later=True)
     prior_sd: PerRow = training_option("prior_sd")
     prior_scaling: PriorScaling = training_option("prior_scaling")
     collect_from: float = option(0.53, "fraction of the epochs that are the burn-in, of one at least", low=0, high=1)
     collect_rate: PerRow = option(0.01, "SGD's step size while states are collected", low=0)
     every: int = option(1, "epochs from one collected state to the next", low=1)
     rank: int = option(20, "deviations that are kept; 0 or 1: the covariance is diagonal", low=0)
-    last_batch: LastBatch = training_option("last_batch")
-    steps: int = training_option("steps")
 
     def unsupported(self, model: Model) -> str | None:
-        """Accept every model: each has weights."""
-        return None
+        """Accept every model, since each has weights, but not to end before the last states are collected."""
+        if self.validation:
+            return "it collects states until its last epoch, so none can be chosen by validation rows"
+        return self.untrainable(model)
 
     def fit(self, model: Model, data: Data, rng: Streams) -> Posterior:
         """Train each row's network and collect the moments of its weights."""
-        plan = Plan(self.epochs, self.batch_size, self.learning_rate, last_batch=self.last_batch, steps=self.steps)
+        data, plan = self.with_plan(model, data, rng)
         epochs = plan.total_epochs(data.num_data)
         layout, burn_in = Layout(model.leaves()), max(1, round(self.collect_from * epochs))
-        last_of_adam = burn_in * plan.steps_per_epoch(data.num_data)
+        own, last_of_burn_in = optimiser_of(plan), burn_in * plan.steps_per_epoch(data.num_data)
         prior = prior_of(model, layout, self.prior_sd, self.prior_scaling, data.x)
         columns = min(self.rank, (epochs - burn_in) // self.every)
         columns = columns if columns > 1 else 0
@@ -66,8 +69,8 @@ class SWAG:
         def step(
             flat: Tensor, gradient: Tensor, kept: Tensors, rate: PerRow, moment: Moment, noise: Streams
         ) -> tuple[Tensor, Tensors]:
-            if moment.step < last_of_adam:
-                return ADAM.step(flat, gradient, kept, rate, moment, noise)
+            if moment.step < last_of_burn_in:
+                return own.step(flat, gradient, kept, rate, moment, noise)
             return flat - per_row(self.collect_rate, flat, 2) * gradient, kept
 
         def nothing(flat: Tensor) -> Tensors:
@@ -85,7 +88,7 @@ class SWAG:
             deviations = torch.cat([sums["deviations"], after.to(state.flat).unsqueeze(1)], 1)[:, 1:]
             return {"count": count, "mean": mean, "squares": squares, "deviations": deviations}
 
-        rule = Update(ADAM.start, step)
+        rule = Update(own.start, step)
 
         def network(flat: Tensor, noise: Streams) -> Point:
             return Point(layout.views(flat))

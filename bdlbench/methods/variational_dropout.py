@@ -16,12 +16,15 @@ from bdlbench.data.task import Data, Examples
 from bdlbench.kernels.elbo import negative_elbo
 from bdlbench.kernels.kl import cubic_log_uniform_kl, log_uniform_kl, row_sum
 from bdlbench.networks.layers import Leaves, LocalNoise, WeightNoise
-from bdlbench.posteriors.fitting import initial_network, is_linear, training_option
+from bdlbench.posteriors.fitting import initial_network, is_linear, trained_elbo
 from bdlbench.posteriors.gradient_variance import gradient_variance
 from bdlbench.posteriors.moments import factorised_moments
 from bdlbench.posteriors.weights import WeightPosterior
 from bdlbench.protocols import Layer, Model, Moments, Posterior
-from bdlbench.training.loop import ADAM, Decay, LastBatch, Moment, Plan, State, Tensors, Update, last, minimise
+from bdlbench.training.loop import State, last, minimise
+from bdlbench.training.optimisers import Tensors, Update, optimiser_of
+from bdlbench.training.plan import Moment
+from bdlbench.training.recipe import Recipe
 from bdlbench.training.terms import term
 
 Granularity = Literal["layer", "neuron", "weight"]
@@ -35,7 +38,7 @@ DIVERGENCES: dict[Approximation, Callable[[Tensor], Tensor]] = {
 
 
 @dataclass(frozen=True)
-class VariationalDropout:
+class VariationalDropout(Recipe):
     """Variational dropout: Gaussian dropout whose rates are learnt (Kingma, Salimans & Welling 2015).
 
     q(w) = Π_i N(w_i; θ_i, α θ_i²), with one α for a layer, for an input unit of it, or for a weight, learnt as (θ,
@@ -49,16 +52,10 @@ class VariationalDropout:
     paper), from batches of `batch_size`. Weights drawn for each example take some hundred times as long as a step.
     """
 
-    epochs: int = training_option("epochs")
-    batch_size: int = training_option("batch_size")
-    learning_rate: PerRow = training_option("learning_rate")
-    decay: Decay = training_option("decay")
     granularity: Granularity = option("layer", "what has an α of its own", choices=get_args(Granularity))
     initial_alpha: PerRow = option(0.25, "α at the start, or max_alpha if that is less", low=0, open_ends=True)
     max_alpha: PerRow = option(1.0, "largest α; a large number leaves it free", low=0, open_ends=True)
     approximation: Approximation = option("cubic", "which approximation the KL has", choices=tuple(DIVERGENCES))
-    last_batch: LastBatch = training_option("last_batch")
-    steps: int = training_option("steps")
     gradient_pairs: int = option(
         0, "pairs of batches that measure the variance of gradient estimates; 0: none", low=0, later=True
     )
@@ -66,11 +63,13 @@ class VariationalDropout:
     def unsupported(self, model: Model) -> str | None:
         """Refuse a model without linear maps, which have the noise."""
         linear = any(is_linear(leaf) for leaf in model.leaves().values())
-        return None if linear else "it has no linear map that could have noise"
+        return self.untrainable(model) if linear else "it has no linear map that could have noise"
 
     def fit(self, model: Model, data: Data, rng: Streams) -> Posterior:
         """Train each row's means and α."""
         layout = Layout(model.leaves())
+        data, plan = self.with_plan(model, data, rng)
+        own = optimiser_of(plan)
         alphas = self.alpha_layout(layout)
         sharing = {n: torch.full(a.shape, layout.leaves[n].size / a.size) for n, a in alphas.leaves.items()}
         weights = alphas.joined(sharing).to(data.x)  # (A,): how many weights have each α; 0 on padding
@@ -87,20 +86,19 @@ class VariationalDropout:
             mean, log_alpha = flat.split([layout.width, alphas.width], -1)
             means = layout.views(mean)
             layer = LocalNoise(means, _variances(means, alphas.views(log_alpha.exp())), noise)
-            elbo = term("likelihood", model(layer, batch.x, noise).elbo(batch.y))
+            elbo = term("likelihood", trained_elbo(model, layer, batch, noise, plan))
             kl = term("divergence", row_sum(DIVERGENCES[self.approximation](log_alpha) * weights))
             return negative_elbo(elbo, kl, data.num_data)
 
         def step(
             flat: Tensor, gradient: Tensor, kept: Tensors, rate: PerRow, moment: Moment, noise: Streams
         ) -> tuple[Tensor, Tensors]:
-            flat, kept = ADAM.step(flat, gradient, kept, rate, moment, noise)
+            flat, kept = own.step(flat, gradient, kept, rate, moment, noise)
             return torch.minimum(flat, ceiling, out=flat), kept
 
         initial_alpha = torch.as_tensor(self.initial_alpha, dtype=torch.float64).log().to(data.x).reshape(-1, 1)
         mean = initial_network(model, data, rng.child("init"))
         initial = torch.cat([mean, torch.minimum(initial_alpha, largest).expand(len(mean), alphas.width)], -1)
-        plan = Plan(self.epochs, self.batch_size, self.learning_rate, self.decay, self.last_batch, self.steps)
 
         def posterior(state: State) -> Posterior:
             mean, log_alpha = state.flat.split([layout.width, alphas.width], -1)
@@ -109,7 +107,7 @@ class VariationalDropout:
             variance = gradient_variance(model, layout, unpacked, state.flat, data, own, size, pairs)
             return replace(found, facts={**found.facts, **variance})
 
-        rule = Update(ADAM.start, step)
+        rule = Update(own.start, step)
         return posterior(last(minimise(objective, initial, data, rng, plan, rule, posterior=posterior)))
 
     def restored(self, model: Model, state: Mapping[str, Tensor]) -> Posterior:

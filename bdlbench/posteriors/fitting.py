@@ -30,38 +30,20 @@ from bdlbench.kernels.kl import (
 from bdlbench.posteriors.adversarial import ReachUnit, adversarial_elbo
 from bdlbench.predictives.mixtures import by_vectors
 from bdlbench.protocols import HasStart, Layer, Model, OwnsPrior, Prior
-from bdlbench.training.loop import (
-    DECAYS,
-    NOTHING,
-    Collect,
-    LastBatch,
-    Moment,
-    Plan,
-    PosteriorAt,
-    States,
-    Update,
-    minimise,
-)
+from bdlbench.training.loop import NOTHING, Collect, PosteriorAt, States, minimise
+from bdlbench.training.optimisers import Update
+from bdlbench.training.plan import Moment, Plan, asked
+from bdlbench.training.recipe import recipe_option
 from bdlbench.training.terms import term
 
 PriorScaling = Literal["none", "fan_in", "noise"]
 
 _OPTIONS: dict[str, dict[str, Any]] = {
-    "epochs": {"default": 60, "help": "passes over the training data", "low": 1},
-    "batch_size": {"default": 64, "help": "examples in a batch", "low": 1},
-    "learning_rate": {"default": 1e-3, "help": "Adam's step size", "low": 0, "open_ends": True},
-    "decay": {"default": "constant", "help": "learning rate over time", "choices": tuple(DECAYS)},
     "prior_sd": {"default": 1.0, "help": "standard deviation of the Gaussian prior", "low": 0, "open_ends": True},
     "prior_scaling": {
         "default": "none",
         "help": "divide the prior's sd by √fan_in, or multiply it by the noise_sd of a Gaussian target?",
         "choices": get_args(PriorScaling),
-    },
-    "last_batch": {
-        "default": "dropped",
-        "help": "an epoch's last batch, where it is incomplete: its mean is over fewer examples",
-        "choices": get_args(LastBatch),
-        "later": True,
     },
     "adversarial": {
         "default": 0.0,
@@ -75,12 +57,6 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "choices": get_args(ReachUnit),
         "later": True,
     },
-    "steps": {
-        "default": 0,
-        "help": "steps of training, which replace the epochs; 0: as many as they take",
-        "low": 0,
-        "later": True,
-    },
 }
 
 
@@ -88,14 +64,13 @@ def training_option(name: str, **changes: Any) -> Any:
     """Return the option that methods which train a network have in common, for the field `name` of one of them.
 
     Args:
-        name: epochs, batch_size, learning_rate, decay, prior_sd, prior_scaling, last_batch, steps, adversarial or
-            adversarial_unit.
+        name: prior_sd, prior_scaling, adversarial, adversarial_unit, or an option of `Recipe`, such as epochs.
         **changes: What is different in this method, by the names of `option`: its default, its help, its range.
 
     Returns:
         A dataclass field.
     """
-    return option(**{**_OPTIONS[name], **changes})
+    return option(**{**_OPTIONS[name], **changes}) if name in _OPTIONS else recipe_option(name, **changes)
 
 
 def initial_rows(layout: Layout, rng: Streams, like: Tensor) -> Tensor:
@@ -316,12 +291,12 @@ def fit_network(
         model: The model.
         data: The training data.
         rng: Streams (R,).
-        plan: Epochs, batch size and learning rate.
+        plan: Epochs, batch size, optimiser, learning rate and the rest of the recipe.
         rule: `rule(flat, noise)` returns the layer rule by which rows (R, P) act.
         prior: The prior of the parameters; None for maximum likelihood.
-        update: The step rule; None for Adam.
+        update: The step rule; None for the plan's optimiser.
         collect: What is gathered after every epoch.
-        posterior: The posterior that training would give if it ended with a state.
+        posterior: The posterior that training would give if it ended with a state: what is watched and validated.
         reach: How far adversarial training moves each input, (R, 1, *S); None: no such training.
 
     Returns:
@@ -332,7 +307,7 @@ def fit_network(
         layer = rule(flat, noise)
 
         def elbo_of(x: Tensor) -> Tensor:
-            return model(layer, x, noise).elbo(batch.y)
+            return trained_elbo(model, layer, Examples(x, batch.y), noise, plan)
 
         elbo = elbo_of(batch.x) if reach is None else adversarial_elbo(elbo_of, batch.x, reach)
         elbo = term("likelihood", elbo)
@@ -341,6 +316,31 @@ def fit_network(
 
     initial = initial_network(model, data, rng.child("init"))
     return minimise(objective, initial, data, rng, plan, update, collect, posterior)
+
+
+def trained_elbo(model: Model, layer: Layer, batch: Examples, noise: Streams, plan: Plan) -> Tensor:
+    """Return what training raises for each example: its elbo, of a target smoothed as the plan says.
+
+    With label smoothing ε it is (1 − ε) elbo(y) + ε/C Σ_c elbo(c), the cross-entropy from a target that is spread over
+    the classes (Szegedy et al. 2016, §7).
+
+    Args:
+        model: The model.
+        layer: The layer rule.
+        batch: Inputs (R, B, *S) and targets (R, B).
+        noise: Streams (R,).
+        plan: The plan, which has ε.
+
+    Returns:
+        Nats, (R, B).
+    """
+    output = model(layer, batch.x, noise)
+    elbo = output.elbo(batch.y)
+    if not asked(plan.label_smoothing):
+        return elbo
+    classes = model.signature.outputs
+    others = torch.stack([output.elbo(torch.full_like(batch.y, c)) for c in range(classes)]).mean(0)
+    return elbo + per_row(plan.label_smoothing, elbo, 2) * (others - elbo)
 
 
 def expected_log_likelihood(

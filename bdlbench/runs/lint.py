@@ -19,6 +19,7 @@ from torch import Tensor
 
 from bdlbench import catalog
 from bdlbench.core.errors import BadInput
+from bdlbench.core.options import short
 from bdlbench.core.spec import Cell, Choice, Replicate, Spec
 from bdlbench.data.task import Task
 from bdlbench.records.contents import ObjectiveFactors
@@ -80,7 +81,11 @@ def of_spec(spec: Spec) -> list[Fault]:
     if not all(cell.tuning for cell in spec.cells):
         found += _of_shared_choice(spec.selection, spec.replicates)
     found += _of_sweeps(spec.cells)
-    return found
+    for cell in spec.cells:
+        for choice in _nested(cell.method):
+            declared = choice.get("prior_sd") is not None
+            found += [Fault("flagged", choice.name, message) for message in _of_recipe(choice, declared)]
+    return list(dict.fromkeys(found))
 
 
 def of_data(dataset: Choice, splits: Iterable[int]) -> list[Fault]:
@@ -125,9 +130,10 @@ def of_record(title: str, record: Record) -> list[Fault]:
     if not record.cell.tuning:
         found += _of_shared_choice(record.environment.selection, record.replicates, title)
     audits = record.values.objective
-    for message in dict.fromkeys(message for audit in audits for message in _of_audit(audit)):
-        found.append(Fault("flagged", title, message))
-    return found
+    messages = [message for audit in audits for message in _of_audit(audit)]
+    declared = any(audit.temperature for audit in audits)
+    messages += [message for choice in _nested(record.cell.method) for message in _of_recipe(choice, declared)]
+    return found + [Fault("flagged", title, message) for message in dict.fromkeys(messages)]
 
 
 def refuse(findings: Iterable[Fault]) -> list[Fault]:
@@ -179,6 +185,28 @@ def _of_sweeps(cells: Sequence[Cell]) -> Iterator[Fault]:
             what = f"{len(methods)} settings of {', '.join(swept)}"
             better = "to take the best by these columns is selection on test data; choose on held-out training data"
             yield Fault("flagged", methods[0].name, f"{what}: {better}")
+
+
+def _nested(choice: Choice) -> Iterator[Choice]:
+    """Yield a choice and the choices nested in it."""
+    yield choice
+    for _, value in choice.options:
+        if isinstance(value, Choice):
+            yield from _nested(value)
+
+
+def _of_recipe(choice: Choice, declared: bool) -> Iterator[str]:
+    """Describe what in a method's recipe is at odds with a prior that its objective declares."""
+    if not declared:
+        return
+    if decay := choice.get("weight_decay", 0.0):
+        better = "take one of the two: a prior N(0, s²) is a weight decay of 1/(N s²) in the gradient"
+        yield f"weight_decay={short(decay)} pulls weights beside the declared prior, and no ELBO knows of it: {better}"
+    if smoothing := choice.get("label_smoothing", 0.0):
+        yield (
+            f"label_smoothing={short(smoothing)} trains on targets that are no data, under a declared prior: what is "
+            "learnt is no posterior of the data"
+        )
 
 
 # Statistics

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from bdlbench.data.task import Examples
-from bdlbench.training.loop import Fit, Moment
+from bdlbench.training.loop import Fit
+from bdlbench.training.plan import Moment
 from bdlbench.training.terms import Term, TermKind, listening
 
 CHUNKS = 20

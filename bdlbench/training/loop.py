@@ -1,4 +1,4 @@
-"""The only training loop: it trains all rows at once, by Adam or by a step rule, and resumes to the same bits.
+"""The only training loop: it trains all rows at once, by an optimiser or a step rule, and resumes to the same bits.
 
 A checkpoint holds what was given to the loop: the rows, the tensors of the step rule, those that are collected, and the
 position of the noise. What a method gathers outside the loop would be lost without notice when a run resumes, so the
@@ -14,89 +14,21 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from bdlbench.core.clock import now
 from bdlbench.core.errors import BadInput, Diverged
-from bdlbench.core.layout import PerRow
 from bdlbench.core.streams import Streams
-from bdlbench.core.torch_private import adam_, sum_gradient
+from bdlbench.core.torch_private import sum_gradient
 from bdlbench.data.task import Data, Examples
 from bdlbench.protocols import Posterior
-from bdlbench.training import checkpoints
+from bdlbench.training import best_epoch, checkpoints
+from bdlbench.training.optimisers import Tensors, Update, clipped, optimiser_of
+from bdlbench.training.plan import Moment, Plan
 from bdlbench.training.purity import Held, held, place
-
-Decay = Literal["constant", "linear", "second_half"]
-DECAYS: dict[Decay, Callable[[float], float]] = {
-    "constant": lambda progress: 1.0,
-    "linear": lambda progress: 1.0 - progress,
-    "second_half": lambda progress: min(1.0, 2.0 - 2.0 * progress),
-}
-"""The factor of the learning rate at a fraction `progress` of the steps."""
-
-
-LastBatch = Literal["dropped", "kept"]
-"""What becomes of an epoch's last batch where it is incomplete."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How to train: by steps over shuffled batches.
-
-    Attributes:
-        epochs: Passes over the training data; `steps` replaces them.
-        batch_size: B, examples in a batch.
-        learning_rate: The step size of Adam, or the rate that another step rule receives; a number or (R,).
-        decay: How the rate changes over time.
-        last_batch: Whether the last batch of an epoch is dropped or kept where it is incomplete; if kept, its examples
-            weigh more than others.
-        steps: Steps in all, the last epoch cut short where they are no multiple of an epoch's; 0: as many as `epochs`
-            take.
-    """
-
-    epochs: int
-    batch_size: int
-    learning_rate: PerRow
-    decay: Decay = "constant"
-    last_batch: LastBatch = "dropped"
-    steps: int = 0
-
-    def steps_per_epoch(self, num_data: int) -> int:
-        """Return the steps of a whole epoch over `num_data` examples."""
-        batch_size = min(self.batch_size, num_data)
-        return -(-num_data // batch_size) if self.last_batch == "kept" else num_data // batch_size
-
-    def total_steps(self, num_data: int) -> int:
-        """Return the steps of all training on `num_data` examples."""
-        return self.steps or self.epochs * self.steps_per_epoch(num_data)
-
-    def total_epochs(self, num_data: int) -> int:
-        """Return the epochs on `num_data` examples, one that is cut short included."""
-        return -(-self.total_steps(num_data) // self.steps_per_epoch(num_data))
-
-
-@dataclass(frozen=True)
-class Moment:
-    """The progress of training before a step.
-
-    Attributes:
-        step: Steps done.
-        steps: Steps in all.
-        reported: Whether the value of the loss is read after this step. If not, an objective may leave out terms whose
-            gradient is known without their value.
-    """
-
-    step: int
-    steps: int
-    reported: bool = True
-
-    @property
-    def progress(self) -> float:
-        """The fraction of training that is done."""
-        return self.step / self.steps
 
 
 class Objective(Protocol):
@@ -105,10 +37,6 @@ class Objective(Protocol):
     def __call__(self, flat: Tensor, batch: Examples, noise: Streams, moment: Moment) -> Tensor:
         """Return nats per example (R,) of rows `flat` (R, Q) on a batch (R, B, …). No operation may mix rows."""
         ...
-
-
-Tensors = Mapping[str, Tensor]
-"""Tensors by name, (R, …) each, that are kept from step to step and in the checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +53,8 @@ class State:
             yielded, and at the fingerprint.
         epoch: Epochs done, without the current one.
         collected: What `Collect` has gathered.
+        best: What is remembered of each row's best epoch, where the plan has validation rows. The final state has the
+            parameters of that epoch as `flat`.
     """
 
     flat: Tensor
@@ -133,21 +63,7 @@ class State:
     loss: Tensor
     epoch: int = 0
     collected: Tensors = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Update:
-    """A step rule, such as that of an optimiser or a sampler. Its tensors hold all that it keeps from step to step.
-
-    Attributes:
-        start: start(flat) returns the tensors that it keeps, (R, …) each, before the first step.
-        step: step(flat, gradient, kept, rate, moment, noise) returns (flat, kept) after the step. flat and gradient are
-            (R, Q); rate is the plan's after its decay, a number or (R,); moment is before the step; noise are the
-            streams that the objective draws from, whose position is in the checkpoint. No operation may mix rows.
-    """
-
-    start: Callable[[Tensor], Tensors]
-    step: Callable[[Tensor, Tensor, Tensors, PerRow, Moment, Streams], tuple[Tensor, Tensors]]
+    best: Tensors = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -220,8 +136,8 @@ def unchanged(flat: Tensor, step: int) -> Tensor:
     return flat
 
 
-KEPT, COLLECTED, WATCHED = "kept.", "collected.", "watched."
-"""How the names of kept, of collected and of watched tensors begin in a checkpoint."""
+KEPT, COLLECTED, BEST, WATCHED = "kept.", "collected.", "best.", "watched."
+"""How the names of kept, collected, best and watched tensors begin in a checkpoint."""
 
 ALIGNED_BYTES = 64
 """New tensors start at a multiple of this many bytes."""
@@ -244,7 +160,8 @@ class Fingerprint:
 class Fit:
     """One call of `minimise`, for verification and audit: its arguments, the fingerprint, and the latest state.
 
-    `mark` is the number of steps to the fingerprint; a shorter fit takes it at its end. `update` is None for Adam.
+    `mark` is the number of steps to the fingerprint; a shorter fit takes it at its end. `update` is None for the plan's
+    optimiser.
     `watched` is what the session's `Watch` has measured.
     """
 
@@ -270,6 +187,16 @@ class Fit:
         self.state = state
         if state.step == self.marked:
             self.first = _fingerprint(state)
+
+    def ended(self, state: State) -> bool:
+        """Tell whether all steps are done, or every row is; not before the fingerprint, which all rows have."""
+        done = bool(state.best) and bool(state.best["done"].all()) and state.step >= self.marked
+        return done or state.step == self.steps
+
+    def final(self, state: State) -> State:
+        """Return the last state with the parameters of each row's best epoch, and take note of it."""
+        self.state = replace(state, flat=state.best["flat"].clone()) if state.best else state
+        return self.state
 
 
 @dataclass
@@ -457,20 +384,24 @@ def minimise(
         initial: Rows (R, Q) to start from.
         data: The training data.
         rng: Streams (R,).
-        plan: Epochs, batch size and learning rate.
-        update: The step rule; None for Adam (Kingma & Ba 2015).
+        plan: Epochs, batch size, optimiser, learning rate and the rest of the recipe.
+        update: The step rule; None for the plan's optimiser.
         collect: What is gathered after every epoch.
         posterior: What `fit` would return if training ended with a state; a session may watch it while training goes
-            on. Without it nothing is watched.
+            on. Without it nothing is watched. Its predictions of the plan's validation rows choose each row's best
+            epoch.
 
     Returns:
-        The states after every epoch.
+        The states after every epoch. The last one has each row's best epoch where the plan has validation rows.
 
     Raises:
         Diverged: The loss of every row has stopped being finite.
-        BadInput: `update` or `collect` changes the names, shapes or types of what it keeps.
+        BadInput: `update` or `collect` changes the names, shapes or types of what it keeps; or there are validation
+            rows, and no posterior that could predict them.
     """
-    return States(_states(objective, initial, data, rng, plan, update or ADAM, collect, posterior))
+    if plan.validation is not None and posterior is None:
+        raise BadInput("validation: the method has no posterior before training ends, so no epoch can be chosen by one")
+    return States(_states(objective, initial, data, rng, plan, update, collect, posterior))
 
 
 def _states(
@@ -479,7 +410,7 @@ def _states(
     data: Data,
     rng: Streams,
     plan: Plan,
-    update: Update,
+    update: Update | None,
     collect: Collect,
     posterior: PosteriorAt | None,
 ) -> Iterator[State]:
@@ -490,11 +421,13 @@ def _states(
     fit = Fit(objective, initial, data, rng, plan, total, current.mark, update=update)
     current.fits.append(fit)
     saver = _Saver(current, fit, collect)
-    noise = rng.child("noise")
-    kept, collected = (_own(start, initial) for start in (update.start, collect.start))
-    state = saver.load(State(initial.clone(), kept, 0, initial.new_zeros(len(initial)), 0, collected), noise, steps)
-    if state.step == total:
-        yield replace(state, epoch=epochs)
+    noise, own = rng.child("noise"), optimiser_of(plan)
+    kept, collected = (_own(start, initial) for start in ((update or own).start, collect.start))
+    best = {} if plan.validation is None else best_epoch.before_the_first(initial)
+    state = State(initial.clone(), kept, 0, initial.new_zeros(len(initial)), 0, collected, best)
+    state = saver.load(state, noise, steps)
+    if fit.ended(state):
+        yield fit.final(replace(state, epoch=min(epochs, -(-state.step // steps))))
         return
     for epoch in range(state.step // steps, epochs):
         order = _order(data, rng.child(f"batches {epoch}"), steps, min(plan.batch_size, data.num_data))
@@ -502,13 +435,16 @@ def _states(
         for index in order[state.step - epoch * steps : end - epoch * steps]:
             done = state.step + 1 == end
             moment = Moment(state.step, total, reported=done or state.step + 1 == fit.marked)
-            state = _step(objective, state, data.batch(index), noise, plan, moment, current.nudge, update)
+            batch = data.batch(index)
+            if plan.augment is not None:
+                batch = Examples(plan.augment(batch.x, rng.child(f"augmentation {state.step}")), batch.y)
+            state = _step(objective, state, batch, noise, plan, moment, current.nudge, update, own)
             current.examples += index.shape[1]
             fit.reached(state)
             if done:
                 if not torch.isfinite(state.loss).any():
                     raise Diverged(f"the loss is not finite in any replicate after {epoch + 1} epochs")
-                state = _gathered(replace(state, epoch=epoch + 1), collect)
+                state = _validated(_gathered(replace(state, epoch=epoch + 1), collect), plan, posterior, rng)
                 saver.refuse_what_it_would_lose()
                 if posterior is not None:
                     _watch(current, fit, state, posterior)
@@ -516,6 +452,9 @@ def _states(
             if current.stop_after is not None and state.step >= min(current.stop_after, total):
                 raise StepsDone
             saver.save_when_due(state, noise)
+        if fit.ended(state):
+            yield fit.final(state)
+            return
         yield state
 
 
@@ -544,21 +483,43 @@ def _step(
     plan: Plan,
     moment: Moment,
     nudge: Nudge,
-    update: Update,
+    update: Update | None,
+    own: Update,
 ) -> State:
+    """Return the state after one step, by the rule `update`, or without one by the plan's own."""
     point = nudge(state.flat, state.step).requires_grad_()
-    loss = objective(point, batch, noise, moment)
-    gradient = sum_gradient(loss, point)
-    flat, rate = state.flat.detach(), plan.learning_rate * DECAYS[plan.decay](moment.progress)
+    if plan.mixed_precision:
+        with torch.autocast(point.device.type, torch.bfloat16):  # our own backwards need it as well
+            loss = objective(point, batch, noise, moment).to(point.dtype)
+            gradient = sum_gradient(loss, point)
+    else:
+        loss = objective(point, batch, noise, moment)
+        gradient = sum_gradient(loss, point)
+    gradient = clipped(gradient, plan.clip_norm)
+    flat, rate = state.flat.detach(), plan.rate(moment)
     with torch.no_grad():
+        if update is None:  # our own rules need no check, which takes as long as a small layer
+            flat, kept = own.step(flat, gradient, state.kept, rate, moment, noise)
+            return State(flat, kept, state.step + 1, loss.detach(), state.epoch, state.collected, state.best)
         found: Any = update.step(flat, gradient, state.kept, rate, moment, noise)
-    if update is not ADAM:  # the step of ADAM is our own; the check takes as long as a small layer
-        if not isinstance(found, tuple) or len(found) != 2 or not isinstance(found[1], Mapping):
-            raise BadInput(f"{place(update.step)} does not return (rows, what it keeps by name)")
-        before, after = {"the rows": flat, **state.kept}, {"the rows": found[0], **found[1]}
-        rows, *kept = _alike(before, after, update.step).items()
-        found = rows[1], dict(kept)
-    return State(found[0], found[1], state.step + 1, loss.detach(), state.epoch, state.collected)
+    if not isinstance(found, tuple) or len(found) != 2 or not isinstance(found[1], Mapping):
+        raise BadInput(f"{place(update.step)} does not return (rows, what it keeps by name)")
+    before, after = {"the rows": flat, **state.kept}, {"the rows": found[0], **found[1]}
+    (_, rows), *kept_rows = _alike(before, after, update.step).items()
+    return State(rows, dict(kept_rows), state.step + 1, loss.detach(), state.epoch, state.collected, state.best)
+
+
+def _validated(state: State, plan: Plan, posterior: PosteriorAt | None, rng: Streams) -> State:
+    """Return the state with each row's best epoch so far, by predictions of the plan's validation rows."""
+    if plan.validation is None or posterior is None:
+        return state
+    with session(Session()):  # predictions within are not those that the run's listener waits for
+        found = posterior(replace(state, flat=state.flat.detach().clone()))
+        if found is None:
+            raise BadInput("validation: the method has no posterior before training ends, so no epoch can be chosen")
+        scores = best_epoch.score(found, plan.validation, rng.child(f"validation {state.epoch}"))
+    flat = state.flat.detach()
+    return replace(state, best=best_epoch.after_epoch(state.best, flat, scores, state.epoch, plan.patience))
 
 
 def _gathered(state: State, collect: Collect) -> State:
@@ -580,8 +541,11 @@ def _watch(current: Session, fit: Fit, state: State, posterior: PosteriorAt) -> 
         return
     began = now()
     try:
+        flat = state.flat.detach().clone()
+        if state.best:  # a row that is done stays where it was best
+            flat = torch.where(state.best["done"].unsqueeze(1), state.best["flat"], flat)
         with session(Session()):  # predictions within are not those that the run's listener waits for
-            found = posterior(replace(state, flat=state.flat.detach().clone()))
+            found = posterior(replace(state, flat=flat))
             measured = {} if found is None else current.watch.measure(current.whole(found), state.epoch)
         if measured:
             fit.watched = fit.watched.after(state.epoch, measured)
@@ -632,55 +596,20 @@ def _form(value: object) -> str:
     return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
 
 
-def adam_step(
-    flat: Tensor, gradient: Tensor, mean: Tensor, square: Tensor, step: int, rate: PerRow, factor: float = 1.0
-) -> None:
-    """Take one step of Adam in place on rows (R, Q), with β = (0.9, 0.999) and ε = 1e-8.
-
-    The fused kernel rounds the last elements, which do not fill a whole vector, differently: rows are padded to the
-    width of a vector, so a row's bits do not depend on where it lies.
-
-    Args:
-        flat: Rows (R, Q).
-        gradient: Their gradient (R, Q).
-        mean: First moments (R, Q).
-        square: Second moments (R, Q).
-        step: The number of the step, from 1.
-        rate: The step size, a number or (R,).
-        factor: What the rate is multiplied by.
-    """
-    if isinstance(rate, Tensor):
-        for row, value in enumerate(rate.tolist()):
-            adam_step(flat[row], gradient[row], mean[row], square[row], step, value, factor)
-        return
-    adam_(flat, gradient, mean, square, step, rate * factor)
-
-
-def _adam(
-    flat: Tensor, gradient: Tensor, kept: Tensors, rate: PerRow, moment: Moment, noise: Streams
-) -> tuple[Tensor, Tensors]:
-    adam_step(flat, gradient, kept["mean"], kept["square"], moment.step + 1, rate)
-    return flat, kept
-
-
-ADAM = Update(lambda flat: {"mean": torch.zeros_like(flat), "square": torch.zeros_like(flat)}, _adam)
-"""Adam (Kingma & Ba 2015)."""
-
-
 def _state_in(saved: Tensors, fresh: State, steps: int) -> State:
     """Return the state that a checkpoint holds.
 
     Raises:
         Unusable: It has other tensors than `fresh`, the state that this method starts with.
     """
-    kept, collected = (
-        {k.removeprefix(part): v for k, v in saved.items() if k.startswith(part)} for part in (KEPT, COLLECTED)
+    kept, collected, best = (
+        {k.removeprefix(part): v for k, v in saved.items() if k.startswith(part)} for part in (KEPT, COLLECTED, BEST)
     )
-    step = int(saved["spent"][2])
-    for mine, theirs in ((fresh.kept, kept), (fresh.collected, collected), ({"": fresh.flat}, {"": saved["flat"]})):
+    step, rows = int(saved["spent"][2]), ({"": fresh.flat}, {"": saved["flat"]})
+    for mine, theirs in ((fresh.kept, kept), (fresh.collected, collected), (fresh.best, best), rows):
         if {k: _form(v) for k, v in mine.items()} != {k: _form(v) for k, v in theirs.items()}:
             raise checkpoints.Unusable("it was left by a method that kept other tensors than this one does")
-    return State(saved["flat"], kept, step, saved["loss"], step // steps, collected)
+    return State(saved["flat"], kept, step, saved["loss"], step // steps, collected, best)
 
 
 class _Saver:
@@ -745,14 +674,15 @@ class _Saver:
         The last state is written so that a later failure, in a prediction or a metric, does not cost the fit. If the
         disk refuses the file, that is said once; the older checkpoint stays, and training continues.
         """
-        began, finished = now(), state.step == self.fit.steps
+        began, finished = now(), self.fit.ended(state)
         if self.path is None or (began < self.due and not finished):
             return
         self.refuse_what_it_would_lose()
         spent = torch.tensor([self.current.seconds, self.current.examples, state.step], dtype=torch.float64)
         tensors = {"flat": state.flat, "loss": state.loss, "spent": spent}
         watched = self.fit.watched
-        for part, named in ((KEPT, state.kept), (COLLECTED, state.collected), (WATCHED, watched.series)):
+        parts = ((KEPT, state.kept), (COLLECTED, state.collected), (BEST, state.best), (WATCHED, watched.series))
+        for part, named in parts:
             tensors |= {f"{part}{name}": value for name, value in named.items()}
         if watched.epochs:
             tensors["epochs watched"] = torch.tensor(watched.epochs)

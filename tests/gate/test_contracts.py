@@ -34,6 +34,7 @@ from bdlbench.networks.depth_output import StoppingPredictive
 from bdlbench.posteriors import weights
 from bdlbench.predictives.mixtures import Categorical, GaussianMixture
 from bdlbench.runs import batch as run
+from bdlbench.training.recipe import Recipe
 
 METHODS, MODELS = catalog.names("methods"), catalog.names("models")
 
@@ -126,11 +127,16 @@ def test_twice_the_same_gives_the_same_bits_and_another_seed_others(small, metho
 
 
 def swept():
-    """(method, entry, option) for every option of a method, or of the method it builds on, that rows may differ in."""
+    """(method, entry, option) for every option of a method, or of the method it builds on, that rows may differ in.
+
+    What all recipes share, but for the rate, is swept in tests/training/test_recipe.py.
+    """
+    shared = fields(Recipe).keys() - {"learning_rate"}
     found = []
     for method in METHODS:
         nested = [f.default for f in fields(catalog.load("methods", method)).values() if f.metadata["entry"]]
-        found += [(method, e, o) for e in (method, *nested) for o in sorted(per_row_names(catalog.load("methods", e)))]
+        names = {e: sorted(per_row_names(catalog.load("methods", e)) - shared) for e in (method, *nested)}
+        found += [(method, e, o) for e, own in names.items() for o in own]
     return found
 
 

@@ -24,7 +24,8 @@ from bdlbench.records import record as records
 from bdlbench.records.contents import Values
 from bdlbench.runs import batch as run
 from bdlbench.runs import scoring
-from bdlbench.training.loop import Plan, begin, last, minimise
+from bdlbench.training.loop import begin, last, minimise
+from bdlbench.training.plan import Plan
 
 pytestmark = pytest.mark.slow
 

@@ -7,7 +7,8 @@ from bdlbench.core.layout import Layout
 from bdlbench.core.streams import Streams
 from bdlbench.methods.sparse_vd import SparseVD
 from bdlbench.networks.layers import Point
-from bdlbench.training.loop import Moment, begin
+from bdlbench.training.loop import begin
+from bdlbench.training.plan import Moment
 
 SEEDS = (3, 1)
 TRAINED = {"epochs": 4, "batch_size": 16, "initial_log_variance": -4.0, "threshold": 1.0}

@@ -11,7 +11,8 @@ from bdlbench.core.layout import Layout
 from bdlbench.core.streams import Streams
 from bdlbench.data.task import Data, Signature
 from bdlbench.methods.swag import SWAG
-from bdlbench.training.loop import Moment, Session, session
+from bdlbench.training.loop import Session, session
+from bdlbench.training.plan import Moment
 
 SEEDS = (3, 1)
 

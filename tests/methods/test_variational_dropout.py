@@ -14,7 +14,8 @@ from bdlbench.gate.objectives import FixedStreams
 from bdlbench.methods.gaussian_dropout import GaussianDropout
 from bdlbench.methods.sparse_vd import SparseVD
 from bdlbench.methods.variational_dropout import VariationalDropout
-from bdlbench.training.loop import Moment, begin
+from bdlbench.training.loop import begin
+from bdlbench.training.plan import Moment
 from bdlbench.training.terms import listening
 
 SEEDS = (3, 1)

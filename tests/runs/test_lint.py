@@ -214,6 +214,38 @@ def test_a_sweep_invites_selection_on_test_data():
     assert lint.refuse([found]) == [found]
 
 
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        ("map", ["weight_decay=0.1 pulls weights beside the declared prior", "label_smoothing=0.2 trains on targets"]),
+        ("mean_field_vi", ["weight_decay=0.1 pulls weights beside", "label_smoothing=0.2 trains on targets"]),
+        ("mle", []),
+        ("deep_ensemble", []),
+    ],
+)
+def test_weight_decay_beside_a_prior_is_flagged_and_without_one_it_is_not(method, words):
+    entry = "mle" if method == "deep_ensemble" else method
+    settings = (f"{entry}.weight_decay=0.1", f"{entry}.label_smoothing=0.2")
+    suite = suites.parse_suite('[[grid]]\nmethods = ["map"]\nmodels = ["mlp"]\ndatasets = ["wine"]\n', "mine")
+    made = suites.build_spec(suite, suites.Overrides((method,), ("mlp",), ("wine",), "3", settings=settings))
+    found = lint.of_spec(made)
+    assert all(word in one.message for one, word in zip(found, words, strict=True))
+    measured = {"temperature": {"divergence": 1.0} if words else {}, "ramp": {}}
+    trained = replace(record(**measured), cell=made.cells[0])
+    audits = tuple(replace(audit, **measured) for audit in trained.values.objective)
+    trained = replace(trained, values=replace(trained.values, objective=audits))
+    assert [one.message for one in lint.of_record("mine", trained)] == [one.message for one in found]
+    usual = suites.build_spec(suite, suites.Overrides((method,), ("mlp",), ("wine",), "3"))
+    assert lint.of_spec(usual) == []
+
+
+def test_decay_under_a_prior_that_no_option_declares_is_seen_in_the_record():
+    """The log-uniform prior of sparse VD has no option: its KL is measured."""
+    cell = Cell(Choice.of("sparse_vd", {"weight_decay": 0.1}), Choice("mlp"), Choice("wine"), 1)
+    (found,) = lint.of_record("mine", replace(record(), cell=cell))
+    assert "weight_decay=0.1 pulls weights beside the declared prior" in found.message
+
+
 def record(**audit):
     clean = {"temperature": {"divergence": 1.0}, "ramp": {"divergence": 0.0}, "local": {}, "undeclared": 0.0}
     audits = [{**clean, "named": True}, {**clean, "named": True, **audit}]

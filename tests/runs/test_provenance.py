@@ -21,7 +21,8 @@ from bdlbench.networks.layers import Point
 from bdlbench.core.options import option
 from bdlbench.posteriors.fitting import fit_network
 from bdlbench.posteriors.weights import WeightPosterior
-from bdlbench.training.loop import Plan, last
+from bdlbench.training.loop import last
+from bdlbench.training.plan import Plan
 from bdlbench.core.layout import Layout, PerRow
 
 @dataclass(frozen=True)

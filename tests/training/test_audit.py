@@ -11,7 +11,8 @@ from bdlbench.data.task import Data
 from bdlbench.runs import batch as run
 from bdlbench.runs import lint, scoring, suites
 from bdlbench.training.audit import audit
-from bdlbench.training.loop import Fit, Plan, State
+from bdlbench.training.loop import Fit, State
+from bdlbench.training.plan import Plan
 from bdlbench.training.terms import listening, term
 
 N = 10

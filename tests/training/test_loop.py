@@ -14,19 +14,9 @@ from bdlbench.core.layout import per_row
 from bdlbench.core.streams import Streams
 from bdlbench.data.task import Data
 from bdlbench.training import checkpoints
-from bdlbench.training.loop import (
-    DECAYS,
-    NOTHING,
-    Collect,
-    Plan,
-    Session,
-    Update,
-    adam_step,
-    begin,
-    last,
-    minimise,
-    session,
-)
+from bdlbench.training.loop import NOTHING, Collect, Session, begin, last, minimise, session
+from bdlbench.training.optimisers import Update, adam_step
+from bdlbench.training.plan import DECAYS, Plan
 
 
 def numbers(*shape, seed=0):
@@ -75,13 +65,13 @@ def test_adams_bits_for_a_row_do_not_depend_on_the_other_rows(threads, width):
 
 def test_decays_start_at_one_and_do_not_rise():
     for decay in DECAYS.values():
-        values = [decay(i / 100) for i in range(101)]
+        values = [decay(i / 100, FOUR) for i in range(101)]
         assert values[0] == 1
         assert values == sorted(values, reverse=True)
         assert values[-1] >= 0
-    assert DECAYS["second_half"](0.5) == 1
-    assert DECAYS["second_half"](0.75) == pytest.approx(0.5)
-    assert DECAYS["linear"](0.25) == pytest.approx(0.75)
+    assert DECAYS["second_half"](0.5, FOUR) == 1
+    assert DECAYS["second_half"](0.75, FOUR) == pytest.approx(0.5)
+    assert DECAYS["linear"](0.25, FOUR) == pytest.approx(0.75)
 
 
 def data(rows=2, num=10):
@@ -459,7 +449,7 @@ def test_a_rule_is_given_the_plans_rate_for_each_row_and_torchs_sgd_is_one(rates
     rate = rates if isinstance(rates, float) else rates[1].item()
     optimizer = torch.optim.SGD([row], lr=rate, momentum=0.9)
     for step in range(10):
-        optimizer.param_groups[0]["lr"] = rate * DECAYS[decay](step / 10)
+        optimizer.param_groups[0]["lr"] = rate * DECAYS[decay](step / 10, plan)
         optimizer.zero_grad()
         (row - 3).square().sum().backward()
         optimizer.step()

@@ -10,7 +10,9 @@ import torch
 
 from bdlbench.core.streams import Streams
 from bdlbench.data.task import Data
-from bdlbench.training.loop import NOTHING, Collect, Plan, Session, Update, last, minimise, session
+from bdlbench.training.loop import NOTHING, Collect, Session, last, minimise, session
+from bdlbench.training.optimisers import Update
+from bdlbench.training.plan import Plan
 
 LISTED, COUNT = [], 0
 
