@@ -27,6 +27,7 @@ from bdlbench.core.errors import BadInput, unknown
 from bdlbench.core.foreign import calling, is_foreign, raised_at, shown, told
 from bdlbench.core.options import fields, per_row_names, resolve
 from bdlbench.core.spec import Choice
+from bdlbench.data import given
 from bdlbench.data.task import Signature, Task
 from bdlbench.entries import CONFIGURED, PLUGIN, check_entry, check_name, check_task, definition_of
 from bdlbench.entries import KINDS as KINDS  # exported again
@@ -179,6 +180,10 @@ def choices(
     found: dict[Choice, None] = {}
     for values in itertools.product(*own.values()):
         options = resolve(entry, name, dict(zip(own, values, strict=True)))
+        for key, field in fields(entry).items():
+            if file := field.metadata["file"]:
+                text, wanted = str(options[key]), str(options[f"{key}_sha256"])
+                options[f"{key}_sha256"] = given.identified(text, wanted, f"{name}.{key}", file)
         inner = {key: field.metadata["entry"] for key, field in fields(entry).items() if field.metadata["entry"]}
         below = [choices(nested, str(options[key]), settings, (*outer, name)) for key, nested in inner.items()]
         idle = [k for k, f in fields(entry).items() if f.metadata["later"] and options[k] == f.default]

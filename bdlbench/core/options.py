@@ -10,9 +10,11 @@ import dataclasses
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from bdlbench.core.errors import LONGEST, BadInput, unknown
+
+FileKind = Literal["file", "folder"]
 
 Value = bool | int | float | str | tuple[int, ...]
 
@@ -27,6 +29,7 @@ def option(
     choices: Sequence[str] = (),
     entry: str = "",
     later: bool = False,
+    file: FileKind | None = None,
 ) -> Any:
     """Declare a dataclass field that documents itself.
 
@@ -41,6 +44,8 @@ def option(
             holds the built entry.
         later: Whether the option came after records were made. At its default it is then no part of a cell, so that
             those records are still found.
+        file: "file" or "folder" where the text is a path. A cell then names it without the folder that it lies in, and
+            by its content, which the option NAME_sha256 beside it identifies.
 
     Returns:
         The field.
@@ -53,6 +58,7 @@ def option(
         "choices": tuple(choices),
         "entry": entry,
         "later": later,
+        "file": file,
     }
     return dataclasses.field(default=default, metadata=metadata)
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from operator import index
+from pathlib import PurePath
 from typing import Any
 
 from bdlbench.core import files, memory
@@ -63,6 +64,17 @@ class Choice:
         own = {name.removeprefix(f"{self.name}."): v for name, v in values.items() if name.startswith(f"{self.name}.")}
         nested = {k: v.overlaid(values) if isinstance(v, Choice) else v for k, v in self.options}
         return Choice(self.name, tuple(sorted({**nested, **own}.items())))
+
+    def identity(self) -> dict[str, Any]:
+        """Return `as_dict` with files and folders named without the folder that they lie in.
+
+        Where an option NAME is a path, or KIND:PATH, NAME_sha256 beside it identifies the content.
+        """
+        found = self.as_dict()
+        for key in [key.removesuffix("_sha256") for key in found if key.endswith("_sha256")]:
+            kind, colon, path = str(found.get(key, "")).rpartition(":")
+            found[key] = f"{kind}{colon}{PurePath(path).name}"
+        return found
 
     def as_dict(self) -> dict[str, Any]:
         """Return a dict for JSON: {"name": …, option: value, …}, with nested choices alike."""
@@ -169,18 +181,19 @@ class Cell:
 
     def protocol(self) -> dict[str, Any]:
         """Return what must agree for two cells to be comparable."""
-        return {"dataset": self.dataset.as_dict(), "model": self.model.as_dict(), "samples": self.samples}
+        return {"dataset": self.dataset.identity(), "model": self.model.as_dict(), "samples": self.samples}
 
     def as_dict(self) -> dict[str, Any]:
         """Return a dict for JSON."""
         machine = {"device": self.device, "threads": self.threads}
         tuning = {} if self.tuning is None else {"tuning": self.tuning.as_dict()}
-        return {"protocol": self.protocol(), "treatment": self.method.as_dict(), **machine, **tuning}
+        protocol = self.protocol() | {"dataset": self.dataset.as_dict()}
+        return {"protocol": protocol, "treatment": self.method.as_dict(), **machine, **tuning}
 
     @cached_property  # reading a folder asks each cell several times
     def key(self) -> str:
-        """SHA-256 of the whole cell, in hex."""
-        return files.digest(self.as_dict())
+        """SHA-256 of the whole cell, in hex; the folders that data files lie in do not count."""
+        return files.digest(self.as_dict() | {"protocol": self.protocol()})
 
     @property
     def title(self) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from bdlbench.data.splits import Index, Reals, column_statistics
-from bdlbench.data.task import Examples, Signature, StandardisedOn, Task
+from bdlbench.data.task import Examples, RawInputs, Signature, StandardisedOn, Task
 
 
 def regression_task(
@@ -40,7 +40,8 @@ def regression_task(
     known = train if standardised_on == "training" else np.arange(len(table))
     mean, sd = column_statistics(table[known])
     (y_mean,), (y_sd,) = column_statistics(target[known, None])
-    x = torch.from_numpy((table - mean) / sd).to(torch.float32)
+    raw = RawInputs("numbers", lambda measured: torch.from_numpy((measured - mean) / sd).to(torch.float32))  # (N, D)
+    x = raw.scaled(table)
     y = torch.from_numpy((target - y_mean) / y_sd).to(torch.float32)
     parts = [Examples(x[index], y[index]) for index in map(torch.from_numpy, (train, test))]
     return Task(
@@ -53,4 +54,5 @@ def regression_task(
         statistics={"target_mean": float(y_mean), "target_sd": float(y_sd)},
         standardised=(0,),
         standardised_on=standardised_on,
+        raw=raw,
     )

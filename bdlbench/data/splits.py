@@ -44,7 +44,9 @@ def permutation(count: int, *key: str | int) -> Index:
     return np.argsort(random_words(count, *key), kind="stable")
 
 
-def stratified_split(labels: NDArray[np.integer], name: str, split: int) -> tuple[Index, Index]:
+def stratified_split(
+    labels: NDArray[np.integer], name: str, split: int, test_share: float = TEST_FRACTION
+) -> tuple[Index, Index]:
     """Split examples into training and test sets, a quarter (rounded up) for testing, with every class in proportion.
 
     Example j of n in its class, in random order, is placed at (j + ½)/n; the first quarter by place is the test set, so
@@ -55,6 +57,7 @@ def stratified_split(labels: NDArray[np.integer], name: str, split: int) -> tupl
         labels: Classes (N,) from 0.
         name: The data set's name; other names give other splits.
         split: The number of the split, from 0.
+        test_share: Another share than a quarter.
 
     Returns:
         Indices (train, test).
@@ -66,18 +69,19 @@ def stratified_split(labels: NDArray[np.integer], name: str, split: int) -> tupl
     rank = _rank_in_class(labels, name, split, "split")
     place = (rank + 0.5) / np.bincount(labels)[labels]
     order = np.lexsort((permutation(len(labels), name, split, "ties"), place))
-    test_size = math.ceil(TEST_FRACTION * len(labels))
+    test_size = math.ceil(test_share * len(labels))
     train, test = order[test_size:], order[:test_size]
     return train[balanced_order(labels[train], name, split)], test
 
 
-def random_split(count: int, name: str, split: int) -> tuple[Index, Index]:
+def random_split(count: int, name: str, split: int, test_share: float = TEST_FRACTION) -> tuple[Index, Index]:
     """Split 0 … count − 1 at random into training and test sets, a quarter (rounded up) for testing.
 
     Args:
         count: N, the number of examples.
         name: The data set's name; other names give other splits.
         split: The number of the split, from 0.
+        test_share: Another share than a quarter.
 
     Returns:
         Indices (train, test).
@@ -86,7 +90,7 @@ def random_split(count: int, name: str, split: int) -> tuple[Index, Index]:
         BadInput: The split is negative.
     """
     order = permutation(count, name, checked(split), "split")
-    test_size = math.ceil(TEST_FRACTION * count)
+    test_size = math.ceil(test_share * count)
     return order[test_size:], order[:test_size]
 
 
@@ -156,6 +160,11 @@ def standardised_pixels(images: Bytes, mean: Reals, sd: Reals) -> Tensor:
     """Return (pixel/255 − mean)/sd of images (N, C, H, W), float32 and contiguous, with mean and sd (C,)."""
     shift, scale = (torch.tensor(255 * s, dtype=torch.float32).reshape(-1, 1, 1) for s in (mean, sd))
     return torch.from_numpy(np.ascontiguousarray(images)).to(torch.float32).sub_(shift).div_(scale)
+
+
+def scaled_pixels(pixels: NDArray[np.floating], mean: Reals, sd: Reals) -> Tensor:
+    """Return (pixel − mean)/sd of images (N, C, H, W) from 0 to 1, float32, with mean and sd (C,)."""
+    return torch.from_numpy((pixels - mean[:, None, None]) / sd[:, None, None]).to(torch.float32)
 
 
 def centred_pixels(images: Bytes, mean_image: Reals) -> Tensor:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -65,6 +65,20 @@ class Shift:
 
 
 @dataclass(frozen=True)
+class RawInputs:
+    """How inputs as they were measured come to the scale of the training inputs, for sets that a person adds.
+
+    Attributes:
+        kind: What `scaled` takes: "pixels", images (N, C, H, W) of numbers from 0 to 1; "numbers", (N, *S) in the data
+            set's own units; "table", a `data.tables.Table` with the columns of the training rows.
+        scaled: It returns inputs (N, *S) float32 for the model.
+    """
+
+    kind: Literal["pixels", "numbers", "table"]
+    scaled: Callable[[Any], Tensor]
+
+
+@dataclass(frozen=True)
 class Task:
     """One split of a data set, without a replicate axis.
 
@@ -83,6 +97,7 @@ class Task:
         standardised_on: "all" where statistics are of all rows on purpose, since a published protocol has that leak.
             The lint then says it, and refuses nothing.
         validation: Examples held out of the training data for choosing options, where the data set does so.
+        raw: How raw inputs come to the scale of the training inputs; None where no set can be added.
     """
 
     signature: Signature
@@ -97,6 +112,7 @@ class Task:
     standardised: tuple[int, ...] = ()
     standardised_on: StandardisedOn = "training"
     validation: Examples | None = None
+    raw: RawInputs | None = None
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
-
+from bdlbench.data.classification import classification_task
 from bdlbench.data.downloads import RemoteFile, array_checksum
-from bdlbench.data.splits import class_labels, column_statistics, stratified_split
-from bdlbench.data.task import Examples, Signature, Task
+from bdlbench.data.splits import stratified_split
+from bdlbench.data.task import Task
 
 
 @dataclass(frozen=True)
@@ -58,18 +57,9 @@ class Wine:
 
 def _task(bunch: Any, name: str, split: int, classes: int) -> Task:
     table, labels = bunch.data, bunch.target  # (N, D) float64, (N,) int
-    parts = stratified_split(labels, name, split)
-    mean, sd = column_statistics(table[parts[0]])
-    x = torch.from_numpy((table - mean) / sd).to(torch.float32)  # (N, D)
-    train, test = (Examples(x[torch.from_numpy(part)], class_labels(labels[part])) for part in parts)
-    return Task(
-        signature=Signature((table.shape[1],), classes, "categorical"),
-        train=train,
-        test=test,
-        sources={f"scikit-learn {name}": array_checksum(table, labels)},
-        statistics={"average_mean": float(mean.mean()), "average_sd": float(sd.mean())},
-        standardised=(0,),
-    )
+    train, test = stratified_split(labels, name, split)
+    sources = {f"scikit-learn {name}": array_checksum(table, labels)}
+    return classification_task(table, labels, classes, train, test, sources)
 
 
 datasets = {"breast_cancer": BreastCancer, "wine": Wine}
