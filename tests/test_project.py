@@ -14,7 +14,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 OWN = {"bdlbench", "benchmarks", "tests", "conftest", *(path.stem for path in (ROOT / "scripts").glob("*.py"))}
 
-BY_OTHERS = {"pillow": "scikit-learn reads its bundled sample images through it"}
+BY_OTHERS: dict[str, str] = {}
 """Dependencies that nothing here imports by name, and why they are declared all the same."""
 
 DISTRIBUTIONS = {  # of modules that are not installed wherever tests run

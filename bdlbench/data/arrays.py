@@ -41,7 +41,7 @@ CHANNELS: dict[Colour, int] = {"rgb": 3, "grey": 1}
 MOST_PIXELS = 1 << 26
 """A single image of more pixels is refused before it is decoded: 64 megapixels, more than cameras make."""
 
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """What Pillow may take a file for: formats that only hold pixels."""
 
 DEEP = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
@@ -74,14 +74,15 @@ def read_npz(path: Path) -> dict[str, NDArray[Any]]:
                     raise BadInput(f"{name} has two arrays {short(title)!r}")
                 with archive.open(member) as stream:
                     shape, dtype = _npy_header(stream)
+                    held = member.file_size - stream.tell()
                 if dtype.hasobject:
                     better = "save it as numbers or text"
                     raise BadInput(
                         f"{name}: array {short(title)} holds Python objects, which are not unpickled: {better}"
                     )
                 size = math.prod(shape) * dtype.itemsize
-                if size > member.file_size:
-                    raise BadInput(f"{name}: array {short(title)} {shape} is cut short: {member.file_size:,} bytes")
+                if size > held:
+                    raise BadInput(f"{name}: array {short(title)} {shape} is cut short: {held:,} of {size:,} bytes")
                 needed += size
             memory.refuse(needed, f"{name}: its arrays")
             arrays = {}
@@ -242,7 +243,7 @@ def _pixels(path: Path, size: tuple[int, int] | None, colour: Colour) -> Bytes:
     if not path.is_file():
         raise BadInput(f"{name} is no regular file")
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as image:
+        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=IMAGE_FORMATS) as image:
             width, height = image.size
             if width * height > MOST_PIXELS:
                 raise BadInput(f"{name} has {width:,}×{height:,} pixels: at most {MOST_PIXELS:,} are decoded")
@@ -281,6 +282,7 @@ def array_task(
     target: Target,
     parts: Mapping[str, Index],
     sources: Mapping[str, str],
+    where: str,
 ) -> Task:
     """Make the task of images or sequences.
 
@@ -290,6 +292,7 @@ def array_task(
         target: What is predicted.
         parts: The rows of "train" and "test", and of "validation" where there is one.
         sources: SHA-256 by name, for the record.
+        where: What they were read from, for messages.
 
     Returns:
         The task.
@@ -299,6 +302,8 @@ def array_task(
     """
     train = parts["train"]
     if x.dtype == np.uint8 and x.ndim == 4:
+        if (x[train].min((0, 2, 3)) == x[train].max((0, 2, 3))).any():
+            raise BadInput(f"{where}: a channel of the training images does not vary, so it cannot be standardised")
         mean, sd = pixel_statistics(x[train])
         inputs = partial(standardised_pixels, mean=mean, sd=sd)
         raw = RawInputs("pixels", partial(scaled_pixels, mean=mean, sd=sd))
@@ -308,7 +313,7 @@ def array_task(
     else:
         known = x[train].astype(np.float64)
         if not np.isfinite(x).all():
-            raise BadInput("the inputs hold numbers that are not finite: images and sequences cannot lack any")
+            raise BadInput(f"{where}: the inputs hold numbers that are not finite: images and sequences lack none")
         mean, sd = known.mean(axes, keepdims=True)[0], known.std(axes, keepdims=True)[0]
         sd = np.where(sd > 0, sd, 1.0)
         inputs = partial(_scaled, mean=mean, sd=sd)

@@ -15,10 +15,10 @@ from bdlbench.core.options import short
 from bdlbench.data.classification import classification_task
 from bdlbench.data.regression import regression_task
 from bdlbench.data.splits import TEST_FRACTION, Index, Reals, checked, random_split, stratified_split
-from bdlbench.data.tables import DATE, Table, Values, is_text, missing
+from bdlbench.data.tables import DATE, ColumnValues, Table, is_text, missing
 from bdlbench.data.task import RawInputs, Task
 
-Kind = Literal["auto", "regression", "classification"]
+TargetKind = Literal["auto", "regression", "classification"]
 Missing = Literal["refused", "mean", "median", "most_frequent"]
 Unknown = Literal["zeros", "refused"]
 
@@ -52,7 +52,7 @@ class TableRules:
     """
 
     target: str
-    task: Kind = "auto"
+    task: TargetKind = "auto"
     split_column: str = ""
     test_share: float = TEST_FRACTION
     missing: Missing = "refused"
@@ -147,7 +147,7 @@ def _fixed_split(table: Table, given: TableRules, name: str, tested: int) -> tup
     return rows[words == "train"], rows[words == "test"]
 
 
-def labels_of(table: Table, target: Values, given: TableRules, name: str) -> tuple[NDArray[np.int64], list[Any]]:
+def labels_of(table: Table, target: ColumnValues, given: TableRules, name: str) -> tuple[NDArray[np.int64], list[Any]]:
     """Read the classes of a target.
 
     Args:
@@ -168,7 +168,7 @@ def labels_of(table: Table, target: Values, given: TableRules, name: str) -> tup
         row = int(np.flatnonzero(absent)[0])
         raise BadInput(f"{where} is missing in {table.place(row)}: leave out rows without a target")
     if not is_text(target):
-        _refuse_not_finite(table, given.target, target, where)
+        _refuse_not_finite(table, target, where)
     values, labels = np.unique(target.astype(str) if is_text(target) else target, return_inverse=True)
     whole = not is_text(target) and bool((target == np.floor(target)).all())
     kind, ask = given.task, f"--set {name}.task=classification or {name}.task=regression"
@@ -224,7 +224,7 @@ def _spelt(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _refuse_not_finite(table: Table, column: str, values: Values, where: str) -> None:
+def _refuse_not_finite(table: Table, values: ColumnValues, where: str) -> None:
     broken = np.flatnonzero(np.abs(values.astype(np.float64)) > LARGEST)  # NaN is a missing value, not a broken one
     if len(broken):
         row = int(broken[0])
@@ -268,20 +268,14 @@ class Encoder:
             if is_text(table.columns[column]) != (column in self.texts):
                 kind = "text" if column in self.texts else "numbers"
                 raise BadInput(f"{table.name}: column {short(column)} does not hold {kind}, as the training rows do")
+        _refuse_values(table, self.impute_numbers is None and self.impute_texts is None, self.name)
         parts = [np.zeros((len(table), 0))]
         if self.numbers:
             block = np.stack([table.columns[column] for column in self.numbers], axis=1).astype(np.float64)
-            for i, column in enumerate(self.numbers):
-                _refuse_not_finite(table, column, block[:, i], f"{table.name}: column {short(column)}")
-            if self.impute_numbers is None:
-                self._refuse_missing(table, self.numbers)
             parts.append(block if self.impute_numbers is None else self.impute_numbers.transform(block))
         if self.texts:
             words = np.stack([table.columns[column] for column in self.texts], axis=1)
-            if self.impute_texts is None:
-                self._refuse_missing(table, self.texts)
-            else:
-                words = self.impute_texts.transform(words)
+            words = words if self.impute_texts is None else self.impute_texts.transform(words)
             if self.categories.handle_unknown == "error":
                 for i, known in enumerate(self.categories.categories_):
                     for row in np.flatnonzero(~np.isin(words[:, i], known)):
@@ -302,15 +296,19 @@ class Encoder:
             if column in known
         )
 
-    def _refuse_missing(self, table: Table, columns: Sequence[str]) -> None:
-        for column in columns:
-            absent = missing(table.columns[column])
-            if absent.any():
-                row = int(np.flatnonzero(absent)[0])
-                count = f"{int(absent.sum()):,} of its {len(table):,} values are"
-                rules = f"--set {self.name}.missing=median, or leave the rows or the column out"
-                told = f"column {short(column)} has no value in {table.place(row)} ({count} missing)"
-                raise BadInput(f"{table.name}: {told}: {rules}")
+
+def _refuse_values(table: Table, lacking: bool, name: str) -> None:
+    """Refuse numbers that are infinite or huge and, where asked, missing values."""
+    for column, values in table.columns.items():
+        if not is_text(values):
+            _refuse_not_finite(table, values, f"{table.name}: column {short(column)}")
+        absent = missing(values)
+        if lacking and absent.any():
+            row = int(np.flatnonzero(absent)[0])
+            count = f"{int(absent.sum()):,} of its {len(table):,} values are"
+            told = f"column {short(column)} has no value in {table.place(row)} ({count} missing)"
+            better = f"--set {name}.missing=median, or leave the rows or the column out"
+            raise BadInput(f"{table.name}: {told}: {better}")
 
 
 def fitted(table: Table, train: Index, given: TableRules, name: str) -> Encoder:
@@ -332,6 +330,7 @@ def fitted(table: Table, train: Index, given: TableRules, name: str) -> Encoder:
     from sklearn.preprocessing import OneHotEncoder
 
     width = 0
+    _refuse_values(table, False, name)
     for column, values in table.columns.items():
         where = f"{table.name}: column {short(column)}"
         known = values[~missing(values)]
@@ -355,6 +354,7 @@ def fitted(table: Table, train: Index, given: TableRules, name: str) -> Encoder:
             better = f"--set {name}.drop={column}, or more of {name}.most_categories if they are categories"
             raise BadInput(f"{said}, as an id or a free text does: {better}")
         width += distinct
+    _refuse_values(table, given.missing == "refused", name)
     memory.refuse(8 * len(table) * width, f"{table.name}: {len(table):,} rows of {width:,} columns")
     numbers = tuple(column for column, values in table.columns.items() if not is_text(values))
     texts = tuple(column for column, values in table.columns.items() if is_text(values))
@@ -366,10 +366,7 @@ def fitted(table: Table, train: Index, given: TableRules, name: str) -> Encoder:
         impute_texts = SimpleImputer(strategy="most_frequent", missing_values=None)
     if texts:
         words = np.stack([table.columns[column][train] for column in texts], axis=1)
-        if impute_texts is not None:
-            words = impute_texts.fit_transform(words)
-        else:
-            Encoder(numbers, texts, None, None, None, name)._refuse_missing(table, texts)
+        words = words if impute_texts is None else impute_texts.fit_transform(words)
         rule = "ignore" if given.unknown == "zeros" else "error"
         categories = OneHotEncoder(handle_unknown=rule, sparse_output=False, dtype=np.float64).fit(words)
     return Encoder(numbers, texts, impute_numbers, impute_texts, categories, name)

@@ -92,13 +92,18 @@ def images_of(folder: Path) -> dict[str, Path]:
 
     Raises:
         DataUnavailable: It cannot be read, or holds too many images.
+        BadInput: What is called an image is no regular file.
     """
     found: dict[str, Path] = {}
     try:
         for path in folder.rglob("*"):  # it does not follow links to folders, so it ends
             name = path.relative_to(folder)
-            if path.suffix.lower() in IMAGES and not any(part.startswith(".") for part in name.parts):
-                found[name.as_posix()] = path
+            hidden = any(part.startswith(".") for part in name.parts)
+            if hidden or path.suffix.lower() not in IMAGES or path.is_dir():
+                continue
+            if not path.is_file():  # a pipe would be read for ever
+                raise BadInput(f"{shown(path)} is no regular file")
+            found[name.as_posix()] = path
             if len(found) > MOST_FILES:
                 raise DataUnavailable(f"{shown(folder)} holds more than {MOST_FILES:,} images: name a smaller folder")
     except OSError as error:

@@ -26,7 +26,7 @@ DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|", "blanks"
 MISSING = frozenset(("", "na", "n/a", "#n/a", "nan", "null", "?"))
 """What a cell without a value holds, in small letters."""
 
-NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
+DECIMAL_NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
 INFINITE = re.compile(r"[-+]?inf(inity)?", re.IGNORECASE)
 DATE = re.compile(
     r"[0-9]{4}[-/.][0-9]{1,2}[-/.][0-9]{1,2}([T ].*)?|[0-9]{1,2}[-/.][0-9]{1,2}[-/.][0-9]{2,4}( .*)?"
@@ -36,7 +36,7 @@ DATE = re.compile(
 SNIFFED = 50
 """How many lines tell the delimiter."""
 
-Values = NDArray[Any]
+ColumnValues = NDArray[Any]
 """One column: numbers (N,) with NaN for a missing one, or texts (N,) with None."""
 
 
@@ -52,7 +52,7 @@ class Table:
     """
 
     name: str
-    columns: dict[str, Values]
+    columns: dict[str, ColumnValues]
     lines: NDArray[np.int64]
     word: str = "line"
 
@@ -69,12 +69,12 @@ class Table:
         return Table(self.name, left, self.lines, self.word)
 
 
-def is_text(values: Values) -> bool:
+def is_text(values: ColumnValues) -> bool:
     """Tell whether a column holds texts."""
     return values.dtype == object
 
 
-def missing(values: Values) -> NDArray[np.bool_]:
+def missing(values: ColumnValues) -> NDArray[np.bool_]:
     """Tell which values of a column are missing, (N,)."""
     if is_text(values):
         return np.array([value is None for value in values], dtype=bool)
@@ -93,7 +93,7 @@ def of_array(name: str, array: NDArray[Any], start: int = 0) -> Table:
         The table.
     """
     numbers = array.astype(np.float64)
-    columns: dict[str, Values] = {str(i): numbers[:, i] for i in range(numbers.shape[1])}
+    columns: dict[str, ColumnValues] = {str(i): numbers[:, i] for i in range(numbers.shape[1])}
     return Table(name, columns, np.arange(start, start + len(numbers)), "row")
 
 
@@ -245,17 +245,19 @@ def _refuse_bad_header(name: str, header: Sequence[str], form: CsvFormat, option
         seen.add(title)
         if not title.isprintable():
             raise BadInput(f"{name}: the column {title!r} has characters that cannot be seen in its name")
-    if form.header and all(NUMBER.fullmatch(title.replace(",", ".")) or not title for title in header):
+    if form.header and all(DECIMAL_NUMBER.fullmatch(title.replace(",", ".")) or not title for title in header):
         raise BadInput(f"{name}: its first line holds numbers, not names: --set {options}.header=false")
 
 
-def _typed(table: Table, title: str, texts: Sequence[str], form: CsvFormat, as_text: bool, options: str) -> Values:
+def _typed(
+    table: Table, title: str, texts: Sequence[str], form: CsvFormat, as_text: bool, options: str
+) -> ColumnValues:
     """Return a column as numbers, or as texts where none, or few, of its values are numbers."""
     absent = [text.lower() in MISSING for text in texts]
     if not as_text:
         points = [text.replace(",", ".") for text in texts] if form.decimal == "comma" else texts
         known = [i for i, gone in enumerate(absent) if not gone]
-        wrong = [i for i in known if not NUMBER.fullmatch(points[i])]
+        wrong = [i for i in known if not DECIMAL_NUMBER.fullmatch(points[i])]
         infinite = [i for i in wrong if INFINITE.fullmatch(points[i])]
         where = f"{table.name}: column {short(title)}"
         if len(wrong) == len(infinite) and infinite:
@@ -265,7 +267,7 @@ def _typed(table: Table, title: str, texts: Sequence[str], form: CsvFormat, as_t
         if 2 * len(wrong) <= len(known):
             first = texts[wrong[0]]
             better = "mend it, or leave it empty"
-            if form.decimal == "point" and NUMBER.fullmatch(first.replace(",", ".")):
+            if form.decimal == "point" and DECIMAL_NUMBER.fullmatch(first.replace(",", ".")):
                 better = f"--set {options}.decimal=comma, or leave out what groups thousands"
             elif DATE.fullmatch(first):
                 better = f"make numbers of dates, or --set {options}.drop={title}"
@@ -273,7 +275,7 @@ def _typed(table: Table, title: str, texts: Sequence[str], form: CsvFormat, as_t
             raise BadInput(
                 f"{where} holds {short(first)!r} in {table.place(wrong[0])}, and numbers elsewhere: {better}"
             )
-        if form.decimal == "point" and all(NUMBER.fullmatch(texts[i].replace(",", ".", 1)) for i in known):
+        if form.decimal == "point" and all(DECIMAL_NUMBER.fullmatch(texts[i].replace(",", ".", 1)) for i in known):
             raise BadInput(f"{where} holds {short(texts[wrong[0]])!r}: --set {options}.decimal=comma")
     return np.array([None if gone else text for text, gone in zip(texts, absent, strict=True)], dtype=object)
 
@@ -323,7 +325,7 @@ def read_parquet(path: Path, drop: str = "", categorical: str = "", options: str
     return Table(name, columns, np.arange(read.num_rows), "row")
 
 
-def _of_arrow(where: str, column: Any, as_text: bool, drop: str) -> Values:
+def _of_arrow(where: str, column: Any, as_text: bool, drop: str) -> ColumnValues:
     import pyarrow as pa
     from pyarrow import types
 
@@ -389,7 +391,7 @@ def joined(first: Table, second: Table) -> Table:
     for one, other in ((first, second), (second, first)):
         if lacking := [name for name in one.columns if name not in other.columns]:
             raise BadInput(f"{other.name} has no column {short(lacking[0])!r}, which {one.name} has")
-    columns: dict[str, Values] = {}
+    columns: dict[str, ColumnValues] = {}
     for name in first.columns:
         parts = [table.columns[name] for table in (first, second)]
         if is_text(parts[0]) != is_text(parts[1]):

@@ -22,9 +22,9 @@ from bdlbench.data.downloads import RemoteFile, array_checksum
 from bdlbench.data.encoding import (
     FEWEST_ROWS,
     SPLITS_OF_OWN,
-    Kind,
     Missing,
     TableRules,
+    TargetKind,
     Unknown,
 )
 from bdlbench.data.splits import TEST_FRACTION, Index, checked, random_split, stratified_split
@@ -42,7 +42,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "task": {
         "default": "auto",
         "help": "whether the target is a number or a class; auto asks where it may be either",
-        "choices": get_args(Kind),
+        "choices": get_args(TargetKind),
     },
     "test_share": {
         "default": TEST_FRACTION,
@@ -77,7 +77,7 @@ class Columns:
     test: str = own_option("test")
     test_sha256: str = own_option("sha256")
     target: str = option("", "the column to predict")
-    task: Kind = own_option("task")
+    task: TargetKind = own_option("task")
     split_column: str = option("", "a column that says train or test; without it the split is at random")
     test_share: float = own_option("test_share")
     drop: str = option("", "columns to leave out, joined by +")
@@ -159,7 +159,7 @@ class Libsvm:
     path_sha256: str = own_option("sha256")
     test: str = own_option("test")
     test_sha256: str = own_option("sha256")
-    task: Kind = own_option("task")
+    task: TargetKind = own_option("task")
     test_share: float = own_option("test_share")
 
     files: ClassVar[tuple[RemoteFile, ...]] = ()
@@ -198,7 +198,7 @@ class Npz:
     test_inputs: str = option("", "the array of test inputs; x_test or X_test where it is not said")
     test_target: str = option("", "the array of test targets; y_test where it is not said")
     kind: ArrayKind = option("auto", "what the inputs are", choices=get_args(ArrayKind))
-    task: Kind = own_option("task")
+    task: TargetKind = own_option("task")
     test_share: float = own_option("test_share")
     missing: Missing = own_option("missing")
     missing_indicator: bool = own_option("missing_indicator")
@@ -246,7 +246,7 @@ class Npz:
         parts = _parts(target, split, self.test_share, tested, where)
         if kind == "images":
             x = arrays.as_images(x, f"{where}: the inputs")
-        return arrays.array_task(x, (0, 2, 3) if kind == "images" else (0, 1), target, parts, sources)
+        return arrays.array_task(x, (0, 2, 3) if kind == "images" else (0, 1), target, parts, sources, where)
 
 
 @dataclass(frozen=True)
@@ -311,7 +311,7 @@ class ImageFolder:
         else:
             parts = _parts(target, split, self.test_share, 0, shown(folder))
         sources = {folder.name: whole, f"{folder.name}, pixels": array_checksum(pixels)}
-        return arrays.array_task(pixels, (0, 2, 3), target, parts, sources)
+        return arrays.array_task(pixels, (0, 2, 3), target, parts, sources, shown(folder))
 
 
 @lru_cache(maxsize=3)
