@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
+from scipy.stats import binomtest
 
 from bdlbench.stats.holm import holm
 
@@ -17,6 +18,35 @@ ERROR_RATE = 0.05
 """The probability that a true hypothesis is said not to hold, and at most that a false one is said to hold."""
 
 ClaimVerdict = Literal["holds", "does not hold", "inconclusive"]
+
+
+class Estimate(Protocol):
+    """What was measured of a true mean, and what that says of it."""
+
+    @property
+    def value(self) -> float:
+        """The estimate."""
+        ...
+
+    @property
+    def known(self) -> bool:
+        """Whether anything says how far the true mean may be from it. If not, nothing is shown or refuted."""
+        ...
+
+    def p_above(self, bound: float) -> float:
+        """Return the p-value of the true mean being at or below a finite bound: small where it is shown to be above.
+
+        NaN where nothing is known.
+        """
+        ...
+
+    def p_below(self, bound: float) -> float:
+        """Return the p-value of the true mean being at or above a finite bound: small where it is shown to be below."""
+        ...
+
+    def interval(self, level: float) -> tuple[float, float]:
+        """Return the two-sided interval of confidence 1 − level; NaN where nothing is known."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -37,6 +67,74 @@ class MeanEstimate:
     def standard_error(self) -> float:
         """The standard error of the mean."""
         return math.sqrt(self.variance)
+
+    @property
+    def known(self) -> bool:
+        """Whether there is a variance above 0: equal numbers show nothing."""
+        return self.variance > 0
+
+    def p_above(self, bound: float) -> float:
+        """Return P(T ≥ (value − bound) / standard error) of Student's T."""
+        return self._tail(self.value - bound)
+
+    def p_below(self, bound: float) -> float:
+        """Return P(T ≥ (bound − value) / standard error) of Student's T."""
+        return self._tail(bound - self.value)
+
+    def interval(self, level: float) -> tuple[float, float]:
+        """Return value ± t · standard error."""
+        width = -float(special.stdtrit(self.df, level / 2)) if self.df > 0 else math.nan
+        half = width * self.standard_error
+        return self.value - half, self.value + half
+
+    def _tail(self, gap: float) -> float:
+        return float(special.stdtr(self.df, -gap / self.standard_error)) if self.known else math.nan
+
+
+@dataclass(frozen=True)
+class ShareEstimate:
+    """A share of independent trials, whose count is binomial: its tests and its interval are exact.
+
+    Attributes:
+        count: Trials in which it happened.
+        trials: All of them, at least one.
+        known: True: a share of none or of all says how rare the opposite is.
+    """
+
+    count: int
+    trials: int
+    known: bool = True
+
+    @property
+    def value(self) -> float:
+        """The share."""
+        return self.count / self.trials
+
+    def p_above(self, bound: float) -> float:
+        """Return P(X ≥ count) where the true share is the bound, from 0 to 1 (Clopper & Pearson 1934)."""
+        return float(binomtest(self.count, self.trials, bound, alternative="greater").pvalue)
+
+    def p_below(self, bound: float) -> float:
+        """Return P(X ≤ count) where the true share is the bound, from 0 to 1."""
+        return float(binomtest(self.count, self.trials, bound, alternative="less").pvalue)
+
+    def interval(self, level: float) -> tuple[float, float]:
+        """Return the interval of Clopper & Pearson."""
+        found = binomtest(self.count, self.trials).proportion_ci(1 - level, "exact")
+        return float(found.low), float(found.high)
+
+
+def over_trials(happened: ArrayLike) -> ShareEstimate:
+    """Estimate how often something happens, from replicates that share nothing.
+
+    Args:
+        happened: Whether it happened in each replicate, (R,) bool, R ≥ 1.
+
+    Returns:
+        The share.
+    """
+    given = np.asarray(happened, dtype=bool)
+    return ShareEstimate(int(given.sum()), len(given))
 
 
 def over_replicates(values: ArrayLike) -> MeanEstimate:
@@ -86,7 +184,7 @@ class Statement:
     """
 
     words: str
-    estimate: MeanEstimate
+    estimate: Estimate
     low: float = -math.inf
     high: float = math.inf
     unit: str = ""
@@ -101,14 +199,17 @@ class Statement:
     @property
     def p_outside(self) -> float:
         """The p-value of the true mean being outside the bounds or on one: small where the statement is shown."""
-        return float(np.max([self._tail(self.estimate.value - self.low), self._tail(self.high - self.estimate.value)]))
+        above = self.estimate.p_above(self.low) if math.isfinite(self.low) else 0.0
+        below = self.estimate.p_below(self.high) if math.isfinite(self.high) else 0.0
+        return float(np.max([above, below]))
 
     @property
     def p_inside(self) -> float:
         """The p-value of the true mean being between the bounds: small where the statement is refuted."""
         bounds = math.isfinite(self.low) + math.isfinite(self.high)
-        p = np.min([self._tail(self.low - self.estimate.value), self._tail(self.estimate.value - self.high)])
-        return float(np.minimum(1.0, bounds * p))
+        below = self.estimate.p_below(self.low) if math.isfinite(self.low) else 1.0
+        above = self.estimate.p_above(self.high) if math.isfinite(self.high) else 1.0
+        return float(np.minimum(1.0, bounds * np.min([below, above])))
 
     def interval(self, level: float = ERROR_RATE) -> tuple[float, float]:
         """Return the two-sided confidence interval of the true mean.
@@ -119,19 +220,7 @@ class Statement:
         Returns:
             Its ends; NaN where nothing is known of the variance.
         """
-        width = -float(special.stdtrit(self.estimate.df, level / 2)) if self.estimate.df > 0 else math.nan
-        half = width * self.estimate.standard_error
-        return self.estimate.value - half, self.estimate.value + half
-
-    def _tail(self, gap: float) -> float:
-        """Return P(T ≥ gap / standard error) of Student's T. NaN without a variance above 0, which shows nothing."""
-        if gap == math.inf:
-            return 0.0
-        if gap == -math.inf:
-            return 1.0
-        if not self.estimate.variance > 0:
-            return math.nan
-        return float(special.stdtr(self.estimate.df, -gap / self.estimate.standard_error))
+        return self.estimate.interval(level)
 
 
 @dataclass(frozen=True)

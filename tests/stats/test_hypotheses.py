@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bdlbench.stats.hypotheses import MeanEstimate, Statement, judge, over_replicates, over_splits
+from bdlbench.stats.hypotheses import MeanEstimate, Statement, judge, over_replicates, over_splits, over_trials
 
 ROOT = Path(__file__).resolve().parents[2]
 spec = importlib.util.spec_from_file_location("calibration", ROOT / "scripts" / "hypotheses_calibration.py")
@@ -67,6 +67,25 @@ def test_many_statements_need_more_to_refute_one() -> None:
     sure = [Statement("sure", MeanEstimate(50.0, 1.0, 1000), low=0.0)] * 3
     assert judge([weak]).verdict == "does not hold"
     assert judge([weak, *sure]).verdict == "inconclusive"
+
+
+def test_a_share_is_binomial() -> None:
+    """Five of ten above a tenth: Σ_{k ≥ 5} C(10, k) 0.1ᵏ 0.9¹⁰⁻ᵏ = 0.0016349; a t interval is of another law."""
+    five = Statement("share", over_trials([True, False] * 5), low=0.1)
+    assert five.p_outside == pytest.approx(0.0016349374, rel=1e-9)
+    assert five.p_inside == pytest.approx(stats.binom.cdf(5, 10, 0.1))
+    assert five.interval() == pytest.approx((stats.beta.ppf(0.025, 5, 6), stats.beta.ppf(0.975, 6, 5)))
+
+
+def test_none_and_all_of_the_trials_say_something_too() -> None:
+    """Where Student's t sees equal numbers, without variance."""
+    every, none = over_trials([True] * 10), over_trials([False] * 10)
+    assert every.interval(0.05) == pytest.approx((0.025**0.1, 1.0))
+    assert none.interval(0.05) == pytest.approx((0.0, 1 - 0.025**0.1))
+    assert judge([Statement("share", every, low=0.1)]).verdict == "holds"
+    assert judge([Statement("share", none, low=0.3)]).verdict == "does not hold"  # 0.7¹⁰ = 2.8 %
+    assert judge([Statement("share", none, low=0.1)]).verdict == "inconclusive"  # 0.9¹⁰ = 35 %
+    assert judge([Statement("share", every, 0.1, 0.9)]).verdict == "inconclusive"
 
 
 def test_there_is_no_hypothesis_without_a_statement() -> None:
