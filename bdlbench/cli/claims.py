@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bdlbench.cli.options import PluginsOption, Replaced, add_plugins
-from bdlbench.cli.run import train
+from bdlbench.cli.results import print_other_code
+from bdlbench.cli.run import print_outdated, train
 from bdlbench.cli.terminal import screen, write
 from bdlbench.core.errors import DataUnavailable
 
@@ -65,11 +66,14 @@ def _study(key: str, claim: Experiment, full: bool, folder: Path, where: tuple[i
     spec = suites.build_spec(claim.protocol(full).suite, suites.Overrides(device=device))
     job = work.plan(spec, Settings(folder), any_code=stored)
     if not stored:
+        print_outdated(job, "--stored judges the records as they are", sys.stderr)
         try:
             job, _ = train(job, work.workers(jobs, job))
         except DataUnavailable as error:
             return verdicts.Study(key, claim, full, missing=str(error))
     held = work.held(job)
+    if stored:
+        print_other_code(held.records)
     for finding in () if stored else work.findings_of(job, held.records):
         print(finding, file=sys.stderr)
     found = held.results
@@ -78,4 +82,5 @@ def _study(key: str, claim: Experiment, full: bool, folder: Path, where: tuple[i
     made = [record for result in found for record in result.records]
     shares = [(len(record.replicates) + len(record.failed)) / record.batch_rows for record in made]  # of its batch
     seconds = math.fsum(share * (record.seconds or 0.0) for share, record in zip(shares, made, strict=True))
-    return verdicts.study(key, claim, Readings(api.frame_of(found)), full, seconds)
+    failed = {(record.key, name): reason for record in made for name, reason in record.unscored.items()}
+    return verdicts.study(key, claim, Readings(api.frame_of(found), failed), full, seconds)

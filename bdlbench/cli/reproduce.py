@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bdlbench.cli.run import train
+from bdlbench.cli.results import print_other_code
+from bdlbench.cli.run import print_outdated, train
 from bdlbench.cli.terminal import screen, write
 from bdlbench.core.errors import INCOMPLETE, NEGATIVE, BadInput, DataUnavailable
 
@@ -59,6 +60,10 @@ def reproduce(
             if not any(folder.glob("*.json")):
                 raise
             print(f"bdlbench: {error}", file=sys.stderr)
+    elif any(folder.glob("*.json")):
+        from bdlbench.records import record as records
+
+        print_other_code(records.read(folder))
     lines = _lines(paper, folder)
     from bdlbench.reproduce.page import text
 
@@ -78,6 +83,7 @@ def _train(paper: Paper, folder: Path, jobs: int, device: str) -> None:
     own = paper.suite.endswith(".toml")
     suite = suites.find_suite("", Path(paper.suite)) if own else suites.find_suite(paper.suite, None)
     job = work.plan(suites.build_spec(suite, suites.Overrides(device=device)), Settings(folder))
+    print_outdated(job, "--stored judges the records as they are", sys.stderr)
     trained, _ = train(job, work.workers(jobs, job))
     for finding in work.findings_of(trained, records.read(folder) if folder.is_dir() else []):
         print(finding, file=sys.stderr)

@@ -16,6 +16,7 @@ from bdlbench.core.errors import INCOMPLETE
 if TYPE_CHECKING:
     from bdlbench.records.cells import Result
     from bdlbench.records.reading import Faults
+    from bdlbench.records.record import Record
 
 
 def table(
@@ -89,6 +90,22 @@ def print_failures(found: Sequence[Result]) -> bool:
             print(f"not scored: {title}: metric {name}: {reason}; {again}")
         incomplete |= bool(result.failed) or not known.isdisjoint(owed)
     return incomplete
+
+
+def print_other_code(made: Sequence[Record]) -> None:
+    """Print one line on stderr where other code made the records that are judged as they are.
+
+    Args:
+        made: The records.
+    """
+    from bdlbench.runs import provenance
+
+    if by_reason := provenance.by_other_code(made):
+        first, *others = sorted(by_reason, key=lambda reason: -len(by_reason[reason]))
+        count = sum(map(len, by_reason.values()))
+        more = f", and {len(others)} other reason{'s' * (len(others) > 1)}" * bool(others)
+        what = f"judged as stored, though other code made {count} of {len(made)} records: {first}{more}"
+        print(f"{what} (without --stored they are trained again)", file=sys.stderr)
 
 
 def print_faults(faults: Faults) -> None:

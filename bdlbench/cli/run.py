@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
@@ -67,7 +68,7 @@ def run(  # noqa: PLR0913 - one parameter for each option of the command
     settings = Settings(results, checkpoint_every, keep_parameters)
     job = work.plan(suites.build_spec(suites.find_suite(suite, config), asked), settings, fresh, any_code)
     workers = work.workers(jobs, job)
-    _print_outdated(job)
+    print_outdated(job, "--any-code keeps the records")
     if dry_run:
         _print_plan(job, workers)
         return
@@ -98,15 +99,22 @@ def train(job: Job, workers: int) -> tuple[Job, bool]:
     return job, not any(outcome.unwritten for outcome in outcomes)
 
 
-def _print_outdated(job: Job) -> None:
-    """Print why records are outdated, and which of their replicates are kept nevertheless."""
+def print_outdated(job: Job, otherwise: str, file: TextIO | None = None) -> None:
+    """Print why records are trained again, and which of their replicates are kept nevertheless.
+
+    Args:
+        job: The job.
+        otherwise: What would use them as they are.
+        file: Where to; None is stdout.
+    """
+    say = partial(print, file=file)
     titles = {cell.key: cell.title for cell in job.spec.cells}
     by_reason: dict[str, list[str]] = {}
     for record, reason in job.outdated:
         by_reason.setdefault(reason, []).append(titles[record.key])
         left = sorted({replicate.seed for replicate in set(record.replicates) - set(job.spec.replicates)})
         if left:
-            print(f"kept from other code: {titles[record.key]}, seeds {_ranges(left)}; name these seeds to train them")
+            say(f"kept from other code: {titles[record.key]}, seeds {_ranges(left)}; name these seeds to train them")
     from bdlbench.runs import provenance
 
     edited = {name for record in job.existing for name, why in record.unscored.items() if why == provenance.EDITED}
@@ -114,12 +122,12 @@ def _print_outdated(job: Job) -> None:
     if job.spec.curves and not job.fresh:
         plain = {r.key for r in job.existing if r.key in cells and r.replicates and not r.values.curves}
         if plain := plain.difference(cell.key for batch in job.batches for cell in batch.cells):
-            print(f"without curves, as they were trained before: {len(plain)} of {len(cells)} cells (--fresh measures)")
+            say(f"without curves, as they were trained before: {len(plain)} of {len(cells)} cells (--fresh measures)")
     for name in sorted(edited):
-        print(f"to be scored again from stored predictions, since its source has changed: metric {name}")
+        say(f"to be scored again from stored predictions, since its source has changed: metric {name}")
     for reason, which in by_reason.items():
         what = ", ".join(which) if len(which) < 4 else f"{len(which)} cells"
-        print(f"to be trained again, since {reason}: {what} (--any-code keeps the records)")
+        say(f"to be trained again, since {reason}: {what} ({otherwise})")
 
 
 def _print_plan(job: Job, workers: int) -> None:

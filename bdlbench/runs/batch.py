@@ -246,14 +246,19 @@ def build(batch: Batch) -> Built:
     return assembled(problem, [row.cell.at(point) for row, point in zip(batch.rows, points, strict=True)])
 
 
+NOT_FINITE = "parameters or predictions are not finite"
+UNDECIDED = "it has chosen nothing: no point of the grid has a finite log-likelihood of its validation rows"
+"""Why a row fails."""
+
+
 @dataclass(frozen=True)
 class _Result:
-    """All rows of a batch, scored."""
+    """All rows of a batch, scored; `broken` says why a row has failed, "" where it has not."""
 
     values: Values
     unscored: dict[str, str]
     arrays: dict[str, Tensor]
-    finite: list[bool]
+    broken: list[str]
     cost: dict[str, float]
     state: Mapping[str, Tensor]
     measured: Mapping[str, Tensor]
@@ -264,6 +269,7 @@ class _Result:
         return replace(
             self,
             values=replace(self.values, facts={**self.values.facts, **choices.facts}),
+            broken=[UNDECIDED if none else one for none, one in zip(choices.undecided, self.broken, strict=True)],
             cost={**self.cost, SELECTION_SECONDS: choices.seconds},
             examples=replace(self.examples, test_sha256=_examples(given).test_sha256),
         )
@@ -331,7 +337,7 @@ def _fit_and_score(batch: Batch, built: Built, spent: Session, device: torch.dev
         ),
         unscored=unscored,
         arrays=arrays,
-        finite=_finite_rows({**posterior.state, "log_prob": evaluation.test.log_prob(evaluation.y)}),
+        broken=_broken_rows({**posterior.state, "log_prob": evaluation.test.log_prob(evaluation.y)}),
         cost=cost,
         state=posterior.state,
         measured=posterior.measured(problem.test.x, rng.child("measured")),
@@ -361,9 +367,10 @@ def refuse_broken(posterior: Posterior, method: Method, name: str, rows: int) ->
                 raise foreign.Broken(f"the posterior's {key} is {shape}, not {wanted} for {rows} replicates")
 
 
-def _finite_rows(state: Mapping[str, Tensor]) -> list[bool]:
+def _broken_rows(state: Mapping[str, Tensor]) -> list[str]:
+    """Say of each row why it has failed, or ""."""
     rows = [torch.isfinite(value).reshape(len(value), -1).all(1) for value in state.values()]
-    return [bool(ok) for ok in torch.stack(rows).all(0)]
+    return ["" if ok else NOT_FINITE for ok in torch.stack(rows).all(0)]
 
 
 def _cost(
@@ -392,9 +399,9 @@ def _cost(
 
 
 def _write_cell(batch: Batch, cell: Cell, result: _Result, settings: Settings) -> Record:
-    """Write the record of one cell: its rows of the batch, with diverged rows as failures."""
+    """Write the record of one cell: its rows of the batch, with broken rows as failures."""
     mine = [i for i, row in enumerate(batch.rows) if row.cell == cell]
-    good = [i for i in mine if result.finite[i]]
+    good = [i for i in mine if not result.broken[i]]
     unscored = {f"metrics {name}" for name in result.unscored}  # they do not outdate the record
     code = {name: sha256 for name, sha256 in settings.code_of(cell).items() if name not in unscored}
     record = Record(
@@ -409,7 +416,7 @@ def _write_cell(batch: Batch, cell: Cell, result: _Result, settings: Settings) -
             selection=settings.selection,
             examples=result.examples,
         ),
-        failed={batch.rows[i].replicate: "parameters or predictions are not finite" for i in mine if i not in good},
+        failed={batch.rows[i].replicate: result.broken[i] for i in mine if i not in good},
         unscored=result.unscored if good else {},
     )
     rows = torch.tensor(good, dtype=torch.int64)

@@ -58,6 +58,11 @@ class Choices(NamedTuple):
     seconds: float
 
     @property
+    def undecided(self) -> tuple[bool, ...]:
+        """Whether no point of a replicate has a finite score, so that it has chosen nothing."""
+        return tuple((~self.scores.isfinite().any(1)).tolist())
+
+    @property
     def facts(self) -> dict[str, tuple[float, ...]]:
         """For the record: the chosen point, its options, and the score of each point, by replicate."""
         values = [self.tuning.points[point] for point in self.points]
@@ -103,5 +108,8 @@ def choose(cells: Sequence[Cell], tuning: Tuning, seeds: Sequence[int], problem:
 
 
 def best_of(scores: Tensor) -> tuple[int, ...]:
-    """Return the point with the highest score of each row of (R, G): the first of equal ones, and of none finite."""
+    """Return the point with the highest score of each row of (R, G): the first of equal ones, or where none is finite.
+
+    A replicate without a finite score fails (`Choices.undecided`); the point stands for none.
+    """
     return tuple(torch.where(scores.isfinite(), scores, -torch.inf).argmax(1).tolist())

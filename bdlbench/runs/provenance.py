@@ -11,6 +11,7 @@ from pathlib import Path
 
 from bdlbench import catalog
 from bdlbench.core import files
+from bdlbench.core.errors import BadInput
 from bdlbench.core.spec import Cell, Choice, Spec
 from bdlbench.records.record import Record
 from bdlbench.runs import loading
@@ -83,6 +84,26 @@ def held_against(
             outdated.append((record, changed))
         kept.append(_without_edited_metrics(record, code[record.key]))
     return kept, outdated
+
+
+def by_other_code(made: Sequence[Record]) -> dict[str, list[Record]]:
+    """Find the records that other code made, where they are read as they are.
+
+    Args:
+        made: The records.
+
+    Returns:
+        The records by what has changed, in words.
+    """
+    found: dict[str, list[Record]] = {}
+    for record in made:
+        try:
+            changed = _change(record, record.cell, code_of(record.cell))
+        except BadInput as error:  # an entry of a plugin that is not loaded, or gone
+            changed = str(error)
+        if changed:
+            found.setdefault(changed, []).append(record)
+    return found
 
 
 def _change(record: Record, cell: Cell, now: Code) -> str:

@@ -20,7 +20,7 @@ ERROR_RATE = 0.05
 ClaimVerdict = Literal["holds", "does not hold", "inconclusive"]
 
 
-class Estimate(Protocol):
+class AnyEstimate(Protocol):
     """What was measured of a true mean, and what that says of it."""
 
     @property
@@ -34,18 +34,36 @@ class Estimate(Protocol):
         ...
 
     def p_above(self, bound: float) -> float:
-        """Return the p-value of the true mean being at or below a finite bound: small where it is shown to be above.
+        """Return the p-value of the true mean being at or below a bound: small where it is shown to be above.
 
-        NaN where nothing is known.
+        Args:
+            bound: A finite number.
+
+        Returns:
+            The p-value; NaN where nothing is known.
         """
         ...
 
     def p_below(self, bound: float) -> float:
-        """Return the p-value of the true mean being at or above a finite bound: small where it is shown to be below."""
+        """Return the p-value of the true mean being at or above a bound: small where it is shown to be below.
+
+        Args:
+            bound: A finite number.
+
+        Returns:
+            The p-value; NaN where nothing is known.
+        """
         ...
 
     def interval(self, level: float) -> tuple[float, float]:
-        """Return the two-sided interval of confidence 1 − level; NaN where nothing is known."""
+        """Return the two-sided confidence interval of the true mean.
+
+        Args:
+            level: One minus its confidence.
+
+        Returns:
+            Its ends; NaN where nothing is known.
+        """
         ...
 
 
@@ -74,15 +92,36 @@ class MeanEstimate:
         return self.variance > 0
 
     def p_above(self, bound: float) -> float:
-        """Return P(T ≥ (value − bound) / standard error) of Student's T."""
+        """Return P(T ≥ (value − bound) / standard error) of Student's T.
+
+        Args:
+            bound: A finite number.
+
+        Returns:
+            The p-value; NaN without a variance above 0.
+        """
         return self._tail(self.value - bound)
 
     def p_below(self, bound: float) -> float:
-        """Return P(T ≥ (bound − value) / standard error) of Student's T."""
+        """Return P(T ≥ (bound − value) / standard error) of Student's T.
+
+        Args:
+            bound: A finite number.
+
+        Returns:
+            The p-value; NaN without a variance above 0.
+        """
         return self._tail(bound - self.value)
 
     def interval(self, level: float) -> tuple[float, float]:
-        """Return value ± t · standard error."""
+        """Return value ± t · standard error.
+
+        Args:
+            level: One minus its confidence.
+
+        Returns:
+            Its ends; NaN where nothing is known of the variance.
+        """
         width = -float(special.stdtrit(self.df, level / 2)) if self.df > 0 else math.nan
         half = width * self.standard_error
         return self.value - half, self.value + half
@@ -111,15 +150,36 @@ class ShareEstimate:
         return self.count / self.trials
 
     def p_above(self, bound: float) -> float:
-        """Return P(X ≥ count) where the true share is the bound, from 0 to 1 (Clopper & Pearson 1934)."""
+        """Return P(X ≥ count) where the true share is the bound.
+
+        Args:
+            bound: From 0 to 1.
+
+        Returns:
+            The p-value.
+        """
         return float(binomtest(self.count, self.trials, bound, alternative="greater").pvalue)
 
     def p_below(self, bound: float) -> float:
-        """Return P(X ≤ count) where the true share is the bound, from 0 to 1."""
+        """Return P(X ≤ count) where the true share is the bound.
+
+        Args:
+            bound: From 0 to 1.
+
+        Returns:
+            The p-value.
+        """
         return float(binomtest(self.count, self.trials, bound, alternative="less").pvalue)
 
     def interval(self, level: float) -> tuple[float, float]:
-        """Return the interval of Clopper & Pearson."""
+        """Return the interval of Clopper & Pearson 1934.
+
+        Args:
+            level: One minus its confidence.
+
+        Returns:
+            Its ends.
+        """
         found = binomtest(self.count, self.trials).proportion_ci(1 - level, "exact")
         return float(found.low), float(found.high)
 
@@ -184,7 +244,7 @@ class Statement:
     """
 
     words: str
-    estimate: Estimate
+    estimate: AnyEstimate
     low: float = -math.inf
     high: float = math.inf
     unit: str = ""

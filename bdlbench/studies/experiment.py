@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -41,16 +41,23 @@ SLIDES = (
 """The slides of the lecture that claim something, in its order."""
 
 
+class NotMeasured(BadInput):
+    """A claim reads a metric that failed in one of its cells: the experiment is incomplete."""
+
+
 @dataclass(frozen=True)
 class Readings:
     """The numbers of a claim's records.
 
     Attributes:
         frame: A row for each cell, replicate and metric, and for each cell and cost, as `api.read` returns it: columns
-            method, model, dataset, samples, seed, split, metric, value, and each option, such as dataset.num_train.
+            cell, method, model, dataset, samples, seed, split, metric, value, and each option, such as
+            dataset.num_train.
+        failed: Why a metric has no values, by (cell, metric's name), where it raised.
     """
 
     frame: DataFrame
+    failed: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
     def where(self, **columns: Any) -> Readings:
         """Return the rows whose columns have these values; `dataset__num_train` stands for dataset.num_train."""
@@ -58,7 +65,7 @@ class Readings:
         for name, value in columns.items():
             column = kept[name.replace("__", ".")]
             kept = kept[[found == value for found in column]]  # one by one: a value may be a tuple, such as widths
-        return Readings(kept)
+        return replace(self, frame=kept)
 
     def values(self, metric: str, **columns: Any) -> NDArray[np.float64]:
         """Return a metric of the one cell whose columns have these values.
@@ -71,9 +78,10 @@ class Readings:
             (R,) by seed; NaN where a number was not finite.
 
         Raises:
+            NotMeasured: The metric failed in that cell.
             BadInput: There is no such cell, or more than one.
         """
-        found = self.where(metric=metric, **columns).frame
+        found = self._measured(metric, columns)
         said = ", ".join([metric, *(f"{name.replace('__', '.')}={value}" for name, value in columns.items())])
         if found.cell.nunique() != 1:
             raise BadInput(f"{said}: {found.cell.nunique()} cells of the claim fit, where it needs one")
@@ -105,9 +113,17 @@ class Readings:
         Returns:
             The option's values ascending (K,), and the metric (K, R) by seed.
         """
-        rows = self.where(metric=metric, **columns)
-        steps = sorted(rows.frame[option].dropna().unique())
+        steps = sorted(self._measured(metric, columns)[option].dropna().unique())
+        rows = self.where(**columns)
         return np.array(steps, float), np.array([rows.values(metric, **{option: step}) for step in steps])
+
+    def _measured(self, metric: str, columns: Mapping[str, Any]) -> DataFrame:
+        """Return the rows of a metric whose columns have these values; NotMeasured where it failed in any cell."""
+        asked = self.where(**columns).frame
+        for cell in asked.cell.unique():
+            if reason := self.failed.get((cell, metric.partition("[")[0])):
+                raise NotMeasured(f"metric {metric} could not be computed in a cell: {reason}")
+        return asked[asked.metric == metric]
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,7 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any
 
-from matplotlib.figure import Figure
-
-from bdlbench.core import files, foreign
+from bdlbench.core import files
 from bdlbench.report.page import drawing, template
 from bdlbench.report.plots import Panel
 from bdlbench.report.text_table import Field, Sheet, escape_markdown, markdown, terminal
@@ -51,19 +49,12 @@ def write(studies: Sequence[Study], folder: Path) -> Path:
 
     Returns:
         The path of the HTML page.
-
-    Raises:
-        BadInput: A claim of somebody else's file draws no figure; with file and line.
     """
-    drawn = {}
-    for study in studies:
-        if study.measured is not None:
-            with foreign.calling(f"claim {study.name}", study.claim.draw):
-                figure = study.claim.draw(study.measured)
-                if not isinstance(figure, Figure):
-                    raise foreign.Broken(f"draw(readings) returned a {type(figure).__name__}: return a Figure")
-            panel = Panel(study.name, study.claim.alt, figure)
-            drawn[study.name] = drawing(panel, "", folder / "figures")
+    drawn = {
+        study.name: drawing(Panel(study.name, study.claim.alt, study.figure), "", folder / "figures")
+        for study in studies
+        if study.figure is not None
+    }
     stems = {name: f"figures/{found.stem}.png" for name, found in drawn.items()}
     files.write_atomic(folder / "README.md", _markdown(studies, stems).encode())
     told = [
@@ -104,7 +95,7 @@ def verdict(study: Study) -> str:
     if study.judged is None:
         return f"Not run: {study.missing}."
     deciding = study.statements[study.judged.deciding]
-    if not deciding.estimate.variance > 0:
+    if not deciding.estimate.known:
         return f"Inconclusive: nothing says how much this varies: {deciding.words}."
     low, high = deciding.interval()
     told = f"{deciding.words} is {_number(deciding.estimate.value)} [{_number(low)}, {_number(high)}]"

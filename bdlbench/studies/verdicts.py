@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from matplotlib.figure import Figure
+
 from bdlbench.core import foreign
 from bdlbench.core.errors import INCOMPLETE, NEGATIVE
 from bdlbench.stats.hypotheses import ERROR_RATE, ClaimVerdict, Judged, Statement, judge
-from bdlbench.studies.experiment import Experiment, Readings
+from bdlbench.studies.experiment import Experiment, NotMeasured, Readings
 
 StudyVerdict = ClaimVerdict | Literal["not run"]
 STUDY_VERDICTS: tuple[StudyVerdict, ...] = ("holds", "does not hold", "inconclusive", "not run")
@@ -29,6 +31,7 @@ class Study:
         judged: The verdict on all statements; None where cells are missing.
         missing: What is missing, "" where nothing is.
         seconds: Training and prediction of all cells.
+        figure: The numbers, drawn; None where cells are missing.
     """
 
     name: str
@@ -39,6 +42,7 @@ class Study:
     judged: Judged | None = None
     missing: str = ""
     seconds: float = math.nan
+    figure: Figure | None = None
 
     @property
     def verdict(self) -> StudyVerdict:
@@ -52,7 +56,7 @@ class Study:
 
 
 def study(name: str, claim: Experiment, measured: Readings, full: bool = False, seconds: float = math.nan) -> Study:
-    """Judge a claim by the numbers of all its cells.
+    """Judge a claim by the numbers of all its cells, and draw them.
 
     Args:
         name: The claim's name.
@@ -62,16 +66,23 @@ def study(name: str, claim: Experiment, measured: Readings, full: bool = False, 
         seconds: Training and prediction.
 
     Returns:
-        The study, with its verdict.
+        The study, with its verdict; without one where a metric that the claim reads failed.
 
     Raises:
-        BadInput: A claim of somebody else's file raises, or states nothing; with file and line.
+        BadInput: A claim of somebody else's file raises, states nothing or draws no figure; with file and line.
     """
-    with foreign.calling(f"claim {name}", claim.statements):
-        statements = tuple(claim.statements(measured))
-        if not statements or not all(isinstance(one, Statement) for one in statements):
-            raise foreign.Broken("statements(readings) returns a list of Statement, at least one")
-    return Study(name, claim, full, measured, statements, judge(statements), "", seconds)
+    try:
+        with foreign.calling(f"claim {name}", claim.statements):
+            statements = tuple(claim.statements(measured))
+            if not statements or not all(isinstance(one, Statement) for one in statements):
+                raise foreign.Broken("statements(readings) returns a list of Statement, at least one")
+        with foreign.calling(f"claim {name}", claim.draw):
+            figure = claim.draw(measured)
+            if not isinstance(figure, Figure):
+                raise foreign.Broken(f"draw(readings) returned a {type(figure).__name__}: return a Figure")
+    except NotMeasured as error:
+        return Study(name, claim, full, missing=str(error), seconds=seconds)
+    return Study(name, claim, full, measured, statements, judge(statements), "", seconds, figure)
 
 
 def state(study: Study, index: int) -> str:

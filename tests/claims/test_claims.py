@@ -11,7 +11,8 @@ from pandas import DataFrame
 from bdlbench.cli.claims import _study
 from bdlbench.cli.main import main
 from bdlbench.records.record import read
-from bdlbench.runs import suites
+from bdlbench.runs import executors, provenance, suites
+from bdlbench.runs.batch import run_batch
 from bdlbench.studies import registry
 from bdlbench.studies.experiment import SLIDES, Experiment, Readings
 
@@ -128,6 +129,79 @@ def test_cells_that_train_together_count_their_time_once(tmp_path: Path) -> None
     assert len(records) == 2
     assert records[0].batch_rows == 6
     assert found.seconds == pytest.approx(records[0].seconds)
+
+
+FAILING = """
+from dataclasses import dataclass
+from bdlbench.metrics.nll import NegativeLogLikelihood
+
+@dataclass(frozen=True)
+class Broken(NegativeLogLikelihood):
+    def __call__(self, evaluation):
+        raise ArithmeticError("no logarithm today")
+
+metrics = {"nll": Broken()}
+"""
+
+
+@pytest.mark.parametrize("read_by", ["statements", "draw", "neither"])
+def test_a_metric_that_failed_leaves_the_claim_incomplete_where_it_reads_it(
+    read_by: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, plugin = tmp_path / "mine.py", tmp_path / "failing.py"
+    stated, drawn = ("nll" if read_by == one else "accuracy" for one in ("statements", "draw"))
+    text = CLAIM.replace('values("nll")', f'values("{stated}")')
+    file.write_text(text.replace("return Figure()", f"measured.values({drawn!r}); return Figure()"))
+    plugin.write_text(FAILING)
+    given = ["claims", str(file), "--results", str(tmp_path / "r"), "--jobs", "1"]
+    code = main([*given, "--plugin", str(plugin), "--replace", "nll"])
+    out = capsys.readouterr().out
+    assert ("not run: metric nll" in out and "no logarithm today" in out) == (read_by != "neither")
+    assert (code == 4) == (read_by != "neither")
+
+
+def test_records_of_other_code_are_trained_again_or_judged_and_both_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(CLAIM)
+    arguments = ["claims", str(file), "--results", str(tmp_path / "r"), "--jobs", "1"]
+
+    def told(*more: str) -> list[str]:
+        main([*arguments, *more])
+        return [line for line in capsys.readouterr().err.splitlines() if "--stored" in line]
+
+    assert told() == told("--stored") == []
+    monkeypatch.setattr(provenance, "package_sha256", lambda: "0" * 64)
+    assert [line.count("1 of 1") for line in told("--stored")] == [1, 1]  # one for each claim of the file
+    assert len(told()) == 2
+    assert told() == told("--stored") == []
+
+
+def test_a_claim_that_was_stopped_goes_on_where_it_was(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C in the second of three cells: the first is not trained again."""
+    file = tmp_path / "mine.py"
+    sizes = 'Grid(("exact",), ("coin",), ("coin_flips",), {"coin_flips": {"num_train": [3, 5, 7]}})'
+    text = CLAIM.replace('Grid(("exact",), ("coin",), ("coin_flips",))', sizes).replace(', "other": claim', "")
+    file.write_text(text.replace('measured.values("nll")', 'measured.along("dataset.num_train", "nll")[1][0]'))
+    arguments, trained = ["claims", str(file), "--results", str(tmp_path / "r"), "--jobs", "1"], []
+
+    def counted(batch: Any, *others: Any) -> Any:
+        trained.append(dict(batch.cells[0].dataset.options)["num_train"])
+        if len(trained) == 2:
+            raise KeyboardInterrupt
+        return run_batch(batch, *others)
+
+    monkeypatch.setattr(executors, "run_batch", counted)
+    assert main(arguments) == 130
+    assert str(tmp_path / "r") in capsys.readouterr().err
+    assert trained == [3, 5]
+    assert main(arguments) in (0, 1)
+    assert trained == [3, 5, 5, 7]
+    assert main(arguments) in (0, 1)
+    assert trained == [3, 5, 5, 7]
 
 
 def test_without_records_a_claim_is_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

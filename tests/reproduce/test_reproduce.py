@@ -15,6 +15,7 @@ from bdlbench.data import downloads
 from bdlbench.datasets import uci
 from bdlbench.records.cells import Result, Scores
 from bdlbench.reproduce import papers, verdicts
+from bdlbench.runs import provenance
 
 SUITE = """
 title = "a network on the diabetes data"
@@ -107,6 +108,22 @@ def test_a_row_may_name_an_option_that_came_later_at_its_default(
     assert reproduced(capsys, str(paper), "--results", results)[0] == 1
     write(paper, f"{number},mlp,mlp.init=glorot,,,the paper")
     assert reproduced(capsys, str(paper), "--results", results, "--stored")[0] == 4
+
+
+def test_records_of_other_code_are_judged_and_it_is_said(
+    paper: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(paper, "3,MLE,diabetes,rmse,9.00,0.01,standard error,20,mle,,,,,the paper")
+    arguments = (str(paper), "--results", str(tmp_path / "out"))
+
+    def told(*more: str) -> list[str]:
+        return [line for line in reproduced(capsys, *arguments, *more)[2].splitlines() if "--stored" in line]
+
+    assert told() == told("--stored") == []
+    monkeypatch.setattr(provenance, "package_sha256", lambda: "0" * 64)
+    assert [line.count("2 of 2") for line in told("--stored")] == [1]
+    assert len(told()) == 1
+    assert told() == told("--stored") == []
 
 
 def test_stored_trains_nothing(paper: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

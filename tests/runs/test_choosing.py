@@ -259,6 +259,24 @@ def test_ties_go_to_the_first_point_and_what_is_not_finite_loses() -> None:
     assert best_of(torch.tensor([[1.0, 2.0, 2.0], [nan, -5.0, -7.0], [nan, nan, nan]])) == (1, 1, 0)
 
 
+def test_a_replicate_without_a_finite_score_fails_and_the_others_do_not(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It took the first point, and nothing said so."""
+
+    def diverged(*arguments: Any) -> Choices:
+        found = choose(*arguments)
+        scores = found.scores.clone()
+        scores[0] = torch.tensor([float("nan"), -torch.inf, torch.inf])
+        return found._replace(scores=scores, points=best_of(scores))
+
+    monkeypatch.setattr(run, "choose", diverged)
+    record = trained(tmp_path, "diverged", data)
+    assert {one.seed: reason for one, reason in record.failed.items()} == {0: run.UNDECIDED}
+    assert [one.seed for one in record.replicates] == [1]
+    assert record.values.facts["chosen"] == (1.0,)
+
+
 def test_nested_options_can_be_chosen_and_those_of_other_entries_do_not_concern_a_cell() -> None:
     text = (
         SUITE.replace("REFIT", "true")
