@@ -13,7 +13,8 @@ from bdlbench.gate.contracts import point_of
 from bdlbench.kernels.linear import dense
 from bdlbench.methods import mean_field_vi, sparse_vd
 from bdlbench.networks.layers import Flipout, LocalNoise, Point, WeightNoise
-from bdlbench.posteriors import fitting
+from bdlbench.posteriors import estimators, fitting
+from bdlbench.posteriors.estimators import ESTIMATORS
 from bdlbench.protocols import OwnsPrior
 from bdlbench.training.loop import minimise
 from bdlbench.training.plan import Plan
@@ -111,9 +112,9 @@ def assert_predicted(predicted, expected):
 
 
 @every_model
-@pytest.mark.parametrize("estimator", mean_field_vi.LAYERS)
+@pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_mean_field_without_width_predicts_as_its_point(small, fit, model, estimator):
-    narrow = {"initial_log_sd": -20, "estimator": estimator}
+    narrow = {"initial_log_sd": -20, "estimator": estimator, "weight_samples": 2}
     posterior, predicted = fit(model, "mean_field_vi", {"mean_field_vi": narrow}, epochs=1)
     assert_predicted(predicted, predicted_at_the_mean(small, posterior, model))
 
@@ -213,11 +214,11 @@ def test_dropped_weights_are_exactly_zero_and_the_facts_count_them(small, fit, m
 
 
 @pytest.mark.parametrize(
-    ("method", "module", "kl"),
-    [("mean_field_vi", mean_field_vi, "factorised"), ("sparse_vd", sparse_vd, "sparse")],
+    ("method", "module", "within", "kl"),
+    [("mean_field_vi", mean_field_vi, estimators, "factorised"), ("sparse_vd", sparse_vd, sparse_vd, "sparse")],
 )
-def test_the_final_weight_of_the_kl_is_one(small, fit, monkeypatch, method, module, kl):
-    plain_kl, plain_objective, divergences, charged = getattr(module, kl), module.negative_elbo, [], []
+def test_the_final_weight_of_the_kl_is_one(small, fit, monkeypatch, method, module, within, kl):
+    plain_kl, plain_objective, divergences, charged = getattr(within, kl), module.negative_elbo, [], []
 
     def watch_kl(*args):
         found = plain_kl(*args)
@@ -228,7 +229,7 @@ def test_the_final_weight_of_the_kl_is_one(small, fit, monkeypatch, method, modu
         charged.append((divergence, num_data))
         return plain_objective(elbo, divergence, num_data)
 
-    monkeypatch.setattr(module, kl, watch_kl)
+    monkeypatch.setattr(within, kl, watch_kl)
     monkeypatch.setattr(module, "negative_elbo", watch_objective)
     fit("mlp", method)
     assert torch.equal(charged[-1][0], divergences[-1])

@@ -16,9 +16,9 @@ from bdlbench.core.options import option
 from bdlbench.core.streams import Streams
 from bdlbench.data.task import Data, Examples
 from bdlbench.kernels.elbo import negative_elbo
-from bdlbench.kernels.factorised import Divergence, factorised, sampled
 from bdlbench.kernels.kl import MixtureScales
 from bdlbench.networks.layers import Flipout, LocalNoise, Point
+from bdlbench.posteriors.estimators import ESTIMATORS, DivergenceAt, Estimator, FactorisedELBO, gradient_trace
 from bdlbench.posteriors.fitting import (
     LearntPriorSd,
     PriorScaling,
@@ -41,41 +41,14 @@ from bdlbench.training.plan import Moment
 from bdlbench.training.recipe import Recipe
 from bdlbench.training.terms import term
 
-Estimator = Literal["local", "weight", "flipout"]
 PriorShape = Literal["gaussian", "empirical_bayes", "scale_mixture"]
 Pruning = Literal["none", "signal_to_noise"]
-TrainedPosterior = tuple[Layer, Tensor]
-"""A layer rule of rows (R, 2P), and their KL (R,) in nats."""
-
-DivergenceAt = Callable[[Callable[[], Tensor]], Divergence]
-"""Returns the KL, given a function that draws the standard normal numbers (R, P) of a weight sample if they are asked
-for."""
-
 PRUNED_LOG_SD = -1000.0
 """The log standard deviation of a pruned weight: its exponential is 0 in float64 too."""
 
 
-def _with_noise(
-    rule: type[LocalNoise | Flipout], flat: Tensor, layout: Layout, prior: DivergenceAt, noise: Streams, valued: bool
-) -> TrainedPosterior:
-    divergence = prior(lambda: noise.normal((layout.width,), flat, "prior"))
-    mean, variance, kl = factorised(flat, layout, divergence, valued)
-    return rule(mean, variance, noise), kl
-
-
-def _one_sample(flat: Tensor, layout: Layout, prior: DivergenceAt, noise: Streams, valued: bool) -> TrainedPosterior:
-    epsilon = noise.normal((layout.width,), flat)
-    leaves, kl = sampled(flat, epsilon, layout, prior(lambda: epsilon), valued)
-    return Point(leaves), kl
-
-
-ESTIMATORS: dict[Estimator, type[LocalNoise | Flipout]] = {"local": LocalNoise, "flipout": Flipout}
-LAYERS: dict[Estimator, Callable[[Tensor, Layout, DivergenceAt, Streams, bool], TrainedPosterior]] = {
-    "local": partial(_with_noise, LocalNoise),
-    "weight": _one_sample,
-    "flipout": partial(_with_noise, Flipout),
-}
-"""How noise enters a linear map in training, with the KL."""
+RULES: Mapping[Estimator, type[LocalNoise | Flipout]] = {"local": LocalNoise, "flipout": Flipout}
+"""How examples are predicted where each has noise of its own; after any other estimator the weights are drawn."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +58,8 @@ class MeanFieldVI(Recipe):
     q(w) = Π_i N(w_i; mean_i, sd_i²). Minimises −(1/N) [Σ_n E_q log p(y_n | x_n, w) − T · KL(q ‖ N(0, prior_sd²))], with
     temperature T = 1 unless it is set. Below 1 the posterior is cold: it is that of every example counted 1/T times
     (Wenzel et al. 2020, §2.3). The reported ELBO of q is that of T = 1. Noise by local
-    reparameterisation (Kingma, Salimans & Welling 2015), weight samples, or Flipout.
+    reparameterisation (Kingma, Salimans & Welling 2015), weight samples, or Flipout; or a gradient by the score
+    function (REINFORCE), plain, less the value at the means, or less the mean of the other samples.
 
     With prior=empirical_bayes each leaf has the prior N(0, s²) whose s² = mean of (mean_i² + sd_i²) over the leaf makes
     the KL smallest, at every step. With prior=scale_mixture it is π N(0, wide_sd²) + (1 − π) N(0, narrow_sd²), and the
@@ -93,12 +67,15 @@ class MeanFieldVI(Recipe):
     the largest of its grids. Then prior_sd and prior_scaling have no say, nor has any of them where a model owns its
     prior. With prune=signal_to_noise the fraction `pruned` of the weights of linear maps whose |mean| / sd is smallest
     is zero after training (§5.1 there); the reported ELBO is that of q before pruning.
+
+    A step averages over `weight_samples` draws. With `gradient_draws` the facts hold, at the start and at the end, the
+    trace of the covariance of every estimator's gradient at so many samples, from the first `batch_size` examples.
     """
 
     prior_sd: PerRow = training_option("prior_sd")
     prior_scaling: PriorScaling = training_option("prior_scaling")
     initial_log_sd: PerRow = option(-5.0, "log standard deviation of q at the start", low=-30, high=5)
-    estimator: Estimator = option("local", "how noise enters a linear map", choices=tuple(LAYERS))
+    estimator: Estimator = option("local", "how noise enters a linear map", choices=tuple(ESTIMATORS))
     bound_samples: int = option(3, "draws for the reported ELBO", low=1)
     prior: PriorShape = option("gaussian", "the prior of each parameter", choices=get_args(PriorShape), later=True)
     mixture_weight: PerRow = option(
@@ -111,9 +88,17 @@ class MeanFieldVI(Recipe):
     prune: Pruning = option("none", "which weights are zero after training", choices=get_args(Pruning), later=True)
     pruned: PerRow = option(0.5, "fraction of the weights of linear maps that prune takes", low=0, high=1, later=True)
     temperature: PerRow = option(1.0, "T, by which the KL is multiplied", low=0, open_ends=True, later=True)
+    weight_samples: int = option(1, "K, samples of the weights in a step", low=1, later=True)
+    gradient_draws: int = option(
+        0, "draws of each estimator's gradient that measure how much it varies, 2 or more; 0: none", low=0, later=True
+    )
 
     def unsupported(self, model: Model) -> str | None:
-        """Accept every model, since each has weights, but not to prune one without linear maps."""
+        """Refuse to prune a model without linear maps, and to compare one sample or one gradient with itself."""
+        if self.estimator == "score_leave_one_out" and self.weight_samples < 2:
+            return "score_leave_one_out takes the mean of the other samples as baseline: set weight_samples=2 or more"
+        if self.gradient_draws == 1:
+            return "one draw of a gradient does not tell how much it varies: set gradient_draws=2 or more, or 0"
         nothing = self.prune != "none" and not any(is_linear(leaf) for leaf in model.leaves().values())
         return "it has no linear map to prune" if nothing else self.untrainable(model)
 
@@ -122,12 +107,17 @@ class MeanFieldVI(Recipe):
         layout = Layout(model.leaves())
         data, plan = self.with_plan(model, data, rng)
         prior = self.divergence(model, layout, data.x)
+        estimated = FactorisedELBO(
+            lambda layer, batch, noise: trained_elbo(model, layer, batch, noise, plan),
+            layout,
+            prior,
+            self.weight_samples,
+        )
 
         def objective(flat: Tensor, batch: Examples, noise: Streams, moment: Moment) -> Tensor:
-            layer, kl = LAYERS[self.estimator](flat, layout, prior, noise, moment.reported)
-            elbo = term("likelihood", trained_elbo(model, layer, batch, noise, plan))
-            kl = term("divergence", kl) * per_row(self.temperature, kl, 1)
-            return negative_elbo(elbo, kl, data.num_data)
+            likelihood, kl = ESTIMATORS[self.estimator](estimated, flat, batch, noise, moment.reported)
+            likelihood, kl = term("likelihood", likelihood), term("divergence", kl)
+            return negative_elbo(likelihood, kl * per_row(self.temperature, kl, 1), data.num_data)
 
         initial = self.initial(model, data, rng.child("init"))
 
@@ -137,7 +127,12 @@ class MeanFieldVI(Recipe):
         final = last(minimise(objective, initial, data, rng, plan, posterior=posterior))
         bound, error = self.bound(model, layout, final.flat, prior, data, rng.child("bound"))
         found = posterior(final, bound)
-        return replace(found, facts={**found.facts, **error})
+        facts = {**found.facts, **error}
+        for point, flat in {"start": initial, "end": final.flat}.items() if self.gradient_draws else ():
+            own = rng.child(f"gradients {point}")
+            measured = gradient_trace(estimated, flat, data, own, self.batch_size, self.gradient_draws)
+            facts |= {f"gradient_trace[{point} {name}]": value for name, value in measured.items()}
+        return replace(found, facts=facts)
 
     def updated(self, model: Model, posterior: Posterior, data: Data, rng: Streams) -> Posterior:
         """Train on further data from the learnt Gaussian, which is the prior.
@@ -182,7 +177,7 @@ class MeanFieldVI(Recipe):
         """Return a function that draws networks from rows (R, 2P), one for all examples where `joint`."""
         mean, log_sd = flat.chunk(2, dim=-1)
         sd = log_sd.exp()
-        means, variances, rule = layout.views(mean), layout.views(sd.square()), ESTIMATORS.get(self.estimator)
+        means, variances, rule = layout.views(mean), layout.views(sd.square()), RULES.get(self.estimator)
 
         def draw(noise: Streams, joint: bool) -> Layer:
             if joint or rule is None:

@@ -35,4 +35,7 @@ metrics: dict[str, Metric] = {
     "gradient_variance_ratio": GradientVariance(
         "gradient_variance_ratio", "variance of a gradient estimate over that by local reparameterisation", "×"
     ),
+    "gradient_trace": GradientVariance(
+        "gradient_trace", "trace of the covariance of a gradient estimate, by the noise of the weights alone", "nats²"
+    ),
 }

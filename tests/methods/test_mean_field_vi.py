@@ -14,6 +14,7 @@ from bdlbench.core.streams import Streams
 from bdlbench.gate.contracts import differences, resumed, row_of, streams
 from bdlbench.kernels.factorised import factorised
 from bdlbench.kernels.kl import MixtureScales, normal_kl, row_sum, scale_mixture_log_density, scale_mixture_slope
+from bdlbench.posteriors.estimators import ESTIMATORS
 from bdlbench.posteriors.fitting import LearntPriorSd, ScaleMixture
 
 LAYOUT = Layout({"weight": Leaf((3, 5), "weight", 5), "bias": Leaf((3,), "bias", 5)})
@@ -111,9 +112,9 @@ def test_the_bound_is_highest_under_the_learnt_prior(small):
         assert (bound < learnt).all()
 
 
-@pytest.mark.parametrize("estimator", ["local", "weight", "flipout"])
+@pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_a_mixture_with_one_wide_part_has_the_bound_of_its_gaussian(small, estimator):
-    options = {"learning_rate": 1e-12, "bound_samples": 200, "estimator": estimator}
+    options = {"learning_rate": 1e-12, "bound_samples": 200, "estimator": estimator, "weight_samples": 2}
     mixed = {"prior": "scale_mixture", "wide_sd": 0.5, "narrow_sd": 0.5}
     (_, mixture), (_, gaussian) = (fit(small, **options, **given) for given in (mixed, {"prior_sd": 0.5}))
     count = Layout(small.model("mlp").leaves()).num_parameters
@@ -230,3 +231,63 @@ def test_the_bounds_standard_error_is_how_much_repeated_bounds_differ(small, pri
 
 def test_one_draw_does_not_tell_the_bounds_standard_error(small):
     assert "elbo_standard_error" not in fit(small, bound_samples=1)[1].facts
+
+
+# Estimators of the gradient
+
+SAMPLED = [name for name in ESTIMATORS if name != "local"]
+
+
+@pytest.mark.parametrize("estimator", SAMPLED)
+@pytest.mark.parametrize("model", ["mlp", "conv_vae", "stopping_resnet"])
+def test_a_fit_by_each_estimator_resumes_to_the_same_bits(small, model, estimator, tmp_path):
+    options = {"estimator": estimator, "weight_samples": 2, "initial_log_sd": -3.0}
+    method = small.method("mean_field_vi", [{"mean_field_vi": options}], epochs=2)
+    built = small.suited(model)
+    data = small.data(built, 2, 11)
+    apart, _ = resumed(method, built, data, data.x[:, :5], tmp_path / "checkpoint", [1])
+    assert apart == []
+
+
+@pytest.mark.parametrize("estimator", SAMPLED)
+def test_a_row_is_trained_and_measured_alone_as_among_others(small, estimator):
+    options = {"estimator": estimator, "weight_samples": 3, "gradient_draws": 2}
+    method = small.method("mean_field_vi", [{"mean_field_vi": options}], epochs=2)
+    data, model = small.classes(3), small.model("mlp")
+
+    def found(data, seeds):
+        posterior = method.fit(model, data, Streams.of_seeds(seeds))
+        return {**posterior.state, **posterior.facts}
+
+    together = found(data, [3, 1, 7])
+    assert differences(row_of(together, 1), found(data.row(1), [1])) == []
+    assert sum(name.startswith("gradient_trace[") for name in together) == 2 * 2 * len(ESTIMATORS)
+
+
+def test_what_is_measured_of_gradients_changes_nothing_that_is_learnt(small):
+    (_, plain), (_, asked) = (fit(small, weight_samples=2, gradient_draws=draws) for draws in (0, 2))
+    assert differences(plain.state, asked.state) == []
+    assert torch.equal(plain.bound, asked.bound)
+    assert not any(name.startswith("gradient") for name in plain.facts)
+
+
+def test_nothing_is_compared_with_itself(small):
+    def refusal(**options):
+        method = small.method("mean_field_vi", [{"mean_field_vi": options}])
+        return method.unsupported(small.model("mlp"))
+
+    assert "weight_samples=2" in refusal(estimator="score_leave_one_out")
+    assert "gradient_draws=2" in refusal(gradient_draws=1)
+    assert refusal(estimator="score_leave_one_out", weight_samples=2, gradient_draws=2) is None
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_every_estimator_sees_smoothed_targets(small, estimator):
+    """Label smoothing that is almost nothing changes almost nothing; a half moves the trained weights."""
+
+    def means(**options):
+        posterior = fit(small, estimator=estimator, weight_samples=2, **options)[1]
+        return torch.cat([v.flatten() for k, v in posterior.state.items() if k.endswith(".mean")])
+
+    plain, hardly, half = (means(label_smoothing=share) for share in (0.0, 1e-6, 0.5))
+    assert (plain - hardly).abs().max() < 0.1 * (plain - half).abs().max()
