@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ from bdlbench.metrics.ood import OutOfDistribution
 from bdlbench.predictives.mixtures import group_sizes, with_probs
 from bdlbench.records import evaluation, reading
 from bdlbench.records import record as records
-from bdlbench.records.cells import MAIN_METRICS, Result, merge
+from bdlbench.records.cells import MAIN_METRICS, Result, Scores, merge
 from bdlbench.records.reading import Source
 from bdlbench.records.record import Record
 from bdlbench.report import tables
@@ -228,6 +229,32 @@ def ood_scores(rows: Sequence[Shown]) -> dict[str, tuple[str, list[str]]]:
             names = [name for name in stored if name.startswith("ood.") and name.endswith(ending)]
             found[judge.score] = (metric, sorted(name[4 : -len(ending)] for name in names))
     return {score: (metric, sets) for score, (metric, sets) in sorted(found.items()) if sets}
+
+
+def under_shift(rows: Sequence[Shown], metric: str) -> DataFrame:
+    """Return columns label, replicate, kind, severity and value: a metric on each shift that has a severity.
+
+    Severity 0 is the test set itself, once for each kind.
+    """
+    found = [
+        (row.label, place, kind, severity, score.values.get(replicate, math.nan))
+        for row in rows
+        for kind, scores in _kinds_of(row, metric).items()
+        for severity, score in scores.items()
+        for place, replicate in enumerate(row.result.replicates)
+    ]
+    return DataFrame(found, columns=["label", "replicate", "kind", "severity", "value"])
+
+
+def _kinds_of(row: Shown, metric: str) -> dict[str, dict[int, Scores]]:
+    """Return the columns `metric[kind severity]` of a row by kind and severity."""
+    kinds: dict[str, dict[int, Scores]] = {}
+    for name, score in row.result.scores.items():
+        entry, _, key = name.removesuffix("]").partition("[")
+        kind, _, severity = key.rpartition(" ")
+        if entry == metric and kind and severity.isdigit():
+            kinds.setdefault(kind, {0: row.result.scores[metric]})[int(severity)] = score
+    return kinds
 
 
 def layers_of(rows: Sequence[Shown]) -> DataFrame:

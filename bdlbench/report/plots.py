@@ -15,7 +15,7 @@ import seaborn as sns
 import torch
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 from pandas import DataFrame
 from rich.cells import cell_len, set_cell_size
 
@@ -84,7 +84,18 @@ def colours_of(methods: Sequence[str]) -> dict[str, Any]:
 
 def plots(section: EvidenceSection, colours: Colours) -> list[Plot]:
     """Return all plots of a section in the order of the page. Plots without data have a reason instead of panels."""
-    makers = (seeds, reliability, calibration, samples, risk_coverage, ood_histograms, ood_roc, sparsity, cost)
+    makers = (
+        seeds,
+        reliability,
+        calibration,
+        samples,
+        risk_coverage,
+        under_shift,
+        ood_histograms,
+        ood_roc,
+        sparsity,
+        cost,
+    )
     with mpl.rc_context(_style()):
         return [maker(section, colours) for maker in makers]
 
@@ -172,6 +183,32 @@ def risk_coverage(section: EvidenceSection, colours: Colours) -> Plot:
     half = frame[(frame["coverage"] - 0.8).abs() < 0.01].groupby("label", sort=False)["risk"].mean()
     said = "; ".join(f"{label} {100 * value:.2f} %" for label, value in half.items())
     return Plot("Risk and coverage", caption, (Panel("risk-coverage", f"Error at 80 % coverage: {said}.", figure),))
+
+
+def under_shift(section: EvidenceSection, colours: Colours) -> Plot:
+    """Plot each metric of the table against the severity of shifts, in the manner of Ovadia et al. 2019."""
+    caption = (
+        "Against the severity of shifts of the test set, 0 being the test set itself: the mean over all kinds, then "
+        "each kind; mean and standard error over replicates."
+    )
+    panels = []
+    for column in section.table.columns:
+        frame = evidence.under_shift(section.rows, column.name)
+        kinds = list(dict.fromkeys(frame["kind"]))
+        for kind in ["", *kinds] if len(kinds) > 1 else kinds:
+            own = frame[frame["kind"] == kind] if kind else frame
+            own = own.groupby(["label", "replicate", "severity"], sort=False, as_index=False)["value"].mean()
+            rows = _rows_of(section.rows, own)
+            figure, axis = _panel(rows)
+            _curves(axis, own, "severity", "value", rows, colours)
+            axis.set(xlabel="severity", ylabel=f"{column.heading} ({column.unit})")
+            axis.set_title(_words(kind) or f"mean over {', '.join(map(_words, kinds[:-1]))} and {_words(kinds[-1])}")
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+            _legend(figure, rows, colours)
+            said = f"{column.name} against severity, {kind or 'mean over kinds of shift'}"
+            alt = f"{said}: {_ends(own, 'severity', 'value')}."
+            panels.append(Panel(f"shift-{column.name}-{kind or 'all'}", alt, figure))
+    return Plot("Under shift", caption, tuple(panels), "no shifted test sets with severities")
 
 
 def ood_histograms(section: EvidenceSection, colours: Colours) -> Plot:
@@ -452,9 +489,14 @@ def _seeds_alt(rows: Sequence[Shown], column: Column) -> str:
 
 
 def _ends_alt(frame: DataFrame, metric: str) -> str:
-    means = frame.groupby(["label", "samples"], sort=False)[metric].mean()
+    return f"{metric} from the first group of samples to all of them: {_ends(frame, 'samples', metric)}."
+
+
+def _ends(frame: DataFrame, x: str, y: str) -> str:
+    """Say the mean of each row at both ends of an axis."""
+    means = frame.groupby(["label", x], sort=False)[y].mean()
     said = [f"{label} {own.iloc[0]:.4g} → {own.iloc[-1]:.4g}" for label, own in means.groupby("label", sort=False)]
-    return f"{metric} from the first group of samples to all of them: {'; '.join(said)}."
+    return "; ".join(said)
 
 
 def _medians(row: Shown, score: str, sets: Sequence[str]) -> str:
