@@ -138,7 +138,7 @@ def test_every_plot_that_has_data_is_there_and_the_others_say_why(written: Path)
                   "Out-of-distribution scores", "Out-of-distribution ROC"):  # fmt: skip
         assert f"<h3>{title}</h3>" in text
     (folded,) = re.findall(r"<summary>(.*)</summary>", text)
-    assert folded == "Not shown: Sparsity by layer, Cost against quality"
+    assert folded == "Not shown: Under shift, Sparsity by layer, Cost against quality"
     assert "Sparsity by layer: no method states its sparsity." in text
     assert "Cost against quality: fewer than two rows have measured times." in text
     assert "<h3>Sparsity by layer</h3>" not in text

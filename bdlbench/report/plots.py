@@ -202,7 +202,7 @@ def under_shift(section: EvidenceSection, colours: Colours) -> Plot:
             figure, axis = _panel(rows)
             _curves(axis, own, "severity", "value", rows, colours)
             axis.set(xlabel="severity", ylabel=f"{column.heading} ({column.unit})")
-            axis.set_title(_words(kind) or f"mean over {', '.join(map(_words, kinds[:-1]))} and {_words(kinds[-1])}")
+            axis.set_title(_shortened(_words(kind) or f"mean over {len(kinds)} kinds of shift", 44))
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))
             _legend(figure, rows, colours)
             said = f"{column.name} against severity, {kind or 'mean over kinds of shift'}"
