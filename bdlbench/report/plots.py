@@ -197,7 +197,7 @@ def under_shift(section: EvidenceSection, colours: Colours) -> Plot:
         kinds = list(dict.fromkeys(frame["kind"]))
         for kind in ["", *kinds] if len(kinds) > 1 else kinds:
             own = frame[frame["kind"] == kind] if kind else frame
-            own = own.groupby(["label", "replicate", "severity"], sort=False, as_index=False)["value"].mean()
+            own = own.groupby(["label", "replicate", "severity"], sort=False)["value"].mean().reset_index()
             rows = _rows_of(section.rows, own)
             figure, axis = _panel(rows)
             _curves(axis, own, "severity", "value", rows, colours)
