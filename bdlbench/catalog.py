@@ -226,6 +226,12 @@ def batch_key(kind: Kind, chosen: Choice) -> Choice:
     return Choice.of(chosen.name, kept)
 
 
+def is_row_by_row(method: Choice) -> bool:
+    """Tell whether a method, or one that it builds on, is training code from outside, which keeps no checkpoint."""
+    nested = [value for _, value in method.options if isinstance(value, Choice)]
+    return getattr(load("methods", method.name), "row_by_row", False) or any(map(is_row_by_row, nested))
+
+
 def build_method(rows: Sequence[Choice]) -> Method:
     """Build the method whose row r has the options of rows[r]."""
     method: Method = _build("methods", rows, {})

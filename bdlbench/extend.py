@@ -32,6 +32,7 @@ from bdlbench.posteriors.fitting import (
 )
 from bdlbench.posteriors.moments import factorised_moments
 from bdlbench.posteriors.point import point_posterior
+from bdlbench.posteriors.trainers import from_trainer
 from bdlbench.posteriors.weights import WeightPosterior
 from bdlbench.predictives.mixtures import Categorical, CategoricalSum, GaussianMixture, ordered_sum
 from bdlbench.protocols import Evaluation, Method, Metric, Model, Moments, Posterior
@@ -79,6 +80,7 @@ __all__ = [
     "expected_calibration_error",
     "factorised_moments",
     "fit_network",
+    "from_trainer",
     "gaussian_prior",
     "initial_network",
     "is_linear",

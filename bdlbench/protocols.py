@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from bdlbench.core.layout import Layout, Leaf, LinearOp
 from bdlbench.core.streams import Streams
@@ -198,6 +198,19 @@ class Prior(Divergence, Protocol):
 
         Returns:
             Nats, (R,).
+        """
+        ...
+
+
+@runtime_checkable
+class HasModule(Protocol):
+    """A model that was written as a torch module. Trainers from outside get this module, unchanged."""
+
+    def module(self) -> nn.Module:
+        """Make the module anew; where it starts is drawn from torch's own generator.
+
+        Returns:
+            The module, on inputs (B, *S).
         """
         ...
 

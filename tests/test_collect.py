@@ -126,7 +126,7 @@ def test_states_taken_one_by_one_are_refused_where_a_run_may_be_resumed(way, tmp
     assert not list(results.rglob("*"))
 
 
-@pytest.mark.parametrize("name", ["swag_diagonal", "csghmc"])
+@pytest.mark.parametrize("name", ["swag_diagonal", "csghmc", "early_stopped"])
 def test_the_examples_of_the_documentation_are_these_plugins_and_short(name):
     text = (ROOT.parent / "docs" / "methods.md").read_text("utf-8")
     source = (ROOT / "plugins" / f"{name}.py").read_text("utf-8")

@@ -29,8 +29,12 @@ def is_foreign(entry: Any) -> bool:
 
 
 def written(entry: Any) -> str:
-    """Return the file and line of an entry's class, or of a function: mine.py:12; the module where it has no source."""
+    """Return the file and line of an entry's class, or of a function: mine.py:12; the module where it has no source.
+
+    A class that was made of a function, its `made_by`, stands where that does.
+    """
     entry = _class_of(entry)
+    entry = getattr(entry, "made_by", entry)
     try:
         path, line = inspect.getsourcefile(entry), inspect.getsourcelines(entry)[1]
     except (OSError, TypeError):

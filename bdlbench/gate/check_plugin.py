@@ -147,22 +147,24 @@ def _of_method(name: str) -> list[_Question]:
     if found is None:
         return []
     model, settings = found
+    fit = getattr(entry, "made_by", entry.fit)
     few, rows = contracts.data_for(model.signature, 3), contracts.data_for(model.signature, len(SEEDS), own=True)
     x = contracts.data_for(model.signature, len(SEEDS), 29, seed=6, own=True).x
     trial = _Trial(name, contracts.method_of(name, settings), model, settings, few, rows, x)
     questions = [
-        _Question("shapes", entry.fit, partial(_shapes, trial)),
-        _Question("the same again", entry.fit, partial(_again, trial)),
-        _Question("rows alone and together", entry.fit, partial(_apart, trial)),
-        _Question("a joint sample is one network", entry.fit, partial(_jointly, trial)),
-        _Question("options as rows", entry.fit, partial(_sweeps, trial)),
-        _Question("interrupted = uninterrupted", entry.fit, partial(_resumes, trial)),
+        _Question("shapes", fit, partial(_shapes, trial)),
+        _Question("the same again", fit, partial(_again, trial)),
+        _Question("rows alone and together", fit, partial(_apart, trial)),
+        _Question("options as rows", fit, partial(_sweeps, trial)),
     ]
+    if not getattr(entry, "row_by_row", False):  # code from outside draws as it likes, and is not interrupted
+        questions.append(_Question("a joint sample is one network", fit, partial(_jointly, trial)))
+        questions.append(_Question("interrupted = uninterrupted", fit, partial(_resumes, trial)))
     if hasattr(entry, "restored"):
         questions.append(_Question("restored = learnt", entry.restored, partial(_restores, trial)))
     if contracts.rates(entry):
         limit = partial(contracts.without_dropping, name, model, few, settings)
-        questions.append(_Question("without dropping it is one network", entry.fit, limit))
+        questions.append(_Question("without dropping it is one network", fit, limit))
     return questions
 
 

@@ -118,7 +118,10 @@ def say(line: str) -> None:
 
 
 def batches(spec: Spec, existing: Sequence[Record]) -> list[Batch]:
-    """Group the replicates missing from `existing` into batches of rows that can be trained together."""
+    """Group the replicates missing from `existing` into batches of rows that can be trained together.
+
+    Code from outside keeps no checkpoint: each of its rows is a batch, whose record stays when a later row is stopped.
+    """
     groups: dict[Any, list[Row]] = {}
     done = records.done(existing)
     for cell in spec.cells:
@@ -129,7 +132,8 @@ def batches(spec: Spec, existing: Sequence[Record]) -> list[Batch]:
         )
         for replicate in spec.replicates:
             if replicate not in have:
-                groups.setdefault(shared, []).append(Row(cell, replicate))
+                alone = (cell, replicate) if catalog.is_row_by_row(cell.method) else ()
+                groups.setdefault((*shared, *alone), []).append(Row(cell, replicate))
     return [Batch(tuple(rows)) for rows in groups.values()]
 
 
