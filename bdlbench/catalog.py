@@ -27,7 +27,8 @@ from bdlbench.core.errors import BadInput, unknown
 from bdlbench.core.foreign import calling, is_foreign, raised_at, shown, told
 from bdlbench.core.options import fields, per_row_names, resolve
 from bdlbench.core.spec import Choice
-from bdlbench.data import given
+from bdlbench.data import added, given
+from bdlbench.data.added import AddedSets
 from bdlbench.data.task import Signature, Task
 from bdlbench.entries import CONFIGURED, PLUGIN, check_entry, check_name, check_task, definition_of
 from bdlbench.entries import KINDS as KINDS  # exported again
@@ -179,7 +180,9 @@ def choices(
     origin = {REPLACED_BY: file} if (file := replaced(kind, name)) else {}
     found: dict[Choice, None] = {}
     for values in itertools.product(*own.values()):
-        options = resolve(entry, name, dict(zip(own, values, strict=True)))
+        told = dict(zip(own, values, strict=True))
+        extra = {key: told.pop(key) for key in list(told) if _owner(kind, entry, key) is AddedSets}
+        options = resolve(entry, name, told)
         for key, field in fields(entry).items():
             if file := field.metadata["file"]:
                 text, wanted = str(options[key]), str(options[f"{key}_sha256"])
@@ -188,6 +191,8 @@ def choices(
         below = [choices(nested, str(options[key]), settings, (*outer, name)) for key, nested in inner.items()]
         idle = [k for k, f in fields(entry).items() if f.metadata["later"] and options[k] == f.default]
         asked = {key: value for key, value in options.items() if key not in idle}  # records of before have no others
+        if extra:
+            asked |= added.identified(resolve(AddedSets, name, extra), name)
         for members in itertools.product(*below):
             found[Choice.of(name, {**asked, **dict(zip(inner, members, strict=True)), **origin})] = None
     return list(found)
@@ -212,6 +217,31 @@ def recorded(kind: Kind, then: Choice) -> Choice:
         return name
 
     return choice(kind, collect(then), settings)
+
+
+def options_of(kind: Kind, name: str) -> dict[str, dataclasses.Field[Any]]:
+    """Return the options that an entry takes, by name: its own, and for a data set those of added sets."""
+    entry = load(kind, name)
+    return {**(fields(AddedSets) if kind == "datasets" else {}), **fields(entry)}
+
+
+def check_option(kind: Kind, name: str, option: str, value: Any) -> None:
+    """Refuse an option that an entry does not take, or a value that it cannot have.
+
+    Raises:
+        BadInput: The option is unknown, or the value has the wrong type or is out of range.
+    """
+    resolve(_owner(kind, load(kind, name), option), name, {option: value})
+
+
+def _owner(kind: Kind, entry: type, option: str) -> type:
+    """Return the class whose field an option is: the entry's, or `AddedSets`, which every data set takes."""
+    return AddedSets if kind == "datasets" and option in fields(AddedSets) and option not in fields(entry) else entry
+
+
+def _beside(kind: Kind, entry: type, option: str) -> bool:
+    """Tell whether a choice has an option that the entry itself is not built with."""
+    return option == REPLACED_BY or _owner(kind, entry, option) is AddedSets
 
 
 def batch_key(kind: Kind, chosen: Choice) -> Choice:
@@ -261,7 +291,8 @@ def load_task(chosen: Choice, split: int) -> Task:
         task = dataset.load(split)
         if is_foreign(dataset):
             check_task(task)
-    return task
+    extra = {key: value for key, value in chosen.options if _owner("datasets", type(dataset), key) is AddedSets}
+    return added.with_added(task, extra, chosen.name)
 
 
 def definition(metric: Metric) -> str:
@@ -287,7 +318,7 @@ def _build(kind: Kind, rows: Sequence[Choice], extra: Mapping[str, Any]) -> Any:
     """Build an entry. An option is one value where all rows agree, else (R,) float64; nested entries come first."""
     entry = load(kind, rows[0].name)
     known, tables = fields(entry), [dict(row.options) for row in rows]
-    keys = dict.fromkeys(key for table in tables for key in table if key != REPLACED_BY)
+    keys = dict.fromkeys(key for table in tables for key in table if key in known or not _beside(kind, entry, key))
     values: dict[str, Any] = {}
     for key in keys:
         # An option that came `later` is absent from the rows that have its default, and from those alone.

@@ -14,7 +14,7 @@ from bdlbench.core.options import option, repeat_rows
 from bdlbench.core.streams import Streams
 from bdlbench.data.downloads import array_checksum
 from bdlbench.data.splits import column_statistics, random_split, stratified_split
-from bdlbench.data.task import Data, Examples, Shift, Signature, Task
+from bdlbench.data.task import Data, Examples, RawInputs, Shift, Signature, Task
 from bdlbench.kernels.convolution import Conv2d
 from bdlbench.kernels.elbo import negative_elbo
 from bdlbench.kernels.linear import dense, product
@@ -66,6 +66,7 @@ __all__ = [
     "Plan",
     "Point",
     "Posterior",
+    "RawInputs",
     "Recipe",
     "Shift",
     "Signature",

@@ -79,7 +79,7 @@ def _print_options(kind: str, name: str, indent: str) -> None:
         return
     entry = catalog.load(found, name)
     free = options.per_row_names(entry)
-    for key, field in options.fields(entry).items():
+    for key, field in catalog.options_of(found, name).items():
         swept = "; a sweep is one batch" if key in free else ""
         default, allowed = options.spell(field.default), options.allowed(field)
         print(f"{indent}{name}.{key} = {default}: {field.metadata['help']} ({allowed}{swept})")

@@ -30,7 +30,6 @@ from bdlbench.data.splits import (
     class_labels,
     column_statistics,
     pixel_statistics,
-    scaled_pixels,
     standardised_pixels,
 )
 from bdlbench.data.task import Examples, RawInputs, Signature, Task
@@ -163,12 +162,12 @@ class Pictures:
     classes: tuple[str, ...]
 
 
-def read_classes(folder: Path, size: int, colour: Colour) -> Pictures:
+def read_classes(folder: Path, size: tuple[int, int] | None, colour: Colour) -> Pictures:
     """Read a folder that has one folder of images for each class, by torchvision's `ImageFolder`.
 
     Args:
         folder: The folder. Hidden folders in it do not count.
-        size: Height and width that each image is resized to, bilinearly; 0 where all have one size already.
+        size: Height and width that each image is resized to, bilinearly; None where all have one size already.
         colour: "rgb" or "grey".
 
     Returns:
@@ -196,9 +195,7 @@ def read_classes(folder: Path, size: int, colour: Colour) -> Pictures:
     for i, title in enumerate(classes):
         if not (labels == i).any():
             raise BadInput(f"{name}: the class folder {short(title)!r} holds no image: remove it, or put some there")
-    return Pictures(
-        decoded([path for path, _ in samples], (size, size) if size else None, colour), labels, tuple(classes)
-    )
+    return Pictures(decoded([path for path, _ in samples], size, colour), labels, tuple(classes))
 
 
 def class_folders(folder: Path) -> list[str]:
@@ -269,11 +266,16 @@ class Target:
 
     Attributes:
         values: Classes (N,) int64 from 0, or numbers (N,) float64.
-        classes: How many classes; 0 for numbers.
+        names: The classes, in order; () for numbers.
     """
 
     values: NDArray[Any]
-    classes: int
+    names: tuple[Any, ...] = ()
+
+    @property
+    def classes(self) -> int:
+        """How many classes there are; 0 for numbers."""
+        return len(self.names)
 
 
 def array_task(
@@ -306,7 +308,7 @@ def array_task(
             raise BadInput(f"{where}: a channel of the training images does not vary, so it cannot be standardised")
         mean, sd = pixel_statistics(x[train])
         inputs = partial(standardised_pixels, mean=mean, sd=sd)
-        raw = RawInputs("pixels", partial(scaled_pixels, mean=mean, sd=sd))
+        raw = RawInputs("pixels", inputs, classes=target.names)
         statistics = {
             f"{w}[{c}]": float(v) for w, of in (("pixel_mean", mean), ("pixel_sd", sd)) for c, v in enumerate(of)
         }
@@ -317,7 +319,7 @@ def array_task(
         mean, sd = known.mean(axes, keepdims=True)[0], known.std(axes, keepdims=True)[0]
         sd = np.where(sd > 0, sd, 1.0)
         inputs = partial(_scaled, mean=mean, sd=sd)
-        raw = RawInputs("numbers", inputs)
+        raw = RawInputs("numbers", inputs, classes=target.names)
         statistics = {"average_mean": float(mean.mean()), "average_sd": float(sd.mean())}
     y, y_mean, y_sd = class_labels(target.values) if target.classes else None, 0.0, 1.0
     if y is None:

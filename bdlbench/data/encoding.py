@@ -100,9 +100,7 @@ def of_table(table: Table, given: TableRules, name: str, split: int, tested: int
         parts = stratified_split(labels, *random[1:]) if classes else random_split(*random)
     train, test = parts
     if not (len(train) and len(test)):
-        raise BadInput(
-            f"{table.name}: {len(train)} rows train and {len(test)} test: choose {name}.test_share otherwise"
-        )
+        raise BadInput(f"{table.name}: {len(train)} rows train and {len(test)} test: choose another {name}.test_share")
     where = f"{table.name}: target {short(given.target)}"
     if classes:
         refuse_absent_classes(table, labels, classes, train, where)
@@ -110,22 +108,20 @@ def of_table(table: Table, given: TableRules, name: str, split: int, tested: int
         raise BadInput(f"{where} is {target[train[0]]:g} in every training row: there is nothing to learn")
     encoder = fitted(inputs, train, given, name)
     encoded = encoder.encoded(inputs)
-    facts = {
-        "imputed_values": float(sum(int(missing(values).sum()) for values in inputs.columns.values())),
-        "unknown_categories": float(encoder.strangers(inputs)),
-    }
     if classes:
         task = classification_task(encoded, labels, len(classes), train, test, sources)
     else:
         task = regression_task(encoded, target, train, test, sources)
+    told = replace(encoder.raw(task), target=given.target, classes=tuple(classes))
     for part, rows in ((task.train, train), (task.test, test)):
         if not part.x.isfinite().all():
             row = int(rows[int((~part.x.isfinite()).any(1).nonzero()[0])])
             raise BadInput(f"{table.name}: {table.place(row)} is too far from the training rows for 32 bits")
-    numbers = task.raw
-    assert numbers is not None
-    raw = RawInputs("table", lambda measured: numbers.scaled(encoder.encoded(measured)))
-    return replace(task, statistics={**task.statistics, **{k: v for k, v in facts.items() if v}}, raw=raw)
+    facts = {
+        "imputed_values": float(sum(int(missing(values).sum()) for values in inputs.columns.values())),
+        "unknown_categories": float(encoder.strangers(inputs)),
+    }
+    return replace(task, statistics={**task.statistics, **{k: v for k, v in facts.items() if v}}, raw=told)
 
 
 def _fixed_split(table: Table, given: TableRules, name: str, tested: int) -> tuple[Index, Index] | None:
@@ -284,6 +280,13 @@ class Encoder:
                         raise BadInput(f"{said} in {table.place(row)}, {better}")
             parts.append(self.categories.transform(words))
         return np.concatenate(parts, axis=1)
+
+    def raw(self, task: Task) -> RawInputs:
+        """Say how other tables come to the scale of a task's inputs, which are `encoded` and then standardised."""
+        numbers = task.raw
+        assert numbers is not None
+        scaled = numbers.scaled
+        return RawInputs("table", lambda table: scaled(self.encoded(table)), (*self.numbers, *self.texts))
 
     def strangers(self, table: Table) -> int:
         """Count the texts that no training row has."""

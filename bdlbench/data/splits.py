@@ -162,11 +162,6 @@ def standardised_pixels(images: Bytes, mean: Reals, sd: Reals) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(images)).to(torch.float32).sub_(shift).div_(scale)
 
 
-def scaled_pixels(pixels: NDArray[np.floating], mean: Reals, sd: Reals) -> Tensor:
-    """Return (pixel − mean)/sd of images (N, C, H, W) from 0 to 1, float32, with mean and sd (C,)."""
-    return torch.from_numpy((pixels - mean[:, None, None]) / sd[:, None, None]).to(torch.float32)
-
-
 def centred_pixels(images: Bytes, mean_image: Reals) -> Tensor:
     """Return (pixel − mean of that pixel)/256 of images (N, C, H, W), float32, with mean_image (C, H, W) of bytes."""
     shift = torch.from_numpy(mean_image).to(torch.float32)

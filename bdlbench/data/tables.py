@@ -353,11 +353,12 @@ def _of_arrow(where: str, column: Any, as_text: bool, drop: str) -> ColumnValues
 # libsvm
 
 
-def read_libsvm(paths: Sequence[Path]) -> list[tuple[Reals, Reals]]:
+def read_libsvm(paths: Sequence[Path], columns: int | None = None) -> list[tuple[Reals, Reals]]:
     """Read libsvm files, all with equally many columns.
 
     Args:
         paths: The files.
+        columns: D; the largest that a file names where it is not said.
 
     Returns:
         For each the inputs (N, D) and the targets (N,).
@@ -372,7 +373,7 @@ def read_libsvm(paths: Sequence[Path]) -> list[tuple[Reals, Reals]]:
     names = " and ".join(map(shown, paths))
     try:
         with ExitStack() as opened:  # opened here: by a path that ends in .gz scikit-learn would unpack without bound
-            found = load_svmlight_files([opened.enter_context(path.open("rb")) for path in paths])
+            found = load_svmlight_files([opened.enter_context(path.open("rb")) for path in paths], n_features=columns)
     except Exception as error:
         raise BadInput(f"{names} is no libsvm file (TARGET COLUMN:VALUE …): {' '.join(str(error).split())}") from None
     parts: list[tuple[Reals, Reals]] = []

@@ -69,13 +69,21 @@ class RawInputs:
     """How inputs as they were measured come to the scale of the training inputs, for sets that a person adds.
 
     Attributes:
-        kind: What `scaled` takes: "pixels", images (N, C, H, W) of numbers from 0 to 1; "numbers", (N, *S) in the data
-            set's own units; "table", a `data.tables.Table` with the columns of the training rows.
+        kind: What `scaled` takes: "pixels", images (N, C, H, W) of bytes; "numbers", (N, *S) in the data set's own
+            units; "table", a `data.tables.Table` with the columns of the training rows.
         scaled: It returns inputs (N, *S) float32 for the model.
+        columns: The columns of a table.
+        target: The column of a table that is predicted.
+        classes: The names of the classes, in order; () where they are called by their numbers.
+        read: How a csv file of the same layout is read, if otherwise than by default.
     """
 
     kind: Literal["pixels", "numbers", "table"]
     scaled: Callable[[Any], Tensor]
+    columns: tuple[str, ...] = ()
+    target: str = ""
+    classes: tuple[Any, ...] = ()
+    read: Callable[[Any], Any] | None = None
 
 
 @dataclass(frozen=True)

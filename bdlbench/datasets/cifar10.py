@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -16,7 +17,7 @@ import numpy as np
 from bdlbench.core.options import option
 from bdlbench.data.downloads import ByteArray, Origin, RemoteFile, array_checksum, fetch, read_cifar, sources
 from bdlbench.data.splits import chosen_of_official, class_labels, pixel_statistics, random_pixels, standardised_pixels
-from bdlbench.data.task import Examples, Signature, Task
+from bdlbench.data.task import Examples, RawInputs, Signature, Task
 
 NUM_UNIFORM = 2000
 
@@ -108,6 +109,7 @@ def _task(name: str, files: tuple[RemoteFile, ...], num_train: int, split: int) 
             f"{what}[{c}]": float(v[c]) for what, v in (("pixel_mean", mean), ("pixel_sd", sd)) for c in range(3)
         },
         standardised=(0, 2, 3),
+        raw=RawInputs("pixels", partial(standardised_pixels, mean=mean, sd=sd)),
     )
 
 

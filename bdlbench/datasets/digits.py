@@ -15,7 +15,7 @@ from bdlbench.core.options import option
 from bdlbench.data.downloads import RemoteFile, array_checksum
 from bdlbench.data.shifts import OPTION_HELP, shifted_images
 from bdlbench.data.splits import binary_pixels, chosen, class_labels, permutation, stratified_split
-from bdlbench.data.task import Examples, Shift, Signature, Task
+from bdlbench.data.task import Examples, RawInputs, Shift, Signature, Task
 
 NUM_PHOTOS = 1000
 NEAR_FROM = 8  # digits_near holds back this class and those above it
@@ -99,6 +99,7 @@ class BinaryDigits:
         return replace(
             task,
             signature=replace(task.signature, likelihood="bernoulli"),
+            raw=None,  # test images are drawn once for all, and a set that is added would not be
             test=Examples(binary_pixels(task.test.x, "binary_digits", "test", split), task.test.y),
             ood={name: binary_pixels(x, "binary_digits", name) for name, x in task.ood.items()},
         )
@@ -220,6 +221,7 @@ def _task(
             "scikit-learn digits": array_checksum(images, labels),
             "scikit-learn photos": array_checksum(ood["photos"].numpy()),
         },
+        raw=RawInputs("pixels", lambda pixels: torch.from_numpy(pixels).float() / 255),
     )
 
 

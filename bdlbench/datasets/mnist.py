@@ -30,7 +30,7 @@ from bdlbench.data.splits import (
     pixel_statistics,
     standardised_pixels,
 )
-from bdlbench.data.task import Examples, Shift, Signature, Task
+from bdlbench.data.task import Examples, RawInputs, Shift, Signature, Task
 
 Preprocessing = Literal["standardised", "mean_image", "unit"]
 
@@ -359,6 +359,7 @@ def _task(task: Task, pixels: Preprocessing, shifts: str) -> Task:
         sources={**task.sources, **sources_of_shifts},
         statistics=statistics,
         standardised=(0, 2, 3) if pixels == "standardised" else (),
+        raw=RawInputs("pixels", transform),
     )
 
 

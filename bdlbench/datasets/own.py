@@ -5,7 +5,7 @@ A cell names a file by its name and by the SHA-256 of its content, so the folder
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
@@ -301,7 +301,7 @@ class ImageFolder:
         if len({found.pixels.shape[1:] for found in read.values()}) > 1:
             raise BadInput(f"{shown(folder)}: images of train and test have other sizes: say image_folder.size")
         pixels = np.concatenate([found.pixels for found in read.values()])
-        target = Target(np.concatenate([found.labels for found in read.values()]), len(first.classes))
+        target = Target(np.concatenate([found.labels for found in read.values()]), first.classes)
         if fixed:
             ends = np.cumsum([len(found.labels) for found in read.values()])
             parts: dict[str, Index] = {
@@ -317,7 +317,7 @@ class ImageFolder:
 @lru_cache(maxsize=3)
 def _pictures(folder: Path, whole: str, size: int, colour: Colour) -> Pictures:
     """Decode once for all splits; `whole`, the SHA-256 of the content, tells when a folder has changed."""
-    return arrays.read_classes(folder, size, colour)
+    return arrays.read_classes(folder, (size, size) if size else None, colour)
 
 
 def _files(name: str, entry: Any, kind: FileKind = "file") -> dict[str, Path]:
@@ -339,7 +339,9 @@ def _sources(paths: dict[str, Path]) -> dict[str, str]:
 
 def _of_tables(name: str, entry: Columns, read: Any, split: int) -> Task:
     paths = _files(name, entry)
-    return _joined(name, entry.rules(), [read(path) for path in paths.values()], paths, split)
+    task = _joined(name, entry.rules(), [read(path) for path in paths.values()], paths, split)
+    assert task.raw is not None
+    return replace(task, raw=replace(task.raw, read=read))
 
 
 def _joined(name: str, rules: TableRules, read: list[Table], paths: dict[str, Path], split: int) -> Task:
@@ -364,7 +366,7 @@ def _texts(y: NDArray[Any]) -> NDArray[np.object_]:
 def _target(table: Table, y: NDArray[Any], rules: TableRules, name: str) -> Target:
     values = _texts(y) if y.dtype.kind in "US" else y.astype(np.float64)
     labels, classes = encoding.labels_of(table, values, rules, name)
-    return Target(labels if classes else values, len(classes))
+    return Target(labels if classes else values, tuple(classes))
 
 
 def _parts(target: Target, split: int, share: float, tested: int, where: str) -> dict[str, Index]:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from bdlbench import catalog
 from bdlbench.core.errors import BadInput, unknown
 from bdlbench.core.files import parse_toml
-from bdlbench.core.options import fields, per_row_names, resolve, short
+from bdlbench.core.options import fields, per_row_names, short
 from bdlbench.core.spec import (
     SELECTIONS,
     SPLITS,
@@ -419,8 +419,8 @@ def _refuse_stray(settings: OptionValues) -> None:
             raise unknown("entry", entry, kinds)
         for option, values in table.items():
             for value in values:
-                resolve(catalog.load(kinds[entry], entry), entry, {option: value})
-            of_many = isinstance(fields(catalog.load(kinds[entry], entry))[option].default, tuple)
+                catalog.check_option(kinds[entry], entry, option, value)
+            of_many = isinstance(catalog.options_of(kinds[entry], entry)[option].default, tuple)
             if of_many and len(values) > 1 and not all(isinstance(value, list | tuple | str) for value in values):
                 raise BadInput(
                     f"{entry}.{option} = {short(values, str)} may mean one value or several: "

@@ -35,11 +35,12 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     letters = [f"{i % 3} 1:{noise.normal():.3f} 4:{noise.normal():.3f}" for i in range(30)]
     Path("letters.svm").write_text("\n".join(letters), "utf-8")
     np.savez("scans.npz", x=noise.integers(0, 255, (30, 6, 6), dtype=np.uint8), y=np.arange(30) % 3)
+    np.savez("scanner.npz", x=noise.integers(0, 255, (30, 8, 8), dtype=np.uint8), y=np.arange(30) % 10)
     return tmp_path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", COMMANDS, ids=[re.search(r"--dataset (\w+)", c)[1] for c in COMMANDS])  # type: ignore[index]
+@pytest.mark.parametrize("command", COMMANDS, ids=[" ".join(c.split()[2:5]) for c in COMMANDS])
 def test_a_command_leads_from_a_file_to_a_table(command: str, files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     quick = [*QUICK, *(["--set", "mc_dropout.epochs=2"] if "mc_dropout" in command else [])]
     assert cli.main([*shlex.split(command), *quick]) == 0
@@ -50,4 +51,4 @@ def test_a_command_leads_from_a_file_to_a_table(command: str, files: Path, capsy
 
 def test_there_is_a_command_for_each_format() -> None:
     named = {re.search(r"--dataset (\w+)", command)[1] for command in COMMANDS}  # type: ignore[index]
-    assert named == {"csv", "image_folder", "libsvm", "npz"}
+    assert named == {"csv", "image_folder", "libsvm", "npz", "digits"}
