@@ -135,8 +135,8 @@ claims = {
     "uncertainty": Experiment(
         title="Bayesian networks provide uncertainty",
         slide="Bayesian Neural Networks: Conclusion",
-        hypothesis="Each of five posteriors (MC dropout, DropConnect, mean-field VI, sparse VD, deep ensemble), compared "
-        "with one maximum-likelihood network on the same split: on test images its calibration error (ECE) is at most "
+        hypothesis="Each of five posteriors (MC dropout, DropConnect, mean-field VI, sparse VD, deep ensemble), "
+        "compared with one maximum-likelihood network on the same split: on test images its calibration error (ECE) is at most "
         f"{ECE_MARGIN} and its AURC at most {AURC_MARGIN} higher; averaged over rotation, noise and blur at five "
         "severities its ECE and its AURC are lower; and its entropy ranks images of no class above test images with a "
         "higher AUROC.",
@@ -152,7 +152,7 @@ claims = {
             SUITE,
             "8×8 digits, six stratified splits with 1,347 training and 450 test images, and 15 shifted sets of the "
             "latter; a network with 50 hidden units, 120 epochs; 20 posterior samples. The options are those of the "
-            "suite quick, chosen on training images alone.",
+            "suite quick, chosen on training images of one split.",
         ),
         full=Setup(
             FULL,
@@ -163,7 +163,7 @@ claims = {
         "digits, under two more kinds of shift, at one split.",
         statements=statements,
         draw=draw,
-        alt="Calibration error and AURC against the severity of shift, and AUROC for images of no class, for one network "
-        "and five posteriors",
+        alt="Calibration error and AURC against the severity of shift, and AUROC for images of no class, for one "
+        "network and five posteriors",
     ),
 }
