@@ -136,8 +136,8 @@ claims = {
         title="Bayesian networks provide uncertainty",
         slide="Bayesian Neural Networks: Conclusion",
         hypothesis="Each of five posteriors (MC dropout, DropConnect, mean-field VI, sparse VD, deep ensemble), "
-        "compared with one maximum-likelihood network on the same split: on test images its calibration error (ECE) is at most "
-        f"{ECE_MARGIN} and its AURC at most {AURC_MARGIN} higher; averaged over rotation, noise and blur at five "
+        "compared with one maximum-likelihood network on the same split: on test images its calibration error (ECE) is "
+        f"at most {ECE_MARGIN} and its AURC at most {AURC_MARGIN} higher; averaged over rotation, noise and blur at five "
         "severities its ECE and its AURC are lower; and its entropy ranks images of no class above test images with a "
         "higher AUROC.",
         paragraph="A network that says 90 % should be right nine times in ten, and should say less where it has never "
