@@ -137,9 +137,9 @@ claims = {
         slide="Bayesian Neural Networks: Conclusion",
         hypothesis="Each of five posteriors (MC dropout, DropConnect, mean-field VI, sparse VD, deep ensemble), "
         "compared with one maximum-likelihood network on the same split: on test images its calibration error (ECE) is "
-        f"at most {ECE_MARGIN} and its AURC at most {AURC_MARGIN} higher; averaged over rotation, noise and blur at five "
-        "severities its ECE and its AURC are lower; and its entropy ranks images of no class above test images with a "
-        "higher AUROC.",
+        f"at most {ECE_MARGIN} and its AURC at most {AURC_MARGIN} higher; averaged over rotation, noise and blur at "
+        "five severities its ECE and its AURC are lower; and its entropy ranks images of no class above test images "
+        "with a higher AUROC.",
         paragraph="A network that says 90 % should be right nine times in ten, and should say less where it has never "
         "been. The same digits are therefore shown to one network, trained by maximum likelihood, and to five "
         "approximate posteriors: as they are, rotated, noisy and blurred in five steps, and finally photographs are "
