@@ -182,6 +182,7 @@ def run(  # noqa: PLR0913 - one argument for each option of the command
     results: str | Path = RESULTS,
     config: str | Path | None = None,
     plugin: Plugins = (),
+    module: str | Sequence[str] = (),
     fresh: bool = False,
     any_code: bool = False,
     checkpoint_every: float = 60.0,
@@ -209,6 +210,8 @@ def run(  # noqa: PLR0913 - one argument for each option of the command
         results: The folder that records are read from and written to.
         config: A TOML file of your own, in place of a suite.
         plugin: Python files with entries of your own.
+        module: Callables that make an `nn.Module`, each a model beside those of `model`: "package.nets:make_cnn", or
+            "nets.py:make_cnn" of a file.
         fresh: Whether to train again what is done already.
         any_code: Whether records count as done whatever code made them, as those in results/reference do.
         checkpoint_every: Seconds between checkpoints.
@@ -221,15 +224,16 @@ def run(  # noqa: PLR0913 - one argument for each option of the command
         BadInput: Something asked for does not exist or is out of range; nothing was written.
     """
     _add_plugins(plugin)
+    modules = tuple(catalog.add_module(place) for place in _names("module", module))
     settings = Settings(_path("results", results), checkpoint_every, keep_parameters)
     if isinstance(suite, Spec):
         beside: dict[str, object] = {"method": method, "model": model, "dataset": dataset, "config": config, "set": set}
-        beside |= {"seeds": seeds is not None, "splits": splits, "samples": samples is not None}
+        beside |= {"module": module, "seeds": seeds is not None, "splits": splits, "samples": samples is not None}
         if given := [name for name, value in beside.items() if value]:
             raise BadInput(f"a spec is complete: {', '.join(given)} go with the name of a suite")
         spec = suite
     else:
-        names = (_names("method", method), _names("model", model), _names("dataset", dataset))
+        names = (_names("method", method), (*_names("model", model), *modules), _names("dataset", dataset))
         chosen = suites.Overrides(*names, _seeds(seeds), samples, _options(set), device, threads, splits)
         source = (
             suites.find_suite("", suite)

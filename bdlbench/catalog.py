@@ -29,10 +29,12 @@ from bdlbench.core.options import fields, per_row_names, resolve
 from bdlbench.core.spec import Choice
 from bdlbench.data import added, given
 from bdlbench.data.added import AddedSets
+from bdlbench.data.downloads import import_torchvision
 from bdlbench.data.task import Signature, Task
 from bdlbench.entries import CONFIGURED, PLUGIN, check_entry, check_name, check_task, definition_of
 from bdlbench.entries import KINDS as KINDS  # exported again
 from bdlbench.entries import Kind as Kind
+from bdlbench.networks.from_module import from_module
 from bdlbench.protocols import Dataset, Method, Metric, Model, Versioned
 
 REPLACED_BY = "replaced_by"
@@ -50,6 +52,7 @@ class _Plugin(NamedTuple):
 _plugins: dict[Kind, dict[str, Any]] = {kind: {} for kind in KINDS}
 _plugin_files: dict[tuple[Kind, str], Path] = {}
 _added: dict[Path, _Plugin] = {}
+_modules: dict[str, str] = {}
 
 
 def names(kind: Kind) -> list[str]:
@@ -113,6 +116,59 @@ def add_plugin(path: Path, replace: Iterable[str] = ()) -> None:
         _plugins[kind].update(entries)
         _plugin_files.update({(kind, name): path for name in entries})
     _added[path.resolve()] = plugin
+
+
+def add_module(place: str, replace: Iterable[str] = ()) -> str:
+    """Register a callable that makes an `nn.Module` as a model, under its own name; return the name.
+
+    Args:
+        place: `package.nets:make_cnn`, or `nets.py:make_cnn` of a file.
+        replace: Names of entries that it may replace.
+
+    Raises:
+        BadInput: It does not import, or is no callable that `from_module` takes; or its name is taken.
+    """
+    source, colon, name = place.rpartition(":")
+    if not (source and colon and name):
+        raise BadInput(f"--module {place}: write package.nets:make_cnn, or nets.py:make_cnn of a file")
+    if _modules.get(name) == place:
+        return name
+    whose = f"--module {place}"
+    if source.endswith(".py"):
+        if not (file := Path(source)).is_file():
+            raise BadInput(f"{whose}: the file {source} does not exist")
+        module = import_file(file, "--module")
+    else:
+        module = _imported(source, whose)
+    if not hasattr(module, name):
+        raise unknown(f"name of {source}", name, [key for key, one in vars(module).items() if callable(one)])
+    entry = from_module(getattr(module, name))
+    check_name("models", name, entry, whose, {kind: _entries(kind) for kind in KINDS}, tuple(replace))
+    check_entry("models", name, entry, whose)
+    _plugins["models"][name] = entry
+    _modules[name] = place
+    return name
+
+
+def added_modules(entries: Iterable[str] | None = None) -> list[str]:
+    """List the modules that `add_module` took, or those of these names, as it was told them."""
+    wanted = _modules.keys() if entries is None else set(entries)
+    return [place for name, place in _modules.items() if name in wanted]
+
+
+def _imported(source: str, whose: str) -> Any:
+    """Import a module by its name, also from the working folder. Raises BadInput where that fails."""
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        with torch_state.kept():
+            if source.partition(".")[0] == "torchvision":
+                import_torchvision()
+            return importlib.import_module(source)
+    except (Exception, SystemExit) as error:
+        where = raised_at(error)
+        place = f" ({shown(where[0])}:{where[1]})" if where else ""
+        raise BadInput(f"{whose} does not import: {told(error)}{place}") from error
 
 
 def added_plugins() -> list[tuple[Path, tuple[str, ...]]]:

@@ -18,6 +18,7 @@ from bdlbench.data.task import Data, Examples, RawInputs, Shift, Signature, Task
 from bdlbench.kernels.convolution import Conv2d
 from bdlbench.kernels.elbo import negative_elbo
 from bdlbench.kernels.linear import dense, product
+from bdlbench.networks.from_module import from_module
 from bdlbench.networks.layers import Dropout, Point
 from bdlbench.networks.likelihoods import output, unsupported
 from bdlbench.posteriors.ensemble import mixture_of_points
@@ -81,6 +82,7 @@ __all__ = [
     "expected_calibration_error",
     "factorised_moments",
     "fit_network",
+    "from_module",
     "from_trainer",
     "gaussian_prior",
     "initial_network",

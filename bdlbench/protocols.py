@@ -125,7 +125,8 @@ class Model(Protocol):
         Args:
             layer: How its linear maps act.
             x: Inputs ([M,] R, B, *input_shape).
-            rng: Streams for a latent of the model's own, one for each network.
+            rng: Streams for what the model itself draws, one for each network: (R,) while it is trained, (M, R) where
+                posterior samples predict. A network that does otherwise in training (BatchNorm) goes by that.
 
         Returns:
             The output, which owns the likelihood.
@@ -135,13 +136,14 @@ class Model(Protocol):
 
 @runtime_checkable
 class HasStart(Protocol):
-    """A model that knows from its training data where some of its leaves should start."""
+    """A model that knows where some of its leaves should start: from its training data, or by its own draws."""
 
-    def start(self, data: Data) -> Mapping[str, Tensor]:
+    def start(self, data: Data, rng: Streams) -> Mapping[str, Tensor]:
         """Return the leaves that should start elsewhere than `posteriors.fitting.initial_rows` puts them.
 
         Args:
             data: The training data.
+            rng: Streams (R,) of the start.
 
         Returns:
             Leaves by name, (1 or R, *S).
@@ -158,6 +160,23 @@ class HasSpread(Protocol):
 
         Returns:
             Logarithms of standard deviations by leaf, (1 or R, *S).
+        """
+        ...
+
+
+@runtime_checkable
+class HasStatistics(Protocol):
+    """A model with buffers that are statistics of its inputs, as BatchNorm's are."""
+
+    def statistics(self, layer: Layer, x: Tensor) -> Mapping[str, Tensor]:
+        """Compute the statistics of a network anew, of which the layer rule knows all other leaves.
+
+        Args:
+            layer: How its linear maps act.
+            x: Inputs (R, B, *input_shape), which are one batch.
+
+        Returns:
+            The buffers by name, (R, *S); {} where the network has none.
         """
         ...
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bdlbench.cli.options import PluginsOption, Replaced, add_plugins
+from bdlbench.cli.options import ModulesOption, PluginsOption, Replaced, add_plugins
 from bdlbench.core.errors import DONE, INCOMPLETE, NEGATIVE, BadInput
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def verify(
     full: Annotated[bool, typer.Option("--full", help="train every cell again completely")] = False,
     threads: Annotated[int, typer.Option(metavar="N", help="number of threads; 0: the record's")] = 0,
     plugin: PluginsOption = [],  # noqa: B006
+    module: ModulesOption = [],  # noqa: B006
     replaced: Replaced = [],  # noqa: B006
 ) -> None:
     """Run a cheap slice of each record again: is it bit-identical, within noise, or different, and why?"""
@@ -38,7 +39,7 @@ def verify(
         raise BadInput(f"--threads {threads} is out of range: at least 1, or 0 for the record's own")
     from bdlbench import api
 
-    add_plugins(plugin, replaced)
+    add_plugins(plugin, replaced, module)
     checks = []
     for check in api.verify(results, full=full, threads=threads or None):
         checks.append(check)

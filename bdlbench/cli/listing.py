@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bdlbench.cli.options import PluginsOption, Replaced, add_plugins
+from bdlbench.cli.options import ModulesOption, PluginsOption, Replaced, add_plugins
 from bdlbench.core.errors import unknown
 
 if TYPE_CHECKING:
@@ -21,12 +21,13 @@ def list_(
     name: Annotated[str, typer.Argument(help="one entry, to show its description and options")] = "",
     options: Annotated[bool, typer.Option("--options", help="show options with defaults, ranges and help")] = False,
     plugin: PluginsOption = [],  # noqa: B006
+    module: ModulesOption = [],  # noqa: B006
     replaced: Replaced = [],  # noqa: B006
 ) -> None:
     """List available entries, one line each."""
     if kind and kind not in LISTED:
         raise unknown("kind", kind, LISTED)
-    add_plugins(plugin, replaced)
+    add_plugins(plugin, replaced, module)
     if name:
         _print_entry(kind, name)
         return

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 PluginsOption = Annotated[
     list[Path], typer.Option("--plugin", metavar="FILE.py", help="a file with entries of your own")
 ]
+ModulesOption = Annotated[
+    list[str],
+    typer.Option("--module", metavar="PACKAGE.NETS:MAKE", help="an nn.Module as a model: a callable that makes one"),
+]
 Replaced = Annotated[
     list[str], typer.Option("--replace", metavar="NAME", help="let a plugin replace the entry of this name")
 ]
@@ -23,11 +27,15 @@ MetricsOption = Annotated[str, typer.Option("--metrics", metavar="A,B", help="co
 FormatOption = Annotated[str, typer.Option("--format", help="terminal, markdown, csv, latex or json")]
 
 
-def add_plugins(paths: Sequence[Path], replaced: Sequence[str]) -> None:
-    """Add the entries of plugins to the catalog. Raises BadInput if a name to replace has no plugin or no entry."""
-    if replaced and not paths:
+def add_plugins(paths: Sequence[Path], replaced: Sequence[str], modules: Sequence[str] = ()) -> list[str]:
+    """Add the entries of plugins and modules to the catalog, and return the names of the modules.
+
+    Raises BadInput if a name to replace has no plugin or no entry.
+    """
+    names: list[str] = []
+    if replaced and not paths and not modules:
         raise BadInput(f"--replace {replaced[0]}: no --plugin is given that could take its place")
-    if paths:
+    if paths or modules:
         from bdlbench import catalog
         from bdlbench.report import tables
 
@@ -36,9 +44,11 @@ def add_plugins(paths: Sequence[Path], replaced: Sequence[str]) -> None:
             if taken := [name for name in catalog.names("metrics") if name in tables.COSTS]:
                 words = f"the metric {taken[0]} has the name of a cost, a column of its own"
                 raise BadInput(f"plugin {path}: {words}: choose another name")
+        names = [catalog.add_module(place, replaced) for place in modules]
         idle = [name for name in replaced if not any(catalog.replaced(kind, name) for kind in catalog.KINDS)]
         if idle:
             raise BadInput(f"--replace {idle[0]}: no plugin that is given has an entry of this name and of one here")
+    return names
 
 
 def format_of(name: str) -> Format:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 import typer
 
 from bdlbench.cli.listing import data_state
-from bdlbench.cli.options import MetricsOption, PluginsOption, Replaced, add_plugins, listed
+from bdlbench.cli.options import MetricsOption, ModulesOption, PluginsOption, Replaced, add_plugins, listed
 from bdlbench.cli.results import print_failures, print_faults, print_machines, print_options_in_force
 from bdlbench.cli.terminal import screen, write
 from bdlbench.core.errors import INCOMPLETE, Interrupted, unknown
@@ -44,6 +44,7 @@ def run(  # noqa: PLR0913 - one parameter for each option of the command
     ] = [],  # noqa: B006
     config: Annotated[Path | None, typer.Option(metavar="SUITE.toml", help="a suite of your own")] = None,
     plugin: PluginsOption = [],  # noqa: B006
+    module: ModulesOption = [],  # noqa: B006
     replaced: Replaced = [],  # noqa: B006
     dry_run: Annotated[bool, typer.Option("--dry-run", help="show what would be trained; write nothing")] = False,
     checkpoint_every: Annotated[
@@ -59,11 +60,11 @@ def run(  # noqa: PLR0913 - one parameter for each option of the command
     from bdlbench.runs import suites, work
     from bdlbench.runs.batch import Settings
 
-    add_plugins(plugin, replaced)
+    modules = add_plugins(plugin, replaced, module)
     for name in listed(metrics):
         if name.partition("[")[0] not in (known := {*catalog.names("metrics"), *tables.COSTS}):
             raise unknown("metric", name, known)
-    names = (tuple(method), tuple(model), tuple(dataset))
+    names = (tuple(method), (*model, *modules), tuple(dataset))
     asked = suites.Overrides(*names, seeds, samples, tuple(set_), device, threads, splits)
     settings = Settings(results, checkpoint_every, keep_parameters)
     job = work.plan(suites.build_spec(suites.find_suite(suite, config), asked), settings, fresh, any_code)

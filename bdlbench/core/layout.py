@@ -6,6 +6,7 @@ D features, L depth. `*S` is the shape of a leaf in ONE replicate.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,8 +23,11 @@ PerRow = float | Tensor
 Gradients = tuple[Tensor | None, Tensor | None]
 """The gradients of the input and of the weight; None where not asked for."""
 
-Role = Literal["input", "weight", "bias", "scale"]
-"""What a leaf does: a linear map that reads the data, any other linear map, an offset, or a gain (stored minus one)."""
+Role = Literal["input", "weight", "bias", "scale", "buffer"]
+"""What a leaf does: a linear map that reads the data, any other linear map, an offset, or a gain (stored minus one).
+
+A buffer is no parameter: what a network remembers of its batches, such as the running statistics of BatchNorm.
+"""
 
 Init = Literal["kaiming", "glorot", "small", "torch"]
 """Where a leaf starts: `posteriors.fitting.initial_rows` says what each one is."""
@@ -63,8 +67,9 @@ class Leaf:
 
     Attributes:
         shape: Its shape S.
-        role: What it does: "input" (a linear map that reads the data), "weight" (any other linear map), "bias" or
-            "scale" (a gain, stored minus one). The role decides which noise it gets.
+        role: What it does: "input" (a linear map that reads the data), "weight" (any other linear map), "bias",
+            "scale" (a gain, stored minus one), or "buffer" (no parameter, so that it has neither prior nor noise, and
+            is changed by `training.buffers` alone). The role decides which noise it gets.
         fan_in: How many inputs feed one output unit.
         init: How it starts, as `posteriors.fitting.initial_rows` says.
     """
@@ -113,8 +118,19 @@ class Layout:
 
     @property
     def num_parameters(self) -> int:
-        """The number of parameters of one replicate, padding not counted."""
-        return sum(leaf.size for leaf in self.leaves.values())
+        """The number of parameters of one replicate; neither padding nor buffers count."""
+        return sum(leaf.size for leaf in self.leaves.values() if leaf.role != "buffer")
+
+    @property
+    def buffers(self) -> dict[str, slice]:
+        """Where the buffers lie along P, by name."""
+        ends = itertools.accumulate(size + padding for size, padding in self.spans)
+        places = zip(self.leaves.items(), self.spans, ends, strict=True)
+        return {
+            name: slice(end - size - padding, end - padding)
+            for (name, leaf), (size, padding), end in places
+            if leaf.role == "buffer"
+        }
 
     def views(self, flat: Tensor) -> dict[str, Tensor]:
         """Split rows into leaves that share their memory; gradients come back as one concatenation.
@@ -147,7 +163,7 @@ class Layout:
         return flat
 
     def packed(self, flat: Tensor) -> Tensor:
-        """Return rows without their padding.
+        """Return rows without their padding and buffers.
 
         Args:
             flat: Rows (*lead, P).
@@ -155,21 +171,23 @@ class Layout:
         Returns:
             (*lead, num_parameters).
         """
-        return torch.cat(flat.split(self.pieces, dim=-1)[::2], dim=-1)
+        parts = zip(flat.split(self.pieces, dim=-1)[::2], self.leaves.values(), strict=True)
+        return torch.cat([part for part, leaf in parts if leaf.role != "buffer"], dim=-1)
 
     def fill(self, value: Callable[[Leaf], float], padding: float = 0.0) -> Tensor:
         """Fill one row with a number for each leaf.
 
         Args:
             value: The number of a leaf's elements.
-            padding: The number between leaves.
+            padding: The number between leaves, and of buffers.
 
         Returns:
             (P,) float32.
         """
         row = torch.full((self.width,), padding)
         for name, view in self.views(row).items():
-            view.fill_(value(self.leaves[name]))
+            if self.leaves[name].role != "buffer":
+                view.fill_(value(self.leaves[name]))
         return row
 
 

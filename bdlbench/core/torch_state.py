@@ -92,8 +92,11 @@ def stirred(seed: int) -> Iterator[None]:
 
 
 @contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Let torch's global generator start from a seed within the block, for other people's code that draws from it."""
+def seeded(seed: int | None) -> Iterator[None]:
+    """Let torch draw from this seed within the block, for functions that take no generator; None changes nothing."""
+    if seed is None:
+        yield
+        return
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield

@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,6 +30,15 @@ CHUNK = 1 << 19
 """How many numbers a normalisation handles at once: what one pass writes is still in the cache for the next pass."""
 
 
+class Geometry(NamedTuple):
+    """Stride, padding and dilation along each axis of an image, and the groups of its channels."""
+
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+
+
 @dataclass(frozen=True)
 class Conv2d:
     """A cross-correlation with square kernels over the replicate axis, for `layer(name, Conv2d(…), x, bias)`.
@@ -46,6 +55,11 @@ class Conv2d:
     stride: int = 1
     padding: int = 0
     trailing: int = 4
+
+    @property
+    def geometry(self) -> Geometry:
+        """What `torch.convolution` is told."""
+        return Geometry((self.stride,) * 2, (self.padding,) * 2, (1, 1), 1)
 
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """Apply the map. Differentiable once, also under `torch.func`.
@@ -106,6 +120,87 @@ class Conv2d:
         return grad.sum((-4, -2, -1))
 
 
+@dataclass(frozen=True)
+class Convolution:
+    """A cross-correlation along one to three axes, as torch's Conv1d, Conv2d and Conv3d have it, row by row.
+
+    Attributes:
+        geometry: Strides, paddings by zeros, dilations, and groups.
+    """
+
+    geometry: Geometry
+
+    @property
+    def trailing(self) -> int:
+        """How many axes of the output follow R: (B, C, *sides)."""
+        return 2 + len(self.geometry.stride)
+
+    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Apply the map. Differentiable once, also under `torch.func`.
+
+        Args:
+            x: Signals (*lead, B, C, *sides).
+            weight: Kernels (*lead, O, C / groups, *k); the leading axes broadcast with those of `x`.
+            bias: Offsets (*lead, O), or None.
+
+        Returns:
+            (*lead, B, O, *sides′).
+        """
+        axes = self.trailing
+        lead = broadcast(x.shape[:-axes], weight.shape[:-axes])
+        x, weight = x.expand(*lead, *x.shape[-axes:]), weight.expand(*lead, *weight.shape[-axes:])
+        if lead.numel() == 1:  # a view made outside the function may be changed in place, as `ReLU(inplace=True)` does
+            alone: Tensor = apply(_Convolution, x.view(x.shape[-axes:]), weight.view(weight.shape[-axes:]), self)
+            result = alone[(None,) * len(lead)]
+        else:
+            result = apply(_Convolution, x, weight, self)
+        return result if bias is None else result + bias[(..., None, slice(None), *(None,) * (axes - 2))]
+
+    def output_shape(self, x: Tensor, weight: Tensor) -> tuple[int, ...]:
+        """Return (B, O, *sides′), the axes of the output that follow the leading ones.
+
+        Args:
+            x: Signals (*lead, B, C, *sides).
+            weight: Kernels (*lead, O, C / groups, *k).
+
+        Returns:
+            The sizes.
+        """
+        axes, places = self.trailing, len(self.geometry.stride)
+        along = zip(x.shape[-places:], weight.shape[-places:], *self.geometry[:3], strict=True)
+        sides = [(side + 2 * pad - gap * (kernel - 1) - 1) // step + 1 for side, kernel, step, pad, gap in along]
+        return x.shape[-axes], weight.shape[-axes], *sides
+
+    def gradients(self, grad: Tensor, x: Tensor, weight: Tensor, of_x: bool, of_weight: bool) -> Gradients:
+        """Return the gradients of the input and of the weight.
+
+        Args:
+            grad: The gradient of the result (*lead, B, O, *sides′).
+            x: Signals (*lead, B, C, *sides).
+            weight: Kernels (*lead, O, C / groups, *k), with the same leading axes.
+            of_x: Whether the gradient of `x` is wanted.
+            of_weight: Whether the gradient of `weight` is wanted.
+
+        Returns:
+            Both gradients, in the shapes of `x` and `weight`; None where not wanted.
+        """
+        wanted = of_x, of_weight
+        found = apply(_ConvolutionGradient, grad, x, weight, self, *wanted)
+        grad_x, grad_weight = (g if want else None for g, want in zip(found, wanted, strict=True))
+        return grad_x, grad_weight
+
+    def unit_sums(self, grad: Tensor) -> Tensor:
+        """Sum over all axes but the leading ones and the channel.
+
+        Args:
+            grad: (*lead, B, O, *sides).
+
+        Returns:
+            (*lead, O).
+        """
+        return grad.sum((-self.trailing, *range(2 - self.trailing, 0)))
+
+
 def image_last(t: Tensor) -> Tensor:
     """Lay images out in memory as (…, H, W, C) where that is fast for the device; copy only where needed.
 
@@ -148,28 +243,28 @@ def _row(t: Tensor, i: tuple[int, ...]) -> Tensor:
 
     Its strides tell the layout of the channels even where an axis has one element, because oneDNN reads them.
     """
-    row = t[i]
-    if WAYS.get(t.device.type) != "channels last":
+    row = t[i] if i else t
+    if WAYS.get(t.device.type) != "channels last" or row.ndim != 4:
         return row
     row = row.contiguous(memory_format=torch.channels_last)
     _, c, h, w = row.shape
     return row.as_strided(row.shape, (h * w * c, 1, w * c, c))
 
 
-def _empty(like: Tensor, shape: torch.Size) -> Tensor:
-    """Allocate images (*lead, N, C, H, W) in the layout of the device."""
-    if WAYS.get(like.device.type) != "channels last":
+def _empty(like: Tensor, shape: torch.Size, axes: int = 4) -> Tensor:
+    """Allocate signals (*lead, N, C, *sides) of so many `axes` behind the leading ones, in the layout of the device."""
+    if WAYS.get(like.device.type) != "channels last" or axes != 4:
         return like.new_empty(shape)
     *lead, c, h, w = shape
     return like.new_empty(*lead, h, w, c).movedim(-1, -3)
 
 
 def _gathered(rows: Iterator[Tensor], lead: torch.Size) -> Tensor:
-    """Stack rows (N, C, H, W) in order into (*lead, N, C, H, W); a single row is not copied."""
+    """Stack rows (N, C, *sides) in order into (*lead, N, C, *sides); a single row is not copied."""
     first = next(rows)
     if lead.numel() == 1:
-        return first[(None,) * len(lead)]
-    out = _empty(first, lead + first.shape)
+        return first[(None,) * len(lead)] if lead else first
+    out = _empty(first, lead + first.shape, first.ndim)
     for i, row in zip(_rows(lead), itertools.chain([first], rows), strict=True):
         out[i].copy_(row)
     return out
@@ -184,13 +279,17 @@ class _Convolution(torch.autograd.Function):
     """Convolves row by row, and so does its gradient: indexing would leave a zero-filled image for every row."""
 
     @staticmethod
-    def forward(x: Tensor, weight: Tensor, op: Conv2d) -> Tensor:
-        lead = x.shape[:-4]
-        rows = (functional.conv2d(_row(x, i), _row(weight, i), None, op.stride, op.padding) for i in _rows(lead))
+    def forward(x: Tensor, weight: Tensor, op: Conv2d | Convolution) -> Tensor:
+        lead, none = x.shape[: -op.trailing], (0,) * len(op.geometry.stride)
+        stride, padding, dilation, groups = op.geometry
+        rows = (
+            torch.convolution(_row(x, i), _row(weight, i), None, stride, padding, dilation, False, none, groups)
+            for i in _rows(lead)
+        )
         return _gathered(rows, lead)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Conv2d], output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Conv2d | Convolution], output: Tensor) -> None:
         x, weight, ctx.op = inputs
         ctx.save_for_backward(x, weight)
 
@@ -200,7 +299,9 @@ class _Convolution(torch.autograd.Function):
         return *ctx.op.gradients(grad, x, weight, *ctx.needs_input_grad[:2]), None
 
     @staticmethod
-    def vmap(info: Any, axes: tuple[Any, ...], x: Tensor, weight: Tensor, op: Conv2d) -> tuple[Tensor, int]:
+    def vmap(
+        info: Any, axes: tuple[Any, ...], x: Tensor, weight: Tensor, op: Conv2d | Convolution
+    ) -> tuple[Tensor, int]:
         x, weight = _in_front(x, axes[0], info.batch_size), _in_front(weight, axes[1], info.batch_size)
         return apply(_Convolution, x, weight, op), 0
 
@@ -209,9 +310,11 @@ class _ConvolutionGradient(torch.autograd.Function):
     """Gradients of x and weight; an empty tensor for one that is not wanted."""
 
     @staticmethod
-    def forward(grad: Tensor, x: Tensor, weight: Tensor, op: Conv2d, *wanted: bool) -> tuple[Tensor, Tensor]:
-        lead = x.shape[:-4]
-        grad_x = _empty(x, x.shape) if wanted[0] and lead.numel() > 1 else x.new_empty(0)
+    def forward(
+        grad: Tensor, x: Tensor, weight: Tensor, op: Conv2d | Convolution, *wanted: bool
+    ) -> tuple[Tensor, Tensor]:
+        lead = x.shape[: -op.trailing]
+        grad_x = _empty(x, x.shape, op.trailing) if wanted[0] and lead.numel() > 1 else x.new_empty(0)
         grad_weight = torch.empty_like(weight, memory_format=torch.contiguous_format)
         for i in _rows(lead):
             part_x, part_weight = _gradients(_row(grad, i), _row(x, i), _row(weight, i), op, *wanted)
@@ -233,7 +336,13 @@ class _ConvolutionGradient(torch.autograd.Function):
 
     @staticmethod
     def vmap(
-        info: Any, axes: tuple[Any, ...], grad: Tensor, x: Tensor, weight: Tensor, op: Conv2d, *wanted: bool
+        info: Any,
+        axes: tuple[Any, ...],
+        grad: Tensor,
+        x: Tensor,
+        weight: Tensor,
+        op: Conv2d | Convolution,
+        *wanted: bool,
     ) -> tuple[tuple[Tensor, Tensor], tuple[int | None, int]]:
         tensors = (_in_front(t, axis, info.batch_size) for t, axis in zip((grad, x, weight), axes[:3], strict=True))
         out = apply(_ConvolutionGradient, *tensors, op, *wanted)
@@ -241,12 +350,12 @@ class _ConvolutionGradient(torch.autograd.Function):
 
 
 def _gradients(
-    grad: Tensor, x: Tensor, weight: Tensor, op: Conv2d, want_x: bool, want_weight: bool
+    grad: Tensor, x: Tensor, weight: Tensor, op: Conv2d | Convolution, want_x: bool, want_weight: bool
 ) -> tuple[Tensor, Tensor]:
     """Return the gradients of x and weight of one row."""
-    sides, pads = [op.stride, op.stride], [op.padding, op.padding]
+    (*sizes, groups), none = op.geometry, (0,) * len(op.geometry.stride)
     mask = [want_x, want_weight, False]
-    parts = torch.ops.aten.convolution_backward(grad, x, weight, None, sides, pads, [1, 1], False, [0, 0], 1, mask)
+    parts = torch.ops.aten.convolution_backward(grad, x, weight, None, *sizes, False, none, groups, mask)
     return parts[0], parts[1]
 
 

@@ -79,7 +79,7 @@ class GaussianVI(Recipe):
 
         def objective(flat: Tensor, batch: Examples, noise: Streams, moment: Moment) -> Tensor:
             mean, log_sd, factors = self.parts(layout, flat)
-            layer = Point(layout.views(self.drawn(mean, log_sd.exp(), factors, noise)))
+            layer = Point(layout.views(self.drawn(mean, self.sd(layout, log_sd), factors, noise)))
             elbo = term("likelihood", trained_elbo(model, layer, batch, noise, plan))
             return negative_elbo(elbo, term("divergence", kl(mean, log_sd, factors, prior.rows)), data.num_data)
 
@@ -123,6 +123,11 @@ class GaussianVI(Recipe):
         factors = flat[:, 2 * width :].view(len(flat), *mask.shape) * mask
         return flat[:, :width], flat[:, width : 2 * width], factors
 
+    def sd(self, layout: Layout, log_sd: Tensor) -> Tensor:
+        """Return standard deviations (R, P), zero on buffers, which are no weights."""
+        sd = log_sd.exp()
+        return sd * layout.fill(lambda leaf: 1.0).to(sd) if layout.buffers else sd
+
     def drawn(self, mean: Tensor, sd: Tensor, factors: Tensor, noise: Streams) -> Tensor:
         """Draw weights ([M,] R, P)."""
         epsilon = noise.normal(mean.shape[1:], mean)
@@ -141,7 +146,7 @@ class GaussianVI(Recipe):
     def posterior(self, model: Model, layout: Layout, flat: Tensor) -> WeightPosterior:
         """Return rows (R, (2 + K) P) as a posterior."""
         mean, log_sd, factors = self.parts(layout, flat)
-        sd = log_sd.exp()
+        sd = self.sd(layout, log_sd)
         views = {"mean": layout.views(mean), "log_sd": layout.views(log_sd)}
         state = {f"{k}.{part}": view for part, leaves in views.items() for k, view in leaves.items()}
 

@@ -20,9 +20,11 @@ from bdlbench.kernels.kl import MixtureScales
 from bdlbench.networks.layers import Flipout, LocalNoise, Point
 from bdlbench.posteriors.estimators import ESTIMATORS, DivergenceAt, Estimator, FactorisedELBO, gradient_trace
 from bdlbench.posteriors.fitting import (
+    NO_NOISE,
     LearntPriorSd,
     PriorScaling,
     ScaleMixture,
+    equal_log_sd,
     expected_log_likelihood,
     initial_network,
     is_linear,
@@ -43,9 +45,6 @@ from bdlbench.training.terms import term
 
 PriorShape = Literal["gaussian", "empirical_bayes", "scale_mixture"]
 Pruning = Literal["none", "signal_to_noise"]
-PRUNED_LOG_SD = -1000.0
-"""The log standard deviation of a pruned weight: its exponential is 0 in float64 too."""
-
 
 RULES: Mapping[Estimator, type[LocalNoise | Flipout]] = {"local": LocalNoise, "flipout": Flipout}
 """How examples are predicted where each has noise of its own; after any other estimator the weights are drawn."""
@@ -171,13 +170,15 @@ class MeanFieldVI(Recipe):
         rank = log_ratio.argsort(dim=-1, stable=True).argsort(-1)  # (R, P), 0 for the smallest
         fraction = torch.as_tensor(self.pruned, dtype=torch.float64).reshape(-1, 1)
         gone = rank < (fraction * linear.sum().double().cpu()).round().to(rank)
-        return torch.cat([mean.masked_fill(gone, 0.0), log_sd.masked_fill(gone, PRUNED_LOG_SD)], -1)
+        return torch.cat([mean.masked_fill(gone, 0.0), log_sd.masked_fill(gone, NO_NOISE)], -1)
 
     def drawn(self, layout: Layout, flat: Tensor) -> Callable[[Streams, bool], Layer]:
         """Return a function that draws networks from rows (R, 2P), one for all examples where `joint`."""
         mean, log_sd = flat.chunk(2, dim=-1)
         sd = log_sd.exp()
         means, variances, rule = layout.views(mean), layout.views(sd.square()), RULES.get(self.estimator)
+        for name in layout.buffers:
+            del variances[name]
 
         def draw(noise: Streams, joint: bool) -> Layer:
             if joint or rule is None:
@@ -222,7 +223,7 @@ class MeanFieldVI(Recipe):
         state = {f"{k}.mean": v for k, v in means.items()} | {f"{k}.log_sd": v for k, v in log_sds.items()}
         whole = self.prune == "none"
         moments = partial(factorised_moments, layout, mean, (2 * log_sd.double()).exp(), gaussian=whole)
-        kept = {name: view > PRUNED_LOG_SD for name, view in log_sds.items() if is_linear(layout.leaves[name])}
+        kept = {name: view > NO_NOISE for name, view in log_sds.items() if is_linear(layout.leaves[name])}
         facts = {} if whole else sparsity_facts(kept, layout)
         return WeightPosterior(model, state, self.drawn(layout, flat), facts=facts, bound=bound, moments=moments)
 
@@ -232,10 +233,10 @@ class MeanFieldVI(Recipe):
         Of a model that `HasSpread` they start where it says.
         """
         mean = initial_network(model, data, rng)
-        value = self.initial_log_sd
-        log_sd = torch.as_tensor(value, dtype=mean.dtype, device=mean.device).reshape(-1, 1).expand_as(mean)
+        layout = Layout(model.leaves())
+        log_sd = equal_log_sd(layout, self.initial_log_sd, mean)
         if isinstance(model, HasSpread):
-            log_sd, layout = log_sd.clone(), Layout(model.leaves())
+            log_sd = log_sd.clone()
             for name, known in model.start_log_sd().items():
                 layout.views(log_sd)[name].copy_(known)
         return torch.cat([mean, log_sd], dim=-1)

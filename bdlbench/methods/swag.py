@@ -17,6 +17,7 @@ from bdlbench.data.task import Data
 from bdlbench.kernels.linear import product
 from bdlbench.networks.layers import Point
 from bdlbench.posteriors.fitting import PriorScaling, fit_network, prior_of, training_option
+from bdlbench.posteriors.statistics import with_statistics
 from bdlbench.posteriors.weights import WeightPosterior
 from bdlbench.protocols import Layer, Model, Moments, Posterior
 from bdlbench.training.loop import Collect, State, last
@@ -35,9 +36,9 @@ class SWAG(Recipe):
     moments, beginning with those at the end of the burn-in (algorithm 1). With diagonal Σ = E w² − (E w)² and D the
     last K ≤ `rank` deviations of w from the mean so far, a draw is E w + Σ^½ z₁ / √2 + D z₂ / √(2 (K − 1)) (eq. 1).
     With fewer than two deviations there is no D, and a draw is E w + Σ^½ z₁: SWAG-diagonal. One draw serves a block of
-    examples. The paper computes new BatchNorm statistics for each draw; no model here has BatchNorm. The defaults of
-    `collect_from` and the options after it are those of the authors' VGG-16, from epoch 161 of 300; their SGD has
-    momentum.
+    examples. A network with BatchNorm gets the statistics of its first training examples anew for each draw, as in the
+    paper. The defaults of `collect_from` and the options after it are those of the authors' VGG-16, from epoch 161 of
+    300; their SGD has momentum.
     """
 
     epochs: int = training_option("epochs", help="passes over the training data, the collecting ones included", low=2)
@@ -98,23 +99,34 @@ class SWAG(Recipe):
             if not found["count"].all():  # the burn-in goes on
                 return None
             mean, variance = found["mean"].to(data.x), (found["squares"] / found["count"]).to(data.x)
-            return self.posterior(model, layout, mean, variance, found["deviations"])
+            return self.posterior(model, layout, mean, variance, found["deviations"], data.x)
 
         collect = Collect(nothing, add)
         final = posterior(last(fit_network(model, data, rng, plan, network, prior, rule, collect, posterior)))
         assert final is not None  # the burn-in ends before the last epoch
         return final
 
-    def restored(self, model: Model, state: Mapping[str, Tensor]) -> Posterior:
-        """Return the stored Gaussian."""
+    def restored(self, model: Model, state: Mapping[str, Tensor]) -> Posterior | None:
+        """Return the stored Gaussian; None of a network with BatchNorm, whose statistics are of the training data."""
         layout = Layout(model.leaves())
+        if layout.buffers:
+            return None
         mean, variance = (layout.joined({k: state[f"{k}.{part}"] for k in layout.leaves}) for part in PARTS)
         return self.posterior(model, layout, mean, variance, state["deviations"])
 
     def posterior(
-        self, model: Model, layout: Layout, mean: Tensor, variance: Tensor, deviations: Tensor
+        self,
+        model: Model,
+        layout: Layout,
+        mean: Tensor,
+        variance: Tensor,
+        deviations: Tensor,
+        x: Tensor | None = None,
     ) -> WeightPosterior:
-        """Return means and variances (R, P) with the deviations (R, K, P), K = 0 for none, as a posterior."""
+        """Return means and variances (R, P) with the deviations (R, K, P), K = 0 for none, as a posterior.
+
+        x (R, N, …): the training inputs, of which a network with buffers gets statistics.
+        """
         parts = dict(zip(PARTS, (mean, variance), strict=True))
         state = {f"{k}.{part}": v for part, flat in parts.items() for k, v in layout.views(flat).items()}
         columns = deviations.shape[1]
@@ -125,7 +137,8 @@ class SWAG(Recipe):
             flat = mean + sd * noise.normal((layout.width,), mean)
             if columns:
                 flat = flat + product(noise.normal((1, columns), mean), low).squeeze(-2)
-            return Point(layout.views(flat))
+            leaves = layout.views(flat)
+            return Point(leaves if x is None or not layout.buffers else with_statistics(model, leaves, x))
 
         moments = partial(self.moments, layout, mean, sd, low)
         return WeightPosterior(model, {**state, "deviations": deviations}, draw, moments=moments)

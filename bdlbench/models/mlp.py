@@ -5,21 +5,26 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import prod
-from typing import Literal, get_args
+from typing import get_args
 
 from torch import Tensor, relu
-from torch.nn.functional import softplus
 
 from bdlbench.core.layout import Init, Leaf, PerRow
 from bdlbench.core.options import option
 from bdlbench.core.streams import Streams
 from bdlbench.data.task import Signature
 from bdlbench.networks.blocks import affine, dense_leaves, flatten
-from bdlbench.networks.likelihoods import output, unsupported
+from bdlbench.networks.likelihoods import (
+    NoiseKind,
+    NoiseUnit,
+    noise_leaves,
+    noise_option,
+    noise_unsupported,
+    noisy_output,
+    output,
+    unsupported,
+)
 from bdlbench.protocols import Layer, Output
-
-NoiseKind = Literal["known", "learnt", "head"]
-NoiseUnit = Literal["model", "original"]
 
 
 @dataclass(frozen=True)
@@ -34,25 +39,14 @@ class MLP:
 
     signature: Signature
     widths: tuple[int, ...] = option((50,), "units of each hidden layer, as 300-100", low=1)
-    noise_sd: PerRow = option(
-        1.0, "standard deviation of a Gaussian target, or what a learnt one is a multiple of", low=0, open_ends=True
-    )
-    noise: NoiseKind = option(
-        "known", "is a Gaussian target's noise noise_sd?", choices=get_args(NoiseKind), later=True
-    )
-    noise_unit: NoiseUnit = option(
-        "model",
-        "noise_sd counts on the model's scale, or in the target's units",
-        choices=get_args(NoiseUnit),
-        later=True,
-    )
+    noise_sd: PerRow = noise_option("noise_sd")
+    noise: NoiseKind = noise_option("noise")
+    noise_unit: NoiseUnit = noise_option("noise_unit")
     init: Init = option("kaiming", "where weights start", choices=get_args(Init), later=True)
 
     def unsupported(self) -> str | None:
         """Say why the signature cannot be fitted; None where it can."""
-        if self.signature.likelihood != "gaussian" and (self.noise, self.noise_unit) != ("known", "model"):
-            return f"its options noise and noise_unit are for a Gaussian target, not a {self.signature.likelihood} one"
-        return unsupported(self.signature)
+        return noise_unsupported(self.signature, self.noise, self.noise_unit)
 
     def leaves(self) -> dict[str, Leaf]:
         """Return fc1.weight, fc1.bias, and so on."""
@@ -60,7 +54,7 @@ class MLP:
         leaves: dict[str, Leaf] = {}
         for i, (inputs, outputs) in enumerate(pairwise(sizes), start=1):
             leaves |= dense_leaves(f"fc{i}", inputs, outputs, first=i == 1, init=self.init)
-        return leaves | ({"log_gain": Leaf((1,), "scale", 1)} if self.noise == "learnt" else {})
+        return leaves | noise_leaves(self.noise)
 
     def with_target_sd(self, y_sd: Tensor) -> MLP:
         """Bring a noise in the target's units to the model's scale, of y / y_sd, y_sd (R,)."""
@@ -72,11 +66,7 @@ class MLP:
         for i in range(1, len(self.widths) + 1):
             x = relu(affine(layer, f"fc{i}", x))
         raw = affine(layer, f"fc{len(self.widths) + 1}", x)  # ([M,] R, B, outputs)
-        if self.noise == "head":
-            gain = (softplus(raw[..., 1]) + 1e-6).sqrt()  # ([M,] R, B)
-            return output(self.signature, raw[..., :1], self.noise_sd, gain)
-        learnt = layer.leaf("log_gain").exp() if self.noise == "learnt" else None  # ([M,] R, 1)
-        return output(self.signature, raw, self.noise_sd, learnt)
+        return noisy_output(self.signature, raw, self.noise_sd, self.noise, layer)
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ class VAE:
         leaves |= dense_leaves("latent", self.widths[-1], 2 * self.latent)
         return leaves | dense_leaves("pixels", self.widths[0], raw)
 
-    def start(self, data: Data) -> dict[str, Tensor]:
+    def start(self, data: Data, rng: Streams) -> dict[str, Tensor]:
         """Start the decoder at the mean image."""
         return {"pixels.bias": blank(self.signature, data)}
 

@@ -5,17 +5,48 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 
 from bdlbench.core.errors import BadInput
-from bdlbench.core.layout import PerRow, by_value
+from bdlbench.core.layout import Leaf, PerRow, by_value
+from bdlbench.core.options import option
 from bdlbench.core.torch_private import squared_error
 from bdlbench.data.task import Signature
 from bdlbench.predictives.mixtures import CategoricalSum, GaussianStack
-from bdlbench.protocols import Accumulator, Output
+from bdlbench.protocols import Accumulator, Layer, Output
+
+NoiseKind = Literal["known", "learnt", "head"]
+NoiseUnit = Literal["model", "original"]
+
+_NOISE: dict[str, dict[str, Any]] = {
+    "noise_sd": {
+        "default": 1.0,
+        "help": "standard deviation of a Gaussian target, or what a learnt one is a multiple of",
+        "low": 0,
+        "open_ends": True,
+    },
+    "noise": {
+        "default": "known",
+        "help": "is a Gaussian target's noise noise_sd?",
+        "choices": get_args(NoiseKind),
+        "later": True,
+    },
+    "noise_unit": {
+        "default": "model",
+        "help": "noise_sd counts on the model's scale, or in the target's units",
+        "choices": get_args(NoiseUnit),
+        "later": True,
+    },
+}
+
+
+def noise_option(name: str) -> Any:
+    """Return the option of this name that networks with a Gaussian target have in common, as a dataclass field."""
+    return option(**_NOISE[name])
 
 
 @dataclass(frozen=True)
@@ -97,6 +128,13 @@ class GaussianOutput:
         return GaussianStack(samples)
 
 
+def noise_unsupported(signature: Signature, noise: NoiseKind, unit: NoiseUnit) -> str | None:
+    """Say why options of a Gaussian target's noise cannot hold for a signature; None where they can."""
+    if signature.likelihood != "gaussian" and (noise, unit) != ("known", "model"):
+        return f"its options noise and noise_unit are for a Gaussian target, not a {signature.likelihood} one"
+    return unsupported(signature)
+
+
 def unsupported(signature: Signature) -> str | None:
     """Say why no plain output fits the signature.
 
@@ -110,6 +148,23 @@ def unsupported(signature: Signature) -> str | None:
     if signature.likelihood in known:
         return None
     return f"it has no {signature.likelihood} likelihood: a plain network has {' or '.join(known)}"
+
+
+def noise_leaves(noise: NoiseKind) -> dict[str, Leaf]:
+    """Return what the noise of a Gaussian target adds to a network's leaves: a log gain where it is learnt."""
+    return {"log_gain": Leaf((1,), "scale", 1)} if noise == "learnt" else {}
+
+
+def noisy_output(signature: Signature, raw: Tensor, noise_sd: PerRow, noise: NoiseKind, layer: Layer) -> Output:
+    """Return the output of a last layer whose Gaussian target has known noise, learnt noise, or a head for it.
+
+    raw: ([M,] R, B, outputs), and one more with a head.
+    """
+    if noise == "head":
+        gain = (softplus(raw[..., 1]) + 1e-6).sqrt()  # ([M,] R, B)
+        return output(signature, raw[..., :1], noise_sd, gain)
+    learnt = layer.leaf("log_gain").exp() if noise == "learnt" else None  # ([M,] R, 1)
+    return output(signature, raw, noise_sd, learnt)
 
 
 def output(signature: Signature, raw: Tensor, noise_sd: PerRow, gain: Tensor | None = None) -> Output:

@@ -18,9 +18,9 @@ BLOCK = 64
 def point_output(model: Model, layout: Layout, flat: Tensor, x: Tensor) -> Output:
     """Return the output of the networks `flat` (R, P) on x (R, B, …), where the output has no latent.
 
-    Nothing is drawn.
+    Nothing is drawn: the streams are those of one posterior sample, so that the network predicts and does not train.
     """
-    return model(Point(layout.views(flat)), x, Streams([0] * len(x)))
+    return model(Point(layout.views(flat)), x, Streams([0] * len(x), (1, len(x))))
 
 
 def fisher_information(model: Model, layout: Layout, flat: Tensor, data: Data, diagonal: bool) -> Tensor:

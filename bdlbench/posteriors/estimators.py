@@ -60,6 +60,8 @@ def _with_noise(
     width = elbo.layout.width
     divergence = elbo.divergence(lambda: noise.normal((width,), flat, "prior"))
     mean, variance, kl = factorised(flat, elbo.layout, divergence, valued)
+    for name in elbo.layout.buffers:
+        del variance[name]
     return elbo.likelihood(rule(mean, variance, noise), batch, noise), kl
 
 

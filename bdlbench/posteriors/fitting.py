@@ -38,6 +38,9 @@ from bdlbench.training.terms import term
 
 PriorScaling = Literal["none", "fan_in", "noise"]
 
+NO_NOISE = -1000.0
+"""A log standard deviation whose exponential is 0 in float64 too."""
+
 _OPTIONS: dict[str, dict[str, Any]] = {
     "prior_sd": {"default": 1.0, "help": "standard deviation of the Gaussian prior", "low": 0, "open_ends": True},
     "prior_scaling": {
@@ -118,8 +121,22 @@ def initial_network(model: Model, data: Data, rng: Streams) -> Tensor:
     rows = initial_rows(layout, rng, data.x)
     if isinstance(model, HasStart):
         views = layout.views(rows)
-        for name, value in model.start(data).items():
+        for name, value in model.start(data, rng.child("start")).items():
             views[name].copy_(value)
+    return rows
+
+
+def equal_log_sd(layout: Layout, value: PerRow, like: Tensor) -> Tensor:
+    """Return log standard deviations that are all `value`, a number or (R,), in the shape of rows `like` (R, P).
+
+    Buffers have no noise: there it is −1000, whose exponential is 0.
+    """
+    rows = torch.as_tensor(value, dtype=like.dtype, device=like.device).reshape(-1, 1).expand_as(like)
+    if not layout.buffers:
+        return rows
+    rows = rows.clone()
+    for place in layout.buffers.values():
+        rows[:, place] = NO_NOISE
     return rows
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from bdlbench.core.layout import Layout, Leaf
@@ -56,6 +57,7 @@ def factorised_prior(layout: Layout, means: Mapping[str, Tensor], log_sds: Mappi
     """
     mean, sd = layout.joined(means), layout.joined(log_sds).exp()  # on padding 0 and 1
     counted = layout.fill(lambda leaf: 1.0).to(mean)
+    sd = torch.where(counted > 0, sd, 1.0)  # that of a buffer, which is no parameter, may be 0
     return FactorisedPrior(mean, RowPrior(sd, counted / sd.square(), counted))
 
 
@@ -96,7 +98,7 @@ class Continued:
         """Return the prior of the parameters."""
         return self.before
 
-    def start(self, data: Data) -> Mapping[str, Tensor]:
+    def start(self, data: Data, rng: Streams) -> Mapping[str, Tensor]:
         """Return where all leaves start, (R, *S)."""
         return self.means
 

@@ -141,6 +141,7 @@ def _why_none(result: Result) -> str:
 def _plugin_words(entries: Iterable[str]) -> list[str]:
     named = list(entries)
     words = [word for path in catalog.plugin_files(named) for word in ("--plugin", str(path))]
+    words += [word for place in catalog.added_modules(named) for word in ("--module", place)]
     taken = [name for name in named if any(catalog.replaced(kind, name) for kind in catalog.KINDS)]
     return words + [word for name in taken for word in ("--replace", name)]
 

@@ -104,14 +104,15 @@ class _Worker:
     locked for the others.
     """
 
-    def __init__(self, plugins: Sequence[Added]) -> None:
-        self.plugins = plugins
+    def __init__(self, plugins: Sequence[Added], modules: Sequence[str]) -> None:
+        self.plugins, self.modules = plugins, modules
         self._start()
 
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
         self.news: SimpleQueue[Event] = context.SimpleQueue()
-        self.pool = ProcessPoolExecutor(1, context, _start_worker, (self.news, os.getpid(), tuple(self.plugins)))
+        given = (self.news, os.getpid(), tuple(self.plugins), tuple(self.modules))
+        self.pool = ProcessPoolExecutor(1, context, _start_worker, given)
         self.processes: list[BaseProcess] = []
 
     def give(self, index: int, batch: Batch, settings: Settings) -> None:
@@ -159,7 +160,7 @@ class _Worker:
 def _in_processes(batches: Sequence[Batch], settings: Settings, jobs: int, report: Report) -> list[Outcome]:
     waiting = deque(range(len(batches)))
     outcomes: dict[int, Outcome] = {}
-    workers = [_Worker(catalog.added_plugins()) for _ in range(jobs)]
+    workers = [_Worker(catalog.added_plugins(), catalog.added_modules()) for _ in range(jobs)]
     try:
         for worker in workers:
             worker.give(index := waiting.popleft(), batches[index], settings)
@@ -205,7 +206,7 @@ _news: SimpleQueue[Event] | None = None
 _refused: BadInput | None = None
 
 
-def _start_worker(news: SimpleQueue[Event], parent: int, plugins: Sequence[Added]) -> None:
+def _start_worker(news: SimpleQueue[Event], parent: int, plugins: Sequence[Added], modules: Sequence[str]) -> None:
     global _news, _refused  # noqa: PLW0603 - a worker's only state, set once, before its first batch
     _news = news
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process: the parent decides
@@ -213,6 +214,8 @@ def _start_worker(news: SimpleQueue[Event], parent: int, plugins: Sequence[Added
     try:
         for plugin, replace in plugins:
             catalog.add_plugin(plugin, replace)
+        for place in modules:
+            catalog.add_module(place, catalog.names("models"))  # what it may replace was settled before
     except BadInput as error:  # raised here it would break the pool and hide the reason
         _refused = error
 

@@ -26,6 +26,7 @@ from bdlbench.core.torch_private import sum_gradient
 from bdlbench.data.task import Data, Examples
 from bdlbench.protocols import Posterior
 from bdlbench.training import best_epoch, checkpoints
+from bdlbench.training.buffers import keep, remembering
 from bdlbench.training.optimisers import Tensors, Update, clipped, optimiser_of
 from bdlbench.training.plan import Moment, Plan
 from bdlbench.training.purity import Held, held, place
@@ -488,24 +489,27 @@ def _step(
 ) -> State:
     """Return the state after one step, by the rule `update`, or without one by the plan's own."""
     point = nudge(state.flat, state.step).requires_grad_()
-    if plan.mixed_precision:
-        with torch.autocast(point.device.type, torch.bfloat16):  # our own backwards need it as well
-            loss = objective(point, batch, noise, moment).to(point.dtype)
+    with remembering() as buffers:
+        if plan.mixed_precision:
+            with torch.autocast(point.device.type, torch.bfloat16):  # our own backwards need it as well
+                loss = objective(point, batch, noise, moment).to(point.dtype)
+                gradient = sum_gradient(loss, point)
+        else:
+            loss = objective(point, batch, noise, moment)
             gradient = sum_gradient(loss, point)
-    else:
-        loss = objective(point, batch, noise, moment)
-        gradient = sum_gradient(loss, point)
     gradient = clipped(gradient, plan.clip_norm)
     flat, rate = state.flat.detach(), plan.rate(moment)
     with torch.no_grad():
         if update is None:  # our own rules need no check, which takes as long as a small layer
             flat, kept = own.step(flat, gradient, state.kept, rate, moment, noise)
+            keep(buffers, flat)
             return State(flat, kept, state.step + 1, loss.detach(), state.epoch, state.collected, state.best)
         found: Any = update.step(flat, gradient, state.kept, rate, moment, noise)
     if not isinstance(found, tuple) or len(found) != 2 or not isinstance(found[1], Mapping):
         raise BadInput(f"{place(update.step)} does not return (rows, what it keeps by name)")
     before, after = {"the rows": flat, **state.kept}, {"the rows": found[0], **found[1]}
     (_, rows), *kept_rows = _alike(before, after, update.step).items()
+    keep(buffers, rows)
     return State(rows, dict(kept_rows), state.step + 1, loss.detach(), state.epoch, state.collected, state.best)
 
 

@@ -4,7 +4,7 @@ from torch.func import grad, jacrev, vmap
 from torch.nn import functional
 
 from bdlbench.kernels import convolution
-from bdlbench.kernels.convolution import Conv2d, group_norm, image_last
+from bdlbench.kernels.convolution import Conv2d, Convolution, Geometry, group_norm, image_last
 
 pytestmark = pytest.mark.slow
 
@@ -132,3 +132,46 @@ def test_images_are_kept_with_channels_last(way):
         assert image_last(out).data_ptr() == out.data_ptr()
     else:
         assert out.is_contiguous()
+
+
+GEOMETRIES = {
+    "1d": (Geometry((2,), (1,), (2,), 1), (5, 4, 9), (6, 4, 3)),
+    "2d": (Geometry((2, 1), (1, 2), (1, 2), 2), (5, 4, 7, 6), (6, 2, 3, 2)),
+    "depthwise": (Geometry((1, 1), (1, 1), (1, 1), 4), (5, 4, 7, 6), (4, 1, 3, 3)),
+    "3d": (Geometry((1, 2, 1), (0, 1, 0), (1, 1, 2), 1), (5, 2, 4, 5, 6), (3, 2, 2, 3, 2)),
+}
+PLAIN = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
+
+
+@pytest.mark.parametrize("lead", LEADS)
+@pytest.mark.parametrize("name", GEOMETRIES)
+def test_a_convolution_of_any_geometry_is_torchs(name, lead):
+    geometry, x_shape, w_shape = GEOMETRIES[name]
+    op, func = Convolution(geometry), PLAIN[len(geometry.stride)]
+    x, w = numbers(*lead[0], *x_shape), numbers(*lead[1], *w_shape, seed=1)
+    b = numbers(*lead[1], w_shape[0], seed=2)
+
+    def plain(x, w, b):
+        whole = torch.broadcast_shapes(lead[0], lead[1])
+        parts = [
+            t.expand(*whole, *s).flatten(0, -len(s) - 1) for t, s in ((x, x_shape), (w, w_shape), (b, w_shape[:1]))
+        ]
+        return torch.stack([func(*one, *geometry) for one in zip(*parts, strict=True)]).unflatten(0, whole)
+
+    assert_close(gradients(op, x, w, b), gradients(plain, x, w, b))
+    out = op(x, w, b)
+    assert tuple(out.shape[-op.trailing :]) == tuple(op.output_shape(x, w))
+    torch.testing.assert_close(op.unit_sums(out), out.movedim(-op.trailing + 1, -1).flatten(-op.trailing, -2).sum(-2))
+    if lead[0] == lead[1]:
+        ones = numbers(*out.shape, seed=9)
+        _, of_x, of_w, _ = gradients(op, x, w, b)
+        assert_close(op.gradients(ones, x, w, True, True), (of_x, of_w))
+        assert op.gradients(ones, x, w, False, True)[0] is None
+
+
+def test_a_square_convolution_has_the_geometry_of_any():
+    x, w = numbers(3, 5, 4, 8, 8), numbers(3, 6, 4, 3, 3, seed=1)
+    square = Conv2d(stride=2, padding=1)
+    assert torch.equal(square(x, w), Convolution(square.geometry)(x, w))
+    alone = Convolution(square.geometry)(x[:1].requires_grad_(), w[:1])
+    assert torch.equal(alone.relu_().detach(), square(x[:1], w[:1]).relu().detach())  # in place, of a single row too

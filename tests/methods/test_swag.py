@@ -162,7 +162,7 @@ def test_on_the_linear_model_the_mean_is_near_the_exact_one_and_batches_make_the
     y = x @ torch.tensor([1.0, -0.5]).double() + 0.5 * torch.randn(1, 40, generator=rng).double()
     model = catalog.load("models", "bayesian_linear_regression")(Signature((2,), 1, "gaussian"), 0.7, 0.5)
     data = Data(x.expand(2, -1, -1), y.expand(2, -1))
-    method = SWAG(400, 10, 0.05, collect_rate=torch.tensor([0.01, 0.04]).double())
+    method = SWAG(epochs=400, batch_size=10, learning_rate=0.05, collect_rate=torch.tensor([0.01, 0.04]).double())
     moments = method.fit(model, data, Streams.of_seeds([0, 0])).moments()
     spread = moments.covariance.diagonal(dim1=1, dim2=2).sqrt()  # (R, P)
     assert (spread > 1e-4).all()

@@ -136,6 +136,17 @@ def test_a_filled_row_has_a_value_for_each_leaf_and_padding_between():
     assert row.tolist() == [5.0] * 15 + [-1.0] + [5.0] * 3 + [-1.0] * 13 + [1.0] * 16
 
 
+def test_buffers_lie_in_a_row_and_are_no_parameters():
+    leaves = {"w": Leaf((3, 5), "weight", 5), "seen": Leaf((4,), "buffer", 1), "b": Leaf((2,), "bias", 1)}
+    known = Layout(leaves)
+    assert known.num_parameters == 17 and known.width == 48 and known.buffers == {"seen": slice(16, 20)}
+    row = known.fill(lambda leaf: 1.0, padding=-1.0)
+    assert row[known.buffers["seen"]].tolist() == [-1.0] * 4 and (row == 1).sum() == 17
+    flat = torch.arange(48.0).expand(2, 48)
+    assert known.packed(flat)[0].tolist() == [*range(15), 32, 33]
+    assert known.views(flat)["seen"].tolist() == [[16, 17, 18, 19]] * 2
+
+
 def test_a_hyper_parameter_of_each_row_stands_before_what_it_multiplies():
     like = torch.zeros(2, 3, 4, dtype=torch.float64)
     assert per_row(0.5, like, 3) == 0.5
