@@ -223,7 +223,7 @@ def test_every_estimator_of_variational_inference_trains_it(estimator):
     model, data = from_module(small_cnn)(IMAGES), contracts.data_for(IMAGES, 2)
     settings = {**contracts.quick(), "mean_field_vi": {"epochs": 1, "estimator": estimator}}
     if estimator.startswith("score"):
-        settings["mean_field_vi"]["train_samples"] = 3
+        settings["mean_field_vi"]["weight_samples"] = 3
     posterior = contracts.method_of("mean_field_vi", settings).fit(model, data, contracts.streams((3, 1)))
     assert posterior.state["1.running_mean.mean"].abs().max() > 0.001
     assert posterior.predict(data.x, 4, contracts.streams((3, 1))).log_prob(data.y).isfinite().all()
