@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import inspect
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import wraps
 from pathlib import Path
@@ -31,12 +32,13 @@ from bdlbench.core import files, options, torch_state
 from bdlbench.core.errors import BadInput, unknown
 from bdlbench.core.spec import Choice, Seeds, Spec, parse_seeds
 from bdlbench.data import downloads
+from bdlbench.data.in_memory import OwnData, own_data
 from bdlbench.data.task import Task
 from bdlbench.entries import CONFIGURED
 from bdlbench.records import reading
 from bdlbench.records.cells import Result, flatten, merge
 from bdlbench.records.record import Record
-from bdlbench.report import tables
+from bdlbench.report import notebook, tables
 from bdlbench.runs import external_scores as submissions
 from bdlbench.runs import rescoring, suites, work
 from bdlbench.runs.batch import Settings
@@ -45,6 +47,7 @@ from bdlbench.runs.loading import load_task
 from bdlbench.runs.work import REFERENCE
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from pandas import DataFrame
 
     from bdlbench.compare.rank import Ranking
@@ -62,10 +65,12 @@ PLURALS = {"methods": "method", "models": "model", "datasets": "dataset", "setti
 """Names that suggest themselves for lists, accepted in place of the command line's names."""
 
 __all__ = [
+    "OwnData",
     "Trained",
     "accept",
     "compare",
     "curves",
+    "dataset_from",
     "gate",
     "rank",
     "read",
@@ -110,11 +115,13 @@ class Trained:
         records: One record for each cell and list of replicates.
         skipped: A line for each reason why cells are missing.
         results: The replicates that were asked for, cell by cell.
+        notes: What there was to say while it ran, such as a metric that fails or a run of more than an hour.
     """
 
     records: tuple[Record, ...]
     skipped: tuple[str, ...] = ()
     results: tuple[Result, ...] = field(default=(), compare=False)
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -125,13 +132,50 @@ class Trained:
     def __getitem__(self, place: int) -> Record:
         return self.records[place]
 
-    def frame(self) -> DataFrame:
-        """Return every number on a row of its own, as `read` does.
+    def frame(self, form: str = "long") -> DataFrame:
+        """Return every number.
+
+        Args:
+            form: "long": each on a row of its own, as `read` does. "wide": one row for each cell and replicate, with
+                a column for each metric; costs, which belong to a batch, are left out.
 
         Returns:
-            A frame with one row for each cell, replicate and metric, or cell and cost.
+            The frame.
+
+        Raises:
+            BadInput: `form` is another word.
         """
-        return _frame(tables.long_rows(self.results))
+        if form not in ("long", "wide"):
+            raise unknown("form of a frame", str(form), ("long", "wide"))
+        rows = list(tables.long_rows(self.results))
+        if form == "long":
+            return _frame(rows)
+        wide: dict[Any, dict[str, Any]] = {}
+        facts = ("metric", "unit", "better", "value")
+        for row in rows:
+            if row["seed"] is not None:
+                about = {name: value for name, value in row.items() if name not in facts}
+                wide.setdefault((row["cell"], row["seed"], row["split"]), about)[row["metric"]] = row["value"]
+        return _frame(wide.values())
+
+    def plot(self, metrics: str | Sequence[str] = ()) -> Figure:
+        """Draw the table: a panel for each metric, mean ± standard error of each row.
+
+        Args:
+            metrics: Names; the main metrics where empty.
+
+        Returns:
+            A figure of matplotlib, which a notebook shows.
+
+        Raises:
+            BadInput: No record holds a metric, or there is only one row.
+        """
+        from bdlbench.report import figures  # matplotlib is slow to import
+
+        names = _listed("metrics", metrics)
+        tables.refuse_unknown_metrics(self.results, names)
+        drawn: Figure = figures.of_table([result for result in self.results if result.replicates], names)
+        return drawn
 
     def curves(self) -> DataFrame:
         """Return what was measured while training went on, as `curves` does.
@@ -159,10 +203,18 @@ class Trained:
 
     def __repr__(self) -> str:
         done = [result for result in self.results if result.replicates]
+        return (tables.render(done, "terminal", width=120) if done else "") + "\n".join(self._lines())
+
+    def _repr_html_(self) -> str:
+        done = [result for result in self.results if result.replicates]
+        return notebook.html(done, self._lines())
+
+    def _lines(self) -> list[str]:
+        """Say what is missing, and what there was to say."""
         titled = zip(tables.cell_titles(self.results), self.results, strict=True)
         failed = [f"failed: {title}, seed {r.seed}: {why}" for title, one in titled for r, why in one.failed.items()]
-        lines = [*self.skipped, *failed] or ([] if done else ["no records"])
-        return (tables.render(done, "terminal", width=120) if done else "") + "\n".join(lines)
+        missing = [*self.skipped, *failed] or ([] if any(one.replicates for one in self.results) else ["no records"])
+        return [*missing, *(f"note: {line}" for line in self.notes)]
 
 
 @_for_callers
@@ -171,7 +223,7 @@ def run(  # noqa: PLR0913 - one argument for each option of the command
     *,
     method: str | Sequence[str] = (),
     model: str | Sequence[str] = (),
-    dataset: str | Sequence[str] = (),
+    dataset: str | OwnData | Sequence[str | OwnData] = (),
     seeds: Seeds | None = None,
     splits: str = "",
     samples: int | None = None,
@@ -187,8 +239,9 @@ def run(  # noqa: PLR0913 - one argument for each option of the command
     any_code: bool = False,
     checkpoint_every: float = 60.0,
     keep_parameters: bool = False,
+    progress: bool | None = None,
 ) -> Trained:
-    """Train what is missing or was made by other code, and return what was asked for.
+    """Train what is missing or was made by other code, and return what was asked for. Nothing is printed.
 
     Every combination of the methods, models and data sets that are named is run; the suite supplies the kinds that are
     not named.
@@ -197,7 +250,7 @@ def run(  # noqa: PLR0913 - one argument for each option of the command
         suite: The name of a suite (by default "quick"), a whole spec, or the path of a TOML file.
         method: A name or several.
         model: A name or several.
-        dataset: A name or several.
+        dataset: A name or several; also what `dataset_from` returns, whose file is written to RESULTS/data.
         seeds: A number of seeds (3), a list ([0, 7]) or a text ("0-9").
         splits: "one": every seed is trained on split 0; "each": on the split with its own number.
         samples: M, the posterior samples of a prediction.
@@ -216,6 +269,8 @@ def run(  # noqa: PLR0913 - one argument for each option of the command
         any_code: Whether records count as done whatever code made them, as those in results/reference do.
         checkpoint_every: Seconds between checkpoints.
         keep_parameters: Whether to write each posterior's state too, for `records.parameters`.
+        progress: Whether to show progress: in a notebook below the cell, else on stderr. None shows it in a notebook
+            only.
 
     Returns:
         The records of the cells asked for.
@@ -226,6 +281,7 @@ def run(  # noqa: PLR0913 - one argument for each option of the command
     _add_plugins(plugin)
     modules = tuple(catalog.add_module(place) for place in _names("module", module))
     settings = Settings(_path("results", results), checkpoint_every, keep_parameters)
+    held_here, dataset, set = _own_data(dataset, set, settings.results / "data")
     if isinstance(suite, Spec):
         beside: dict[str, object] = {"method": method, "model": model, "dataset": dataset, "config": config, "set": set}
         beside |= {"module": module, "seeds": seeds is not None, "splits": splits, "samples": samples is not None}
@@ -241,12 +297,93 @@ def run(  # noqa: PLR0913 - one argument for each option of the command
             else suites.find_suite(suite, _path("config", config) if config else None)
         )
         spec = suites.build_spec(source, chosen)
-    planned = work.plan(spec, settings, fresh, any_code)
-    workers = work.workers(jobs, planned)
-    job = work.prepare(planned)
-    work.perform(job, workers)
-    held = work.held(job)
-    return Trained(held.records, tuple(work.left_out(job)), held.results)
+    with _listening() as notes:
+        planned = work.plan(spec, settings, fresh, any_code)
+        workers = work.workers(jobs, planned)
+        with _written(held_here, settings.results / "data"):
+            job = work.prepare(planned)
+        with notebook.progress(job.batches, progress, notes) as hear:
+            work.perform(job, workers, hear)
+        held = work.held(job)
+    return Trained(held.records, tuple(work.left_out(job)), held.results, tuple(dict.fromkeys(notes)))
+
+
+def dataset_from(
+    x: Any, y: Any = None, *, test: tuple[Any, Any] | None = None, name: str = "mine", **options: Any
+) -> OwnData:
+    """Make a data set of what a program holds, for `run(dataset=…)`.
+
+    Args:
+        x: A frame (its columns as those of a csv file), an array or a tensor of inputs (N, *S), or a torch data set of
+            pairs (input, target), each of which is read once.
+        y: Targets (N,): numbers or classes, which may be texts; or the name of a column of the frame. None for a torch
+            data set.
+        test: Test inputs and targets of the same kinds; a split at random where there are none.
+        name: What the file is called that `run` writes beside its records.
+        **options: Options of the data set `csv` for a frame, of `npz` for all else: task="classification",
+            missing="median", kind="images".
+
+    Returns:
+        The data set.
+
+    Raises:
+        BadInput: Something is of another type or shape.
+    """
+    made = own_data(name, x, y, test, options)
+    for option, value in options.items():
+        catalog.check_option("datasets", made.kind, option, value)
+    return made
+
+
+def _own_data(dataset: Any, given: Options, folder: Path) -> tuple[list[OwnData], str | Sequence[str], Options]:
+    """Return the data sets that a program holds, the names of all, and the options with those of these data sets."""
+    listed = list(dataset) if isinstance(dataset, list | tuple) else [dataset]
+    mine = [one for one in listed if isinstance(one, OwnData)]
+    if not mine:
+        return [], dataset, given
+    if len({one.kind for one in mine}) < len(mine):
+        raise BadInput("dataset: two of dataset_from are read by one data set, so they need a run each")
+    texts = _options(given)
+    table = suites.parse_settings(texts) if isinstance(texts, tuple) else texts
+    settings: dict[str, dict[str, Sequence[Any]]] = {entry: dict(of) for entry, of in table.items()}
+    for one in mine:
+        own: dict[str, Sequence[Any]] = {option: [value] for option, value in one.settings(folder).items()}
+        settings[one.kind] = own | settings.get(one.kind, {})
+    return mine, [one.kind if isinstance(one, OwnData) else one for one in listed], settings
+
+
+@contextmanager
+def _written(held_here: Sequence[OwnData], folder: Path) -> Iterator[None]:
+    """Write the files of data sets that a program holds; what is new is removed again where the block fails."""
+    new = [one for one in held_here if not (folder / one.file).exists()]
+    for one in new:
+        files.write_atomic(folder / one.file, one.content)
+    try:
+        yield
+    except BaseException:
+        for one in new:
+            (folder / one.file).unlink(missing_ok=True)
+        for place in (folder, folder.parent):
+            with suppress(OSError):  # it holds something
+                place.rmdir()
+        raise
+
+
+@contextmanager
+def _listening() -> Iterator[list[str]]:
+    """Keep what is said to the logger of this package; it is then not printed where a program has set up no logging."""
+    notes: list[str] = []
+
+    class Kept(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            notes.append(record.getMessage().removeprefix("bdlbench: "))
+
+    logger, handler = logging.getLogger("bdlbench"), Kept()
+    logger.addHandler(handler)
+    try:
+        yield notes
+    finally:
+        logger.removeHandler(handler)
 
 
 @_for_callers

@@ -40,6 +40,29 @@ def draw_table(results: Sequence[Result], path: Path, metrics: Sequence[str] = (
     _save(lambda: _draw(groups), path)
 
 
+def of_table(results: Sequence[Result], metrics: Sequence[str] = (), sort: str = "") -> Any:
+    """Return the table as a figure, as `draw_table` writes it.
+
+    Args:
+        results: The cells.
+        metrics: The metrics to draw, by default the main ones.
+        sort: A metric to sort rows by.
+
+    Returns:
+        A figure of matplotlib.
+
+    Raises:
+        BadInput: There is no metric that two rows have.
+    """
+    import matplotlib as mpl
+
+    groups = [shown for shown in group(results, metrics, sort) if _drawn(shown)]
+    if not groups:
+        raise BadInput("plot: there is no metric that two rows have")
+    with mpl.rc_context({"text.parse_math": False}):
+        return _draw(groups)
+
+
 def draw_ranking(ranking: Ranking, path: Path) -> None:
     """Draw a critical-difference diagram: a scale of mean ranks, with bars over methods that are not told apart.
 

@@ -148,8 +148,8 @@ def render(
     if style == "terminal":
         return _terminal(groups, caption, width, color)
     if style == "markdown":
-        return "".join(text_table.markdown(_sheet(shown)) for shown in groups) + caption + "\n"
-    return "".join(text_table.latex(_sheet(shown), f"{shown.title}. {caption}") for shown in groups)
+        return "".join(text_table.markdown(sheet(shown)) for shown in groups) + caption + "\n"
+    return "".join(text_table.latex(sheet(shown), f"{shown.title}. {caption}") for shown in groups)
 
 
 def group(
@@ -282,7 +282,7 @@ def by_data(results: Iterable[Result]) -> list[list[Result]]:
     """Group the results by data set with its options, in order of appearance."""
     found: dict[str, list[Result]] = {}
     for result in results:
-        found.setdefault(files.digest(result.cell.dataset.as_dict()), []).append(result)
+        found.setdefault(files.digest(result.cell.dataset.identity()), []).append(result)
     return list(found.values())
 
 
@@ -379,7 +379,7 @@ def budgets(results: Sequence[Result]) -> Iterator[str]:
     """Yield a sentence where methods on one model and data set had different budgets."""
     groups: dict[str, list[Result]] = {}
     for result in results:
-        alike = files.digest([result.cell.dataset.as_dict(), result.cell.model.as_dict()])
+        alike = files.digest([result.cell.dataset.identity(), result.cell.model.as_dict()])
         groups.setdefault(alike, []).append(result)
     for members in groups.values():
         differing = []
@@ -671,7 +671,8 @@ def _padded(texts: Sequence[str]) -> list[str]:
     return [text + " " * (longest - tails.get(text, longest)) for text in texts]
 
 
-def _sheet(shown: Group) -> Sheet:
+def sheet(shown: Group) -> Sheet:
+    """Return a table as texts, for every style."""
     headings = [*shown.labels, *(f"{c.heading} ({c.unit})" for c in shown.columns), "n"]
     rows = [
         (*map(Field, row.labels), *(Field(entry.text, entry.leads) for entry in row.entries), Field(row.count))

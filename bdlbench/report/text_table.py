@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
+from markupsafe import Markup
+
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
     from rich.text import Text
@@ -64,6 +66,22 @@ def markdown(sheet: Sheet) -> str:
     marks = [":--" if i < sheet.left else "--:" for i in range(len(sheet.headings))]
     text = f"**{escape_markdown(sheet.title)}**\n\n" + line(map(Field, sheet.headings))
     return text + "| " + " | ".join(marks) + " |\n" + "".join(map(line, sheet.rows)) + "\n"
+
+
+def html(sheet: Sheet) -> Markup:
+    """Return a table in HTML, with its title."""
+
+    def line(fields: Iterable[Field], tag: str) -> Markup:
+        cell = Markup("<{0} style='text-align:{1}'>{2}</{0}>")
+        sides = ["left" if i < sheet.left else "right" for i in range(len(sheet.headings))]
+        texts = [Markup("<b>{}</b>").format(f.text) if f.bold else f.text for f in fields]
+        cells = [cell.format(tag, side, text) for side, text in zip(sides, texts, strict=True)]
+        return Markup("<tr>{}</tr>").format(Markup("").join(cells))
+
+    head = line(map(Field, sheet.headings), "th")
+    body = Markup("").join(line(row, "td") for row in sheet.rows)
+    shape = Markup("<table><caption>{}</caption><thead>{}</thead><tbody>{}</tbody></table>")
+    return shape.format(sheet.title, head, body)
 
 
 MARKDOWN = {"&": "&amp;", "<": "&lt;", ">": "&gt;"} | {char: f"\\{char}" for char in "\\|*`~[]$"}

@@ -101,7 +101,7 @@ def _sheets(comparison: Comparison, units: bool = True) -> Iterator[tuple[Sheet,
     """Yield for each data set the verdicts, and the parts of their uncertainty."""
     grouped: dict[str, list[Pair]] = {}
     for pair in comparison.pairs:
-        grouped.setdefault(files.digest(pair.a.cell.dataset.as_dict()), []).append(pair)
+        grouped.setdefault(files.digest(pair.a.cell.dataset.identity()), []).append(pair)
     for pairs in grouped.values():
         labels = tables.labels([pair.a for pair in pairs])
         title = tables.title_of([pair.a for pair in pairs])
