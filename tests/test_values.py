@@ -152,7 +152,7 @@ def test_memory_is_that_of_this_machine() -> None:
         (("mle.epochs=1", "mle.epochs=2"), ["--set mle.epochs", "mle.epochs=V1,V2", "twice"]),
         (("0.\x1b=0", "0.\x1b=0"), [r"'0.\\x1b'", "twice"]),
         (("0.\x1b=0,,1",), [r"'0.\\x1b=0,,1'", "empty"]),
-        (("mle.name=zzz",), ["option", "mle", "'name'", "epochs"]),
+        (("mle.epoch=zzz",), ["option", "mle", "'epoch'", "epochs"]),
     ],
 )
 def test_what_set_does_not_take(settings: tuple[str, ...], names: list[str], refused: Any) -> None:
