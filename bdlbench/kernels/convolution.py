@@ -355,6 +355,7 @@ def _gradients(
     """Return the gradients of x and weight of one row."""
     (*sizes, groups), none = op.geometry, (0,) * len(op.geometry.stride)
     mask = [want_x, want_weight, False]
+    x, weight = x.to(grad.dtype), weight.to(grad.dtype)  # under autocast they may have been kept in float32
     parts = torch.ops.aten.convolution_backward(grad, x, weight, None, *sizes, False, none, groups, mask)
     return parts[0], parts[1]
 

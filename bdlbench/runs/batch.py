@@ -318,7 +318,7 @@ def _fit_and_score(batch: Batch, built: Built, spent: Session, device: torch.dev
     if posterior.bound is not None:
         # a target y has the density p(y / y_sd) / y_sd
         bound = posterior.bound.double()
-        jacobian = problem.train.num_data * problem.y_sd.log().to(bound.device)
+        jacobian = _trained_on(spent, problem) * problem.y_sd.log().to(bound.device)
         evaluation = replace(evaluation, elbo=bound - jacobian)
     if isinstance(model, Conjugate):
         exact = model.exact(problem.train)
@@ -335,7 +335,8 @@ def _fit_and_score(batch: Batch, built: Built, spent: Session, device: torch.dev
             parameters_sha256=tuple(scoring.row_hashes(posterior.state)),
             samples=(evaluation.test.samples,) * len(batch.rows),
             elbo_nats=() if posterior.bound is None else tuple(posterior.bound.double().tolist()),
-            facts={name: tuple(value.double().tolist()) for name, value in posterior.facts.items()},
+            facts={name: tuple(value.double().tolist()) for name, value in posterior.facts.items()}
+            | _best_epochs(spent, len(batch.rows)),
             first_steps=scoring.first_steps(spent.fits, len(batch.rows)),
             objective=scoring.objectives(spent.fits, len(batch.rows)),
         ),
@@ -345,8 +346,26 @@ def _fit_and_score(batch: Batch, built: Built, spent: Session, device: torch.dev
         cost=cost,
         state=posterior.state,
         measured=posterior.measured(problem.test.x, rng.child("measured")),
-        examples=_examples(problem),
+        examples=replace(_examples(problem), train=_trained_on(spent, problem)),
     )
+
+
+def _trained_on(spent: Session, problem: Problem) -> int:
+    """Return how many examples of a row were trained on: all but those that a recipe holds out."""
+    held_out = bool(spent.fits) and spent.fits[-1].plan.validation is not None
+    return spent.fits[-1].data.num_data if held_out else problem.train.num_data
+
+
+def _best_epochs(spent: Session, rows: int) -> dict[str, tuple[float, ...]]:
+    """Return for the record which epoch validation rows chose for each replicate, and their mean log-likelihood.
+
+    Of an ensemble it is the mean over its members.
+    """
+    state = spent.fits[-1].state if spent.fits else None
+    if state is None or not state.best:
+        return {}
+    named = {"best_epoch": state.best["epoch"], "best_epoch_log_likelihood": state.best["score"]}
+    return {name: tuple(value.double().reshape(rows, -1).mean(1).tolist()) for name, value in named.items()}
 
 
 def refuse_broken(posterior: Posterior, method: Method, name: str, rows: int) -> None:

@@ -25,7 +25,7 @@ WORTH_SAYING = 3600.0
 """A lower bound of more seconds than this is reported before the run begins."""
 
 COPIES = 4
-"""Copies of each weight during training: the weight, its gradient, and Adam's two moments; four bytes each."""
+"""Copies of each weight in a step: itself, its gradient, and two that an optimiser needs; four bytes each."""
 
 
 def check(batch: Batch) -> str:
@@ -43,7 +43,7 @@ def check(batch: Batch) -> str:
     if model.unsupported():
         return ""  # `run` says why the cell is skipped
     weights = sum(leaf.size for leaf in model.leaves().values())
-    named = f"{cell.title}: {rows * members:,} × {weights:,} weights, their gradients and Adam's moments,"
+    named = f"{cell.title}: {rows * members:,} × {weights:,} weights, their gradients and what an optimiser keeps,"
     memory.refuse(rows * members * weights * COPIES * 4, named)
     times = list(_times(batch))
     what, seconds = max(times, key=lambda found: found[1])
