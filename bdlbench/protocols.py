@@ -555,6 +555,7 @@ class Evaluation:
         moments: The moments of the weights where the model is conjugate and they are known, else None.
         reference: The exact posterior where the model is conjugate, else None.
         shifts: The predictions for each shifted test set, by its name.
+        inputs: The test inputs, (R, N, *S); None where predictions are read from a record, which does not keep them.
     """
 
     test: Predicted
@@ -567,6 +568,7 @@ class Evaluation:
     reference: Reference | None = None
     elbo: Tensor | None = None  # (R,) nats
     shifts: Mapping[str, ShiftedTest] = field(default_factory=dict)
+    inputs: Tensor | None = None  # (R, N, *S)
 
 
 class Metric(Protocol):

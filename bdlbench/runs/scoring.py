@@ -61,7 +61,7 @@ def evaluate(
         own = y if shift.y is None else in_units(shift.y)
         shifts[name] = ShiftedTest(_without_groups(predict(f"shift {name}", shift.x), own), own, shift.y is None)
     parameters = sum(leaf.size for leaf in model.leaves().values())
-    return Evaluation(test, y, ood, posterior.facts, parameters, shifts=shifts)
+    return Evaluation(test, y, ood, posterior.facts, parameters, shifts=shifts, inputs=problem.test.x)
 
 
 def _without_groups(predictive: Predictive, y: Tensor) -> evaluations.Kept:
