@@ -60,11 +60,10 @@ def draw(measured: Readings) -> Figure:
     for colour, (name, words) in enumerate(WORDS.items()):
         accuracy = 100 * measured.along("model.latent", f"linear_probe[{name}]")[1]  # (K, R)
         error = accuracy.std(1, ddof=1) / accuracy.shape[1] ** 0.5
-        style = {"color": f"C{colour}", "label": words}
         if name == "pixels":  # the same for every latent
-            axes.axhline(accuracy.mean(), linestyle="--", **style)
+            axes.axhline(accuracy.mean(), linestyle="--", color="C2", label=words)
         else:
-            axes.errorbar(LATENTS, accuracy.mean(1), error, fmt="os"[colour] + "-", **style)
+            axes.errorbar(LATENTS, accuracy.mean(1), error, fmt="os"[colour] + "-", color=f"C{colour}", label=words)
     axes.set(xlabel="numbers for each image", ylabel="accuracy of a linear classifier (%)", xscale="log")
     axes.set_xticks(LATENTS, [str(count) for count in LATENTS])
     axes.minorticks_off()
@@ -93,6 +92,8 @@ claims = {
             "cross-validation on the 450 test images. Nothing was searched for. Variances are those of Nadeau & "
             "Bengio.",
         ),
+        changes="The probe of the first run held whole classes out, as its folds went by the order of the images, and "
+        "read 51 % from the pixels; its folds are drawn now. The bounds are as they were.",
         statements=statements,
         draw=draw,
         alt="Accuracy of a linear classifier against the numbers for each image: posterior means of a VAE's latent and "

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from bdlbench.data.splits import permutation
 from bdlbench.protocols import Evaluation, Metric
 
 FOLDS = 5
@@ -19,10 +20,11 @@ PENALTY = 0.01
 class LinearProbe:
     """Accuracy of a linear classifier on the latent's posterior means, on pixels, and on principal components.
 
-    It is trained and tested on the test set, of which the encoder has seen nothing, by five-fold cross-validation (fold
-    = place modulo 5): least squares with a small ridge from features, standardised on the other folds, to the classes.
-    There are as many components as the latent has dimensions, of the other folds' pixels. Undefined without a latent,
-    without classes, and for predictions read from a record, which does not keep the inputs.
+    It is trained and tested on the test set, of which the encoder has seen nothing, by five-fold cross-validation:
+    least squares with a small ridge from features, standardised on the other folds, to the classes. Folds are drawn
+    once for any set of that size. There are as many components as the latent has dimensions, of the other folds'
+    pixels. Undefined without a latent, without classes, and for predictions read from a record, which does not keep the
+    inputs.
     """
 
     summary: ClassVar[str] = (
@@ -38,9 +40,10 @@ class LinearProbe:
         if latent is None or inputs is None or y.is_floating_point() or y.shape[1] < FOLDS:
             return {}
         found: dict[str, list[float]] = {"latent": [], "pixels": [], "components": []}
-        for means, pixels, labels in zip(latent, inputs.flatten(2), y, strict=True):  # row by row: the bits of one
-            means, pixels = means.double().clone(), pixels.double().clone()  # (N, Z), (N, D)
-            fold, right = torch.arange(len(labels), device=labels.device) % FOLDS, dict.fromkeys(found, 0)
+        for r, labels in enumerate(y):  # row by row: the bits of one
+            means, pixels = latent[r].double().clone(), inputs[r].flatten(1).double().clone()  # (N, Z), (N, D)
+            drawn = torch.from_numpy(permutation(len(labels), "linear_probe") % FOLDS)  # places may go by class
+            fold, right = drawn.to(labels.device), dict.fromkeys(found, 0)
             for k in range(FOLDS):
                 learn, test = fold != k, fold == k
                 centred = pixels - pixels[learn].mean(0)
@@ -60,7 +63,7 @@ def _classified(x: Tensor, y: Tensor, test: Tensor) -> Tensor:
     x, test = (x - mean) / sd, (test - mean) / sd
     target = torch.nn.functional.one_hot(y).double()  # (N, C)
     gram = x.mT @ x + PENALTY * len(x) * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
-    weights = torch.linalg.solve(gram, x.mT @ (target - target.mean(0)))
+    weights: Tensor = torch.linalg.solve(gram, x.mT @ (target - target.mean(0)))
     return (test @ weights + target.mean(0)).argmax(1)
 
 

@@ -20,11 +20,10 @@ methods = {"mean_field_vi": Boasting}
 """
 
 LIMIT = "ELBO above the evidence, in standard errors"
-GRIDS = "own.bundled.suite.grids"
-SHORT = (
-    f"seeds=4, grids=(*{GRIDS}[:2], replace({GRIDS}[2], options={{'gaussian_vi': "
-    f"{{**{GRIDS}[2].options['gaussian_vi'], 'epochs': [2000], 'learning_rate': [0.02]}}}}))"
-)
+SHORT = """seeds=4, grids=tuple(
+    replace(grid, options={name: {**given, 'epochs': [2000], 'learning_rate': [0.02]} if 'epochs' in given else given
+                           for name, given in grid.options.items()})
+    for grid in own.bundled.suite.grids)"""
 
 
 def line(out: str, words: str) -> str:
