@@ -449,6 +449,30 @@ def test_standardised_images_are_what_they_always_were(load: Callable[..., Task]
     assert task.statistics == {"pixel_mean": float(mean[0]), "pixel_sd": float(sd[0])}
 
 
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "kmnist"])
+def test_shifts_of_an_official_test_set_are_moved_before_they_are_standardised(
+    load: Callable[..., Task], name: str
+) -> None:
+    task = load(name, 0, num_train=20, shifts="translation+noise")
+    moved, black = task.shifts["translation 4"].x, -task.statistics["pixel_mean"] / task.statistics["pixel_sd"]
+    assert torch.equal(moved[..., 7:], task.test.x[..., :-7])  # 4/16 of 28 pixels
+    assert torch.allclose(moved[..., :7], torch.tensor(black, dtype=torch.float32))
+    other = load(name, 1, num_train=20, shifts="translation+noise")  # splits share the test set, and its shifts
+    raw = [t.shifts["noise 3"].x * t.statistics["pixel_sd"] + t.statistics["pixel_mean"] for t in (task, other)]
+    assert torch.allclose(*raw, atol=1e-5)
+    assert task.sources["shifts of the test images"] == other.sources["shifts of the test images"]
+
+
+@pytest.mark.parametrize("name", ["digits", "digits_near"])
+def test_shifts_of_a_split_have_noise_of_their_own(load: Callable[..., Task], name: str) -> None:
+    tasks = [load(name, split, shifts="noise") for split in (0, 0, 1)]
+    noise = [(task.shifts["noise 1"].x - task.test.x)[:300] for task in tasks]
+    assert torch.equal(noise[0], noise[1])
+    grey = [((task.test.x > 0.3) & (task.test.x < 0.7))[:300] for task in tasks]  # where noise is not cut
+    both = grey[0] & grey[2]
+    assert not torch.allclose(noise[0][both], noise[2][both], atol=0.05)
+
+
 def real(name: str) -> Task:
     """The set itself; skips where it is not at hand. Nothing is downloaded."""
     wanting = [path for path, state in downloads.status(ENTRIES[name].files) if state != "verified"]
