@@ -225,8 +225,11 @@ class Prior(Divergence, Protocol):
 class HasModule(Protocol):
     """A model that was written as a torch module. Trainers from outside get this module, unchanged."""
 
-    def module(self) -> nn.Module:
-        """Make the module anew; where it starts is drawn from torch's own generator.
+    def module(self, rng: Streams) -> nn.Module:
+        """Make the module anew.
+
+        Args:
+            rng: Streams (1,) of the start, as `HasStart.start` gets them.
 
         Returns:
             The module, on inputs (B, *S).

@@ -92,7 +92,7 @@ def pytest_collection_modifyitems(config, items):
     and each model with a method of either kind; `--every-cell` and the gate's objectives have the whole product.
     """
     cells = [item for item in items if hasattr(item, "callspec")]
-    left_out = {item for item in cells if unsupported(item.callspec.params)}
+    left_out = {item for item in cells if unsupported(item.callspec.params) or is_of_own_methods(item)}
     if not config.getoption("--every-cell"):
         left_out |= {item for item in cells if is_covered(item.callspec.params)}
     items[:] = [item for item in items if item not in left_out]
@@ -100,6 +100,22 @@ def pytest_collection_modifyitems(config, items):
     for item in cells:
         if not is_quick(item.callspec.params):
             item.add_marker(pytest.mark.slow)
+
+
+OF_EVERY_METHOD = {
+    "test_a_row_is_the_same_alone_on_every_model",
+    "test_twice_the_same_gives_the_same_bits_and_another_seed_others",
+    "test_an_option_of_one_name_has_one_type_and_range_in_all_methods",
+}
+"""The tests over all methods that adapters of other libraries meet, on the mlp; they have tests of their own beside."""
+
+
+def is_of_own_methods(item):
+    """Whether a test asks of an adapter what only this package's own training promises."""
+    method, known = item.callspec.params.get("method", item.callspec.params.get("name")), catalog.names("methods")
+    if method not in known or method in contracts.own_methods():
+        return False
+    return item.originalname not in OF_EVERY_METHOD or item.callspec.params.get("model", "mlp") != "mlp"
 
 
 def is_quick(params):

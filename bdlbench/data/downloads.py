@@ -15,6 +15,7 @@ import os
 import sys
 import tarfile
 import tempfile
+import warnings
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from functools import cache
 from http.client import HTTPException
 from pathlib import Path
 from types import ModuleType
-from typing import Literal
+from typing import Any, Literal
 from urllib.request import Request, urlopen
 
 import numpy as np
@@ -208,6 +209,25 @@ def read_cifar(path: Path) -> tuple[ByteArray, ByteArray]:
     if rows[:, 0].max() > 9:
         raise DataUnavailable(f"{path} holds the label {rows[:, 0].max()}: CIFAR-10 has labels 0 to 9")
     return rows[:, 1:].reshape(-1, 3, 32, 32), rows[:, 0]
+
+
+def imported(name: str) -> Any:
+    """Import a module of another library when it is needed, and ignore warnings during its import.
+
+    Args:
+        name: The module.
+
+    Returns:
+        The module.
+
+    Raises:
+        ImportError: It is not installed.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if name.partition(".")[0] in ("torch_uncertainty", "laplace"):
+            import_torchvision()  # they import it indirectly; its build may not match torch's
+        return importlib.import_module(name)
 
 
 def import_torchvision() -> ModuleType:

@@ -94,6 +94,11 @@ def quick(epochs: int = 2, batch_size: int = 13) -> dict[str, dict[str, Any]]:
     }
 
 
+def own_methods() -> list[str]:
+    """List the methods that train by this package's loop, or in closed form: only of these is the objective known."""
+    return [name for name in catalog.names("methods") if not catalog.is_row_by_row(catalog.choice("methods", name, {}))]
+
+
 def method_of(name: str, settings: EntrySettings, rows: Sequence[EntrySettings] = ({},)) -> Method:
     """Build the method whose row r has the options rows[r] over `settings`."""
     chosen = [

@@ -23,6 +23,7 @@ from bdlbench.core.options import fields
 from bdlbench.core.streams import Streams
 from bdlbench.data.splits import random_words
 from bdlbench.data.task import Data, Likelihood, Signature
+from bdlbench.gate.contracts import own_methods
 from bdlbench.protocols import Model
 from bdlbench.training.audit import Audit, audit
 from bdlbench.training.loop import Fit, begin
@@ -152,9 +153,7 @@ def _measured() -> Iterator[tuple[str, MeasuredObjective]]:
     small = tomllib.loads((resources.files("bdlbench.gate") / "objectives.toml").read_text("utf-8"))
     for model_name in catalog.names("models"):
         model = _suited(model_name, small)
-        for method_name in catalog.names("methods") if model else ():
-            if catalog.is_row_by_row(catalog.choice("methods", method_name, small)):
-                continue  # what it minimises is known to its library alone
+        for method_name in own_methods() if model else ():
             for label, settings in _variants(method_name, small, model_name == next(iter(small))):
                 method = catalog.build_method([catalog.choice("methods", method_name, settings)])
                 asked = foreign.calling(f"method {method_name} on {model_name}", method)

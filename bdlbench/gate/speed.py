@@ -20,6 +20,7 @@ from bdlbench.core.environment import one_thread
 from bdlbench.core.options import fields
 from bdlbench.core.streams import Streams
 from bdlbench.data.task import Data, Signature
+from bdlbench.gate.contracts import own_methods
 from bdlbench.training.loop import begin, last, minimise
 from bdlbench.training.plan import Plan
 
@@ -93,7 +94,7 @@ def excess(
 
 
 def _of_size(name: str, rounds: int) -> dict[str, float]:
-    ours = {method: work for method in catalog.names("methods") if (work := _ours(method, SIZES[name]))}
+    ours = {method: work for method in own_methods() if (work := _ours(method, SIZES[name]))}
     found = timed_in_turn({"": _plain(SIZES[name]), **ours}, rounds)
     best = {work: min(seconds) for work, seconds in found.items()}
     return {f"{method} · mlp {name}": best[method] / best[""] for method in ours}

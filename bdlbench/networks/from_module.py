@@ -145,6 +145,13 @@ def start(self: Any, data: Data, rng: Streams) -> dict[str, Tensor]:
     }
 
 
+def module(self: Any, rng: Streams) -> nn.Module:
+    """Make the module anew, where `start` starts the row of streams rng (1,)."""
+    with calling(f"model {type(self).__name__}", self.made_by):
+        make = partial(self.made_by, **dict(_arguments(self)))
+        return modules.made(make, rng.keys[0], self.signature.input_shape)
+
+
 def with_target_sd(self: Any, y_sd: Tensor) -> Any:
     """Bring a noise in the target's units to the model's scale, of y / y_sd, y_sd (R,)."""
     if self.noise_unit == "model":
@@ -173,6 +180,7 @@ MEMBERS: dict[str, Any] = {
     "leaves": leaves,
     "start": start,
     "statistics": statistics,
+    "module": module,
     "with_target_sd": with_target_sd,
     "__call__": call,
 }

@@ -5,8 +5,6 @@ A library is imported only when it is used. Libraries draw noise by their own co
 
 from __future__ import annotations
 
-import importlib
-import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
@@ -17,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bdlbench.data.downloads import import_torchvision
+from bdlbench.data.downloads import imported
 from bdlbench.peers.plain import LENET_SIZES, PRIOR_SD, SMALL_SIZES, Batches, averaged, misfit, network, trained
 from bdlbench.peers.work import Run
 
@@ -34,15 +32,6 @@ DISTRIBUTIONS = {
 """The name of each library in the table, and on the package index."""
 
 Inputs = Callable[[], Tensor]
-
-
-def imported(name: str) -> Any:
-    """Import a module of another library, and ignore warnings during its import."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        if name.partition(".")[0] in ("torch_uncertainty", "laplace"):
-            import_torchvision()  # they import it indirectly; its build may not match torch's
-        return importlib.import_module(name)
 
 
 # torchbnn

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, gaussian_nll_loss
 from torch.utils.data import TensorDataset
 
 from bdlbench.core import torch_state
@@ -94,7 +95,9 @@ class Budget:
                 left -= 1
 
 
-def from_trainer(train: Trainer, needs: str = "", **options: Any) -> type:
+def from_trainer(
+    train: Trainer, needs: str = "", refuses: Callable[[Any, Model], str | None] | None = None, **options: Any
+) -> type:
     """Make a method of a function that trains.
 
     It is called for one replicate at a time as train(make_module, train, validation, seed, budget, **options). `train`
@@ -109,6 +112,7 @@ def from_trainer(train: Trainer, needs: str = "", **options: Any) -> type:
     Args:
         train: The trainer. Its docstring is the method's.
         needs: A module that must be installed, by the extra of bdlbench that has its name: "laplace".
+        refuses: refuses(method, model) says why a model cannot be trained, or None where it can.
         **options: What `option` or `training_option` returns, for options that need a range, choices or help of their
             own.
 
@@ -136,7 +140,7 @@ def from_trainer(train: Trainer, needs: str = "", **options: Any) -> type:
         "__module__": train.__module__,
         "row_by_row": True,
         "made_by": staticmethod(train),
-        "unsupported": lambda self, model: _unsupported(model, needs),
+        "unsupported": lambda self, model: _unsupported(model, needs) or (refuses and refuses(self, model)),
         "fit": lambda self, model, data, rng: _fit(self, train, tuple(own), model, data, rng),
     }
     return make_dataclass(train.__name__, columns, namespace=words, frozen=True)
@@ -323,14 +327,39 @@ class MakeModule:
         """Make the next module."""
         streams = Streams([self._streams.members(len(self._made) + 1).keys[-1]]).child("init")
         if isinstance(self._model, HasModule):
-            with torch_state.stirred(_seed(streams)):
-                module = self._model.module()
+            module = self._model.module(streams.child("start"))
         else:
             layout = Layout(self._model.leaves())
             flat = initial_network(self._model, self._data, streams).detach()
             module = PlainModule(self._model, {name: value[0] for name, value in layout.views(flat).items()})
         self._made.append(module.to(self._data.x.device))
         return self._made[-1]
+
+    def nll(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """Compute the negative log-likelihood of the model.
+
+        Args:
+            outputs: What the module returns: (B, C), or (B, 1) or (B,) of a number.
+            y: Targets (B,) or (B, 1).
+
+        Returns:
+            Its mean over the examples, in nats.
+        """
+        if self.noise_sd is None:
+            return cross_entropy(outputs, y)
+        variance = torch.full_like(y, self.noise_sd**2)
+        return gaussian_nll_loss(outputs.reshape(y.shape), y, variance, full=True)
+
+    def predictive(self, outputs: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Return what a trainer's `predict` has to return, where M networks have these outputs.
+
+        Args:
+            outputs: (M, n, C), or (M, n, 1) of a number.
+
+        Returns:
+            The logits themselves, or means and variances (M, n, 1) each.
+        """
+        return outputs if self.noise_sd is None else (outputs, torch.full_like(outputs, self.noise_sd**2))
 
     def state(self) -> dict[str, Tensor]:
         """Return the tensors of all modules that were made, as they are now; the k-th module's begin with `k.`."""

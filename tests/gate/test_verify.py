@@ -17,6 +17,7 @@ from bdlbench.core.errors import Diverged
 from bdlbench.core.spec import Choice
 from bdlbench.core.streams import Streams
 from bdlbench.gate import verify
+from bdlbench.gate.contracts import own_methods
 from bdlbench.methods import mean_field_vi
 from bdlbench.posteriors import fitting
 from bdlbench.records import evaluation
@@ -29,7 +30,7 @@ from bdlbench.training.plan import Plan
 
 pytestmark = pytest.mark.slow
 
-METHODS = [name for name in catalog.names("methods") if name not in ("exact", "ols")]
+METHODS = [name for name in own_methods() if name not in ("exact", "ols")]
 QUICK = {name: 6 for name in METHODS if name not in ("deep_ensemble", "active", "sequential")}
 
 

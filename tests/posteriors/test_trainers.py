@@ -17,7 +17,8 @@ from bdlbench.core.errors import Diverged
 from bdlbench.core.options import fields
 from bdlbench.core.spec import Choice
 from bdlbench.core.streams import Streams
-from bdlbench.data.task import Data
+from bdlbench.data.task import Data, Signature
+from bdlbench.networks.from_module import from_module
 from bdlbench.networks.plain_module import PlainModule
 from bdlbench.posteriors.trainers import Budget, from_trainer
 
@@ -125,6 +126,36 @@ def test_a_number_is_given_as_a_column_with_the_noise_of_the_model(small):
     assert noises == [1.0, 1.0] == [float(model.noise_sd)] * 2
     found = predicted(posterior, data)
     assert found.mean.shape == (2, 53) and torch.allclose(found.variance, torch.ones(()).double())
+
+
+class Small(torch.nn.Module):
+    """A stranger's module, with statistics and dropout of its own."""
+
+    def __init__(self, width=6):
+        super().__init__()
+        self.body = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(35, width), torch.nn.BatchNorm1d(width))
+        self.head = torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.Linear(width, 3))
+
+    def forward(self, x):
+        return self.head(self.body(x).relu())
+
+
+def test_a_module_of_the_users_own_comes_unchanged_and_starts_where_it_starts_elsewhere(small):
+    seen = []
+
+    def keeps(make_module, train, validation, seed, budget):
+        seen.append(make_module())
+        return lambda x, samples: seen[-1].eval()(x)[None]
+
+    model = from_module(Small)(Signature((1, 5, 7), 3, "categorical"))
+    assert from_trainer(keeps)().unsupported(model) is None
+    data = small.data(model, 2)
+    posterior = from_trainer(keeps)().fit(model, data, Streams.of_seeds(SEEDS))
+    assert [type(one) for one in seen] == [Small, Small]
+    start = model.start(data, Streams.of_seeds(SEEDS).child("init").child("start"))
+    for name in ("body.1.weight", "head.1.bias"):
+        assert torch.equal(posterior.state[name], start[name])
+    assert not torch.equal(*posterior.state["head.1.bias"])
 
 
 # What is made of what it returns
