@@ -147,13 +147,18 @@ def data(
     names = catalog.names("datasets")
     print(f"store: {downloads.root()} (set BDLBENCH_DATA to change it)")
     for entry in names:
-        print(f"{entry:{max(map(len, names))}}  {data_state(getattr(catalog.load('datasets', entry), 'files', ()))}")
+        print(f"{entry:{max(map(len, names))}}  {data_state(entry)}")
 
 
-def data_state(files: Sequence[Any]) -> str:
-    """Return "verified", or how many of its files are in which state."""
+def data_state(name: str) -> str:
+    """Return "verified" for a data set, or how many of its files are in which state."""
+    from bdlbench import catalog
     from bdlbench.data import downloads
 
+    entry = catalog.load("datasets", name)
+    files: Sequence[downloads.RemoteFile] = getattr(entry, "files", ())
+    if not files and "path" in catalog.options_of("datasets", name):
+        return "your own, by its option path"
     states = [state for _, state in downloads.status(files)]
     if len(set(states)) == 1:
         return f"{states[0]}" + (f" ({len(files)} files)" if files else " with scikit-learn")

@@ -133,7 +133,6 @@ def print_outdated(job: Job, otherwise: str, file: TextIO | None = None) -> None
 
 def _print_plan(job: Job, workers: int) -> None:
     """Print what would be trained, the state of the data, and an estimate of the time."""
-    from bdlbench import catalog
     from bdlbench.report import tables
     from bdlbench.runs import suites, work
 
@@ -154,7 +153,7 @@ def _print_plan(job: Job, workers: int) -> None:
     if job.spec.curves:
         print(f"curves of the test set: {job.spec.curves}")
     for name in dict.fromkeys(cell.dataset.name for cell, seeds in missing.items() if seeds):
-        print(f"data set {name}: {data_state(getattr(catalog.load('datasets', name), 'files', ()))}")
+        print(f"data set {name}: {data_state(name)}")
     rows = sum(map(len, missing.values()))
     print(f"{rows} replicates in {len(job.batches)} batches, {workers} at a time; {_estimate(job, workers)}")
 

@@ -153,6 +153,8 @@ def _arrays(kind: str, path: Path, task: Task, raw: RawInputs, wants_targets: bo
     """Read the arrays of an npz file."""
     where, found = shown(path), arrays.read_npz(path)
     x: Any = arrays.numbers(_array(found, INPUT_ARRAYS, where), where)
+    if x.ndim < 2:
+        raise BadInput(f"{where}: the inputs have shape {x.shape}: examples are (N, …)")
     if raw.kind == "pixels":
         x = _bytes(arrays.as_images(x, where), where)
     elif raw.kind == "table":

@@ -106,7 +106,7 @@ def _npy_header(stream: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
 
 
 def numbers(array: NDArray[Any], where: str) -> NDArray[Any]:
-    """Return an array of real numbers as it is.
+    """Return an array of bytes as it is, and one of other real numbers as float64.
 
     Args:
         array: Any array.
@@ -120,7 +120,7 @@ def numbers(array: NDArray[Any], where: str) -> NDArray[Any]:
     """
     if array.dtype.kind not in "biuf":
         raise BadInput(f"{where} holds {array.dtype}, not real numbers")
-    return array
+    return array if array.dtype == np.uint8 else array.astype(np.float64)
 
 
 def as_images(array: NDArray[Any], where: str) -> NDArray[Any]:

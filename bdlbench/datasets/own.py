@@ -174,10 +174,10 @@ class Libsvm:
         paths = _files("libsvm", self)
         parts = tables.read_libsvm(list(paths.values()))
         read = [
-            _with_target(tables.of_array(shown(path), x), "target", y)
+            _with_target(tables.of_array(shown(path), x), "y", y)
             for path, (x, y) in zip(paths.values(), parts, strict=True)
         ]
-        rules = TableRules("target", self.task, test_share=self.test_share)
+        rules = TableRules("y", self.task, test_share=self.test_share)
         return _joined("libsvm", rules, read, paths, split)
 
 
@@ -234,13 +234,13 @@ class Npz:
             x, y = np.concatenate([x, test_x]), np.concatenate([y, test_y])
         _refuse_lengths(x, y, "", where)
         rules = TableRules(
-            "target", self.task, test_share=self.test_share, missing=self.missing,
+            "y", self.task, test_share=self.test_share, missing=self.missing,
             missing_indicator=self.missing_indicator,
         )  # fmt: skip
         sources = _sources(paths)
         kind = _kind(self.kind, x, where)
         if kind == "table":
-            table = _with_target(tables.of_array(where, x), "target", y)
+            table = _with_target(tables.of_array(where, x), "y", y)
             return encoding.of_table(table, rules, "npz", split, tested, sources)
         target = _target(Table(where, {}, np.arange(len(y)), "row"), y, rules, "npz")
         parts = _parts(target, split, self.test_share, tested, where)

@@ -143,8 +143,12 @@ def _without_edited_metrics(record: Record, now: Code) -> Record:
 
 
 def _is_foreign_data(cell: Cell, now: Code) -> bool:
-    """Return whether a cell's data set is outside the package: its files then have no checksum in the code."""
-    return f"datasets {cell.dataset.name}" in now
+    """Return whether neither the code nor the cell has a checksum of a cell's data.
+
+    So it is with a data set outside the package, and with one that reads a person's folder by its path alone.
+    """
+    by_path = cell.dataset.get("path") and not cell.dataset.get("path_sha256")
+    return f"datasets {cell.dataset.name}" in now or bool(by_path)
 
 
 def _data_sources(cell: Cell, record: Record) -> dict[str, str]:

@@ -82,7 +82,7 @@ def test_tables_are_added_on_the_scale_of_the_training_rows() -> None:
     y = task.shifts["t"].y
     assert y is not None
     torch.testing.assert_close(y * task.y_sd + task.y_mean, torch.tensor(table.sum(1), dtype=torch.float32))
-    np.savez("far.npz", x=NOISE.normal(size=(5, 13)))
+    np.savez("far.npz", x=NOISE.normal(size=(5, 13)).astype(np.longdouble))
     wine = load("wine", ood="npz:far.npz")
     assert wine.ood["far"].shape == (5, 13)
 
@@ -107,6 +107,7 @@ def test_classes_of_a_shifted_set_go_by_name() -> None:
         ("digits", {"ood": "npz:negative.npz"}, ["negative.npz", "0", "1"]),
         ("digits", {"shift": "npz:bare.npz"}, ["bare.npz", "y_test"]),
         ("digits", {"shift": "npz:eleven.npz"}, ["eleven.npz", "'11'"]),
+        ("wine", {"ood": "npz:scalar.npz"}, ["scalar.npz", "()"]),
         ("digits", {"ood": "csv:t.csv"}, ["t.csv", "(1, 8, 8)"]),
         ("digits", {"ood": "image_folder:empty"}, ["empty"]),
         ("digits", {"ood": "image_folder:t.csv"}, ["digits.ood=t.csv"]),
@@ -121,6 +122,7 @@ def test_a_bad_set_is_refused_in_one_line(name: str, options: dict[str, Any], to
     np.savez("wide.npz", x=np.zeros((3, 9, 9), dtype=np.uint8))
     np.savez("negative.npz", x=np.full((3, 8, 8), -1.0))
     np.savez("bare.npz", x=IMAGES)
+    np.savez("scalar.npz", x=3.0)
     np.savez("eleven.npz", x=IMAGES, y=[11] * 6)
     with refused(*told):
         load(name, **options)

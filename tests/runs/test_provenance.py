@@ -270,3 +270,20 @@ class Made:
 
 datasets = {"made": Made}
 '''
+
+
+def test_other_data_in_a_folder_that_a_cell_names_by_its_path(tmp_path: Path) -> None:
+    folder, out = tmp_path / "set", tmp_path / "out"
+    folder.mkdir()
+    files = {"data": "\n".join(f"{i} {i * i % 7}" for i in range(20)), "index_features": "0", "index_target": "1"}
+    files |= {"n_splits": "1", "index_train_0": " ".join(map(str, range(15))), "index_test_0": "15 16 17 18 19"}
+    for name, text in files.items():
+        (folder / f"{name}.txt").write_text(text + "\n")
+    asked = ["run", "--method", "mle", "--dataset", "uci_folder", "--model", "linear_regression", "--seeds", "1"]
+    path = f"uci_folder.path={folder}"
+    assert main([*asked, "--samples", "1", "--results", str(out), "--jobs", "1", "--set", path]) == 0
+    names = (("mle",), ("linear_regression",), ("uci_folder",))
+    spec = suites.build_spec(suites.read_suite("quick"), suites.Overrides(*names, "1", 1, (path,)))
+    assert not work.plan(spec, Settings(out)).outdated
+    (folder / "data.txt").write_text("\n".join(f"{i} {i * i % 5}" for i in range(20)) + "\n")
+    assert [why for _, why in work.plan(spec, Settings(out)).outdated] == ["the data of uci_folder have changed"]
