@@ -105,6 +105,18 @@ def test_a_table_is_coded_and_scaled_by_its_training_rows() -> None:
     assert not [fault for fault in lint.of_task("csv", task) if fault.severity == "refused"]
 
 
+def test_rows_of_a_few_categories_are_alike_without_a_leak() -> None:
+    """32 kinds of rows, of which most test rows recur in training: flagged. A copy of training rows is refused."""
+    made = NOISE.integers(0, 4, (60, 3))
+    lines = ["a,b,c,y", *(f"{'uvwx'[a]},{'klmn'[b]},{'pq'[c % 2]},{('no', 'yes')[a % 2]}" for a, b, c in made)]
+    task = load("csv", path=write(lines), target="y")
+    assert [fault.severity for fault in lint.of_task("csv", task)] == ["flagged"]
+    write(plain(), "train.csv")
+    write(plain()[:11], "test.csv")
+    copied = load("csv", path="train.csv", test="test.csv", target="y")
+    assert [fault.severity for fault in lint.of_task("csv", copied)] == ["refused"]
+
+
 def test_an_indicator_says_what_was_missing() -> None:
     task = load("csv", path=write(houses()), target="price", missing="mean", missing_indicator=True)
     assert task.signature.input_shape == (6,)
