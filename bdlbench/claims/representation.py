@@ -26,7 +26,7 @@ SUITE = Suite(
     grids=(Grid(("mle",), ("vae",), ("binary_digits",)),),
     options={
         "mle": {"epochs": [60], "learning_rate": [3e-3], "decay": ["linear"]},
-        "vae": {"widths": ["64"], "latent": LATENTS, "test_samples": [1]},
+        "vae": {"widths": ["64"], "latent": LATENTS, "test_samples": [1], "regret_steps": [0]},
     },
 )
 

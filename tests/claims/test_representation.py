@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 SMALLER = """seeds=3, options={
-    "mle": {"epochs": [8], "learning_rate": [1e-2], "decay": ["linear"]},
-    "vae": {"widths": ["16"], "latent": [2, 4, 8, 16], "test_samples": [1]}, "binary_digits": {"num_train": [320]}}"""
+    "mle": {"epochs": [20], "learning_rate": [1e-2], "decay": ["linear"]},
+    "vae": {"widths": ["32"], "latent": [2, 4, 8, 16], "test_samples": [1], "regret_steps": [0]},
+    "binary_digits": {"num_train": [640]}}"""
 
 SILENT = """
 from dataclasses import dataclass
