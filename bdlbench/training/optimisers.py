@@ -100,23 +100,24 @@ OPTIMISERS: dict[Optimiser, Callable[[Plan], Update]] = {
 
 
 def with_decay(flat: Tensor, gradient: Tensor, plan: Plan) -> Tensor:
-    """Return gradient + λ w on the weights of the network, and the gradient elsewhere.
+    """Return gradient + λ (w − origin) on the parameters of the network, and the gradient elsewhere.
 
     Args:
         flat: Rows (R, Q).
         gradient: Their gradient (R, Q).
-        plan: λ is its `weight_decay`, and the weights are its first `decayed` columns.
+        plan: λ is its `weight_decay`.
 
     Returns:
         (R, Q); the gradient itself where λ is 0.
     """
     if not asked(plan.weight_decay):
         return gradient
-    pulled = gradient + per_row(plan.weight_decay, flat, 2) * flat
-    if isinstance(plan.weight_decay, Tensor):  # a row whose λ is 0 has the bits that it has alone
-        pulled = torch.where(plan.weight_decay.to(flat).reshape(-1, 1) != 0, pulled, gradient)
-    width = plan.decayed or flat.shape[1]
-    return torch.cat([pulled[:, :width], gradient[:, width:]], 1) if width < flat.shape[1] else pulled
+    origin = flat.new_zeros(flat.shape[1]) if plan.origin is None else plan.origin.to(flat)
+    width, decay = len(origin), per_row(plan.weight_decay, flat, 2)
+    weights, slope = flat[:, :width], gradient[:, :width]
+    reached = ~origin.isnan() & (torch.as_tensor(decay) != 0)  # a row whose λ is 0 has the bits that it has alone
+    pulled = torch.where(reached, slope + decay * (weights - origin), slope)
+    return torch.cat([pulled, gradient[:, width:]], 1) if width < flat.shape[1] else pulled
 
 
 def clipped(gradient: Tensor, largest: PerRow) -> Tensor:

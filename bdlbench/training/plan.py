@@ -63,7 +63,8 @@ class Plan:
         optimiser: The step rule.
         momentum: μ of SGD, a number or (R,).
         weight_decay: λ of the optimiser, in units of its gradient, which is of nats per example; a number or (R,).
-        decayed: How many of the first columns of a row are weights of the network, which weight decay reaches; 0: all.
+        origin: Where weight decay pulls the first columns of a row, (P,): to 0, a gain, which is stored minus one, to
+            −1, and NaN where it does not reach, as in buffers; nor does it reach further columns. None: all to 0.
         warmup: The fraction of training in which the rate rises to its full value, a number or (R,).
         milestones: After which percent of training decay=step multiplies the rate.
         milestone_factor: By what, a number or (R,).
@@ -84,7 +85,7 @@ class Plan:
     optimiser: Optimiser = "adam"
     momentum: PerRow = 0.9
     weight_decay: PerRow = 0.0
-    decayed: int = 0
+    origin: Tensor | None = None
     warmup: PerRow = 0.0
     milestones: Sequence[int] = (50, 75)
     milestone_factor: PerRow = 0.1

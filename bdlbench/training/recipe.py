@@ -124,7 +124,7 @@ class Recipe:
         values = {f.name: getattr(self, f.name) for f in fields(Plan) if f.name in _SAME}
         plan = Plan(
             **values,
-            decayed=Layout(model.leaves()).width,
+            origin=Layout(model.leaves()).fill(lambda leaf: -1.0 if leaf.role == "scale" else 0.0, padding=math.nan),
             augment=None if self.augmentation == "none" else augmentation(self.augmentation),
         )
         if not self.validation:

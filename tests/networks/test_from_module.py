@@ -79,28 +79,46 @@ class OwnDropout(nn.Module):
         return x * kept / (1 - self.rate)
 
 
-def by_hand(make, signature, data, rng, epochs, batch_size, rate, replaced):
+def adam(parameters, steps):
+    return torch.optim.Adam(parameters, lr=1e-3), None
+
+
+def sgd(parameters, steps):
+    optimiser = torch.optim.SGD(parameters, 0.005, momentum=0.8, weight_decay=0.01, nesterov=True)
+    return optimiser, torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+
+
+RECIPES = {
+    adam: {"learning_rate": 1e-3},
+    sgd: {"learning_rate": 0.005, "optimiser": "nesterov", "momentum": 0.8, "weight_decay": 0.01, "decay": "cosine"},
+}
+
+
+def by_hand(make, signature, data, rng, epochs, batch_size, trained, replaced):
     """Train a module as its author would, from the same start, by the same batches and masks."""
     module = modules.made(make, rng.child("init").child("start").keys[0], signature.input_shape)
     module[replaced] = OwnDropout(rng.child("noise"), module[replaced].p)
-    optimiser = torch.optim.Adam(module.parameters(), lr=rate)
+    optimiser, schedule = trained(module.parameters(), epochs * (data.num_data // batch_size))
     for epoch in range(epochs):
         order = rng.child(f"batches {epoch}").permutation(data.num_data)[0]
         for index in order[: len(order) // batch_size * batch_size].split(batch_size):
             optimiser.zero_grad()
             functional.cross_entropy(module.train()(data.x[0, index]), data.y[0, index]).backward()
             optimiser.step()
+            if schedule:
+                schedule.step()
     return module.eval()
 
 
 @pytest.mark.slow
-def test_mle_follows_a_hand_written_loop():
-    """200 steps of Adam with BatchNorm and Dropout: parameters, statistics and predictions."""
+@pytest.mark.parametrize("trained", RECIPES)
+def test_mle_follows_a_hand_written_loop(trained):
+    """200 steps of Adam, or of a recipe, with BatchNorm and Dropout: parameters, statistics and predictions."""
     data, rng = contracts.data_for(IMAGES, 1), Streams.of_seeds([3])
     model = from_module(small_cnn)(IMAGES)
     assert model.unsupported() is None
-    posterior = MLE(epochs=50, batch_size=13, learning_rate=1e-3).fit(model, data, rng)
-    module = by_hand(small_cnn, IMAGES, data, Streams.of_seeds([3]), 50, 13, 1e-3, replaced=4)
+    posterior = MLE(epochs=50, batch_size=13, **RECIPES[trained]).fit(model, data, rng)
+    module = by_hand(small_cnn, IMAGES, data, Streams.of_seeds([3]), 50, 13, trained, replaced=4)
     theirs = modules.values_of(module)
     assert theirs.keys() == posterior.state.keys() and len(theirs) == 7
     for name, value in posterior.state.items():

@@ -76,9 +76,13 @@ def test_rows_of_their_own_options_have_the_bits_of_each_alone(name):
 def test_weight_decay_reaches_the_weights_of_the_network_alone(name):
     """A row may hold more than weights, such as log standard deviations, which must not be pulled towards 0."""
     flat = numbers(2, 32)
-    plain, decayed = (trained(Plan(1, 1, 0.01, optimiser=name, weight_decay=w, decayed=16), flat) for w in (0.0, 0.5))
-    assert torch.equal(plain[:, 16:], decayed[:, 16:])
-    assert (plain[:, :16] != decayed[:, :16]).all()
+    origin = torch.tensor([0.0] * 8 + [-1.0] * 4 + [torch.nan] * 4)
+    plans = (Plan(1, 1, 0.01, optimiser=name, weight_decay=w, origin=origin) for w in (0.0, 0.5))
+    plain, decayed = (trained(plan, flat) for plan in plans)
+    assert torch.equal(plain[:, 12:], decayed[:, 12:])
+    assert (plain[:, :12] != decayed[:, :12]).all()
+    pulled = with_decay(flat, torch.zeros_like(flat), Plan(1, 1, 0.1, weight_decay=0.5, origin=origin))
+    torch.testing.assert_close(pulled[:, :12], 0.5 * (flat[:, :12] - origin[:12]))
 
 
 def test_a_row_without_decay_has_its_gradient_among_rows_that_decay():
