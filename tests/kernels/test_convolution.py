@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch.func import grad, jacrev, vmap
@@ -175,3 +179,39 @@ def test_a_square_convolution_has_the_geometry_of_any():
     assert torch.equal(square(x, w), Convolution(square.geometry)(x, w))
     alone = Convolution(square.geometry)(x[:1].requires_grad_(), w[:1])
     assert torch.equal(alone.relu_().detach(), square(x[:1], w[:1]).relu().detach())  # in place, of a single row too
+
+
+STRIDED = """
+import gc, torch
+from bdlbench.kernels.convolution import Conv2d
+torch.set_num_threads(1)
+for channels in (1, 4, 6):
+    for _ in range(12):
+        weight = torch.rand(1, 8, channels, 1, 1).requires_grad_()
+        Conv2d(stride=2)(torch.rand(1, 4, channels, 8, 8), weight).sum().backward()
+        gc.collect()
+        kept = [torch.rand(size) for size in range(1, 200)]
+print("whole")
+"""
+
+
+def test_a_strided_map_of_few_channels_leaves_the_memory_of_others_alone():
+    """oneDNN's gradient does not: the process then ends anywhere, by a corrupted heap."""
+    checked = {**os.environ, "MALLOC_CHECK_": "3", "MALLOC_PERTURB_": "85"}
+    done = subprocess.run([sys.executable, "-c", STRIDED], capture_output=True, text=True, env=checked, check=False)
+    assert done.stdout == "whole\n", (done.returncode, done.stderr[-300:])
+
+
+@pytest.mark.parametrize("channels", [1, 4, 7, 8])
+@pytest.mark.parametrize("of_x", [True, False])
+def test_the_gradients_of_a_strided_map_are_torchs_in_float64(channels, of_x):
+    rng = torch.Generator().manual_seed(channels)
+    x = torch.rand(2, 3, channels, 9, 8, generator=rng).requires_grad_(of_x)
+    weight = torch.rand(2, 5, channels, 1, 1, generator=rng).requires_grad_()
+    (Conv2d(stride=2)(x, weight) ** 2).sum().backward()
+    for r in range(2):
+        images, kernels = (t[r].detach().double().requires_grad_() for t in (x, weight))
+        (torch.nn.functional.conv2d(images, kernels, stride=2) ** 2).sum().backward()
+        torch.testing.assert_close(weight.grad[r].double(), kernels.grad, rtol=1e-4, atol=1e-4)
+        if of_x:
+            torch.testing.assert_close(x.grad[r].double(), images.grad, rtol=1e-4, atol=1e-4)
