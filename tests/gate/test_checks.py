@@ -136,12 +136,12 @@ def test_a_kl_that_is_too_heavy_by_one_per_cent(at_hand, monkeypatch):
 
 
 def test_statistics_of_the_test_set(at_hand, monkeypatch):
+    from bdlbench.data import classification
     from bdlbench.data.splits import column_statistics, stratified_split
-    from bdlbench.datasets import tables
 
     bunch = __import__("sklearn.datasets").datasets.load_wine()
     test = bunch.data[stratified_split(bunch.target, "wine", 0)[1]]
-    monkeypatch.setattr(tables, "column_statistics", lambda table: column_statistics(test))
+    monkeypatch.setattr(classification, "column_statistics", lambda table: column_statistics(test))
     loading.forget()
     found = failing(*at_hand)
     loading.forget()
