@@ -16,13 +16,15 @@ from bdlbench.posteriors.trainers import Budget, MakeModule, Predict, from_train
 
 def posteriors_sghmc(
     make_module: MakeModule, train: TensorDataset, validation: Any, seed: int, budget: Budget, *,
-    learning_rate: float = 0.01, prior_sd: float = 1.0, friction: float = 0.1, burn_in: float = 0.5, kept: int = 20,
+    learning_rate: float = 0.1, prior_sd: float = 1.0, friction: float = 1.0, burn_in: float = 0.5, kept: int = 20,
 ) -> Predict:  # fmt: skip
     """posteriors: stochastic gradient Hamiltonian Monte Carlo (Chen et al. 2014): networks after a burn-in."""
     library, module, networks = imported("posteriors"), make_module(), []
     log_posterior = _log_posterior(make_module, module, prior_sd, len(train))
     start = {name: value.detach().clone() for name, value in module.named_parameters()}
-    sampler = library.sgmcmc.sghmc.build(log_posterior, learning_rate, alpha=friction, temperature=1 / len(train))
+    sampler = library.sgmcmc.sghmc.build(
+        log_posterior, learning_rate, alpha=friction, temperature=1 / len(train), momenta=0.0
+    )
     state, steps = sampler.init(start), budget.num_steps(train)
     taken = {round(steps * (1 - (1 - burn_in) * k / kept)) for k in range(kept)}
     for step, batch in enumerate(budget.batches(train), start=1):
@@ -73,7 +75,7 @@ methods = {
     "posteriors_sghmc": from_trainer(
         posteriors_sghmc,
         needs="posteriors",
-        friction=option(0.1, "friction of the momenta", low=0),
+        friction=option(1.0, "friction of the momenta; learning_rate · friction of each is lost in a step", low=0),
         burn_in=option(0.5, "part of the steps that comes before the first network that is kept", low=0, high=1),
         kept=option(20, "networks that are kept", low=1),
     ),

@@ -168,7 +168,9 @@ def test_posteriors_sghmc(beside):
         torch.manual_seed(hand.training)
         module, networks = hand.make_module(), []
         params = {name: value.detach().clone() for name, value in module.named_parameters()}
-        sghmc = posteriors.sgmcmc.sghmc.build(log_posterior(posteriors, module), lr=0.01, alpha=0.1, temperature=1 / 53)
+        sghmc = posteriors.sgmcmc.sghmc.build(
+            log_posterior(posteriors, module), lr=0.1, alpha=1.0, temperature=1 / 53, momenta=0.0
+        )
         state = sghmc.init(params)
         for step, batch in enumerate(hand.budget.batches(hand.train), start=1):
             state, _ = sghmc.update(state, batch)
