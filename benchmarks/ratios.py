@@ -8,6 +8,7 @@ ROUNDS = 5
 ROWS = ["local-100", "weight-100", "sparse-100", "local-1000", "weight-1000", "sparse-1000", "vae"]
 AT_ONCE = ["replicates-mle", "replicates-dropout", "replicates-mean-field"]
 PREDICTIVES = ["predictive-local", "dropout-0.5", "dropout-0.3"]
+MODULES = ["module-image-mle", "module-image-mean_field_vi", "module-sequence-mle"]
 SAMPLES, EPOCHS = 20, 8
 """Epochs or samples of a call in OverPlain: fewer than in `bdlbench peers`."""
 
@@ -15,7 +16,7 @@ SAMPLES, EPOCHS = 20, 8
 class OverPlain:
     """This package over plain torch at its fastest (fused Adam; equally many forward passes), like `peers`."""
 
-    params = ([*ROWS, *AT_ONCE, *PREDICTIVES],)
+    params = ([*ROWS, *AT_ONCE, *PREDICTIVES, *MODULES],)
     param_names = ("row",)
 
     def setup(self, row):

@@ -405,20 +405,18 @@ class _Rows(TorchFunctionMode):
 
     def by_row(self, func: Callable[..., Any], args: Any, kwargs: Mapping[str, Any]) -> Any:
         """Call a function once for each row, with the row's leaves and its part of the batch."""
-        flat, spec = tree_flatten((args, kwargs))
-        leaves = [one for one in flat if isinstance(one, RowLeaf)]
         in_place = _changes_its_argument(func)
-        changed = flat[0] if in_place else kwargs.get("out")
+        changed = args[0] if in_place else kwargs.get("out")
         if isinstance(changed, RowLeaf):
             raise Broken(f"its forward changes {changed.leaf or 'a parameter'} in place")
+        if self.count == 1:
+            return func(*map(self.alone, args), **{key: self.alone(one) for key, one in kwargs.items()})
+        flat, spec = tree_flatten((args, kwargs))
+        leaves = [one for one in flat if isinstance(one, RowLeaf)]
         if len(leaves) == sum(isinstance(one, Tensor) for one in flat):
             of_shape = func(*args, **kwargs)  # a size, a type, a length
             if not any(isinstance(one, Tensor) for one in tree_flatten(of_shape)[0]):
                 return of_shape
-        if self.count == 1:
-            parts = [self.values(one)[0] if isinstance(one, RowLeaf) else one for one in flat]
-            given, named = tree_unflatten(parts, spec)
-            return func(*given, **named)
         axes = [self.axis(one) if isinstance(one, Tensor) and not isinstance(one, RowLeaf) else None for one in flat]
 
         def part(one: Any, axis: Axis, row: int) -> Any:
@@ -438,6 +436,12 @@ class _Rows(TorchFunctionMode):
         batch = next((axis for axis in axes if axis is not None), None)
         spread = not any(leaf.ndim and len(leaf) == self.size for leaf in leaves)
         return tree_map(lambda *outs: self.joined(outs, batch, spread), calls[0], *calls[1:])
+
+    def alone(self, one: Any) -> Any:
+        """Return an argument with the values of the only row in place of leaves."""
+        if isinstance(one, RowLeaf):
+            return self.values(one)[0]
+        return type(one)(map(self.alone, one)) if type(one) in (list, tuple) else one
 
     def joined(self, outs: Sequence[Any], batch: Axis, spread: bool) -> Any:
         """Join the results of the rows: along the batch, or, of leaves alone, into what stands for one value each.

@@ -16,7 +16,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bdlbench.data.downloads import imported
-from bdlbench.peers.plain import LENET_SIZES, PRIOR_SD, SMALL_SIZES, Batches, averaged, misfit, network, trained
+from bdlbench.peers.plain import (
+    INITIAL_LOG_SD,
+    LENET_SIZES,
+    PRIOR_SD,
+    SMALL_SIZES,
+    Batches,
+    averaged,
+    misfit,
+    network,
+    trained,
+)
 from bdlbench.peers.work import Run
 
 INITIAL_SD = 0.01
@@ -101,6 +111,19 @@ def bayesian_torch_step(layer: str, data: Batches, epochs: int) -> Run:
 def bayesian_torch_predictive(layer: str, x: Inputs, samples: int) -> Run:
     """Predict with a forward pass for each sample, without the KL."""
     return averaged(bayesian_torch_network(layer), x, samples)
+
+
+def bayesian_torch_module(make: Callable[[], nn.Module], data: Batches, epochs: int) -> Run:
+    """Train a module whose layers the library has converted, by Flipout."""
+    net, converter = make().train(), imported("bayesian_torch.models.dnn_to_bnn")
+    prior = {"prior_mu": 0.0, "prior_sigma": PRIOR_SD, "posterior_mu_init": 0.0, "posterior_rho_init": INITIAL_LOG_SD}
+    converter.dnn_to_bnn(net, {**prior, "type": "Flipout", "moped_enable": False})
+
+    def loss(x: Tensor, y: Tensor) -> Tensor:
+        kl: Tensor = converter.get_kl_loss(net)
+        return misfit(net(x), y) + kl / data.num_data
+
+    return trained(loss, net.parameters(), data, epochs)
 
 
 # BLiTZ

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from bdlbench import catalog
 from bdlbench.core.streams import Streams
 from bdlbench.data.task import Data, Signature
+from bdlbench.networks.from_module import from_module
 from bdlbench.peers.work import OURS, Contender, Run
 from bdlbench.protocols import Posterior
 
@@ -51,6 +52,26 @@ def training(
         return lambda: fitted(method, model[0], chosen, signature, examples)
 
     return Contender(OURS, build, differs=differs)
+
+
+def training_module(
+    make: Callable[[], nn.Module],
+    method: str,
+    data: Callable[[], Data],
+    signature: Signature,
+    batch: int,
+    options: PeerOptions | None = None,
+) -> Contender:
+    """Time `count` epochs of `fit` of an `nn.Module`, with all its work before the first and after the last step."""
+
+    def build(count: int) -> Run:
+        chosen = {method: {"epochs": count, "batch_size": batch, **(options or {})}}
+        trainer = catalog.build_method([catalog.choice("methods", method, chosen)])
+        model, examples = from_module(make)(signature), data()
+        model.leaves()  # the trial is no part of a fit
+        return lambda: trainer.fit(model, examples, Streams.of_seeds(range(examples.rows)))
+
+    return Contender(OURS, build)
 
 
 def predicting(

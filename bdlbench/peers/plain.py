@@ -177,6 +177,40 @@ def network_step(data: Batches, epochs: int, fused: bool, sizes: Sequence[int] =
     return trained(lambda x, y: misfit(net(x), y), net.parameters(), data, epochs, fused)
 
 
+IMAGE, SEQUENCE, MODULE_CLASSES = (3, 32, 32), (16, 16), 10
+
+
+def image_module() -> nn.Module:
+    """Return a small CNN with BatchNorm, as people write it, for images (B, 3·32·32)."""
+    return nn.Sequential(
+        nn.Unflatten(1, IMAGE),
+        *(nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(inplace=True), nn.MaxPool2d(2)),
+        *(nn.Conv2d(16, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32), nn.ReLU(inplace=True), nn.MaxPool2d(2)),
+        *(nn.Flatten(), nn.Linear(32 * 64, MODULE_CLASSES)),
+    )
+
+
+class SequenceModule(nn.Module):
+    """A classifier of sequences (B, 16·16) by torch's transformer encoder of two layers, without dropout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        block = nn.TransformerEncoderLayer(64, 4, 128, dropout=0.0, batch_first=True)
+        self.embed, self.encoder = nn.Linear(SEQUENCE[1], 64), nn.TransformerEncoder(block, 2, None, False)
+        self.head = nn.Linear(64, MODULE_CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits (B, C)."""
+        out: Tensor = self.head(self.encoder(self.embed(x.unflatten(1, SEQUENCE))).mean(1))
+        return out
+
+
+def module_step(make: Callable[[], nn.Module], data: Batches, epochs: int, fused: bool) -> Run:
+    """Train a module by a hand-written loop."""
+    net = make().train()
+    return trained(lambda x, y: misfit(net(x), y), net.parameters(), data, epochs, fused)
+
+
 def forward_passes(x: Callable[[], Tensor], passes: int) -> Run:
     """Run the deterministic network on the same inputs `passes` times."""
     net, inputs = network(), x()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache, partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bdlbench.core.errors import unknown
 from bdlbench.data.task import Data, Signature
@@ -41,7 +42,8 @@ def works() -> dict[str, Work]:
     """Return all rows by name, in the order of the table."""
     training = [make(batch) for batch in BATCH_SIZES for make in (local, weight, sparse)]
     networks = [replicates(kind, method, options) for kind, (method, options) in REPLICATED.items()]
-    others = [predictive(False), predictive(True), dropout(0.5), dropout(0.3), vae(), *networks, laplace()]
+    modules = [module("image", "mle"), module("image", "mean_field_vi"), module("sequence", "mle")]
+    others = [predictive(False), predictive(True), dropout(0.5), dropout(0.3), vae(), *networks, laplace(), *modules]
     return {work.name: work for work in [*training, *others]}
 
 
@@ -166,6 +168,34 @@ def vae() -> Work:
         "mle", _rows(data), BINARY_IMAGES, batch, model=model, differs="takes a binary draw of the pixels"
     )
     return Work("vae", f"VAE step, 784-400-20, batch {batch}", default, fused, (own,), EPOCHS[batch], STEPS[batch])
+
+
+MODULES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "image": (plain.image_module, plain.IMAGE),
+    "sequence": (plain.SequenceModule, plain.SEQUENCE),
+}
+MODULE_BATCH, MODULE_STEPS, MODULE_EPOCHS = 64, 5, 5
+
+
+def module(kind: str, method: str) -> Work:
+    """Return the row of an `nn.Module` as its author wrote it, over a hand-written loop."""
+    make, shape = MODULES[kind]
+    data = partial(batches, MODULE_BATCH, MODULE_STEPS, math.prod(shape))
+    signature = Signature((math.prod(shape),), plain.MODULE_CLASSES, "categorical")
+    bayesian = method == "mean_field_vi"
+    options = {"estimator": "local", "bound_samples": 1} if bayesian else {}
+    own = ours.training_module(make, method, _rows(data), signature, MODULE_BATCH, options)
+    theirs = Contender(
+        "bayesian-torch",
+        lambda count: libraries.bayesian_torch_module(make, data(), count),
+        "dnn_to_bnn",
+        differs=f"{FLIPOUT}; {MEAN_KL}; {POSITIVE}",
+    )
+    default, fused = baselines(lambda count, fused: plain.module_step(make, data(), count, fused))
+    words = "a small CNN with BatchNorm, 32×32" if kind == "image" else "a transformer encoder of two layers"
+    title = f"nn.Module, {words}, {'mean field' if bayesian else 'maximum likelihood'}, batch {MODULE_BATCH}"
+    contenders = (own, theirs) if bayesian else (own,)
+    return Work(f"module-{kind}-{method}", title, default, fused, contenders, MODULE_EPOCHS, MODULE_STEPS)
 
 
 REPLICATED: dict[str, tuple[str, ours.PeerOptions]] = {

@@ -33,7 +33,18 @@ def test_every_row_has_us_and_names_what_it_is():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["local-100", "predictive-local", "replicates-mean-field", "laplace", "vae"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "local-100",
+        "predictive-local",
+        "replicates-mean-field",
+        "laplace",
+        "vae",
+        "module-image-mle",
+        "module-sequence-mle",
+    ],
+)
 def test_ours_and_plain_torch_run(name):
     work = works.works()[name]
     known = [c for c in work.contenders if c.library in (OURS, AUTOGRAD)]
