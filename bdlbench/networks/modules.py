@@ -409,14 +409,14 @@ class _Rows(TorchFunctionMode):
         changed = args[0] if in_place else kwargs.get("out")
         if isinstance(changed, RowLeaf):
             raise Broken(f"its forward changes {changed.leaf or 'a parameter'} in place")
-        if self.count == 1:
-            return func(*map(self.alone, args), **{key: self.alone(one) for key, one in kwargs.items()})
         flat, spec = tree_flatten((args, kwargs))
         leaves = [one for one in flat if isinstance(one, RowLeaf)]
         if len(leaves) == sum(isinstance(one, Tensor) for one in flat):
-            of_shape = func(*args, **kwargs)  # a size, a type, a length
+            of_shape = func(*args, **kwargs)  # a size, a type, a length: no reason to draw a leaf
             if not any(isinstance(one, Tensor) for one in tree_flatten(of_shape)[0]):
                 return of_shape
+        if self.count == 1:
+            return func(*map(self.alone, args), **{key: self.alone(one) for key, one in kwargs.items()})
         axes = [self.axis(one) if isinstance(one, Tensor) and not isinstance(one, RowLeaf) else None for one in flat]
 
         def part(one: Any, axis: Axis, row: int) -> Any:
