@@ -12,6 +12,7 @@ from torch.utils.data import TensorDataset
 from bdlbench.core.options import option
 from bdlbench.data.downloads import imported
 from bdlbench.posteriors.trainers import Budget, MakeModule, Predict, from_trainer
+from bdlbench.protocols import Model
 
 
 def posteriors_sghmc(
@@ -71,13 +72,21 @@ def _predict(make_module: MakeModule, module: Any, draw: Any) -> Predict:
     return predict
 
 
+def _changes_buffers(method: Any, model: Model) -> str | None:
+    """Refuse a module that changes buffers in its forward, such as BatchNorm: torch.func cannot differentiate it."""
+    if not any(leaf.role == "buffer" for leaf in model.leaves().values()):
+        return None
+    return "posteriors takes gradients by torch.func, under which BatchNorm cannot change its statistics"
+
+
 methods = {
     "posteriors_sghmc": from_trainer(
         posteriors_sghmc,
         needs="posteriors",
+        refuses=_changes_buffers,
         friction=option(1.0, "friction of the momenta; learning_rate · friction of each is lost in a step", low=0),
         burn_in=option(0.5, "part of the steps that comes before the first network that is kept", low=0, high=1),
         kept=option(20, "networks that are kept", low=1),
     ),
-    "posteriors_vi": from_trainer(posteriors_vi, needs="posteriors"),
+    "posteriors_vi": from_trainer(posteriors_vi, needs="posteriors", refuses=_changes_buffers),
 }

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from bdlbench import catalog
 from bdlbench.core.streams import Streams
 from bdlbench.data.downloads import imported
+from bdlbench.networks.from_module import from_module
 from bdlbench.posteriors.trainers import Budget, MakeModule
 
 SEEDS, SAMPLES = (3, 1), 6
@@ -179,6 +180,19 @@ def test_posteriors_sghmc(beside):
         return torch.stack([torch.func.functional_call(module, one, hand.x).softmax(-1).detach() for one in networks])
 
     beside("posteriors_sghmc", by_hand, kept=3)
+
+
+def test_posteriors_refuses_batch_norm(small):
+    library("posteriors")
+
+    def normed():
+        layers = torch.nn.Flatten(), torch.nn.Linear(35, 4), torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 3)
+        return torch.nn.Sequential(*layers)
+
+    model = from_module(normed)(small.model("mlp").signature)
+    for name in ("posteriors_sghmc", "posteriors_vi"):
+        assert "BatchNorm" in catalog.load("methods", name)().unsupported(model)
+        assert catalog.load("methods", name)().unsupported(small.model("mlp")) is None
 
 
 def test_posteriors_vi(beside):
