@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -113,6 +113,22 @@ def _may_be_active() -> bool:
 
 transforms_active = _either(_are_transforms_active, _may_be_active, tuple)
 """Whether torch.func is active, under which nothing may be written in place; always True if torch does not say."""
+
+
+def _unsafe_view(values: Tensor, shape: Sequence[int]) -> Tensor:
+    found: Tensor = torch.ops.aten._unsafe_view(values, shape)
+    return found
+
+
+def _copied(values: Tensor, shape: Sequence[int]) -> Tensor:
+    return values.reshape(shape).clone()
+
+
+unsafe_view = _either(_unsafe_view, _copied, lambda: (_one(), (1,)))
+"""Values in another shape, as a tensor of its own, which may be changed in place: (values, shape) -> values.
+
+The values are nobody else's, so the memory may stay theirs; a copy of it costs as much as a ReLU.
+"""
 
 
 def _squared_error_in_one_node(a: Tensor, b: Tensor) -> Tensor:

@@ -14,18 +14,19 @@ import math
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from bdlbench.core import torch_state
 from bdlbench.core.foreign import Broken, told
 from bdlbench.core.layout import Layout, Leaf, Role
 from bdlbench.core.streams import Streams
+from bdlbench.core.torch_private import unsafe_view
 from bdlbench.kernels import sampling
 from bdlbench.kernels.convolution import Convolution, Geometry
 from bdlbench.kernels.linear import dense
@@ -52,7 +53,7 @@ class RowLeaf(Tensor):
         value: Its values (L, *S), where it was computed of leaves.
     """
 
-    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+    __torch_function__ = nn.Parameter.__torch_function__  # what is computed of one is a plain tensor
 
     leaf: str
     fixed: bool
@@ -409,17 +410,20 @@ class _Rows(TorchFunctionMode):
         changed = args[0] if in_place else kwargs.get("out")
         if isinstance(changed, RowLeaf):
             raise Broken(f"its forward changes {changed.leaf or 'a parameter'} in place")
-        flat, spec = tree_flatten((args, kwargs))
+        flat = _flat((args, kwargs))
         leaves = [one for one in flat if isinstance(one, RowLeaf)]
         if len(leaves) == sum(isinstance(one, Tensor) for one in flat):
             of_shape = func(*args, **kwargs)  # a size, a type, a length: no reason to draw a leaf
-            if not any(isinstance(one, Tensor) for one in tree_flatten(of_shape)[0]):
+            if not any(isinstance(one, Tensor) for one in _flat(of_shape)):
                 return of_shape
         if self.count == 1:
             return func(*map(self.alone, args), **{key: self.alone(one) for key, one in kwargs.items()})
-        axes = [self.axis(one) if isinstance(one, Tensor) and not isinstance(one, RowLeaf) else None for one in flat]
+        axes = _mapped(
+            lambda one: self.axis(one) if isinstance(one, Tensor) and not isinstance(one, RowLeaf) else None,
+            (args, kwargs),
+        )
 
-        def part(one: Any, axis: Axis, row: int) -> Any:
+        def part(row: int, one: Any, axis: Axis) -> Any:
             if isinstance(one, RowLeaf):
                 return self.values(one)[row]
             if axis is None:
@@ -429,13 +433,13 @@ class _Rows(TorchFunctionMode):
 
         calls = []
         for row in range(self.count):
-            given, named = tree_unflatten([part(*pair, row) for pair in zip(flat, axes, strict=True)], spec)
+            given, named = _mapped(partial(part, row), (args, kwargs), axes)
             calls.append(func(*given, **named))
         if in_place:
             return args[0] if calls[0] is not None else None
-        batch = next((axis for axis in axes if axis is not None), None)
+        batch = next((axis for axis in _flat(axes) if axis is not None), None)
         spread = not any(leaf.ndim and len(leaf) == self.size for leaf in leaves)
-        return tree_map(lambda *outs: self.joined(outs, batch, spread), calls[0], *calls[1:])
+        return _mapped(lambda *outs: self.joined(outs, batch, spread), *calls)
 
     def alone(self, one: Any) -> Any:
         """Return an argument with the values of the only row in place of leaves."""
@@ -690,6 +694,23 @@ class _Rows(TorchFunctionMode):
         return x if _changes_its_argument(func) else torch.cat(outs, axis)
 
 
+def _flat(nest: Any) -> list[Any]:
+    """Return what stands in a nest of tuples, lists and dicts, in order."""
+    if isinstance(nest, dict):
+        return _flat(list(nest.values()))
+    return [one for part in nest for one in _flat(part)] if isinstance(nest, tuple | list) else [nest]
+
+
+def _mapped(change: Callable[..., Any], nest: Any, *others: Any) -> Any:
+    """Return a nest with `change` of what stands in it, and at the same place in other nests, in its place."""
+    if isinstance(nest, dict):
+        return {key: _mapped(change, one, *(other[key] for other in others)) for key, one in nest.items()}
+    if isinstance(nest, tuple | list):
+        parts = [_mapped(change, *ones) for ones in zip(nest, *others, strict=True)]
+        return type(nest)(*parts) if hasattr(nest, "_fields") else type(nest)(parts)  # a named tuple takes each part
+    return change(nest, *others)
+
+
 def _has_leaf(values: Iterable[Any]) -> bool:
     return any(
         isinstance(one, RowLeaf) or (isinstance(one, list | tuple) and any(isinstance(part, RowLeaf) for part in one))
@@ -707,8 +728,7 @@ def _to_change(out: Tensor, shape: Sequence[int]) -> Tensor:
         out.view(shape)
     except RuntimeError:
         return out.reshape(shape)
-    found: Tensor = torch.ops.aten._unsafe_view(out, shape)
-    return found
+    return unsafe_view(out, shape)
 
 
 def _is_map(x: Any, weight: Any, bias: Any) -> bool:

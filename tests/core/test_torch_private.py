@@ -20,6 +20,7 @@ PUBLIC = {
     "adam_": "_adam",
     "apply": "_apply",
     "transforms_active": "_may_be_active",
+    "unsafe_view": "_copied",
     "squared_error": "_squared_error",
     "version": "_content",
 }
@@ -45,6 +46,7 @@ def public(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.delattr(torch.autograd.Variable, "_execution_engine")
     monkeypatch.setattr(torch._C, "_are_functorch_transforms_active", refusing)
     monkeypatch.setattr(torch._C._nn, "mse_loss", refusing)
+    monkeypatch.setattr(torch.ops.aten, "_unsafe_view", refusing)
     monkeypatch.setattr(torch.Tensor, "_version", property(refusing))
     module = imported_anew()
     monkeypatch.undo()
@@ -109,6 +111,17 @@ def test_a_squared_error_has_the_same_bits_and_gradient(public, shape):
         found.append((value.detach(), a.grad))
     assert all(same_bits(*pair) for pair in zip(*found, strict=True))
     torch.testing.assert_close(found[0][0], (normal(3, 5) - normal(*shape, seed=1)).square())
+
+
+def test_values_in_another_shape_may_be_changed_in_place_and_have_the_same_gradient(public):
+    found = []
+    for module in (torch_private, public):
+        x = normal(4, 6).requires_grad_()
+        out = module.unsafe_view(2 * x, (2, 12))
+        out.relu_().square().sum().backward()
+        found.append((out.detach(), x.grad))
+    assert all(same_bits(*pair) for pair in zip(*found, strict=True))
+    torch.testing.assert_close(found[0][1], 8 * normal(4, 6).relu())
 
 
 def test_products_and_dense_maps_have_the_same_bits(public, monkeypatch):
