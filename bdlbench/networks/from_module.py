@@ -119,9 +119,12 @@ def unsupported(self: Any) -> str | None:
         return reason
     with calling(f"model {type(self).__name__}", self.made_by):
         try:
-            shape = _skeleton(self).output_shape
+            known = _skeleton(self)
         except Broken as error:
             return str(error)
+    shape = known.output_shape
+    if known.returns_probabilities and self.signature.likelihood == "categorical":
+        return "it returns probabilities, those of each example sum to 1: let it return logits, without the softmax"
     count = self.signature.outputs + (self.noise == "head")
     if shape == (count,) or (shape == () and count == 1):
         return None

@@ -77,6 +77,7 @@ class Seen:
         axes: Where each tensor that meets a parameter has its batch, in the order of the calls.
         drawn: Where each tensor has it of which numbers are dropped or drawn.
         drops: Whether a dropout of the module's own was called.
+        sums_to_one: Whether what it returned for each example is no less than 0 and sums to 1, as probabilities do.
         output_shape: What it returned for one example.
     """
 
@@ -85,6 +86,7 @@ class Seen:
     axes: list[Any] = field(default_factory=list)
     drawn: list[Any] = field(default_factory=list)
     drops: bool = False
+    sums_to_one: bool = False
     output_shape: tuple[int, ...] = ()
 
 
@@ -110,6 +112,11 @@ class Skeleton:
     def output_shape(self) -> tuple[int, ...]:
         """What the module returns for one example."""
         return self.seen[False].output_shape
+
+    @property
+    def returns_probabilities(self) -> bool:
+        """Whether the module returns probabilities of several classes, where logits are expected."""
+        return self.seen[False].sums_to_one and self.output_shape[-1:] > (1,)
 
     @property
     def drops(self) -> bool:
@@ -192,6 +199,8 @@ def skeleton(make: Callable[[], Any], shape: Sequence[int]) -> Skeleton:
         Broken: The module is not supported; the text names the submodule.
     """
     alone = [made(make, seed, shape) for seed in (0, 1)]
+    if alone[0] is alone[1]:
+        raise Broken("it returns the same module at every call, and each seed has a network of its own: make a new one")
     module = copy.deepcopy(alone[0])
     first, second = (values_of(one) for one in alone)
     statistics = {
@@ -277,6 +286,8 @@ def _trial(half: Skeleton, values: Mapping[str, Tensor], x: Tensor, training: bo
     if not (together - expected).abs().max() <= TRIAL_ERROR * expected.abs().max():
         raise Broken("its forward mixes the examples of a batch, so that rows cannot share one")
     seen.output_shape = tuple(together.shape[2:])
+    if seen.output_shape:
+        seen.sums_to_one = bool((together >= 0).all() and (together.sum(-1) - 1).abs().max() < 1e-4)
     return seen
 
 

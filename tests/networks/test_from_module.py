@@ -320,6 +320,17 @@ def test_a_regression_has_the_noise_of_mlp():
     assert scaled.noise_sd.tolist() == [1.5, 0.5] and scaled.noise_unit == "model"
 
 
+@pytest.mark.parametrize("last, refused", [(nn.Softmax, True), (nn.LogSoftmax, False), (nn.Tanh, False)])
+def test_probabilities_are_no_logits(last, refused):
+    """Their cross-entropy would be that of a second softmax, which trains, badly and without a word."""
+
+    def make_ending():
+        return nn.Sequential(nn.Flatten(), nn.LazyLinear(IMAGES.outputs), last(*[-1][: last is not nn.Tanh]))
+
+    reason = from_module(make_ending)(IMAGES).unsupported()
+    assert ("probabilities" in reason) if refused else reason is None
+
+
 def test_options_are_those_of_the_callable():
     entry = from_module(small_cnn)
     told = {field.name: field.default for field in dataclasses.fields(entry)}

@@ -307,6 +307,7 @@ def inside(make):
     return lambda: nn.Sequential(nn.Linear(8, 8), nn.Sequential(nn.Tanh(), make()))
 
 
+ONE = nn.Linear(8, 3)
 REFUSED = {
     "no average": (lambda: nn.Sequential(nn.Linear(8, 3), nn.BatchNorm1d(3, momentum=None)), (8,), "1"),
     "mixing": (Mixing, (8,), "batch"),
@@ -317,6 +318,7 @@ REFUSED = {
     "one for all": (lambda: Net(lambda n, x: n.l(x).sum(0), l=nn.Linear(8, 3)), (8,), "batch"),
     "nothing to learn": (nn.Flatten, (8,), "parameter"),
     "no module": (lambda: 3, (8,), "int"),
+    "one module for all": (lambda: ONE, (8,), "same module"),
     "double": (lambda: nn.Linear(8, 3).double(), (8,), "float64"),
     "bias of keys": (
         inside(lambda: Net(lambda n, x: n.a(x, x, x)[0], a=nn.MultiheadAttention(8, 2, add_bias_kv=True))),
