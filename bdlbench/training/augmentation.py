@@ -45,9 +45,16 @@ def augmentation(text: str) -> Augment:
         for row, key in enumerate(rng.keys):
             with torch_state.seeded(key):
                 for i in range(x.shape[1]):
-                    image = x[row, i]
-                    for transform in transforms:
-                        image = transform(image)
+                    image: Any = x[row, i]
+                    try:
+                        for transform in transforms:
+                            image = transform(image)
+                    except Exception as error:  # such as MixUp, which mixes labels too
+                        raise BadInput(f"augmentation={text}: it cannot move an image alone: {told(error)}") from None
+                    if not isinstance(image, Tensor):
+                        raise BadInput(
+                            f"augmentation={text}: it makes a {type(image).__name__} of an image, not a tensor"
+                        )
                     if image.shape != x.shape[2:]:
                         here, there = ("×".join(map(str, shape)) for shape in (x.shape[2:], image.shape))
                         raise BadInput(f"augmentation={text}: it makes {there} of an image of {here}: keep its size")

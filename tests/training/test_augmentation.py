@@ -58,6 +58,21 @@ def test_what_cannot_be_made_is_refused_by_its_name(text, named, refused):
         augmentation(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("MixUp num_classes=10", ("MixUp", "alone")),
+        ("CutMix num_classes=10", ("CutMix", "alone")),
+        ("Lambda lambd=3", ("Lambda", "alone")),
+        ("ToPILImage", ("ToPILImage", "Image")),
+        ("RandomHorizontalFlip + FiveCrop size=8", ("FiveCrop", "tuple")),
+    ],
+)
+def test_what_moves_no_image_by_itself_is_refused(text, named, refused):
+    with refused(*named):
+        augmentation(text)(images(), streams([0, 1, 2]))
+
+
 def test_a_transform_that_changes_the_size_is_refused_with_both_sizes(refused):
     with refused("1×4×4", "1×8×8"):
         augmentation("RandomCrop size=4")(images(), streams([0, 1, 2]))
