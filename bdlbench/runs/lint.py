@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, Literal, NamedTuple
@@ -26,6 +26,7 @@ from bdlbench.data.task import Task
 from bdlbench.records.contents import ObjectiveFactors
 from bdlbench.records.record import Record
 from bdlbench.runs import loading
+from bdlbench.training.recipe import Recipe
 
 Severity = Literal["refused", "flagged"]
 
@@ -196,8 +197,20 @@ def _nested(choice: Choice) -> Iterator[Choice]:
             yield from _nested(value)
 
 
+READ_ONLY_BY = {
+    "momentum": ("optimiser", ("sgd", "nesterov")),
+    "milestones": ("decay", ("step",)),
+    "milestone_factor": ("decay", ("step",)),
+}
+"""Options of a recipe that only some values of another option read."""
+
+
 def _of_recipe(choice: Choice, declared: bool) -> Iterator[str]:
-    """Describe what in a method's recipe is at odds with a prior that its objective declares."""
+    """Describe what in a method's recipe does nothing, or is at odds with a prior that its objective declares."""
+    usual = {f.name: f.default for f in fields(Recipe)}
+    for name, (by, readers) in READ_ONLY_BY.items():
+        if (value := choice.get(name, usual[name])) != usual[name] and (of := choice.get(by, usual[by])) not in readers:
+            yield f"{name}={short(value)} does nothing with {by}={of}: {' and '.join(readers)} alone read it"
     if not declared:
         return
     if decay := choice.get("weight_decay", 0.0):

@@ -240,6 +240,25 @@ def test_weight_decay_beside_a_prior_is_flagged_and_without_one_it_is_not(method
     assert lint.of_spec(usual) == []
 
 
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (("mle.momentum=0.5",), ["momentum=0.5 does nothing with optimiser=adam: sgd and nesterov alone read it"]),
+        (("mle.momentum=0.5", "mle.optimiser=nesterov"), []),
+        (("mle.momentum=0.9",), []),
+        (("mle.milestones=30-60", "mle.decay=cosine"), ["milestones=30-60 does nothing with decay=cosine"]),
+        (("mle.milestones=30-60", "mle.milestone_factor=0.5", "mle.decay=step"), []),
+        (("mle.milestone_factor=0.5",), ["milestone_factor=0.5 does nothing with decay=constant"]),
+    ],
+)
+@pytest.mark.parametrize("method", ["mle", "deep_ensemble"])
+def test_an_option_that_nothing_reads_is_flagged(method, settings, words):
+    suite = suites.parse_suite('[[grid]]\nmethods = ["mle"]\nmodels = ["mlp"]\ndatasets = ["wine"]\n', "mine")
+    made = suites.build_spec(suite, suites.Overrides((method,), ("mlp",), ("wine",), "3", settings=settings))
+    found = lint.of_spec(made)
+    assert all(word in one.message for one, word in zip(found, words, strict=True))
+
+
 def test_decay_under_a_prior_that_no_option_declares_is_seen_in_the_record():
     """The log-uniform prior of sparse VD has no option: its KL is measured."""
     cell = Cell(Choice.of("sparse_vd", {"weight_decay": 0.1}), Choice("mlp"), Choice("wine"), 1)
