@@ -9,8 +9,7 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from bdlbench.protocols import TEST, Evaluation, Metric
-from bdlbench.stats.calibration import calibration_error_without_blocks, expected_calibration_error, top_class
-from bdlbench.stats.rows import each_row
+from bdlbench.stats.calibration import calibration_error_without_blocks, each_top_class, expected_calibration_error
 
 
 @dataclass(frozen=True)
@@ -34,19 +33,15 @@ class ExpectedCalibrationError:
 
     def __call__(self, evaluation: Evaluation) -> dict[str, Tensor]:
         """Compute {"": (R,)}."""
-        probs = evaluation.test.arrays().get("probs")  # (R, N, C)
-        if probs is None:
-            return {}
-        confidence, correct = top_class(probs, evaluation.y)  # (R, N) each
-        return {"": each_row(partial(expected_calibration_error, bins=self.bins), confidence, correct)}
+        kernel = partial(expected_calibration_error, bins=self.bins)
+        return each_top_class(kernel, evaluation.test.arrays().get("probs"), evaluation.y)
 
     def without_blocks(self, evaluation: Evaluation, population: str, block: Tensor) -> dict[str, Tensor]:
         """Compute {"": (R, blocks)} without each block of test examples; no other population is used."""
-        probs = evaluation.test.arrays().get("probs")  # (R, N, C)
-        if probs is None or population != TEST:
+        if population != TEST:
             return {}
-        left_out = partial(calibration_error_without_blocks, block=block, bins=self.bins)
-        return {"": each_row(left_out, *top_class(probs, evaluation.y))}
+        kernel = partial(calibration_error_without_blocks, block=block, bins=self.bins)
+        return each_top_class(kernel, evaluation.test.arrays().get("probs"), evaluation.y)
 
 
 metrics: dict[str, Metric] = {"ece": ExpectedCalibrationError(), "ece_10": ExpectedCalibrationError(bins=10)}

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from bdlbench.protocols import TEST, Evaluation, Metric
-from bdlbench.stats.calibration import top_class
-from bdlbench.stats.rows import each_row
+from bdlbench.stats.calibration import each_top_class
 from bdlbench.stats.selective import SelectiveStatistic, accuracy_at_coverage, augrc, aurc
 
 AREAS: dict[str, SelectiveStatistic] = {"AURC": aurc, "AUGRC": augrc}
@@ -87,11 +86,7 @@ def _without_blocks(statistic: SelectiveStatistic, evaluation: Evaluation, block
 
 def _of_selections(statistic: SelectiveStatistic, evaluation: Evaluation, kept: Tensor) -> dict[str, Tensor]:
     """Compute {"": (R, B)} of the examples that each row of kept (B, N) leaves."""
-    probs = evaluation.test.arrays().get("probs")  # (R, N, C)
-    if probs is None:
-        return {}
-    confidence, correct = top_class(probs, evaluation.y)  # (R, N) each
-    return {"": each_row(lambda sure, right: statistic(sure, right, kept), confidence, correct)}
+    return each_top_class(partial(statistic, kept=kept), evaluation.test.arrays().get("probs"), evaluation.y)
 
 
 metrics: dict[str, Metric] = {

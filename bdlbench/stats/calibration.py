@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
+
+from bdlbench.stats.rows import each_row
 
 
 def top_class(probs: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -19,12 +22,25 @@ def top_class(probs: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
     Returns:
         (confidence, correct), (…) each. `correct` is 1.0 or 0.0 in float64, and NaN where the confidence is NaN. Of
-        equal
-        probabilities the first class counts.
+        equal probabilities the first class counts.
     """
     confidence, label = probs.max(-1)
     correct = (label == y).double()
     return confidence, correct.masked_fill(confidence.isnan(), math.nan)
+
+
+def each_top_class(statistic: Callable[[Tensor, Tensor], Tensor], probs: Tensor | None, y: Tensor) -> dict[str, Tensor]:
+    """Compute a statistic of confidence and correctness, one replicate at a time.
+
+    Args:
+        statistic: From confidence (N,) and correct (N,), as `top_class` has them, to (…).
+        probs: Class probabilities (R, N, C); None of predictions that are of no classes.
+        y: Classes (R, N) int64.
+
+    Returns:
+        {"": (R, …) float64}, as a metric returns its only value; {} without probabilities.
+    """
+    return {} if probs is None else {"": each_row(statistic, *top_class(probs, y))}
 
 
 def expected_calibration_error(confidence: Tensor, correct: Tensor, bins: int = 15) -> Tensor:
