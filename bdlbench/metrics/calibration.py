@@ -77,8 +77,9 @@ class TopClassCalibration:
 
     def _of_selections(self, evaluation: Evaluation, kept: Tensor) -> dict[str, Tensor]:
         """Compute {"": (R, B)} of the examples that each row of kept (B, N) leaves."""
-        kernel = partial(ESTIMATORS[self.estimator][0], kept=kept)
-        return each_top_class(kernel, evaluation.test.arrays().get("probs"), evaluation.y)
+        estimate, _ = ESTIMATORS[self.estimator]
+        probs = evaluation.test.arrays().get("probs")  # (R, N, C)
+        return each_top_class(lambda sure, right: estimate(sure, right, kept), probs, evaluation.y)
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,8 @@ def _without_blocks(statistic: SelectiveStatistic, evaluation: Evaluation, block
 
 def _of_selections(statistic: SelectiveStatistic, evaluation: Evaluation, kept: Tensor) -> dict[str, Tensor]:
     """Compute {"": (R, B)} of the examples that each row of kept (B, N) leaves."""
-    return each_top_class(partial(statistic, kept=kept), evaluation.test.arrays().get("probs"), evaluation.y)
+    probs = evaluation.test.arrays().get("probs")  # (R, N, C)
+    return each_top_class(lambda sure, right: statistic(sure, right, kept), probs, evaluation.y)
 
 
 metrics: dict[str, Metric] = {

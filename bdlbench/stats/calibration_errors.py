@@ -180,5 +180,6 @@ def _class_gaps(probs: Tensor, y: Tensor, block: Tensor, bins: int) -> Tensor:
     classes, blocks = probs.shape[1], int(block.max()) + 1
     cell = torch.arange(classes) * bins + bin_index(probs, bins)  # (N, C)
     gap = torch.nn.functional.one_hot(y, classes) - probs.double()
-    found = torch.bincount((cell * blocks + block[:, None]).flatten(), gap.flatten(), classes * bins * blocks)
-    return found.unflatten(0, (-1, blocks))
+    cell = (cell * blocks + block[:, None]).flatten()
+    found: Tensor = torch.bincount(cell, gap.flatten(), classes * bins * blocks).unflatten(0, (-1, blocks))
+    return found
