@@ -21,9 +21,9 @@ from bdlbench.stats.calibration_errors import (
 from bdlbench.stats.rows import each_row
 from bdlbench.stats.selective import SelectiveStatistic
 
-Estimator = Literal["adaptive", "smooth", "rms", "debiased rms"]
+CalibrationError = Literal["adaptive", "smooth", "rms", "debiased rms"]
 
-ESTIMATORS: dict[Estimator, tuple[SelectiveStatistic, str]] = {
+CALIBRATION_ERRORS: dict[CalibrationError, tuple[SelectiveStatistic, str]] = {
     "adaptive": (
         partial(adaptive_calibration_error, bins=15),
         "gap between top-1 confidence and accuracy, over 15 bins of equally many examples",
@@ -53,7 +53,7 @@ class TopClassCalibration:
     adds, so that test sets of different sizes can be compared.
     """
 
-    estimator: Estimator
+    estimator: CalibrationError
 
     version: ClassVar[int] = 1
     under_shift: ClassVar[bool] = True
@@ -63,7 +63,7 @@ class TopClassCalibration:
     @property
     def summary(self) -> str:
         """One line, with what is measured."""
-        return ESTIMATORS[self.estimator][1]
+        return CALIBRATION_ERRORS[self.estimator][1]
 
     def __call__(self, evaluation: Evaluation) -> dict[str, Tensor]:
         """Compute {"": (R,)}."""
@@ -77,7 +77,7 @@ class TopClassCalibration:
 
     def _of_selections(self, evaluation: Evaluation, kept: Tensor) -> dict[str, Tensor]:
         """Compute {"": (R, B)} of the examples that each row of kept (B, N) leaves."""
-        estimate, _ = ESTIMATORS[self.estimator]
+        estimate, _ = CALIBRATION_ERRORS[self.estimator]
         probs = evaluation.test.arrays().get("probs")  # (R, N, C)
         return each_top_class(lambda sure, right: estimate(sure, right, kept), probs, evaluation.y)
 
