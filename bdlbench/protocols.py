@@ -182,6 +182,19 @@ class HasStatistics(Protocol):
 
 
 @runtime_checkable
+class HasRemark(Protocol):
+    """A model of which a person should know something before it trains."""
+
+    def remark(self) -> str | None:
+        """Say it in one line.
+
+        Returns:
+            The line, or None where there is nothing to say.
+        """
+        ...
+
+
+@runtime_checkable
 class HasTargetUnits(Protocol):
     """A model with options in the target's original units."""
 

@@ -59,6 +59,42 @@ class Bag(nn.Module):
         return self.head(self.words((16 * x).long()))
 
 
+class Packed(nn.Module):
+    """A classifier of sequences that end where a row is all 0: as packed sequences, which hold no two rows apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru, self.head = nn.GRU(8, 16, batch_first=True), nn.Linear(16, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        lengths = (x.sum(-1) > 0).sum(1).clamp(min=1).cpu()
+        steps = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        return self.head(self.gru(steps)[1][-1])
+
+
+class TimeFirst(nn.Module):
+    """A network that reshapes with the time before the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps, self.norm, self.head = nn.Linear(8, 6), nn.BatchNorm1d(6), nn.Linear(48, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        steps = self.norm(self.steps(x.transpose(0, 1).reshape(-1, 8))).relu()
+        return self.head(steps.view(8, len(x), 6).transpose(0, 1).flatten(1))
+
+
+class Centred(nn.Module):
+    """A network that subtracts the mean of the batch, in prediction too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(x - x.mean(0))
+
+
 def small_cnn() -> nn.Module:
     """Two convolutions with BatchNorm and Dropout."""
     return nn.Sequential(
@@ -92,6 +128,9 @@ TRIED: dict[str, tuple[str, Callable[[], Callable[[], nn.Module]]]] = {
     "torchvision `mobilenet_v3_small`": ("large", lambda: of_torchvision("mobilenet_v3_small")),
     "torchvision `convnext_tiny`": ("large", lambda: of_torchvision("convnext_tiny")),
     "torchvision `VisionTransformer`, tiny": ("large", lambda: of_torchvision("VisionTransformer", **VIT)),
+    "`GRU` on packed sequences (apart)": ("rows", lambda: Packed),
+    "time before batch, BatchNorm (apart)": ("rows", lambda: TimeFirst),
+    "`x - x.mean(0)`": ("words", lambda: Centred),
     "`Linear` with `weight_norm`": ("words", lambda: lambda: weight_norm(nn.Linear(64, 10))),
     "`Linear` with `spectral_norm`": ("words", lambda: lambda: spectral_norm(nn.Linear(64, 10))),
     "`BatchNorm1d(momentum=None)`": (

@@ -32,7 +32,7 @@ BLOCK, AHEAD = 1 << 14, 4
 LARGE = 1 << 16
 """Requests of this many numbers or more are drawn by themselves."""
 
-_BEFORE, _SHAPE = ".before", ".shape"
+_BEFORE, _SHAPE, _APART = ".before", ".shape", ".apart."
 
 
 @dataclass
@@ -63,6 +63,7 @@ class Streams:
             raise ValueError(f"{len(self.keys)} keys do not fill {self.lead}")
         self._generators: dict[str, list[_Generator]] = {}
         self._blocks: dict[str, _Block] = {}
+        self._apart: list[Streams] = []
         self._moves = 0
 
     @classmethod
@@ -112,6 +113,18 @@ class Streams:
         """
         return Streams([_hash(key, f"member {k}") if k else key for key in self.keys for k in range(count)])
 
+    def apart(self) -> list[Streams]:
+        """Return streams of each element of `lead` alone, for rows that compute one after the other.
+
+        They are independent of these, the same at every call, and part of their `position`.
+
+        Returns:
+            Streams (1,), or (1, 1) of posterior samples, in the order of the keys.
+        """
+        if not self._apart:
+            self._apart = [Streams([_hash(key, "apart")], (1,) * len(self.lead)) for key in self.keys]
+        return self._apart
+
     def normal(self, shape: Sequence[int], like: Tensor, name: str = "") -> Tensor:
         """Draw standard normal numbers.
 
@@ -160,6 +173,8 @@ class Streams:
         for slot, block in self._blocks.items():
             saved[f"{slot}{_BEFORE}"] = torch.stack(block.before)
             saved[f"{slot}{_SHAPE}"] = torch.tensor([block.numbers.shape[1], block.used])
+        for row, one in enumerate(self._apart):
+            saved |= {f"{row}{_APART}{key}": value for key, value in one.position().items()}
         return saved
 
     def resume(self, saved: dict[str, Tensor], device: torch.device) -> None:
@@ -169,7 +184,11 @@ class Streams:
             saved: What `position` returned.
             device: The device on which numbers will be drawn.
         """
-        for slot in [key.removesuffix(_BEFORE) for key in saved if key.endswith(_BEFORE)]:
+        own = {key: value for key, value in saved.items() if _APART not in key}
+        for row, one in enumerate(self.apart() if len(own) < len(saved) else []):
+            here = f"{row}{_APART}"
+            one.resume({key.removeprefix(here): saved[key] for key in saved if key.startswith(here)}, device)
+        for slot in [key.removesuffix(_BEFORE) for key in own if key.endswith(_BEFORE)]:
             length, used = (int(n) for n in saved[f"{slot}{_SHAPE}"])
             for generator, state in zip(self._rows(slot, device), saved[f"{slot}{_BEFORE}"], strict=True):
                 generator.resume(state)
@@ -183,7 +202,7 @@ class Streams:
         Returns:
             A value to be compared with another.
         """
-        return self._moves
+        return self._moves + sum(one.drawn() for one in self._apart)
 
     def _take(self, kind: DrawKind, shape: Sequence[int], device: torch.device, name: str = "") -> Tensor:
         self._moves += 1

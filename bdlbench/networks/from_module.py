@@ -132,6 +132,13 @@ def unsupported(self: Any) -> str | None:
     return f"it returns {shape} for each example of {self.signature.input_shape}: ({count},) is right, for {what}"
 
 
+def remark(self: Any) -> str | None:
+    """Say that rows run one after the other; None where they run together, as usual."""
+    if not _skeleton(self).apart:
+        return None
+    return "its forward would notice other rows in its batch, so they run one after the other, which takes longer"
+
+
 def leaves(self: Any) -> dict[str, Leaf]:
     """Return the module's parameters and statistics by their own names; gains of norms are stored minus one."""
     return {**_skeleton(self).leaves, **noise_leaves(self.noise)}
@@ -180,6 +187,7 @@ def statistics(self: Any, layer: Layer, x: Tensor) -> dict[str, Tensor]:
 
 MEMBERS: dict[str, Any] = {
     "unsupported": unsupported,
+    "remark": remark,
     "leaves": leaves,
     "start": start,
     "statistics": statistics,

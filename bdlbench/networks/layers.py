@@ -8,6 +8,8 @@ rule is one draw of a network, and no frozen value.
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -26,7 +28,14 @@ Leaves = Mapping[str, Tensor]
 
 
 class _Kept(dict[str, Tensor]):
-    """What was drawn for each leaf."""
+    """What was drawn for each leaf; `rows` is what was, where rows draw one after the other."""
+
+    rows: list[_Kept]
+
+    def apart(self, count: int) -> list[_Kept]:
+        """Return what each of `count` rows has drawn, the same at every call."""
+        self.rows = getattr(self, "rows", None) or [_Kept() for _ in range(count)]
+        return self.rows
 
     def get_or_draw(self, name: str, draw: Callable[[], Tensor]) -> Tensor:
         """Return what was drawn for the leaf; draw it at the first call."""
@@ -71,6 +80,51 @@ class Memory:
 def remembering(layer: Layer, memory: Memory) -> Layer:
     """Return the layer rule with a memory, where it can use one."""
     return replace(layer, memory=memory) if isinstance(layer, Dropout | InputNoise | LocalNoise) else layer
+
+
+def apart(layer: Layer, lead: tuple[int, ...], shapes: Mapping[str, tuple[int, ...]]) -> list[Layer]:
+    """Return the layer rule of each row alone: for networks that cannot be computed together.
+
+    What a row draws is its own: it depends on no other row, and goes on where it was at the next call.
+
+    Args:
+        layer: The rule of all rows.
+        lead: How many rows they are: (R,), or (M, R).
+        shapes: The shape S of each leaf in one row.
+
+    Returns:
+        Rules with lead (1,), whose leaves are (1, *S), the rows of the first sample first.
+
+    Raises:
+        TypeError: The rule is no dataclass, so that what it has for each row is not known.
+    """
+    if not dataclasses.is_dataclass(layer):
+        raise TypeError(f"{type(layer).__name__} is no dataclass, so it cannot act on one row after the other")
+    count, rows = math.prod(lead), lead[-1]
+
+    def parts(name: str, value: Any) -> Sequence[Any]:
+        """Return what each row has of what belongs to a leaf: a value ([M,] R, *S), or a number ([R, …])."""
+        if not isinstance(value, Tensor) or not value.ndim:
+            return [value] * count
+        several = value.ndim - len(shapes[name]) == 2 and value.shape[1] == rows
+        found = (value.flatten(0, 1) if several else value.expand(rows, *value.shape[1:])).split(1)
+        return found * (count // len(found))
+
+    def of_field(value: Any) -> Sequence[Any]:
+        if isinstance(value, Streams):
+            return value.apart() * (count // len(value.keys))
+        if isinstance(value, _Kept):
+            return value.apart(count)
+        if isinstance(value, Mapping):
+            named = {name: parts(name, one) for name, one in value.items() if name in shapes}
+            return [{name: found[row] for name, found in named.items()} for row in range(count)]
+        if isinstance(value, Memory):
+            return [None] * count
+        return apart(value, lead, shapes) if callable(getattr(value, "leaf", None)) else [value] * count
+
+    fields: Any = layer
+    made = {field.name: of_field(getattr(layer, field.name)) for field in dataclasses.fields(fields)}
+    return [replace(fields, **{name: found[row] for name, found in made.items()}) for row in range(count)]
 
 
 def _recalled(

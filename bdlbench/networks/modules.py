@@ -1,6 +1,7 @@
 """Any `nn.Module` under a layer rule, its forward unchanged.
 
-The L = M·R rows are folded into the batch, and the module runs once on (L·B, …). Each of its parameters is a `RowLeaf`,
+The L = M·R rows are folded into the batch, and the module runs once on (L·B, …); where its forward would notice that,
+it runs once for each row on (B, …). Each of its parameters is a `RowLeaf`,
 which stands for one value of each row, and a function mode sees every torch function that the forward calls. Linear
 maps and convolutions act by the layer rule. A few functions are handled by hand, because rows mix in them: attention,
 recurrent layers, BatchNorm, and all that draws. Any other function of a parameter (a norm, an embedding, a sum with a
@@ -31,8 +32,9 @@ from bdlbench.kernels import sampling
 from bdlbench.kernels.convolution import Convolution, Geometry
 from bdlbench.kernels.linear import dense
 from bdlbench.networks.layers import Point
+from bdlbench.networks.layers import apart as rules_apart
 from bdlbench.protocols import Layer
-from bdlbench.training.buffers import remember
+from bdlbench.training.buffers import remember, remembering
 
 Axis = int | None
 """Where a tensor has the batch into which rows are folded: its first axis, its second, or nowhere."""
@@ -42,6 +44,9 @@ TRIALS = (11, 13, 17)
 
 TRIAL_ERROR = 1e-3
 """How far rows together may be from each alone in a trial, in units of the largest output: rounding is far below."""
+
+MOST_NUMBERS, MOST_EXAMPLES = 1 << 18, 500
+"""Of the larger batch of a trial, which is to show whether a forward treats many examples in another way than few."""
 
 
 class RowLeaf(Tensor):
@@ -100,6 +105,8 @@ class Skeleton:
         places: Where each of these buffers begins in a row.
         seen: What its forward does in training (True) and in prediction (False).
         frozen: Those of the buffers that never change.
+        apart: Whether its rows run one after the other, since its forward would notice others in the batch.
+        ways: Whether its forward takes another way for some number of examples.
     """
 
     module: nn.Module
@@ -107,6 +114,8 @@ class Skeleton:
     places: Mapping[str, int]
     seen: Mapping[bool, Seen]
     frozen: tuple[str, ...] = ()
+    apart: bool = False
+    ways: Ways | None = None
 
     @property
     def output_shape(self) -> tuple[int, ...]:
@@ -117,6 +126,17 @@ class Skeleton:
     def returns_probabilities(self) -> bool:
         """Whether the module returns probabilities of several classes, where logits are expected."""
         return self.seen[False].sums_to_one and self.output_shape[-1:] > (1,)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each leaf in one row."""
+        return {name: leaf.shape for name, leaf in self.leaves.items()}
+
+    def runs_together(self, training: bool, batch: Tensor, rows: int) -> bool:
+        """Tell whether the rows of a batch (L·B, *S) run together: they do where that takes the way of each alone."""
+        part = batch[: len(batch) // rows]
+        usual = self.ways is None or (self.ways.usual(training, batch) and self.ways.usual(training, part))
+        return usual and not self.apart
 
     @property
     def drops(self) -> bool:
@@ -149,9 +169,24 @@ def run(skeleton: Skeleton, layer: Layer, x: Tensor, rng: Streams, keeps_droppin
     axes = x.ndim - len(lead) if x.shape[: len(lead)] == lead else x.ndim - 1
     x = x.expand(*lead, *x.shape[-axes:]) if x.ndim - axes < len(lead) else x.reshape(*lead, *x.shape[-axes:])
     batch = x.flatten(0, len(lead))  # (L·B, *S)
-    rows = _Rows(skeleton, layer, lead, len(batch), rng, training, keeps_dropping, skeleton.seen[training])
-    found: Tensor = rows.forward(batch).unflatten(0, (*lead, -1))
-    return found
+    seen = skeleton.seen[training]
+    count, outs, heard = math.prod(lead), [], []
+    if skeleton.runs_together(training, batch, count):
+        rows = _Rows(skeleton, layer, lead, len(batch), rng, training, keeps_dropping, seen)
+        found: Tensor = rows.forward(batch).unflatten(0, (*lead, -1))
+        return found
+    rules = rules_apart(layer, lead, skeleton.shapes)
+    streams = rng.apart() * (count // len(rng.keys))
+    for rule, own, part in zip(rules, streams, batch.chunk(count), strict=True):
+        with remembering() as told_of_buffers:
+            rows = _Rows(skeleton, rule, (1,), len(part), own, training, keeps_dropping, seen)
+            outs.append(rows.forward(part))
+        heard.append(told_of_buffers)
+    fixed = {skeleton.places[name] for name in skeleton.frozen}
+    for place in heard[0]:
+        value = torch.cat([one[place] for one in heard]).unflatten(0, (-1, lead[-1]))  # (M, R, n)
+        remember(place, value[0] if place in fixed else value.mean(0))
+    return torch.stack(outs).unflatten(0, lead)
 
 
 def made(make: Callable[[], Any], seed: int, shape: Sequence[int]) -> nn.Module:
@@ -222,14 +257,18 @@ def skeleton(make: Callable[[], Any], shape: Sequence[int]) -> Skeleton:
         raise Broken(f"{wrong} is {kept[wrong].dtype}, not torch.float32")
     _install(module, kept.keys(), frozen | own)
     values = {name: torch.stack([first[name], second[name]]) for name in kept}
-    seen = _tried(Skeleton(module, {}, {}, {}), alone, values, shape)
+    seen, apart = _tried(Skeleton(module, {}, {}, {}), alone, values, shape)
+    ways, many = Ways(alone[0], shape), min(MOST_EXAMPLES, MOST_NUMBERS // math.prod(shape))
+    if many > TRIALS[-1]:
+        x = torch.rand(many, *shape, generator=torch.Generator().manual_seed(0))
+        apart |= not all([ways.usual(training, x) for training in (False, True)])  # always: a row draws the same alone
     roles: dict[str, Role] = {**seen[False].roles, **seen[True].roles, **dict.fromkeys(frozen | own, "buffer")}
     fans = {**seen[False].fan_in, **seen[True].fan_in}
     leaves = {
         name: Leaf(tuple(value.shape), roles.get(name, "bias"), fans.get(name, 1)) for name, value in kept.items()
     }
     places = {name: place.start for name, place in Layout(leaves).buffers.items()}
-    return Skeleton(module, leaves, places, seen, tuple(name for name in places if name not in statistics))
+    return Skeleton(module, leaves, places, seen, tuple(name for name in places if name not in statistics), apart, ways)
 
 
 def _install(module: nn.Module, names: Iterable[str], fixed: Iterable[str]) -> None:
@@ -247,48 +286,72 @@ def _install(module: nn.Module, names: Iterable[str], fixed: Iterable[str]) -> N
 
 def _tried(
     half: Skeleton, alone: Sequence[nn.Module], values: Mapping[str, Tensor], shape: Sequence[int]
-) -> dict[bool, Seen]:
-    """Run two rows together and each alone, and return what the forward does in training and in prediction."""
+) -> tuple[dict[bool, Seen], bool]:
+    """Run two rows together and each alone; return what the forward does, and whether rows must run apart."""
     constant = {name: value.clone() for name, value in half.module.named_buffers() if value.is_floating_point()}
-    reason = ""
-    for examples in TRIALS:
+    tries, reason = [*((examples, False) for examples in TRIALS), (TRIALS[0], True)], ""
+    for examples, apart in tries:
         x = torch.rand(2, examples, *shape, generator=torch.Generator().manual_seed(0))
         with torch.no_grad(), torch_state.seeded(0):
             plain = [one.eval()(part) for one, part in zip(alone, x, strict=True)]
             try:
-                seen = {training: _trial(half, values, x, training, plain) for training in (False, True)}
+                seen = {training: _trial(half, values, x, training, plain, apart) for training in (False, True)}
             except Exception as error:  # the module alone has none
                 reason = _where(error, half.module)
                 continue
         for name, value in half.module.named_buffers():
             if name in constant and not isinstance(value, RowLeaf) and not torch.equal(value, constant[name]):
                 raise Broken(f"{name} is changed by its forward, and only BatchNorm's statistics have a place for that")
-        return seen
+        if apart:
+            _refuse_dependent(alone[0], x[0])
+        return seen, apart
     raise Broken(reason)
 
 
-def _trial(half: Skeleton, values: Mapping[str, Tensor], x: Tensor, training: bool, plain: Sequence[Any]) -> Seen:
-    """Return what the forward does on two rows x (2, B, *S) together, if that is what it does on each alone."""
+def _trial(
+    half: Skeleton, values: Mapping[str, Tensor], x: Tensor, training: bool, plain: Sequence[Any], apart: bool
+) -> Seen:
+    """Return what the forward does on two rows x (2, B, *S), if that is what it does on each alone."""
     rng, before = Streams.of_seeds([0, 1]), (torch.get_rng_state(), random.getstate())
 
     def forward(parts: Mapping[str, Tensor], some: Tensor) -> tuple[Tensor, Seen]:
         rows = _Rows(half, Point(parts), some.shape[:1], some.shape[:2].numel(), rng, training, False, None, quiet=True)
         return rows.forward(some.flatten(0, 1)).unflatten(0, (len(some), -1)), rows.seen
 
-    together, seen = forward(values, x)
+    def each() -> list[tuple[Tensor, Seen]]:
+        return [forward({k: v[r : r + 1] for k, v in values.items()}, x[r : r + 1]) for r in range(2)]
+
+    if apart:
+        (first, seen), (second, _) = each()
+        together = torch.cat([first, second])
+    else:
+        together, seen = forward(values, x)
     if not torch.equal(before[0], torch.get_rng_state()) or before[1] != random.getstate():
         raise Broken("its forward draws random numbers by itself, which no row owns: draw them by nn.Dropout")
-    if training:
-        each = [forward({k: v[r : r + 1] for k, v in values.items()}, x[r : r + 1])[0].squeeze(0) for r in range(2)]
-    else:
-        each = list(plain)
-    expected = torch.stack(each)
-    if not (together - expected).abs().max() <= TRIAL_ERROR * expected.abs().max():
+    expected = torch.cat([out for out, _ in each()]) if training and not apart else torch.stack(list(plain))
+    if not (training and apart) and not _near(together, expected):
         raise Broken("its forward mixes the examples of a batch, so that rows cannot share one")
     seen.output_shape = tuple(together.shape[2:])
     if seen.output_shape:
         seen.sums_to_one = bool((together >= 0).all() and (together.sum(-1) - 1).abs().max() < 1e-4)
     return seen
+
+
+def _near(found: Tensor, expected: Tensor) -> bool:
+    return bool((found - expected).abs().max() <= TRIAL_ERROR * expected.abs().max())
+
+
+def _refuse_dependent(module: nn.Module, x: Tensor) -> None:
+    """Refuse a module whose prediction of an example of x (B, *S) depends on the others in its batch, or their number.
+
+    Such a prediction would be one of the order in which examples come and of the size of blocks.
+    """
+    some = min(len(x) // 2, TRIALS[0])
+    with torch.no_grad(), torch_state.seeded(0):
+        module.eval()
+        together, fewer, others = (module(part) for part in (x, x[:some], torch.cat([x[:some], 1 - x[some:]])))
+    if not (_near(fewer, together[:some]) and _near(others[:some], together[:some])):
+        raise Broken("its forward mixes the examples of a batch: what it predicts of one depends on how many, or which")
 
 
 def _where(error: Exception, module: nn.Module) -> str:
@@ -300,17 +363,82 @@ def _where(error: Exception, module: nn.Module) -> str:
     return f"{found}: {told(error)}" if found else told(error)
 
 
+class Ways:
+    """Whether a module's forward takes another way for some number of examples than for the few of a trial."""
+
+    def __init__(self, module: nn.Module, shape: Sequence[int]) -> None:
+        """Take a module of plain torch, and the shape S of one input."""
+        self.module = module
+        self.few = torch.rand(TRIALS[0], *shape, generator=torch.Generator().manual_seed(0))
+        self.usual_ways: dict[bool, _Calls] = {}
+        self.known: dict[tuple[bool, int], bool] = {}
+
+    def usual(self, training: bool, x: Tensor) -> bool:
+        """Tell whether it takes the same way for x (B, *S), by one forward for each B.
+
+        Raises:
+            Broken: It does not, and what it predicts of an example differs with that.
+        """
+        if (training, len(x)) not in self.known:
+            x = x.detach().cpu()
+            if training not in self.usual_ways:
+                self.usual_ways[training] = self.way(training, self.few)
+            found = self.way(training, x).same_as(self.usual_ways[training])
+            if not found and not training:
+                _refuse_dependent(self.module, x)
+            self.known[training, len(x)] = found
+        return self.known[training, len(x)]
+
+    def way(self, training: bool, x: Tensor) -> _Calls:
+        """Return the calls of a forward on x (B, *S)."""
+        with torch_state.kept(), torch.no_grad(), _Calls(len(x)) as calls:
+            self.module.train(training)(x)
+        return calls
+
+
+class _Calls(TorchFunctionMode):
+    """The functions of torch that are called on so many examples, and with which numbers."""
+
+    def __init__(self, examples: int) -> None:
+        super().__init__()
+        self.examples, self.made = examples, list[list[Any]]()
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs, known = kwargs or {}, (int, float, bool, str)
+        told = [one if isinstance(one, known) else type(one) for one in _flat((args, kwargs))]
+        self.made.append([getattr(func, "__name__", ""), *told])
+        return func(*args, **kwargs)
+
+    def same_as(self, other: _Calls) -> bool:
+        """Tell whether two forwards take one way; numbers may differ as those of examples do, by sum or by factor."""
+        if list(map(len, self.made)) != list(map(len, other.made)):
+            return False
+        n, m = self.examples, other.examples
+        return all(
+            one == two or (type(one) is type(two) is int and (one - n == two - m or one * m == two * n))
+            for call, its in zip(self.made, other.made, strict=True)
+            for one, two in zip(call, its, strict=True)
+        )
+
+
 def statistics(skeleton: Skeleton, layer: Layer, x: Tensor) -> dict[str, Tensor]:
     """Return the statistics that BatchNorm has of one batch x (R, B, *S), by the names of its buffers, (R, *S).
 
     Nothing is dropped.
     """
-    lead, batch = x.shape[:1], x.flatten(0, 1)
-    rng = Streams([0] * len(x))
-    rows = _Rows(skeleton, layer, lead, len(batch), rng, True, False, skeleton.seen[True], quiet=True)
-    rows.estimates = {}
-    rows.forward(batch)
-    return {name: rows.estimates[place] for name, place in skeleton.places.items() if place in rows.estimates}
+    together = skeleton.runs_together(True, x.flatten(0, 1), len(x))
+    rules = [layer] if together else rules_apart(layer, x.shape[:1], skeleton.shapes)
+    found = []
+    for rule, part in zip(rules, [x] if together else x.split(1), strict=True):
+        rng, batch = Streams([0] * len(part)), part.flatten(0, 1)
+        rows = _Rows(skeleton, rule, part.shape[:1], len(batch), rng, True, False, skeleton.seen[True], quiet=True)
+        rows.estimates = {}
+        rows.forward(batch)
+        found.append(rows.estimates)
+    places = {name: place for name, place in skeleton.places.items() if place in found[0]}
+    return {name: torch.cat([one[place] for one in found]) for name, place in places.items()}
 
 
 class _Rows(TorchFunctionMode):
@@ -638,12 +766,17 @@ class _Rows(TorchFunctionMode):
             attn_mask = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).tril()
         return self.attended(q, k, v, attn_mask, dropout_p, True, scale or 0.0)[0]
 
-    def recurrent(self, func: Callable[..., Any], x: Tensor, hidden: Any, weights: Any, *rest: Any) -> Any:
+    def recurrent(self, func: Callable[..., Any], x: Tensor, hidden: Any, weights: Any, *given: Any) -> Any:
         """Run an LSTM, a GRU or an RNN once for each row; the hidden state has its batch on axis 1."""
-        if not isinstance(weights, list | tuple):
-            raise Broken("a packed sequence is not supported: pad it, and mask what is padded")
-        biased, depth, rate, training, both_ways, batch_first = rest
-        axis = 0 if batch_first else 1
+        sizes, rest = tuple[Tensor, ...](), given
+        if (
+            isinstance(hidden, Tensor) and not hidden.is_floating_point()
+        ):  # of a packed sequence, with start and weights
+            if self.count > 1:
+                raise Broken("a packed sequence holds all rows of its batch")
+            sizes, hidden, (weights, *rest) = (hidden,), weights, rest
+        biased, depth, rate, training, both_ways, *first = rest
+        axis = 0 if sizes or first[0] else 1
         for leaf in weights:
             self.note(leaf, "bias")  # one sample of them serves a sequence (Fortunato et al. 2017)
         self.seen.drops |= rate > 0
@@ -654,11 +787,11 @@ class _Rows(TorchFunctionMode):
         for row, (part, state, seed) in enumerate(zip(self.split(x, axis), states, seeds, strict=True)):
             own = [self.values(leaf)[row] if isinstance(leaf, RowLeaf) else leaf for leaf in weights]
             start = [one.contiguous() for one in state]
-            how = (biased, depth, rate if drawing else 0.0, training or drawing, both_ways, batch_first)
+            how = (biased, depth, rate if drawing else 0.0, training or drawing, both_ways, *first)
             with torch_state.seeded(seed):
-                outs.append(func(part, tuple(start) if several else start[0], own, *how))
-        first, *after = zip(*outs, strict=True)
-        return torch.cat(first, axis), *(torch.cat(one, 1) for one in after)
+                outs.append(func(part, *sizes, tuple(start) if several else start[0], own, *how))
+        out, *after = zip(*outs, strict=True)
+        return torch.cat(out, axis), *(torch.cat(one, 1) for one in after)
 
     # What is drawn
 

@@ -29,7 +29,7 @@ from bdlbench.core.torch_private import version
 from bdlbench.data import task
 from bdlbench.data.task import Problem
 from bdlbench.data.validation import hold_out
-from bdlbench.protocols import Conjugate, Evaluation, Method, Posterior, Reference
+from bdlbench.protocols import Conjugate, Evaluation, HasRemark, Method, Posterior, Reference
 from bdlbench.records import record as records
 from bdlbench.records.contents import (
     Environment,
@@ -303,6 +303,8 @@ def _fit_and_score(batch: Batch, built: Built, spent: Session, device: torch.dev
     watch = Stopwatch(device)
     given = [problem.train.x, problem.train.y, problem.test.x, problem.test.y]
     versions = [version(value) for value in given]
+    if isinstance(model, HasRemark) and (line := model.remark()):
+        spent.note(line)
     spent.started = now()  # what came before, such as a choice of options, is no part of the fit that is resumed
     with session(spent):
         posterior = method.fit(model, problem.train, rng)

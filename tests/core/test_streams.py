@@ -86,6 +86,33 @@ def test_a_child_does_not_depend_on_what_was_drawn():
     assert not torch.equal(draws(root.child("noise")), draws(root.child("init")))
 
 
+@pytest.mark.parametrize("samples", [None, 2])
+def test_streams_apart_are_those_of_each_row_alone(samples):
+    """The same alone as among others, not those of the rows together, and they go on at the next call."""
+    seeds, lead = (3, 4), (1,) if samples is None else (1, 1)
+    roots = [Streams.of_seeds(some) for some in (seeds, seeds[1:])]
+    both, one = (root if samples is None else root.samples(0, samples) for root in roots)
+    for _ in range(2):
+        numbers = [draws(own) for own in both.apart()]
+        assert len(numbers) == 2 * (samples or 1) and numbers[0].shape[: len(lead)] == lead
+        assert torch.equal(draws(one.apart()[0]), numbers[1])
+        assert not torch.equal(numbers[0], numbers[1])
+    assert not torch.equal(draws(both).flatten()[: numbers[0].numel()], numbers[0].flatten())
+
+
+def test_streams_apart_are_part_of_a_position():
+    whole, resumed = Streams.of_seeds([3, 4]), Streams.of_seeds([3, 4])
+    before = whole.drawn()
+    draws(whole)
+    for i in range(3):
+        draws(whole.apart()[i % 2])
+    assert whole.drawn() != before
+    resumed.resume(whole.position(), torch.device("cpu"))
+    assert torch.equal(draws(whole), draws(resumed))
+    for one, other in zip(whole.apart(), resumed.apart(), strict=True):
+        assert torch.equal(draws(one), draws(other))
+
+
 @pytest.mark.parametrize("before", [0, 1, 5, 70])
 def test_a_resumed_stream_goes_on_exactly(before):
     kinds = [("normal", (1003,)), ("bits", (17, 61)), ("normal", (3,)), ("bits", (5,))]

@@ -65,6 +65,19 @@ class Attentive(nn.Module):
         return self.head(self.encoder(x)[:, 0])
 
 
+class RowByRow(nn.Module):
+    """Reshapes with the batch behind the rows of an image, so that rows cannot share a batch."""
+
+    def __init__(self, signature: Signature):
+        super().__init__()
+        self.embed, self.norm, self.drop = nn.Linear(8, 6), nn.BatchNorm1d(6), nn.Dropout(0.25)
+        self.head = nn.Linear(48, signature.outputs)
+
+    def forward(self, x):
+        steps = self.drop(self.norm(self.embed(x[:, 0].transpose(0, 1).reshape(-1, 8))).relu())
+        return self.head(steps.view(8, len(x), 6).transpose(0, 1).flatten(1))
+
+
 class OwnDropout(nn.Module):
     """Dropout that takes its masks from a stream, as the model does."""
 
@@ -166,11 +179,11 @@ def test_a_module_is_our_own_mlp(name):
     torch.testing.assert_close(log_prob, their_log_prob, rtol=1e-5, atol=1e-5)
 
 
-ALONE = ("mle", "mc_dropout", "dropconnect", "mean_field_vi", "sparse_vd", "swag", "laplace")
+ALONE = ("mle", "mc_dropout", "gaussian_dropout", "dropconnect", "mean_field_vi", "sparse_vd", "swag", "laplace")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("make", [small_cnn, Recurrent, Attentive])
+@pytest.mark.parametrize("make", [small_cnn, Recurrent, Attentive, RowByRow])
 @pytest.mark.parametrize("name", ALONE)
 def test_three_rows_are_each_alone(make, name):
     model = from_module(make)(IMAGES)
@@ -189,17 +202,18 @@ def test_three_rows_are_each_alone(make, name):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("make", [small_cnn, RowByRow])
 @pytest.mark.parametrize("name", ["mle", "mc_dropout", "mean_field_vi"])
-def test_a_stopped_fit_resumes_to_the_same_bits(name, tmp_path):
+def test_a_stopped_fit_resumes_to_the_same_bits(name, make, tmp_path):
     """Statistics of BatchNorm and the stream of the module's dropout are in the checkpoint."""
-    model, data = from_module(small_cnn)(IMAGES), contracts.data_for(IMAGES, 2)
+    model, data = from_module(make)(IMAGES), contracts.data_for(IMAGES, 2)
     method = contracts.method_of(name, contracts.quick())
     apart, session = contracts.resumed(method, model, data, data.x[:, :9], tmp_path / "fit", (1, 3, 6))
     assert apart == [] and session.calls == 1
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("make", [small_cnn, Attentive])
+@pytest.mark.parametrize("make", [small_cnn, Attentive, RowByRow])
 def test_a_restored_posterior_predicts_the_same(make):
     model, data = from_module(make)(IMAGES), contracts.data_for(IMAGES, 2)
     for name in ("mle", "mc_dropout", "mean_field_vi"):
@@ -220,6 +234,11 @@ def test_statistics_are_of_the_whole_batch_under_the_drawn_network():
             torch.testing.assert_close(found["1.running_mean"][m, r], out.mean(1), rtol=1e-4, atol=1e-6)
             torch.testing.assert_close(found["1.running_var"][m, r], out.var(1), rtol=1e-4, atol=1e-6)
     assert found["0.weight"] is leaves["0.weight"]
+
+
+def test_a_module_whose_rows_run_apart_says_so():
+    assert "one after the other" in from_module(RowByRow)(IMAGES).remark()
+    assert from_module(small_cnn)(IMAGES).remark() is None
 
 
 def test_its_own_dropout_stays_on_for_mc_dropout():
@@ -370,6 +389,15 @@ def make_cnn(signature, width: int = 2):
 def wrong():
     return nn.Linear(3, 10)
 
+class Turned(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rows, self.head = nn.Linear(8, 2), nn.Linear(16, 10)
+
+    def forward(self, x):
+        rows = self.rows(x[:, 0].transpose(0, 1).reshape(-1, 8)).view(8, len(x), 2)
+        return self.head(rows.transpose(0, 1).flatten(1))
+
 models = {"my_cnn": from_module(make_cnn)}
 '''
 RUN = ["run", "--method", "mle", "--dataset", "digits", "--seeds", "2", "--set", "mle.epochs=1", "--results", "out"]
@@ -392,6 +420,8 @@ def test_a_module_runs_from_the_command_line(tmp_path, monkeypatch, capsys):
         assert " none had to be trained" in capsys.readouterr().out
         assert cli.main([*RUN, "--plugin", "somebodys_nets.py", "--model", "my_cnn"]) == 0
         capsys.readouterr()
+        assert cli.main([*RUN, "--module", "somebodys_nets.py:Turned"]) == 0
+        assert capsys.readouterr().err.count("one after the other") == 1
         for place, named, code in (
             ("somebodys_nets.py:wrong", "somebodys_nets.py", 2),
             ("somebodys_nets:absent", "absent", 2),
@@ -402,6 +432,6 @@ def test_a_module_runs_from_the_command_line(tmp_path, monkeypatch, capsys):
             error = capsys.readouterr().err
             assert named in error and error.count("\n") == 1
     finally:
-        for name in ("make_cnn", "wrong", "my_cnn"):
+        for name in ("make_cnn", "wrong", "Turned", "my_cnn"):
             catalog._plugins["models"].pop(name, None)
             catalog._modules.pop(name, None)

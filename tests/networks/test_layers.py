@@ -18,6 +18,7 @@ from bdlbench.networks.layers import (
     Memory,
     Point,
     WeightNoise,
+    apart,
     remembering,
 )
 from bdlbench.networks.likelihoods import output
@@ -171,6 +172,54 @@ def test_a_bias_is_drawn_once(rule):
     assert torch.equal(network.leaf("b"), network.leaf("b"))
     other = rules(leaves, Streams.of_seeds([2, 3]))[rule]
     assert not torch.equal(network.leaf("b"), other.leaf("b"))
+
+
+@every_map
+@every_rule
+@pytest.mark.parametrize("joint", [False, True])
+def test_a_rule_apart_is_that_of_each_row_alone(case, rule, joint):
+    """In training and in prediction, at the first use and at the second: kept draws stay, other noise goes on."""
+    op, x, leaves, _ = setting(case)
+    shapes = {name: tuple(value.shape[1:]) for name, value in leaves.items()}
+    for samples in (None, M):
+        streams = [Streams.of_seeds(seeds) for seeds in ((0, 1), (1,))]
+        streams = [one if samples is None else one.samples(0, M) for one in streams]
+        both = rules(leaves, streams[0], joint)[rule]
+        second = rules({name: value[1:] for name, value in leaves.items()}, streams[1], joint)
+        if rule == "dropconnect":
+            second[rule] = DropConnect(second[rule].leaves, {"w": torch.tensor([0.5])}, streams[1])
+        count = R * (samples or 1)
+        for _ in range(2):
+            parts = apart(both, (R,) if samples is None else (M, R), shapes)
+            alone = apart(second[rule], (1,) if samples is None else (M, 1), shapes)
+            assert len(parts) == count and len(alone) == count // R
+            for m, own in enumerate(alone):
+                for name, shape in shapes.items():
+                    assert torch.equal(parts[R * m + 1].leaf(name).reshape(shape), own.leaf(name).reshape(shape))
+                assert torch.equal(parts[R * m + 1]("w", op, x[1:], "b"), own("w", op, x[1:], "b"))
+        if rule == "point":
+            assert torch.equal(parts[0]("w", op, x[:1], "b"), both("w", op, x, "b")[:1])
+
+
+def test_drawn_leaves_of_several_samples_are_split_by_sample():
+    drawn = {"w": numbers(M, R, 4, 5), "b": numbers(R, 4)}
+    parts = apart(Point(drawn), (M, R), {"w": (4, 5), "b": (4,)})
+    for m in range(M):
+        for r in range(R):
+            assert torch.equal(parts[R * m + r].leaf("w"), drawn["w"][m, r : r + 1])
+            assert torch.equal(parts[R * m + r].leaf("b"), drawn["b"][r : r + 1])
+
+
+def test_a_rule_of_which_nothing_is_known_is_not_split():
+    class Other:
+        def __call__(self, name, op, x, bias=""):
+            return x
+
+        def leaf(self, name):
+            return torch.zeros(1)
+
+    with pytest.raises(TypeError, match="Other"):
+        apart(Other(), (2,), {})
 
 
 def test_noise_of_examples_is_drawn_anew_at_every_use():

@@ -121,6 +121,41 @@ CASES = {
 }
 
 
+def time_before_batch(net, x):
+    """Reshapes with the time first, so that a folded batch would be cut across its rows."""
+    steps = net.d(net.l(x.transpose(0, 1).reshape(-1, 8)).relu())
+    return net.h(steps.view(5, len(x), 6).transpose(0, 1).flatten(1))
+
+
+def centred_in_training(net, x):
+    return net.l(x - (x.mean(0) if net.training else 0.5))
+
+
+def one_after_the_other(net, x):
+    state = torch.zeros(len(x), 3)
+    return torch.stack([net.l(torch.cat([x[i].mean(0), state[i]])) for i in range(len(x))])
+
+
+def packed(net, x):
+    lengths = 1 + (4 * x[:, 0, 0]).long()
+    steps = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+    return net.h(net.g(steps)[1][-1])
+
+
+APART = {
+    "time before batch": (
+        lambda: Net(time_before_batch, l=nn.Linear(8, 6), d=nn.Dropout(0.0), h=nn.Linear(30, 3)),
+        SEQUENCE,
+    ),
+    "centred in training": (lambda: Net(centred_in_training, l=nn.Linear(8, 3)), (8,)),
+    "batch norm": (
+        lambda: Net(time_before_batch, l=nn.Linear(8, 6), d=nn.BatchNorm1d(6), h=nn.Linear(30, 3)),
+        SEQUENCE,
+    ),
+    "packed": (lambda: Net(packed, g=nn.GRU(8, 3, batch_first=True), h=nn.Linear(3, 2)), SEQUENCE),
+}
+
+
 def tied():
     one = nn.Linear(8, 8)
     return nn.Sequential(one, nn.Tanh(), one)
@@ -157,8 +192,22 @@ def test_rows_together_are_what_torch_makes_of_each_alone(name):
     """Outputs and gradients, in training and in prediction, of other rows and batches than those of the trial."""
     make, shape = CASES[name]
     known = modules.skeleton(make, shape)
+    assert not known.apart
+    agrees_with_torch(known, make, shape)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", APART)
+def test_rows_run_apart_where_a_forward_would_notice_others(name):
+    make, shape = APART[name]
+    known = modules.skeleton(make, shape)
+    assert known.apart
+    agrees_with_torch(known, make, shape)
+
+
+def agrees_with_torch(known, make, shape, examples=5):
     alone, leaves = rows_of(make, shape, 3, known)
-    x = numbers(3, 5, *shape)
+    x = numbers(3, examples, *shape)
     for training in (False, True):
         plain = [copy.deepcopy(one).train(training) for one in alone]
         given = {key: value.clone().requires_grad_() for key, value in leaves.items()}
@@ -177,9 +226,10 @@ def test_rows_together_are_what_torch_makes_of_each_alone(name):
                     assert given[key].grad is None and known.leaves[key].role == "buffer"
 
 
-def test_samples_are_rows_too():
-    known = modules.skeleton(CASES["bare"][0], SEQUENCE)
-    alone, leaves = rows_of(CASES["bare"][0], SEQUENCE, 6, known)
+@pytest.mark.parametrize("make", [CASES["bare"][0], APART["time before batch"][0]])
+def test_samples_are_rows_too(make):
+    known = modules.skeleton(make, SEQUENCE)
+    alone, leaves = rows_of(make, SEQUENCE, 6, known)
     x = numbers(3, 5, *SEQUENCE)
     samples = {name: value.unflatten(0, (2, 3)) for name, value in leaves.items()}
     out = modules.run(known, Point(samples), x, Streams.of_seeds([0, 1, 2]).samples(0, 2))
@@ -219,6 +269,7 @@ DROPPING = {
     "time first": lambda: Net(
         lambda n, x: n.d(n.l(x.transpose(0, 1))).transpose(0, 1), l=nn.Linear(8, 30), d=nn.Dropout(0.25)
     ),
+    "apart": lambda: Net(time_before_batch, l=nn.Linear(8, 6), d=nn.Dropout(0.25), h=nn.Linear(30, 3)),
     "attention": lambda: nn.TransformerEncoderLayer(8, 2, 8, 0.25, batch_first=True),
     "recurrent": lambda: Net(lambda n, x: n.l(x)[0], l=nn.LSTM(8, 6, 2, dropout=0.25, batch_first=True)),
     "scaled attention": lambda: Net(
@@ -255,7 +306,7 @@ def test_its_own_dropout_is_drawn_by_the_row(name):
         kept = together != 0
         assert abs(kept.float().mean() - 0.75) < 0.1
         torch.testing.assert_close(together[kept], (off / 0.75)[kept])
-    if name in ("numbers", "channels", "time first", "attention", "recurrent"):
+    if name in ("numbers", "channels", "time first", "apart", "attention", "recurrent"):
         on = run([0, 1, 2], 2, True)
         torch.testing.assert_close(run([1], 2, True), on[:, 1:2], rtol=1e-6, atol=1e-7)
         assert known.drops and not torch.allclose(on[0, 1], on[1, 1])
@@ -341,6 +392,46 @@ def test_what_is_not_supported_is_refused_by_name(name):
 def test_an_error_of_the_module_is_its_own():
     with pytest.raises(RuntimeError, match="shapes"):
         modules.skeleton(lambda: nn.Linear(3, 2), (8,))
+
+
+@pytest.mark.parametrize("limit", [40, 600])
+def test_a_row_takes_the_way_of_its_own_number_of_examples(limit):
+    """Above a limit a forward splits its batch, and differs in training: three rows would, where none alone does."""
+    ways = []
+
+    def in_parts(net, x):
+        ways.append(len(x) > limit)
+        out = torch.cat([net.l(part) * net.gain for part in x.split(4 if len(x) > limit else 1000)])
+        return out - (x.mean() if net.training and len(x) > limit else 0)
+
+    def make():
+        return Net(in_parts, l=nn.Linear(8, 3), gain=bare(3))
+
+    known = modules.skeleton(make, (8,))
+    assert known.apart == (limit == 40)  # in the trial, or where so many are first seen
+    some = limit * 3 // 4
+    agrees_with_torch(known, make, (8,), some)
+    agrees_with_torch(known, make, (8,), 2 * some)
+    _, leaves = rows_of(make, (8,), 3, known)
+    for together in (1, 3):
+        ways.clear()
+        given = {name: value[:together] for name, value in leaves.items()}
+        modules.run(known, Point(given), numbers(together, some, 8), Streams.of_seeds(range(together)))
+        assert ways == [False] * together
+
+
+@pytest.mark.parametrize("limit", [40, 600])
+def test_a_prediction_that_depends_on_the_number_of_examples_is_refused(limit):
+    """Before training, or where so many examples are first seen."""
+
+    def make():
+        return Net(lambda n, x: n.l(x) * (2 if len(x) > limit else 1), l=nn.Linear(8, 3))
+
+    with pytest.raises(Broken, match="how many"):
+        known = modules.skeleton(make, (8,))
+        assert limit == 600
+        _, leaves = rows_of(make, (8,), 1, known)
+        modules.run(known, Point(leaves), numbers(1, 700, 8), Streams.of_seeds([0]).samples(0, 1))
 
 
 @pytest.mark.parametrize("size", [2, 11, 14, 22, 33])
