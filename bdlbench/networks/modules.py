@@ -134,9 +134,9 @@ class Skeleton:
 
     def runs_together(self, training: bool, batch: Tensor, rows: int) -> bool:
         """Tell whether the rows of a batch (L·B, *S) run together: they do where that takes the way of each alone."""
-        part = batch[: len(batch) // rows]
-        usual = self.ways is None or (self.ways.usual(training, batch) and self.ways.usual(training, part))
-        return usual and not self.apart
+        if self.apart or self.ways is None:
+            return not self.apart
+        return all(self.ways.usual(training, some) for some in (batch, batch[: len(batch) // rows]))
 
     @property
     def drops(self) -> bool:

@@ -414,9 +414,10 @@ def test_a_row_takes_the_way_of_its_own_number_of_examples(limit):
     agrees_with_torch(known, make, (8,), 2 * some)
     _, leaves = rows_of(make, (8,), 3, known)
     for together in (1, 3):
-        ways.clear()
         given = {name: value[:together] for name, value in leaves.items()}
-        modules.run(known, Point(given), numbers(together, some, 8), Streams.of_seeds(range(together)))
+        for _ in range(2):  # the first time may ask which way so many take
+            ways.clear()
+            modules.run(known, Point(given), numbers(together, some, 8), Streams.of_seeds(range(together)))
         assert ways == [False] * together
 
 
