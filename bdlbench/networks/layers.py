@@ -98,7 +98,8 @@ def apart(layer: Layer, lead: tuple[int, ...], shapes: Mapping[str, tuple[int, .
     Raises:
         TypeError: The rule is no dataclass, so that what it has for each row is not known.
     """
-    if not dataclasses.is_dataclass(layer):
+    fields: Any = layer
+    if not dataclasses.is_dataclass(fields):
         raise TypeError(f"{type(layer).__name__} is no dataclass, so it cannot act on one row after the other")
     count, rows = math.prod(lead), lead[-1]
 
@@ -122,7 +123,6 @@ def apart(layer: Layer, lead: tuple[int, ...], shapes: Mapping[str, tuple[int, .
             return [None] * count
         return apart(value, lead, shapes) if callable(getattr(value, "leaf", None)) else [value] * count
 
-    fields: Any = layer
     made = {field.name: of_field(getattr(layer, field.name)) for field in dataclasses.fields(fields)}
     return [replace(fields, **{name: found[row] for name, found in made.items()}) for row in range(count)]
 

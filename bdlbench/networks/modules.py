@@ -186,7 +186,8 @@ def run(skeleton: Skeleton, layer: Layer, x: Tensor, rng: Streams, keeps_droppin
     for place in heard[0]:
         value = torch.cat([one[place] for one in heard]).unflatten(0, (-1, lead[-1]))  # (M, R, n)
         remember(place, value[0] if place in fixed else value.mean(0))
-    return torch.stack(outs).unflatten(0, lead)
+    apart: Tensor = torch.stack(outs).unflatten(0, lead)
+    return apart
 
 
 def made(make: Callable[[], Any], seed: int, shape: Sequence[int]) -> nn.Module:
@@ -391,7 +392,8 @@ class Ways:
 
     def way(self, training: bool, x: Tensor) -> _Calls:
         """Return the calls of a forward on x (B, *S)."""
-        with torch_state.kept(), torch.no_grad(), _Calls(len(x)) as calls:
+        calls = _Calls(len(x))
+        with torch_state.kept(), torch.no_grad(), calls:
             self.module.train(training)(x)
         return calls
 
@@ -768,15 +770,15 @@ class _Rows(TorchFunctionMode):
 
     def recurrent(self, func: Callable[..., Any], x: Tensor, hidden: Any, weights: Any, *given: Any) -> Any:
         """Run an LSTM, a GRU or an RNN once for each row; the hidden state has its batch on axis 1."""
-        sizes, rest = tuple[Tensor, ...](), given
+        sizes, rest = tuple[Tensor, ...](), list(given)
         if (
             isinstance(hidden, Tensor) and not hidden.is_floating_point()
         ):  # of a packed sequence, with start and weights
             if self.count > 1:
                 raise Broken("a packed sequence holds all rows of its batch")
             sizes, hidden, (weights, *rest) = (hidden,), weights, rest
-        biased, depth, rate, training, both_ways, *first = rest
-        axis = 0 if sizes or first[0] else 1
+        biased, depth, rate, training, both_ways, *time = rest  # whether the batch comes before it, unless packed
+        axis = 0 if sizes or time[0] else 1
         for leaf in weights:
             self.note(leaf, "bias")  # one sample of them serves a sequence (Fortunato et al. 2017)
         self.seen.drops |= rate > 0
@@ -787,7 +789,7 @@ class _Rows(TorchFunctionMode):
         for row, (part, state, seed) in enumerate(zip(self.split(x, axis), states, seeds, strict=True)):
             own = [self.values(leaf)[row] if isinstance(leaf, RowLeaf) else leaf for leaf in weights]
             start = [one.contiguous() for one in state]
-            how = (biased, depth, rate if drawing else 0.0, training or drawing, both_ways, *first)
+            how = (biased, depth, rate if drawing else 0.0, training or drawing, both_ways, *time)
             with torch_state.seeded(seed):
                 outs.append(func(part, *sizes, tuple(start) if several else start[0], own, *how))
         out, *after = zip(*outs, strict=True)

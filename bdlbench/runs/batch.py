@@ -290,6 +290,8 @@ def _result(batch: Batch, built: Built, settings: Settings, spent: Session, choo
         spent.depends = {**spent.depends, "the curves": str(settings.curves)}
         streams = Streams.of_seeds(seeds_of(batch))
         spent.watch = curves.watch(settings.curves, streams, built.problem, built.model, spent.note)
+    if isinstance(built.model, HasRemark) and (line := built.model.remark()):
+        spent.note(line)
     result = _fit_and_score(batch, built, spent, torch.device(cell.device))
     if settings.curves is not None:
         result = replace(result, values=replace(result.values, curves=curves.measured(settings.curves, spent)))
@@ -303,8 +305,6 @@ def _fit_and_score(batch: Batch, built: Built, spent: Session, device: torch.dev
     watch = Stopwatch(device)
     given = [problem.train.x, problem.train.y, problem.test.x, problem.test.y]
     versions = [version(value) for value in given]
-    if isinstance(model, HasRemark) and (line := model.remark()):
-        spent.note(line)
     spent.started = now()  # what came before, such as a choice of options, is no part of the fit that is resumed
     with session(spent):
         posterior = method.fit(model, problem.train, rng)
