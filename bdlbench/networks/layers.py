@@ -98,8 +98,7 @@ def apart(layer: Layer, lead: tuple[int, ...], shapes: Mapping[str, tuple[int, .
     Raises:
         TypeError: The rule is no dataclass, so that what it has for each row is not known.
     """
-    fields: Any = layer
-    if not dataclasses.is_dataclass(fields):
+    if not dataclasses.is_dataclass(type(layer)):
         raise TypeError(f"{type(layer).__name__} is no dataclass, so it cannot act on one row after the other")
     count, rows = math.prod(lead), lead[-1]
 
@@ -108,7 +107,7 @@ def apart(layer: Layer, lead: tuple[int, ...], shapes: Mapping[str, tuple[int, .
         if not isinstance(value, Tensor) or not value.ndim:
             return [value] * count
         several = value.ndim - len(shapes[name]) == 2 and value.shape[1] == rows
-        found = (value.flatten(0, 1) if several else value.expand(rows, *value.shape[1:])).split(1)
+        found: tuple[Tensor, ...] = (value.flatten(0, 1) if several else value.expand(rows, *value.shape[1:])).split(1)
         return found * (count // len(found))
 
     def of_field(value: Any) -> Sequence[Any]:
@@ -123,8 +122,9 @@ def apart(layer: Layer, lead: tuple[int, ...], shapes: Mapping[str, tuple[int, .
             return [None] * count
         return apart(value, lead, shapes) if callable(getattr(value, "leaf", None)) else [value] * count
 
-    made = {field.name: of_field(getattr(layer, field.name)) for field in dataclasses.fields(fields)}
-    return [replace(fields, **{name: found[row] for name, found in made.items()}) for row in range(count)]
+    rule: Any = layer
+    made = {field.name: of_field(getattr(rule, field.name)) for field in dataclasses.fields(rule)}
+    return [replace(rule, **{name: found[row] for name, found in made.items()}) for row in range(count)]
 
 
 def _recalled(
