@@ -56,6 +56,8 @@ SMALL = {
     "conv_vae": {"channels": "3-5", "hidden": 7, "latent": 3, "test_samples": 7, "regret_steps": 2},
     "lenet5": {"channels": "2-3", "hidden": "7"},
     "resnet": {"channels": "4-8", "blocks": 1, "groups": 2},
+    "wide_resnet": {"depth": 10, "width": 1, "channels": 2},
+    "cifar_resnet": {"depth": 8, "channels": 2},
     "stopping_resnet": {"channels": 4, "blocks": 3, "groups": 2, "kernel": 3},
     "constant_resnet": {"channels": 4, "blocks": 2, "groups": 2, "kernel": 3},
 }
@@ -68,6 +70,8 @@ COVERED = {
     "lenet5": "convolutions and dense layers, which conv_vae has; pooling has no weights",
     "resnet": "convolutions that halve the image, which conv_vae has, and norms, which stopping_resnet has",
     "constant_resnet": "a stopping_resnet whose depth is fixed",
+    "wide_resnet": "convolutions without a bias and BatchNorm, in a module; tests/networks has every method on one",
+    "cifar_resnet": "as wide_resnet",
 }
 """Models whose kinds of layers and outputs other models have too, and why a method sees nothing new in them."""
 

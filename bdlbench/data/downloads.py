@@ -50,8 +50,8 @@ SLOWEST_BYTES_PER_SECOND = 10_000
 MOST_BYTES = 1 << 30
 """A download that is longer is not one of ours."""
 
-CIFAR_ROW = 1 + 3 * 32 * 32
-"""Bytes of one example in CIFAR-10's binary form: the label, then the red, green and blue planes."""
+CIFAR_PIXELS = 3 * 32 * 32
+"""Bytes of one image in CIFAR's binary form: the red, green and blue planes."""
 
 _FAILURES = (
     OSError,  # network, disk, a damaged gzip
@@ -194,21 +194,31 @@ def read_idx(path: Path, item_shape: tuple[int, ...] = ()) -> ByteArray:
     return raw[start:].reshape(shape)
 
 
-def read_cifar(path: Path) -> tuple[ByteArray, ByteArray]:
-    """Read images (N, 3, 32, 32) and labels (N,) of one batch in CIFAR-10's binary form.
+def read_cifar(path: Path, classes: int = 10) -> tuple[ByteArray, ByteArray]:
+    """Read images (N, 3, 32, 32) and labels (N,) of one file in the binary form of CIFAR-10 or CIFAR-100.
 
-    Format: https://www.cs.toronto.edu/~kriz/cifar.html
+    Format: https://www.cs.toronto.edu/~kriz/cifar.html. An image of CIFAR-10 has its label in front; one of CIFAR-100
+    its coarse label, which is passed over, and its fine one.
+
+    Args:
+        path: The file.
+        classes: 10 or 100.
+
+    Returns:
+        Images and labels.
 
     Raises:
-        DataUnavailable: The file is not a whole number of examples, or has a label over 9.
+        DataUnavailable: The file is not a whole number of examples, or has a label that is none of the classes.
     """
-    raw = np.fromfile(path, dtype=np.uint8)
-    if raw.size == 0 or raw.size % CIFAR_ROW:
-        raise DataUnavailable(f"{path} is not a whole number of CIFAR-10 examples of {CIFAR_ROW:,} bytes")
-    rows = raw.reshape(-1, CIFAR_ROW)
-    if rows[:, 0].max() > 9:
-        raise DataUnavailable(f"{path} holds the label {rows[:, 0].max()}: CIFAR-10 has labels 0 to 9")
-    return rows[:, 1:].reshape(-1, 3, 32, 32), rows[:, 0]
+    raw, labels = np.fromfile(path, dtype=np.uint8), 1 if classes == 10 else 2
+    row = labels + CIFAR_PIXELS
+    if raw.size == 0 or raw.size % row:
+        raise DataUnavailable(f"{path} is not a whole number of CIFAR-{classes} examples of {row:,} bytes")
+    rows = raw.reshape(-1, row)
+    found = rows[:, labels - 1]
+    if found.max() >= classes:
+        raise DataUnavailable(f"{path} holds the label {found.max()}: CIFAR-{classes} has labels 0 to {classes - 1}")
+    return rows[:, labels:].reshape(-1, 3, 32, 32), found
 
 
 def imported(name: str) -> Any:

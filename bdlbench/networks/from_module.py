@@ -30,7 +30,7 @@ from bdlbench.protocols import Layer, Output
 OwnDropout = Literal["stays_on", "as_trained"]
 
 
-def from_module(make: Callable[..., nn.Module]) -> type:
+def from_module(make: Callable[..., nn.Module], **options: Any) -> type:
     """Make a model of a callable that returns an `nn.Module`, for a plugin's dict `models`.
 
     Parameters of the callable that have a number, a text, a truth value or a tuple of whole numbers as their default
@@ -38,6 +38,7 @@ def from_module(make: Callable[..., nn.Module]) -> type:
 
     Args:
         make: The callable, or a module's class. It makes a new module at every call, with the start of its own.
+        **options: For parameters whose option has a help and a range of its own, what `option` returned.
 
     Returns:
         The class of the model, a frozen dataclass.
@@ -63,7 +64,8 @@ def from_module(make: Callable[..., nn.Module]) -> type:
         elif parameter.name in OWN_OPTIONS:
             raise BadInput(f"{name} ({written(make)}): {parameter.name} is an option of every module: rename it")
         elif _is_option(default):
-            fields.append((parameter.name, type(default).__name__, option(default, f"of {name}")))
+            declared = options.get(parameter.name, option(default, f"of {name}"))
+            fields.append((parameter.name, type(default).__name__, declared))
     fields += [(key, *rest) for key, rest in OWN_OPTIONS.items()]
     text = (inspect.getdoc(source) or "").partition("\n")[0] or f"{name}, an nn.Module."
     members = {"made_by": staticmethod(make), "asks": asks, "__doc__": text, "__module__": source.__module__, **MEMBERS}

@@ -439,6 +439,21 @@ def test_damaged_cifar_batches_are_refused(tmp_path: Path, content: bytes, names
         downloads.read_cifar(path)
 
 
+def test_cifar_100_has_its_fine_label_behind_the_coarse_one(tmp_path: Path, refused: Any) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, 3, 32, 32), dtype=np.uint8)
+    path = tmp_path / "train.bin"
+    path.write_bytes(b"".join(bytes([19, fine]) + x.tobytes() for fine, x in zip((99, 0), images, strict=True)))
+    got, labels = downloads.read_cifar(path, 100)
+    np.testing.assert_array_equal(got, images)
+    np.testing.assert_array_equal(labels, [99, 0])
+    path.write_bytes(bytes([0, 100]) + bytes(3072))
+    with refused("train.bin", "label 100", "0 to 99", error=DataUnavailable):
+        downloads.read_cifar(path, 100)
+    path.write_bytes(bytes(3073))
+    with refused("train.bin", "CIFAR-100", "3,074 bytes", error=DataUnavailable):
+        downloads.read_cifar(path, 100)
+
+
 def test_array_checksums_see_values_shape_and_type() -> None:
     a = np.arange(6)
     others = (a + 1, a.reshape(2, 3), a.astype(np.int32))

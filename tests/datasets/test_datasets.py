@@ -17,20 +17,27 @@ from bdlbench.core.options import fields, resolve
 from bdlbench.data import downloads, splits
 from bdlbench.data.downloads import RemoteFile
 from bdlbench.data.task import Task
-from bdlbench.datasets import cifar10, digits, mnist, tables
+from bdlbench.datasets import cifar, digits, mnist, tables
 
 BUNDLED: dict[str, Any] = {**digits.datasets, **tables.datasets}
-FILED: dict[str, Any] = {**mnist.datasets, **cifar10.datasets}
+FILED: dict[str, Any] = {**mnist.datasets, **cifar.datasets}
 ENTRIES = {**BUNDLED, **FILED}
 SMALL = {"semi_mnist": {"num_labelled": 20, "num_unlabelled": 15, "copies": 2}, "labelled_mnist": {"num_labelled": 20}}
 WITH_NUM_TRAIN = [name for name, entry in ENTRIES.items() if "num_train" in fields(entry)]
 
 
 def small(file: RemoteFile, folder: Path) -> RemoteFile:
-    """A made-up file of 50 examples, five of each class, in the place and format of `file`; its declaration."""
+    """A made-up file of 50 examples, five of each class, in the place and format of `file`; its declaration.
+
+    Of CIFAR-100, two of each class.
+    """
     noise = np.random.default_rng(len(file.path) + sum(file.path.encode()))
     labels = (np.arange(50) % 10).astype(np.uint8)
-    if file.path.endswith(".bin"):
+    if "cifar-100" in file.path:
+        fine = np.arange(200, dtype=np.uint8) % 100
+        pixels = noise.integers(0, 200, (200, 3072), dtype=np.uint8)
+        content = np.concatenate([fine[:, None] // 5, fine[:, None], pixels], axis=1).tobytes()
+    elif file.path.endswith(".bin"):
         pixels = noise.integers(0, 200, (50, 3072), dtype=np.uint8)
         content = np.concatenate([labels[:, None], pixels], axis=1).tobytes()
     else:
@@ -495,6 +502,45 @@ def test_real_idx_sets(name: str, mean: float, sd: float) -> None:
         "fashion_mnist": [6000] * 10,
     }
     assert task.train.y.bincount().tolist() == counts[name]
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar10_part", "cifar100"])
+def test_shifts_of_colour_images_are_moved_before_they_are_standardised(
+    load: Callable[..., Task], name: str, refused: Any
+) -> None:
+    task = load(name, 0, num_train=20, shifts="translation+contrast")
+    assert set(task.shifts) == {f"{kind} {s}" for kind in ("translation", "contrast") for s in range(1, 6)}
+    moved = task.shifts["translation 4"]  # by 4/16 of 32 pixels
+    assert moved.y is None
+    assert moved.x.shape == task.test.x.shape
+    assert torch.equal(moved.x[..., 8:], task.test.x[..., :-8])
+    for c in range(3):  # what moves in is black, by each channel's own statistics
+        black = -task.statistics[f"pixel_mean[{c}]"] / task.statistics[f"pixel_sd[{c}]"]
+        assert torch.allclose(moved.x[:, c, :, :8], torch.tensor(black, dtype=torch.float32))
+    assert torch.equal(
+        load(name, 1, shifts="noise").shifts["noise 3"].x, load(name, 1, shifts="all").shifts["noise 3"].x
+    )
+    plain = load(name, 0, num_train=20)
+    assert (plain.shifts, plain.sources.keys()) == ({}, task.sources.keys() - {"shifts of the test images"})
+    assert torch.equal(plain.test.x, task.test.x)
+    with refused("shift", "snow"):
+        load(name, shifts="snow")
+
+
+def test_part_of_the_test_images_are_its_first(load: Callable[..., Task], refused: Any) -> None:
+    whole, part = load("cifar10_part"), load("cifar10_part", num_test=7, shifts="noise")
+    assert torch.equal(part.test.x, whole.test.x[:7])
+    assert torch.equal(part.test.y, whole.test.y[:7])
+    assert part.shifts["noise 1"].x.shape[0] == 7
+    assert torch.equal(part.train.x, whole.train.x)
+    with refused("num_test=51", "50", "cifar10_part"):
+        load("cifar10_part", num_test=51)
+
+
+def test_cifar_100_has_a_hundred_classes_and_is_read_by_its_fine_labels(load: Callable[..., Task]) -> None:
+    task = load("cifar100")
+    assert task.signature.outputs == 100
+    assert task.test.y.tolist() == [*range(100)] * 2
 
 
 @pytest.mark.data

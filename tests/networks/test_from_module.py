@@ -11,6 +11,7 @@ from bdlbench import catalog
 from bdlbench.cli import main as cli
 from bdlbench.core.errors import BadInput
 from bdlbench.core.layout import Layout
+from bdlbench.core.options import fields, option, resolve
 from bdlbench.core.streams import Streams
 from bdlbench.data.task import Signature
 from bdlbench.extend import from_module
@@ -350,13 +351,18 @@ def test_probabilities_are_no_logits(last, refused):
     assert ("probabilities" in reason) if refused else reason is None
 
 
-def test_options_are_those_of_the_callable():
+def test_options_are_those_of_the_callable(refused):
     entry = from_module(small_cnn)
     told = {field.name: field.default for field in dataclasses.fields(entry)}
     assert list(told)[:4] == ["signature", "width", "rate", "classes"] and told["width"] == 4
     assert entry.__doc__ == small_cnn.__doc__ and entry.__module__ == small_cnn.__module__
     assert entry(IMAGES, width=2).leaves()["0.weight"].shape == (2, 1, 3, 3)
     assert entry(IMAGES, classes=4).unsupported() is not None
+
+    own = from_module(small_cnn, width=option(4, "channels of the convolution", low=2))
+    assert fields(own)["width"].metadata["help"] == "channels of the convolution"
+    with refused("mine.width=1", "[2, inf]"):
+        resolve(own, "mine", {"width": "1"})
 
     def without_default(width):
         return nn.Linear(5, width)
