@@ -21,6 +21,7 @@ from bdlbench.cli.reproduce import reproduce
 from bdlbench.cli.results import compare, rank, report, table
 from bdlbench.cli.run import run
 from bdlbench.cli.score import score
+from bdlbench.cli.tune import tune
 from bdlbench.core import instructions
 from bdlbench.core.errors import INTERNAL, INTERRUPTED, BadInput, BenchError, Interrupted
 
@@ -34,7 +35,7 @@ app = typer.Typer(
 )
 app.command()(run)
 app.command("list")(list_)
-for command in (table, compare, rank, score, report, reproduce, claims, verify, gate, check, data, peers):
+for command in (tune, table, compare, rank, score, report, reproduce, claims, verify, gate, check, data, peers):
     app.command()(command)
 
 

@@ -30,6 +30,7 @@ def option(
     entry: str = "",
     later: bool = False,
     file: FileKind | None = None,
+    search: tuple[float, float] | None = None,
 ) -> Any:
     """Declare a dataclass field that documents itself.
 
@@ -46,10 +47,17 @@ def option(
             those records are still found.
         file: "file" or "folder" where the text is a path. A cell then names it without the folder that it lies in, and
             by its content, which the option NAME_sha256 beside it identifies.
+        search: Between which numbers `tune` searches, the least first: evenly in the logarithm where both are above 0,
+            else evenly. None leaves the option as it is.
 
     Returns:
         The field.
+
+    Raises:
+        ValueError: `search` is no range.
     """
+    if search is not None and not search[0] < search[1]:
+        raise ValueError(f"search={search} is no range: write search=(LEAST, LARGEST)")
     metadata = {
         "help": help,
         "low": low,
@@ -59,6 +67,7 @@ def option(
         "entry": entry,
         "later": later,
         "file": file,
+        "search": search,
     }
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -72,6 +81,21 @@ def per_row_names(entry: type) -> set[str]:
     """Return the names of the options that may differ between replicates of one batch."""
     marks = ("PerRow", "Tensor")  # as the source writes it, or as it is evaluated where annotations are not postponed
     return {name for name, f in fields(entry).items() if any(mark in str(f.type) for mark in marks)}
+
+
+def searched(entry: type) -> dict[str, tuple[float, float]]:
+    """Return the options of an entry that `tune` searches, each with its range: that part of it which the option takes.
+
+    One that is declared again with another kind of default, such as a whole number, is not searched.
+    """
+    found: dict[str, tuple[float, float]] = {}
+    for name, field in fields(entry).items():
+        if field.metadata["search"] and isinstance(field.default, float):
+            least, largest = field.metadata["search"]
+            least, largest = max(least, field.metadata["low"]), min(largest, field.metadata["high"])
+            if least < largest:
+                found[name] = (least, largest)
+    return found
 
 
 def resolve(entry: type, name: str, given: Mapping[str, Any]) -> dict[str, Value]:

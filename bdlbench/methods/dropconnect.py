@@ -31,7 +31,7 @@ class DropConnectVI(Recipe):
     s = prior_sd √(1 − p): an equal prior_sd is not an equal prior across methods.
     """
 
-    rate: PerRow = option(0.5, "probability that a weight is dropped", low=0, high=0.99)
+    rate: PerRow = option(0.5, "probability that a weight is dropped", low=0, high=0.99, search=(0.005, 0.5))
     prior_sd: PerRow = training_option(
         "prior_sd",
         help="sd of the Gaussian prior of λ, whose KL has a factor 1 − p: the prior of λ · mask has the sd "

@@ -36,8 +36,12 @@ class GaussianDropout(Recipe):
     second moment of w · noise is w² / (1 − p): as in MC dropout, this penalty means a prior sd of prior_sd / √(1 − p).
     """
 
-    rate: PerRow = option(0.5, "p of hidden units: the noise has the variance p / (1 − p)", low=0, high=0.99)
-    input_rate: PerRow = option(0.2, "p of inputs: the noise has the variance p / (1 − p)", low=0, high=0.99)
+    rate: PerRow = option(
+        0.5, "p of hidden units: the noise has the variance p / (1 − p)", low=0, high=0.99, search=(0.005, 0.5)
+    )
+    input_rate: PerRow = option(
+        0.2, "p of inputs: the noise has the variance p / (1 − p)", low=0, high=0.99, search=(0.001, 0.3)
+    )
     noise: NoisePlace = option("outputs", "where a linear map has its noise", choices=get_args(NoisePlace))
     prior_sd: PerRow = training_option(
         "prior_sd",

@@ -57,7 +57,9 @@ class GaussianVI(Recipe):
     prior_scaling: PriorScaling = training_option("prior_scaling")
     covariance: Covariance = option("low_rank", "which covariances q may have", choices=get_args(Covariance))
     rank: int = option(10, "rows of F of a low-rank covariance; 0: it is diagonal", low=0)
-    initial_log_sd: PerRow = option(-5.0, "log standard deviation of q at the start", low=-30, high=5)
+    initial_log_sd: PerRow = option(
+        -5.0, "log standard deviation of q at the start", low=-30, high=5, search=(-8.0, -1.0)
+    )
     bound_samples: int = option(3, "draws for the reported ELBO", low=1)
 
     def unsupported(self, model: Model) -> str | None:

@@ -32,8 +32,8 @@ class MCDropout(Recipe):
     prior across methods.
     """
 
-    rate: PerRow = option(0.5, "probability that a hidden unit is dropped", low=0, high=0.99)
-    input_rate: PerRow = option(0.2, "probability that an input is dropped", low=0, high=0.99)
+    rate: PerRow = option(0.5, "probability that a hidden unit is dropped", low=0, high=0.99, search=(0.005, 0.5))
+    input_rate: PerRow = option(0.2, "probability that an input is dropped", low=0, high=0.99, search=(0.001, 0.3))
     prior_sd: PerRow = training_option(
         "prior_sd",
         help="sd of the Gaussian prior of w, whose KL has a factor 1 − p: the prior of w · mask / (1 − p) has the sd "

@@ -73,7 +73,9 @@ class MeanFieldVI(Recipe):
 
     prior_sd: PerRow = training_option("prior_sd")
     prior_scaling: PriorScaling = training_option("prior_scaling")
-    initial_log_sd: PerRow = option(-5.0, "log standard deviation of q at the start", low=-30, high=5)
+    initial_log_sd: PerRow = option(
+        -5.0, "log standard deviation of q at the start", low=-30, high=5, search=(-8.0, -1.0)
+    )
     estimator: Estimator = option("local", "how noise enters a linear map", choices=tuple(ESTIMATORS))
     bound_samples: int = option(3, "draws for the reported ELBO", low=1)
     prior: PriorShape = option("gaussian", "the prior of each parameter", choices=get_args(PriorShape), later=True)

@@ -47,7 +47,7 @@ class SWAG(Recipe):
     prior_sd: PerRow = training_option("prior_sd")
     prior_scaling: PriorScaling = training_option("prior_scaling")
     collect_from: float = option(0.53, "fraction of the epochs that are the burn-in, of one at least", low=0, high=1)
-    collect_rate: PerRow = option(0.01, "SGD's step size while states are collected", low=0)
+    collect_rate: PerRow = option(0.01, "SGD's step size while states are collected", low=0, search=(1e-3, 0.1))
     every: int = option(1, "epochs from one collected state to the next", low=1)
     rank: int = option(20, "deviations that are kept; 0 or 1: the covariance is diagonal", low=0)
 

@@ -53,7 +53,9 @@ class VariationalDropout(Recipe):
     """
 
     granularity: Granularity = option("layer", "what has an α of its own", choices=get_args(Granularity))
-    initial_alpha: PerRow = option(0.25, "α at the start, or max_alpha if that is less", low=0, open_ends=True)
+    initial_alpha: PerRow = option(
+        0.25, "α at the start, or max_alpha if that is less", low=0, open_ends=True, search=(0.01, 1.0)
+    )
     max_alpha: PerRow = option(1.0, "largest α; a large number leaves it free", low=0, open_ends=True)
     approximation: Approximation = option("cubic", "which approximation the KL has", choices=tuple(DIVERGENCES))
     gradient_pairs: int = option(

@@ -42,7 +42,13 @@ NO_NOISE = -1000.0
 """A log standard deviation whose exponential is 0 in float64 too."""
 
 _OPTIONS: dict[str, dict[str, Any]] = {
-    "prior_sd": {"default": 1.0, "help": "standard deviation of the Gaussian prior", "low": 0, "open_ends": True},
+    "prior_sd": {
+        "default": 1.0,
+        "help": "standard deviation of the Gaussian prior",
+        "low": 0,
+        "open_ends": True,
+        "search": (0.1, 30.0),
+    },
     "prior_scaling": {
         "default": "none",
         "help": "divide the prior's sd by √fan_in, or multiply it by the noise_sd of a Gaussian target?",

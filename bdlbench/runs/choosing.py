@@ -91,20 +91,40 @@ def choose(cells: Sequence[Cell], tuning: Tuning, seeds: Sequence[int], problem:
     Returns:
         The choices.
     """
-    grid = len(tuning.points)
-    part, validation = hold_out(problem, seeds, tuning.validation)
-    rows = replace(part, test=validation, ood={}).repeat(grid)
-    built = assembled(rows, [cell.at(point) for cell in cells for point in range(grid)])
+    points = [cell.at(point) for cell in cells for point in range(len(tuning.points))]
+    scores = scores_on_held_out(points, seeds, problem, tuning.validation, tuning.samples, current)
+    return Choices(tuning, best_of(scores), scores, current.seconds)
+
+
+def scores_on_held_out(
+    points: Sequence[Cell], seeds: Sequence[int], problem: Problem, validation: float, samples: int, current: Session
+) -> Tensor:
+    """Train G cells for each of R replicates, as rows of one batch, and score them on rows held out of training.
+
+    Args:
+        points: The cells, those of the first replicate first, (R·G,). They differ in options that rows may differ in.
+        seeds: The seed of each replicate, (R,).
+        problem: The problem of the R replicates.
+        validation: The share of each replicate's training rows that is held out.
+        samples: M, posterior samples of the predictive.
+        current: The session of the fit.
+
+    Returns:
+        Mean log-likelihood of the held-out rows in nats, original units, (R, G) float64.
+    """
+    grid = len(points) // len(seeds)
+    part, held_out = hold_out(problem, seeds, validation)
+    rows = replace(part, test=held_out, ood={}).repeat(grid)
+    built = assembled(rows, points)
     rng = Streams.of_seeds([seed for seed in seeds for _ in range(grid)])
     with session(current):
         posterior = built.method.fit(built.model, rows.train, rng)
-    predictive = posterior.predict(rows.test.x, tuning.samples, rng.child("predict validation"))
+    predictive = posterior.predict(rows.test.x, samples, rng.child("predict validation"))
     y = rows.test.y
     if y.is_floating_point():
         y = y * rows.y_sd[:, None] + rows.y_mean[:, None]
     log_prob = predictive.in_units(rows.y_mean, rows.y_sd).log_prob(y)  # (R·G, n)
-    scores = torch.stack([row.double().contiguous().mean() for row in log_prob]).reshape(-1, grid).cpu()
-    return Choices(tuning, best_of(scores), scores, current.seconds)
+    return torch.stack([row.double().contiguous().mean() for row in log_prob]).reshape(-1, grid).cpu()
 
 
 def best_of(scores: Tensor) -> tuple[int, ...]:

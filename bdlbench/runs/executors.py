@@ -207,8 +207,20 @@ _refused: BadInput | None = None
 
 
 def _start_worker(news: SimpleQueue[Event], parent: int, plugins: Sequence[Added], modules: Sequence[str]) -> None:
-    global _news, _refused  # noqa: PLW0603 - a worker's only state, set once, before its first batch
+    global _news  # noqa: PLW0603 - a worker's only state, with `_refused`, set once, before its first batch
     _news = news
+    start_worker(parent, plugins, modules)
+
+
+def start_worker(parent: int, plugins: Sequence[Added], modules: Sequence[str]) -> None:
+    """Make a new process a worker: it leaves Ctrl-C to its parent, ends with it, and has the plugins of its catalog.
+
+    Args:
+        parent: The parent's process.
+        plugins: As `catalog.added_plugins` lists them.
+        modules: As `catalog.added_modules` lists them.
+    """
+    global _refused  # noqa: PLW0603
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process: the parent decides
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     try:
@@ -220,6 +232,12 @@ def _start_worker(news: SimpleQueue[Event], parent: int, plugins: Sequence[Added
         _refused = error
 
 
+def refuse_unready() -> None:
+    """Raise the BadInput for which this worker could not load its plugins, if there is one; a task begins with it."""
+    if _refused is not None:
+        raise _refused
+
+
 def _end_with(parent: int) -> None:
     """End this worker when its parent is gone: it must not go on writing beside the next run."""
     while os.getppid() == parent:
@@ -228,7 +246,6 @@ def _end_with(parent: int) -> None:
 
 
 def _work(index: int, batch: Batch, settings: Settings) -> Outcome:
-    if _refused is not None:
-        raise _refused
+    refuse_unready()
     assert _news is not None
     return _run_one(index, batch, settings, _news.put)

@@ -24,6 +24,7 @@ APART = (
     "data/in_memory.py",
     *("records/cells.py", "records/reading.py", "runs/budget.py", "runs/executors.py"),
     *("runs/external_scores.py", "runs/lint.py", "runs/predictions_file.py", "runs/progress.py"),
+    "runs/search.py",
     *("runs/rescoring.py", "runs/suites.py", "runs/work.py", "stats/crossed.py", "stats/holm.py"),
     *("stats/power.py", "stats/rank_tests.py", "stats/reproduction.py"),
 )

@@ -203,6 +203,11 @@ def refused(job: Job) -> dict[Cell, str]:
 
 def workers(jobs: int, job: Job) -> int:
     """Return the number of processes for a job: as asked, or for 0 as cores allow; at most one for each batch."""
+    return processes(jobs, job.spec.cells[0], len(job.batches))
+
+
+def processes(jobs: int, cell: Cell, batches: int) -> int:
+    """Return the number of processes for so many batches of cells like this one, as `workers` does."""
     allowed = "at least 1, or 0 for as many as cores allow"
     try:
         asked = -1 if isinstance(jobs, bool) else index(jobs)
@@ -210,10 +215,9 @@ def workers(jobs: int, job: Job) -> int:
         raise BadInput(f"--jobs {jobs!r} is not a whole number: {allowed}") from None
     if asked < 0:
         raise BadInput(f"--jobs {jobs} is out of range: {allowed}")
-    cell = job.spec.cells[0]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     most = 1 if cell.device.startswith("cuda") else max(1, cores // cell.threads)
-    return max(1, min(asked or most, len(job.batches)))
+    return max(1, min(asked or most, batches))
 
 
 # prepare

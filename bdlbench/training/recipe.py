@@ -27,7 +27,7 @@ class Recipe:
 
     epochs: int = option(60, "passes over the training data", low=1)
     batch_size: int = option(64, "examples in a batch", low=1)
-    learning_rate: PerRow = option(1e-3, "the optimiser's step size", low=0, open_ends=True)
+    learning_rate: PerRow = option(1e-3, "the optimiser's step size", low=0, open_ends=True, search=(1e-4, 0.1))
     decay: Decay = option("constant", "learning rate over time", choices=tuple(DECAYS))
     last_batch: LastBatch = option(
         "dropped",
