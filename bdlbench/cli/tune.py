@@ -73,10 +73,12 @@ def tune(  # noqa: PLR0913 - one parameter for each option of the command
         raise Interrupted(
             f"interrupted; what is done is kept in {file}: the same command {'without --fresh ' * fresh}resumes"
         ) from None
-    places = {contender.place for contender in plan.contenders}
-    won = [one for one in searching.winners(rows) if one.place in places]
-    print(searching.as_toml(file, won))
-    if plan.unsupported:
+    won = {one.place: one for one in searching.winners(rows)}
+    lost = [contender.place for contender in plan.contenders if contender.place not in won]
+    for place in lost:
+        print(f"no winner: {' · '.join(place)}: no trial of the last rung has a finite NLL", file=sys.stderr)
+    print(searching.as_toml(file, [won[c.place] for c in plan.contenders if c.place in won]))
+    if plan.unsupported or lost:
         raise typer.Exit(INCOMPLETE)
 
 

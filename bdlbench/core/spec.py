@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from operator import index
 from pathlib import PurePath
@@ -242,12 +242,14 @@ class Spec:
     """The cells, and the replicates of each.
 
     `selection` says which data chose their options, where a suite says so; `curves` what is measured in training.
+    `searches` names the table of trials whose winners a cell's options are, and its SHA-256, by the cell's key.
     """
 
     cells: tuple[Cell, ...]
     replicates: tuple[Replicate, ...]
     selection: str = ""
     curves: Curves | None = None
+    searches: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 SPLITS: dict[str, Callable[[int], int]] = {"one": lambda seed: 0, "each": lambda seed: seed}

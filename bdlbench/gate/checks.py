@@ -493,7 +493,7 @@ GATE_PARTS: dict[str, tuple[str, Callable[[Gate], tuple[list[str], list[str]]]]]
 
 def _trained(gate: Gate) -> list[Record]:
     """Train the suite's records now; part (a) checks that its protocol is fair."""
-    settings = Settings(gate.results, selection=gate.spec.selection)
+    settings = Settings(gate.results, selection=gate.spec.selection, searches=gate.spec.searches)
     outcomes = execute(batches(gate.spec, ()), settings)
     for outcome in outcomes:
         if outcome.skipped:

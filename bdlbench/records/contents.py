@@ -252,6 +252,7 @@ class Environment:
         statistics: What preprocessing computed from the training examples.
         code: SHA-256 of the source code that the numbers depend on; None if it is unknown.
         selection: The data that the suite's options were chosen on; "" if it is not stated.
+        search: The table of trials whose winners the options are, and its SHA-256; "" where a suite cites none.
         examples: Numbers of examples.
         predictions_from: The file of predictions made elsewhere.
     """
@@ -269,6 +270,7 @@ class Environment:
     statistics: Mapping[str, Any] = field(default_factory=dict)
     code: Mapping[str, str] | None = None
     selection: str = ""
+    search: str = ""
     examples: TestedExamples | None = None
     predictions_from: PredictionsFrom | None = None
 
@@ -285,8 +287,7 @@ class Environment:
     def as_dict(self) -> dict[str, Any]:
         """Return the form for JSON, without unknown fields."""
         found = {key: value for key, value in asdict(self).items() if value is not None}
-        if not self.selection:
-            del found["selection"]
+        found = {key: value for key, value in found.items() if value or key not in ("selection", "search")}
         if self.predictions_from:
             found["predictions_from"] = {key: value for key, value in asdict(self.predictions_from).items() if value}
         return found

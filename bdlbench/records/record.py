@@ -24,7 +24,7 @@ from bdlbench.core.errors import BadInput
 from bdlbench.core.spec import Cell, Replicate
 from bdlbench.records.contents import Environment, Values, finite
 
-SCHEMA = 5
+SCHEMA = 6
 """The version of the layout below; it rises with each field that is added or changes its meaning.
 
 A reader accepts every older version, with the defaults of `contents` for missing fields, and refuses a newer one.
@@ -38,6 +38,8 @@ Version 3: `values` may hold `curves`, what was measured while training went on.
 Version 4: a cell may have a `tuning`, by which its replicates choose options; facts say what they chose.
 
 Version 5: the predictions may hold shifted test sets, whose arrays begin with `shift.`.
+
+Version 6: the environment may name the `search` that chose the options.
 """
 
 SELECTION_SECONDS = "selection_seconds"

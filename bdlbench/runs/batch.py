@@ -85,6 +85,7 @@ class Settings:
         checkpoint_every: Seconds between checkpoints of a fit.
         keep_parameters: Whether parameters are written beside records.
         selection: The data that the options were chosen on, if the suite states it; the record keeps it.
+        searches: As in `Spec`; the record of a cell keeps its own.
         nudge: As in `training.Session`.
         curves: What is measured while training goes on; the record keeps it.
         code: Hashes of the code of each cell, by the cell's key, computed when the job began. The code of any other
@@ -95,6 +96,7 @@ class Settings:
     checkpoint_every: float = 60.0
     keep_parameters: bool = False
     selection: str = ""
+    searches: Mapping[str, str] = field(default_factory=dict)
     nudge: Nudge = unchanged
     curves: Curves | None = None
     code: Mapping[str, provenance.Code] = field(default_factory=dict)
@@ -439,6 +441,7 @@ def _write_cell(batch: Batch, cell: Cell, result: _Result, settings: Settings) -
             **loading.data_facts(cell.dataset, {batch.rows[i].replicate.split for i in mine}),
             code=code,
             selection=settings.selection,
+            search=settings.searches.get(cell.key, ""),
             examples=result.examples,
         ),
         failed={batch.rows[i].replicate: result.broken[i] for i in mine if i not in good},

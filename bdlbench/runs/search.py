@@ -501,9 +501,12 @@ def read(file: Path) -> list[Scored]:
     """Read a table of trials. Raises BadInput, with the file and line, for one that is none."""
     types = {field.name: {"int": int, "float": float}.get(str(field.type), str) for field in fields(Scored)}
     try:
-        lines = list(csv.DictReader(io.StringIO(file.read_text("utf-8"))))
+        table = csv.DictReader(io.StringIO(file.read_text("utf-8")))
+        lines = list(table)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise BadInput(f"{file} cannot be read: {error}") from None
+    if missing := types.keys() - set(table.fieldnames or ()):
+        raise BadInput(f"{file} is no table of trials of tune: it has no column {min(missing)}; name another folder")
     rows = []
     for number, line in enumerate(lines, 2):
         try:
@@ -523,7 +526,7 @@ def written(rows: Sequence[Scored]) -> str:
 
 
 def _sorted(search: Search, rows: Sequence[Scored]) -> list[Scored]:
-    """Return rows in an order that does not depend on which was done first; methods that are not searched stay first."""
+    """Return rows in an order that does not depend on which was done first; first what is not of this search."""
     places = {contender.place: i for i, contender in enumerate(search.contenders)}
     return sorted(rows, key=lambda row: (places.get(row.place, -1), row.place, row.rung, row.trial, row.replicate))
 
@@ -560,22 +563,21 @@ class Winner(NamedTuple):
 
 
 def winners(rows: Sequence[Scored]) -> list[Winner]:
-    """Return the trial of each method, model and data set whose mean NLL is least in the last rung: of equal ones the first.
+    """Return the trial of each method, model and data set whose mean NLL is least in the last rung.
 
-    `options` are by "method.option"; the standard error is over replicates, and NaN where there is but one.
+    Of equal ones it is the first; where no mean is finite there is none. `options` are by "method.option"; the standard
+    error is over replicates, and NaN where there is but one.
     """
     found = []
     for place in dict.fromkeys(row.place for row in rows):
         mine = [row for row in rows if row.place == place]
         last = [row for row in mine if row.epochs == row.budget]
         scores = {trial: [row.validation_nll for row in last if row.trial == trial] for trial in _trials(last)}
-        if not scores:
+        best = min(scores, key=lambda trial: (statistics.fmean(scores[trial]), trial), default=-1)
+        if best < 0 or not math.isfinite(statistics.fmean(scores[best])):
             continue
-        best = min(scores, key=lambda trial: (statistics.fmean(scores[trial]), trial))
         row, count = next(row for row in last if row.trial == best), len(scores[best])
-        error = (
-            statistics.stdev(scores[best]) / count**0.5 if count > 1 and math.isfinite(scores[best][0]) else math.nan
-        )
+        error = statistics.stdev(scores[best]) / count**0.5 if count > 1 else math.nan
         options = dict(part.split("=", 1) for part in row.options.split())
         found.append(Winner(place, options, row.epochs, best, statistics.fmean(scores[best]), error))
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -34,7 +35,9 @@ OptionValues = Mapping[str, Mapping[str, Sequence[Any]]]
 TOP_KEYS = {"version", "title", "seeds", "splits", "samples", "grid", "options", "selection", "curves"}
 CELL_KINDS: tuple[catalog.Kind, ...] = ("methods", "models", "datasets")
 CURVES_KEYS = {"metrics", "every", "epochs", "samples"}
-GRID_KEYS = {"methods", "models", "datasets", "options", "choose", "samples"}
+GRID_KEYS = {"methods", "models", "datasets", "options", "choose", "samples", "search"}
+CITATION = re.compile(r"[\w.-]+\.csv [0-9a-f]{64}")
+"""The file of `tune` that a grid's options are the winners of, and its SHA-256."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ class Grid:
     """Every method on every model on every data set, with options that apply to this grid alone.
 
     What replicates `choose` by themselves holds in the grid's own cells alone. `samples` is M of the grid's cells; None
-    for that of the suite.
+    for that of the suite. `search` names the table of trials whose winners the options are, and its hash.
     """
 
     methods: tuple[str, ...] = ()
@@ -73,6 +76,7 @@ class Grid:
     options: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
     choose: Choose | None = None
     samples: int | None = None
+    search: str = ""
 
 
 @dataclass(frozen=True)
@@ -231,6 +235,7 @@ def build_spec(suite: Suite, overrides: Overrides) -> Spec:
             for kind, name in zip(CELL_KINDS, names, strict=True):
                 catalog.load(kind, name)
     cells: list[Cell] = []
+    searches: dict[str, str] = {}
     for grid, names in named:
         options = merge(in_force(suite, grid, names), given)
         samples = asked_samples or whole("samples =", grid.samples or suite.samples)
@@ -243,12 +248,15 @@ def build_spec(suite: Suite, overrides: Overrides) -> Spec:
             )
             swept = itertools.product(datasets, models, methods)
             by_point.append([Cell(method, model, data, samples, device, threads) for data, model, method in swept])
-        cells += [_tuned(points, choose, given) for points in zip(*by_point, strict=True)] if choose else by_point[0]
+        made = [_tuned(points, choose, given) for points in zip(*by_point, strict=True)] if choose else by_point[0]
+        cells += made
+        if grid.search and _is_own(grid, names):  # what the command line sets was not searched
+            searches |= {cell.key: grid.search for cell in made if given.keys().isdisjoint(_entries(cell))}
     _refuse_idle(given, cells)
     seeds = suite.seeds if overrides.seeds == "" else overrides.seeds
     asked = replicates(seeds, overrides.splits or suite.splits)
     own = any(_is_own(grid, names) for grid, names in named)
-    return Spec(tuple(dict.fromkeys(cells)), asked, suite.selection if own else "", suite.curves)
+    return Spec(tuple(dict.fromkeys(cells)), asked, suite.selection if own else "", suite.curves, searches)
 
 
 @contextmanager
@@ -430,10 +438,15 @@ def _refuse_stray(settings: OptionValues) -> None:
 
 def _refuse_idle(settings: OptionValues, cells: Sequence[Cell]) -> None:
     """Refuse options of an entry that no cell uses: a typing error, or a misunderstanding of the suite."""
-    used = {name for cell in cells for choice in (cell.method, cell.model, cell.dataset) for name in _names(choice)}
+    used = {name for cell in cells for name in _entries(cell)}
     for entry in settings:
         if entry not in used:
             raise BadInput(f"--set {entry}.…: {entry} is not part of this run, which has {', '.join(sorted(used))}")
+
+
+def _entries(cell: Cell) -> list[str]:
+    """Return the names of all entries in a cell."""
+    return [name for choice in (cell.method, cell.model, cell.dataset) for name in _names(choice)]
 
 
 def _names(choice: Choice) -> list[str]:
@@ -458,7 +471,12 @@ def _grid(raw: Any, where: str) -> Grid:
     methods, models, datasets = (tuple(_as_list(raw.get(key, []))) for key in CELL_KINDS)
     choose = _choose(raw["choose"], where) if "choose" in raw else None
     samples = whole(f"{where}: samples =", raw["samples"]) if "samples" in raw else None
-    return Grid(methods, models, datasets, _options(raw, where), choose, samples)
+    search = _word(raw, "search", "", where)
+    if search and not CITATION.fullmatch(search):
+        raise BadInput(
+            f"{where}: search = {short(search, repr)} cites no search: write 'FILE.csv SHA256', as tune does"
+        )
+    return Grid(methods, models, datasets, _options(raw, where), choose, samples, search)
 
 
 def _choose(raw: Any, where: str) -> Choose:

@@ -92,7 +92,7 @@ def plan(spec: Spec, settings: Settings, fresh: bool = False, any_code: bool = F
     stale = {record.name for record, _ in outdated}
     current = [] if fresh else [record for record in existing if record.name not in stale]
     missing = batches(spec, current)
-    settings = replace(settings, selection=spec.selection, curves=spec.curves, code=code)
+    settings = replace(settings, selection=spec.selection, searches=spec.searches, curves=spec.curves, code=code)
     return Job(spec, settings, tuple(existing), tuple(missing), fresh, tuple(outdated))
 
 
