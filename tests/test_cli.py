@@ -166,7 +166,10 @@ def test_list_everything_with_options(capsys: pytest.CaptureFixture[str]) -> Non
     out = capsys.readouterr().out
     assert "  mle " in out and "  quick " in out
     assert "mle.epochs = 60: passes over the training data ([1, inf])" in out
-    assert "mle.learning_rate = 0.001: the optimiser's step size ((0, inf); a sweep is one batch)" in out
+    assert (
+        "learning_rate = 0.001: the optimiser's step size ((0, inf); a sweep is one batch; tune searches 0.0001 to 0.1)"
+        in out
+    )
     assert "mean_field_vi.prior = gaussian: the prior of each parameter (gaussian or empirical_bayes or" in out
     assert "deep_ensemble.member = mle: method of each member; its own options apply (one of the methods)" in out
 

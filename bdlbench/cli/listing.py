@@ -79,9 +79,12 @@ def _print_options(kind: str, name: str, indent: str) -> None:
     if found is None or found == "metrics":
         return
     entry = catalog.load(found, name)
-    free = options.per_row_names(entry)
+    free, ranges = options.per_row_names(entry), options.searched(entry)
     for key, field in catalog.options_of(found, name).items():
         swept = "; a sweep is one batch" if key in free else ""
+        if key in ranges and found == "methods":
+            least, largest = ranges[key]
+            swept += f"; tune searches {least:g} to {largest:g}"
         default, allowed = options.spell(field.default), options.allowed(field)
         print(f"{indent}{name}.{key} = {default}: {field.metadata['help']} ({allowed}{swept})")
 
