@@ -33,6 +33,7 @@ from bdlbench.core.spec import Cell
 from bdlbench.data import downloads, task
 from bdlbench.data.task import Data
 from bdlbench.runs import executors, loading, provenance, suites
+from bdlbench.runs.batch import say
 from bdlbench.runs.choosing import scores_on_held_out
 from bdlbench.training.loop import Session
 
@@ -272,7 +273,7 @@ def _contender(
 
     The draws cover the ranges evenly: a scrambled Sobol sequence, which the seed decides.
     """
-    default = {name: float(catalog.options_of("methods", method)[name].default) for name in ranges}
+    default = {name: catalog.options_of("methods", method)[name].default for name in ranges}
     drawn = torch.quasirandom.SobolEngine(len(ranges), scramble=True, seed=protocol.seed)
     trials = [default]
     if protocol.trials > 1:
@@ -402,7 +403,7 @@ def train(protocol: Protocol, batch: Batch) -> list[Scored]:
         nonlocal said
         if now() - said > SILENCE:
             said = now()
-            executors.say(f"{headline(protocol, batch)}: {100 * done // total} % of its training")
+            say(f"{headline(protocol, batch)}: {100 * done // total} % of its training")
 
     with torch_state.kept():
         torch.set_num_threads(first.threads)
