@@ -12,7 +12,7 @@ from bdlbench.cli.options import PluginsOption, Replaced, add_plugins
 from bdlbench.core.errors import INCOMPLETE, Interrupted
 
 if TYPE_CHECKING:
-    from bdlbench.runs.search import Batch
+    from bdlbench.runs.search import TrialBatch
 
 
 def tune(  # noqa: PLR0913 - one parameter for each option of the command
@@ -54,7 +54,7 @@ def tune(  # noqa: PLR0913 - one parameter for each option of the command
     add_plugins(plugin, replaced)
     found = suites.find_suite(suite, config)
     file = results / f"{config.stem if config else suite or 'quick'}.csv"
-    protocol = searching.Protocol(trials, budget, replicates, validation, seed)
+    protocol = searching.SearchProtocol(trials, budget, replicates, validation, seed)
     names = (tuple(method), (model,) if model else (), (dataset,) if dataset else ())
     asked = suites.Overrides(*names, "", samples, tuple(set_), device, threads)
     plan = searching.plan(found, asked, protocol, tuple(keep))
@@ -63,7 +63,7 @@ def tune(  # noqa: PLR0913 - one parameter for each option of the command
     first = plan.contenders[0].cells[0][0]
     workers = work.processes(jobs, first, len(plan.contenders) * replicates)
 
-    def report(batch: Batch, seconds: float, left: float) -> None:
+    def report(batch: TrialBatch, seconds: float, left: float) -> None:
         words = f"{seconds:.1f} s; about {spelled(left)} left" if left else f"{seconds:.1f} s"
         print(f"{searching.headline(protocol, batch)}, {words}", file=sys.stderr, flush=True)
 

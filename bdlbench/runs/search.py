@@ -43,12 +43,12 @@ MOST_RUNGS = 4
 SILENCE = 60.0
 """Seconds of one batch after which a line says how far it is."""
 
-DIGITS = 3
+SIGNIFICANT = 3
 """Significant digits of a drawn option, so that a suite can repeat it."""
 
 
 @dataclass(frozen=True)
-class Protocol:
+class SearchProtocol:
     """What is the same for every method.
 
     Attributes:
@@ -88,7 +88,7 @@ class Protocol:
 
 
 @dataclass(frozen=True)
-class Contender:
+class MethodSearch:
     """A method on a model and a data set of a suite, with what is searched.
 
     Attributes:
@@ -115,14 +115,14 @@ class Search:
     `left_out` has a line for each method that is not searched; `unsupported` for each that should be, and cannot.
     """
 
-    protocol: Protocol
-    contenders: tuple[Contender, ...]
+    protocol: SearchProtocol
+    contenders: tuple[MethodSearch, ...]
     left_out: tuple[str, ...] = ()
     unsupported: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredTrial:
     """One trial of a rung, trained on one replicate: a row of the table.
 
     Attributes:
@@ -136,7 +136,7 @@ class Scored:
         options: What is searched, as the option --set takes it.
         validation_nll: Of the held-out rows in nats, original units; infinite where it is not finite.
         seconds: Of the batch that it was trained in.
-        trials: As in `Protocol`, like the next three.
+        trials: As in `SearchProtocol`, like the next three.
         budget: Epochs.
         validation: A share.
         seed: The search's.
@@ -167,10 +167,10 @@ class Scored:
         return self.method, self.model, self.dataset
 
 
-class Batch(NamedTuple):
+class TrialBatch(NamedTuple):
     """Trials of one rung on one replicate, which are trained together."""
 
-    contender: Contender
+    contender: MethodSearch
     rung: int
     trials: tuple[int, ...]
     replicate: int
@@ -189,7 +189,7 @@ class Batch(NamedTuple):
 # What is to be trained
 
 
-def plan(suite: suites.Suite, asked: suites.Overrides, protocol: Protocol, keep: Sequence[str] = ()) -> Search:
+def plan(suite: suites.Suite, asked: suites.Overrides, protocol: SearchProtocol, keep: Sequence[str] = ()) -> Search:
     """Find what is to be searched in a suite: every method of a grid that trains, on one model and one data set.
 
     Args:
@@ -221,7 +221,7 @@ def plan(suite: suites.Suite, asked: suites.Overrides, protocol: Protocol, keep:
     asked = replace(asked, methods=methods, models=(model,), datasets=(dataset,), settings=given)
     suites.build_spec(suite, asked)  # refuses unknown names and options, and options of what is not here
     left_out: dict[str, str] = {}
-    contenders: list[Contender] = []
+    contenders: list[MethodSearch] = []
     refused: list[str] = []
     for method in _trainers(methods, left_out):
         fixed = {*keep, *given.get(method, {})}
@@ -265,10 +265,10 @@ def _trainers(methods: Sequence[str], left_out: dict[str, str]) -> list[str]:
 def _contender(
     suite: suites.Suite,
     asked: suites.Overrides,
-    protocol: Protocol,
+    protocol: SearchProtocol,
     method: str,
     ranges: Mapping[str, tuple[float, float]],
-) -> Contender:
+) -> MethodSearch:
     """Draw the trials of a method, and make their cells.
 
     The draws cover the ranges evenly: a scrambled Sobol sequence, which the seed decides.
@@ -292,7 +292,7 @@ def _contender(
             cells.append(spec.cells[0])
         by_rung.append(tuple(cells))
     options = tuple({f"{method}.{name}": value for name, value in trial.items()} for trial in trials)
-    return Contender(tuple(by_rung), options, files.digest(dict(_code(by_rung[0][0])))[:12])
+    return MethodSearch(tuple(by_rung), options, files.digest(dict(_code(by_rung[0][0])))[:12])
 
 
 def _within(least: float, largest: float, u: float) -> float:
@@ -301,7 +301,7 @@ def _within(least: float, largest: float, u: float) -> float:
         value = math.exp(math.log(least) + u * (math.log(largest) - math.log(least)))
     else:
         value = least + u * (largest - least)
-    return float(f"{value:.{DIGITS}g}")
+    return float(f"{value:.{SIGNIFICANT}g}")
 
 
 def _code(cell: Cell) -> provenance.Code:
@@ -325,8 +325,8 @@ def perform(
     file: Path,
     jobs: int = 1,
     fresh: bool = False,
-    report: Callable[[Batch, float, float], None] = lambda batch, seconds, left: None,
-) -> list[Scored]:
+    report: Callable[[TrialBatch, float, float], None] = lambda batch, seconds, left: None,
+) -> list[ScoredTrial]:
     """Train what the file lacks of a search, and write it after each batch.
 
     Args:
@@ -346,7 +346,7 @@ def perform(
     files.refuse_unwritable(file.parent, "--results")
     rows = _kept(search, read(file) if file.exists() else [], file, fresh)
     began, done = now(), 0
-    running: dict[Future[list[Scored]], Batch] = {}
+    running: dict[Future[list[ScoredTrial]], TrialBatch] = {}
     with _workers(jobs) as pool:
         while True:
             for batch in [one for contender in search.contenders for one in due(search.protocol, contender, rows)]:
@@ -363,7 +363,7 @@ def perform(
                 report(batch, future.result()[0].seconds, (now() - began) * left / done)
 
 
-def due(protocol: Protocol, contender: Contender, rows: Sequence[Scored]) -> list[Batch]:
+def due(protocol: SearchProtocol, contender: MethodSearch, rows: Sequence[ScoredTrial]) -> list[TrialBatch]:
     """Return the batches of a method that can be trained now: replicates that its first unfinished rung lacks."""
     trials: tuple[int, ...] = tuple(range(protocol.trials))
     for rung in range(len(protocol.rungs)):
@@ -371,11 +371,13 @@ def due(protocol: Protocol, contender: Contender, rows: Sequence[Scored]) -> lis
         have = {(row.trial, row.replicate) for row in rows if row.place == contender.place and row.rung == rung + 1}
         missing = [seed for seed in protocol.seeds if any((trial, seed) not in have for trial in trials)]
         if missing:
-            return [Batch(contender, rung, trials, seed) for seed in missing]
+            return [TrialBatch(contender, rung, trials, seed) for seed in missing]
     return []
 
 
-def survivors(protocol: Protocol, contender: Contender, rows: Sequence[Scored], rung: int) -> tuple[int, ...]:
+def survivors(
+    protocol: SearchProtocol, contender: MethodSearch, rows: Sequence[ScoredTrial], rung: int
+) -> tuple[int, ...]:
     """Return the trials of a rung (from 0; not the first): the best of the one before, by their mean NLL.
 
     Of equal ones, the first stay.
@@ -385,7 +387,7 @@ def survivors(protocol: Protocol, contender: Contender, rows: Sequence[Scored], 
     return tuple(sorted(sorted(means, key=lambda trial: (means[trial], trial))[: protocol.rungs[rung][0]]))
 
 
-def train(protocol: Protocol, batch: Batch) -> list[Scored]:
+def train(protocol: SearchProtocol, batch: TrialBatch) -> list[ScoredTrial]:
     """Train the trials of a batch on the rows that are not held out, and score them on those that are.
 
     Trials that cannot be rows of one batch are trained one after the other. A trial whose numbers are not finite, or
@@ -421,7 +423,7 @@ def train(protocol: Protocol, batch: Batch) -> list[Scored]:
             scores[group] = torch.where(found[0].isfinite(), found[0], -torch.inf)
     seconds = round(now() - began, 3)
     return [
-        Scored(
+        ScoredTrial(
             *batch.contender.place,
             rung=batch.rung + 1,
             epochs=protocol.rungs[batch.rung][1],
@@ -441,7 +443,7 @@ def train(protocol: Protocol, batch: Batch) -> list[Scored]:
     ]
 
 
-def headline(protocol: Protocol, batch: Batch) -> str:
+def headline(protocol: SearchProtocol, batch: TrialBatch) -> str:
     """Return a batch in words: mle · mlp · digits, rung 1 of 4: 24 trials of 15 epochs, seed 1000."""
     count, rungs = len(batch.trials), len(protocol.rungs)
     counted = f"{count} trial{'s' * (count > 1)} of {protocol.rungs[batch.rung][1]} epochs"
@@ -452,11 +454,11 @@ def _spelled(options: Mapping[str, float]) -> str:
     return " ".join(f"{name}={spell(value)}" for name, value in options.items())
 
 
-def _trials(rows: Sequence[Scored]) -> list[int]:
+def _trials(rows: Sequence[ScoredTrial]) -> list[int]:
     return sorted({row.trial for row in rows})
 
 
-def _left(protocol: Protocol, contender: Contender, rows: Sequence[Scored]) -> int:
+def _left(protocol: SearchProtocol, contender: MethodSearch, rows: Sequence[ScoredTrial]) -> int:
     """Return the epochs of all rows that a method still lacks."""
     whole = sum(trials * epochs for trials, epochs in protocol.rungs) * protocol.replicates
     return whole - sum(row.epochs for row in rows if row.place == contender.place)
@@ -498,9 +500,9 @@ def _workers(jobs: int) -> Iterator[Executor]:
 # The table
 
 
-def read(file: Path) -> list[Scored]:
+def read(file: Path) -> list[ScoredTrial]:
     """Read a table of trials. Raises BadInput, with the file and line, for one that is none."""
-    types = {field.name: {"int": int, "float": float}.get(str(field.type), str) for field in fields(Scored)}
+    types = {field.name: {"int": int, "float": float}.get(str(field.type), str) for field in fields(ScoredTrial)}
     try:
         table = csv.DictReader(io.StringIO(file.read_text("utf-8")))
         lines = list(table)
@@ -511,28 +513,28 @@ def read(file: Path) -> list[Scored]:
     rows = []
     for number, line in enumerate(lines, 2):
         try:
-            rows.append(Scored(**{name: kind(line[name]) for name, kind in types.items()}))
+            rows.append(ScoredTrial(**{name: kind(line[name]) for name, kind in types.items()}))
         except (KeyError, TypeError, ValueError) as error:
             raise BadInput(f"{file}, line {number}, is no trial of a search ({error}): name another folder") from None
     return rows
 
 
-def written(rows: Sequence[Scored]) -> str:
+def written(rows: Sequence[ScoredTrial]) -> str:
     """Return the text of a table of trials."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, [field.name for field in fields(Scored)], lineterminator="\n")
+    writer = csv.DictWriter(text, [field.name for field in fields(ScoredTrial)], lineterminator="\n")
     writer.writeheader()
     writer.writerows(asdict(row) for row in rows)
     return text.getvalue()
 
 
-def _sorted(search: Search, rows: Sequence[Scored]) -> list[Scored]:
+def _sorted(search: Search, rows: Sequence[ScoredTrial]) -> list[ScoredTrial]:
     """Return rows in an order that does not depend on which was done first; first what is not of this search."""
     places = {contender.place: i for i, contender in enumerate(search.contenders)}
     return sorted(rows, key=lambda row: (places.get(row.place, -1), row.place, row.rung, row.trial, row.replicate))
 
 
-def _kept(search: Search, rows: Sequence[Scored], file: Path, fresh: bool) -> list[Scored]:
+def _kept(search: Search, rows: Sequence[ScoredTrial], file: Path, fresh: bool) -> list[ScoredTrial]:
     """Return the rows of a file that this search goes on from. Raises BadInput for those of another search."""
     protocol, places = search.protocol, {contender.place: contender for contender in search.contenders}
     kept = [row for row in rows if not (fresh and row.place in places)]
@@ -563,7 +565,7 @@ class Winner(NamedTuple):
     standard_error: float
 
 
-def winners(rows: Sequence[Scored]) -> list[Winner]:
+def winners(rows: Sequence[ScoredTrial]) -> list[Winner]:
     """Return the trial of each method, model and data set whose mean NLL is least in the last rung.
 
     Of equal ones it is the first; where no mean is finite there is none. `options` are by "method.option"; the standard

@@ -35,7 +35,7 @@ datasets = ["uci_folder"]
 [grid.options]
 map = { batch_size = 8, prior_sd = 5.0, learning_rate = 0.5 }
 """
-PROTOCOL = search.Protocol(trials=4, budget=4, replicates=2, validation=0.25, seed=3)
+PROTOCOL = search.SearchProtocol(trials=4, budget=4, replicates=2, validation=0.25, seed=3)
 
 
 def folder(where: Path, test_rows: float = 0.0) -> Path:
@@ -57,17 +57,17 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder(tmp_path_factory.mktemp("sets") / "mine")
 
 
-def planned(data: Path, protocol: search.Protocol = PROTOCOL, text: str = SUITE, **given: Any) -> search.Search:
+def planned(data: Path, protocol: search.SearchProtocol = PROTOCOL, text: str = SUITE, **given: Any) -> search.Search:
     asked = suites.Overrides(device="cpu", settings={"uci_folder": {"path": [str(data)]}, **given.pop("settings", {})})
     return search.plan(suites.parse_suite(text, "line.toml"), replace(asked, **given), protocol)
 
 
-def untimed(rows: list[search.Scored]) -> list[search.Scored]:
+def untimed(rows: list[search.ScoredTrial]) -> list[search.ScoredTrial]:
     return [replace(row, seconds=0.0) for row in rows]
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory, data: Path) -> list[search.Scored]:
+def done(tmp_path_factory: pytest.TempPathFactory, data: Path) -> list[search.ScoredTrial]:
     return search.perform(planned(data), tmp_path_factory.mktemp("found") / "line.csv")
 
 
@@ -84,10 +84,10 @@ def done(tmp_path_factory: pytest.TempPathFactory, data: Path) -> list[search.Sc
 def test_half_of_the_trials_go_on_with_twice_the_epochs(
     trials: int, budget: int, rungs: tuple[tuple[int, int], ...]
 ) -> None:
-    assert search.Protocol(trials, budget).rungs == rungs
+    assert search.SearchProtocol(trials, budget).rungs == rungs
 
 
-def test_every_method_has_the_same_trials_epochs_and_replicates(done: list[search.Scored], data: Path) -> None:
+def test_every_method_has_the_same_trials_epochs_and_replicates(done: list[search.ScoredTrial], data: Path) -> None:
     text = SUITE.replace('"exact", "map", "deep_ensemble"', '"mle", "map", "mc_dropout", "mean_field_vi"')
     found = planned(data, text=text, settings={})
     shapes = {
@@ -115,7 +115,7 @@ def test_an_ensemble_has_the_options_of_its_members_method_and_a_closed_form_has
 
 def test_trials_cover_their_ranges_evenly_in_the_logarithm_and_the_seed_decides_them(data: Path) -> None:
     def drawn(seed: int) -> list[float]:
-        many = planned(data, search.Protocol(trials=65, budget=1, seed=seed), methods=("map",))
+        many = planned(data, search.SearchProtocol(trials=65, budget=1, seed=seed), methods=("map",))
         return [trial["map.learning_rate"] for trial in many.contenders[0].options[1:]]
 
     rates = drawn(0)
@@ -126,7 +126,7 @@ def test_trials_cover_their_ranges_evenly_in_the_logarithm_and_the_seed_decides_
     assert all(rate == float(f"{rate:.3g}") for rate in rates)
 
 
-def test_test_rows_have_no_say(tmp_path: Path, done: list[search.Scored]) -> None:
+def test_test_rows_have_no_say(tmp_path: Path, done: list[search.ScoredTrial]) -> None:
     other = folder(tmp_path / "mine", test_rows=1000.0)
     loading.forget()
     found = search.perform(planned(other), tmp_path / "line.csv")
@@ -136,7 +136,7 @@ def test_test_rows_have_no_say(tmp_path: Path, done: list[search.Scored]) -> Non
 
 
 def test_a_trial_among_others_is_the_trial_alone_on_the_rows_that_the_stream_holds_out(
-    data: Path, done: list[search.Scored]
+    data: Path, done: list[search.ScoredTrial]
 ) -> None:
     (mapped,) = [one for one in planned(data).contenders if one.place[0] == "map"]
     problem = task.stack([loading.load_task(mapped.cells[0][0].dataset, 0)], [0])
@@ -148,11 +148,11 @@ def test_a_trial_among_others_is_the_trial_alone_on_the_rows_that_the_stream_hol
         assert row.cell == cell.key[:12]
 
 
-def row_of(trial: int, nll: float, rung: int = 1, replicate: int = 4000) -> search.Scored:
+def row_of(trial: int, nll: float, rung: int = 1, replicate: int = 4000) -> search.ScoredTrial:
     names = dict(method="map", model="linear_regression", dataset="uci_folder", options=f"map.prior_sd={trial + 1}.5")
     stamp = dict(trials=4, budget=4, validation=0.25, seed=3, cell="", code="", seconds=0.0)
     epochs = 2 ** (rung - 1)
-    return search.Scored(
+    return search.ScoredTrial(
         rung=rung,
         epochs=epochs,
         trial=trial,
@@ -182,12 +182,12 @@ def test_the_winner_is_the_best_of_the_last_rung_and_says_how_sure_it_is() -> No
 
 
 def test_a_search_resumes_and_loses_at_most_a_batch(
-    tmp_path: Path, data: Path, done: list[search.Scored], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, data: Path, done: list[search.ScoredTrial], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trained: list[search.Batch] = []
+    trained: list[search.TrialBatch] = []
     train = search.train
 
-    def counted(protocol: search.Protocol, batch: search.Batch) -> list[search.Scored]:
+    def counted(protocol: search.SearchProtocol, batch: search.TrialBatch) -> list[search.ScoredTrial]:
         if len(trained) == 5:
             raise KeyboardInterrupt
         trained.append(batch)
@@ -207,7 +207,7 @@ def test_a_search_resumes_and_loses_at_most_a_batch(
 
 
 @pytest.mark.slow
-def test_the_same_on_two_processes(tmp_path: Path, data: Path, done: list[search.Scored]) -> None:
+def test_the_same_on_two_processes(tmp_path: Path, data: Path, done: list[search.ScoredTrial]) -> None:
     assert untimed(search.perform(planned(data), tmp_path / "line.csv", jobs=2)) == untimed(done)
 
 
@@ -235,7 +235,7 @@ def test_a_search_of_trials_that_all_diverge_has_no_winner(
     ],
 )
 def test_a_table_is_of_one_search(
-    change: dict[str, Any], names: list[str], tmp_path: Path, data: Path, done: list[search.Scored], refused: Any
+    change: dict[str, Any], names: list[str], tmp_path: Path, data: Path, done: list[search.ScoredTrial], refused: Any
 ) -> None:
     (tmp_path / "line.csv").write_text(search.written(done))
     with refused(*names):
@@ -243,7 +243,7 @@ def test_a_table_is_of_one_search(
 
 
 def test_rows_of_other_code_or_options_are_not_gone_on_from(
-    tmp_path: Path, data: Path, done: list[search.Scored], refused: Any
+    tmp_path: Path, data: Path, done: list[search.ScoredTrial], refused: Any
 ) -> None:
     file = tmp_path / "line.csv"
     file.write_text(search.written([replace(row, code="another") for row in done]))
@@ -258,7 +258,7 @@ def test_rows_of_other_code_or_options_are_not_gone_on_from(
     assert len(search.read(file)) == len(done) + len(other)
 
 
-def test_the_printed_options_are_the_winners_cells(tmp_path: Path, data: Path, done: list[search.Scored]) -> None:
+def test_the_printed_options_are_the_winners_cells(tmp_path: Path, data: Path, done: list[search.ScoredTrial]) -> None:
     """What `tune` prints, put into a suite, is the cell that won; the record of it cites the table."""
     file = tmp_path / "line.csv"
     file.write_text(search.written(done))
