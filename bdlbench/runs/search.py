@@ -273,7 +273,7 @@ def _contender(
 
     The draws cover the ranges evenly: a scrambled Sobol sequence, which the seed decides.
     """
-    default = {name: catalog.options_of("methods", method)[name].default for name in ranges}
+    default: dict[str, Any] = {name: catalog.options_of("methods", method)[name].default for name in ranges}
     drawn = torch.quasirandom.SobolEngine(len(ranges), scramble=True, seed=protocol.seed)
     trials = [default]
     if protocol.trials > 1:
