@@ -49,4 +49,15 @@ class DeepEnsemble:
         return None if rows is None else EnsemblePosterior(rows, self.members)
 
 
-methods = {"deep_ensemble": DeepEnsemble}
+@dataclass(frozen=True)
+class MultiSWAG(DeepEnsemble):
+    """MultiSWAG: the mixture of several SWAG posteriors, trained alike from different seeds (Wilson & Izmailov 2020).
+
+    A deep ensemble whose members are Gaussians around their own modes: the samples of the posterior are divided among
+    them, at least one each. The options of a member are those of `swag`. One member is `swag` itself.
+    """
+
+    member: Method | Any = option("swag", "method of each member; its own options apply", entry="methods")
+
+
+methods = {"deep_ensemble": DeepEnsemble, "multiswag": MultiSWAG}
