@@ -158,6 +158,8 @@ def test_the_elbo_of_any_other_gaussian_is_below_the_evidence_by_its_kl():
 
 RATE = 0.3
 ROWS = 40
+BIAS = 1.6
+"""ε λ of a chain, λ the largest curvature: its steps are so large that it mixes, and their bias is known."""
 
 
 def solved(gram, shrinkage, xy):
@@ -185,6 +187,10 @@ def expected_moments(name, gram, xy):
         "gaussian_vi": (exact, np.linalg.inv(precision)),  # of a rank that is enough for any covariance
         "laplace": (exact, np.linalg.inv(precision)),
         "swag": (exact, zero),  # on all data at once SGD has no noise, and stays where the burn-in has come
+        "multiswag": (exact, zero),
+        "snapshot": (point, zero),
+        "sgld": (exact, np.linalg.inv(precision - BIAS / 4 / np.linalg.norm(precision, 2) * precision @ precision)),
+        "sghmc": (exact, np.linalg.inv(precision - BIAS / 4 / np.linalg.norm(precision, 2) * precision @ precision)),
         "sparse_vd": (point, np.diag(np.append(NOISE_SD**2 / np.diag(gram)[:D], 0.0))),  # where the data are strong
         "exact": (exact, np.linalg.inv(precision)),
     }[name]
@@ -220,6 +226,8 @@ NOISY = {
     "sequential": 5e-3,
     "gaussian_vi": 1e-2,
     "sparse_vd": 2e-2,
+    "sgld": 1e-3,
+    "sghmc": 1e-3,
 }
 """Methods whose training draws noise, and what the finite size of its steps may move a weight."""
 
@@ -232,6 +240,9 @@ def test_every_methods_posterior_on_the_linear_model(method):
     data = Data(data.x.expand(ROWS, -1, -1), data.y.expand(ROWS, -1))
     schedule = {"learning_rate": 0.02 if method in NOISY else 0.05, "initial_log_sd": -2.0}
     schedule["chunks"] = 1  # of correlated chunks mean field is not exact: tests/posteriors/test_updating.py
+    schedule |= {"networks": 1000, "burn_in": 0.1, "cycles": 2, "friction": 1.0 - 1e-12}  # at which SGHMC is SGLD
+    curvature = np.linalg.norm(design[0].T @ design[0] / NOISE_SD**2 + np.eye(D + 1) / PRIOR_SD**2, 2)
+    schedule["step_size"] = N * BIAS / curvature * (0.5 if method == "sghmc" else 1.0)
     found = fitted(method, model, data, rate=RATE, input_rate=RATE, prior_sd=9.0, **schedule).moments()
     mean, covariance = expected_moments(method, design[0].T @ design[0], design[0].T @ data.y[0].numpy())
     slack = NOISY.get(method, 1e-6)

@@ -30,13 +30,14 @@ class SGHMC(Chain):
 
     with η_t = step_size/N times the schedule: as SGD on the mean loss at the rate step_size with the momentum 1 − α. So
     one value suits data of any size. The posterior is the equal mixture of `networks` networks, at equal distances after
-    the burn-in.
+    the burn-in. Where U is quadratic with the Hessian H, full batches at a constant step give the covariance
+    T H⁻¹ (I − η H / (2 (2 − α)))⁻¹.
 
     With schedule=cyclical it is cSGHMC (Zhang et al. 2020). A chain is a row: `deep_ensemble` of this member is several
     of them.
     """
 
-    step_size: PerRow = option(0.01, "N η: N times the (largest) step size of the paper", low=0, open_ends=True)
+    step_size: PerRow = option(0.03, "N η: N times the (largest) step size of the paper", low=0, open_ends=True)
     friction: PerRow = option(0.1, "α: the part of the momentum that a step takes away", low=0, high=1, open_ends=True)
 
     def fit(self, model: Model, data: Data, rng: Streams) -> Posterior:
