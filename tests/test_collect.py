@@ -16,6 +16,10 @@ SETTINGS = {
     "swag_diagonal": ("swag_diagonal.epochs=20", "swag_diagonal.average=12"),
     "csghmc": ("csghmc.cycles=4",),
     "swag": ("swag.epochs=24", "swag.rank=4", "swag.every=2", "swag.batch_size=50"),
+    "multiswag": ("multiswag.members=2", "swag.epochs=24", "swag.rank=4", "swag.every=2", "swag.batch_size=50"),
+    "snapshot": ("snapshot.epochs=24", "snapshot.cycles=5"),
+    "sgld": ("sgld.epochs=24", "sgld.networks=7", "sgld.schedule=polynomial"),
+    "sghmc": ("sghmc.epochs=24", "sghmc.networks=7", "sghmc.schedule=cyclical", "sghmc.cycles=3"),
 }
 
 

@@ -56,6 +56,9 @@ WATCHED = (
     "gaussian_vi",
     "sparse_vd",
     "swag",
+    "sgld",
+    "sghmc",
+    "snapshot",
 )
 WATCHED = (*WATCHED, "variational_dropout", "deep_ensemble")
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from bdlbench.core import memory
 from bdlbench.core.layout import Layout
 from bdlbench.posteriors.ensemble import EnsemblePosterior, mixture_of_points
 from bdlbench.protocols import Model
@@ -20,19 +21,25 @@ NETWORKS = "networks"
 def keep_networks(epochs: Sequence[int]) -> Collect:
     """Keep the rows at the ends of some epochs, K of them.
 
-    They take R·K·P numbers beside the rows themselves, in memory and in each checkpoint, from the start: a checkpoint
-    whose size is known before training cannot fill a disk late.
+    They take R·K·P numbers beside the rows themselves, in memory and in each checkpoint, from the start: what does not
+    fit is refused before the first step, and a checkpoint does not grow.
 
     Args:
         epochs: After which epochs, counted from 1, in ascending order.
 
     Returns:
-        What `minimise` collects: one tensor (R, K, P), whose end is filled first.
+        What `minimise` collects: one tensor (R, K, P), whose end is filled first. Its `start` raises BadInput where the
+        set is larger than the memory.
     """
     due = frozenset(epochs)
 
     def start(flat: Tensor) -> Tensors:
-        return {NETWORKS: flat.new_zeros(len(flat), len(epochs), flat.shape[1])}
+        rows, kept, width = len(flat), len(epochs), flat.shape[1]
+        memory.refuse(
+            rows * kept * width * flat.element_size(),
+            f"{rows:,} × {kept:,} networks of {width:,} weights, which are kept along training,",
+        )
+        return {NETWORKS: flat.new_zeros(rows, kept, width)}
 
     def add(state: State, collected: Tensors) -> Tensors:
         if state.epoch not in due:

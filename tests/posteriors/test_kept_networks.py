@@ -2,6 +2,7 @@
 
 import torch
 
+from bdlbench.core import memory
 from bdlbench.core.layout import Layout
 from bdlbench.core.streams import Streams
 from bdlbench.networks.layers import Point
@@ -34,6 +35,14 @@ def test_the_set_fills_in_order_and_its_mixture_is_of_those_kept_so_far(small):
         expected = sum(model(Point(layout.views(flat)), x, None).logits.softmax(-1) for flat in kept) / len(kept)
         for one in (posterior, restored_mixture(model, posterior.state)):
             torch.testing.assert_close(one.predict(x, 1, Streams.of_seeds([0, 1])).arrays()["probs"], expected)
+
+
+def test_a_set_that_does_not_fit_is_refused_before_training(monkeypatch, refused):
+    monkeypatch.setattr(memory, "total_bytes", lambda: 2 * 3 * 100 * 4)
+    flat = torch.zeros(2, 100)
+    assert keep_networks((1, 2, 3)).start(flat)["networks"].shape == (2, 3, 100)
+    with refused("4 networks", "100 weights"):
+        keep_networks((1, 2, 3, 4)).start(flat)
 
 
 def test_cycles_divide_epochs_evenly_and_end_with_the_last():

@@ -20,8 +20,8 @@ from bdlbench.training.recipe import Recipe, recipe_option
 
 SEEDS, ROWS = contracts.SEEDS, len(contracts.SEEDS)
 TRAINED = [name for name in catalog.names("methods") if issubclass(catalog.load("methods", name), Recipe)]
-UNVALIDATED = {"swag", "laplace"}
-"""Methods that have no posterior before their last epoch."""
+UNVALIDATED = {"swag", "laplace", "sgld", "sghmc", "snapshot"}
+"""Methods that have no posterior before their last epoch, or one of the networks of several epochs."""
 
 OTHERS = (
     {"warmup": 0.3, "weight_decay": 0.02},
