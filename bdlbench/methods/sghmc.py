@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bdlbench.core.layout import PerRow, per_row
+from bdlbench.core.layout import PerRow
 from bdlbench.core.options import option
 from bdlbench.core.streams import Streams
 from bdlbench.data.task import Data
-from bdlbench.posteriors.chains import Chain, SamplerStep, sample
+from bdlbench.posteriors.chains import Chain, SamplerStep, column, sample
 from bdlbench.posteriors.kept_networks import restored_mixture
 from bdlbench.protocols import Model, Posterior
 from bdlbench.training.optimisers import Tensors
@@ -44,10 +44,11 @@ class SGHMC(Chain):
         """Run one chain for each row."""
 
         def step(
-            flat: Tensor, slope: Tensor, kept: Tensors, size: Tensor | float, heat: Tensor
+            flat: Tensor, slope: Tensor, kept: Tensors, size: Tensor, temperature: Tensor, noise: Tensor
         ) -> tuple[Tensor, Tensors]:
-            friction = per_row(self.friction, flat, 2)
-            momentum = (1 - friction) * kept["momentum"] - size * slope + (2 * friction * size) ** 0.5 * heat
+            friction = column(self.friction)
+            momentum = (1 - friction).to(flat) * kept["momentum"] - size.to(flat) * slope
+            momentum = momentum + (2 * friction * temperature * size).sqrt().to(flat) * noise
             return flat + momentum, {"momentum": momentum}
 
         sampler = SamplerStep(lambda flat: {"momentum": torch.zeros_like(flat)}, step)

@@ -39,9 +39,9 @@ class SGLD(Chain):
         """Run one chain for each row."""
 
         def step(
-            flat: Tensor, slope: Tensor, kept: Tensors, size: Tensor | float, heat: Tensor
+            flat: Tensor, slope: Tensor, kept: Tensors, size: Tensor, temperature: Tensor, noise: Tensor
         ) -> tuple[Tensor, Tensors]:
-            return flat - size / 2 * slope + size**0.5 * heat, kept
+            return flat - (size / 2).to(flat) * slope + (temperature * size).sqrt().to(flat) * noise, kept
 
         return sample(self, SamplerStep(lambda flat: {}, step), self.step_size, model, data, rng)
 

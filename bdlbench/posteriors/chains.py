@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from bdlbench.core.layout import Layout, PerRow, per_row
+from bdlbench.core.layout import Layout, PerRow
 from bdlbench.core.options import option
 from bdlbench.core.streams import Streams
 from bdlbench.data.task import Data
@@ -74,13 +74,18 @@ class SamplerStep:
 
     Attributes:
         start: start(flat) returns the tensors that it keeps from step to step, before the first step, (R, P) each.
-        step: step(flat, slope, kept, size, heat) returns (flat, kept) after the step. flat and slope, the estimate of
-            ∇U by a batch, are (R, P). size is the step size, a number or (R, 1). heat (R, P) is √T times standard
-            normal numbers.
+        step: step(flat, slope, kept, size, temperature, noise) returns (flat, kept) after the step. flat, slope, the
+            estimate of ∇U by a batch, and noise, standard normal numbers, are (R, P). The step size and the temperature
+            are (1 or R, 1) float64: a row has the same bits whether a number or a column gives them.
     """
 
     start: Callable[[Tensor], Tensors]
-    step: Callable[[Tensor, Tensor, Tensors, Tensor | float, Tensor], tuple[Tensor, Tensors]]
+    step: Callable[[Tensor, Tensor, Tensors, Tensor, Tensor, Tensor], tuple[Tensor, Tensors]]
+
+
+def column(value: PerRow) -> Tensor:
+    """Return a hyper-parameter as (1 or R, 1) float64."""
+    return torch.as_tensor(value, dtype=torch.float64).reshape(-1, 1)
 
 
 def sample(
@@ -114,12 +119,10 @@ def sample(
             trained = {name: value for name, value in kept.items() if not name.startswith("chain ")}
             flat, trained = own.step(flat, gradient, trained, rate, moment, noise)
             return flat, {**kept, **trained}
-        size = per_row(step_size, flat, 2) * (stages.factor(moment.step) / data.num_data)
-        heat = torch.zeros_like(flat)
-        if stages.samples(moment.step):
-            heat = per_row(chain.temperature, flat, 2) ** 0.5 * noisy * noise.normal((layout.width,), flat)
+        size, warm = column(step_size) * (stages.factor(moment.step) / data.num_data), stages.samples(moment.step)
+        drawn = noisy * noise.normal((layout.width,), flat) if warm else torch.zeros_like(flat)
         moved = {name.removeprefix("chain "): value for name, value in kept.items() if name.startswith("chain ")}
-        flat, moved = sampler.step(flat, data.num_data * gradient, moved, size, heat)
+        flat, moved = sampler.step(flat, data.num_data * gradient, moved, size, column(chain.temperature), drawn)
         return flat, {**kept, **{f"chain {name}": value for name, value in moved.items()}}
 
     def network(flat: Tensor, noise: Streams) -> Point:
