@@ -29,9 +29,9 @@ class SGHMC(Chain):
         ∇Ũ(w) = −∇log p(w) − N/B Σ_b ∇log p(y_b | x_b, w),
 
     with η_t = step_size/N times the schedule: as SGD on the mean loss at the rate step_size with the momentum 1 − α. So
-    one value suits data of any size. The posterior is the equal mixture of `networks` networks, at equal distances after
-    the burn-in. Where U is quadratic with the Hessian H, full batches at a constant step give the covariance
-    T H⁻¹ (I − η H / (2 (2 − α)))⁻¹.
+    one value suits data of any size. The posterior is the equal mixture of `networks` networks, which are kept at equal
+    distances after the burn-in. Where U is quadratic with the Hessian H, full batches at a constant step give the
+    covariance T H⁻¹ (I − η H / (2 (2 − α)))⁻¹.
 
     With schedule=cyclical it is cSGHMC (Zhang et al. 2020). A chain is a row: `deep_ensemble` of this member is several
     of them.

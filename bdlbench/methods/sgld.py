@@ -26,8 +26,9 @@ class SGLD(Chain):
         Δw = ε_t/2 · [∇log p(w) + N/B Σ_b ∇log p(y_b | x_b, w)] + η_t,   η_t ~ N(0, T ε_t),
 
     with ε_t = step_size/N times the schedule: as SGD on the mean loss at the rate step_size/2. So one value suits data
-    of any size. The posterior is the equal mixture of `networks` networks, at equal distances after the burn-in. Where U
-    is quadratic with the Hessian H, full batches at a constant step give the covariance T H⁻¹ (I − ε H/4)⁻¹.
+    of any size. The posterior is the equal mixture of `networks` networks, which are kept at equal distances after the
+    burn-in. Where U is quadratic with the Hessian H, full batches at a constant step give the covariance
+    T H⁻¹ (I − ε H/4)⁻¹.
 
     The schedule of the paper is polynomial; cyclical is that of Zhang et al. 2020. A chain is a row: `deep_ensemble` of
     this member is several of them.

@@ -22,7 +22,7 @@ from bdlbench.protocols import Model
 from bdlbench.training.loop import State, last
 from bdlbench.training.optimisers import Tensors, Update, optimiser_of
 from bdlbench.training.plan import Moment, Plan
-from bdlbench.training.recipe import Recipe, recipe_option
+from bdlbench.training.recipe import Recipe
 
 Schedule = Literal["constant", "polynomial", "cyclical"]
 """How the step size of a chain changes over time: `Stages.factor` has the formulas."""
@@ -48,8 +48,8 @@ class Chain(Recipe):
     )
     burn_in: float = option(
         0.5,
-        "fraction of the chain's epochs of which no network is kept; with schedule=cyclical of each cycle's, whose steps "
-        "then have no noise",
+        "fraction of the chain's epochs of which no network is kept; with schedule=cyclical of each cycle's, and their "
+        "steps have no noise",
         low=0,
         high=1,
     )

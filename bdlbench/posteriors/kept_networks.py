@@ -1,4 +1,4 @@
-"""Networks that are kept along training, as a set: in the checkpoint while it grows, an equal mixture when it is used."""
+"""Networks that are kept along training, as a set: in the checkpoint while it grows, an equal mixture at the end."""
 
 from __future__ import annotations
 

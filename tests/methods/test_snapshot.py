@@ -62,9 +62,7 @@ def test_multiswag_predicts_the_mean_of_its_swags(small):
     built, data, x = small.model("mlp"), small.classes(2), small.classes(2, 11, seed=9).x
     method = small.method("multiswag", [options], epochs=4)
     found = method.fit(built, data, Streams.of_seeds(SEEDS))
-    alone = small.method("swag", [options], epochs=4).fit(
-        built, data.repeat(3), Streams.of_seeds(SEEDS).members(3)
-    )
+    alone = small.method("swag", [options], epochs=4).fit(built, data.repeat(3), Streams.of_seeds(SEEDS).members(3))
     predicted = found.predict(x, 6, Streams.of_seeds(SEEDS))
     members = alone.predict(Data(x, x).repeat(3).x, 2, Streams.of_seeds(SEEDS).members(3))
     torch.testing.assert_close(predicted.arrays()["probs"], members.arrays()["probs"].unflatten(0, (2, 3)).mean(1))

@@ -1,5 +1,7 @@
 """Networks that are kept as a set: which, in which order, and what they predict."""
 
+from itertools import pairwise
+
 import torch
 
 from bdlbench.core import memory
@@ -51,5 +53,5 @@ def test_cycles_divide_epochs_evenly_and_end_with_the_last():
     assert cycle_ends(5, 7, 9) == [6, 7]
     for first, last, count in [(0, 60, 7), (3, 61, 13), (0, 1, 1)]:
         bounds = [first, *cycle_ends(first, last, count)]
-        lengths = [b - a for a, b in zip(bounds, bounds[1:], strict=False)]
+        lengths = [b - a for a, b in pairwise(bounds)]
         assert bounds[-1] == last and len(lengths) == count and max(lengths) - min(lengths) <= 1
