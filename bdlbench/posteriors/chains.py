@@ -116,13 +116,13 @@ def sample(
         flat: Tensor, gradient: Tensor, kept: Tensors, rate: PerRow, moment: Moment, noise: Streams
     ) -> tuple[Tensor, Tensors]:
         if moment.step < stages.first_step:
-            trained = {name: value for name, value in kept.items() if not name.startswith("chain ")}
-            flat, trained = own.step(flat, gradient, trained, rate, moment, noise)
+            theirs = {name: value for name, value in kept.items() if not name.startswith("chain ")}
+            flat, trained = own.step(flat, gradient, theirs, rate, moment, noise)
             return flat, {**kept, **trained}
         size, warm = column(step_size) * (stages.factor(moment.step) / data.num_data), stages.samples(moment.step)
         drawn = noisy * noise.normal((layout.width,), flat) if warm else torch.zeros_like(flat)
-        moved = {name.removeprefix("chain "): value for name, value in kept.items() if name.startswith("chain ")}
-        flat, moved = sampler.step(flat, data.num_data * gradient, moved, size, column(chain.temperature), drawn)
+        ours = {name.removeprefix("chain "): value for name, value in kept.items() if name.startswith("chain ")}
+        flat, moved = sampler.step(flat, data.num_data * gradient, ours, size, column(chain.temperature), drawn)
         return flat, {**kept, **{f"chain {name}": value for name, value in moved.items()}}
 
     def network(flat: Tensor, noise: Streams) -> Point:
@@ -206,7 +206,7 @@ def stages_of(chain: Chain, plan: Plan, num_data: int) -> Stages:
     epochs, steps, total = plan.total_epochs(num_data), plan.steps_per_epoch(num_data), plan.total_steps(num_data)
     warm = min(math.ceil(chain.warm_start * epochs), epochs - 1)
     ends = cycle_ends(warm, epochs, chain.cycles if chain.schedule == "cyclical" else 1)
-    cycles, sampling = [], []
+    cycles, sampling = list[Cycle](), list[int]()
     for begin, end in zip([warm, *ends], ends, strict=False):
         first = begin + min(round(chain.burn_in * (end - begin)), end - begin - 1)
         cycles.append(Cycle(begin * steps, first * steps, min(end * steps, total)))
