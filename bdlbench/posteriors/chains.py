@@ -27,7 +27,7 @@ from bdlbench.training.recipe import Recipe
 Schedule = Literal["constant", "polynomial", "cyclical"]
 """How the step size of a chain changes over time: `Stages.factor` has the formulas."""
 
-POWER = 0.55
+STEP_SIZE_POWER = 0.55
 """γ of the polynomial schedule, as Welling & Teh 2011 have it in §5."""
 
 
@@ -185,7 +185,7 @@ class Stages:
         cycle = self.cycle(step)
         progress = (step - cycle.first) / (cycle.end - cycle.first)
         if self.schedule == "polynomial":
-            return float((1 + progress * (self.final_size ** (-1 / POWER) - 1)) ** -POWER)
+            return float((1 + progress * (self.final_size ** (-1 / STEP_SIZE_POWER) - 1)) ** -STEP_SIZE_POWER)
         return 0.5 * (1 + math.cos(math.pi * progress)) if self.schedule == "cyclical" else 1.0
 
 

@@ -14,7 +14,7 @@ from bdlbench.protocols import Model
 from bdlbench.training.loop import Collect, State
 from bdlbench.training.optimisers import Tensors
 
-NETWORKS = "networks"
+KEPT_NETWORKS = "networks"
 """The name of the set among the collected tensors, and so in the checkpoint."""
 
 
@@ -39,12 +39,12 @@ def keep_networks(epochs: Sequence[int]) -> Collect:
             rows * kept * width * flat.element_size(),
             f"{rows:,} × {kept:,} networks of {width:,} weights, which are kept along training,",
         )
-        return {NETWORKS: flat.new_zeros(rows, kept, width)}
+        return {KEPT_NETWORKS: flat.new_zeros(rows, kept, width)}
 
     def add(state: State, collected: Tensors) -> Tensors:
         if state.epoch not in due:
             return collected
-        return {NETWORKS: torch.cat([collected[NETWORKS][:, 1:], state.flat.unsqueeze(1)], 1)}
+        return {KEPT_NETWORKS: torch.cat([collected[KEPT_NETWORKS][:, 1:], state.flat.unsqueeze(1)], 1)}
 
     return Collect(start, add)
 
@@ -62,7 +62,7 @@ def mixture_of_kept(model: Model, layout: Layout, state: State, epochs: Sequence
         The posterior of R replicates; None where no network is kept yet.
     """
     count = sum(epoch <= state.epoch for epoch in epochs)
-    return mixture_of_points(model, layout, state.collected[NETWORKS][:, -count:]) if count else None
+    return mixture_of_points(model, layout, state.collected[KEPT_NETWORKS][:, -count:]) if count else None
 
 
 def restored_mixture(model: Model, state: Mapping[str, Tensor]) -> EnsemblePosterior:
