@@ -106,6 +106,8 @@ def _print_entry(kind: str, name: str) -> None:
             for entry, values in suites.merge(suite.options, grid.options).items():
                 if any(entry in listed for listed in (grid.methods, grid.models, grid.datasets)):
                     print(f"    {entry}: {', '.join(f'{k} {_values(v)}' for k, v in values.items())}")
+            if grid.search:
+                print(f"    found by the search {grid.search.split(' ')[0]}")
             if grid.choose:
                 told = f"{len(grid.choose.points())} points, on {100 * grid.choose.validation:g} % of its training rows"
                 print(f"    each replicate chooses among {told}:")

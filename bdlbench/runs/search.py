@@ -76,6 +76,12 @@ class SearchProtocol:
             raise BadInput(f"--seed {self.seed} is out of range: 0 or more, below 2^40")
 
     @property
+    def words(self) -> str:
+        """For people: 24 trials, 120 epochs, 3 replicates, 20 % held out, seed 0."""
+        held_out = f"{100 * self.validation:g} % held out"
+        return f"{self.trials} trials, {self.budget} epochs, {self.replicates} replicates, {held_out}, seed {self.seed}"
+
+    @property
     def rungs(self) -> tuple[tuple[int, int], ...]:
         """Trials and epochs of each rung: half as many trials and twice as many epochs as in the one before."""
         count = min(MOST_RUNGS, self.trials.bit_length(), self.budget.bit_length())
@@ -136,8 +142,9 @@ class ScoredTrial:
         options: What is searched, as the option --set takes it.
         validation_nll: Of the held-out rows in nats, original units; infinite where it is not finite.
         seconds: Of the batch that it was trained in.
-        trials: As in `SearchProtocol`, like the next three.
+        trials: As in `SearchProtocol`, like the next four.
         budget: Epochs.
+        replicates: How many.
         validation: A share.
         seed: The search's.
         cell: The beginning of the cell's hash, which is over all options.
@@ -156,6 +163,7 @@ class ScoredTrial:
     seconds: float
     trials: int
     budget: int
+    replicates: int
     validation: float
     seed: int
     cell: str
@@ -434,6 +442,7 @@ def train(protocol: SearchProtocol, batch: TrialBatch) -> list[ScoredTrial]:
             seconds=seconds,
             trials=protocol.trials,
             budget=protocol.budget,
+            replicates=protocol.replicates,
             validation=protocol.validation,
             seed=protocol.seed,
             cell=cell.key[:12],
@@ -539,16 +548,17 @@ def _kept(search: Search, rows: Sequence[ScoredTrial], file: Path, fresh: bool) 
     protocol, places = search.protocol, {contender.place: contender for contender in search.contenders}
     kept = [row for row in rows if not (fresh and row.place in places)]
     for row in kept:
-        told = (row.trials, row.budget, row.validation, row.seed)
-        if told != (protocol.trials, protocol.budget, protocol.validation, protocol.seed):
-            words = f"{row.trials} trials, {row.budget} epochs, {100 * row.validation:g} % held out, seed {row.seed}"
-            raise BadInput(f"{file} holds another search ({words}): name another folder by --results, or remove it")
+        then = SearchProtocol(row.trials, row.budget, row.replicates, row.validation, row.seed)
+        if then != protocol:
+            raise BadInput(
+                f"{file} holds another search ({then.words}): name another folder by --results, or remove it"
+            )
         if not (contender := places.get(row.place)):
             continue
         rung = row.rung - 1
         known = rung < len(contender.cells) and row.trial < protocol.trials and row.replicate in protocol.seeds
         if not known or contender.cells[rung][row.trial].key[:12] != row.cell:
-            raise BadInput(f"{file} holds {row.method} with other options or replicates: --fresh searches it again")
+            raise BadInput(f"{file} holds {row.method} with other options: --fresh searches it again")
         if row.code != contender.code:
             raise BadInput(f"{file} holds {row.method} as other code trained it: --fresh searches it again")
     return kept

@@ -36,7 +36,7 @@ TOP_KEYS = {"version", "title", "seeds", "splits", "samples", "grid", "options",
 CELL_KINDS: tuple[catalog.Kind, ...] = ("methods", "models", "datasets")
 CURVES_KEYS = {"metrics", "every", "epochs", "samples"}
 GRID_KEYS = {"methods", "models", "datasets", "options", "choose", "samples", "search"}
-CITATION = re.compile(r"[\w.-]+\.csv [0-9a-f]{64}")
+CITATION = re.compile(r"[^/\\]+\.csv [0-9a-f]{64}")
 """The file of `tune` that a grid's options are the winners of, and its SHA-256."""
 
 
@@ -193,6 +193,10 @@ def parse_suite(text: str, where: str) -> Suite:
         if selection not in ("", "validation"):
             raise BadInput(f'{where}: selection = "{selection}", but [grid.choose] chooses by validation rows')
         selection = "validation"
+    if any(grid.search for grid in found):
+        if selection not in ("", "training", "validation"):
+            raise BadInput(f'{where}: selection = "{selection}", but a search chooses by held-out training rows')
+        selection = selection or "training"
     return Suite(
         title=_word(raw, "title", where, where),
         version=version,

@@ -150,7 +150,7 @@ def test_a_trial_among_others_is_the_trial_alone_on_the_rows_that_the_stream_hol
 
 def row_of(trial: int, nll: float, rung: int = 1, replicate: int = 4000) -> search.ScoredTrial:
     names = dict(method="map", model="linear_regression", dataset="uci_folder", options=f"map.prior_sd={trial + 1}.5")
-    stamp = dict(trials=4, budget=4, validation=0.25, seed=3, cell="", code="", seconds=0.0)
+    stamp = dict(trials=4, budget=4, replicates=2, validation=0.25, seed=3, cell="", code="", seconds=0.0)
     epochs = 2 ** (rung - 1)
     return search.ScoredTrial(
         rung=rung,
@@ -231,7 +231,8 @@ def test_a_search_of_trials_that_all_diverge_has_no_winner(
         ({"budget": 8}, ["line.csv", "4 epochs"]),
         ({"seed": 4}, ["line.csv", "seed 3"]),
         ({"validation": 0.5}, ["line.csv", "25 %"]),
-        ({"replicates": 1}, ["line.csv", "map", "--fresh"]),
+        ({"replicates": 1}, ["line.csv", "2 replicates"]),
+        ({"replicates": 3}, ["line.csv", "2 replicates"]),
     ],
 )
 def test_a_table_is_of_one_search(
@@ -387,6 +388,59 @@ def test_a_citation_that_is_none(refused: Any) -> None:
         suites.parse_suite('[[grid]]\nsearch = "quick.csv"\n', "mine.toml")
 
 
+def test_a_search_chooses_by_training_rows_and_no_suite_may_say_otherwise(refused: Any) -> None:
+    text = f'[[grid]]\nsearch = "my own.csv {"0" * 64}"\n'
+    assert suites.parse_suite(text, "mine.toml").selection == "training"
+    with refused("mine.toml", "selection", "none"):
+        suites.parse_suite(f'selection = "none"\n{text}', "mine.toml")
+
+
+OWN = """
+samples = 2
+[[grid]]
+methods = ["mle", "ols"]
+models = ["logistic"]
+datasets = ["wine"]
+[grid.options]
+mle = { batch_size = 32 }
+"""
+
+
+def test_the_command_searches_once_prints_a_suite_s_options_and_says_what_is_left(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, results = tmp_path / "my own.toml", tmp_path / "found"
+    config.write_text(OWN)
+    command = ["tune", "--config", str(config), "--results", str(results), "--jobs", "1", "--device", "cpu"]
+    command += ["--trials", "2", "--budget", "2", "--replicates", "1"]
+    assert main(command) == 0
+    out, err = capfd.readouterr()
+    assert "ols" in err
+    assert "rung 1 of 2" in err
+    assert "left" in err
+    suite = suites.parse_suite(OWN.partition("[grid.options]")[0] + out, "again.toml")
+    assert suite.grids[0].options["mle"]["epochs"] == [2]
+    table = (results / "my own.csv").read_bytes()
+    assert suite.grids[0].search == f"my own.csv {files.sha256(table)}"
+    assert main(command) == 0
+    again, err = capfd.readouterr()
+    assert (again, "rung" in err) == (out, False)  # nothing was left to train
+    assert main([*command, "--fresh"]) == 0
+    assert "rung" in capfd.readouterr().err
+
+    def interrupted(*given: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(search, "train", interrupted)
+    assert main([*command, "--fresh"]) == 130
+    assert (results / "my own.csv").exists()
+    monkeypatch.setattr(search, "train", lambda *given: [replace(r, validation_nll=math.inf) for r in train(*given)])
+    assert main([*command, "--fresh"]) == 4
+    assert "mle" in capfd.readouterr().err.splitlines()[-1]
+
+
+train = search.train
+
 FOLDER = Path(__file__).parents[2] / "results" / "search"
 
 
@@ -407,7 +461,11 @@ def test_the_options_of_suites_are_the_winners_of_the_searches_that_they_cite() 
         for method in grid.methods:
             below = [str(f.default) for f in catalog.options_of("methods", method).values() if f.metadata["entry"]]
             for trained in below or [method]:
-                mine = [one for place, one in won.items() if place[0] == trained]
+                mine = [
+                    one
+                    for place, one in won.items()
+                    if place[0] == trained and place[1] in grid.models and place[2] in grid.datasets
+                ]
                 assert mine, f"{name}: {trained} was not searched"
                 assert options[trained]["epochs"] == [mine[0].epochs]
                 for key, value in mine[0].options.items():
