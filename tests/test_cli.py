@@ -891,7 +891,7 @@ def test_an_interrupt_ends_real_workers(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("heeds_interrupts")
 def test_an_interrupt_waits_until_workers_are_started_and_never_reaches_them() -> None:
     later = "import time; time.sleep(0.3); print('alive')"
-    with pytest.raises(KeyboardInterrupt), executors._interrupts_wait():
+    with pytest.raises(KeyboardInterrupt), executors.interrupts_wait():
         with subprocess.Popen([sys.executable, "-c", later], stdout=subprocess.PIPE, text=True) as started:
             os.kill(started.pid, signal.SIGINT)
             said, _ = started.communicate(timeout=20)

@@ -118,7 +118,7 @@ class _Worker:
     def give(self, index: int, batch: Batch, settings: Settings) -> None:
         """Give the worker a batch to run."""
         self.index, self.began = index, False
-        with _interrupts_wait():
+        with interrupts_wait():
             try:
                 self.future = self.pool.submit(_work, index, batch, settings)
             except BrokenProcessPool:  # killed after its last batch, while it had nothing to do
@@ -187,7 +187,7 @@ def _in_processes(batches: Sequence[Batch], settings: Settings, jobs: int, repor
 
 
 @contextmanager
-def _interrupts_wait() -> Iterator[None]:
+def interrupts_wait() -> Iterator[None]:
     """Delay Ctrl-C until the block ends, and hide it from the processes that the block starts.
 
     A worker ignores Ctrl-C once its own code runs; before that, Ctrl-C would end it with a traceback.

@@ -483,6 +483,15 @@ class _Here(Executor):
         return future
 
 
+class _Pool(ProcessPoolExecutor):
+    """Worker processes, which Ctrl-C does not reach, not even while they start."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Submit as ever: it is here that processes are started."""
+        with executors.interrupts_wait():
+            return super().submit(fn, *args, **kwargs)
+
+
 @contextmanager
 def _workers(jobs: int) -> Iterator[Executor]:
     """Yield what runs batches: this process, or several with the plugins of this catalog."""
@@ -491,7 +500,7 @@ def _workers(jobs: int) -> Iterator[Executor]:
         return
     given = (os.getpid(), tuple(catalog.added_plugins()), tuple(catalog.added_modules()))
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(jobs, context, executors.start_worker, given)
+    pool = _Pool(jobs, context, executors.start_worker, given)
     try:
         yield pool
         pool.shutdown()
