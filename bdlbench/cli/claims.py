@@ -24,7 +24,7 @@ CLAIMS = Path("results/claims")
 
 def claims(
     name: Annotated[str, typer.Argument(help="a claim, or your own CLAIMS.py  [default: all of the package]")] = "",
-    full: Annotated[bool, typer.Option("--full", help="run at paper size where the data are at hand")] = False,
+    full: Annotated[bool, typer.Option("--full", help="the paper sizes, where data are at hand")] = False,
     results: Annotated[
         Path, typer.Option(metavar="DIR", help="where records, page and figures go  [default: results/claims]")
     ] = CLAIMS,
@@ -40,6 +40,8 @@ def claims(
 
     add_plugins(plugin, replaced)
     asked = registry.load(name)
+    if full:
+        asked = registry.of_paper_size(asked)
     if listed:
         for key, claim in asked.items():
             print(f"{key}: {claim.title}" + (" (--full is larger)" if claim.full else ""))

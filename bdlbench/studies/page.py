@@ -56,7 +56,9 @@ def write(studies: Sequence[Study], folder: Path) -> Path:
         if study.figure is not None
     }
     stems = {name: f"figures/{found.stem}.png" for name, found in drawn.items()}
-    files.write_atomic(folder / "README.md", _markdown(studies, stems).encode())
+    title = "The lecture's claims, measured" + " at paper size" * all(study.full for study in studies)
+    larger = "full/" if (folder / "full" / "README.md").is_file() else ""
+    files.write_atomic(folder / "README.md", _markdown(title, studies, stems, larger).encode())
     told = [
         {
             "study": study,
@@ -68,7 +70,9 @@ def write(studies: Sequence[Study], folder: Path) -> Path:
         }
         for study in studies
     ]
-    html = template("claims.html.j2", "bdlbench.studies").render(head=HEAD, counts=counted(studies), told=told)
+    html = template("claims.html.j2", "bdlbench.studies").render(
+        title=title, head=HEAD, counts=counted(studies), larger=larger and f"{larger}index.html", told=told
+    )
     files.write_atomic(folder / "index.html", html.encode())
     return folder / "index.html"
 
@@ -128,12 +132,14 @@ def _sheet(study: Study) -> Sheet:
     return Sheet(f"{study.name}: {study.claim.title}", HEADINGS, tuple(rows), left=2)
 
 
-def _markdown(studies: Sequence[Study], stems: dict[str, str]) -> str:
+def _markdown(title: str, studies: Sequence[Study], stems: dict[str, str], larger: str) -> str:
     rows = [
         tuple(map(Field, (study.claim.title, study.verdict, _time(study.seconds), study.claim.slide)))
         for study in studies
     ]
-    parts = ["# The lecture's claims, measured\n\n", fill(HEAD, **FILLED), f"\n\n{counted(studies)}.\n\n"]
+    parts = [f"# {title}\n\n", fill(HEAD, **FILLED), f"\n\n{counted(studies)}.\n\n"]
+    if larger:
+        parts.append(f"Some have a paper size too: [the lecture's claims at paper size]({larger}README.md).\n\n")
     parts.append(markdown(Sheet("Verdicts", ("claim", "verdict", "time", "slide"), tuple(rows), left=4)))
     for study in studies:
         claim = study.claim

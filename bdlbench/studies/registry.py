@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import re
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
@@ -38,6 +39,21 @@ def load(name: str) -> dict[str, Experiment]:
     if name not in _own():
         raise unknown("claim", name, _own())
     return {name: _own()[name]}
+
+
+def of_paper_size(claims: Mapping[str, Experiment]) -> dict[str, Experiment]:
+    """Return the claims that have a paper size.
+
+    Args:
+        claims: {name: claim}.
+
+    Raises:
+        BadInput: None has.
+    """
+    found = {name: claim for name, claim in claims.items() if claim.full}
+    if not found:
+        raise BadInput(f"{', '.join(claims)}: no claim here has a paper size: leave --full out")
+    return found
 
 
 @cache

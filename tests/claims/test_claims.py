@@ -13,8 +13,9 @@ from bdlbench.cli.main import main
 from bdlbench.records.record import read
 from bdlbench.runs import executors, provenance, suites
 from bdlbench.runs.batch import run_batch
-from bdlbench.studies import registry
+from bdlbench.studies import page, registry
 from bdlbench.studies.experiment import SLIDES, Experiment, Readings
+from bdlbench.studies.verdicts import Study
 
 CLAIMS = registry.load("")
 
@@ -212,6 +213,26 @@ def test_without_records_a_claim_is_not_run(tmp_path: Path, capsys: pytest.Captu
 def test_the_list_names_every_claim(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["claims", "--list"]) == 0
     assert [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()] == list(CLAIMS)
+
+
+def test_full_runs_the_claims_with_a_paper_size_and_no_other(capsys: pytest.CaptureFixture[str], refused: Any) -> None:
+    assert main(["claims", "--full", "--list"]) == 0
+    listed = [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()]
+    assert listed == [name for name, claim in CLAIMS.items() if claim.full]
+    assert 0 < len(listed) < len(CLAIMS)
+    with refused("contraction", "--full"):
+        registry.of_paper_size(registry.load("contraction"))
+
+
+def test_the_page_of_all_names_that_of_paper_size_where_it_lies_beside_it(tmp_path: Path) -> None:
+    bundled, full = (Study("vae_ood", CLAIMS["vae_ood"], size, missing="no cell") for size in (False, True))
+    page.write([bundled], tmp_path)
+    assert "paper size" not in (tmp_path / "README.md").read_text()
+    page.write([full], tmp_path / "full")
+    page.write([bundled], tmp_path)
+    assert "](full/README.md)" in (tmp_path / "README.md").read_text()
+    assert 'href="full/index.html"' in (tmp_path / "index.html").read_text()
+    assert (tmp_path / "full" / "README.md").read_text().startswith("# The lecture's claims, measured at paper size\n")
 
 
 def test_protocol_of_paper_size_is_the_bundled_one_where_there_is_no_other() -> None:
