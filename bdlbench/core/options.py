@@ -232,6 +232,8 @@ EntryType = TypeVar("EntryType")
 def repeat_rows(entry: EntryType, times: int) -> EntryType:
     """Repeat each per-replicate option (R,) of an entry to (R·times,), in the order r0 r0 … r1 r1 … of `Data.repeat`.
 
+    So are those of the entries that it builds on.
+
     Args:
         entry: A frozen dataclass with options.
         times: How often.
@@ -243,11 +245,19 @@ def repeat_rows(entry: EntryType, times: int) -> EntryType:
     rows = {
         name: value.repeat_interleave(times) for name, value in values.items() if hasattr(value, "repeat_interleave")
     }
-    return dataclasses.replace(entry, **rows)  # type: ignore[type-var]
+    below = {name: repeat_rows(values[name], times) for name in _nested(entry)}
+    return dataclasses.replace(entry, **rows, **below)  # type: ignore[type-var]
 
 
 def row_of(entry: EntryType, row: int) -> EntryType:
     """Return `entry` for one replicate: each per-replicate option (R,) becomes its element `row`, a number."""
     values = {f.name: getattr(entry, f.name) for f in dataclasses.fields(entry)}  # type: ignore[arg-type]
     rows = {name: value[row].item() for name, value in values.items() if hasattr(value, "repeat_interleave")}
-    return dataclasses.replace(entry, **rows)  # type: ignore[type-var]
+    below = {name: row_of(values[name], row) for name in _nested(entry)}
+    return dataclasses.replace(entry, **rows, **below)  # type: ignore[type-var]
+
+
+def _nested(entry: Any) -> list[str]:
+    """Name the options of an entry that hold another entry, built."""
+    known = fields(type(entry))
+    return [name for name, f in known.items() if f.metadata["entry"] and dataclasses.is_dataclass(getattr(entry, name))]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Self
 
 import torch
@@ -246,6 +246,11 @@ class StoppingPredictive:
         return self.mode.probs
 
     @property
+    def log_probs(self) -> Tensor:
+        """Their logarithms in nats, (R, N, C) float64."""
+        return self.mode.log_probs
+
+    @property
     def group_log_probs(self) -> Tensor:
         """Their logarithms by each group of samples, (G, R, N, C)."""
         return self.mode.group_log_probs
@@ -276,6 +281,10 @@ class StoppingPredictive:
     def in_units(self, y_mean: Tensor, y_sd: Tensor) -> Self:
         """Return itself: classes have no scale."""
         return self
+
+    def tempered(self, temperature: Tensor) -> Self:
+        """Return the prediction by q_mode at temperatures (R,); what the other rules predict stays."""
+        return replace(self, mode=self.mode.tempered(temperature))
 
     def mix(self, members: int) -> Self:
         """Average over members; the FLOPs stay those of one network."""

@@ -127,6 +127,29 @@ class Predictive(Predicted, Protocol):
         ...
 
 
+@runtime_checkable
+class OfClasses(Protocol):
+    """A predictive of classes, which can be made more or less sure."""
+
+    @property
+    def log_probs(self) -> Tensor:
+        """Log of the mean class probabilities in nats, (R, N, C) float64."""
+        ...
+
+    def tempered(self, temperature: Tensor) -> Predictive:
+        """Return the predictive whose class probabilities are softmax(log p / T), groups of samples alike.
+
+        What is told of the samples, such as the mutual information, stays.
+
+        Args:
+            temperature: T of each row, (R,).
+
+        Returns:
+            The predictive.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class Categorical:
     """Mean class probabilities of M samples.
@@ -196,6 +219,14 @@ class Categorical:
     def in_units(self, y_mean: Tensor, y_sd: Tensor) -> Self:
         """Return itself: classes have no scale."""
         return self
+
+    def tempered(self, temperature: Tensor) -> Self:
+        """Return softmax(log p / T) of the mean and of each group's mean; the mutual information stays what it is."""
+        by_row = temperature.double().reshape(-1, 1, 1)  # (R, 1, 1)
+        log_probs, entropies = normalised(self.log_probs / by_row)
+        groups, _ = normalised(self.group_log_probs.double() / by_row)
+        of_samples = entropies - (self.entropy - self.expected_entropy)
+        return replace(self, log_probs=log_probs, group_log_probs=groups.float(), expected_entropy=of_samples)
 
     def mix(self, members: int) -> Self:
         """Average probabilities over members; each member counts as one group of samples, however many it has."""

@@ -43,6 +43,8 @@ every_method = pytest.mark.parametrize("method", METHODS)
 every_model = pytest.mark.parametrize("model", MODELS)
 UNSEEDED = {"exact", "ols"}
 """Methods whose fit draws nothing."""
+OF_CLASSES = {"active", "temperature_scaling"}
+"""Methods that are of classes alone."""
 CONJUGATE = {"coin", "bayesian_linear_regression"}
 DROPPING_AND_SPARSE = {"mc_dropout", "gaussian_dropout", "variational_dropout", "dropconnect", "sparse_vd"}
 
@@ -99,7 +101,7 @@ def test_a_row_has_the_same_bits_alone_around_the_size_where_products_go_one_by_
     assert alone_and_together(model, method, data, points(5, 65, (128,))) == []
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if name != "active"])  # which is of classes
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in OF_CLASSES])
 def test_a_regression_row_has_the_same_bits_alone(small, method):
     data, x = small.classes(5, own=True), points(5, 29, (1, 5, 7))
     data = replace(data, y=data.y.float())
@@ -210,9 +212,10 @@ def assert_probabilities(found, shape):
 def test_what_a_method_does_not_support_it_declares_with_a_reason(small):
     declared = {(method, model): small.unsupported(method, model) for method in own_methods() for model in MODELS}
     reasons = {cell: reason for cell, reason in declared.items() if reason}
-    of_no_class = {model for method, model in reasons if method == "active"}
-    assert of_no_class == {*CONJUGATE, "linear_regression", "vae", "conv_vae"}
-    reasons = {cell: reason for cell, reason in reasons.items() if cell[0] != "active"}
+    for of_classes in OF_CLASSES:
+        without = {model for method, model in reasons if method == of_classes}
+        assert without == {*CONJUGATE, "linear_regression", "vae", "conv_vae"}
+    reasons = {cell: reason for cell, reason in reasons.items() if cell[0] not in OF_CLASSES}
     assert all(len(reason) > 10 and "\n" not in reason for reason in reasons.values())
     assert {model for method, model in reasons if method == "exact"} == set(MODELS) - set(CONJUGATE)
     assert {model for method, model in reasons if method == "ols"} == set(MODELS) - {"linear_regression"}
@@ -382,7 +385,8 @@ def test_a_fit_resumes_to_the_same_bits(small, method, model, tmp_path):
     x, path = points(3, 19, (1, 5, 7)), tmp_path / "checkpoint"
     # Active learning fits 11, 16 and 21 examples, a batch each; sequential updating 18, 18 and 17.
     several = {"active": 4 * (11 + 13 + 13), "sequential": 4 * (13 + 13 + 13)}
-    steps, examples = (4, several[method]) if method in several else (16, 16 * 13)
+    alone = (12, 12 * 13) if method == "temperature_scaling" else (16, 16 * 13)  # which trains on 47
+    steps, examples = (4, several[method]) if method in several else alone
     stops = random.Random(method + model).sample(range(2, steps), 2)
     assert steps_of(lambda: method_of.fit(built, data, streams(SEEDS[:3]))) == steps
     apart, current = resumed(method_of, built, data, x, path, stops)

@@ -31,7 +31,8 @@ from bdlbench.training.plan import Plan
 pytestmark = pytest.mark.slow
 
 METHODS = [name for name in own_methods() if name not in ("exact", "ols")]
-QUICK = {name: 6 for name in METHODS if name not in ("deep_ensemble", "active", "sequential")}
+WRAPPING = ("deep_ensemble", "active", "sequential", "temperature_scaling")
+QUICK = {name: 6 for name in METHODS if name not in WRAPPING}
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +46,7 @@ def folder(tmp_path_factory):
         "active.step": 2,
         "active.rounds": 2,
         "sequential.chunks": 1,
+        "temperature_scaling.held_out": 0.01,
     }  # two batches of 64, as all 133 examples are
     api.run(suite_of(tmp_path_factory), results=path, settings=settings, keep_parameters=True, **spec)
     return path
