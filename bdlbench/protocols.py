@@ -297,6 +297,38 @@ class HasFisher(Protocol):
         ...
 
 
+@runtime_checkable
+class HasLocation(Protocol):
+    """An output that is a distribution around what the last layer gives, so that the network can be linearised."""
+
+    @property
+    def location(self) -> Tensor:
+        """Class logits, or the mean of a number: ([M,] R, B, C)."""
+        ...
+
+    def moved(self, location: Tensor) -> Output:
+        """Return this output around another location.
+
+        Args:
+            location: ([M,] R, B, C).
+
+        Returns:
+            The output.
+        """
+        ...
+
+    def spread(self, variance: Tensor) -> Output:
+        """Return this output where its location is uncertain, in closed form: exact of a number, near of classes.
+
+        Args:
+            variance: Of each location, whose distribution is Gaussian, (R, B, C).
+
+        Returns:
+            The output.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class Moments:
     """Mean and covariance of a network's P parameters, leaf after leaf without padding, in float64.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -66,6 +66,19 @@ class CategoricalOutput:
         probs = self.logits.detach().softmax(-1)
         return [(torch.full_like(p, c, dtype=torch.int64), p) for c, p in enumerate(probs.unbind(-1))]
 
+    @property
+    def location(self) -> Tensor:
+        """The logits."""
+        return self.logits
+
+    def moved(self, location: Tensor) -> CategoricalOutput:
+        """Return the output of other logits."""
+        return CategoricalOutput(location)
+
+    def spread(self, variance: Tensor) -> CategoricalOutput:
+        """Return softmax(logits / √(1 + π/8 · variance)): MacKay's (1992) probit approximation."""
+        return CategoricalOutput(self.logits / (1 + math.pi / 8 * variance).sqrt())
+
     def accumulator(self, samples: int) -> Accumulator:
         """Return an accumulator that averages probabilities."""
         return CategoricalSum(samples)
@@ -122,6 +135,19 @@ class GaussianOutput:
             return [(mean + sd, torch.ones_like(mean))]
         nodes = ((0.0, 2 / 3), (math.sqrt(3), 1 / 6), (-math.sqrt(3), 1 / 6))
         return [(mean + node * sd, torch.full_like(mean, weight)) for node, weight in nodes]
+
+    @property
+    def location(self) -> Tensor:
+        """The mean, ([M,] R, B, 1)."""
+        return self.mean.unsqueeze(-1)
+
+    def moved(self, location: Tensor) -> GaussianOutput:
+        """Return the output of other means, with the same noise."""
+        return replace(self, mean=location.squeeze(-1))
+
+    def spread(self, variance: Tensor) -> GaussianOutput:
+        """Return the Gaussian whose variance is that of the noise and of the mean."""
+        return replace(self, noise=_noise((self.sd.square() + variance.squeeze(-1)).sqrt()))
 
     def accumulator(self, samples: int) -> Accumulator:
         """Return an accumulator that keeps the components of the mixture."""
