@@ -381,7 +381,7 @@ class Ways:
             Broken: It does not, and what it predicts of an example differs with that.
         """
         if (training, len(x)) not in self.known:
-            x = x.detach().cpu()
+            x = x.detach().cpu().to(self.few)  # the module's own numbers, also where the data are float64
             if training not in self.usual_ways:
                 self.usual_ways[training] = self.way(training, self.few)
             found = self.way(training, x).same_as(self.usual_ways[training])

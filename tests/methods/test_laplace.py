@@ -136,6 +136,7 @@ def orthogonal():
 LINEAR = {"epochs": 2000, "batch_size": 30, "learning_rate": 0.05, "decay": "linear", "prior_sd": SD}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("hessian", "weights", "columns"),
     [
@@ -248,6 +249,7 @@ def test_draws_of_a_network_that_is_linear_in_its_weights_are_those_of_its_linea
     assert posterior.moments() is None
 
 
+@pytest.mark.slow
 def test_many_draws_of_the_linearised_network_come_to_its_closed_form(small):
     model = small.model("mlp", outputs=1, likelihood="gaussian")
     data = small.data(model, 1)
@@ -264,6 +266,7 @@ def test_many_draws_of_the_linearised_network_come_to_its_closed_form(small):
 # The prior of the highest evidence
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("hessian", "weights"), [("full", "all"), ("kron", "all"), ("diagonal", "last_layer")])
 def test_the_prior_of_the_highest_evidence_is_scipys(fitted, hessian, weights):
     """By hand from the curvature: log p(D | w) + log N(w; 0, s²) + ½ P log 2π − ½ log |H + I/s²|, over a fine grid."""
@@ -307,6 +310,7 @@ VARIANTS = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", VARIANTS, ids=lambda one: "-".join(one.values()))
 @pytest.mark.parametrize("model", ["mlp", "lenet5", "resnet"])
 def test_a_row_of_any_variant_is_the_same_alone_and_is_restored(small, options, model):
