@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
@@ -21,7 +21,7 @@ from bdlbench.posteriors.kept_networks import cycle_ends, keep_networks, mixture
 from bdlbench.protocols import Model
 from bdlbench.training.loop import State, last
 from bdlbench.training.optimisers import Tensors, Update, optimiser_of
-from bdlbench.training.plan import Moment, Plan
+from bdlbench.training.plan import Decay, Moment, Plan
 from bdlbench.training.recipe import Recipe
 
 Schedule = Literal["constant", "polynomial", "cyclical"]
@@ -41,6 +41,7 @@ class Chain(Recipe):
 
     epochs: int = training_option("epochs", help="passes over the training data, those of the warm start included")
     learning_rate: PerRow = training_option("learning_rate", help="the optimiser's step size, in the warm start")
+    decay: Decay = training_option("decay", help="learning rate over time, in the warm start")
     prior_sd: PerRow = training_option("prior_sd")
     prior_scaling: PriorScaling = training_option("prior_scaling")
     warm_start: float = option(
@@ -117,6 +118,7 @@ def sample(
     ) -> tuple[Tensor, Tensors]:
         if moment.step < stages.first_step:
             theirs = {name: value for name, value in kept.items() if not name.startswith("chain ")}
+            rate = plan.rate(replace(moment, steps=stages.first_step))  # all of its decay is in the warm start
             flat, trained = own.step(flat, gradient, theirs, rate, moment, noise)
             return flat, {**kept, **trained}
         size, warm = column(step_size) * (stages.factor(moment.step) / data.num_data), stages.samples(moment.step)

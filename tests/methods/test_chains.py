@@ -150,16 +150,17 @@ def test_with_a_friction_of_1_sghmc_is_sgld_at_twice_the_step():
 
 
 @pytest.mark.parametrize("name", ["sgld", "sghmc"])
-def test_the_warm_start_is_map(small, name):
-    trajectory = []
+@pytest.mark.parametrize("decay", ["constant", "cosine"])
+def test_the_warm_start_is_map_with_the_whole_of_its_decay(small, name, decay):
+    trajectory, options = [], {"prior_sd": 0.3, "decay": decay}
 
     def listen(done, total):
         trajectory.append(current.fits[-1].state.flat.detach().clone())
 
     built, data = small.model("mlp"), small.classes(2)
     with session(Session(listen=listen)) as current:
-        small.method(name, [{name: {"prior_sd": 0.3}}], epochs=8).fit(built, data, Streams.of_seeds([3, 1]))
-    point = small.method("map", [{"map": {"prior_sd": 0.3}}], epochs=2).fit(built, data, Streams.of_seeds([3, 1]))
+        small.method(name, [{name: options}], epochs=8).fit(built, data, Streams.of_seeds([3, 1]))
+    point = small.method("map", [{"map": options}], epochs=2).fit(built, data, Streams.of_seeds([3, 1]))
     layout = Layout(built.leaves())
     assert torch.equal(layout.joined(point.state), trajectory[2 * 4 - 1])  # a quarter of 8 epochs of 4 steps
 

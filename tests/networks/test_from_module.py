@@ -180,7 +180,18 @@ def test_a_module_is_our_own_mlp(name):
     torch.testing.assert_close(log_prob, their_log_prob, rtol=1e-5, atol=1e-5)
 
 
-ALONE = ("mle", "mc_dropout", "gaussian_dropout", "dropconnect", "mean_field_vi", "sparse_vd", "swag", "laplace")
+ALONE = (
+    "mle",
+    "mc_dropout",
+    "gaussian_dropout",
+    "dropconnect",
+    "mean_field_vi",
+    "sparse_vd",
+    "swag",
+    "sghmc",
+    "snapshot",
+    "laplace",
+)
 
 
 @pytest.mark.slow
@@ -204,7 +215,7 @@ def test_three_rows_are_each_alone(make, name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("make", [small_cnn, RowByRow])
-@pytest.mark.parametrize("name", ["mle", "mc_dropout", "mean_field_vi"])
+@pytest.mark.parametrize("name", ["mle", "mc_dropout", "mean_field_vi", "sghmc"])
 def test_a_stopped_fit_resumes_to_the_same_bits(name, make, tmp_path):
     """Statistics of BatchNorm and the stream of the module's dropout are in the checkpoint."""
     model, data = from_module(make)(IMAGES), contracts.data_for(IMAGES, 2)
