@@ -31,6 +31,7 @@ from bdlbench.posteriors.fitting import (
     trained_elbo,
     training_option,
 )
+from bdlbench.posteriors.kept_networks import keep_networks, mixture_of_kept
 from bdlbench.posteriors.moments import factorised_moments
 from bdlbench.posteriors.point import point_posterior
 from bdlbench.posteriors.trainers import from_trainer
@@ -87,8 +88,10 @@ __all__ = [
     "gaussian_prior",
     "initial_network",
     "is_linear",
+    "keep_networks",
     "last",
     "minimise",
+    "mixture_of_kept",
     "mixture_of_points",
     "negative_elbo",
     "option",

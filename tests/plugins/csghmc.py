@@ -5,8 +5,8 @@ from math import cos, pi
 import torch
 
 from bdlbench.extend import (
-    Collect, Layout, PerRow, Plan, Point, Update, fit_network, last, mixture_of_points, option, per_row,
-    prior_of,
+    Layout, PerRow, Plan, Point, Update, fit_network, keep_networks, last, mixture_of_kept, option,
+    per_row, prior_of,
 )
 
 
@@ -28,11 +28,9 @@ class CyclicalSGHMC:
             heat = (0.2 * rate / data.num_data) ** 0.5 * noise.normal((layout.width,), flat)
             speed = 0.9 * kept["speed"] - rate * gradient + heat
             return flat + speed, {"speed": speed}
-        def add(state, chain):
-            return chain if state.epoch % 6 else {"w": torch.cat([chain["w"][:, 1:], state.flat.unsqueeze(1)], 1)}
         update = Update(lambda flat: {"speed": torch.zeros_like(flat)}, step)
-        collect = Collect(lambda flat: {"w": flat.new_zeros(len(flat), self.cycles, layout.width)}, add)
-        chain = last(fit_network(model, data, rng, plan, rule, prior, update, collect)).collected["w"]
-        return mixture_of_points(model, layout, chain)
+        ends = range(6, plan.epochs + 1, 6)  # of the cycles
+        final = last(fit_network(model, data, rng, plan, rule, prior, update, keep_networks(ends)))
+        return mixture_of_kept(model, layout, final, ends)
 
 methods = {"csghmc": CyclicalSGHMC}
