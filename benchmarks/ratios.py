@@ -7,8 +7,8 @@ from benchmarks.problems import one_thread, required
 ROUNDS = 5
 ROWS = ["local-100", "weight-100", "sparse-100", "local-1000", "weight-1000", "sparse-1000", "vae"]
 AT_ONCE = ["replicates-mle", "replicates-dropout", "replicates-mean-field"]
-PREDICTIVES = ["predictive-local", "dropout-0.5", "dropout-0.3"]
-MODULES = ["module-image-mle", "module-image-mean_field_vi", "module-sequence-mle"]
+PREDICTIVES = ["predictive-local", "dropout-0.5", "dropout-0.3", "module-image-mc_dropout"]
+MODULES = ["module-image-mle", "module-image-mean_field_vi", "module-image-mean_field_vi-weight", "module-sequence-mle"]
 SAMPLES, EPOCHS = 20, 8
 """Epochs or samples of a call in OverPlain: fewer than in `bdlbench peers`."""
 

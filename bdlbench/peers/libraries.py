@@ -113,11 +113,11 @@ def bayesian_torch_predictive(layer: str, x: Inputs, samples: int) -> Run:
     return averaged(bayesian_torch_network(layer), x, samples)
 
 
-def bayesian_torch_module(make: Callable[[], nn.Module], data: Batches, epochs: int) -> Run:
-    """Train a module whose layers the library has converted, by Flipout."""
+def bayesian_torch_module(make: Callable[[], nn.Module], estimator: str, data: Batches, epochs: int) -> Run:
+    """Train a module whose layers the library has converted, by the estimator Flipout or Reparameterization."""
     net, converter = make().train(), imported("bayesian_torch.models.dnn_to_bnn")
     prior = {"prior_mu": 0.0, "prior_sigma": PRIOR_SD, "posterior_mu_init": 0.0, "posterior_rho_init": INITIAL_LOG_SD}
-    converter.dnn_to_bnn(net, {**prior, "type": "Flipout", "moped_enable": False})
+    converter.dnn_to_bnn(net, {**prior, "type": estimator, "moped_enable": False})
 
     def loss(x: Tensor, y: Tensor) -> Tensor:
         kl: Tensor = converter.get_kl_loss(net)
@@ -186,10 +186,10 @@ def torch_uncertainty_predictive(x: Inputs, samples: int) -> Run:
     return _mean_of_samples(wrapped, x, samples)
 
 
-def torch_uncertainty_dropout(rate: float, x: Inputs, samples: int) -> Run:
+def torch_uncertainty_dropout(net: nn.Module, x: Inputs, samples: int) -> Run:
     """Predict by `mc_dropout` in a loop; its default, one large batch, is slower on a CPU."""
     wrap = imported("torch_uncertainty.methods").mc_dropout
-    return _mean_of_samples(wrap(network(rate=rate), samples, on_batch=False), x, samples)
+    return _mean_of_samples(wrap(net, samples, on_batch=False), x, samples)
 
 
 def _mean_of_samples(wrapped: nn.Module, x: Inputs, samples: int) -> Run:

@@ -16,6 +16,8 @@ from bdlbench.protocols import Posterior
 
 PeerOptions = Mapping[str, Any]
 
+PREDICTS_MORE = "also ten group means and the expected entropy"
+
 
 def fitted(method: str, model: str, options: Mapping[str, PeerOptions], signature: Signature, data: Data) -> Posterior:
     """Fit a registered method on a registered model.
@@ -74,6 +76,19 @@ def training_module(
     return Contender(OURS, build)
 
 
+def predicting_module(
+    make: Callable[[], nn.Module], method: str, data: Callable[[], Data], signature: Signature, x: Callable[[], Tensor]
+) -> Contender:
+    """Time `predict` of x (N, …) by an `nn.Module` from `count` samples, after one epoch of training."""
+
+    def build(count: int) -> Run:
+        trainer = catalog.build_method([catalog.choice("methods", method, {method: {"epochs": 1}})])
+        posterior, inputs = trainer.fit(from_module(make)(signature), data(), Streams.of_seeds([0])), x().unsqueeze(0)
+        return lambda: posterior.predict(inputs, count, Streams.of_seeds([0]))
+
+    return Contender(OURS, build, differs=PREDICTS_MORE)
+
+
 def predicting(
     method: str,
     data: Callable[[], Data],
@@ -83,11 +98,10 @@ def predicting(
     joint: bool,
 ) -> Contender:
     """Time `predict` of x (N, …) from `count` samples, by a posterior that was trained for one epoch."""
-    differs = "also ten group means and the expected entropy"
 
     def build(count: int) -> Run:
         settings = {method: {"epochs": 1, **options}, "mlp": {"widths": "300-100"}}
         posterior, inputs = fitted(method, "mlp", settings, signature, data()), x().unsqueeze(0)
         return lambda: posterior.predict(inputs, count, Streams.of_seeds([0]), joint)
 
-    return Contender(OURS, build, differs=differs)
+    return Contender(OURS, build, differs=PREDICTS_MORE)

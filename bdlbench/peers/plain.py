@@ -180,13 +180,20 @@ def network_step(data: Batches, epochs: int, fused: bool, sizes: Sequence[int] =
 IMAGE, SEQUENCE, MODULE_CLASSES = (3, 32, 32), (16, 16), 10
 
 
-def image_module() -> nn.Module:
-    """Return a small CNN with BatchNorm, as people write it, for images (B, 3·32·32)."""
+def image_module(rate: float = 0.0) -> nn.Module:
+    """Return a small CNN with BatchNorm, as people write it, for images (B, 3·32·32); `rate` is that of its dropout."""
+    dropout = [nn.Dropout(rate)] if rate else []
     return nn.Sequential(
         nn.Unflatten(1, IMAGE),
-        *(nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(inplace=True), nn.MaxPool2d(2)),
+        *(
+            nn.Conv2d(3, 16, 3, padding=1, bias=False),
+            nn.BatchNorm2d(16),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(2),
+            *dropout,
+        ),
         *(nn.Conv2d(16, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32), nn.ReLU(inplace=True), nn.MaxPool2d(2)),
-        *(nn.Flatten(), nn.Linear(32 * 64, MODULE_CLASSES)),
+        *(*dropout, nn.Flatten(), nn.Linear(32 * 64, MODULE_CLASSES)),
     )
 
 
@@ -211,9 +218,9 @@ def module_step(make: Callable[[], nn.Module], data: Batches, epochs: int, fused
     return trained(lambda x, y: misfit(net(x), y), net.parameters(), data, epochs, fused)
 
 
-def forward_passes(x: Callable[[], Tensor], passes: int) -> Run:
+def forward_passes(x: Callable[[], Tensor], passes: int, make: Callable[[], nn.Module] = network) -> Run:
     """Run the deterministic network on the same inputs `passes` times."""
-    net, inputs = network(), x()
+    net, inputs = make().eval(), x()
 
     def run() -> None:
         with torch.inference_mode():
@@ -226,7 +233,8 @@ def forward_passes(x: Callable[[], Tensor], passes: int) -> Run:
 def averaged(net: nn.Module, x: Callable[[], Tensor], passes: int) -> Run:
     """Average class probabilities over passes of a stochastic network, in the usual loop."""
     inputs = x()
-    net.train()
+    for layer in net.modules():  # BatchNorm predicts by its running statistics
+        layer.train(not isinstance(layer, nn.modules.batchnorm._BatchNorm))
 
     def run() -> Tensor:
         with torch.inference_mode():

@@ -42,7 +42,8 @@ def works() -> dict[str, Work]:
     """Return all rows by name, in the order of the table."""
     training = [make(batch) for batch in BATCH_SIZES for make in (local, weight, sparse)]
     networks = [replicates(kind, method, options) for kind, (method, options) in REPLICATED.items()]
-    modules = [module("image", "mle"), module("image", "mean_field_vi"), module("sequence", "mle")]
+    modules = [module("image"), module("image", "local"), module("image", "weight"), module("sequence")]
+    modules.append(module_dropout())
     others = [predictive(False), predictive(True), dropout(0.5), dropout(0.3), vae(), *networks, laplace(), *modules]
     return {work.name: work for work in [*training, *others]}
 
@@ -151,7 +152,9 @@ def dropout(rate: float) -> Work:
     """Return the row of the predictive of MC dropout on hidden units."""
     options = {"rate": rate, "input_rate": 0.0}
     usual = Contender(AUTOGRAD, lambda c: plain.averaged(plain.network(rate=rate), inputs, c), "nn.Dropout loop")
-    library = Contender("torch-uncertainty", lambda count: libraries.torch_uncertainty_dropout(rate, inputs, count))
+    library = Contender(
+        "torch-uncertainty", lambda count: libraries.torch_uncertainty_dropout(plain.network(rate=rate), inputs, count)
+    )
     own = ours.predicting(
         "mc_dropout", _rows(partial(batches, 100, STEPS[100])), CLASSIFICATION, inputs, options, False
     )
@@ -175,27 +178,54 @@ MODULES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "sequence": (plain.SequenceModule, plain.SEQUENCE),
 }
 MODULE_BATCH, MODULE_STEPS, MODULE_EPOCHS = 64, 5, 5
+IMAGE_SAMPLES, IMAGE_INPUTS = 20, 250
 
 
-def module(kind: str, method: str) -> Work:
-    """Return the row of an `nn.Module` as its author wrote it, over a hand-written loop."""
+def module(kind: str, estimator: str = "") -> Work:
+    """Return the row of an `nn.Module` as its author wrote it, over a hand-written loop.
+
+    It is trained by maximum likelihood, or by mean field with an estimator.
+    """
     make, shape = MODULES[kind]
     data = partial(batches, MODULE_BATCH, MODULE_STEPS, math.prod(shape))
     signature = Signature((math.prod(shape),), plain.MODULE_CLASSES, "categorical")
-    bayesian = method == "mean_field_vi"
-    options = {"estimator": "local", "bound_samples": 1} if bayesian else {}
-    own = ours.training_module(make, method, _rows(data), signature, MODULE_BATCH, options)
-    theirs = Contender(
-        "bayesian-torch",
-        lambda count: libraries.bayesian_torch_module(make, data(), count),
-        "dnn_to_bnn",
-        differs=f"{FLIPOUT}; {MEAN_KL}; {POSITIVE}",
-    )
+    method = "mean_field_vi" if estimator else "mle"
+    options = {"estimator": estimator, "bound_samples": 1} if estimator else {}
+    contenders = [ours.training_module(make, method, _rows(data), signature, MODULE_BATCH, options)]
+    if estimator:
+        local = estimator == "local"
+        theirs = "Flipout" if local else "Reparameterization"
+        contenders.append(
+            Contender(
+                "bayesian-torch",
+                lambda count: libraries.bayesian_torch_module(make, theirs, data(), count),
+                f"dnn_to_bnn, {theirs}",
+                in_class=not local,
+                differs=f"{FLIPOUT}; {MEAN_KL}; {POSITIVE}" if local else f"{MEAN_KL}; {POSITIVE}",
+            )
+        )
     default, fused = baselines(lambda count, fused: plain.module_step(make, data(), count, fused))
     words = "a small CNN with BatchNorm, 32×32" if kind == "image" else "a transformer encoder of two layers"
-    title = f"nn.Module, {words}, {'mean field' if bayesian else 'maximum likelihood'}, batch {MODULE_BATCH}"
-    contenders = (own, theirs) if bayesian else (own,)
-    return Work(f"module-{kind}-{method}", title, default, fused, contenders, MODULE_EPOCHS, MODULE_STEPS)
+    kinds = {"": "maximum likelihood", "local": "mean field", "weight": "mean field, one weight sample"}
+    title = f"nn.Module, {words}, {kinds[estimator]}, batch {MODULE_BATCH}"
+    name = f"module-{kind}-{method}" + ("-weight" if estimator == "weight" else "")
+    return Work(name, title, default, fused, tuple(contenders), MODULE_EPOCHS, MODULE_STEPS)
+
+
+def module_dropout(rate: float = 0.25) -> Work:
+    """Return the row of the predictive of MC dropout of an `nn.Module` by its own dropout layers."""
+    make, size = partial(plain.image_module, rate), math.prod(plain.IMAGE)
+    data = partial(batches, MODULE_BATCH, MODULE_STEPS, size)
+    signature = Signature((size,), plain.MODULE_CLASSES, "categorical")
+    own = ours.predicting_module(make, "mc_dropout", _rows(data), signature, images)
+    theirs = (
+        Contender(AUTOGRAD, lambda count: plain.averaged(make(), images, count), "nn.Dropout loop"),
+        Contender("torch-uncertainty", lambda count: libraries.torch_uncertainty_dropout(make(), images, count)),
+    )
+    passes = Contender(PLAIN_NAME, lambda count: plain.forward_passes(images, count, make), "forward passes")
+    title = f"nn.Module, a small CNN with BatchNorm and Dropout, 32×32, MC dropout predictive, p = {rate:g}, "
+    title += f"{IMAGE_SAMPLES} samples × {IMAGE_INPUTS} inputs"
+    return Work("module-image-mc_dropout", title, passes, passes, (own, *theirs), IMAGE_SAMPLES)
 
 
 REPLICATED: dict[str, tuple[str, ours.PeerOptions]] = {
@@ -248,6 +278,12 @@ def laplace() -> Work:
 def inputs() -> Tensor:
     """Return test inputs (INPUTS, 784), uniform."""
     return torch.rand(INPUTS, LENET_SIZES[0], generator=torch.Generator().manual_seed(3))
+
+
+@cache
+def images() -> Tensor:
+    """Return test images (IMAGE_INPUTS, 3·32·32), uniform."""
+    return torch.rand(IMAGE_INPUTS, math.prod(plain.IMAGE), generator=torch.Generator().manual_seed(3))
 
 
 def _rows(data: Callable[[], plain.Batches], rows: int = 1) -> Callable[[], Data]:

@@ -42,6 +42,8 @@ def test_every_row_has_us_and_names_what_it_is():
         "laplace",
         "vae",
         "module-image-mle",
+        "module-image-mean_field_vi-weight",
+        "module-image-mc_dropout",
         "module-sequence-mle",
     ],
 )
@@ -154,6 +156,23 @@ def test_libraries_train(library, monkeypatch):
     sizes = plain.SMALL_SIZES if library == "laplace" else plain.LENET_SIZES
     weights = sum((i + 1) * o for i, o in pairwise(sizes))
     assert sum(p.numel() for p in groups) == weights * (1 if library == "laplace" else 2)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("estimator", ["Flipout", "Reparameterization"])
+def test_bayesian_torch_trains_a_module_that_it_converts(estimator):
+    needs("bayesian_torch")
+    data = plain.Batches(4, 2, 3 * 32 * 32)
+    libraries.bayesian_torch_module(plain.image_module, estimator, data, 1)()
+
+
+def test_a_module_averages_over_its_dropout_alone():
+    """BatchNorm predicts by its running statistics, whatever else is in the batch."""
+    x = torch.rand(5, 3 * 32 * 32, generator=torch.Generator().manual_seed(0))
+    module = plain.image_module()
+    few, all_of_them = plain.averaged(module, lambda: x[:2], 2)(), plain.averaged(module, lambda: x, 2)()
+    torch.testing.assert_close(few, all_of_them[:2])
+    assert not torch.equal(*(plain.averaged(plain.image_module(0.5), lambda: x[:2], k)() for k in (1, 2)))
 
 
 @pytest.mark.filterwarnings("ignore")
