@@ -28,7 +28,7 @@ from bdlbench.core.foreign import calling, is_foreign, raised_at, shown, told
 from bdlbench.core.options import fields, per_row_names, resolve
 from bdlbench.core.spec import Choice
 from bdlbench.data import added, given
-from bdlbench.data.added import AddedSets
+from bdlbench.data.added import DatasetOptions
 from bdlbench.data.downloads import import_torchvision
 from bdlbench.data.task import Signature, Task
 from bdlbench.entries import CONFIGURED, PLUGIN, check_entry, check_name, check_task, definition_of
@@ -237,7 +237,7 @@ def choices(
     found: dict[Choice, None] = {}
     for values in itertools.product(*own.values()):
         told = dict(zip(own, values, strict=True))
-        extra = {key: told.pop(key) for key in list(told) if _owner(kind, entry, key) is AddedSets}
+        extra = {key: told.pop(key) for key in list(told) if _owner(kind, entry, key) is DatasetOptions}
         options = resolve(entry, name, told)
         for key, field in fields(entry).items():
             if file := field.metadata["file"]:
@@ -248,7 +248,7 @@ def choices(
         idle = [k for k, f in fields(entry).items() if f.metadata["later"] and options[k] == f.default]
         asked = {key: value for key, value in options.items() if key not in idle}  # records of before have no others
         if extra:
-            asked |= added.identified(resolve(AddedSets, name, extra), name)
+            asked |= added.identified(resolve(DatasetOptions, name, extra), name)
         for members in itertools.product(*below):
             found[Choice.of(name, {**asked, **dict(zip(inner, members, strict=True)), **origin})] = None
     return list(found)
@@ -278,7 +278,7 @@ def recorded(kind: Kind, then: Choice) -> Choice:
 def options_of(kind: Kind, name: str) -> dict[str, dataclasses.Field[Any]]:
     """Return the options that an entry takes, by name: its own, and for a data set those of added sets."""
     entry = load(kind, name)
-    return {**(fields(AddedSets) if kind == "datasets" else {}), **fields(entry)}
+    return {**(fields(DatasetOptions) if kind == "datasets" else {}), **fields(entry)}
 
 
 def check_option(kind: Kind, name: str, option: str, value: Any) -> None:
@@ -291,13 +291,17 @@ def check_option(kind: Kind, name: str, option: str, value: Any) -> None:
 
 
 def _owner(kind: Kind, entry: type, option: str) -> type:
-    """Return the class whose field an option is: the entry's, or `AddedSets`, which every data set takes."""
-    return AddedSets if kind == "datasets" and option in fields(AddedSets) and option not in fields(entry) else entry
+    """Return the class whose field an option is: the entry's, or `DatasetOptions`, which every data set takes."""
+    return (
+        DatasetOptions
+        if kind == "datasets" and option in fields(DatasetOptions) and option not in fields(entry)
+        else entry
+    )
 
 
 def _beside(kind: Kind, entry: type, option: str) -> bool:
     """Tell whether a choice has an option that the entry itself is not built with."""
-    return option == REPLACED_BY or _owner(kind, entry, option) is AddedSets
+    return option == REPLACED_BY or _owner(kind, entry, option) is DatasetOptions
 
 
 def batch_key(kind: Kind, chosen: Choice) -> Choice:
@@ -347,7 +351,7 @@ def load_task(chosen: Choice, split: int) -> Task:
         task = dataset.load(split)
         if is_foreign(dataset):
             check_task(task)
-    extra = {key: value for key, value in chosen.options if _owner("datasets", type(dataset), key) is AddedSets}
+    extra = {key: value for key, value in chosen.options if _owner("datasets", type(dataset), key) is DatasetOptions}
     return added.with_added(task, extra, chosen.name)
 
 

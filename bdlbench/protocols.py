@@ -589,6 +589,14 @@ class ShiftedTest:
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """The predictions for rows that no method saw and that are like the test rows, and their classes y (R, n)."""
+
+    predicted: Predicted
+    y: Tensor
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """What a metric sees: the predictions for the test set and each out-of-distribution set, and the posterior's facts.
 
@@ -603,6 +611,7 @@ class Evaluation:
         moments: The moments of the weights where the model is conjugate and they are known, else None.
         reference: The exact posterior where the model is conjugate, else None.
         shifts: The predictions for each shifted test set, by its name.
+        calibration: The predictions for calibration rows, where the data set was asked for some.
         inputs: The test inputs, (R, N, *S); None where predictions are read from a record, which does not keep them.
     """
 
@@ -617,6 +626,7 @@ class Evaluation:
     elbo: Tensor | None = None  # (R,) nats
     shifts: Mapping[str, ShiftedTest] = field(default_factory=dict)
     inputs: Tensor | None = None  # (R, N, *S)
+    calibration: Calibration | None = None
 
 
 class Metric(Protocol):

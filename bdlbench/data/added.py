@@ -1,7 +1,7 @@
-"""Sets that a person adds to any data set: out-of-distribution inputs, or a shifted test set with its targets.
+"""The options that every data set takes: sets that a person adds to it, and what else of it is predicted.
 
-`--set mnist.ood=image_folder:FOLDER` and `--set mnist.shift=npz:FILE` are options of every data set that says how raw
-inputs come to the scale of its training inputs (`Task.raw`).
+`--set mnist.ood=image_folder:FOLDER` and `--set mnist.shift=npz:FILE` add out-of-distribution inputs, or a shifted test
+set with its targets, to every data set that says how raw inputs come to the scale of its training inputs (`Task.raw`).
 """
 
 from __future__ import annotations
@@ -43,37 +43,47 @@ _Measured = tuple[Any, NDArray[Any] | None]
 
 
 @dataclass(frozen=True)
-class AddedSets:
-    """The options of every data set for sets of one's own, KIND:PATH with one of the kinds above.
+class DatasetOptions:
+    """The options of every data set; sets of one's own are KIND:PATH with one of the kinds above.
 
     Attributes:
+        calibration: The share of the training rows that no method sees, for metrics that need rows like test rows.
         ood: Out-of-distribution inputs; their targets, if any, are not read.
         ood_sha256: What identifies their content.
         shift: A shifted test set with examples and targets of its own.
         shift_sha256: What identifies its content.
     """
 
+    calibration: float = option(
+        0.0,
+        "share of the training rows that is kept from training, by which conformal sets of classes are calibrated",
+        low=0,
+        high=0.99,
+        later=True,
+    )
     ood: str = option("", "an out-of-distribution set of your own, as image_folder:PATH or npz:PATH", later=True)
     ood_sha256: str = option("", "the beginning of the SHA-256 of its content; it is computed", later=True)
     shift: str = option("", "a shifted test set of your own with targets, as npz:PATH or csv:PATH", later=True)
     shift_sha256: str = option("", "the beginning of the SHA-256 of its content; it is computed", later=True)
 
 
-def identified(options: Mapping[str, Any], name: str) -> dict[str, str]:
-    """Return the options of added sets with what identifies the content of each.
+def identified(options: Mapping[str, Any], name: str) -> dict[str, str | float]:
+    """Return the options that are not at their defaults, those of added sets with what identifies the content of each.
 
     Args:
-        options: The fields of `AddedSets` that are given.
+        options: The fields of `DatasetOptions` that are given.
         name: The data set that they are added to, for messages.
 
     Returns:
-        The same, with `ood_sha256` and `shift_sha256`; nothing for what is not given.
+        The same, with `ood_sha256` and `shift_sha256`; nothing for what is at its default.
 
     Raises:
         BadInput: A text is not KIND:PATH, or the path is not what the kind reads.
         DataUnavailable: There is nothing of that path.
     """
-    found: dict[str, str] = {}
+    found: dict[str, str | float] = {}
+    if options.get("calibration"):
+        found["calibration"] = float(options["calibration"])
     for key in ("ood", "shift"):
         text, wanted = str(options.get(key, "")), str(options.get(f"{key}_sha256", ""))
         if not text and not wanted:
@@ -89,16 +99,21 @@ def with_added(task: Task, options: Mapping[str, Any], name: str) -> Task:
 
     Args:
         task: The task.
-        options: The fields of `AddedSets` that are given, with what identifies the content of each.
+        options: The fields of `DatasetOptions` that are given, with what identifies the content of each.
         name: The data set, for messages.
 
     Returns:
         The task with an out-of-distribution set, or a shifted test set, called as the file or folder is.
 
     Raises:
-        BadInput: The data set takes no such set, or the file is not what it should be.
+        BadInput: The data set takes no such set, or the file is not what it should be; or rows are asked for that
+            calibrate classes, and the data set has none.
         DataUnavailable: It is absent.
     """
+    if options.get("calibration") and task.signature.likelihood != "categorical":
+        raise BadInput(
+            f"{name}.calibration calibrates sets of classes, and its targets are {task.signature.likelihood}"
+        )
     for key in ("ood", "shift"):
         text, raw = str(options.get(key, "")), task.raw
         if not text:

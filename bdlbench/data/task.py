@@ -196,6 +196,7 @@ class Problem:
     y_sd: Tensor  # (R,) float64
     standardised: tuple[int, ...] = ()
     shifts: dict[str, Shift] = field(default_factory=dict)  # (R, N, *S) and (R, N)
+    calibration: Data | None = None  # rows like the test rows, which no method sees
 
     def repeat(self, times: int) -> Problem:
         """Repeat each row, in the order r0 r0 … r1 r1 …; data that rows share stay shared."""
@@ -210,6 +211,7 @@ class Problem:
                 name: Shift(_repeat(shift.x, times), None if shift.y is None else _repeat(shift.y, times))
                 for name, shift in self.shifts.items()
             },
+            calibration=None if self.calibration is None else self.calibration.repeat(times),
         )
 
 

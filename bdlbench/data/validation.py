@@ -22,7 +22,7 @@ class HeldOut(NamedTuple):
     validation: Data
 
 
-def hold_out(problem: Problem, seeds: Sequence[int], share: float) -> HeldOut:
+def hold_out(problem: Problem, seeds: Sequence[int], share: float, purpose: str = "validation") -> HeldOut:
     """Hold out a share of each replicate's training rows, by the order of its own stream, and never a test row.
 
     Where training rows had standardised inputs and real targets, the rows that are left now do, and everything else is
@@ -32,6 +32,7 @@ def hold_out(problem: Problem, seeds: Sequence[int], share: float) -> HeldOut:
         problem: R replicates.
         seeds: The seed of each, (R,).
         share: The share that is held out, between 0 and 1; the rest is rounded down.
+        purpose: The name of the stream, and of the option in messages.
 
     Returns:
         The problem without these rows, and these rows.
@@ -42,8 +43,8 @@ def hold_out(problem: Problem, seeds: Sequence[int], share: float) -> HeldOut:
     count = problem.train.num_data
     kept = math.floor(round((1 - share) * count, 9))  # 1 − 0.9 is a little less than 0.1
     if not 0 < kept < count:
-        raise BadInput(f"validation = {share:g} of {count} training rows leaves none on one side: choose another share")
-    order = Streams.of_seeds(seeds).child("validation").permutation(count).to(problem.train.x.device)  # (R, N)
+        raise BadInput(f"{purpose} = {share:g} of {count} training rows leaves none on one side: choose another share")
+    order = Streams.of_seeds(seeds).child(purpose).permutation(count).to(problem.train.x.device)  # (R, N)
     left, out = (problem.train.batch(index) for index in (order[:, :kept], order[:, kept:]))
     x_mean, x_sd = _statistics(left.x, problem.standardised)
     real = problem.signature.likelihood == "gaussian"
@@ -56,6 +57,7 @@ def hold_out(problem: Problem, seeds: Sequence[int], share: float) -> HeldOut:
         return y if not (real and problem.standardised) else ((y.double() - y_mean) / y_sd).to(y.dtype)
 
     rest, validation, test = (Data(inputs(part.x), targets(part.y)) for part in (left, out, problem.test))
+    others = problem.calibration
     return HeldOut(
         replace(
             problem,
@@ -66,6 +68,7 @@ def hold_out(problem: Problem, seeds: Sequence[int], share: float) -> HeldOut:
                 name: Shift(inputs(shift.x), None if shift.y is None else targets(shift.y))
                 for name, shift in problem.shifts.items()
             },
+            calibration=None if others is None else Data(inputs(others.x), targets(others.y)),
             y_mean=problem.y_mean + problem.y_sd * y_mean[:, 0],
             y_sd=problem.y_sd * y_sd[:, 0],
         ),

@@ -26,6 +26,7 @@ from bdlbench.predictives.mixtures import (
 from bdlbench.protocols import (
     ALL_SHIFTS,
     TEST,
+    Calibration,
     Evaluation,
     MeanOverExamples,
     Metric,
@@ -45,6 +46,9 @@ SCORES = (
     *("density", "negative_elbo", "likelihood_regret"),
 )
 """Names of the out-of-distribution scores in files; `depth` is E_q z, which differs from `halted_depth`."""
+
+CALIBRATION = "calibration"
+"""What the names of the calibration rows' arrays begin with: `calibration.log_probs`."""
 
 SHIFT = "shift."
 """What the names of a shifted test set's arrays begin with: `shift.rotation 3.log_probs`."""
@@ -117,8 +121,12 @@ def read(record: Record, arrays: Mapping[str, Tensor]) -> Evaluation | None:
     if "test.y" not in arrays:
         return None
     sets: dict[str, dict[str, Tensor]] = {}
+    held: dict[str, Tensor] = {}
     for name, value in sorted(with_probs(arrays).items()):  # the order of arrays differs between files
         where, _, what = name.rpartition(".")
+        if where == CALIBRATION:
+            held[what] = value
+            continue
         sets.setdefault(where.removeprefix("ood."), {})[what] = value
     test = sets.pop(TEST)
     y, groups = test.pop("y"), test.pop("group_log_prob", None)
@@ -135,7 +143,9 @@ def read(record: Record, arrays: Mapping[str, Tensor]) -> Evaluation | None:
             shifts[name.removeprefix(SHIFT)] = ShiftedTest(Kept(samples, kept), of_set, own is None)
         else:
             ood[name] = Kept(samples, kept)
-    return Evaluation(Kept(samples, test, groups, weights), targets, ood, {}, None, shifts=shifts)
+    calibration = Calibration(Kept(samples, held), held.pop("y").long()) if held else None
+    kept_test = Kept(samples, test, groups, weights)
+    return Evaluation(kept_test, targets, ood, {}, None, shifts=shifts, calibration=calibration)
 
 
 def _full_flops(record: Record) -> Tensor | None:
@@ -161,7 +171,7 @@ def drawn(record: Record, groups: int) -> int:
 def under(evaluation: Evaluation, shift: str) -> Evaluation:
     """Return what a metric sees that is asked of a shifted test set: this set in the place of the test set."""
     found = evaluation.shifts[shift]
-    return Evaluation(found.predicted, found.y, {}, {}, None)
+    return Evaluation(found.predicted, found.y, {}, {}, None, calibration=evaluation.calibration)
 
 
 def shift_means(shifts: Mapping[str, ShiftedTest]) -> dict[str, list[str]]:

@@ -240,16 +240,25 @@ def build(batch: Batch) -> Built:
     cell = batch.rows[0].cell
     torch.set_num_threads(cell.threads)
     keep_freed_memory()
+    problem = data_of(batch)
+    if share := cell.dataset.get("calibration", 0.0):
+        rest, held = hold_out(problem, seeds_of(batch), share, "calibration")
+        problem = replace(rest, calibration=held)
+    if batch.points and cell.tuning and not cell.tuning.refit:
+        problem = hold_out(problem, seeds_of(batch), cell.tuning.validation).problem
+    points = batch.points or [0] * len(batch.rows)
+    return assembled(problem, [row.cell.at(point) for row, point in zip(batch.rows, points, strict=True)])
+
+
+def data_of(batch: Batch) -> Problem:
+    """Return the data of a batch as the data set has them, on its device."""
+    cell = batch.rows[0].cell
     splits = sorted({row.replicate.split for row in batch.rows})
     stacked = task.stack(
         [loading.load_task(cell.dataset, split) for split in splits],
         [splits.index(row.replicate.split) for row in batch.rows],
     )
-    problem = task.to_device(stacked, torch.device(cell.device))
-    if batch.points and cell.tuning and not cell.tuning.refit:
-        problem = hold_out(problem, seeds_of(batch), cell.tuning.validation).problem
-    points = batch.points or [0] * len(batch.rows)
-    return assembled(problem, [row.cell.at(point) for row, point in zip(batch.rows, points, strict=True)])
+    return task.to_device(stacked, torch.device(cell.device))
 
 
 NOT_FINITE = "parameters or predictions are not finite"
@@ -270,23 +279,22 @@ class _Result:
     measured: Mapping[str, Tensor]
     examples: TestedExamples
 
-    def after(self, choices: Choices, given: Problem) -> _Result:
-        """Return the result with what its rows chose, and the test examples as the data set `given` has them."""
+    def after(self, choices: Choices) -> _Result:
+        """Return the result with what its rows chose."""
         return replace(
             self,
             values=replace(self.values, facts={**self.values.facts, **choices.facts}),
             broken=[UNDECIDED if none else one for none, one in zip(choices.undecided, self.broken, strict=True)],
             cost={**self.cost, SELECTION_SECONDS: choices.seconds},
-            examples=replace(self.examples, test_sha256=_examples(given).test_sha256),
         )
 
 
 def _result(batch: Batch, built: Built, settings: Settings, spent: Session, choosing: Session) -> _Result:
     """Choose options where the rows of the batch do, then train and score, with curves where they are asked for."""
-    cell, choices, given = batch.rows[0].cell, None, built.problem
+    cell, choices = batch.rows[0].cell, None
     if cell.tuning:
         choosing.depends = spent.depends
-        choices = choose([row.cell for row in batch.rows], cell.tuning, seeds_of(batch), given, choosing)
+        choices = choose([row.cell for row in batch.rows], cell.tuning, seeds_of(batch), built.problem, choosing)
         built = build(replace(batch, points=choices.points))
     if settings.curves is not None:
         spent.depends = {**spent.depends, "the curves": str(settings.curves)}
@@ -297,7 +305,9 @@ def _result(batch: Batch, built: Built, settings: Settings, spent: Session, choo
     result = _fit_and_score(batch, built, spent, torch.device(cell.device))
     if settings.curves is not None:
         result = replace(result, values=replace(result.values, curves=curves.measured(settings.curves, spent)))
-    return result.after(choices, given) if choices else result
+    if cell.tuning or cell.dataset.get("calibration"):  # rows held out change the scale, not the test examples
+        result = replace(result, examples=replace(result.examples, test_sha256=_examples(data_of(batch)).test_sha256))
+    return result.after(choices) if choices else result
 
 
 def _fit_and_score(batch: Batch, built: Built, spent: Session, device: torch.device) -> _Result:
@@ -412,6 +422,7 @@ def _cost(
     """Return the cost of the whole batch: seconds, throughputs, memory. It is never divided by seeds."""
     rows, peak = len(batch.rows), peak_memory_bytes(device)
     others = [*problem.ood.values(), *(shift.x for shift in problem.shifts.values())]
+    others += [] if problem.calibration is None else [problem.calibration.x]
     predicted = problem.test.num_data + sum(x.shape[1] for x in others)
     found = {
         "rows": float(rows),

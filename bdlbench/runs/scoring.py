@@ -18,7 +18,7 @@ from bdlbench.core.streams import Streams
 from bdlbench.core.torch_private import version
 from bdlbench.data.task import Problem
 from bdlbench.predictives.mixtures import OfNumbers, Predicted, Predictive, without_probs
-from bdlbench.protocols import Evaluation, Metric, Model, Posterior, ShiftedTest
+from bdlbench.protocols import Calibration, Evaluation, Metric, Model, Posterior, ShiftedTest
 from bdlbench.records import evaluation as evaluations
 from bdlbench.records.contents import FirstSteps, MetricValues, ObjectiveFactors
 from bdlbench.runs import loading
@@ -34,11 +34,13 @@ def evaluate(
     rng: Streams,
     predicting: Callable[[float], None] = lambda fraction: None,
 ) -> Evaluation:
-    """Predict the test set, each out-of-distribution set and each shifted test set, all with their own random streams.
+    """Predict the test set, each other set and the calibration rows, all with their own random streams.
 
     As examples are predicted, predicting(fraction) is told how much of all sets is done.
     """
+    held = problem.calibration
     inputs = [problem.test.x, *problem.ood.values(), *(shift.x for shift in problem.shifts.values())]
+    inputs += [] if held is None else [held.x]
     total = sum(x.shape[1] for x in inputs)
     before = 0.0
 
@@ -60,14 +62,18 @@ def evaluate(
     for name, shift in problem.shifts.items():
         own = y if shift.y is None else in_units(shift.y)
         shifts[name] = ShiftedTest(_without_groups(predict(f"shift {name}", shift.x), own), own, shift.y is None)
+    calibration = None
+    if held is not None:
+        calibration = Calibration(_without_groups(predict("calibration", held.x), held.y), held.y)
     parameters = sum(leaf.size for leaf in model.leaves().values())
-    return Evaluation(test, y, ood, posterior.facts, parameters, shifts=shifts, inputs=problem.test.x)
+    seen = Evaluation(test, y, ood, posterior.facts, parameters, shifts=shifts, inputs=problem.test.x)
+    return replace(seen, calibration=calibration)
 
 
 def _without_groups(predictive: Predictive, y: Tensor) -> evaluations.Kept:
-    """Keep what is stored of the predictions for a shifted test set with targets y (R, N): no groups and no scores.
+    """Keep what is stored of the predictions for a set with targets y (R, N): no groups and no scores.
 
-    With a set for each kind and severity they would take most of a record.
+    With a shifted test set for each kind and severity they would take most of a record.
     """
     arrays = {
         name: value for name, value in predictive.arrays().items() if name not in ("running_class", "latent_mean")
@@ -155,6 +161,9 @@ def stored_arrays(evaluation: Evaluation, dtype: torch.dtype = torch.float32) ->
     for name, shift in evaluation.shifts.items():
         own = {} if shift.of_test else {"y": shift.y}
         parts[f"{evaluations.SHIFT}{name}"] = {**shift.predicted.arrays(), **own}
+    if evaluation.calibration is not None:
+        held = evaluation.calibration
+        parts[evaluations.CALIBRATION] = {**held.predicted.arrays(), "y": held.y}
     arrays = {
         f"{place}.{name}": value.to(_compact(value, torch.float64 if name in LOCATED else dtype))
         for place, part in parts.items()

@@ -7,7 +7,7 @@ from bdlbench.data.task import Data, Signature
 from bdlbench.models.bayesian_linear_regression import BayesianLinearRegression
 from bdlbench.predictives.density import Density
 from bdlbench.predictives.mixtures import Categorical, GaussianMixture
-from bdlbench.protocols import Evaluation, Moments, Reference
+from bdlbench.protocols import Calibration, Evaluation, Moments, Reference
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,9 @@ class Make:
     def classification(self, num=101, samples=5):
         facts = {"sparsity": torch.rand(self.rows), "sparsity[fc1.weight]": torch.rand(self.rows)}
         ood = {"near": self.categorical(1, 57, samples=samples), "far": self.categorical(2, 64, 4, samples, 0.3)}
-        return Evaluation(self.categorical(0, num, samples=samples), self.targets(num), ood, facts, 1234)
+        held = Calibration(self.categorical(5, 33, samples=samples), self.targets(33))
+        test = self.categorical(0, num, samples=samples)
+        return Evaluation(test, self.targets(num), ood, facts, 1234, calibration=held)
 
     def regression(self, num=101, samples=5):
         rng = torch.Generator().manual_seed(3)
@@ -101,7 +103,9 @@ def alone():
         ood = {name: one_row(predictive, r) for name, predictive in evaluation.ood.items()}
         facts = {name: value[r : r + 1] for name, value in evaluation.facts.items()}
         test = one_row(evaluation.test, r)
-        row = Evaluation(test, evaluation.y[r : r + 1], ood, facts, evaluation.num_parameters)
+        held = evaluation.calibration
+        held = held and Calibration(one_row(held.predicted, r), held.y[r : r + 1])
+        row = Evaluation(test, evaluation.y[r : r + 1], ood, facts, evaluation.num_parameters, calibration=held)
         if evaluation.reference is None:
             return row
         reference = Reference(tensors_of_row(evaluation.reference.posterior, r), one_row(evaluation.reference.test, r))

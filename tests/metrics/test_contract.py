@@ -29,7 +29,7 @@ OF_DENSITY = {
 SCORES_OF_CLASSES = ("entropy", "mutual_information", "max_probability")
 OF_CLASSES = {name for name, metric in METRICS.items() if getattr(metric, "score", "") in SCORES_OF_CLASSES}
 OF_CLASSES |= {"accuracy", "ece", "ece_10", "brier", "aurc", "augrc", "accuracy_at_90"}
-OF_CLASSES |= set(FAMILIES["calibration"].metrics)
+OF_CLASSES |= {*FAMILIES["calibration"].metrics, *FAMILIES["conformal"].metrics}
 OF_CONJUGATE = set(FAMILIES["posterior"].metrics)
 
 USES = {"near": {TEST, "near"}, "far": {TEST, "far"}, "simple": {TEST, "simple"}, "": {TEST}}
