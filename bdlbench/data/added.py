@@ -25,6 +25,7 @@ from bdlbench.data.arrays import CHANNELS, Colour
 from bdlbench.data.splits import class_labels
 from bdlbench.data.tables import CsvFormat, Table, is_text
 from bdlbench.data.task import RawInputs, Shift, Task
+from bdlbench.stats.ood_scores import AFTER_TRAINING
 
 KINDS_OF_FILES: dict[str, FileKind] = {
     "csv": "file",
@@ -48,6 +49,7 @@ class DatasetOptions:
 
     Attributes:
         calibration: The share of the training rows that no method sees, for metrics that need rows like test rows.
+        ood_scores: Scores for out-of-distribution inputs that are made after training, joined by +.
         ood: Out-of-distribution inputs; their targets, if any, are not read.
         ood_sha256: What identifies their content.
         shift: A shifted test set with examples and targets of its own.
@@ -59,6 +61,11 @@ class DatasetOptions:
         "share of the training rows that is kept from training, by which conformal sets of classes are calibrated",
         low=0,
         high=0.99,
+        later=True,
+    )
+    ood_scores: str = option(
+        "none",
+        f"out-of-distribution scores made after training: {', '.join(AFTER_TRAINING)}, several joined by +, or all",
         later=True,
     )
     ood: str = option("", "an out-of-distribution set of your own, as image_folder:PATH or npz:PATH", later=True)
@@ -84,6 +91,8 @@ def identified(options: Mapping[str, Any], name: str) -> dict[str, str | float]:
     found: dict[str, str | float] = {}
     if options.get("calibration"):
         found["calibration"] = float(options["calibration"])
+    if asked := asked_scores(str(options.get("ood_scores", "none")), name):
+        found["ood_scores"] = "+".join(asked)
     for key in ("ood", "shift"):
         text, wanted = str(options.get(key, "")), str(options.get(f"{key}_sha256", ""))
         if not text and not wanted:
@@ -92,6 +101,19 @@ def identified(options: Mapping[str, Any], name: str) -> dict[str, str | float]:
         sha256 = given.identified(path, wanted, f"{name}.{key}", KINDS_OF_FILES[kind])
         found |= {key: text, f"{key}_sha256": sha256}
     return found
+
+
+def asked_scores(text: str, name: str) -> tuple[str, ...]:
+    """Return the names of the scores that `ood_scores` asks for, in one order; `name` is the data set, for messages.
+
+    Raises:
+        BadInput: A name is unknown.
+    """
+    named = {"none": (), "": (), "all": AFTER_TRAINING}.get(text, tuple(text.split("+")))
+    for one in named:
+        if one not in AFTER_TRAINING:
+            raise unknown(f"score of {name}.ood_scores", one, [*AFTER_TRAINING, "all", "none"])
+    return tuple(sorted(set(named)))
 
 
 def with_added(task: Task, options: Mapping[str, Any], name: str) -> Task:
@@ -106,14 +128,13 @@ def with_added(task: Task, options: Mapping[str, Any], name: str) -> Task:
         The task with an out-of-distribution set, or a shifted test set, called as the file or folder is.
 
     Raises:
-        BadInput: The data set takes no such set, or the file is not what it should be; or rows are asked for that
-            calibrate classes, and the data set has none.
+        BadInput: The data set takes no such set, or the file is not what it should be; or what is asked for is of
+            classes, and the data set has none.
         DataUnavailable: It is absent.
     """
-    if options.get("calibration") and task.signature.likelihood != "categorical":
-        raise BadInput(
-            f"{name}.calibration calibrates sets of classes, and its targets are {task.signature.likelihood}"
-        )
+    for key in ("calibration", "ood_scores"):
+        if options.get(key) and task.signature.likelihood != "categorical":
+            raise BadInput(f"{name}.{key} is for a classifier, and the likelihood here is {task.signature.likelihood}")
     for key in ("ood", "shift"):
         text, raw = str(options.get(key, "")), task.raw
         if not text:

@@ -197,6 +197,7 @@ class Problem:
     standardised: tuple[int, ...] = ()
     shifts: dict[str, Shift] = field(default_factory=dict)  # (R, N, *S) and (R, N)
     calibration: Data | None = None  # rows like the test rows, which no method sees
+    ood_scores: tuple[str, ...] = ()  # scores that are made after training, by name
 
     def repeat(self, times: int) -> Problem:
         """Repeat each row, in the order r0 r0 … r1 r1 …; data that rows share stay shared."""

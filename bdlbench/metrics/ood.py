@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bdlbench.protocols import TEST, Evaluation, Metric
 from bdlbench.stats.discrimination import Statistic, auroc, average_precision, fpr_at_95_tpr, without_blocks
+from bdlbench.stats.ood_scores import AFTER_TRAINING
 from bdlbench.stats.rows import each_row
 
 OOD_STATISTICS: dict[str, Statistic] = {"AUROC": auroc, "AUPR": average_precision, "FPR at 95 % TPR": fpr_at_95_tpr}
@@ -74,4 +75,6 @@ metrics: dict[str, Metric] = {
     "ood_auroc_density": OutOfDistribution("AUROC", "density", "higher"),
     "ood_auroc_negative_elbo": OutOfDistribution("AUROC", "negative_elbo", "higher"),
     "ood_auroc_likelihood_regret": OutOfDistribution("AUROC", "likelihood_regret", "higher"),
+    **{f"ood_auroc_{score}": OutOfDistribution("AUROC", score, "higher") for score in AFTER_TRAINING},
+    **{f"ood_fpr95_{score}": OutOfDistribution("FPR at 95 % TPR", score, "lower") for score in AFTER_TRAINING},
 }

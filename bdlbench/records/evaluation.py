@@ -37,6 +37,7 @@ from bdlbench.protocols import (
 from bdlbench.records.record import Record
 from bdlbench.stats.behrens_fisher import Array
 from bdlbench.stats.jackknife import blocks, pseudo_values
+from bdlbench.stats.ood_scores import AFTER_TRAINING
 
 FACTS = ("halted_depth", "flops", "full_flops")
 """Facts kept beside the prediction of a network of uncertain depth: the depth of the mode of q, and its cost."""
@@ -44,6 +45,7 @@ FACTS = ("halted_depth", "flops", "full_flops")
 SCORES = (
     *("entropy", "mutual_information", "max_probability", "depth"),
     *("density", "negative_elbo", "likelihood_regret"),
+    *AFTER_TRAINING,
 )
 """Names of the out-of-distribution scores in files; `depth` is E_q z, which differs from `halted_depth`."""
 

@@ -27,6 +27,7 @@ from bdlbench.core.spec import Cell, Curves, Replicate, Spec
 from bdlbench.core.streams import Streams
 from bdlbench.core.torch_private import version
 from bdlbench.data import task
+from bdlbench.data.added import asked_scores
 from bdlbench.data.task import Problem
 from bdlbench.data.validation import hold_out
 from bdlbench.protocols import Conjugate, Evaluation, HasRemark, Method, Posterior, Reference
@@ -244,6 +245,7 @@ def build(batch: Batch) -> Built:
     if share := cell.dataset.get("calibration", 0.0):
         rest, held = hold_out(problem, seeds_of(batch), share, "calibration")
         problem = replace(rest, calibration=held)
+    problem = replace(problem, ood_scores=asked_scores(cell.dataset.get("ood_scores", "none"), cell.dataset.name))
     if batch.points and cell.tuning and not cell.tuning.refit:
         problem = hold_out(problem, seeds_of(batch), cell.tuning.validation).problem
     points = batch.points or [0] * len(batch.rows)
@@ -329,6 +331,9 @@ def _fit_and_score(batch: Batch, built: Built, spent: Session, device: torch.dev
     samples = batch.rows[0].cell.samples
     evaluation = scoring.evaluate(posterior, problem, model, samples, rng, spent.predicting)
     predict_seconds = watch.seconds()
+    if lacking := [name for name in problem.ood_scores if problem.ood and name not in evaluation.test.scores]:
+        words = "no features of its last linear map, or no logits, are known"
+        spent.note(f"no scores {', '.join(lacking)} of {batch.rows[0].cell.method.name}: {words}")
     if posterior.bound is not None:
         # a target y has the density p(y / y_sd) / y_sd
         bound = posterior.bound.double()

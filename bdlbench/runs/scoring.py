@@ -17,11 +17,13 @@ from bdlbench.core.errors import BadInput, BenchError
 from bdlbench.core.streams import Streams
 from bdlbench.core.torch_private import version
 from bdlbench.data.task import Problem
-from bdlbench.predictives.mixtures import OfNumbers, Predicted, Predictive, without_probs
-from bdlbench.protocols import Calibration, Evaluation, Metric, Model, Posterior, ShiftedTest
+from bdlbench.posteriors import features
+from bdlbench.predictives.mixtures import Categorical, OfNumbers, Predicted, Predictive, without_probs
+from bdlbench.protocols import TEST, Calibration, Evaluation, Metric, Model, Posterior, ShiftedTest
 from bdlbench.records import evaluation as evaluations
 from bdlbench.records.contents import FirstSteps, MetricValues, ObjectiveFactors
 from bdlbench.runs import loading
+from bdlbench.stats.ood_scores import OF_LOGITS
 from bdlbench.training.audit import audit
 from bdlbench.training.loop import Fit, Session, session
 
@@ -41,14 +43,15 @@ def evaluate(
     held = problem.calibration
     inputs = [problem.test.x, *problem.ood.values(), *(shift.x for shift in problem.shifts.values())]
     inputs += [] if held is None else [held.x]
+    inputs += [problem.train.x] if problem.ood_scores and problem.ood else []
     total = sum(x.shape[1] for x in inputs)
     before = 0.0
 
-    def predict(name: str, x: Tensor) -> Predictive:
+    def predict(name: str, x: Tensor, by: Posterior = posterior) -> Predictive:
         nonlocal before
         share, start = x.shape[1] / total, before
         with session(Session(predicting=lambda fraction: predicting(start + share * fraction))):
-            predictive = posterior.predict(x, samples, rng.child(f"predict {name}"))
+            predictive = by.predict(x, samples, rng.child(f"predict {name}"))
         before = start + share
         predicting(before)
         return predictive.in_units(problem.y_mean, problem.y_sd)
@@ -56,8 +59,10 @@ def evaluate(
     def in_units(y: Tensor) -> Tensor:
         return y * problem.y_sd[:, None] + problem.y_mean[:, None] if y.is_floating_point() else y
 
-    test, y = predict("test", problem.test.x), in_units(problem.test.y)
-    ood = {name: predict(name, x) for name, x in problem.ood.items()}
+    y, sets = in_units(problem.test.y), {TEST: problem.test.x, **problem.ood}
+    predicted = _with_scores(posterior, problem, predict) if problem.ood_scores and problem.ood else None
+    test, *others = predicted or (predict(name, x) for name, x in sets.items())
+    ood = dict(zip(problem.ood, others, strict=True))
     shifts = {}
     for name, shift in problem.shifts.items():
         own = y if shift.y is None else in_units(shift.y)
@@ -68,6 +73,27 @@ def evaluate(
     parameters = sum(leaf.size for leaf in model.leaves().values())
     seen = Evaluation(test, y, ood, posterior.facts, parameters, shifts=shifts, inputs=problem.test.x)
     return replace(seen, calibration=calibration)
+
+
+def _with_scores(
+    posterior: Posterior, problem: Problem, predict: Callable[[str, Tensor, Posterior], Any]
+) -> list[Categorical] | None:
+    """Predict the test set and each out-of-distribution set, with the scores that `problem.ood_scores` names.
+
+    The predictions are those without scores. The training rows are predicted once, only where a score is made of
+    features. None where the posterior, or its network, has none.
+    """
+    watching, telling = features.watched(posterior), features.watched(posterior, weights=True)
+    if watching is None or telling is None:
+        return None
+    sets = {TEST: problem.test.x, **problem.ood}
+    try:
+        seen = [predict(name, x, watching) for name, x in sets.items()]
+        known = problem.train.x if not set(problem.ood_scores) <= set(OF_LOGITS) else problem.train.x[:, :1]
+        train = predict("features of training rows", known, telling)
+    except features.NoFeatures:
+        return None
+    return features.scored(problem.ood_scores, train, problem.train.y, seen)
 
 
 def _without_groups(predictive: Predictive, y: Tensor) -> evaluations.Kept:

@@ -8,6 +8,7 @@ from bdlbench.models.bayesian_linear_regression import BayesianLinearRegression
 from bdlbench.predictives.density import Density
 from bdlbench.predictives.mixtures import Categorical, GaussianMixture
 from bdlbench.protocols import Calibration, Evaluation, Moments, Reference
+from bdlbench.stats.ood_scores import AFTER_TRAINING
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,8 @@ class Make:
         logits = sharpness * torch.randn(samples, self.rows, num, classes, generator=rng, dtype=self.dtype)
         probs = logits.softmax(-1)
         entropy = torch.special.entr(probs).sum(-1).mean(0)
-        return Categorical(samples, probs.mean(0).log(), probs.log(), entropy, dtype=self.dtype)
+        scores = {name: torch.randn(self.rows, num, generator=rng).double() for name in AFTER_TRAINING}
+        return Categorical(samples, probs.mean(0).log(), probs.log(), entropy, own_scores=scores, dtype=self.dtype)
 
     def targets(self, num, classes=4):
         return torch.randint(classes, (self.rows, num), generator=torch.Generator().manual_seed(9))
@@ -81,6 +83,7 @@ def one_row(predictive, r):
         log_probs=predictive.log_probs[r : r + 1],
         group_log_probs=predictive.group_log_probs[:, r : r + 1],
         expected_entropy=predictive.expected_entropy[r : r + 1],
+        own_scores={name: value[r : r + 1] for name, value in predictive.own_scores.items()},
     )
 
 
