@@ -29,7 +29,7 @@ from bdlbench.stats.rows import each_row
 
 
 def watched(posterior: Posterior, weights: bool = False) -> Posterior | None:
-    """Return the posterior whose predictions are `Seen`: they have features and scores of logits beside them.
+    """Return the posterior whose predictions are `WatchedPredictive`: they have features and scores of logits beside them.
 
     Args:
         posterior: The posterior of a classifier.
@@ -47,7 +47,9 @@ def watched(posterior: Posterior, weights: bool = False) -> Posterior | None:
     return None
 
 
-def scored(asked: Sequence[str], train: Seen, y: Tensor, sets: Sequence[Seen]) -> list[Categorical]:
+def scored(
+    asked: Sequence[str], train: WatchedPredictive, y: Tensor, sets: Sequence[WatchedPredictive]
+) -> list[Categorical]:
     """Return the predictive of each set with the scores that are asked for.
 
     Args:
@@ -61,7 +63,7 @@ def scored(asked: Sequence[str], train: Seen, y: Tensor, sets: Sequence[Seen]) -
     """
     members = len(train.features) // len(y)
     classes = y.repeat_interleave(members, 0)
-    kernels: dict[str, Callable[[Seen], Tensor]] = {
+    kernels: dict[str, Callable[[WatchedPredictive], Tensor]] = {
         "energy": lambda seen: seen.energy,
         "max_logit": lambda seen: seen.max_logit,
         "mahalanobis": lambda seen: each_row(ood_scores.mahalanobis, train.features, classes, seen.features),
@@ -81,7 +83,7 @@ def scored(asked: Sequence[str], train: Seen, y: Tensor, sets: Sequence[Seen]) -
 
 
 @dataclass(frozen=True)
-class Seen:
+class WatchedPredictive:
     """Class probabilities, with what entered the last linear map. Rows are those of members: K·R for K members.
 
     Attributes:
@@ -208,7 +210,7 @@ class _Sum:
             self._sums = [a + b for a, b in zip(self._sums, now, strict=True)] if self._sums else now
         self._added += len(logits)
 
-    def finish(self) -> Seen:
+    def finish(self) -> WatchedPredictive:
         features, energies, largest, *last = (part / self._added for part in self._sums)
         predictive: Predictive = self._inner.finish()
-        return Seen(predictive, features.float(), energies, largest, tuple(last))
+        return WatchedPredictive(predictive, features.float(), energies, largest, tuple(last))

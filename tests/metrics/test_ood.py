@@ -6,8 +6,9 @@ import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from bdlbench.metrics.ood import metrics
+from bdlbench.stats.ood_scores import AFTER_TRAINING
 
-SCORES = {"classes": ("entropy", "mutual_information", "max_probability")}
+SCORES = {"classes": ("entropy", "mutual_information", "max_probability", *AFTER_TRAINING)}
 SCORES["density"] = ("density", "negative_elbo", "likelihood_regret")
 OF_CLASSES, OF_DENSITY = (
     {name for name, metric in metrics.items() if metric.score in known} for known in SCORES.values()
@@ -41,7 +42,7 @@ def test_flat_predictions_are_found(make):
     assert (metrics["ood_fpr95"](evaluation)["far"] < metrics["ood_fpr95"](evaluation)["near"]).all()
 
 
-@pytest.mark.parametrize(("name", "better"), [(n, "lower" if n == "ood_fpr95" else "higher") for n in metrics])
+@pytest.mark.parametrize(("name", "better"), [(n, "lower" if n.startswith("ood_fpr95") else "higher") for n in metrics])
 def test_direction_and_summary(name, better):
     assert metrics[name].better == better
     assert metrics[name].score in metrics[name].summary
