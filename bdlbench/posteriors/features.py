@@ -29,7 +29,7 @@ from bdlbench.stats.rows import each_row
 
 
 def watched(posterior: Posterior, weights: bool = False) -> Posterior | None:
-    """Return the posterior whose predictions are `WatchedPredictive`: they have features and scores of logits beside them.
+    """Return the posterior whose predictions are `WatchedPredictive`, with features and scores of logits beside them.
 
     Args:
         posterior: The posterior of a classifier.
