@@ -331,9 +331,8 @@ def _fit_and_score(batch: Batch, built: Built, spent: Session, device: torch.dev
     samples = batch.rows[0].cell.samples
     evaluation = scoring.evaluate(posterior, problem, model, samples, rng, spent.predicting)
     predict_seconds = watch.seconds()
-    if lacking := [name for name in problem.ood_scores if problem.ood and name not in evaluation.test.scores]:
-        words = "no features of its last linear map, or no logits, are known"
-        spent.note(f"no scores {', '.join(lacking)} of {batch.rows[0].cell.method.name}: {words}")
+    for line in scoring.lacking(problem, evaluation):
+        spent.note(line)
     if posterior.bound is not None:
         # a target y has the density p(y / y_sd) / y_sd
         bound = posterior.bound.double()

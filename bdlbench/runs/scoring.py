@@ -96,6 +96,13 @@ def _with_scores(
     return features.scored(problem.ood_scores, train, problem.train.y, seen)
 
 
+def lacking(problem: Problem, evaluation: Evaluation) -> list[str]:
+    """Say, in a line each, what the data set was asked for and the posterior cannot tell."""
+    scores = [name for name in problem.ood_scores if problem.ood and name not in evaluation.test.scores]
+    words = "no network with one last linear map in front of class logits is known"
+    return [f"no scores {', '.join(scores)}: {words}"] if scores else []
+
+
 def _without_groups(predictive: Predictive, y: Tensor) -> evaluations.Kept:
     """Keep what is stored of the predictions for a set with targets y (R, N): no groups and no scores.
 
