@@ -328,8 +328,7 @@ def _fit_and_score(batch: Batch, built: Built, spent: Session, device: torch.dev
     refuse_broken(posterior, method, batch.rows[0].cell.method.name, len(batch.rows))
     train_seconds = spent.seconds_before + watch.seconds() - spent.keeping - spent.watching
     watch = Stopwatch(device)
-    samples = batch.rows[0].cell.samples
-    evaluation = scoring.evaluate(posterior, problem, model, samples, rng, spent.predicting)
+    evaluation = scoring.evaluate(posterior, problem, model, batch.rows[0].cell.samples, rng, spent.predicting)
     predict_seconds = watch.seconds()
     for line in scoring.lacking(problem, evaluation):
         spent.note(line)
