@@ -333,8 +333,7 @@ def _fit_and_score(batch: Batch, built: Built, spent: Session, device: torch.dev
     for line in scoring.lacking(problem, evaluation):
         spent.note(line)
     if posterior.bound is not None:
-        # a target y has the density p(y / y_sd) / y_sd
-        bound = posterior.bound.double()
+        bound = posterior.bound.double()  # a target y has the density p(y / y_sd) / y_sd
         jacobian = _trained_on(spent, problem) * problem.y_sd.log().to(bound.device)
         evaluation = replace(evaluation, elbo=bound - jacobian)
     if isinstance(model, Conjugate):
