@@ -186,6 +186,7 @@ def expected_moments(name, gram, xy):
         "sequential": (exact, np.diag(1 / np.diag(precision))),
         "gaussian_vi": (exact, np.linalg.inv(precision)),  # of a rank that is enough for any covariance
         "laplace": (exact, np.linalg.inv(precision)),
+        "hmc": (exact, np.linalg.inv(precision)),
         "swag": (exact, zero),  # on all data at once SGD has no noise, and stays where the burn-in has come
         "multiswag": (exact, zero),
         "snapshot": (point, zero),
@@ -228,6 +229,7 @@ NOISY = {
     "sparse_vd": 2e-2,
     "sgld": 1e-3,
     "sghmc": 1e-3,
+    "hmc": 1e-3,
 }
 """Methods whose training draws noise, and what the finite size of its steps may move a weight."""
 
