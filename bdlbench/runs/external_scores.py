@@ -23,7 +23,7 @@ from bdlbench.data.downloads import array_checksum
 from bdlbench.data.task import Task
 from bdlbench.metrics.ood import OutOfDistribution
 from bdlbench.predictives.mixtures import Categorical, CategoricalSum, GaussianMixture, entropy
-from bdlbench.protocols import Evaluation, Metric
+from bdlbench.protocols import Evaluation, Metric, ShiftedTest
 from bdlbench.records import record as records
 from bdlbench.records.contents import Environment, PredictionsFrom, Values
 from bdlbench.records.record import Record
@@ -105,7 +105,13 @@ def evaluate(found: Submission | RealSubmission) -> Evaluation:
         name: _predictive(logs, found.ood_scores.get(name, {})) for name, logs in found.ood_log_probs.items()
     }
     ood |= {name: OwnScores(scores) for name, scores in found.ood_scores.items() if name not in ood}
-    return Evaluation(_predictive(found.log_probs, found.scores), found.labels, ood, {}, None)
+    shifts = {
+        name: ShiftedTest(
+            _predictive(logs, {}), found.shift_labels.get(name, found.labels), name not in found.shift_labels
+        )
+        for name, logs in found.shift_log_probs.items()
+    }
+    return Evaluation(_predictive(found.log_probs, found.scores), found.labels, ood, {}, None, shifts=shifts)
 
 
 # the claim
@@ -225,7 +231,7 @@ def _data_facts(
     """Return the data set's checksums. Raises BadInput if the file's labels, targets, classes or OOD sets differ."""
     wanted = "gaussian" if isinstance(found, RealSubmission) else "categorical"
     truths = found.targets if isinstance(found, RealSubmission) else found.labels
-    for labels, replicate in zip(truths, asked, strict=True):
+    for row, (labels, replicate) in enumerate(zip(truths, asked, strict=True)):
         task = load_task(dataset, replicate.split)
         if wanted not in task.signature.likelihood:
             lacks, holds = (
@@ -239,6 +245,7 @@ def _data_facts(
         if found.log_probs.shape[-1] != task.signature.outputs:
             raise BadInput(f"{path} has {found.log_probs.shape[-1]} classes, {where} has {task.signature.outputs}")
         _same_labels(path, where, labels, task.test.y)
+        _same_shifts(path, dataset.name, found, row, task)
         for name in {**found.ood_log_probs, **found.ood_scores}:
             if name not in task.ood:
                 raise unknown(f"out-of-distribution set of {dataset.name}", name, task.ood)
@@ -255,6 +262,20 @@ def _same_labels(path: Path, where: str, labels: Tensor, expected: Tensor) -> No
     if wrong:
         gap = f"first at example {wrong[0]}: {int(labels[wrong[0]])}, not {int(expected[wrong[0]])}"
         raise BadInput(f"{path}: {len(wrong)} of {len(labels)} labels are not those of {where}, {gap}; keep its order")
+
+
+def _same_shifts(path: Path, dataset: str, found: Submission, row: int, task: Task) -> None:
+    """Raise BadInput if the file's shifted test sets are not the data set's own, in one row."""
+    for name in found.shift_log_probs:
+        if name not in task.shifts:
+            asked = "" if task.shifts else f": ask for them, as --set {dataset}.shifts=all"
+            raise BadInput(f"{unknown(f'shifted test set of {dataset}', name, task.shifts)}{asked}")
+        expected, given = task.shifts[name].y, found.shift_labels.get(name)
+        if (expected is None) != (given is None):
+            has = "the test examples: leave out" if expected is None else "examples of its own: give"
+            raise BadInput(f"{path}: {name} of {dataset} has {has} shift.{name}.labels")
+        if expected is not None and given is not None:
+            _same_labels(path, f"{name} of {dataset}", given[row], expected)
 
 
 def _same_targets(path: Path, where: str, targets: Tensor, task: Task) -> None:

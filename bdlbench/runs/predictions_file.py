@@ -27,7 +27,10 @@ ENDINGS = (".npz", ".csv", ".parquet")
 OF_REALS = ("mean", "sd", "variance", "target")
 """Arrays of an npz, and columns of a table, that describe Gaussians and their targets."""
 KEYS = ("probs", "logits", "labels", "seeds", *OF_REALS)
-"""Arrays of an npz besides `score.NAME`, `ood.SET.probs`, `ood.SET.logits` and `ood.SET.score.NAME`."""
+"""Arrays of an npz besides `score.NAME`, those of an out-of-distribution set, `ood.SET.probs`, `ood.SET.logits` and
+`ood.SET.score.NAME`, and those of a shifted test set, `shift.SET.probs`, `shift.SET.logits` and `shift.SET.labels`."""
+SHIFT = "shift "
+"""How the column `set` of a table names a shifted test set: `shift rotation 3`."""
 FILE_COLUMNS = ("label", "set", "seed", "sample", *OF_REALS)
 """Columns of a table besides `prob_0`, `prob_1`, … or `logit_0`, `logit_1`, … and `score_NAME`."""
 IMPLIED = ("entropy", "mutual_information", "max_probability")
@@ -60,6 +63,9 @@ class Submission:
         scores: (R, N) float64 by name.
         ood_log_probs: (M, R, N', C) by set.
         ood_scores: (R, N') by set and name.
+        shift_log_probs: (M, R, N', C) by shifted test set.
+        shift_labels: (R, N') of those shifted test sets that have examples of their own; the others have the test
+            examples, shifted and in their order.
     """
 
     log_probs: Tensor
@@ -68,6 +74,8 @@ class Submission:
     scores: dict[str, Tensor] = field(default_factory=dict)
     ood_log_probs: dict[str, Tensor] = field(default_factory=dict)
     ood_scores: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    shift_log_probs: dict[str, Tensor] = field(default_factory=dict)
+    shift_labels: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def lead(self) -> tuple[int, int]:
@@ -154,10 +162,11 @@ def _read_npz(path: Path, axes: str) -> Arrays:
         raise BadInput(f"{path} is not a whole npz of plain arrays: {_one_line(error)}") from None
     _refuse_twice(path, "array", names)
     for name in arrays:
-        if key := _ood_key(name):
+        if key := _ood_key(name) or _shift_key(name):
             _check_set_name(path, key[0])
         elif not (name in KEYS or re.fullmatch(rf"score\.{SCORE_NAME}", name)):
-            raise unknown(f"array in {path}", name, [*KEYS, "score.NAME", "ood.SET.probs", "ood.SET.logits"])
+            of_sets = ("ood.SET.probs", "ood.SET.logits", "shift.SET.probs", "shift.SET.logits", "shift.SET.labels")
+            raise unknown(f"array in {path}", name, [*KEYS, "score.NAME", *of_sets])
     for name, value in arrays.items():
         if name.rpartition(".")[2] in ("probs", "logits"):
             arrays[name] = _with_all_axes(path, name, value, axes)
@@ -192,6 +201,12 @@ def _check_set_name(path: Path, name: str) -> None:
 def _ood_key(name: str) -> tuple[str, str] | None:
     """Return (set, what) of `ood.SET.probs`, `ood.SET.logits` and `ood.SET.score.NAME`; None for other names."""
     match = re.fullmatch(rf"ood\.(.+?)\.(probs|logits|score\.{SCORE_NAME})", name)
+    return (match[1], match[2]) if match else None
+
+
+def _shift_key(name: str) -> tuple[str, str] | None:
+    """Return (set, what) of `shift.SET.probs`, `shift.SET.logits` and `shift.SET.labels`; None for other names."""
+    match = re.fullmatch(r"shift\.(.+)\.(probs|logits|labels)", name)
     return (match[1], match[2]) if match else None
 
 
@@ -390,12 +405,13 @@ def _whole_word(word: str) -> int | None:
 
 
 class _Part:
-    """The rows of one set of a table: "test", or an out-of-distribution set."""
+    """The rows of one set of a table: "test", a shifted test set, or an out-of-distribution set."""
 
     def __init__(
         self, path: Path, name: str, columns: dict[str, FileColumn], whole: Arrays, rows: NDArray[np.intp]
     ) -> None:
         self.path, self.name, self.columns = path, name, columns
+        self.shift = name.removeprefix(SHIFT) if name.startswith(SHIFT) else ""
         self.keys = {key: np.unique(value[rows]).tolist() for key, value in whole.items()}
         order = np.lexsort([whole[key][rows] for key in ("seed", "sample") if key in whole]) if whole else slice(None)
         self.rows = rows[order]  # by sample, then seed, then as they stand in the file
@@ -407,7 +423,7 @@ class _Part:
 
     def arrays(self) -> Arrays:
         """Return the arrays by their names in an npz."""
-        prefix = "" if self.name == "test" else f"ood.{self.name}."
+        prefix = "" if self.name == "test" else f"shift.{self.shift}." if self.shift else f"ood.{self.name}."
         found: Arrays = {}
         for what, stem in (("probs", "prob"), ("logits", "logit")):
             columns = self._class_columns(stem)
@@ -422,17 +438,25 @@ class _Part:
                 found[prefix + column] = value.reshape(*self.lead, -1)
         for column in self.columns:
             if column.startswith("score_") and (value := self._given(column)) is not None:
+                if self.shift:
+                    why = "scores are of the test set and of out-of-distribution sets"
+                    raise BadInput(f"{self.path}: column {column} is not empty for set {self.name!r}: {why}")
                 found[f"{prefix}score.{column.removeprefix('score_')}"] = self._same_for_samples(column, value)
         if not found:
             raise BadInput(f"{self.path}: set {self.name!r} has no predictions and no scores: its cells are empty")
+        if self.shift and "label" in self.columns and not self.columns["label"].absent[self.rows].all():
+            found[f"{prefix}labels"] = self._labels()
         return {**found, **self._truths()} if self.name == "test" else found
+
+    def _labels(self) -> NDArray[Any]:
+        """Return the classes of the set's rows, (R, N)."""
+        return self._same_for_samples("label", _whole_column(self.path, "label", self.columns["label"], self.rows))
 
     def _truths(self) -> Arrays:
         """Return the test set's labels or targets, and its seeds."""
         found: Arrays = {}
         if "label" in self.columns:
-            labels = _whole_column(self.path, "label", self.columns["label"], self.rows)
-            found["labels"] = self._same_for_samples("label", labels)
+            found["labels"] = self._labels()
         if "target" in self.columns and (value := self._given("target")) is not None:
             found["target"] = self._same_for_samples("target", value)
         if "seed" in self.keys:
@@ -483,7 +507,7 @@ def _checked(path: Path, arrays: Arrays, rounding: float) -> Submission | RealSu
     if log_probs is None:
         raise BadInput(f"{path} has neither probs nor logits of the test set, nor mean and sd of a real target")
     rows = log_probs.shape[1]
-    labels = _labels(path, arrays, log_probs)
+    labels = _labels(path, "", arrays, log_probs)
     scores = {
         name.removeprefix("score."): _score(path, name, value, rows, log_probs.shape[2])
         for name, value in arrays.items()
@@ -500,7 +524,21 @@ def _checked(path: Path, arrays: Arrays, rounding: float) -> Submission | RealSu
         if ood_scores[name].keys() != scores.keys():
             gap = sorted(ood_scores[name].keys() ^ scores.keys())[0]
             raise BadInput(f"{path}: score {gap!r} must be given for the test set and for ood.{name}, or for neither")
-    return Submission(log_probs, labels, _seeds(path, arrays, rows), scores, ood_log_probs, ood_scores)
+    shifts, own_labels = {}, {}
+    for name in dict.fromkeys(key[0] for key in map(_shift_key, arrays) if key):
+        part = f"shift.{name}."
+        shifted = _log_probabilities(path, part, arrays, rounding)
+        if shifted is None:
+            raise BadInput(f"{path} has {part}labels and no {part}probs or {part}logits: give its predictions")
+        _same_shape(path, part, shifted, log_probs)
+        shifts[name] = shifted
+        if f"{part}labels" in arrays:
+            own_labels[name] = _labels(path, part, arrays, shifted)
+        elif shifted.shape[2] != log_probs.shape[2]:
+            counts = f"{shifted.shape[2]} examples, the test set {log_probs.shape[2]}"
+            raise BadInput(f"{path}: {part.rstrip('.')} has {counts}: give those of each test example, or {part}labels")
+    seeds = _seeds(path, arrays, rows)
+    return Submission(log_probs, labels, seeds, scores, ood_log_probs, ood_scores, shifts, own_labels)
 
 
 def _checked_reals(path: Path, arrays: Arrays) -> RealSubmission:
@@ -577,16 +615,17 @@ def _first(wrong: Tensor) -> tuple[tuple[int, ...], str]:
     return at, ", ".join(f"{word} {i}" for word, i in zip(words, at, strict=True))
 
 
-def _labels(path: Path, arrays: Arrays, probs: Tensor) -> Tensor:
-    """Return classes (R, N), int64."""
-    if "labels" not in arrays:
+def _labels(path: Path, prefix: str, arrays: Arrays, probs: Tensor) -> Tensor:
+    """Return classes (R, N) of the test set or of a shifted one, int64."""
+    name = f"{prefix}labels"
+    if name not in arrays:
         raise BadInput(f"{path} has no labels: give the class of every test example, counted from 0")
-    whole = _whole(path, "labels", np.atleast_2d(arrays["labels"]))
-    labels = _per_example(path, "labels", torch.from_numpy(whole), probs.shape[1], probs.shape[2])
+    whole = _whole(path, name, np.atleast_2d(arrays[name]))
+    labels = _per_example(path, name, torch.from_numpy(whole), probs.shape[1], probs.shape[2])
     classes = probs.shape[-1]
     if bool((wrong := (labels < 0) | (labels >= classes)).any()):
         at, place = _first(wrong)
-        raise BadInput(f"{path}: labels holds {labels[at]} at {place}: classes are 0 … {classes - 1}")
+        raise BadInput(f"{path}: {name} holds {labels[at]} at {place}: classes are 0 … {classes - 1}")
     return labels
 
 

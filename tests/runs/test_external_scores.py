@@ -669,3 +669,105 @@ def test_a_hundred_thousand_classes(tmp_path: Path) -> None:
     arrays = records.predictions(tmp_path / "out", records.read_one(out))
     assert arrays["test.y"].tolist() == [[99_999, 5]] and arrays["test.running_class"].dtype == torch.int16
     assert values(out)["nll"] == pytest.approx([np.log(classes)])
+
+
+# shifted test sets
+
+DIGITS = catalog.choice("datasets", "digits", {"digits": {"shifts": "rotation"}})
+
+
+def of_digits(**arrays: Any) -> dict[str, Any]:
+    """Arrays of an npz for digits with rotations 1 and 2, with these in place of the right ones."""
+    y = load_task(DIGITS, 0).test.y.numpy()
+    logits = torch.nn.functional.one_hot(torch.from_numpy(y), 10).numpy() * 4.0
+    sets = {f"shift.rotation {s}.probs": made(s, num=len(y), classes=10) for s in (1, 2)}
+    return {"logits": logits, "labels": y, **sets, **arrays}
+
+
+ROTATED = ["--dataset", "digits", "--set", "digits.shifts=rotation"]
+
+
+def test_shifted_test_sets_are_scored_as_the_test_set_is_and_count_its_examples_once(tmp_path: Path) -> None:
+    arrays = of_digits()
+    np.savez(tmp_path / "mine.npz", **arrays)
+    record = api.score(
+        tmp_path / "mine.npz", method="mine", dataset="digits", set=["digits.shifts=rotation"], results=tmp_path
+    )
+    found, y = values(record), arrays["labels"]
+    for severity in (1, 2):
+        probs = arrays[f"shift.rotation {severity}.probs"]
+        right = np.log(probs[np.arange(len(y)), y])
+        assert found[f"nll[rotation {severity}]"] == pytest.approx([-right.mean()])
+        assert found[f"accuracy[rotation {severity}]"] == pytest.approx([(probs.argmax(-1) == y).mean()])
+        alone = {"probs": probs, "labels": y}
+        np.savez(tmp_path / "alone.npz", **alone)
+        again = values(
+            api.score(tmp_path / "alone.npz", method="alone", dataset="digits", results=tmp_path / "alone", fresh=True)
+        )
+        assert found[f"ece[rotation {severity}]"] == again["ece"]
+    assert found["nll[rotation]"] == pytest.approx([np.mean([found[f"nll[rotation {s}]"][0] for s in (1, 2)])])
+    stored = evaluation.read(records.read_one(record), records.predictions(tmp_path, records.read_one(record)))
+    assert stored is not None
+    assert {name: shift.of_test for name, shift in stored.shifts.items()} == {"rotation 1": True, "rotation 2": True}
+
+
+def test_a_shifted_set_of_ones_own_has_labels_of_its_own(saved: Callable[..., Path], tmp_path: Path) -> None:
+    y, fog = np.array([0, 1, 2, 2]), {f"fog {severity}": made(6 + severity) for severity in (1, 2)}
+    own = {"shift.elsewhere.probs": made(5, num=4), "shift.elsewhere.labels": y}
+    path = saved(**own, **{f"shift.{name}.logits": np.log(probs) for name, probs in fog.items()})
+    asked = [str(path), "--method", "mine", "--dataset", "vintage", "--own-data", "--results", str(tmp_path / "npz")]
+    assert cli.main(["score", *asked]) == 0
+    found = values(next((tmp_path / "npz").glob("*.json")))
+    right = np.log(made(5, num=4)[np.arange(4), y])
+    assert found["nll[elsewhere]"] == pytest.approx([-right.mean()])
+    mean = np.mean([found[f"nll[{name}]"][0] for name in fog])
+    assert found["nll[shifted]"] == pytest.approx([mean])  # of the test examples alone
+    columns = [f"prob_{c}" for c in range(CLASSES)]
+    parts = [("test", made(0), wine_labels()), ("shift elsewhere", made(5, num=4), y)]
+    parts += [(f"shift {name}", probs, None) for name, probs in fog.items()]
+    frames = [pd.DataFrame(probs, columns=columns).assign(set=name, label=labels) for name, probs, labels in parts]
+    pd.concat(frames).to_csv(tmp_path / "mine.csv", index=False)
+    asked = [str(tmp_path / "mine.csv"), *asked[1:-1], str(tmp_path / "csv")]
+    assert cli.main(["score", *asked]) == 0
+    same = values(next((tmp_path / "csv").glob("*.json")))
+    assert same.keys() == found.keys()
+    assert all(same[name] == pytest.approx(value, rel=1e-6) for name, value in found.items())
+
+
+@pytest.mark.parametrize(
+    ("changed", "dataset", "names"),
+    [
+        ({"shift.rotation 9.probs": made(1, num=450, classes=10)}, ROTATED, ["rotation 9"]),
+        ({}, ["--dataset", "digits"], ["rotation 1", "digits.shifts=all"]),
+        ({"shift.rotation 1.probs": made(1, num=449, classes=10)}, ROTATED, ["shift.rotation 1", "449", "450"]),
+        ({"shift.rotation 1.probs": made(1, num=450, classes=9)}, ROTATED, ["shift.rotation 1", "9", "10"]),
+        ({"shift.rotation 1.probs": made(1, num=450, classes=10) * 0.5}, ROTATED, ["shift.rotation 1.probs", "0.5"]),
+        ({"shift.rotation 1.labels": np.zeros(450, int)}, ROTATED, ["shift.rotation 1.labels"]),
+        ({"shift.far.labels": np.zeros(3, int)}, ROTATED, ["shift.far.labels", "shift.far.probs"]),
+        ({"shift.test .probs": made(1, num=450, classes=10)}, ROTATED, ["'test '"]),
+        ({"shift.rotation 1.score.mine": np.zeros(450)}, ROTATED, ["shift.rotation 1.score.mine"]),
+        (
+            {"shift.far.probs": made(1, num=3, classes=10)},
+            ["--dataset", "own", "--own-data"],
+            ["shift.far", "3", "450"],
+        ),
+        (
+            {"shift.far.probs": made(1, num=3, classes=10), "shift.far.labels": np.array([0, 1, 10])},
+            ["--dataset", "own", "--own-data"],
+            ["shift.far.labels", "10"],
+        ),
+    ],
+)
+def test_faults_of_shifted_test_sets(
+    changed: dict[str, Any], dataset: list[str], names: list[str], tmp_path: Path, refused: Any
+) -> None:
+    path = tmp_path / "mine.npz"
+    np.savez(path, **of_digits(**changed))
+    refused.command(["score", path, "--method", "mine", *dataset, "--results", tmp_path / "out"], *names)
+
+
+def test_scores_of_a_shifted_set_of_a_table_are_refused(tmp_path: Path, refused: Any) -> None:
+    text = "prob_0,prob_1,label,set,score_mine\n1,0,0,test,1\n0,1,1,test,2\n1,0,,shift fog,3\n0,1,,shift fog,4\n"
+    (tmp_path / "mine.csv").write_text(text, "utf-8")
+    words = ["--method", "mine", "--dataset", "own", "--own-data", "--results", tmp_path / "out"]
+    refused.command(["score", tmp_path / "mine.csv", *words], "score_mine", "'shift fog'")
