@@ -9,7 +9,7 @@ import pytest
 
 from bdlbench import catalog
 from bdlbench.core import memory
-from bdlbench.core.options import option
+from bdlbench.core.options import fields, is_open, option
 from bdlbench.core.spec import Cell, Choice, parse_seeds
 from bdlbench.runs.suites import Overrides, build_spec, parse_suite
 
@@ -173,3 +173,50 @@ def test_no_option_renames_its_entry(monkeypatch: pytest.MonkeyPatch, refused: A
         options(GRID, methods=("renaming",), settings=("renaming.name=zzz",))
     one = Choice.of("a", {"x": 1})
     assert Cell(one, one, one, 3).as_dict()["treatment"]["name"] == "a"
+
+
+# ends of a range
+
+FRACTIONS = {
+    "burn_in": {0: "networks are kept from the first step on"},
+    "collect_from": {0: "after the first epoch", 1: "the state at the end of training alone"},
+    "entropy_weight": {0: "amortised MAP", 1: "the ELBO"},
+    "exploration": {0: "q(z) is trained", 1: "the network is, for every depth, and q(z) is not"},
+    "label_smoothing": {0: "none"},
+    "milestone_factor": {1: "no decay"},
+    "momentum": {0: "none"},
+    "pruned": {0: "none"},
+    "ramp_end": {0: "the KL has its full weight from the start", 1: "at the end"},
+    "ramp_start": {0: "the KL comes in at once"},
+    "warmup": {0: "none", 1: "the rate rises to the end"},
+}
+"""Fractions that may be 0 or 1, and what they then mean: an end without a meaning is excluded."""
+
+
+def test_an_end_of_a_fraction_is_allowed_only_where_it_means_something() -> None:
+    entries = [(kind, name) for kind in ("methods", "models", "datasets") for name in catalog.names(kind)]  # type: ignore[arg-type]
+    found: dict[str, set[int]] = {}
+    for kind, name in entries:
+        for option_name, field in fields(catalog.load(kind, name)).items():  # type: ignore[arg-type]
+            if isinstance(field.default, float) and (field.metadata["low"], field.metadata["high"]) == (0, 1):
+                ends = {end for end, side in ((0, "low"), (1, "high")) if not is_open(field, side)}  # type: ignore[arg-type]
+                found.setdefault(option_name, set()).update(ends)
+    assert {name: ends for name, ends in found.items() if ends} == {name: set(ends) for name, ends in FRACTIONS.items()}
+
+
+@pytest.mark.parametrize(
+    ("setting", "end"),
+    [
+        ("mle.label_smoothing=1", "[0, 1)"),  # trains on the uniform
+        ("mle.momentum=1", "[0, 1)"),  # never forgets a gradient
+        ("mle.milestone_factor=0", "(0, 1]"),  # ends training at a milestone
+        ("mle.milestones=0", "[1, 99]"),
+        ("mle.milestones=50-100", "[1, 99]"),
+        ("mean_field_vi.pruned=1", "[0, 1)"),  # takes every weight
+        ("sparse_vd.ramp_start=1", "[0, 1)"),  # trains without a KL
+    ],
+)
+def test_an_end_that_means_nothing_is_refused(setting: str, end: str, refused: Any) -> None:
+    method = setting.partition(".")[0]
+    with refused(setting.partition("=")[0] + "=", end):
+        build_spec(parse_suite(GRID, "suite.toml"), Overrides(device="cpu", methods=(method,), settings=(setting,)))

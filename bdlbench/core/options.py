@@ -16,6 +16,9 @@ from bdlbench.core.errors import LONGEST, BadInput, unknown
 
 FileKind = Literal["file", "folder"]
 
+Ends = bool | Literal["low", "high"]
+"""Which ends of a range are excluded: both, neither, or the one that is named."""
+
 Value = bool | int | float | str | tuple[int, ...]
 
 
@@ -25,7 +28,7 @@ def option(
     *,
     low: float = -math.inf,
     high: float = math.inf,
-    open_ends: bool = False,
+    open_ends: Ends = False,
     choices: Sequence[str] = (),
     entry: str = "",
     later: bool = False,
@@ -39,7 +42,7 @@ def option(
         help: What it means, on one line.
         low: The least value.
         high: The largest value.
-        open_ends: Whether `low` and `high` themselves are excluded.
+        open_ends: Whether `low` and `high` themselves are excluded; "low" or "high" where only that end is.
         choices: The texts that are allowed; any where empty.
         entry: A kind of the catalog, such as "methods". The option then names an entry of that kind, and the field
             holds the built entry.
@@ -113,12 +116,13 @@ def resolve(entry: type, name: str, given: Mapping[str, Any]) -> dict[str, Value
 
 def _checked(field: dataclasses.Field[Any], where: str, raw: Any) -> Value:
     value = _parsed(field.default, where, raw)
-    low, high, open_ends = (field.metadata[k] for k in ("low", "high", "open_ends"))
+    low, high = field.metadata["low"], field.metadata["high"]
+    without_low, without_high = is_open(field, "low"), is_open(field, "high")
     for number in value if isinstance(value, tuple) else (value,):
         if isinstance(number, (str, bool)):
             continue
-        inside = low < number < high if open_ends else low <= number <= high
-        if not inside:
+        above, below = number > low if without_low else number >= low, number < high if without_high else number <= high
+        if not (above and below):
             raise BadInput(f"{where}={short(value)} is out of range: allowed {allowed(field)}")
         if not math.isfinite(number):
             raise BadInput(f"{where}={short(value)} is not a finite number, and no record can hold another")
@@ -128,17 +132,21 @@ def _checked(field: dataclasses.Field[Any], where: str, raw: Any) -> Value:
     return value
 
 
+def is_open(field: dataclasses.Field[Any], end: Literal["low", "high"]) -> bool:
+    """Tell whether an end of an option's range is excluded."""
+    return field.metadata["open_ends"] in (True, end)
+
+
 def allowed(field: dataclasses.Field[Any]) -> str:
     """Say for people what an option takes: a range, the choices, or the kind of value."""
-    low, high, open_ends = (field.metadata[k] for k in ("low", "high", "open_ends"))
+    low, high = field.metadata["low"], field.metadata["high"]
     if field.metadata["choices"]:
         return " or ".join(field.metadata["choices"])
     if field.metadata["entry"]:
         return f"one of the {field.metadata['entry']}"
     if isinstance(field.default, str | bool) or (low, high) == (-math.inf, math.inf):
         return _kind(field.default)
-    left, right = "()" if open_ends else "[]"
-    return f"{left}{low:g}, {high:g}{right}"
+    return f"{'[('[is_open(field, 'low')]}{low:g}, {high:g}{'])'[is_open(field, 'high')]}"
 
 
 def _parsed(default: Any, where: str, raw: Any) -> Value:

@@ -18,7 +18,7 @@ from torch import Tensor
 from bdlbench import catalog
 from bdlbench.core import torch_state
 from bdlbench.core.layout import Layout, LinearOp
-from bdlbench.core.options import fields
+from bdlbench.core.options import fields, is_open
 from bdlbench.core.spec import Cell, Choice, Replicate
 from bdlbench.core.streams import Streams
 from bdlbench.data.task import Data, Examples, Signature, Task, stack
@@ -240,7 +240,7 @@ def resumed(
 def some_values(entry: type, option: str) -> list[float]:
     """List the default of an option, half of it, and the lower end if that is 0 and allowed."""
     chosen = fields(entry)[option]
-    ends = [] if chosen.metadata["open_ends"] or chosen.metadata["low"] != 0 else [0.0]
+    ends = [] if is_open(chosen, "low") or chosen.metadata["low"] != 0 else [0.0]
     default: Any = chosen.default
     return [default, default / 2, *ends]
 
@@ -328,7 +328,7 @@ def rates(entry: type) -> list[str]:
         and isinstance(chosen.default, float)
         and chosen.metadata["low"] == 0
         and chosen.metadata["high"] <= 1
-        and not chosen.metadata["open_ends"]
+        and not is_open(chosen, "low")
     ]
 
 

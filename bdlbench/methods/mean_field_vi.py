@@ -87,7 +87,9 @@ class MeanFieldVI(Recipe):
         0.0025, "sd of the narrow part of prior=scale_mixture", low=0, open_ends=True, later=True
     )
     prune: Pruning = option("none", "which weights are zero after training", choices=get_args(Pruning), later=True)
-    pruned: PerRow = option(0.5, "fraction of the weights of linear maps that prune takes", low=0, high=1, later=True)
+    pruned: PerRow = option(
+        0.5, "fraction of the weights of linear maps that prune takes", low=0, high=1, open_ends="high", later=True
+    )
     temperature: PerRow = option(1.0, "T, by which the KL is multiplied", low=0, open_ends=True, later=True)
     weight_samples: int = option(1, "K, samples of the weights in a step", low=1, later=True)
     gradient_draws: int = option(

@@ -85,7 +85,9 @@ methods = {
         needs="posteriors",
         refuses=_changes_buffers,
         friction=option(1.0, "friction of the momenta; learning_rate · friction of each is lost in a step", low=0),
-        burn_in=option(0.5, "part of the steps that comes before the first network that is kept", low=0, high=1),
+        burn_in=option(
+            0.5, "part of the steps that comes before the first network that is kept", low=0, high=1, open_ends="high"
+        ),
         kept=option(20, "networks that are kept", low=1),
     ),
     "posteriors_vi": from_trainer(posteriors_vi, needs="posteriors", refuses=_changes_buffers),

@@ -56,7 +56,9 @@ class SparseVD(Recipe):
     initial_log_variance: PerRow = option(
         -10.0, "log variance of q at the start", low=-60, high=5, search=(-12.0, -3.0)
     )
-    ramp_start: PerRow = option(0.025, "fraction of training after which the KL comes in", low=0, high=1)
+    ramp_start: PerRow = option(
+        0.025, "fraction of training after which the KL comes in", low=0, high=1, open_ends="high"
+    )
     ramp_end: PerRow = option(0.1, "fraction of training from which the KL has its full weight", low=0, high=1)
     threshold: PerRow = option(3.0, "log α above which a weight is zero", low=-8, high=8)
     kl_above_threshold: KlAbove = option(

@@ -37,7 +37,7 @@ class Recipe:
     )
     steps: int = option(0, "steps of training, which replace the epochs; 0: as many as they take", low=0, later=True)
     optimiser: Optimiser = option("adam", "the step rule", choices=tuple(OPTIMISERS), later=True)
-    momentum: PerRow = option(0.9, "momentum of sgd and nesterov", low=0, high=1, later=True)
+    momentum: PerRow = option(0.9, "momentum of sgd and nesterov", low=0, high=1, open_ends="high", later=True)
     weight_decay: PerRow = option(
         0.0,
         "λ: the optimiser pulls weights towards 0, which is no prior: adamw by rate · λ · w, others by λ · w in the "
@@ -49,14 +49,21 @@ class Recipe:
         0.0, "fraction of training in which the learning rate rises to its full value", low=0, high=1, later=True
     )
     milestones: tuple[int, ...] = option(
-        (50, 75), "percent of training after which decay=step multiplies the rate", low=0, high=100, later=True
+        (50, 75), "percent of training after which decay=step multiplies the rate", low=1, high=99, later=True
     )
-    milestone_factor: PerRow = option(0.1, "by what decay=step multiplies the rate", low=0, high=1, later=True)
+    milestone_factor: PerRow = option(
+        0.1, "by what decay=step multiplies the rate", low=0, high=1, open_ends="low", later=True
+    )
     clip_norm: PerRow = option(
         0.0, "largest norm of a row's own gradient, in nats per example; 0: any", low=0, later=True
     )
     label_smoothing: PerRow = option(
-        0.0, "part of a target that is spread over all classes (Szegedy et al. 2016)", low=0, high=1, later=True
+        0.0,
+        "part of a target that is spread over all classes (Szegedy et al. 2016)",
+        low=0,
+        high=1,
+        open_ends="high",
+        later=True,
     )
     validation: float = option(
         0.0,

@@ -25,6 +25,22 @@ class Entry:
     other: str = option("mle", "an entry", entry="methods")
 
 
+@dataclass(frozen=True)
+class HalfOpen:
+    part: float = option(0.5, "without its upper end", low=0, high=1, open_ends="high")
+    factor: float = option(0.5, "without its lower end", low=0, high=1, open_ends="low")
+
+
+def test_one_end_of_a_range_may_be_excluded(refused):
+    assert resolve(HalfOpen, "half", {"part": 0, "factor": 1}) == {"part": 0.0, "factor": 1.0}
+    for given, name in (({"part": 1}, "[0, 1)"), ({"factor": 0}, "(0, 1]"), ({"part": -0.1}, "[0, 1)")):
+        with refused(name):
+            resolve(HalfOpen, "half", given)
+    known = options.fields(HalfOpen)
+    ends = {name: [options.is_open(known[name], end) for end in ("low", "high")] for name in known}
+    assert ends == {"part": [False, True], "factor": [True, False]}
+
+
 def test_defaults_are_all_there_and_only_options_are():
     assert resolve(Entry, "entry", {}) == {
         "count": 3,

@@ -721,7 +721,7 @@ def test_a_shifted_set_of_ones_own_has_labels_of_its_own(saved: Callable[..., Pa
     right = np.log(made(5, num=4)[np.arange(4), y])
     assert found["nll[elsewhere]"] == pytest.approx([-right.mean()])
     mean = np.mean([found[f"nll[{name}]"][0] for name in fog])
-    assert found["nll[shifted]"] == pytest.approx([mean])  # of the test examples alone
+    assert found["nll[fog]"] == pytest.approx([mean])
     columns = [f"prob_{c}" for c in range(CLASSES)]
     parts = [("test", made(0), wine_labels()), ("shift elsewhere", made(5, num=4), y)]
     parts += [(f"shift {name}", probs, None) for name, probs in fog.items()]

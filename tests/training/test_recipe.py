@@ -88,7 +88,7 @@ SWEPT = {
     "warmup": (0.5, 0.0, 1.0),
     "milestone_factor": (0.1, 1.0, 0.5),
     "clip_norm": (0.1, 0.0, 0.5),
-    "label_smoothing": (0.1, 0.0, 1.0),
+    "label_smoothing": (0.1, 0.0, 0.5),
 }
 
 
