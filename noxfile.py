@@ -54,6 +54,19 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def adapters(session: nox.Session) -> None:
+    """Test the methods that are other libraries, with their page, and parquet files; here none is skipped."""
+    session.install(*PINNED, ".[test,ivon,laplace,parquet,posteriors,torch-uncertainty]")
+    here = (
+        "tests/methods/test_adapters.py",
+        "tests/docs",
+        "tests/datasets/test_own.py",
+        "tests/runs/test_external_scores.py",
+    )
+    session.run(*PYTEST, *here, "-k", "test_adapters or adapters or parquet", env={"BDLBENCH_EXTRAS": "1"})
+
+
+@nox.session
 def gate(session: nox.Session) -> None:
     """Compare the tree with results/reference: protocol, objectives, bits, quality, speed."""
     session.install(*PINNED, ".")

@@ -1,6 +1,6 @@
 """Run the blocks of tutorials in order, each tutorial in a fresh folder, and write what they print into it.
 
-    python scripts/tutorials.py docs/first-steps.md docs/tutorials/*.md
+    python scripts/tutorials.py docs/first-steps.md docs/tutorials/*.md docs/adapters.md
 
 A block with a title is a file; `sh` is run by bash, which ends at the first command that fails; `python` without a
 title is run by Python. A `text` block right after a block that is run shows its standard output. Other blocks, such as

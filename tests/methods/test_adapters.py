@@ -1,5 +1,6 @@
 """Adapters of other libraries: each gives what the library gives by hand, with the same start, batches and seed."""
 
+import os
 import warnings
 
 import pytest
@@ -19,10 +20,12 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 
 def library(name):
-    """The library, or a skip with the reason."""
+    """The library, or a skip with the reason; where $BDLBENCH_EXTRAS says that it is installed, a failure."""
     try:
         return imported(name)
     except ImportError as error:
+        if os.environ.get("BDLBENCH_EXTRAS"):
+            raise
         pytest.skip(f"{name} is not installed: {error}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -103,6 +104,35 @@ def test_progress_is_shown_where_it_is_asked_for(tmp_path: Path, capfd: pytest.C
     out, err = capfd.readouterr()
     assert out == ""
     assert "[1/1] mle · logistic · wine" in err
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "tutorials" / "in-a-notebook.md"
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of Jupyter's own
+def test_the_tutorial_runs_in_a_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table that shows itself, progress that is replaced, and what the page says is printed, and no more."""
+    nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
+    monkeypatch.setenv("PYTHONPATH", str(PAGE.parents[2]))
+    (text,) = re.findall(r'^```python title="houses.py"\n(.*?)^```$', PAGE.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    sources = [f"# {part}" for part in text.split("# %% ")[1:]]
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources])
+    asked = {"timeout": 600, "kernel_name": "python3", "resources": {"metadata": {"path": str(tmp_path)}}}
+    nbclient.NotebookClient(book, **asked).execute()
+    made, own, trained, frame, figure = (cell.outputs for cell in book.cells)
+    assert made == own == figure == []
+    *progress, table = trained
+    assert progress
+    assert all(one.output_type == "display_data" and "text/html" in one.data for one in progress)
+    assert table.output_type == "execute_result"
+    assert table.data["text/html"].count("<tr>") == 3
+    (printed,) = frame
+    assert (printed.output_type, printed.name) == ("stream", "stdout")
+    (shown,) = re.findall(r"^```text\n(.*?)^```$", PAGE.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    numbers = [[float(word) for word in re.findall(r"-?\d+\.?\d*", one)] for one in (printed.text, shown)]
+    assert numbers[0] == pytest.approx(numbers[1], rel=0.1, abs=0.02)
+    assert (tmp_path / "houses.png").stat().st_size > 1000
 
 
 @pytest.fixture
