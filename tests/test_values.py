@@ -178,7 +178,7 @@ def test_no_option_renames_its_entry(monkeypatch: pytest.MonkeyPatch, refused: A
 # ends of a range
 
 FRACTIONS = {
-    "burn_in": {0: "networks are kept from the first step on"},
+    "burn_in": {0: "networks are kept from the first epoch on", 1: "that of a chain's last epoch is"},
     "collect_from": {0: "after the first epoch", 1: "the state at the end of training alone"},
     "entropy_weight": {0: "amortised MAP", 1: "the ELBO"},
     "exploration": {0: "q(z) is trained", 1: "the network is, for every depth, and q(z) is not"},
@@ -188,6 +188,7 @@ FRACTIONS = {
     "pruned": {0: "none"},
     "ramp_end": {0: "the KL has its full weight from the start", 1: "at the end"},
     "ramp_start": {0: "the KL comes in at once"},
+    "warm_start": {0: "none", 1: "all epochs but the last"},
     "warmup": {0: "none", 1: "the rate rises to the end"},
 }
 """Fractions that may be 0 or 1, and what they then mean: an end without a meaning is excluded."""
