@@ -20,6 +20,7 @@ from torch import Tensor
 
 from bdlbench.core.errors import BadInput, unknown
 from bdlbench.predictives.mixtures import normalised
+from bdlbench.records.evaluation import SHIFT
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -28,9 +29,8 @@ OF_REALS = ("mean", "sd", "variance", "target")
 """Arrays of an npz, and columns of a table, that describe Gaussians and their targets."""
 KEYS = ("probs", "logits", "labels", "seeds", *OF_REALS)
 """Arrays of an npz besides `score.NAME`, those of an out-of-distribution set, `ood.SET.probs`, `ood.SET.logits` and
-`ood.SET.score.NAME`, and those of a shifted test set, `shift.SET.probs`, `shift.SET.logits` and `shift.SET.labels`."""
-SHIFT = "shift "
-"""How the column `set` of a table names a shifted test set: `shift rotation 3`."""
+`ood.SET.score.NAME`, and those of a shifted test set, `shift.SET.probs`, `shift.SET.logits` and `shift.SET.labels`. The
+column `set` of a table names such a set `shift.SET`."""
 FILE_COLUMNS = ("label", "set", "seed", "sample", *OF_REALS)
 """Columns of a table besides `prob_0`, `prob_1`, … or `logit_0`, `logit_1`, … and `score_NAME`."""
 IMPLIED = ("entropy", "mutual_information", "max_probability")

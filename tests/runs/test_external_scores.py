@@ -723,8 +723,8 @@ def test_a_shifted_set_of_ones_own_has_labels_of_its_own(saved: Callable[..., Pa
     mean = np.mean([found[f"nll[{name}]"][0] for name in fog])
     assert found["nll[fog]"] == pytest.approx([mean])
     columns = [f"prob_{c}" for c in range(CLASSES)]
-    parts = [("test", made(0), wine_labels()), ("shift elsewhere", made(5, num=4), y)]
-    parts += [(f"shift {name}", probs, None) for name, probs in fog.items()]
+    parts = [("test", made(0), wine_labels()), ("shift.elsewhere", made(5, num=4), y)]
+    parts += [(f"shift.{name}", probs, None) for name, probs in fog.items()]
     frames = [pd.DataFrame(probs, columns=columns).assign(set=name, label=labels) for name, probs, labels in parts]
     pd.concat(frames).to_csv(tmp_path / "mine.csv", index=False)
     asked = [str(tmp_path / "mine.csv"), *asked[1:-1], str(tmp_path / "csv")]
@@ -767,7 +767,7 @@ def test_faults_of_shifted_test_sets(
 
 
 def test_scores_of_a_shifted_set_of_a_table_are_refused(tmp_path: Path, refused: Any) -> None:
-    text = "prob_0,prob_1,label,set,score_mine\n1,0,0,test,1\n0,1,1,test,2\n1,0,,shift fog,3\n0,1,,shift fog,4\n"
+    text = "prob_0,prob_1,label,set,score_mine\n1,0,0,test,1\n0,1,1,test,2\n1,0,,shift.fog,3\n0,1,,shift.fog,4\n"
     (tmp_path / "mine.csv").write_text(text, "utf-8")
     words = ["--method", "mine", "--dataset", "own", "--own-data", "--results", tmp_path / "out"]
-    refused.command(["score", tmp_path / "mine.csv", *words], "score_mine", "'shift fog'")
+    refused.command(["score", tmp_path / "mine.csv", *words], "score_mine", "'shift.fog'")
