@@ -612,6 +612,8 @@ class Evaluation:
         reference: The exact posterior where the model is conjugate, else None.
         shifts: The predictions for each shifted test set, by its name.
         calibration: The predictions for calibration rows, where the data set was asked for some.
+        functions: log p(y | x) of the test targets by each function that was drawn for all of them, (M, R, N) nats,
+            where the data set was asked for some.
         inputs: The test inputs, (R, N, *S); None where predictions are read from a record, which does not keep them.
     """
 
@@ -627,6 +629,7 @@ class Evaluation:
     shifts: Mapping[str, ShiftedTest] = field(default_factory=dict)
     inputs: Tensor | None = None  # (R, N, *S)
     calibration: Calibration | None = None
+    functions: Tensor | None = None  # (M, R, N) nats
 
 
 class Metric(Protocol):

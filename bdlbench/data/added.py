@@ -49,6 +49,7 @@ class DatasetOptions:
 
     Attributes:
         calibration: The share of the training rows that no method sees, for metrics that need rows like test rows.
+        joint: How many functions are drawn for likelihoods of several targets at once.
         ood_scores: Scores for out-of-distribution inputs that are made after training, joined by +.
         ood: Out-of-distribution inputs; their targets, if any, are not read.
         ood_sha256: What identifies their content.
@@ -62,6 +63,9 @@ class DatasetOptions:
         low=0,
         high=0.99,
         later=True,
+    )
+    joint: int = option(
+        0, "functions that are drawn for the likelihood of several targets at once; 0: none", low=0, later=True
     )
     ood_scores: str = option(
         "none",
@@ -91,6 +95,8 @@ def identified(options: Mapping[str, Any], name: str) -> dict[str, str | float]:
     found: dict[str, str | float] = {}
     if options.get("calibration"):
         found["calibration"] = float(options["calibration"])
+    if options.get("joint"):
+        found["joint"] = int(options["joint"])
     if asked := asked_scores(str(options.get("ood_scores", "none")), name):
         found["ood_scores"] = "+".join(asked)
     for key in ("ood", "shift"):
@@ -132,7 +138,7 @@ def with_added(task: Task, options: Mapping[str, Any], name: str) -> Task:
             classes, and the data set has none.
         DataUnavailable: It is absent.
     """
-    for key in ("calibration", "ood_scores"):
+    for key in ("calibration", "joint", "ood_scores"):
         if options.get(key) and task.signature.likelihood != "categorical":
             raise BadInput(f"{name}.{key} is for a classifier, and the likelihood here is {task.signature.likelihood}")
     for key in ("ood", "shift"):

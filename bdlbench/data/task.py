@@ -198,6 +198,7 @@ class Problem:
     shifts: dict[str, Shift] = field(default_factory=dict)  # (R, N, *S) and (R, N)
     calibration: Data | None = None  # rows like the test rows, which no method sees
     ood_scores: tuple[str, ...] = ()  # scores that are made after training, by name
+    joint: int = 0  # functions that are drawn for joint likelihoods
 
     def repeat(self, times: int) -> Problem:
         """Repeat each row, in the order r0 r0 … r1 r1 …; data that rows share stay shared."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor
 
@@ -13,6 +14,7 @@ from bdlbench.core.streams import Streams
 from bdlbench.data.task import Data
 from bdlbench.posteriors.moments import mixture_moments
 from bdlbench.posteriors.point import point_posterior
+from bdlbench.posteriors.weights import WeightPosterior
 from bdlbench.predictives.mixtures import Predictive
 from bdlbench.protocols import Model, Moments, Posterior
 
@@ -58,6 +60,22 @@ class EnsemblePosterior:
         repeated = Data(x, x).repeat(self.members).x
         share = max(1, samples // self.members)
         return self.rows.predict(repeated, share, rng.members(self.members), joint).mix(self.members)
+
+
+def with_model(posterior: Posterior, change: Callable[[Model], Any]) -> Posterior | None:
+    """Return the posterior with another model in the place of its own, which its networks are drawn for as before.
+
+    Args:
+        posterior: The posterior.
+        change: Makes the other model of the posterior's own.
+
+    Returns:
+        The posterior, or None where it is no network with a layer rule, such as a closed form.
+    """
+    if isinstance(posterior, EnsemblePosterior):
+        rows = with_model(posterior.rows, change)
+        return None if rows is None else replace(posterior, rows=rows)
+    return replace(posterior, model=change(posterior.model)) if isinstance(posterior, WeightPosterior) else None
 
 
 def mixture_of_points(model: Model, layout: Layout, flat: Tensor) -> EnsemblePosterior:

@@ -20,8 +20,7 @@ from torch import Tensor
 from bdlbench.core.layout import Leaf, LinearOp
 from bdlbench.core.streams import Streams
 from bdlbench.networks.likelihoods import CategoricalOutput
-from bdlbench.posteriors.ensemble import EnsemblePosterior
-from bdlbench.posteriors.weights import WeightPosterior
+from bdlbench.posteriors.ensemble import with_model
 from bdlbench.predictives.mixtures import Categorical, Predictive
 from bdlbench.protocols import Accumulator, Layer, Model, Output, Posterior
 from bdlbench.stats import ood_scores
@@ -39,12 +38,7 @@ def watched(posterior: Posterior, weights: bool = False) -> Posterior | None:
     Returns:
         The posterior, or None where it is no network with a layer rule, such as a closed form.
     """
-    if isinstance(posterior, EnsemblePosterior):
-        rows = watched(posterior.rows, weights)
-        return None if rows is None else replace(posterior, rows=rows)
-    if isinstance(posterior, WeightPosterior):
-        return replace(posterior, model=_Watched(posterior.model, weights))
-    return None
+    return with_model(posterior, lambda model: _Watched(model, weights))
 
 
 def scored(

@@ -52,6 +52,9 @@ SCORES = (
 CALIBRATION = "calibration"
 """What the names of the calibration rows' arrays begin with: `calibration.log_probs`."""
 
+FUNCTIONS = "joint.function_log_prob"
+"""The name of `Evaluation.functions` in a file."""
+
 SHIFT = "shift."
 """What the names of a shifted test set's arrays begin with: `shift.rotation 3.log_probs`."""
 
@@ -122,10 +125,13 @@ def read(record: Record, arrays: Mapping[str, Tensor]) -> Evaluation | None:
     """
     if "test.y" not in arrays:
         return None
+    functions = arrays.get(FUNCTIONS)
     sets: dict[str, dict[str, Tensor]] = {}
     held: dict[str, Tensor] = {}
     for name, value in sorted(with_probs(arrays).items()):  # the order of arrays differs between files
         where, _, what = name.rpartition(".")
+        if name == FUNCTIONS:
+            continue
         if where == CALIBRATION:
             held[what] = value
             continue
@@ -147,7 +153,8 @@ def read(record: Record, arrays: Mapping[str, Tensor]) -> Evaluation | None:
             ood[name] = Kept(samples, kept)
     calibration = Calibration(Kept(samples, held), held.pop("y").long()) if held else None
     kept_test = Kept(samples, test, groups, weights)
-    return Evaluation(kept_test, targets, ood, {}, None, shifts=shifts, calibration=calibration)
+    seen = Evaluation(kept_test, targets, ood, {}, None, shifts=shifts)
+    return replace(seen, calibration=calibration, functions=functions)
 
 
 def _full_flops(record: Record) -> Tensor | None:
@@ -364,7 +371,9 @@ def _part(evaluation: Evaluation, population: str, index: Tensor) -> Evaluation:
 
     evaluation = _of_shifts(evaluation, population, of_shift)
     if population == TEST:
-        return replace(evaluation, test=_taken(evaluation.test, index), y=evaluation.y[:, index])
+        functions = None if evaluation.functions is None else evaluation.functions[:, :, index]
+        taken = _taken(evaluation.test, index)
+        return replace(evaluation, test=taken, y=evaluation.y[:, index], functions=functions)
     if population in evaluation.shifts:
         return evaluation
     return replace(evaluation, ood={**evaluation.ood, population: _taken(_predicted(evaluation, population), index)})
@@ -384,7 +393,8 @@ def _spoilt(evaluation: Evaluation, population: str) -> Evaluation:
 
     evaluation = _of_shifts(evaluation, population, of_shift)
     if population == TEST:
-        return replace(evaluation, test=unknown(evaluation.test), y=_unknown(evaluation.y))
+        functions = None if evaluation.functions is None else _unknown(evaluation.functions)
+        return replace(evaluation, test=unknown(evaluation.test), y=_unknown(evaluation.y), functions=functions)
     if population in evaluation.shifts:
         return evaluation
     return replace(evaluation, ood={**evaluation.ood, population: unknown(_predicted(evaluation, population))})

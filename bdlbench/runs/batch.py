@@ -245,7 +245,8 @@ def build(batch: Batch) -> Built:
     if share := cell.dataset.get("calibration", 0.0):
         rest, held = hold_out(problem, seeds_of(batch), share, "calibration")
         problem = replace(rest, calibration=held)
-    problem = replace(problem, ood_scores=asked_scores(cell.dataset.get("ood_scores", "none"), cell.dataset.name))
+    scores = asked_scores(cell.dataset.get("ood_scores", "none"), cell.dataset.name)
+    problem = replace(problem, ood_scores=scores, joint=cell.dataset.get("joint", 0))
     if batch.points and cell.tuning and not cell.tuning.refit:
         problem = hold_out(problem, seeds_of(batch), cell.tuning.validation).problem
     points = batch.points or [0] * len(batch.rows)

@@ -31,7 +31,7 @@ def watch(asked: Curves, rng: Streams, problem: Problem, model: Model, note: Cal
     Returns:
         The watch of a session.
     """
-    shown, known = replace(problem, ood={}, shifts={}, calibration=None, ood_scores=()), catalog.metrics()
+    shown, known = replace(problem, ood={}, shifts={}, calibration=None, ood_scores=(), joint=0), catalog.metrics()
     metrics, told = {name: known[name] for name in asked.metrics}, set[str]()
 
     def measure(posterior: Posterior, epoch: int) -> dict[str, Tensor]:

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from bdlbench import catalog
-from bdlbench.core import foreign
+from bdlbench.core import foreign, memory
 from bdlbench.core.errors import BadInput, BenchError
 from bdlbench.core.streams import Streams
 from bdlbench.core.torch_private import version
 from bdlbench.data.task import Problem
 from bdlbench.posteriors import features
+from bdlbench.posteriors.functions import function_log_prob
 from bdlbench.predictives.mixtures import Categorical, OfNumbers, Predicted, Predictive, without_probs
 from bdlbench.protocols import TEST, Calibration, Evaluation, Metric, Model, Posterior, ShiftedTest
 from bdlbench.records import evaluation as evaluations
@@ -70,9 +71,13 @@ def evaluate(
     calibration = None
     if held is not None:
         calibration = Calibration(_without_groups(predict("calibration", held.x), held.y), held.y)
+    functions = None
+    if problem.joint:
+        memory.refuse(4 * problem.joint * y.numel() * problem.signature.outputs, f"{problem.joint:,} joint functions")
+        functions = function_log_prob(posterior, problem.test.x, y, problem.joint, rng.child("predict jointly"))
     parameters = sum(leaf.size for leaf in model.leaves().values())
     seen = Evaluation(test, y, ood, posterior.facts, parameters, shifts=shifts, inputs=problem.test.x)
-    return replace(seen, calibration=calibration)
+    return replace(seen, calibration=calibration, functions=functions)
 
 
 def _with_scores(
@@ -100,7 +105,9 @@ def lacking(problem: Problem, evaluation: Evaluation) -> list[str]:
     """Say, in a line each, what the data set was asked for and the posterior cannot tell."""
     scores = [name for name in problem.ood_scores if problem.ood and name not in evaluation.test.scores]
     words = "no network with one last linear map in front of class logits is known"
-    return [f"no scores {', '.join(scores)}: {words}"] if scores else []
+    found = [f"no scores {', '.join(scores)}: {words}"] if scores else []
+    drawn = evaluation.functions is not None or not problem.joint
+    return found if drawn else [*found, f"no joint likelihoods: {words}"]
 
 
 def _without_groups(predictive: Predictive, y: Tensor) -> evaluations.Kept:
@@ -202,6 +209,8 @@ def stored_arrays(evaluation: Evaluation, dtype: torch.dtype = torch.float32) ->
         for place, part in parts.items()
         for name, value in without_probs(part).items()
     }
+    if evaluation.functions is not None:
+        arrays[evaluations.FUNCTIONS] = evaluation.functions.to(dtype)
     for place, predicted in {"test": test, **{f"ood.{name}": found for name, found in evaluation.ood.items()}}.items():
         arrays |= {f"{place}.{score}": value for score, value in predicted.scores.items()}
     return {name: value.cpu() for name, value in arrays.items()}

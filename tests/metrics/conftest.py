@@ -34,7 +34,9 @@ class Make:
         ood = {"near": self.categorical(1, 57, samples=samples), "far": self.categorical(2, 64, 4, samples, 0.3)}
         held = Calibration(self.categorical(5, 33, samples=samples), self.targets(33))
         test = self.categorical(0, num, samples=samples)
-        return Evaluation(test, self.targets(num), ood, facts, 1234, calibration=held)
+        functions = -torch.rand(samples, self.rows, num, generator=torch.Generator().manual_seed(6), dtype=self.dtype)
+        seen = Evaluation(test, self.targets(num), ood, facts, 1234)
+        return replace(seen, calibration=held, functions=functions)
 
     def regression(self, num=101, samples=5):
         rng = torch.Generator().manual_seed(3)
@@ -109,6 +111,8 @@ def alone():
         held = evaluation.calibration
         held = held and Calibration(one_row(held.predicted, r), held.y[r : r + 1])
         row = Evaluation(test, evaluation.y[r : r + 1], ood, facts, evaluation.num_parameters, calibration=held)
+        if evaluation.functions is not None:
+            row = replace(row, functions=evaluation.functions[:, r : r + 1])
         if evaluation.reference is None:
             return row
         reference = Reference(tensors_of_row(evaluation.reference.posterior, r), one_row(evaluation.reference.test, r))

@@ -197,8 +197,8 @@ class Plain:
 def test_the_fast_way_to_leave_blocks_out_is_the_slow_one(name, kind, make):
     """By the populations that the metric says it uses; and these are those that it is seen to use."""
     metric, evaluation = METRICS[name], as_stored(getattr(make(rows=3), kind)())
-    if isinstance(metric, MeanOverExamples) or not metric(evaluation):
-        return
+    if isinstance(metric, MeanOverExamples) or not metric(evaluation) or name in FAMILIES["joint"].metrics:
+        return  # the last draw batches anew for another size: tests/metrics/test_joint.py
     assert isinstance(metric, WithoutBlocks) == (name != "active_units"), f"{name} is jackknifed by a slow loop"
     for population in (TEST, *evaluation.ood):
         size = evaluation.y.shape[1] if population == TEST else {"near": 57}.get(population, 64)

@@ -1,0 +1,68 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from bdlbench.metrics.joint import metrics
+from bdlbench.records import evaluation as stored
+
+
+def by_hand(metric, log_prob, block=None):
+    """Each batch written out, of one replicate's log-likelihoods (M, N); without those that have an example of block."""
+    anchors, counts = metric._draw(log_prob.shape[1])
+    values = []
+    for places, times in zip(anchors.flatten(0, 1).tolist(), counts.flatten(0, 1).tolist(), strict=True):
+        assert sum(times) == metric.targets
+        if block is not None and set(places) & block:
+            continue
+        likelihood = torch.ones(len(log_prob), dtype=torch.float64)
+        for place, count in zip(places, times, strict=True):
+            for _ in range(count):
+                likelihood = likelihood * log_prob[:, place].double().exp()
+        values.append(-likelihood.mean().log())
+    return float(torch.stack(values).mean())
+
+
+def test_the_mean_over_batches_written_out(make):
+    evaluation, metric = make(rows=2).classification(num=40), metrics["joint_nll"]
+    expected = [by_hand(metric, evaluation.functions[:, r]) for r in range(2)]
+    assert metric(evaluation)[""].tolist() == pytest.approx(expected)
+
+
+def test_a_batch_has_different_anchors_and_each_of_them_about_as_often(make):
+    for metric in metrics.values():
+        anchors, counts = metric._draw(200)
+        assert all(len(set(row)) == metric.anchors for row in anchors.flatten(0, 1).tolist())
+        assert torch.equal(anchors.flatten().bincount(), torch.full((200,), metric.anchors * metric.rounds))
+        assert counts.double().mean((0, 1)).tolist() == pytest.approx(
+            [metric.targets / metric.anchors] * metric.anchors, rel=0.1
+        )
+        share = 1 / metric.anchors
+        spread = (metric.targets * share * (1 - share)) ** 0.5  # of a binomial
+        assert float(counts[..., 0].double().std()) == pytest.approx(spread, rel=0.2)
+
+
+def test_without_a_block_the_other_batches_keep_their_draws(make):
+    evaluation, metric = make(rows=2).classification(num=40), metrics["joint_nll"]
+    block = torch.arange(40) % 8
+    found = metric.without_blocks(evaluation, "test", block)[""]
+    for r in range(2):
+        expected = [by_hand(metric, evaluation.functions[:, r], set(range(b, 40, 8))) for b in range(8)]
+        assert found[r].tolist() == pytest.approx(expected)
+    assert metric.without_blocks(evaluation, "near", block) == {}
+
+
+def test_the_interval_is_as_wide_as_the_metric_varies_between_test_sets(make):
+    """The jackknife's standard error against the spread over independent test sets."""
+    metric, rng = metrics["joint_nll"], torch.Generator().manual_seed(0)
+    evaluation = make(rows=90).classification(num=150)
+    evaluation = replace(evaluation, functions=-2 * torch.rand(5, 90, 150, generator=rng))
+    values = metric(evaluation)[""]
+    contributions = torch.from_numpy(stored.by_example(metric, evaluation)[""]["test"])  # (R, blocks)
+    errors = contributions.std(1) / contributions.shape[1] ** 0.5
+    assert float(errors.mean()) == pytest.approx(float(values.std()), rel=0.2)
+
+
+def test_undefined_without_functions(make):
+    for metric in metrics.values():
+        assert metric(replace(make().classification(), functions=None)) == {}

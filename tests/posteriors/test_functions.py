@@ -1,0 +1,74 @@
+"""The functions that a posterior draws, and likelihoods of several targets at once of a run."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bdlbench import api, catalog
+from bdlbench.core.spec import Choice
+from bdlbench.core.streams import Streams
+from bdlbench.data.task import Problem, stack
+from bdlbench.posteriors.functions import function_log_prob
+from bdlbench.protocols import Posterior
+from bdlbench.records import evaluation
+from bdlbench.records import record as records
+from bdlbench.runs.scoring import measure
+
+FUNCTIONS = {"mle": 1, "mc_dropout": 6, "mean_field_vi": 6, "deep_ensemble": 2}
+
+
+def trained(method: str, problem: Problem) -> Posterior:
+    epochs = {"epochs": [1], "batch_size": [30]}
+    settings: dict[str, Any] = {"mle": epochs, method: {"members": [2]} if method == "deep_ensemble" else epochs}
+    (chosen,) = catalog.choices("methods", method, settings)
+    model = catalog.build_model([Choice.of("mlp", {"widths": (7,)})], problem.signature)
+    return catalog.build_method([chosen]).fit(model, problem.train, Streams.of_seeds([0, 1]))
+
+
+@pytest.mark.parametrize("method", FUNCTIONS)
+def test_the_mean_over_functions_is_the_joint_predictive(method: str) -> None:
+    (chosen,) = catalog.choices("datasets", "digits", {"digits": {"num_train": [60]}})
+    problem = stack([catalog.load_task(chosen, 0)], [0, 0])
+    posterior, x, y = trained(method, problem), problem.test.x, problem.test.y
+    found = function_log_prob(posterior, x, y, 6, Streams.of_seeds([3, 4]))
+    assert found is not None
+    assert found.shape == (FUNCTIONS[method], 2, problem.test.num_data)
+    mean = found.double().logsumexp(0) - math.log(len(found))
+    plain = posterior.predict(x, 6, Streams.of_seeds([3, 4]), joint=True).log_prob(y)
+    torch.testing.assert_close(mean, plain.double(), atol=1e-5, rtol=1e-5)
+    if len(found) > 1:
+        assert not torch.equal(found[0], found[1])
+
+
+def test_a_closed_form_has_none() -> None:
+    assert function_log_prob(object(), torch.zeros(1, 2, 3), torch.zeros(1, 2).long(), 3, Streams.of_seeds([0])) is None  # type: ignore[arg-type]
+
+
+def test_a_record_keeps_functions_where_they_are_asked_for_and_scores_them_again(tmp_path: Path) -> None:
+    cells: dict[str, Any] = {"method": "mc_dropout", "model": "mlp", "samples": 4, "seeds": 3, "jobs": 1}
+    options = {"mc_dropout.epochs": 2, "mlp.widths": "5", "wine.joint": 7}
+    api.run(**cells, dataset="wine", set=options, results=tmp_path)
+    (record,) = records.read(tmp_path)
+    arrays = records.predictions(tmp_path, record)
+    assert arrays["joint.function_log_prob"].shape == (7, 3, 45)
+    kept = evaluation.read(record, arrays)
+    assert kept is not None
+    names = ("joint_nll", "joint_nll_polyadic")
+    found = measure(kept, {name: catalog.metrics()[name] for name in names})
+    assert found == {name: record.values.metrics[name] for name in names}
+    # a replicate alone has its own bits, behind the axis of functions
+    api.run(**cells | {"seeds": "1"}, dataset="wine", set=options, results=tmp_path / "alone")
+    (alone,) = records.read(tmp_path / "alone")
+    own = records.predictions(tmp_path / "alone", alone)["joint.function_log_prob"]
+    (place,) = [i for i, one in enumerate(record.replicates) if one in alone.replicates]
+    torch.testing.assert_close(own[:, 0], arrays["joint.function_log_prob"][:, place], atol=0, rtol=0)
+
+
+def test_a_target_that_is_no_class_is_refused(refused: Any, tmp_path: Path) -> None:
+    words = ["run", "--model", "logistic", "--method", "mle", "--seeds", "1", "--results", tmp_path / "none"]
+    refused.command([*words, "--dataset", "diabetes", "--set", "diabetes.joint=3"], "diabetes.joint")
