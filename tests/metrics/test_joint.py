@@ -8,7 +8,7 @@ from bdlbench.records import evaluation as stored
 
 
 def by_hand(metric, log_prob, block=None):
-    """Each batch written out, of the log-likelihoods (M, N) of one replicate; without those with an example of block."""
+    """Each batch written out, of one replicate: log-likelihoods (M, N), without batches with an example of block."""
     anchors, counts = metric._draw(log_prob.shape[1])
     values = []
     for places, times in zip(anchors.flatten(0, 1).tolist(), counts.flatten(0, 1).tolist(), strict=True):
