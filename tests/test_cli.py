@@ -328,7 +328,7 @@ def test_options_in_force_are_shown(results: Path, capsys: pytest.CaptureFixture
     asked = ["run", "--method", "mle", "--method", "laplace", *names, "--set", "laplace.epochs=2"]
     assert cli.main([*asked, "--dry-run"]) == 0
     out = capsys.readouterr().out
-    assert "    mle: batch_size 64, decay constant, epochs 120 (default 60), learning_rate 0.003 (default" in out
+    assert "    mle: batch_size 64, decay constant, epochs 120 (default 60), learning_rate 0.00479 (default" in out
     assert "    mlp: noise_sd 1.0, widths 100 (default 50), " in out
     assert "epochs 2 (default 60)" in out
     assert cli.main([*asked, "--set", "mle.epochs=1"]) == 0
@@ -339,11 +339,12 @@ def test_options_in_force_are_shown(results: Path, capsys: pytest.CaptureFixture
         assert "Budgets differ on mlp (widths 100) and digits: epochs " in out
         assert "1 of mle" in out and "2 of laplace" in out
         assert "Not the defaults, on digits: " in out
-        assert "mle (epochs 1, learning_rate 0.003)" in out
+        assert "mle (epochs 1, learning_rate 0.00479)" in out
     assert cli.main(["list", "suites", "quick"]) == 0
     out = capsys.readouterr().out
-    assert "mc_dropout: epochs 120, learning_rate 0.003, rate 0.3, input_rate 0.0, prior_sd 3.0\n" in out
-    assert "mle: epochs 300, learning_rate 0.1, batch_size 10, decay linear\n" in out
+    assert "mc_dropout: epochs 120, rate 0.277, input_rate 0.00254, prior_sd 8.01, learning_rate 0.00219\n" in out
+    assert "found by the search quick.csv\n" in out
+    assert "mle: epochs 300, batch_size 10, learning_rate 0.1, decay linear\n" in out
     assert cli.main(["list", "suites", "stopping"]) == 0
     assert "constant_resnet: blocks 4|2|3|6\n" in capsys.readouterr().out
 

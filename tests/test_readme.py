@@ -198,10 +198,8 @@ def test_what_is_read_from_quick_is_so():
     sparse = {
         metric: mean(frame, metric, dataset="digits", method="sparse_vd")[0] for metric in ("sparsity", "accuracy")
     }
-    assert f"drops {sparse['sparsity']:.0%}".replace("%", " %") in text and "two points of accuracy" in text
-    assert mean(frame, "accuracy", dataset="digits", method="mle")[0] - sparse["accuracy"] == pytest.approx(
-        0.02, abs=5e-3
-    )
+    assert f"drops {sparse['sparsity']:.0%}".replace("%", " %") in text and "less than a point of accuracy" in text
+    assert 0 < mean(frame, "accuracy", dataset="digits", method="mle")[0] - sparse["accuracy"] < 0.01
     linear = frame[(frame.dataset == "diabetes") & (frame.metric == "predictive_kl")].groupby("method").value.mean()
     assert linear.drop("exact").idxmin() == "laplace"
 
