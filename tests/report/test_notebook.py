@@ -129,7 +129,7 @@ def test_the_tutorial_runs_in_a_kernel(tmp_path: Path, monkeypatch: pytest.Monke
     assert table.data["text/html"].count("<tr>") == 3
     (printed,) = frame
     assert (printed.output_type, printed.name) == ("stream", "stdout")
-    (shown,) = re.findall(r"^```text\n(.*?)^```$", PAGE.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    shown, *_ = re.findall(r"^```text\n(.*?)^```$", PAGE.read_text("utf-8"), re.DOTALL | re.MULTILINE)
     numbers = [[float(word) for word in re.findall(r"-?\d+\.?\d*", one)] for one in (printed.text, shown)]
     assert numbers[0] == pytest.approx(numbers[1], rel=0.1, abs=0.02)
     assert (tmp_path / "houses.png").stat().st_size > 1000
