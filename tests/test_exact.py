@@ -183,6 +183,7 @@ def expected_moments(name, gram, xy):
         "dropconnect": (connected, np.diag(odds * connected**2)),
         "variational_dropout": with_learnt_alpha(gram, xy),
         "mean_field_vi": (exact, np.diag(1 / np.diag(precision))),
+        "ivon": (exact, np.diag(1 / np.diag(precision))),
         "sequential": (exact, np.diag(1 / np.diag(precision))),
         "gaussian_vi": (exact, np.linalg.inv(precision)),  # of a rank that is enough for any covariance
         "laplace": (exact, np.linalg.inv(precision)),
@@ -224,6 +225,7 @@ NOISY = {
     "dropconnect": 1e-2,
     "variational_dropout": 5e-3,
     "mean_field_vi": 5e-3,
+    "ivon": 5e-3,
     "sequential": 5e-3,
     "gaussian_vi": 1e-2,
     "sparse_vd": 2e-2,
@@ -243,6 +245,7 @@ def test_every_methods_posterior_on_the_linear_model(method):
     model, design, data = linear(num=N * strong)
     data = Data(data.x.expand(ROWS, -1, -1), data.y.expand(ROWS, -1))
     schedule = {"learning_rate": 0.02 if method in NOISY else 0.05, "initial_log_sd": -2.0}
+    schedule["hessian_momentum"] = 0.99  # of ivon
     schedule["chunks"] = 1  # of correlated chunks mean field is not exact: tests/posteriors/test_updating.py
     schedule |= {"networks": 1000, "burn_in": 0.1, "cycles": 2, "friction": 1.0 - 1e-12}  # at which SGHMC is SGLD
     curvature = np.linalg.norm(design[0].T @ design[0] / NOISE_SD**2 + np.eye(D + 1) / PRIOR_SD**2, 2)
@@ -255,7 +258,9 @@ def test_every_methods_posterior_on_the_linear_model(method):
     assert method in NOISY or standard_error.max() < 1e-6
     np.testing.assert_allclose(found.covariance.mean(0), covariance, rtol=0.05, atol=slack)
     exact = model.exact(data)
-    assert found.gaussian == (method in ("mean_field_vi", "sequential", "gaussian_vi", "laplace", "swag", "exact"))
+    assert found.gaussian == (
+        method in ("mean_field_vi", "sequential", "gaussian_vi", "laplace", "swag", "exact", "ivon")
+    )
     if method in ("laplace", "exact"):
         torch.testing.assert_close(exact.kl(found), torch.zeros(ROWS).double(), rtol=0, atol=1e-6)
 

@@ -125,7 +125,7 @@ def test_laplace_torch_refuses_what_the_library_cannot(small):
 
 
 @pytest.mark.parametrize("target", ["categorical", "gaussian"])
-def test_ivon(beside, target):
+def test_ivon_opt(beside, target):
     ivon = library("ivon")
 
     def by_hand(hand):
@@ -145,7 +145,7 @@ def test_ivon(beside, target):
                 outputs.append(module(hand.x).detach())
         return answers(torch.stack(outputs), target)
 
-    beside("ivon", by_hand, target=target)
+    beside("ivon_opt", by_hand, target=target)
 
 
 def answers(outputs, target):
