@@ -14,7 +14,7 @@ from bdlbench.runs import suites
 
 COUNTS = {
     "akamaster": 5,
-    "antoran": 14,
+    "antoran": 16,
     "bayesian_benchmarks_classes": 4,
     "bdl_competition2021": 2,
     "blundell2015": 16,
@@ -48,7 +48,7 @@ COUNTS = {
     "ols": 12,
     "openood2023": 3,
     "pytorch_uncertainty_baselines": 4,
-    "sparse_structured_ensembles2018": 2,
+    "sparse_structured_ensembles2018": 3,
     "teerapittayanon2016": 26,
     "uncertainty_baselines_cifar10": 9,
     "uncertainty_baselines_cifar100": 9,
@@ -57,6 +57,7 @@ COUNTS = {
     "uncertainty_baselines_uci": 27,
     "wu2019": 9,
     "xqding": 12,
+    "zhang2020": 8,
 }
 
 
@@ -126,6 +127,7 @@ def test_no_number_is_there_twice(name: str) -> None:
         ("molchanov2017", "dense, LeNet-300-100", "mnist", "error_percent", "1.64", 1),
         ("lee2019", "Sparse VD, LeNet-5-Caffe", "mnist", "sparsity_percent", "99.6", 1),
         ("teerapittayanon2016", "B-LeNet T=0.025", "mnist", "exit_percent[1]", "94.3", 1),
+        ("zhang2020", "cSGHMC", "cifar100", "error_percent", "20.50 ±? .11", 1),
         ("izmailov2019", "SWAG", "yacht", "log_likelihood", "-0.404 ±? .418", 20),
     ],
 )
