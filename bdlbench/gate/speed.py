@@ -131,7 +131,8 @@ def _ours(method: str, size: Size) -> Callable[[], object] | None:
     data = Data(x.expand(size.rows, *x.shape), y.expand(size.rows, len(y)))
     chosen = catalog.choice("models", "mlp", {"mlp": {"widths": "-".join(map(str, size.widths))}})
     model = catalog.build_model([chosen], Signature((size.features,), NUM_CLASSES, "categorical"))
-    built = catalog.build_method([catalog.choice("methods", method, {})])
+    from_the_start = {"warm_start": 0.0} if "warm_start" in fields(catalog.load("methods", method)) else {}
+    built = catalog.build_method([catalog.choice("methods", method, {method: from_the_start})])  # a sampler's own steps
     composed = any(chosen.metadata["entry"] for chosen in fields(type(built)).values())
     if built.unsupported(model) or composed:  # a method made of other methods' fits costs what those cost
         return None

@@ -33,7 +33,8 @@ def test_every_method_that_minimises_is_timed_and_threads_come_back():
     torch.set_num_threads(2)
     found = speed.ratios(rounds=1)
     assert torch.get_num_threads() == 2
-    methods = set(own_methods()) - {"exact", "ols", "deep_ensemble", "active", "sequential", "temperature_scaling"}
+    composed = {"deep_ensemble", "multiswag", "active", "sequential", "temperature_scaling"}
+    methods = set(own_methods()) - {"exact", "ols"} - composed
     assert found.keys() == {f"{method} · mlp {size}" for method in methods for size in speed.SIZES}
     assert all(ratio > 0 for ratio in found.values())
 
