@@ -35,7 +35,8 @@ def test_every_method_that_minimises_is_timed_and_threads_come_back():
     assert torch.get_num_threads() == 2
     composed = {"deep_ensemble", "multiswag", "active", "sequential", "temperature_scaling"}
     methods = set(own_methods()) - {"exact", "ols"} - composed
-    assert found.keys() == {f"{method} · mlp {size}" for method in methods for size in speed.SIZES}
+    too_large = {"hmc · mlp 784-300-100-10"}  # it refuses so many parameters
+    assert found.keys() == {f"{method} · mlp {size}" for method in methods for size in speed.SIZES} - too_large
     assert all(ratio > 0 for ratio in found.values())
 
 
