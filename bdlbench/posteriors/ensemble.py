@@ -12,6 +12,7 @@ from bdlbench.core.layout import Layout
 from bdlbench.core.options import repeat_rows
 from bdlbench.core.streams import Streams
 from bdlbench.data.task import Data
+from bdlbench.posteriors.draws import DrawsPosterior
 from bdlbench.posteriors.moments import mixture_moments
 from bdlbench.posteriors.point import point_posterior
 from bdlbench.posteriors.weights import WeightPosterior
@@ -75,7 +76,8 @@ def with_model(posterior: Posterior, change: Callable[[Model], Any]) -> Posterio
     if isinstance(posterior, EnsemblePosterior):
         rows = with_model(posterior.rows, change)
         return None if rows is None else replace(posterior, rows=rows)
-    return replace(posterior, model=change(posterior.model)) if isinstance(posterior, WeightPosterior) else None
+    networks = isinstance(posterior, WeightPosterior | DrawsPosterior)
+    return replace(posterior, model=change(posterior.model)) if networks else None
 
 
 def mixture_of_points(model: Model, layout: Layout, flat: Tensor) -> EnsemblePosterior:

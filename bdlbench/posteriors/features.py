@@ -10,8 +10,8 @@ are averaged.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import torch
@@ -21,7 +21,7 @@ from bdlbench.core.layout import Leaf, LinearOp
 from bdlbench.core.streams import Streams
 from bdlbench.networks.likelihoods import CategoricalOutput
 from bdlbench.posteriors.ensemble import with_model
-from bdlbench.predictives.mixtures import Categorical, Predictive
+from bdlbench.predictives.mixtures import Categorical, Predictive, join_facts
 from bdlbench.protocols import Accumulator, Layer, Model, Output, Posterior
 from bdlbench.stats import ood_scores
 from bdlbench.stats.rows import each_row
@@ -72,7 +72,8 @@ def scored(
             score: torch.stack([row.mean(0) for row in kernels[score](seen).unflatten(0, (-1, members))])
             for score in asked
         }
-        found.append(replace(seen.predictive, own_scores=scores))
+        facts = {**seen.predictive.facts, **seen.facts}
+        found.append(replace(seen.predictive, own_scores=scores, facts=facts))
     return found
 
 
@@ -85,6 +86,7 @@ class WatchedPredictive:
         features: Means over samples, (K·R, N, F).
         energy: Means over samples of the free energy in nats, (K·R, N) float64.
         max_logit: The same of the negative largest logit.
+        facts: What a posterior added of itself, (R,) or (R, N).
         last: Means over samples of weights (K·R, C, F) and biases (K·R, C) of the last layer; () where not asked for.
     """
 
@@ -93,6 +95,7 @@ class WatchedPredictive:
     energy: Tensor
     max_logit: Tensor
     last: tuple[Tensor, ...] = ()
+    facts: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def samples(self) -> int:
@@ -116,6 +119,7 @@ class WatchedPredictive:
             features=torch.cat([block.features for block in blocks], 1),
             energy=torch.cat([block.energy for block in blocks], 1),
             max_logit=torch.cat([block.max_logit for block in blocks], 1),
+            facts=join_facts([block.facts for block in blocks]),
         )
 
 

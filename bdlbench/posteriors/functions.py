@@ -6,8 +6,8 @@ averaged first. Here one network is drawn for all inputs (`joint=True`), and the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import torch
@@ -89,6 +89,7 @@ class _Stack:
 @dataclass(frozen=True)
 class _Functions:
     log_probs: Tensor  # (M, R, N, C) float32
+    facts: Mapping[str, Tensor] = field(default_factory=dict)  # what a posterior adds of itself; nobody reads it
 
     def mix(self, members: int) -> Self:
         """Collect the functions of all members: (M, R·K, N, C) -> (M·K, R, N, C)."""

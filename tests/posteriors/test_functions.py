@@ -10,9 +10,12 @@ import pytest
 import torch
 
 from bdlbench import api, catalog
+from bdlbench.core.layout import Layout
 from bdlbench.core.spec import Choice
 from bdlbench.core.streams import Streams
 from bdlbench.data.task import Problem, stack
+from bdlbench.posteriors.draws import DrawsPosterior
+from bdlbench.posteriors.features import scored, watched
 from bdlbench.posteriors.functions import function_log_prob
 from bdlbench.protocols import Posterior
 from bdlbench.records import evaluation
@@ -43,6 +46,29 @@ def test_the_mean_over_functions_is_the_joint_predictive(method: str) -> None:
     torch.testing.assert_close(mean, plain.double(), atol=1e-5, rtol=1e-5)
     if len(found) > 1:
         assert not torch.equal(found[0], found[1])
+
+
+def test_each_draw_of_a_chain_is_a_function_and_has_features() -> None:
+    (chosen,) = catalog.choices("datasets", "digits", {"digits": {"num_train": [60]}})
+    problem = stack([catalog.load_task(chosen, 0)], [0, 0])
+    model = catalog.build_model([Choice.of("mlp", {"widths": (7,)})], problem.signature)
+    layout, x, y, rng = Layout(model.leaves()), problem.test.x, problem.test.y, Streams.of_seeds([3, 4])
+    numbers = torch.randn(2, 2, 8, layout.width, generator=torch.Generator().manual_seed(0))
+    posterior = DrawsPosterior(model, layout, 0.3 * numbers)  # two chains of eight
+    plain: Any = posterior.predict(x, 1, rng)
+    found = function_log_prob(posterior, x, y, 1, rng)
+    assert found is not None
+    assert found.shape == (16, 2, problem.test.num_data)
+    mean = found.double().logsumexp(0) - math.log(16)
+    torch.testing.assert_close(mean, plain.log_prob(y).double(), atol=1e-5, rtol=1e-5)
+    watching = watched(posterior)
+    assert watching is not None
+    seen: Any = watching.predict(x, 1, rng)
+    assert seen.features.shape == (2, problem.test.num_data, 7)
+    (scored_,) = scored(("energy",), seen, y, [seen])
+    assert torch.equal(scored_.log_probs, plain.log_probs)
+    assert torch.equal(scored_.facts["rhat"], plain.facts["rhat"])
+    assert torch.equal(scored_.scores["energy"], seen.energy)
 
 
 def test_a_closed_form_has_none() -> None:
