@@ -76,8 +76,9 @@ def with_model(posterior: Posterior, change: Callable[[Model], Any]) -> Posterio
     if isinstance(posterior, EnsemblePosterior):
         rows = with_model(posterior.rows, change)
         return None if rows is None else replace(posterior, rows=rows)
-    networks = isinstance(posterior, WeightPosterior | DrawsPosterior)
-    return replace(posterior, model=change(posterior.model)) if networks else None
+    if isinstance(posterior, WeightPosterior | DrawsPosterior):
+        return replace(posterior, model=change(posterior.model))
+    return None
 
 
 def mixture_of_points(model: Model, layout: Layout, flat: Tensor) -> EnsemblePosterior:
