@@ -353,7 +353,7 @@ def left_out(metric: Metric, evaluation: Evaluation) -> dict[str, Array]:
         rest = [i for i in range(len(test.groups)) if i != g]
         part = Kept(test.samples, {}, test.groups[rest], tuple(test.weights[i] for i in rest))
         try:
-            values = _of_itself(metric, replace(evaluation, test=part, ood={}, shifts={}))
+            values = _of_itself(metric, replace(evaluation, test=part, ood={}, shifts={}, functions=None))
         except (Exception, SystemExit):
             if is_foreign(metric):  # it needs something that a group lacks
                 return {}

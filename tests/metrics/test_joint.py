@@ -66,3 +66,11 @@ def test_the_interval_is_as_wide_as_the_metric_varies_between_test_sets(make):
 def test_undefined_without_functions(make):
     for metric in metrics.values():
         assert metric(replace(make().classification(), functions=None)) == {}
+
+
+def test_groups_of_samples_tell_nothing_of_functions(make):
+    """These are drawn apart, so that no share of the uncertainty is put down to the samples, not even none."""
+    evaluation = make(rows=2).classification(num=40)
+    groups = stored.Kept(5, {}, evaluation.test.group_log_prob(evaluation.y).double(), (1.0,) * 5)
+    for metric in metrics.values():
+        assert stored.left_out(metric, replace(evaluation, test=groups)) == {}
