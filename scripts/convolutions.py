@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from bdlbench.kernels.convolution import Conv2d, image_last
+from bdlbench.kernels.convolution import Conv2d, Convolution, image_last
 
 ROWS = (1, 5, 20)
 LAYERS = {
@@ -29,34 +29,32 @@ LAYERS = {
 }
 """Operation, shape of an image, shape of a weight. The first layer does not need the gradient of its images."""
 
-Way = Callable[[Conv2d, Tensor, Tensor], Tensor]
+Way = Callable[[Convolution, Tensor, Tensor], Tensor]
 
 
-def grouped(op: Conv2d, x: Tensor, weight: Tensor) -> Tensor:
+def grouped(op: Convolution, x: Tensor, weight: Tensor) -> Tensor:
     """Convolve once, with the rows as groups."""
     rows = len(x)
-    out = functional.conv2d(
-        x.transpose(0, 1).flatten(1, 2), weight.flatten(0, 1), None, op.stride, op.padding, groups=rows
-    )
+    out = functional.conv2d(x.transpose(0, 1).flatten(1, 2), weight.flatten(0, 1), None, *op.geometry[:2], groups=rows)
     return out.unflatten(1, (rows, -1)).transpose(0, 1)
 
 
-def loop(op: Conv2d, x: Tensor, weight: Tensor) -> Tensor:
+def loop(op: Convolution, x: Tensor, weight: Tensor) -> Tensor:
     """Convolve row by row, with images in their usual memory order."""
-    return torch.stack([functional.conv2d(a, w, None, op.stride, op.padding) for a, w in zip(x, weight, strict=True)])
+    return torch.stack([functional.conv2d(a, w, None, *op.geometry[:2]) for a, w in zip(x, weight, strict=True)])
 
 
-def channels_last(op: Conv2d, x: Tensor, weight: Tensor) -> Tensor:
+def channels_last(op: Convolution, x: Tensor, weight: Tensor) -> Tensor:
     """Convolve as the package does on a CPU."""
     return op(image_last(x), weight)
 
 
-def folding(op: Conv2d, x: Tensor, weight: Tensor) -> Tensor:
+def folding(op: Convolution, x: Tensor, weight: Tensor) -> Tensor:
     """Convolve by im2col and one batched product."""
     rows, examples, _, height, width = x.shape
-    k = weight.shape[-1]
-    columns = functional.unfold(x.flatten(0, 1), k, padding=op.padding, stride=op.stride)  # (R·B, C·k², H'·W')
-    side = (height + 2 * op.padding - k) // op.stride + 1, (width + 2 * op.padding - k) // op.stride + 1
+    k, stride, padding = weight.shape[-1], op.geometry.stride[0], op.geometry.padding[0]
+    columns = functional.unfold(x.flatten(0, 1), k, padding=padding, stride=stride)  # (R·B, C·k², H'·W')
+    side = (height + 2 * padding - k) // stride + 1, (width + 2 * padding - k) // stride + 1
     out = weight.flatten(2).unsqueeze(1) @ columns.unflatten(0, (rows, examples))
     return out.unflatten(-1, side)
 
@@ -69,7 +67,7 @@ WAYS: dict[str, Way] = {
 }
 
 
-def step(way: Way, op: Conv2d, x: Tensor, weights: list[Tensor]) -> float:
+def step(way: Way, op: Convolution, x: Tensor, weights: list[Tensor]) -> float:
     """Return seconds of the products' forward and backward pass."""
     started = perf_counter()
     images = [x, x.square()][: len(weights)]

@@ -40,89 +40,11 @@ class Geometry(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Conv2d:
-    """A cross-correlation with square kernels over the replicate axis, for `layer(name, Conv2d(…), x, bias)`.
+class Convolution:
+    """A cross-correlation along one to three axes, as torch's Conv1d, Conv2d and Conv3d have it.
 
     It loops over rows: on CPUs grouped convolution and im2col are slower, and a loop gives a row the same bits alone as
     among others.
-
-    Attributes:
-        stride: Step between outputs, in pixels.
-        padding: Zeros added to each side, in pixels.
-        trailing: How many axes of the output follow R: (B, C, H, W).
-    """
-
-    stride: int = 1
-    padding: int = 0
-    trailing: int = 4
-
-    @property
-    def geometry(self) -> Geometry:
-        """What `torch.convolution` is told."""
-        return Geometry((self.stride,) * 2, (self.padding,) * 2, (1, 1), 1)
-
-    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        """Apply the map. Differentiable once, also under `torch.func`.
-
-        Args:
-            x: Images (*lead, B, C, H, W).
-            weight: Kernels (*lead, O, C, k, k); the leading axes broadcast with those of `x`.
-            bias: Offsets (*lead, O), or None.
-
-        Returns:
-            (*lead, B, O, H′, W′).
-        """
-        lead = broadcast(x.shape[:-4], weight.shape[:-4])
-        x, weight = x.expand(*lead, *x.shape[-4:]), weight.expand(*lead, *weight.shape[-4:])
-        result: Tensor = apply(_Convolution, x, weight, self)
-        return result if bias is None else result + bias[..., None, :, None, None]
-
-    def output_shape(self, x: Tensor, weight: Tensor) -> tuple[int, ...]:
-        """Return (B, O, H′, W′), the axes of the output that follow the leading ones.
-
-        Args:
-            x: Images (*lead, B, C, H, W).
-            weight: Kernels (*lead, O, C, k, k).
-
-        Returns:
-            The four sizes.
-        """
-        sides = [(side + 2 * self.padding - weight.shape[-1]) // self.stride + 1 for side in x.shape[-2:]]
-        return x.shape[-4], weight.shape[-4], *sides
-
-    def gradients(self, grad: Tensor, x: Tensor, weight: Tensor, of_x: bool, of_weight: bool) -> Gradients:
-        """Return the gradients of the input and of the weight.
-
-        Args:
-            grad: The gradient of the result (*lead, B, O, H′, W′).
-            x: Images (*lead, B, C, H, W).
-            weight: Kernels (*lead, O, C, k, k), with the same leading axes.
-            of_x: Whether the gradient of `x` is wanted.
-            of_weight: Whether the gradient of `weight` is wanted.
-
-        Returns:
-            Both gradients, in the shapes of `x` and `weight`; None where not wanted.
-        """
-        wanted = of_x, of_weight
-        found = apply(_ConvolutionGradient, grad, x, weight, self, *wanted)
-        grad_x, grad_weight = (g if want else None for g, want in zip(found, wanted, strict=True))
-        return grad_x, grad_weight
-
-    def unit_sums(self, grad: Tensor) -> Tensor:
-        """Sum over all axes but the leading ones and the channel.
-
-        Args:
-            grad: (*lead, B, O, H, W).
-
-        Returns:
-            (*lead, O).
-        """
-        return grad.sum((-4, -2, -1))
-
-
-@dataclass(frozen=True)
-class Convolution:
-    """A cross-correlation along one to three axes, as torch's Conv1d, Conv2d and Conv3d have it, row by row.
 
     Attributes:
         geometry: Strides, paddings by zeros, dilations, and groups.
@@ -199,6 +121,21 @@ class Convolution:
             (*lead, O).
         """
         return grad.sum((-self.trailing, *range(2 - self.trailing, 0)))
+
+
+def Conv2d(stride: int = 1, padding: int = 0) -> Convolution:
+    """Return a cross-correlation of images with square kernels over the replicate axis, for a layer rule.
+
+    It is `op` in `layer(name, op, x, bias)`, and has the name of torch's layer.
+
+    Args:
+        stride: Step between outputs, in pixels.
+        padding: Zeros added to each side, in pixels.
+
+    Returns:
+        The map.
+    """
+    return Convolution(Geometry((stride,) * 2, (padding,) * 2, (1, 1), 1))
 
 
 def image_last(t: Tensor) -> Tensor:
@@ -279,7 +216,7 @@ class _Convolution(torch.autograd.Function):
     """Convolves row by row, and so does its gradient: indexing would leave a zero-filled image for every row."""
 
     @staticmethod
-    def forward(x: Tensor, weight: Tensor, op: Conv2d | Convolution) -> Tensor:
+    def forward(x: Tensor, weight: Tensor, op: Convolution) -> Tensor:
         lead, none = x.shape[: -op.trailing], (0,) * len(op.geometry.stride)
         stride, padding, dilation, groups = op.geometry
         rows = (
@@ -289,7 +226,7 @@ class _Convolution(torch.autograd.Function):
         return _gathered(rows, lead)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Conv2d | Convolution], output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Convolution], output: Tensor) -> None:
         x, weight, ctx.op = inputs
         ctx.save_for_backward(x, weight)
 
@@ -299,9 +236,7 @@ class _Convolution(torch.autograd.Function):
         return *ctx.op.gradients(grad, x, weight, *ctx.needs_input_grad[:2]), None
 
     @staticmethod
-    def vmap(
-        info: Any, axes: tuple[Any, ...], x: Tensor, weight: Tensor, op: Conv2d | Convolution
-    ) -> tuple[Tensor, int]:
+    def vmap(info: Any, axes: tuple[Any, ...], x: Tensor, weight: Tensor, op: Convolution) -> tuple[Tensor, int]:
         x, weight = _in_front(x, axes[0], info.batch_size), _in_front(weight, axes[1], info.batch_size)
         return apply(_Convolution, x, weight, op), 0
 
@@ -310,9 +245,7 @@ class _ConvolutionGradient(torch.autograd.Function):
     """Gradients of x and weight; an empty tensor for one that is not wanted."""
 
     @staticmethod
-    def forward(
-        grad: Tensor, x: Tensor, weight: Tensor, op: Conv2d | Convolution, *wanted: bool
-    ) -> tuple[Tensor, Tensor]:
+    def forward(grad: Tensor, x: Tensor, weight: Tensor, op: Convolution, *wanted: bool) -> tuple[Tensor, Tensor]:
         lead = x.shape[: -op.trailing]
         grad_x = _empty(x, x.shape, op.trailing) if wanted[0] and lead.numel() > 1 else x.new_empty(0)
         grad_weight = torch.empty_like(weight, memory_format=torch.contiguous_format)
@@ -341,7 +274,7 @@ class _ConvolutionGradient(torch.autograd.Function):
         grad: Tensor,
         x: Tensor,
         weight: Tensor,
-        op: Conv2d | Convolution,
+        op: Convolution,
         *wanted: bool,
     ) -> tuple[tuple[Tensor, Tensor], tuple[int | None, int]]:
         tensors = (_in_front(t, axis, info.batch_size) for t, axis in zip((grad, x, weight), axes[:3], strict=True))
@@ -350,7 +283,7 @@ class _ConvolutionGradient(torch.autograd.Function):
 
 
 def _gradients(
-    grad: Tensor, x: Tensor, weight: Tensor, op: Conv2d | Convolution, want_x: bool, want_weight: bool
+    grad: Tensor, x: Tensor, weight: Tensor, op: Convolution, want_x: bool, want_weight: bool
 ) -> tuple[Tensor, Tensor]:
     """Return the gradients of x and weight of one row."""
     (*sizes, groups), none = op.geometry, (0,) * len(op.geometry.stride)
@@ -369,7 +302,7 @@ def _gradients(
     return parts[0], parts[1] if of_weight is None else of_weight
 
 
-def _overruns(x: Tensor, weight: Tensor, op: Conv2d | Convolution) -> bool:
+def _overruns(x: Tensor, weight: Tensor, op: Convolution) -> bool:
     """Tell whether oneDNN's gradient of the weight writes beyond its memory.
 
     Seen with its AVX2 code in torch 2.13: a 1×1 map with a stride, of fewer than eight channels. The pixels that such a

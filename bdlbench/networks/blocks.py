@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from bdlbench.core.layout import Init, Leaf
 from bdlbench.kernels import convolution as kernels
-from bdlbench.kernels.convolution import Conv2d
+from bdlbench.kernels.convolution import Convolution
 from bdlbench.kernels.linear import dense
 from bdlbench.protocols import Layer
 
@@ -45,7 +45,7 @@ def affine(layer: Layer, name: str, x: Tensor) -> Tensor:
     return layer(f"{name}.weight", dense, x, f"{name}.bias")
 
 
-def convolution(layer: Layer, name: str, op: Conv2d, x: Tensor) -> Tensor:
+def convolution(layer: Layer, name: str, op: Convolution, x: Tensor) -> Tensor:
     """Apply a convolution with bias: x ([M,] R, B, C, H, W) -> ([M,] R, B, O, H′, W′)."""
     return layer(f"{name}.weight", op, x, f"{name}.bias")
 

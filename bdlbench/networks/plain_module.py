@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bdlbench.core.layout import LinearOp
 from bdlbench.core.streams import Streams
-from bdlbench.kernels.convolution import Conv2d
+from bdlbench.kernels.convolution import Convolution
 from bdlbench.kernels.linear import Dense
 from bdlbench.networks.layers import Point
 from bdlbench.networks.likelihoods import CategoricalOutput, GaussianOutput
@@ -48,7 +48,7 @@ def noise_sd(model: Model) -> float | None:
 
 
 class PlainModule(nn.Module):
-    """A model on inputs (B, *S), whose linear maps are submodules `nn.Linear` and `nn.Conv2d`.
+    """A model on inputs (B, *S), whose linear maps are submodules of torch, such as `nn.Linear` and `nn.Conv2d`.
 
     `state_dict` has the names of the leaves. Whoever hooks a submodule, or puts another in its place, acts on the
     model. Leaves that belong to no such map are parameters.
@@ -148,7 +148,8 @@ def _layer(op: LinearOp, weight: Tensor, has_bias: bool) -> nn.Module | None:
     made: nn.Module | None = None
     if isinstance(op, Dense):
         made = nn.utils.skip_init(nn.Linear, weight.shape[1], weight.shape[0], **given)
-    elif isinstance(op, Conv2d):
-        sizes = (weight.shape[1], weight.shape[0], weight.shape[2])
-        made = nn.utils.skip_init(nn.Conv2d, *sizes, stride=op.stride, padding=op.padding, **given)
+    elif isinstance(op, Convolution):
+        kind = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}[weight.ndim - 2]
+        sizes = (weight.shape[1] * op.geometry.groups, weight.shape[0], weight.shape[2:])
+        made = nn.utils.skip_init(kind, *sizes, **op.geometry._asdict(), **given)
     return made

@@ -173,12 +173,14 @@ def test_a_convolution_of_any_geometry_is_torchs(name, lead):
         assert op.gradients(ones, x, w, False, True)[0] is None
 
 
-def test_a_square_convolution_has_the_geometry_of_any():
+def test_a_square_convolution_is_torchs_of_each_row():
     x, w = numbers(3, 5, 4, 8, 8), numbers(3, 6, 4, 3, 3, seed=1)
     square = Conv2d(stride=2, padding=1)
-    assert torch.equal(square(x, w), Convolution(square.geometry)(x, w))
-    alone = Convolution(square.geometry)(x[:1].requires_grad_(), w[:1])
-    assert torch.equal(alone.relu_().detach(), square(x[:1], w[:1]).relu().detach())  # in place, of a single row too
+    assert square == Convolution(Geometry((2, 2), (1, 1), (1, 1), 1))
+    expected = torch.stack([functional.conv2d(a, b, None, 2, 1) for a, b in zip(x, w, strict=True)])
+    torch.testing.assert_close(square(x, w), expected)
+    alone = square(x[:1].requires_grad_(), w[:1])
+    assert torch.equal(alone.relu_().detach(), square(x, w)[:1].relu().detach())  # in place, of a single row
 
 
 STRIDED = """

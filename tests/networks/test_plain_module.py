@@ -6,9 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from bdlbench.core.layout import Layout
+from bdlbench.core.layout import Layout, Leaf
 from bdlbench.core.streams import Streams
+from bdlbench.data.task import Signature
+from bdlbench.kernels.convolution import Convolution, Geometry
+from bdlbench.kernels.linear import dense
 from bdlbench.networks.layers import Point
+from bdlbench.networks.likelihoods import output
 from bdlbench.networks.plain_module import PlainModule, no_plain_module, noise_sd
 from bdlbench.posteriors.fitting import initial_network
 
@@ -48,6 +52,35 @@ def test_every_linear_map_is_a_layer_of_torch(small, name):
     assert layers == {
         key.removesuffix(".weight") for key, leaf in model.leaves().items() if leaf.role in ("input", "weight")
     }
+
+
+class Grouped:
+    """A convolution along one axis, with a stride, a dilation and groups."""
+
+    signature = Signature((4, 9), 3, "categorical")
+
+    def leaves(self):
+        return {
+            "c.weight": Leaf((6, 2, 3), "input", 6),
+            "c.bias": Leaf((6,), "bias"),
+            "f.weight": Leaf((3, 6), "weight"),
+        }
+
+    def __call__(self, layer, x, rng):
+        op = Convolution(Geometry((2,), (1,), (2,), 2))
+        return output(self.signature, layer("f.weight", dense, layer("c.weight", op, x, "c.bias").mean(-1)))
+
+
+def test_a_convolution_of_any_geometry_is_a_layer_of_torch():
+    model = Grouped()
+    leaves = {
+        name: torch.randn(1, *leaf.shape, generator=torch.Generator().manual_seed(2))
+        for name, leaf in model.leaves().items()
+    }
+    module = PlainModule(model, {name: value[0] for name, value in leaves.items()})
+    assert isinstance(module.c, nn.Conv1d) and module.c.groups == 2
+    x = torch.rand(5, 4, 9, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(module(x), model(Point(leaves), x[None], Streams([0])).logits[0])
 
 
 def test_a_submodule_that_is_hooked_or_replaced_acts(small):
