@@ -62,13 +62,13 @@ class Grouped:
     def leaves(self):
         return {
             "c.weight": Leaf((6, 2, 3), "input", 6),
-            "c.bias": Leaf((6,), "bias"),
-            "f.weight": Leaf((3, 6), "weight"),
+            "c.bias": Leaf((6,), "bias", 6),
+            "f.weight": Leaf((3, 6), "weight", 6),
         }
 
     def __call__(self, layer, x, rng):
         op = Convolution(Geometry((2,), (1,), (2,), 2))
-        return output(self.signature, layer("f.weight", dense, layer("c.weight", op, x, "c.bias").mean(-1)))
+        return output(self.signature, layer("f.weight", dense, layer("c.weight", op, x, "c.bias").mean(-1)), 1.0)
 
 
 def test_a_convolution_of_any_geometry_is_a_layer_of_torch():
