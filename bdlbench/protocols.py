@@ -26,7 +26,7 @@ class Layer(Protocol):
 
         Args:
             name: The leaf that is its weight.
-            op: The map, such as `dense` or a `Conv2d`.
+            op: The map, such as `dense` or a `Convolution`.
             x: Inputs ([M,] R, B, …).
             bias: The leaf that is its bias, or "" for none.
 
