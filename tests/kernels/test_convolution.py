@@ -34,7 +34,9 @@ def plain_convolution(op, x, weight):
     x = x.expand(*lead, *x.shape[-4:]).reshape(-1, *x.shape[-4:])
     weight = weight.expand(*lead, *weight.shape[-4:]).reshape(-1, *weight.shape[-4:])
     together = x.movedim(0, 1).flatten(1, 2)
-    out = functional.conv2d(together, weight.flatten(0, 1), None, op.stride, op.padding, groups=len(x))
+    out = functional.conv2d(
+        together, weight.flatten(0, 1), None, op.geometry.stride, op.geometry.padding, groups=len(x)
+    )
     return out.unflatten(1, (len(x), -1)).movedim(1, 0).unflatten(0, lead)
 
 

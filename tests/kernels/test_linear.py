@@ -118,7 +118,7 @@ def test_convolution_over_leading_axes_is_the_loop(op, lead):
     assert out.shape[: len(shape)] == shape
     for index in torch.cartesian_prod(*(torch.arange(n) for n in shape)).reshape(-1, len(shape)).tolist():
         i = tuple(index)
-        expected = functional.conv2d(x[i], weight[i], stride=op.stride, padding=op.padding)
+        expected = functional.conv2d(x[i], weight[i], stride=op.geometry.stride, padding=op.geometry.padding)
         torch.testing.assert_close(out[i], expected)
 
 
