@@ -19,7 +19,7 @@ from bdlbench.protocols import Accumulator, Model, Moments
 from bdlbench.stats.chains import bulk_ess, split_rhat
 from bdlbench.training.loop import predicted
 
-EXAMPLES_OF_ALL_DRAWS = 250
+EXAMPLES_OF_ALL_DRAWS = 100
 """Examples in one pass: what every draw predicts for them is held at once."""
 
 
