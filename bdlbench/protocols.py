@@ -614,6 +614,7 @@ class Evaluation:
         calibration: The predictions for calibration rows, where the data set was asked for some.
         functions: log p(y | x) of the test targets by each function that was drawn for all of them, (M, R, N) nats,
             where the data set was asked for some.
+        gold: What a reference predicts for the test set, where a table is made and one fits; else None.
         inputs: The test inputs, (R, N, *S); None where predictions are read from a record, which does not keep them.
     """
 
@@ -628,6 +629,7 @@ class Evaluation:
     elbo: Tensor | None = None  # (R,) nats
     shifts: Mapping[str, ShiftedTest] = field(default_factory=dict)
     inputs: Tensor | None = None  # (R, N, *S)
+    gold: Predicted | None = None
     calibration: Calibration | None = None
     functions: Tensor | None = None  # (M, R, N) nats
 

@@ -28,6 +28,10 @@ def table(
     interval: Annotated[
         bool, typer.Option("--interval", help="after ±, half the 95 % interval over new seeds and test examples")
     ] = False,
+    references: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="records of hmc to compare with  [default: results/reference/posterior]"),
+    ] = None,
     plugin: PluginsOption = [],  # noqa: B006
     replaced: Replaced = [],  # noqa: B006
 ) -> None:
@@ -36,9 +40,11 @@ def table(
     from bdlbench.records import reading
     from bdlbench.report import figures, overview, tables
     from bdlbench.runs import rescoring
+    from bdlbench.runs.references import asked_for
 
     add_plugins(plugin, replaced)
-    found, untold, faults = rescoring.completed(reading.read(results), [*listed(metrics), sort])
+    beside = asked_for(references)
+    found, untold, faults = rescoring.completed(reading.read(results), [*listed(metrics), sort], beside)
     found = overview.in_order(found, overview.nearest_suite(found))
     if figure is not None:
         figures.draw_table(found, figure, listed(metrics), sort)

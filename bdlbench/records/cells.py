@@ -25,6 +25,9 @@ MAIN_METRICS = (
     "sparsity",
     "flops_fraction",
     "predictive_kl",
+    "agreement",
+    "total_variation",
+    "predictive_w2",
 )
 """Metrics that are shown and compared by default; `ood_auroc` stands for all its out-of-distribution sets."""
 

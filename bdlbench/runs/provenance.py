@@ -25,7 +25,7 @@ APART = (
     *("records/cells.py", "records/reading.py", "runs/budget.py", "runs/executors.py"),
     *("runs/external_scores.py", "runs/lint.py", "runs/predictions_file.py", "runs/progress.py"),
     "runs/search.py",
-    *("runs/rescoring.py", "runs/suites.py", "runs/work.py", "stats/crossed.py", "stats/holm.py"),
+    *("runs/references.py", "runs/rescoring.py", "runs/suites.py", "runs/work.py", "stats/crossed.py", "stats/holm.py"),
     *("stats/power.py", "stats/rank_tests.py", "stats/reproduction.py"),
 )
 """Files that no number of a record depends on: they decide what runs, or read its results."""

@@ -17,7 +17,13 @@ from bdlbench.records.contents import MetricValues
 from bdlbench.records.reading import Faults, Source
 from bdlbench.records.record import Record
 from bdlbench.runs.provenance import Code
+from bdlbench.runs.references import References, asked_for
 from bdlbench.runs.scoring import measure, scored
+
+NO_REFERENCES = References()
+
+BESIDE_REFERENCES = ("agreement", "total_variation", "predictive_w2")
+"""The metrics that read a reference."""
 
 
 class Completed(NamedTuple):
@@ -34,17 +40,21 @@ class Completed(NamedTuple):
     faults: Faults = Faults()
 
 
-def completed(source: Source, metrics: Sequence[str]) -> Completed:
+def completed(source: Source, metrics: Sequence[str], references: References | None = None) -> Completed:
     """Merge records, completed from their stored predictions; damaged files beside them are left out.
 
-    Raises BadInput as `complete` does.
+    Distances from a reference are computed wherever one fits, asked for or not. Without `references`, those of the
+    default folder are used. Raises BadInput as `complete` does.
     """
     whole, faults = reading.sound(source)
-    found, untold = complete(whole, metrics)
-    return Completed(merge(found.records, found), untold, faults)
+    beside = asked_for(None) if references is None else references
+    found, untold = complete(whole, metrics, beside)
+    return Completed(merge(found.records, found), (*untold, *beside.refused), faults)
 
 
-def complete(source: Source, metrics: Sequence[str]) -> tuple[Source, tuple[str, ...]]:
+def complete(
+    source: Source, metrics: Sequence[str], references: References = NO_REFERENCES
+) -> tuple[Source, tuple[str, ...]]:
     """Compute the `metrics` that records lack from stored predictions. Return the records, and lines on the rest.
 
     Names in `metrics` are as on the command line; names that are not in the catalog or a plugin are ignored. Nothing is
@@ -53,16 +63,19 @@ def complete(source: Source, metrics: Sequence[str]) -> tuple[Source, tuple[str,
     """
     known = catalog.metrics()
     wanted = {entry: known[entry] for name in metrics if (entry := name.partition("[")[0]) in known}
+    offered = [name for name in BESIDE_REFERENCES if name not in wanted] if references.source.entries else []
     completed: list[Record] = []
     reasons: dict[str, dict[str, str]] = {entry: {} for entry in wanted}
     for _, record in source.entries:
         found: dict[str, MetricValues] = {}
         lacking = [entry for entry in wanted if not matching(entry, record.values.metrics)]
         for entry in lacking if record.replicates else ():
-            columns, reason = _scored(source, record, entry, wanted[entry])
+            columns, reason = _scored(source, record, entry, wanted[entry], references)
             found |= columns
             if reason:
                 reasons[entry][next(iter(merge([record]))).title] = reason
+        for entry in offered if record.replicates else ():
+            found |= _scored(source, record, entry, known[entry], references)[0]
         values = replace(record.values, metrics={**record.values.metrics, **found})
         completed.append(replace(record, values=values))
     lines = []
@@ -106,11 +119,17 @@ def filled(folder: Path, record: Record, code: Code) -> Record:
     return replace(record, values=values, environment=environment, unscored=unscored)
 
 
-def _scored(source: Source, record: Record, entry: str, metric: Metric) -> tuple[dict[str, MetricValues], str]:
+def _scored(
+    source: Source, record: Record, entry: str, metric: Metric, references: References
+) -> tuple[dict[str, MetricValues], str]:
     """Return the columns of one metric, and the reason if there are none."""
     kept = evaluation.read(record, source.predictions(record))
     if kept is None:
         return {}, "no predictions lie beside the record"
+    if entry in BESIDE_REFERENCES:
+        kept = references.beside(record, kept)
+        if kept.gold is None:
+            return {}, "no reference has its data, model and prior (--references DIR names a folder of them)"
     try:
         columns = measure(kept, {entry: metric})
     except (Exception, SystemExit) as error:  # a metric may need what no record keeps, and then raises any error

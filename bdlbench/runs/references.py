@@ -1,0 +1,118 @@
+"""References: records of a sampler that has mixed, beside which the predictions of other records are put.
+
+A reference fits a record of the same data, model and prior. The metrics that read one are computed when tables are
+made, from the stored predictions of both, so that no record depends on a reference, and a later one serves old records.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import Tensor
+
+from bdlbench.core import files
+from bdlbench.core.errors import BadInput
+from bdlbench.protocols import Evaluation
+from bdlbench.records import evaluation as evaluations
+from bdlbench.records import reading
+from bdlbench.records.cells import flatten
+from bdlbench.records.reading import Source
+from bdlbench.records.record import Record
+
+FOLDER = Path("results/reference/posterior")
+"""Where references are looked for by default."""
+
+MIXED = 1.05
+"""The largest split R-hat of predictions with which a record may serve as a reference."""
+
+RHAT = "rhat[predictions]"
+PRIOR = ("prior_sd", "prior_scaling")
+
+
+@dataclass(frozen=True)
+class References:
+    """The references of a folder.
+
+    Attributes:
+        source: The records that may serve, with their folders.
+        refused: One line for each sampler's record that may not.
+    """
+
+    source: Source = Source(())
+    refused: tuple[str, ...] = ()
+
+    def beside(self, record: Record, kept: Evaluation) -> Evaluation:
+        """Return the predictions of a record with those of the reference that fits it; without, where none does.
+
+        A record fits by the identity and the hashes of its data, by its model with all options, and by the prior that
+        its method names. A method without a prior, such as `mle`, is put beside the only reference of its data and
+        model, and beside none where there are several.
+        """
+        alike = [one for one in self.source.records if _setting(one) == _setting(record)]
+        asked = _prior(record)
+        fitting = [one for one in alike if not asked or _prior(one) == asked]
+        if len(fitting) != 1 or fitting[0] == record:
+            return kept
+        reference = evaluations.read(fitting[0], self.source.predictions(fitting[0]))
+        splits = [replicate.split for replicate in fitting[0].replicates]
+        if reference is None or not {replicate.split for replicate in record.replicates} <= set(splits):
+            return kept
+        rows = [splits.index(replicate.split) for replicate in record.replicates]
+        arrays: dict[str, Tensor] = {name: value[rows] for name, value in reference.test.arrays().items()}
+        return replace(kept, gold=evaluations.Kept(reference.test.samples, arrays))
+
+
+def found_in(folder: Path) -> References:
+    """Read the references of a folder; none where it is absent.
+
+    Args:
+        folder: A folder of records.
+
+    Returns:
+        Those that have mixed, and why others may not serve.
+
+    Raises:
+        BadInput: The folder holds no records.
+    """
+    if not folder.exists():
+        return References()
+    whole, _ = reading.sound(reading.read(folder))
+    serving, refused = [], []
+    for place, record in whole.entries:
+        rhat = record.values.metrics.get(RHAT)
+        worst = max(rhat.numbers) if rhat and rhat.values else None
+        if worst is None:
+            continue  # no sampler made it
+        if worst <= MIXED:
+            serving.append((place, record))
+        else:
+            refused.append(f"no reference: {record.cell.title}: {RHAT} is {worst:.3f}, above {MIXED}")
+    return References(Source(tuple(serving)), tuple(refused))
+
+
+def asked_for(folder: str | Path | None) -> References:
+    """Return the references of a folder that a person named, or those of the default folder.
+
+    Raises:
+        BadInput: The folder that was named does not exist.
+    """
+    if folder is None:
+        return found_in(FOLDER)
+    if not Path(folder).exists():
+        raise BadInput(f"--references {folder} does not exist: give a folder of records by hmc")
+    return found_in(Path(folder))
+
+
+def _setting(record: Record) -> str:
+    """Return a hash of the data and the model of a record."""
+    examples = record.environment.examples
+    tested = list(examples.test_sha256) if examples else []
+    sources = dict(sorted(record.environment.sources.items()))
+    return files.digest([record.cell.dataset.identity(), record.cell.model.as_dict(), sources, tested])
+
+
+def _prior(record: Record) -> dict[str, object]:
+    """Return the options of a method's prior, a member's included, or {} where it has none."""
+    options = flatten(record.cell.method.as_dict())
+    return {name.rpartition(".")[2]: value for name, value in options.items() if name.rpartition(".")[2] in PRIOR}
