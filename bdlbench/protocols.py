@@ -694,6 +694,16 @@ class UnderShift(Protocol):
 
 
 @runtime_checkable
+class ReadsReference(Protocol):
+    """A metric that says that it compares with `Evaluation.gold`: it has values only where a reference is given."""
+
+    @property
+    def reads_reference(self) -> bool:
+        """Whether it does."""
+        ...
+
+
+@runtime_checkable
 class MeanOverExamples(Protocol):
     """A metric that is a mean over test examples and tells what each contributes. Other metrics are jackknifed."""
 

@@ -43,8 +43,7 @@ def table(
     from bdlbench.runs.references import asked_for
 
     add_plugins(plugin, replaced)
-    beside = asked_for(references)
-    found, untold, faults = rescoring.completed(reading.read(results), [*listed(metrics), sort], beside)
+    found, untold, faults = rescoring.completed(reading.read(results), [*listed(metrics), sort], asked_for(references))
     found = overview.in_order(found, overview.nearest_suite(found))
     if figure is not None:
         figures.draw_table(found, figure, listed(metrics), sort)

@@ -36,6 +36,7 @@ class OfClasses:
     better: Literal["higher", "lower"]
 
     version: ClassVar[int] = 1
+    reads_reference: ClassVar[bool] = True
     unit: ClassVar[str] = "fraction"
 
     def __call__(self, evaluation: Evaluation) -> dict[str, Tensor]:
@@ -66,6 +67,7 @@ class PredictiveW2:
 
     summary: ClassVar[str] = "Wasserstein-2 distance from the reference's predictive, by mean and sd, mean over inputs"
     version: ClassVar[int] = 1
+    reads_reference: ClassVar[bool] = True
     unit: ClassVar[str] = "target units"
     better: ClassVar[Literal["lower"]] = "lower"
 

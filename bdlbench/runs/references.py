@@ -6,7 +6,7 @@ made, from the stored predictions of both, so that no record depends on a refere
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -39,7 +39,7 @@ class References:
         refused: One line for each sampler's record that may not.
     """
 
-    source: Source = Source(())
+    source: Source = field(default_factory=lambda: Source(()))
     refused: tuple[str, ...] = ()
 
     def beside(self, record: Record, kept: Evaluation) -> Evaluation:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from bdlbench import catalog
 from bdlbench.core.errors import BadInput
-from bdlbench.protocols import Metric
+from bdlbench.protocols import Metric, ReadsReference
 from bdlbench.records import evaluation, reading
 from bdlbench.records import record as records
 from bdlbench.records.cells import Result, matching, merge
@@ -19,11 +19,6 @@ from bdlbench.records.record import Record
 from bdlbench.runs.provenance import Code
 from bdlbench.runs.references import References, asked_for
 from bdlbench.runs.scoring import measure, scored
-
-NO_REFERENCES = References()
-
-BESIDE_REFERENCES = ("agreement", "total_variation", "predictive_w2")
-"""The metrics that read a reference."""
 
 
 class Completed(NamedTuple):
@@ -43,27 +38,29 @@ class Completed(NamedTuple):
 def completed(source: Source, metrics: Sequence[str], references: References | None = None) -> Completed:
     """Merge records, completed from their stored predictions; damaged files beside them are left out.
 
-    Distances from a reference are computed wherever one fits, asked for or not. Without `references`, those of the
-    default folder are used. Raises BadInput as `complete` does.
+    Raises BadInput as `complete` does.
     """
     whole, faults = reading.sound(source)
-    beside = asked_for(None) if references is None else references
-    found, untold = complete(whole, metrics, beside)
-    return Completed(merge(found.records, found), (*untold, *beside.refused), faults)
+    references = asked_for(None) if references is None else references
+    found, untold = complete(whole, metrics, references)
+    return Completed(merge(found.records, found), (*untold, *references.refused), faults)
 
 
 def complete(
-    source: Source, metrics: Sequence[str], references: References = NO_REFERENCES
+    source: Source, metrics: Sequence[str], references: References | None = None
 ) -> tuple[Source, tuple[str, ...]]:
     """Compute the `metrics` that records lack from stored predictions. Return the records, and lines on the rest.
 
     Names in `metrics` are as on the command line; names that are not in the catalog or a plugin are ignored. Nothing is
-    written. If no record held a metric, there is one line for each reason why cells lack it. Raises BadInput, with the
-    reason, if no cell has the metric.
+    written. Distances from a reference are computed wherever one fits, asked for or not: one of `references`, or
+    without them of the default folder. If no record held a metric, there is one line for each reason why cells lack it.
+    Raises BadInput, with the reason, if no cell has the metric.
     """
     known = catalog.metrics()
     wanted = {entry: known[entry] for name in metrics if (entry := name.partition("[")[0]) in known}
-    offered = [name for name in BESIDE_REFERENCES if name not in wanted] if references.source.entries else []
+    references = asked_for(None) if references is None else references
+    beside = [name for name, metric in known.items() if isinstance(metric, ReadsReference)]
+    offered = [name for name in beside if name not in wanted] if references.source.entries else []
     completed: list[Record] = []
     reasons: dict[str, dict[str, str]] = {entry: {} for entry in wanted}
     for _, record in source.entries:
@@ -126,7 +123,7 @@ def _scored(
     kept = evaluation.read(record, source.predictions(record))
     if kept is None:
         return {}, "no predictions lie beside the record"
-    if entry in BESIDE_REFERENCES:
+    if isinstance(metric, ReadsReference):
         kept = references.beside(record, kept)
         if kept.gold is None:
             return {}, "no reference has its data, model and prior (--references DIR names a folder of them)"

@@ -1,0 +1,76 @@
+"""Which reference is put beside a record, and what a table then has."""
+
+from dataclasses import replace
+
+import pytest
+
+from bdlbench.cli import main as cli
+from bdlbench.core.errors import BadInput
+from bdlbench.records import evaluation, reading
+from bdlbench.records import record as records
+from bdlbench.runs.references import RHAT, References, asked_for, found_in
+
+pytestmark = pytest.mark.slow
+
+
+def run(folder, *words):
+    given = ["--model", "logistic", "--dataset", "wine", "--jobs", "1", "--results", str(folder)]
+    assert cli.main(["run", *words, *given]) == 0
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A folder of references, and one of records."""
+    base = tmp_path_factory.mktemp("references")
+    short = ["--set", "hmc.warmup_draws=60", "--set", "hmc.draws=100", "--seeds", "77-77"]
+    run(base / "references", "--method", "hmc", *short)
+    run(base / "records", "--method", "map", "--method", "mle", "--seeds", "2", "--set", "map.prior_sd=1,3")
+    return base / "references", base / "records"
+
+
+def with_rhat(folder, value):
+    """Write the reference again with another R-hat."""
+    (record,) = reading.read(folder).records
+    entry = record.values.metrics[RHAT]
+    metrics = {**record.values.metrics, RHAT: replace(entry, values=(value,))}
+    records.write(folder, replace(record, values=replace(record.values, metrics=metrics)), {})
+
+
+def beside(folders):
+    """The records that have a reference beside them, in words: method and prior."""
+    references, source = found_in(folders[0]), reading.read(folders[1])
+    found = []
+    for record in source.records:
+        kept = evaluation.read(record, source.predictions(record))
+        if references.beside(record, kept).gold is not None:
+            found.append((record.cell.method.name, record.cell.method.get("prior_sd")))
+    return sorted(found, key=str)
+
+
+def test_a_record_of_the_same_prior_or_of_none_has_the_reference_beside_it(folders, capsys):
+    assert beside(folders) == [("map", 1.0), ("mle", None)]
+    assert cli.main(["table", str(folders[1]), "--references", str(folders[0]), "--format", "csv"]) == 0
+    told = capsys.readouterr().out
+    rows = [line for line in told.splitlines() if ",total_variation," in line]
+    assert len(rows) == 4  # of map at prior_sd 1 and of mle, two seeds each
+    assert cli.main(["table", str(folders[1]), "--format", "csv"]) == 0
+    assert "total_variation" not in capsys.readouterr().out
+
+
+def test_chains_that_have_not_mixed_are_no_reference(folders, tmp_path):
+    place = tmp_path / "copy"
+    place.mkdir()
+    for file in folders[0].iterdir():
+        if file.is_file():
+            (place / file.name).write_bytes(file.read_bytes())
+    with_rhat(place, 1.2)
+    found = found_in(place)
+    assert found.source.entries == ()
+    assert "1.200" in found.refused[0]
+    assert beside((place, folders[1])) == []
+
+
+def test_a_folder_that_is_named_must_exist(tmp_path):
+    with pytest.raises(BadInput, match="absent"):
+        asked_for(tmp_path / "absent")
+    assert found_in(tmp_path / "absent") == References()
