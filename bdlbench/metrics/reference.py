@@ -25,7 +25,7 @@ def total_variation(ours: Tensor, theirs: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class OfClasses:
+class ClassesBesideReference:
     """A comparison of class probabilities with the reference's, mean over test inputs (Izmailov et al. 2021, §4.2).
 
     Undefined for regression, and where no reference fits.
@@ -84,10 +84,10 @@ class PredictiveW2:
 
 
 metrics: dict[str, Metric] = {
-    "agreement": OfClasses(
+    "agreement": ClassesBesideReference(
         "agreement", "fraction of test inputs whose most probable class is the reference's", "higher"
     ),
-    "total_variation": OfClasses(
+    "total_variation": ClassesBesideReference(
         "total_variation", "total variation from the reference's class probabilities", "lower"
     ),
     "predictive_w2": PredictiveW2(),

@@ -20,7 +20,7 @@ from bdlbench.records.cells import flatten
 from bdlbench.records.reading import Source
 from bdlbench.records.record import Record
 
-FOLDER = Path("results/reference/posterior")
+REFERENCES_FOLDER = Path("results/reference/posterior")
 """Where references are looked for by default."""
 
 MIXED = 1.05
@@ -98,7 +98,7 @@ def asked_for(folder: str | Path | None) -> References:
         BadInput: The folder that was named does not exist.
     """
     if folder is None:
-        return found_in(FOLDER)
+        return found_in(REFERENCES_FOLDER)
     if not Path(folder).exists():
         raise BadInput(f"--references {folder} does not exist: give a folder of records by hmc")
     return found_in(Path(folder))
