@@ -182,7 +182,7 @@ def test_models_without_a_density_of_the_weights_are_refused(small, model, word)
 
 def test_a_network_that_is_too_large_is_refused():
     model = catalog.load("models", "mlp")(Signature((784,), 10, "categorical"), widths=(300, 100))
-    assert "266610 parameters are too many" in HMC().unsupported(model)
+    assert "266610" in HMC().unsupported(model)
 
 
 @pytest.mark.slow

@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 
 from bdlbench.cli import main as cli
-from bdlbench.core.errors import BadInput
 from bdlbench.records import evaluation, reading
 from bdlbench.records import record as records
 from bdlbench.runs.references import RHAT, References, asked_for, found_in
@@ -70,7 +69,7 @@ def test_chains_that_have_not_mixed_are_no_reference(folders, tmp_path):
     assert beside((place, folders[1])) == []
 
 
-def test_a_folder_that_is_named_must_exist(tmp_path):
-    with pytest.raises(BadInput, match="absent"):
+def test_a_folder_that_is_named_must_exist(tmp_path, refused):
+    with refused("--references", tmp_path / "absent"):
         asked_for(tmp_path / "absent")
     assert found_in(tmp_path / "absent") == References()
