@@ -69,9 +69,9 @@ def main(folder: Path, gold: Path) -> None:
             cells = [_told(means.loc[method, one], errors.loc[method, one]) for one in columns]
             lines.append(f"| {method} | {' | '.join(cells)} | {seconds[name, method]:.1f} |")
         for record in source.records:
-            cell = record.cell
-            if record.failed and cell.dataset.name == name:
-                lines += ["", f"{cell.method.name}: {len(record.failed)} of {len(record.failed) + len(record.replicates)} seeds diverged."]
+            if record.failed and record.cell.dataset.name == name:
+                lost, of = len(record.failed), len(record.failed) + len(record.replicates)
+                lines += ["", f"{record.cell.method.name}: {lost} of {of} seeds diverged."]
         lines.append("")
         axes = figure.add_subplot(lines_of_panels, 3, panel + 1)
         for method, value in means[distance].dropna().items():
