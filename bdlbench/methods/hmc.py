@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bdlbench.core import memory
 from bdlbench.core.layout import Layout, PerRow, per_row
 from bdlbench.core.options import option, repeat_rows, row_of
 from bdlbench.core.streams import Streams
@@ -73,7 +74,7 @@ class HMC:
         if signature.likelihood not in ("categorical", "gaussian"):
             return f"it samples networks of classes or of a real target, not of a {signature.likelihood} one"
         if layout.buffers:
-            return "its statistics of batches (BatchNorm) change with every gradient, so it has no fixed posterior"
+            return "it has buffers, such as BatchNorm's statistics or frozen parameters, of which it has no posterior"
         if layout.num_parameters > MOST_PARAMETERS:
             return f"its {layout.num_parameters} parameters are too many to sample: at most {MOST_PARAMETERS}"
         x = Streams([0]).normal((1, *signature.input_shape), torch.zeros(()))
@@ -106,6 +107,8 @@ class HMC:
         plan = Plan(epochs=transitions, batch_size=data.num_data, learning_rate=1.0)
 
         def collected(flat: Tensor) -> Tensors:
+            wanted = len(flat) * self.draws * layout.width * flat.element_size()
+            memory.refuse(wanted, f"{len(flat):,} × {self.draws:,} draws of {layout.width:,} weights, which are kept,")
             log_joint = flat.new_full((len(flat), self.draws), math.nan, dtype=torch.float64)
             return {"draws": flat.new_zeros(len(flat), self.draws, layout.width), "log_joint": log_joint}
 

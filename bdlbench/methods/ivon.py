@@ -68,6 +68,8 @@ class IVON(Recipe):
             model.prior(Layout(model.leaves()), torch.zeros(1)), GaussianPrior
         ):
             return "its prior is no Gaussian, and a natural-gradient step is of one"
+        if self.optimiser != "adam":
+            return "its step is a natural-gradient one of its own, so optimiser has no say: leave it at adam"
         return self.untrainable(model)
 
     def fit(self, model: Model, data: Data, rng: Streams) -> WeightPosterior:

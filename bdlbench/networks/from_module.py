@@ -175,7 +175,9 @@ def call(self: Any, layer: Layer, x: Tensor, rng: Streams) -> Output:
     """Compute the output of x ([M,] R, B, *input_shape)."""
     known = _skeleton(self)
     stays_on = self.own_dropout == "stays_on" and known.drops and isinstance(layer, Dropout)
-    rule = Point(layer.leaves) if stays_on and isinstance(layer, Dropout) else layer
+    rule = layer
+    if stays_on and isinstance(layer, Dropout):
+        rule = getattr(layer, "around", lambda point: point)(Point(layer.leaves))  # whoever watches goes on watching
     raw = modules.run(known, rule, x, rng, stays_on)
     if not known.output_shape:
         raw = raw.unsqueeze(-1)

@@ -82,6 +82,10 @@ def remembering(layer: Layer, memory: Memory) -> Layer:
     return replace(layer, memory=memory) if isinstance(layer, Dropout | InputNoise | LocalNoise) else layer
 
 
+class NoRows(TypeError):
+    """A layer rule that cannot act on one row after the other."""
+
+
 def apart(layer: Layer, lead: tuple[int, ...], shapes: Mapping[str, tuple[int, ...]]) -> list[Layer]:
     """Return the layer rule of each row alone: for networks that cannot be computed together.
 
@@ -96,10 +100,10 @@ def apart(layer: Layer, lead: tuple[int, ...], shapes: Mapping[str, tuple[int, .
         Rules with lead (1,), whose leaves are (1, *S), the rows of the first sample first.
 
     Raises:
-        TypeError: The rule is no dataclass, so that what it has for each row is not known.
+        NoRows: The rule is no dataclass, so that what it has for each row is not known.
     """
     if not dataclasses.is_dataclass(type(layer)):
-        raise TypeError(f"{type(layer).__name__} is no dataclass, so it cannot act on one row after the other")
+        raise NoRows(f"{type(layer).__name__} is no dataclass, so it cannot act on one row after the other")
     count, rows = math.prod(lead), lead[-1]
 
     def parts(name: str, value: Any) -> Sequence[Any]:

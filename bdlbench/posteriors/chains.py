@@ -66,6 +66,9 @@ class Chain(Recipe):
         """Accept every model, since each has weights; held-out rows cannot choose one epoch of a chain."""
         if self.validation:
             return "it keeps networks of many epochs, so no single epoch can be chosen by validation rows"
+        for name in ("weight_decay", "clip_norm"):
+            if bool((torch.as_tensor(getattr(self, name)) != 0).any()):
+                return f"it samples the posterior of its prior, which {name} is no part of: leave {name} at 0"
         return self.untrainable(model)
 
 
@@ -206,7 +209,7 @@ def stages_of(chain: Chain, plan: Plan, num_data: int) -> Stages:
         The stages.
     """
     epochs, steps, total = plan.total_epochs(num_data), plan.steps_per_epoch(num_data), plan.total_steps(num_data)
-    warm = min(math.ceil(chain.warm_start * epochs), epochs - 1)
+    warm = min(math.ceil(round(chain.warm_start * epochs, 9)), epochs - 1)
     ends = cycle_ends(warm, epochs, chain.cycles if chain.schedule == "cyclical" else 1)
     cycles, sampling = list[Cycle](), list[int]()
     for begin, end in zip([warm, *ends], ends, strict=False):

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from bdlbench.core.errors import BadInput
 from bdlbench.core.layout import Layout, LinearOp
 from bdlbench.core.streams import Streams
 from bdlbench.data.task import Data
@@ -145,21 +146,26 @@ def kronecker_factors(
         leaves |= {name: leaves[name].clone().requires_grad_() for name in loose}
         rule = Tapped(leaves, part.leaves.keys())
         output = _output(model, rule, x)
-        for tap in rule.taps:
+        uses = _uses(rule.taps, len(x))
+        for tap in (use[0]._replace(x=torch.cat([tap.x for tap in use])) for use in uses):
             inputs = _inputs(tap, layout.leaves[tap.weight].shape)  # (g, b, i)
             grams[tap.weight] = grams.get(tap.weight, 0.0) + inputs.mT @ inputs
             positions[tap.weight] += inputs.shape[1]
-        wanted = [*(tap.zeros for tap in rule.taps), *(leaves[name] for name in loose)]
+        wanted = [*(tap.zeros for use in uses for tap in use), *(leaves[name] for name in loose)]
         for target, weight in _fisher(output).fisher_targets():
             found = torch.autograd.grad(
                 output.elbo(target).sum(), wanted, retain_graph=True, allow_unused=True, materialize_grads=True
             )
-            scaled = [one.double() * weight.double().sqrt().reshape(-1, *(1,) * (one.ndim - 1)) for one in found]
-            for tap, slope in zip(rule.taps, scaled, strict=False):
-                outer = _slopes(tap, slope)  # (g, b, o)
-                for name in filter(None, (tap.weight, tap.bias)):
+            pieces = iter(found)
+            joined = [torch.cat([next(pieces) for _ in use]) for use in uses]
+            scaled = [
+                one.double() * weight.double().sqrt().reshape(-1, *(1,) * (one.ndim - 1)) for one in [*joined, *pieces]
+            ]
+            for use, slope in zip(uses, scaled, strict=False):
+                outer = _slopes(use[0], slope)  # (g, b, o)
+                for name in filter(None, (use[0].weight, use[0].bias)):
                     slopes[name] = slopes.get(name, 0.0) + outer.mT @ outer
-            for name, slope in zip(loose, scaled[len(rule.taps) :], strict=True):
+            for name, slope in zip(loose, scaled[len(uses) :], strict=True):
                 slopes[name] = slopes.get(name, 0.0) + slope.flatten(1).square().sum(0, keepdim=True)
     factors = {}
     for name in (name for name, leaf in part.leaves.items() if leaf.role != "buffer"):
@@ -247,6 +253,21 @@ class Tapped:
     def leaf(self, name: str) -> Tensor:
         """Return the leaf itself."""
         return self.leaves[name]
+
+
+def _uses(taps: Sequence[Tap], rows: int) -> list[Sequence[Tap]]:
+    """Return the taps of each use of a map: one of all rows, or one for each row where rows ran one by one, in order.
+
+    Raises:
+        BadInput: Rows that ran one by one did not use the same maps.
+    """
+    if all(len(tap.x) == rows for tap in taps):
+        return [[tap] for tap in taps]
+    each, rest = divmod(len(taps), rows)
+    uses = [taps[use::each] for use in range(each)] if each and not rest else []
+    if not uses or any(len({(tap.weight, tap.bias) for tap in use}) > 1 for use in uses):
+        raise BadInput("laplace: hessian=kron: examples use different maps of this network: take hessian=diagonal")
+    return uses
 
 
 def _blocks(data: Data, numbers: int) -> Iterator[Tensor]:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from bdlbench.core.layout import Leaf, LinearOp
 from bdlbench.core.streams import Streams
+from bdlbench.networks.layers import NoRows
 from bdlbench.networks.likelihoods import CategoricalOutput
 from bdlbench.posteriors.ensemble import with_model
 from bdlbench.predictives.mixtures import Categorical, Predictive, join_facts
@@ -141,7 +142,10 @@ class _Watched:
 
     def __call__(self, layer: Layer, x: Tensor, rng: Streams) -> Any:
         rule = _Rule(layer)
-        output = self._model(rule, x, rng)
+        try:
+            output = self._model(rule, x, rng)
+        except NoRows:  # rows one after the other have a last map each
+            raise NoFeatures from None
         if rule.last is None or not isinstance(output, CategoricalOutput):  # several exits have no one last layer
             raise NoFeatures
         name, features, bias = rule.last
@@ -175,6 +179,11 @@ class _Rule:
 
     def leaf(self, name: str) -> Tensor:
         return self._rule.leaf(name)
+
+    def around(self, rule: Layer) -> Layer:
+        """Watch another rule instead."""
+        self._rule = rule
+        return self
 
 
 @dataclass(frozen=True)

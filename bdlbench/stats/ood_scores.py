@@ -100,7 +100,7 @@ def virtual_logit(
 
     The origin o = −W⁺ b has equal logits. The principal space is that of the largest D eigenvalues of Σ_n (f_n − o)
     (f_n − o)ᵀ; D = 1,000 of more than 1,500 features, 512 of more than 512, else half of them. α is the mean of the
-    largest logit of the training rows over the mean of the norm of their parts outside.
+    largest logit of the training rows over the mean of the norm of their parts outside, 0 where they have none.
 
     Args:
         known: Features of the training rows, (N, F).
@@ -118,6 +118,7 @@ def virtual_logit(
     origin = -torch.linalg.pinv(weight.double()) @ bias.double()
     known, features = known.double() - origin, features.double() - origin
     outside = torch.linalg.eigh(known.mT @ known / len(known)).eigenvectors[:, : size - kept]  # ascending eigenvalues
-    scale = known_max_logit.double().mean() / (known @ outside).norm(dim=1).mean()
+    norm = (known @ outside).norm(dim=1).mean()
+    scale = known_max_logit.double().mean() / norm if norm > 0 else 0.0  # training rows have no part outside
     found: Tensor = scale * (features @ outside).norm(dim=1) + energies
     return found

@@ -252,3 +252,17 @@ def test_the_exploration_of_a_cycle_has_no_noise(small):
         trajectories.append(trajectory)
     same = [torch.equal(one, other) for one, other in zip(*trajectories, strict=True)]
     assert same == [True] * 8 + [False] * 24  # two epochs of 4 steps explore
+
+
+@pytest.mark.parametrize(("share", "epochs", "warm"), [(0.07, 100, 7), (0.55, 100, 55), (0.28, 25, 7), (0.281, 25, 8)])
+def test_the_warm_start_ends_with_the_epoch_of_its_share(share, epochs, warm):
+    stages = stages_of(SGLD(epochs=epochs, warm_start=share), Plan(epochs, 10, 1e-3), 20)
+    assert stages.first_step == 2 * warm
+
+
+@pytest.mark.parametrize("name", ["sgld", "sghmc"])
+@pytest.mark.parametrize("option", ["weight_decay", "clip_norm"])
+def test_what_would_change_the_posterior_is_refused(small, name, option):
+    method = small.method(name, [{name: {option: 0.5}}])
+    assert option in method.unsupported(small.model("mlp"))
+    assert small.method(name).unsupported(small.model("mlp")) is None

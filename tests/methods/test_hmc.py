@@ -195,3 +195,10 @@ def test_the_prior_is_that_of_other_methods():
     assert 0.8 < sds[0] < 1.25
     assert 0.08 < sds[1] < 0.125
     assert math.isclose(draws.mean(), 0.0, abs_tol=0.2)
+
+
+def test_more_draws_than_memory_holds_are_refused_before_the_first(small, refused):
+    model = small.model("mlp")
+    method = small.method("hmc", [{"hmc": {"draws": 10**9, "chains": 2}}])
+    with refused("draws", "memory"):
+        method.fit(model, small.data(model, 1), Streams.of_seeds([0]))

@@ -334,3 +334,33 @@ def test_what_a_variant_cannot_do_it_says(small):
     assert "prior" in reason(own, prior_sd_from="evidence") and reason(own, link="probit") is None
     assert "weights=all" in reason(own, weights="last_layer")
     assert "Fisher" in reason(small.suited("stopping_resnet"), weights="last_layer", hessian="kron")
+
+
+class RunsApart(nn.Module):
+    """The dense network, with a way of its own for many examples, so that rows run one after the other."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(35, 5), nn.Linear(5, 3)
+
+    def forward(self, x):
+        x = x.flatten(1)
+        if len(x) > 40:
+            x = x * 1.0
+        return self.b(torch.tanh(self.a(x)))
+
+
+def test_kronecker_factors_are_the_same_where_examples_run_one_after_the_other(small):
+    signature = small.model("mlp", outputs=3).signature
+    together, one_by_one = from_module(dense)(signature), from_module(RunsApart)(signature)
+    data = small.data(together, 1, dtype=torch.float64)
+    found = []
+    for model in (together, one_by_one):
+        layout = Layout(model.leaves())
+        flat = 0.3 * Streams.of_seeds([1]).normal((layout.width,), data.x)
+        found.append(kronecker_factors(model, layout, layout, flat, data).values())
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one.values, other.values)
+        assert (one.in_values is None) == (other.in_values is None)
+        if one.in_values is not None:
+            torch.testing.assert_close(one.in_values, other.in_values)

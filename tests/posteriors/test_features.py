@@ -197,3 +197,38 @@ def test_an_unknown_score_and_a_target_that_is_no_class_are_refused(refused: Any
     words = ["run", "--model", "logistic", "--method", "mle", "--seeds", "1", "--results", tmp_path / "none"]
     refused.command([*words, "--dataset", "wine", "--set", "wine.ood_scores=energie"], "energie", "energy")
     refused.command([*words, "--dataset", "diabetes", "--set", "diabetes.ood_scores=all"], "diabetes.ood_scores")
+
+
+class OwnDropout(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.drop, self.b = nn.Linear(64, 6), nn.Dropout(0.3), nn.Linear(6, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.b(self.drop(torch.relu(self.a(x.flatten(1)))))
+
+
+class RunsApart(OwnDropout):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x * 1.0 if len(x) > 40 else x)
+
+
+def test_a_module_with_dropout_of_its_own_is_watched_under_mc_dropout() -> None:
+    problem = small(1)
+    posterior, _ = trained("mc_dropout", problem, from_module(OwnDropout)(problem.signature))
+    watching = watched(posterior, weights=True)
+    assert watching is not None
+    seen: Any = watching.predict(problem.test.x, 2, Streams.of_seeds([0]))
+    plain = posterior.predict(problem.test.x, 2, Streams.of_seeds([0]))
+    assert torch.equal(seen.predictive.arrays()["probs"], plain.arrays()["probs"])
+    assert seen.features.shape == (1, problem.test.x.shape[1], 6)
+
+
+@pytest.mark.parametrize("method", ["mle", "mean_field_vi"])
+def test_a_module_whose_rows_run_apart_has_no_features(method: str) -> None:
+    problem = small(2)
+    posterior, _ = trained(method, problem, from_module(RunsApart)(problem.signature))
+    watching = watched(posterior)
+    assert watching is not None
+    with pytest.raises(NoFeatures):
+        watching.predict(problem.test.x, 1, Streams.of_seeds([0, 1]))

@@ -81,3 +81,13 @@ def test_the_neighbour_that_counts_by_hand(monkeypatch):
     whole = ood_scores.nearest_neighbours(known, others, 2)
     monkeypatch.setattr(ood_scores, "AT_ONCE", 1)
     assert torch.equal(ood_scores.nearest_neighbours(known, others, 2), whole)
+
+
+def test_the_virtual_logit_is_the_energy_where_training_rows_have_no_part_outside():
+    """Half of the features are dead, and the last layer has no bias: there is no part outside to be scaled."""
+    torch.manual_seed(0)
+    known, features = (torch.relu(torch.randn(30, 8)) * (torch.arange(8) < 4) for _ in range(2))
+    weight = torch.randn(3, 8)
+    energy = ood_scores.energy(features @ weight.mT)
+    found = ood_scores.virtual_logit(known, (known @ weight.mT).amax(1), weight, torch.zeros(3), features, energy)
+    torch.testing.assert_close(found, energy.double())
