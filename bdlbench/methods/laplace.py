@@ -17,7 +17,7 @@ from bdlbench.core.options import option, row_of
 from bdlbench.core.streams import Streams
 from bdlbench.data.task import Data
 from bdlbench.networks.layers import Point
-from bdlbench.posteriors.curvature import is_factored, linear_maps, point_output, prior_precision
+from bdlbench.posteriors.curvature import is_factored, linear_maps, other_uses, point_output, prior_precision
 from bdlbench.posteriors.fitting import PriorScaling, expected_log_likelihood, fit_network, prior_of, training_option
 from bdlbench.posteriors.linearised import LinearisedPosterior
 from bdlbench.posteriors.structures import STRUCTURES, Root, Structure, StructureName
@@ -89,6 +89,8 @@ class Laplace(Recipe):
             return "it has no last layer" if not maps else "its prior is of all its weights: take weights=all"
         if self.hessian == "kron" and not all(is_factored(one.op) for one in maps):
             return "it has a linear map whose curvature has no known Kronecker factors: take hessian=diagonal"
+        if self.hessian == "kron" and (tied := other_uses(row_of(model, 0), layout, maps, like)):
+            return f"it uses {tied[0]} in a linear map and in another way, which has no factors: take hessian=diagonal"
         part = self.part(model, layout, like)
         if self.hessian == "full" and part.num_parameters > FULL_LIMIT:
             return f"its {part.num_parameters} parameters are too many for a full covariance: take hessian=kron"

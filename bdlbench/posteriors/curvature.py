@@ -53,6 +53,33 @@ def linear_maps(model: Model, layout: Layout, x: Tensor) -> list[Tap]:
     return rule.taps
 
 
+def other_uses(model: Model, layout: Layout, maps: Sequence[Tap], x: Tensor) -> list[str]:
+    """Name the weights and biases of linear maps that a network also uses in another way, as tied weights are.
+
+    Args:
+        model: The model.
+        layout: Where each leaf lies in a row.
+        maps: Its uses of linear maps.
+        x: Inputs (1, B, …).
+
+    Returns:
+        Names of leaves.
+    """
+    flat = torch.full((1, layout.width), 0.1).to(x)
+    leaves = {name: value.clone().requires_grad_() for name, value in layout.views(flat).items()}
+    names = list(dict.fromkeys(name for one in maps for name in (one.weight, one.bias) if name))
+    with torch.enable_grad():
+        output = _output(model, _WithoutMaps(leaves), x)
+        target, _ = next(iter(_fisher(output).fisher_targets()))
+        total = output.elbo(target).sum()
+        if not total.requires_grad:
+            return []
+        slopes: tuple[Tensor | None, ...] = torch.autograd.grad(
+            total, [leaves[name] for name in names], allow_unused=True
+        )
+    return [name for name, slope in zip(names, slopes, strict=True) if slope is not None]
+
+
 def is_factored(op: LinearOp) -> bool:
     """Tell whether the curvature of a linear map has known Kronecker factors: of a dense map or a convolution."""
     return op.trailing == 2 or isinstance(getattr(op, "geometry", None), Geometry)
@@ -252,6 +279,19 @@ class Tapped:
 
     def leaf(self, name: str) -> Tensor:
         """Return the leaf itself."""
+        return self.leaves[name]
+
+
+@dataclass(frozen=True)
+class _WithoutMaps:
+    """The rule op(x, w) through which no gradient reaches the weights of a map, but that of all other uses does."""
+
+    leaves: Mapping[str, Tensor]
+
+    def __call__(self, name: str, op: LinearOp, x: Tensor, bias: str = "") -> Tensor:
+        return Point({leaf: value.detach() for leaf, value in self.leaves.items()})(name, op, x, bias)
+
+    def leaf(self, name: str) -> Tensor:
         return self.leaves[name]
 
 

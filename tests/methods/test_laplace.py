@@ -364,3 +364,22 @@ def test_kronecker_factors_are_the_same_where_examples_run_one_after_the_other(s
         assert (one.in_values is None) == (other.in_values is None)
         if one.in_values is not None:
             torch.testing.assert_close(one.in_values, other.in_values)
+
+
+class Tied(nn.Module):
+    """Decodes with the weights of its encoder, by a map that is none of torch's layers."""
+
+    def __init__(self, by):
+        super().__init__()
+        self.a, self.b, self.by = nn.Linear(35, 5), nn.Linear(35, 3), by
+
+    def forward(self, x):
+        return self.b(self.by(torch.tanh(self.a(x.flatten(1))), self.a.weight))
+
+
+@pytest.mark.parametrize("by", [lambda h, w: nn.functional.linear(h, w.t()), lambda h, w: h @ w])
+def test_a_weight_that_is_also_used_in_another_way_has_no_kronecker_factors(small, by):
+    model = from_module(lambda: Tied(by))(small.model("mlp", outputs=3).signature)
+    reason = small.method("laplace", [{"laplace": {"hessian": "kron"}}]).unsupported(model)
+    assert "a.weight" in reason and "diagonal" in reason
+    assert small.method("laplace", [{"laplace": {"hessian": "diagonal"}}]).unsupported(model) is None
