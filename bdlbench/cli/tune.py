@@ -70,6 +70,8 @@ def tune(  # noqa: PLR0913 - one parameter for each option of the command
     try:
         rows = searching.perform(plan, file, workers, fresh, report)
     except KeyboardInterrupt:
+        if not file.is_file():
+            raise Interrupted("interrupted before the first batch was done: nothing is kept") from None
         raise Interrupted(
             f"interrupted; what is done is kept in {file}: the same command {'without --fresh ' * fresh}resumes"
         ) from None

@@ -160,6 +160,8 @@ def with_added(task: Task, options: Mapping[str, Any], name: str) -> Task:
         else:
             x, y = _read(kind, place, task, raw, wants_targets=True)
             task = replace(task, shifts={**task.shifts, title: Shift(x, y)}, sources={**task.sources, **source})
+    if options.get("ood_scores") and not task.ood:
+        raise BadInput(f"{name}.ood_scores: {name} has no out-of-distribution set: add one by {name}.ood")
     return task
 
 

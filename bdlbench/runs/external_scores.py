@@ -265,7 +265,7 @@ def _same_labels(path: Path, where: str, labels: Tensor, expected: Tensor) -> No
 
 
 def _same_shifts(path: Path, dataset: str, found: Submission, row: int, task: Task) -> None:
-    """Raise BadInput if the file's shifted test sets are not the data set's own, in one row."""
+    """Raise BadInput if the file's shifted test sets are not the data set's own, in one row, and all of them."""
     for name in found.shift_log_probs:
         if name not in task.shifts:
             asked = "" if task.shifts else f": ask for them, as --set {dataset}.shifts=all"
@@ -276,6 +276,8 @@ def _same_shifts(path: Path, dataset: str, found: Submission, row: int, task: Ta
             raise BadInput(f"{path}: {name} of {dataset} has {has} shift.{name}.labels")
         if expected is not None and given is not None:
             _same_labels(path, f"{name} of {dataset}", given[row], expected)
+    if found.shift_log_probs and (absent := [name for name in task.shifts if name not in found.shift_log_probs]):
+        raise BadInput(f"{path} lacks shift.{absent[0]}: means are over all {len(task.shifts)} shifts of {dataset}")
 
 
 def _same_targets(path: Path, where: str, targets: Tensor, task: Task) -> None:

@@ -163,7 +163,7 @@ def _read_npz(path: Path, axes: str) -> Arrays:
     _refuse_twice(path, "array", names)
     for name in arrays:
         if key := _ood_key(name) or _shift_key(name):
-            _check_set_name(path, key[0])
+            _check_set_name(path, key[0], name.startswith("shift."))
         elif not (name in KEYS or re.fullmatch(rf"score\.{SCORE_NAME}", name)):
             of_sets = ("ood.SET.probs", "ood.SET.logits", "shift.SET.probs", "shift.SET.logits", "shift.SET.labels")
             raise unknown(f"array in {path}", name, [*KEYS, "score.NAME", *of_sets])
@@ -187,13 +187,16 @@ def _refuse_twice(path: Path, what: str, names: Iterable[str]) -> None:
         seen.add(name)
 
 
-def _check_set_name(path: Path, name: str) -> None:
+def _check_set_name(path: Path, name: str, shifted: bool) -> None:
     """Raise BadInput for a name that looks like another: with blanks around it, invisible characters, or a second test.
 
     An out-of-distribution set called `test ` would otherwise take its examples out of the test set unnoticed.
     """
     if name != name.strip() or not name.isprintable():
         raise BadInput(f"{path}: set {name!r} has blanks around its name, or characters that cannot be seen")
+    if not name or (name == "shifted" and shifted) or (name.startswith("shift.") and not shifted):
+        told = "'shift.' begins the names of shifted test sets, and 'shifted' is their mean"
+        raise BadInput(f"{path}: set {name!r}: {told}: name it otherwise")
     if unicodedata.normalize("NFKC", name).casefold() == "test":
         raise BadInput(f"{path}: set {name!r} has the name of the test set itself: write 'test', or name it otherwise")
 
@@ -371,7 +374,7 @@ def _set_column(path: Path, column: FileColumn) -> NDArray[Any]:
         raise BadInput(f"{path}: column set holds {column.values.dtype}, not names")
     for name in dict.fromkeys(column.values.tolist()):
         if name != "test":
-            _check_set_name(path, name)
+            _check_set_name(path, name.removeprefix("shift."), name.startswith("shift."))
     return column.values
 
 

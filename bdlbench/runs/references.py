@@ -6,6 +6,7 @@ made, from the stored predictions of both, so that no record depends on a refere
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -49,7 +50,10 @@ class References:
         its method names. A method without a prior, such as `mle`, is put beside the only reference of its data and
         model, and beside none where there are several.
         """
-        alike = [one for one in self.source.records if _setting(one) == _setting(record)]
+        if dict(record.cell.dataset.options).get("calibration"):
+            return kept  # its training rows depend on the seed
+        here = _tested(record)
+        alike = [one for one in self.source.records if _setting(one) == _setting(record) and here <= _tested(one)]
         asked = _prior(record)
         fitting = [one for one in alike if not asked or _prior(one) == asked]
         if len(fitting) != 1 or fitting[0] == record:
@@ -81,9 +85,9 @@ def found_in(folder: Path) -> References:
     serving, refused = [], []
     for place, record in whole.entries:
         rhat = record.values.metrics.get(RHAT)
-        worst = max(rhat.numbers) if rhat and rhat.values else None
-        if worst is None:
+        if not rhat or not rhat.values:
             continue  # no sampler made it
+        worst = max(rhat.numbers, key=lambda number: math.inf if math.isnan(number) else number)
         if worst <= MIXED:
             serving.append((place, record))
         else:
@@ -95,21 +99,28 @@ def asked_for(folder: str | Path | None) -> References:
     """Return the references of a folder that a person named, or those of the default folder.
 
     Raises:
-        BadInput: The folder that was named does not exist.
+        BadInput: The folder that was named does not exist, or holds no sampler's record.
     """
     if folder is None:
         return found_in(REFERENCES_FOLDER)
     if not Path(folder).exists():
         raise BadInput(f"--references {folder} does not exist: give a folder of records by hmc")
-    return found_in(Path(folder))
+    found = found_in(Path(folder))
+    if not found.source.entries and not found.refused:
+        raise BadInput(f"--references {folder}: no record there is by a sampler, so none can serve: run hmc into it")
+    return found
 
 
 def _setting(record: Record) -> str:
     """Return a hash of the data and the model of a record."""
-    examples = record.environment.examples
-    tested = list(examples.test_sha256) if examples else []
     sources = dict(sorted(record.environment.sources.items()))
-    return files.digest([record.cell.dataset.identity(), record.cell.model.as_dict(), sources, tested])
+    return files.digest([record.cell.dataset.identity(), record.cell.model.as_dict(), sources])
+
+
+def _tested(record: Record) -> set[str]:
+    """Return the hashes of the test inputs of the splits of a record."""
+    examples = record.environment.examples
+    return set(examples.test_sha256) if examples else set()
 
 
 def _prior(record: Record) -> dict[str, object]:

@@ -126,7 +126,7 @@ def _scored(
     if isinstance(metric, ReadsReference):
         kept = references.beside(record, kept)
         if kept.gold is None:
-            return {}, "no reference has its data, model and prior (--references DIR names a folder of them)"
+            return {}, "no reference has its data, model and prior (`table --references DIR` reads another folder)"
     try:
         columns = measure(kept, {entry: metric})
     except (Exception, SystemExit) as error:  # a metric may need what no record keeps, and then raises any error

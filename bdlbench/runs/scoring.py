@@ -104,7 +104,7 @@ def _with_scores(
 def lacking(problem: Problem, evaluation: Evaluation) -> list[str]:
     """Say, in a line each, what the data set was asked for and the posterior cannot tell."""
     scores = [name for name in problem.ood_scores if problem.ood and name not in evaluation.test.scores]
-    words = "no network with one last linear map in front of class logits is known"
+    words = "its posterior tells of no network with one last linear map in front of class logits"
     found = [f"no scores {', '.join(scores)}: {words}"] if scores else []
     drawn = evaluation.functions is not None or not problem.joint
     return found if drawn else [*found, f"no joint likelihoods: {words}"]

@@ -224,6 +224,7 @@ def plan(suite: suites.Suite, asked: suites.Overrides, protocol: SearchProtocol,
     if grid.choose is not None:
         raise BadInput(f"{suite.file}: replicates of this grid choose by themselves ([grid.choose]): run the suite")
     given = asked.settings if isinstance(asked.settings, Mapping) else suites.parse_settings(asked.settings)
+    _refuse(suite, given)
     model, dataset = model or grid.models[0], dataset or grid.datasets[0]
     methods = asked.methods or grid.methods
     asked = replace(asked, methods=methods, models=(model,), datasets=(dataset,), settings=given)
@@ -249,6 +250,19 @@ def plan(suite: suites.Suite, asked: suites.Overrides, protocol: SearchProtocol,
     if not contenders:
         raise BadInput(f"nothing to search: {'; '.join([*left_out.values(), *refused])}")
     return Search(protocol, tuple(contenders), tuple(left_out.values()), tuple(refused))
+
+
+def _refuse(suite: suites.Suite, given: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise BadInput for a suite whose test rows would have a say, and for options that are the budget itself."""
+    if suite.splits == "each":
+        raise BadInput(
+            f"{suite.file}: it tests several splits, and training rows of one are test rows of others: no row could "
+            "choose options that no test row has seen"
+        )
+    for method, options in given.items():
+        for name in sorted({"epochs", "steps"} & set(options)):
+            if method in catalog.names("methods") and options[name] != [0]:
+                raise BadInput(f"--set {method}.{name}: the budget is --budget EPOCHS, the same for every method")
 
 
 def _trainers(methods: Sequence[str], left_out: dict[str, str]) -> list[str]:
@@ -298,6 +312,13 @@ def _contender(
             if len(spec.cells) > 1:
                 raise BadInput(f"{suite.file} sweeps options of {spec.cells[0].title}: set one value of each by --set")
             cells.append(spec.cells[0])
+            if dict(spec.cells[0].method.options).get("steps"):
+                raise BadInput(
+                    f"{suite.file}: {method}.steps is set, and --budget counts epochs: add --set {method}.steps=0"
+                )
+            if dict(spec.cells[0].dataset.options).get("calibration"):
+                name = spec.cells[0].dataset.name
+                raise BadInput(f"{name}.calibration keeps rows from every method, and so from a search: leave it at 0")
         by_rung.append(tuple(cells))
     options = tuple({f"{method}.{name}": value for name, value in trial.items()} for trial in trials)
     return MethodSearch(tuple(by_rung), options, files.digest(dict(_code(by_rung[0][0])))[:12])

@@ -193,6 +193,11 @@ def test_an_ensemble_has_the_mean_of_its_members_scores(folder: Path) -> None:
     assert not torch.equal(mle["test.energy"], ensemble["test.energy"])
 
 
+def test_scores_of_a_data_set_without_out_of_distribution_examples_are_refused(refused: Any, tmp_path: Path) -> None:
+    with refused("wine.ood_scores", "wine.ood"):
+        api.run(method="mle", model="mlp", dataset="wine", set={"wine.ood_scores": "knn"}, results=tmp_path / "out")
+
+
 def test_an_unknown_score_and_a_target_that_is_no_class_are_refused(refused: Any, tmp_path: Path) -> None:
     words = ["run", "--model", "logistic", "--method", "mle", "--seeds", "1", "--results", tmp_path / "none"]
     refused.command([*words, "--dataset", "wine", "--set", "wine.ood_scores=energie"], "energie", "energy")

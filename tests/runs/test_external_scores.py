@@ -674,13 +674,14 @@ def test_a_hundred_thousand_classes(tmp_path: Path) -> None:
 # shifted test sets
 
 DIGITS = catalog.choice("datasets", "digits", {"digits": {"shifts": "rotation"}})
+ROTATIONS = (1, 2, 3, 4, 5)
 
 
 def of_digits(**arrays: Any) -> dict[str, Any]:
-    """Arrays of an npz for digits with rotations 1 and 2, with these in place of the right ones."""
+    """Arrays of an npz for digits with its five rotations, with these in place of the right ones."""
     y = load_task(DIGITS, 0).test.y.numpy()
     logits = torch.nn.functional.one_hot(torch.from_numpy(y), 10).numpy() * 4.0
-    sets = {f"shift.rotation {s}.probs": made(s, num=len(y), classes=10) for s in (1, 2)}
+    sets = {f"shift.rotation {s}.probs": made(s, num=len(y), classes=10) for s in ROTATIONS}
     return {"logits": logits, "labels": y, **sets, **arrays}
 
 
@@ -694,7 +695,7 @@ def test_shifted_test_sets_are_scored_as_the_test_set_is_and_count_its_examples_
         tmp_path / "mine.npz", method="mine", dataset="digits", set=["digits.shifts=rotation"], results=tmp_path
     )
     found, y = values(record), arrays["labels"]
-    for severity in (1, 2):
+    for severity in ROTATIONS:
         probs = arrays[f"shift.rotation {severity}.probs"]
         right = np.log(probs[np.arange(len(y)), y])
         assert found[f"nll[rotation {severity}]"] == pytest.approx([-right.mean()])
@@ -705,10 +706,12 @@ def test_shifted_test_sets_are_scored_as_the_test_set_is_and_count_its_examples_
             api.score(tmp_path / "alone.npz", method="alone", dataset="digits", results=tmp_path / "alone", fresh=True)
         )
         assert found[f"ece[rotation {severity}]"] == again["ece"]
-    assert found["nll[rotation]"] == pytest.approx([np.mean([found[f"nll[rotation {s}]"][0] for s in (1, 2)])])
+    assert found["nll[rotation]"] == pytest.approx([np.mean([found[f"nll[rotation {s}]"][0] for s in ROTATIONS])])
     stored = evaluation.read(records.read_one(record), records.predictions(tmp_path, records.read_one(record)))
     assert stored is not None
-    assert {name: shift.of_test for name, shift in stored.shifts.items()} == {"rotation 1": True, "rotation 2": True}
+    assert {name: shift.of_test for name, shift in stored.shifts.items()} == {
+        f"rotation {severity}": True for severity in ROTATIONS
+    }
 
 
 def test_a_shifted_set_of_ones_own_has_labels_of_its_own(saved: Callable[..., Path], tmp_path: Path) -> None:
@@ -744,6 +747,8 @@ def test_a_shifted_set_of_ones_own_has_labels_of_its_own(saved: Callable[..., Pa
         ({"shift.rotation 1.probs": made(1, num=450, classes=10) * 0.5}, ROTATED, ["shift.rotation 1.probs", "0.5"]),
         ({"shift.rotation 1.labels": np.zeros(450, int)}, ROTATED, ["shift.rotation 1.labels"]),
         ({"shift.far.labels": np.zeros(3, int)}, ROTATED, ["shift.far.labels", "shift.far.probs"]),
+        ({"shift.shifted.probs": made(1, num=450, classes=10)}, ROTATED, ["'shifted'"]),
+        ({"ood.shift.far.probs": made(1, num=450, classes=10)}, ROTATED, ["'shift.far'"]),
         ({"shift.test .probs": made(1, num=450, classes=10)}, ROTATED, ["'test '"]),
         ({"shift.rotation 1.score.mine": np.zeros(450)}, ROTATED, ["shift.rotation 1.score.mine"]),
         (
@@ -764,6 +769,25 @@ def test_faults_of_shifted_test_sets(
     path = tmp_path / "mine.npz"
     np.savez(path, **of_digits(**changed))
     refused.command(["score", path, "--method", "mine", *dataset, "--results", tmp_path / "out"], *names)
+
+
+def test_a_file_with_some_shifts_of_a_data_set_is_refused_since_means_are_over_all(
+    tmp_path: Path, refused: Any
+) -> None:
+    arrays = of_digits()
+    del arrays["shift.rotation 4.probs"]
+    np.savez(tmp_path / "mine.npz", **arrays)
+    refused.command(
+        ["score", tmp_path / "mine.npz", "--method", "mine", *ROTATED, "--results", tmp_path / "out"], "rotation 4"
+    )
+
+
+@pytest.mark.parametrize("name", ["shift.", "shift.test", "shift.shifted"])
+def test_names_of_a_table_that_would_be_other_sets(name: str, tmp_path: Path, refused: Any) -> None:
+    text = f"prob_0,prob_1,label,set\n1,0,0,test\n0,1,1,test\n1,0,,{name}\n0,1,,{name}\n"
+    (tmp_path / "mine.csv").write_text(text)
+    words = ["--method", "mine", "--dataset", "own", "--own-data", "--results", tmp_path / "out"]
+    refused.command(["score", tmp_path / "mine.csv", *words], name.removeprefix("shift.") or "shift.")
 
 
 def test_scores_of_a_shifted_set_of_a_table_are_refused(tmp_path: Path, refused: Any) -> None:

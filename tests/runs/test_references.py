@@ -1,5 +1,6 @@
 """Which reference is put beside a record, and what a table then has."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -67,6 +68,38 @@ def test_chains_that_have_not_mixed_are_no_reference(folders, tmp_path):
     assert found.source.entries == ()
     assert "1.200" in found.refused[0]
     assert beside((place, folders[1])) == []
+
+
+def test_a_record_whose_training_rows_depend_on_its_seed_has_no_reference(folders, tmp_path):
+    given = ["--set", "wine.calibration=0.3"]
+    short = ["--set", "hmc.warmup_draws=60", "--set", "hmc.draws=100", "--seeds", "77-77"]
+    run(tmp_path / "references", "--method", "hmc", *short, *given)
+    run(tmp_path / "records", "--method", "map", *given, "--seeds", "1")
+    with_rhat(tmp_path / "references", 1.0)
+    assert len(found_in(tmp_path / "references").source.records) == 1
+    assert beside((tmp_path / "references", tmp_path / "records")) == []
+
+
+def test_a_record_of_some_of_the_reference_s_splits_has_it_beside_it(tmp_path):
+    short = ["--set", "hmc.warmup_draws=60", "--set", "hmc.draws=100", "--seeds", "2", "--splits", "each"]
+    run(tmp_path / "references", "--method", "hmc", *short)
+    with_rhat(tmp_path / "references", 1.0)
+    run(tmp_path / "records", "--method", "mle", "--seeds", "1-1", "--splits", "each")
+    assert beside((tmp_path / "references", tmp_path / "records")) == [("mle", None)]
+
+
+def test_a_replicate_without_an_r_hat_serves_no_more_than_one_with_a_large_one(folders, tmp_path):
+    run(tmp_path / "two", "--method", "hmc", "--set", "hmc.warmup_draws=60", "--set", "hmc.draws=100", "--seeds", "2")
+    (record,) = reading.read(tmp_path / "two").records
+    entry = record.values.metrics[RHAT]
+    metrics = {**record.values.metrics, RHAT: replace(entry, values=(1.0, math.nan))}
+    records.write(tmp_path / "two", replace(record, values=replace(record.values, metrics=metrics)), {})
+    assert found_in(tmp_path / "two").source.entries == ()
+
+
+def test_a_folder_that_is_named_must_hold_a_sampler_s_record(folders, refused):
+    with refused("--references", str(folders[1]), "hmc"):
+        asked_for(folders[1])
 
 
 def test_a_folder_that_is_named_must_exist(tmp_path, refused):

@@ -366,6 +366,11 @@ def test_a_range_that_is_none_and_one_that_is_wider_than_the_option() -> None:
         (["--budget", "2", "--set", "map.prior_sd=1,2"], ["map", "--set"]),
         (["--budget", "2", "--jobs", "-1"], ["--jobs -1"]),
         (["nosuch", "--budget", "2"], ["nosuch"]),
+        (["gal2016", "--budget", "2"], ["gal2016", "splits"]),
+        (["posterior", "--budget", "2", "--method", "mle"], ["mle.steps", "--set mle.steps=0"]),
+        (["--budget", "2", "--set", "mle.epochs=7"], ["mle.epochs", "--budget"]),
+        (["--budget", "2", "--method", "mle", "--set", "mle.steps=7"], ["mle.steps", "--budget"]),
+        (["--budget", "2", "--method", "mle", "--set", "digits.calibration=0.2"], ["digits.calibration"]),
         ([], ["--budget"]),
     ],
 )
