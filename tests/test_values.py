@@ -182,6 +182,7 @@ FRACTIONS = {
     "collect_from": {0: "after the first epoch", 1: "the state at the end of training alone"},
     "entropy_weight": {0: "amortised MAP", 1: "the ELBO"},
     "exploration": {0: "q(z) is trained", 1: "the network is, for every depth, and q(z) is not"},
+    "hessian_momentum": {0: "the curvature of the last draw alone", 1: "that of the start"},
     "label_smoothing": {0: "none"},
     "milestone_factor": {1: "no decay"},
     "momentum": {0: "none"},

@@ -32,6 +32,7 @@ from bdlbench.runs import budget, lint, provenance, rescoring
 from bdlbench.runs.batch import CHECKPOINTS, Batch, Outcome, Settings, batches, say, unsupported
 from bdlbench.runs.executors import Report, execute, only_notes
 from bdlbench.runs.lint import Fault
+from bdlbench.runs.references import References
 
 REFERENCE = Path("results/reference")
 
@@ -170,7 +171,9 @@ def held(job: Job, metrics: Sequence[str] = ()) -> Holdings:
     """
     keys = dict.fromkeys(cell.key for cell in job.spec.cells)
     made = tuple(r for r in records.read(job.results) if r.key in keys) if job.results.is_dir() else ()
-    found, untold, faults = rescoring.completed(Source(tuple((job.results, record) for record in made)), metrics)
+    beside = None if metrics else References()  # what nobody asked for is not worth reading their folder at every run
+    source = Source(tuple((job.results, record) for record in made))
+    found, untold, faults = rescoring.completed(source, metrics, beside)
     return Holdings(made, tuple(select(found, list(keys), job.spec.replicates)), untold, faults)
 
 

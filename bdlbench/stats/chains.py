@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft, special, stats
+from scipy import fft, special
 
 Draws = NDArray[np.float64]
 
@@ -74,6 +74,8 @@ def _split(draws: Draws) -> Draws:
 def _rank_normalised(draws: Draws) -> Draws:
     """Replace draws by normal quantiles of their ranks among all chains (Vehtari et al. 2021, eq. 14)."""
     chains, length, count = draws.shape
+    from scipy import stats  # takes half a second to import, and only chains need it
+
     ranks = stats.rankdata(draws.reshape(chains * length, count), axis=0)
     normal: Draws = special.ndtri((ranks - 3 / 8) / (chains * length + 1 / 4))
     return normal.reshape(draws.shape)

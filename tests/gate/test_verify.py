@@ -31,8 +31,8 @@ from bdlbench.training.plan import Plan
 pytestmark = pytest.mark.slow
 
 METHODS = [name for name in own_methods() if name not in ("exact", "ols")]
-WRAPPING = ("deep_ensemble", "active", "sequential", "temperature_scaling")
-QUICK = {name: 6 for name in METHODS if name not in WRAPPING}
+WRAPPING = ("deep_ensemble", "multiswag", "active", "sequential", "temperature_scaling")
+QUICK = {name: 6 for name in METHODS if name not in (*WRAPPING, "hmc")}
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +42,9 @@ def folder(tmp_path_factory):
     spec = {"methods": METHODS, "models": ["mlp"], "datasets": ["wine"], "seeds": "3", "samples": 4}
     settings = {f"{name}.epochs": epochs for name, epochs in QUICK.items()} | {"mlp.widths": "5"}
     settings |= {
+        "hmc.chains": 2,
+        "hmc.warmup_draws": 8,
+        "hmc.draws": 4,
         "active.start": 128,
         "active.step": 2,
         "active.rounds": 2,
