@@ -87,7 +87,15 @@ def row(data: Data, r: int) -> Data:
 
 def quick(epochs: int = 2, batch_size: int = 13) -> dict[str, dict[str, Any]]:
     """Return options that make every method of the catalog quick."""
-    given = {"epochs": epochs, "batch_size": batch_size, "members": 2, "start": 11, "step": 5, "rounds": 2, "chunks": 3}
+    given: dict[str, float] = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "members": 2,
+        "start": 11,
+        "step": 5,
+        "rounds": 2,
+        "chunks": 3,
+    }
     given |= {"chains": 2, "warmup_draws": 3 * epochs, "draws": 2 * epochs, "most_steps": 5}
     given |= {"initial_hessian": 100.0}  # so that ivon's first draws stay near their mean
     return {
