@@ -55,10 +55,13 @@ def _speed() -> str:
     lines = [
         f"| method | {' | '.join(works)} |",
         f"| :-- |{' --: |' * len(works)}",
-        *(f"| {method} | {' | '.join(f'{row[work]:.2f}' for work in works)} |" for method, row in rows.items()),
+        *(
+            f"| {method} | {' | '.join(f'{row[work]:.2f}' if work in row else '' for work in works)} |"
+            for method, row in rows.items()
+        ),
         "",
         f"{about['processor']}, {about['cpu_capability']}, torch {about['packages.torch']}. 64-100-10: five seeds at"
-        " once, batches of 64; 784-300-100-10: one seed, batches of 100.",
+        " once, batches of 64; 784-300-100-10: one seed, batches of 100. A step of hmc is a whole trajectory.",
     ]
     return "\n".join(lines)
 

@@ -264,11 +264,17 @@ def _middle_ratios() -> dict[str, float]:
 # (a) protocol
 
 
+MADE_BY = {"posterior": "posterior_reference"}
+"""By folder of the reference: the suite that made it, where that is not the one of its name."""
+
+
 def _protocol(gate: Gate) -> tuple[list[str], list[str]]:
     """Check cells, metric definitions, data and lint of every suite with a reference, then what was minimised."""
     failures: list[str] = []
     notes: list[str] = []
-    suites: dict[str, str | Path] = {name: name for name in plan.suite_names() if (gate.reference / name).is_dir()}
+    suites: dict[str, str | Path] = {
+        name: MADE_BY.get(name, name) for name in plan.suite_names() if (gate.reference / name).is_dir()
+    }
     findings: list[lint.Fault] = []
     for name, suite in (suites | {gate.name: gate.suite}).items():
         recorded = records.read(gate.reference / name)
