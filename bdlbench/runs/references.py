@@ -50,7 +50,7 @@ class References:
         its method names. A method without a prior, such as `mle`, is put beside the only reference of its data and
         model, and beside none where there are several.
         """
-        if dict(record.cell.dataset.options).get("calibration"):
+        if record.cell.dataset.get("calibration"):
             return kept  # its training rows depend on the seed
         here = _tested(record)
         alike = [one for one in self.source.records if _setting(one) == _setting(record) and here <= _tested(one)]

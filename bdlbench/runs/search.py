@@ -312,14 +312,13 @@ def _contender(
             if len(spec.cells) > 1:
                 raise BadInput(f"{suite.file} sweeps options of {spec.cells[0].title}: set one value of each by --set")
             cells.append(spec.cells[0])
-            if dict(spec.cells[0].method.options).get("steps"):
-                raise BadInput(
-                    f"{suite.file}: {method}.steps is set, and --budget counts epochs: add --set {method}.steps=0"
-                )
-            if dict(spec.cells[0].dataset.options).get("calibration"):
-                name = spec.cells[0].dataset.name
-                raise BadInput(f"{name}.calibration keeps rows from every method, and so from a search: leave it at 0")
         by_rung.append(tuple(cells))
+    first = by_rung[0][0]
+    if first.method.get("steps"):
+        raise BadInput(f"{suite.file}: {method}.steps is set, and --budget counts epochs: add --set {method}.steps=0")
+    if first.dataset.get("calibration"):
+        name = first.dataset.name
+        raise BadInput(f"{name}.calibration keeps rows from every method, and so from a search: leave it at 0")
     options = tuple({f"{method}.{name}": value for name, value in trial.items()} for trial in trials)
     return MethodSearch(tuple(by_rung), options, files.digest(dict(_code(by_rung[0][0])))[:12])
 
