@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
 from bdlbench import catalog
 from bdlbench.core.errors import BadInput
-from bdlbench.protocols import Metric, ReadsReference
+from bdlbench.protocols import Evaluation, Metric, ReadsReference
 from bdlbench.records import evaluation, reading
 from bdlbench.records import record as records
 from bdlbench.records.cells import Result, matching, merge
@@ -64,15 +65,16 @@ def complete(
     completed: list[Record] = []
     reasons: dict[str, dict[str, str]] = {entry: {} for entry in wanted}
     for _, record in source.entries:
+        stored = cache(partial(_stored, source, record, references))  # read once, if at all
         found: dict[str, MetricValues] = {}
         lacking = [entry for entry in wanted if not matching(entry, record.values.metrics)]
         for entry in lacking if record.replicates else ():
-            columns, reason = _scored(source, record, entry, wanted[entry], references)
+            columns, reason = _scored(stored, entry, wanted[entry])
             found |= columns
             if reason:
                 reasons[entry][next(iter(merge([record]))).title] = reason
         for entry in offered if record.replicates else ():
-            found |= _scored(source, record, entry, known[entry], references)[0]
+            found |= _scored(stored, entry, known[entry])[0]
         values = replace(record.values, metrics={**record.values.metrics, **found})
         completed.append(replace(record, values=values))
     lines = []
@@ -116,17 +118,19 @@ def filled(folder: Path, record: Record, code: Code) -> Record:
     return replace(record, values=values, environment=environment, unscored=unscored)
 
 
-def _scored(
-    source: Source, record: Record, entry: str, metric: Metric, references: References
-) -> tuple[dict[str, MetricValues], str]:
-    """Return the columns of one metric, and the reason if there are none."""
+def _stored(source: Source, record: Record, references: References) -> Evaluation | None:
+    """Return the stored predictions of a record, beside those of the reference that fits it; None without any."""
     kept = evaluation.read(record, source.predictions(record))
+    return None if kept is None else references.beside(record, kept)
+
+
+def _scored(stored: Callable[[], Evaluation | None], entry: str, metric: Metric) -> tuple[dict[str, MetricValues], str]:
+    """Return the columns of one metric, and the reason if there are none."""
+    kept = stored()
     if kept is None:
         return {}, "no predictions lie beside the record"
-    if isinstance(metric, ReadsReference):
-        kept = references.beside(record, kept)
-        if kept.gold is None:
-            return {}, "no reference has its data, model and prior (`table --references DIR` reads another folder)"
+    if isinstance(metric, ReadsReference) and kept.gold is None:
+        return {}, "no reference has its data, model and prior (`table --references DIR` reads another folder)"
     try:
         columns = measure(kept, {entry: metric})
     except (Exception, SystemExit) as error:  # a metric may need what no record keeps, and then raises any error
