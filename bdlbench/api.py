@@ -28,7 +28,7 @@ from bdlbench.compare import margins as margin_table
 from bdlbench.compare import pairs as comparison
 from bdlbench.compare.pairing import Pairing
 from bdlbench.compare.pairs import Comparison
-from bdlbench.core import files, options, torch_state
+from bdlbench.core import files, foreign, options, torch_state
 from bdlbench.core.errors import BadInput, unknown
 from bdlbench.core.spec import Choice, Seeds, Spec, parse_seeds
 from bdlbench.data import downloads
@@ -83,6 +83,7 @@ __all__ = [
 ]
 
 Plugins = str | Path | Iterable[str | Path]
+Module = str | Callable[..., Any]
 Arguments = ParamSpec("Arguments")
 Returned = TypeVar("Returned")
 
@@ -234,7 +235,7 @@ def run(  # noqa: PLR0913 - one argument for each option of the command
     results: str | Path = RESULTS,
     config: str | Path | None = None,
     plugin: Plugins = (),
-    module: str | Sequence[str] = (),
+    module: Module | Sequence[Module] = (),
     fresh: bool = False,
     any_code: bool = False,
     checkpoint_every: float = 60.0,
@@ -264,7 +265,7 @@ def run(  # noqa: PLR0913 - one argument for each option of the command
         config: A TOML file of your own, in place of a suite.
         plugin: Python files with entries of your own.
         module: Callables that make an `nn.Module`, each a model beside those of `model`: "package.nets:make_cnn", or
-            "nets.py:make_cnn" of a file.
+            "nets.py:make_cnn" of a file; or the callable itself, where it stands in a file.
         fresh: Whether to train again what is done already.
         any_code: Whether records count as done whatever code made them, as those in results/reference do.
         checkpoint_every: Seconds between checkpoints.
@@ -279,7 +280,7 @@ def run(  # noqa: PLR0913 - one argument for each option of the command
         BadInput: Something asked for does not exist or is out of range; nothing was written.
     """
     _add_plugins(plugin)
-    modules = tuple(catalog.add_module(place) for place in _names("module", module))
+    modules = tuple(catalog.add_module(place) for place in _places(module))
     settings = Settings(_path("results", results), checkpoint_every, keep_parameters)
     held_here, dataset, set = _own_data(dataset, set, settings.results / "data")
     if isinstance(suite, Spec):
@@ -840,6 +841,30 @@ def _names(what: str, given: str | Iterable[str] | None) -> tuple[str, ...]:
         return tuple(map(str, given or ()))
     except TypeError:
         raise BadInput(f"{what}: {given!r} is neither text nor a list of texts") from None
+
+
+def _places(given: Any) -> tuple[str, ...]:
+    """Return where each callable stands, "nets.py:make_cnn": workers import it there, and its record hashes that file.
+
+    Raises:
+        BadInput: One stands in no file, such as a class of a notebook's cell, or inside of a function.
+    """
+    several = (given,) if callable(given) else given
+    if not isinstance(several, Iterable) or isinstance(several, str):
+        return _names("module", several)
+    return tuple(_place(one) if callable(one) else str(one) for one in several)
+
+
+def _place(make: Callable[..., Any]) -> str:
+    name = getattr(make, "__qualname__", type(make).__name__)
+    try:
+        file = Path(inspect.getsourcefile(make) or "")
+    except (TypeError, OSError):
+        file = Path()
+    if not file.is_file() or "." in name:
+        better = f"write it at the top of a file, such as nets.py, and give 'nets.py:{name.rpartition('.')[2]}'"
+        raise BadInput(f"module: {name} stands in no file that a worker could import: {better}")
+    return f"{foreign.shown(file)}:{name}"
 
 
 def _listed(what: str, given: str | Iterable[str] | None) -> tuple[str, ...]:

@@ -68,8 +68,10 @@ def from_module(make: Callable[..., nn.Module], **options: Any) -> type:
             fields.append((parameter.name, type(default).__name__, declared))
     fields += [(key, *rest) for key, rest in OWN_OPTIONS.items()]
     text = (inspect.getdoc(source) or "").partition("\n")[0] or f"{name}, an nn.Module."
-    members = {"made_by": staticmethod(make), "asks": asks, "__doc__": text, "__module__": source.__module__, **MEMBERS}
-    return dataclasses.make_dataclass(name, fields, namespace=members, frozen=True)
+    members = {"made_by": staticmethod(make), "asks": asks, "__doc__": text, **MEMBERS}
+    model = dataclasses.make_dataclass(name, fields, namespace=members, frozen=True)
+    model.__module__ = source.__module__  # now: dataclasses would look for a module that need not be imported
+    return model
 
 
 OWN_OPTIONS: dict[str, tuple[Any, Any]] = {

@@ -1,13 +1,15 @@
 """An `nn.Module` as a model: the equal of a hand-written loop, of our own mlp, and of each row alone."""
 
 import dataclasses
+import importlib
+import sys
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 
-from bdlbench import catalog
+from bdlbench import api, catalog
 from bdlbench.cli import main as cli
 from bdlbench.core.errors import BadInput
 from bdlbench.core.layout import Layout
@@ -387,6 +389,14 @@ def test_options_are_those_of_the_callable(refused):
         assert name in str(caught.value)
 
 
+def test_a_class_of_no_imported_module_is_a_model():
+    """Such as one that a server, a notebook or `exec` made: its module need not be in sys.modules."""
+    namespace = {"__name__": "of_no_file", "nn": nn}
+    exec("class Net(nn.Module):\n    def __init__(self, width=3):\n        super().__init__()", namespace)
+    made = from_module(namespace["Net"])
+    assert made.__module__ == "of_no_file" and made(NUMBER).width == 3
+
+
 def test_new_values_of_buffers_are_heard_in_a_step_alone():
     buffers.remember(3, torch.ones(2, 1))
     with buffers.remembering() as heard:
@@ -449,6 +459,44 @@ def test_a_module_runs_from_the_command_line(tmp_path, monkeypatch, capsys):
             error = capsys.readouterr().err
             assert named in error and error.count("\n") == 1
     finally:
-        for name in ("make_cnn", "wrong", "Turned", "my_cnn"):
-            catalog._plugins["models"].pop(name, None)
-            catalog._modules.pop(name, None)
+        forget("make_cnn", "wrong", "Turned", "my_cnn")
+
+
+@pytest.mark.slow
+def test_a_program_gives_its_modules_as_they_are(tmp_path, monkeypatch, refused):
+    """A function of a file runs as its place does, several beside each other; one of no file is refused in one line."""
+    (tmp_path / "my_nets.py").write_text(NETS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    nets = importlib.import_module("my_nets")
+    kept = {"method": "mle", "dataset": "digits", "seeds": 1, "set": ["mle.epochs=1"], "results": tmp_path / "out"}
+
+    def made_inside():
+        return nets.make_cnn()
+
+    namespace = {"__name__": "of_no_file", "nn": nn}
+    exec("class Net(nn.Module): pass", namespace)
+    try:
+        (held,) = api.run(module=nets.make_cnn, **kept).records
+        (again,) = api.run(module="my_nets.py:make_cnn", **kept).records
+        assert held.values == again.values and held.cell.model.name == "make_cnn"
+        wrongs = (
+            (made_inside, "made_inside"),
+            (namespace["Net"], "Net"),
+            ([nets.make_cnn, made_inside], "nets.py"),
+            (3, 3),
+        )
+        for wrong, named in wrongs:
+            with pytest.raises(BadInput) as raised:
+                api.run(module=wrong, **kept)
+            refused.says(str(raised.value), "module", named)
+    finally:
+        sys.modules.pop("my_nets")
+        forget("make_cnn")
+
+
+def forget(*names):
+    """Take modules that were registered out of the catalog again."""
+    for name in names:
+        catalog._plugins["models"].pop(name, None)
+        catalog._modules.pop(name, None)
