@@ -7,10 +7,10 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from bdlbench.core.errors import BadInput
-from bdlbench.core.foreign import Broken
 from bdlbench.core.options import option
 from bdlbench.data.task import Signature
 from bdlbench.networks.from_module import from_module
+from bdlbench.networks.residual import image_channels, stages, start_by_fan_in
 
 
 class CifarResNet(nn.Module):
@@ -24,23 +24,14 @@ class CifarResNet(nn.Module):
     def __init__(self, signature: Signature, depth: int = 20, channels: int = 16) -> None:
         """Build the network. Raises Broken for inputs that are no images, BadInput for an impossible depth."""
         super().__init__()
-        if len(signature.input_shape) != 3:
-            raise Broken(f"it needs images, not inputs of shape {signature.input_shape}")
+        colours = image_channels(signature)
         if depth < 8 or (depth - 2) % 6:
             raise BadInput(f"cifar_resnet.depth={depth} is none of 6n + 2: take 8, 14, 20, 32, 44, 56 or 110")
-        self.stem = nn.Conv2d(signature.input_shape[0], channels, 3, padding=1, bias=False)
+        self.stem = nn.Conv2d(colours, channels, 3, padding=1, bias=False)
         self.norm = nn.BatchNorm2d(channels)
-        blocks, inputs = [], channels
-        for stage, outputs in enumerate((channels, 2 * channels, 4 * channels)):
-            for block in range((depth - 2) // 6):
-                blocks.append(FreeSkipBlock(inputs, outputs, 2 if stage and not block else 1))
-                inputs = outputs
-        self.blocks = nn.Sequential(*blocks)
-        self.head = nn.Linear(inputs, signature.outputs)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d | nn.Linear):
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-        nn.init.zeros_(self.head.bias)
+        self.blocks = stages(FreeSkipBlock, channels, (channels, 2 * channels, 4 * channels), (depth - 2) // 6)
+        self.head = nn.Linear(4 * channels, signature.outputs)
+        start_by_fan_in(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the output (B, outputs) of images x (B, C, H, W)."""

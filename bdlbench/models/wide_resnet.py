@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
 from bdlbench.core.errors import BadInput
-from bdlbench.core.foreign import Broken
 from bdlbench.core.options import option
 from bdlbench.data.task import Signature
 from bdlbench.networks.from_module import from_module
+from bdlbench.networks.residual import image_channels, stages, start_by_fan_in
 
 
 class WideResNet(nn.Module):
@@ -26,23 +28,15 @@ class WideResNet(nn.Module):
     ) -> None:
         """Build the network. Raises Broken for inputs that are no images, BadInput for an impossible depth."""
         super().__init__()
-        if len(signature.input_shape) != 3:
-            raise Broken(f"it needs images, not inputs of shape {signature.input_shape}")
+        colours = image_channels(signature)
         if depth < 10 or (depth - 4) % 6:
             raise BadInput(f"wide_resnet.depth={depth} is none of 6n + 4: take 10, 16, 22, 28, 34 or 40")
-        self.stem = nn.Conv2d(signature.input_shape[0], channels, 3, padding=1, bias=False)
-        blocks, inputs = [], channels
-        for stage, outputs in enumerate(width * channels * factor for factor in (1, 2, 4)):
-            for block in range((depth - 4) // 6):
-                blocks.append(WideBlock(inputs, outputs, 2 if stage and not block else 1, dropout))
-                inputs = outputs
-        self.blocks = nn.Sequential(*blocks)
-        self.norm = nn.BatchNorm2d(inputs)
-        self.head = nn.Linear(inputs, signature.outputs)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d | nn.Linear):
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-        nn.init.zeros_(self.head.bias)
+        self.stem = nn.Conv2d(colours, channels, 3, padding=1, bias=False)
+        widths = [width * channels * factor for factor in (1, 2, 4)]
+        self.blocks = stages(partial(WideBlock, dropout=dropout), channels, widths, (depth - 4) // 6)
+        self.norm = nn.BatchNorm2d(widths[-1])
+        self.head = nn.Linear(widths[-1], signature.outputs)
+        start_by_fan_in(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the output (B, outputs) of images x (B, C, H, W)."""
