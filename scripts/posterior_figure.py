@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from textwrap import fill
 
@@ -20,6 +21,9 @@ from matplotlib.ticker import NullFormatter
 
 from bdlbench import api
 from bdlbench.records import reading
+from bdlbench.records.cells import Result
+from bdlbench.report import tables
+from bdlbench.report.text_table import Field, Sheet, markdown
 from bdlbench.runs import references, rescoring
 
 DISTANCES = {"total_variation": "total variation from HMC", "predictive_w2": "Wasserstein-2 from HMC"}
@@ -29,8 +33,9 @@ HEAD = (
     "The suite `posterior`: a network with 16 hidden units on six small data sets, three seeds; distances from the "
     "predictive of `hmc` ([what they are](../../docs/posterior.md)). Means ± standard errors over seeds; seconds of "
     "training, all seeds at once, on one core of a busy machine. The nearest method first; the row `hmc` is another "
-    "run than the reference. All have the same prior and 3,000 steps, and no option was searched for; `laplace` "
-    "predicts by sampled weights. Made by `python scripts/posterior_figure.py results/posterior`."
+    "run than the reference. All have the same prior and 3,000 steps, and no option was searched for. "
+    "`laplace weights` predicts by drawn weights, `laplace mc` by the linearised network. Made by "
+    "`python scripts/posterior_figure.py results/posterior`."
 )
 MARKS = "osD"
 """With the ten colours of matplotlib, a mark of its own for each method."""
@@ -41,6 +46,7 @@ def main(folder: Path, gold: Path) -> None:
     source = reading.read(folder)
     done = rescoring.completed(source, [*DISTANCES, *BESIDE], references.found_in(gold))
     frame = api.frame_of(done.results)
+    frame["method"] = frame.cell.map(_labels(done.results))
     seconds = frame[frame.metric == "train_seconds"].groupby(["dataset", "method"])["value"].sum()
     groups = frame[frame.seed.notna()].groupby(["dataset", "method", "metric"])["value"]
     found = groups.agg(["mean", "sem"]).reset_index()
@@ -63,11 +69,12 @@ def main(folder: Path, gold: Path) -> None:
         columns = [distance, *(one for one in BESIDE if one in set(part.metric))]
         means, errors = (part.pivot(index="method", columns="metric", values=value) for value in ("mean", "sem"))
         order = means[distance].sort_values().index
-        lines += [f"## {name}", "", f"| method | {' | '.join(columns)} | train_seconds |"]
-        lines += [f"| :-- |{' --: |' * (len(columns) + 1)}"]
+        rows = []
         for method in order:
-            cells = [_told(means.loc[method, one], errors.loc[method, one]) for one in columns]
-            lines.append(f"| {method} | {' | '.join(cells)} | {seconds[name, method]:.1f} |")
+            told = [_told(means.loc[method, one], errors.loc[method, one]) for one in columns]
+            rows.append(tuple(map(Field, (method, *told, f"{seconds[name, method]:.1f}"))))
+        sheet = Sheet(name, ("method", *columns, "train_seconds"), tuple(rows))
+        lines += [f"## {name}", "", markdown(sheet).partition("\n\n")[2].rstrip()]
         for record in source.records:
             if record.failed and record.cell.dataset.name == name:
                 lost, of = len(record.failed), len(record.failed) + len(record.replicates)
@@ -85,8 +92,20 @@ def main(folder: Path, gold: Path) -> None:
     (folder / "README.md").write_text("\n".join(lines).rstrip() + "\n", "utf-8")
 
 
+def _labels(results: Sequence[Result]) -> dict[str, str]:
+    """Return what to call each cell: its method, with the options in which two cells of it differ."""
+    called = {}
+    for name in {one.cell.dataset.name for one in results}:
+        rows = [one for one in results if one.cell.dataset.name == name]
+        methods, *others = tables.labels(rows).values()
+        for place, row in enumerate(rows):
+            options = [column[place] for column in others if place in column]
+            called[row.cell.key] = " ".join((methods[place], *options)).replace(" weights (default)", " weights")
+    return called
+
+
 def _told(mean: float, error: float) -> str:
-    return "" if pd.isna(mean) else f"{mean:.3g} ± {error:.1g}"
+    return "" if pd.isna(mean) else f"{mean:.3g}" + ("" if pd.isna(error) else f" ± {error:.1g}")
 
 
 if __name__ == "__main__":
