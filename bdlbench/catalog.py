@@ -41,7 +41,7 @@ REPLACED_BY = "replaced_by"
 """The option that names the plugin file which replaced the entry: a record must tell the two entries apart."""
 
 
-class _Plugin(NamedTuple):
+class Plugin(NamedTuple):
     """A file that was added: its path, the checksum of its content, and the names that it may replace."""
 
     path: Path
@@ -51,7 +51,7 @@ class _Plugin(NamedTuple):
 
 _plugins: dict[Kind, dict[str, Any]] = {kind: {} for kind in KINDS}
 _plugin_files: dict[tuple[Kind, str], Path] = {}
-_added: dict[Path, _Plugin] = {}
+_added: dict[Path, Plugin] = {}
 _modules: dict[str, str] = {}
 
 
@@ -94,7 +94,7 @@ def add_plugin(path: Path, replace: Iterable[str] = ()) -> None:
     if not path.is_file():
         raise BadInput(f"plugin {path} " + ("is a folder: name a file" if path.is_dir() else "does not exist"))
     content, known = path.read_bytes(), _added.get(path.resolve())
-    plugin = _Plugin(path, files.sha256(content), tuple(dict.fromkeys(replace)))
+    plugin = Plugin(path, files.sha256(content), tuple(dict.fromkeys(replace)))
     ours = {kind: {name for name in _plugins[kind] if is_of(kind, name, path)} for kind in KINDS}
     same = known is not None and known.sha256 == plugin.sha256 and set(plugin.replace) <= set(known.replace)
     if same and any(ours.values()):
@@ -171,10 +171,17 @@ def _imported(source: str, whose: str) -> Any:
         raise BadInput(f"{whose} does not import: {told(error)}{place}") from error
 
 
-def added_plugins() -> list[tuple[Path, tuple[str, ...]]]:
-    """List the files that gave entries, in order, with the names that each may replace, for other processes."""
+def add_again(plugin: Plugin) -> None:
+    """Register the entries of a plugin that another process has. Raises BadInput if its file has changed since."""
+    if plugin.path.is_file() and files.sha256(plugin.path.read_bytes()) != plugin.sha256:
+        raise BadInput(f"plugin {plugin.path} has changed since this run read it: start the run again")
+    add_plugin(plugin.path, plugin.replace)
+
+
+def added_plugins() -> list[Plugin]:
+    """List the files that gave entries, in order, for other processes."""
     return [
-        (plugin.path, plugin.replace)
+        plugin
         for plugin in _added.values()
         if any(is_of(kind, name, plugin.path) for kind in KINDS for name in _plugins[kind])
     ]

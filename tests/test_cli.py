@@ -32,7 +32,7 @@ from bdlbench.records.contents import Environment
 from bdlbench.records.record import Record
 from bdlbench.report import tables
 from bdlbench.runs import batch as run
-from bdlbench.runs import executors, progress, scoring, suites, work
+from bdlbench.runs import executors, processes, progress, scoring, suites, work
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ["--dataset", "wine", "--model", "logistic", "--samples", "2", "--jobs", "1"]
@@ -892,7 +892,7 @@ def test_an_interrupt_ends_real_workers(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("heeds_interrupts")
 def test_an_interrupt_waits_until_workers_are_started_and_never_reaches_them() -> None:
     later = "import time; time.sleep(0.3); print('alive')"
-    with pytest.raises(KeyboardInterrupt), executors.interrupts_wait():
+    with pytest.raises(KeyboardInterrupt), processes.interrupts_wait():
         with subprocess.Popen([sys.executable, "-c", later], stdout=subprocess.PIPE, text=True) as started:
             os.kill(started.pid, signal.SIGINT)
             said, _ = started.communicate(timeout=20)

@@ -465,9 +465,9 @@ methods = {{"{name}": Killed}}
 ENDS = {
     "killed": (
         "os.kill(os.getpid(), signal.SIGKILL)",
-        "its process was killed by SIGKILL, as the system does where memory runs out",
+        "its process was killed by SIGKILL, as the system does where memory runs out, 3 times",
     ),
-    "left": ("os._exit(0)", "its process ended by itself, with exit code 0"),
+    "left": ("os._exit(0)", "its process ended by itself, with exit code 0, 3 times"),
     "exited": ("raise SystemExit(3)", "it calls sys.exit(3) (exited.py:12)"),
 }
 
@@ -496,7 +496,8 @@ def test_a_worker_that_ends_is_its_batchs_failure(tmp_path: Path) -> None:
     for i in range(len(names)):
         told = [event.kind for event in heard if event.batch == i]
         assert (told[0], told[-1]) == ("start", "end")
-        assert set(told[1:-1]) <= {"step", "predict"}  # a busy machine is slow enough to tell of a prediction
+        assert set(told[1:-1]) <= {"step", "predict", "note"}  # a busy machine is slow enough to tell of a prediction
+        assert told.count("note") == (2 if names[i] in ("killed", "left") else 0)
 
 
 def test_workers_that_cannot_start_are_one_line(tmp_path: Path, refused: Any) -> None:

@@ -223,7 +223,7 @@ def test_what_was_replaced_is_another_cell(file: Callable[..., Path], tmp_path: 
         catalog.recorded("methods", here)
     catalog.add_plugin(path)  # without the word it is the file that was added before
     assert catalog.replaced("methods", "mle") == "mine.py"
-    assert catalog.added_plugins() == [(path, ("mle",))]
+    assert [(one.path, one.replace) for one in catalog.added_plugins()] == [(path, ("mle",))]
 
 
 def test_two_plugins_never_take_each_others_place(file: Callable[..., Path], refused: Any) -> None:

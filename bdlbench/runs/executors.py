@@ -1,26 +1,24 @@
-"""Execution of batches: in this process, or in several worker processes that share only the results folder."""
+"""Where batches run: in this process, or as tasks of an executor, each a batch or several small ones.
+
+What an executor needs besides `submit` is a `Pool`. The record of a batch is written once, whoever runs it; a task
+whose worker is lost is given to another one.
+"""
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
-import threading
-import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+import queue
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future
 from contextlib import contextmanager
-from multiprocessing.process import BaseProcess
-from multiprocessing.queues import SimpleQueue
-from pathlib import Path
-from typing import Literal, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
 
 from bdlbench import catalog
 from bdlbench.core.clock import now
 from bdlbench.core.errors import BadInput, BenchError
+from bdlbench.runs import processes
 from bdlbench.runs.batch import Batch, Outcome, Settings, run_batch, say, write_failures
+from bdlbench.runs.processes import Processes, WorkerLost
 
 PREDICTED = 1000
 """The number of parts in which the progress of a prediction is reported."""
@@ -50,8 +48,9 @@ class Event(NamedTuple):
 
 
 Report = Callable[[Event], None]
-Added = tuple[Path, Sequence[str]]
-"""A plugin file, and the names of the entries that it replaces."""
+
+TRIES = 3
+"""How often a batch is begun, each time from its last checkpoint, before its workers' ends make it a failure."""
 
 
 def only_notes(event: Event) -> None:
@@ -60,12 +59,40 @@ def only_notes(event: Event) -> None:
         say(event.text)
 
 
+@dataclass(frozen=True)
+class Assignment:
+    """Batches that one worker runs one after the other.
+
+    Attributes:
+        batches: The batches, by their indices in the run.
+        settings: Their settings, with the code of their cells only.
+    """
+
+    batches: Mapping[int, Batch]
+    settings: Settings
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Where tasks run.
+
+    Attributes:
+        executor: Takes them.
+        news: Receives the events of tasks, and each future when it is done.
+        run: What is submitted with a task; it returns the outcomes by the batches' indices.
+    """
+
+    executor: Executor
+    news: queue.SimpleQueue[Event | Future[Any]]
+    run: Callable[[Assignment], dict[int, Outcome]]
+
+
 def execute(batches: Sequence[Batch], settings: Settings, jobs: int = 1, report: Report = only_notes) -> list[Outcome]:
     """Run every batch, and return the outcomes in the order of `batches`.
 
     With jobs = 1, or a single batch, everything runs in this process; else in `jobs` worker processes, each with the
-    plugins of this catalog. If a worker process is killed, its batch fails and the others continue. Raises BadInput as
-    a batch does, and BenchError if worker processes cannot start.
+    plugins of this catalog. A batch whose worker is killed is run again, TRIES times in all, and then fails alone.
+    Raises BadInput as a batch does, and BenchError if workers cannot start.
     """
     if jobs == 1 or len(batches) < 2:
         outcomes = []
@@ -73,7 +100,53 @@ def execute(batches: Sequence[Batch], settings: Settings, jobs: int = 1, report:
             outcomes.append(_run_one(i, batch, settings, report))
             report(Event(i, batch.cells[0].title, "end"))
         return outcomes
-    return _in_processes(batches, settings, min(jobs, len(batches)), report)
+    with in_processes(min(jobs, len(batches))) as pool:
+        return _spread(batches, settings, pool, report)
+
+
+def _spread(batches: Sequence[Batch], settings: Settings, pool: Pool, report: Report) -> list[Outcome]:
+    """Give all batches to a pool, hear what becomes of them, and give those again whose worker is lost."""
+    running: dict[Future[dict[int, Outcome]], Assignment] = {}
+    tries, begun, outcomes = [0] * len(batches), set[int](), dict[int, Outcome]()
+
+    def give(indices: Sequence[int]) -> None:
+        given = {i: batches[i] for i in indices}
+        keys = {cell.key for batch in given.values() for cell in batch.cells}
+        code = {key: hashes for key, hashes in settings.code.items() if key in keys}
+        task = Assignment(given, replace(settings, code=code))
+        future = pool.executor.submit(pool.run, task)
+        running[future] = task
+        future.add_done_callback(pool.news.put)
+
+    for i in range(len(batches)):
+        give([i])
+    while running:
+        heard = pool.news.get()
+        if isinstance(heard, Event):
+            if heard.batch in outcomes or (heard.kind == "start" and heard.batch in begun):
+                continue
+            begun |= {heard.batch} if heard.kind == "start" else set()
+            report(heard)
+            continue
+        task = running.pop(heard)
+        try:
+            found = heard.result()
+        except WorkerLost as error:
+            found = {}
+            for i, batch in task.batches.items():
+                tries[i] += 1
+                title = batch.cells[0].title
+                if tries[i] < TRIES:
+                    give([i])
+                    report(Event(i, title, "note", text=f"{title}: {error}; it goes on from its last checkpoint"))
+                elif i in begun:
+                    found[i] = write_failures(batch, task.settings, f"{error}, {TRIES} times")
+                else:
+                    raise BenchError(f"a worker process cannot start: {error}; see above, or use --jobs 1") from None
+        for i, outcome in found.items():
+            outcomes[i] = outcome
+            report(Event(i, batches[i].cells[0].title, "end"))
+    return [outcomes[i] for i in range(len(batches))]
 
 
 def _run_one(index: int, batch: Batch, settings: Settings, report: Report) -> Outcome:
@@ -96,139 +169,38 @@ def _run_one(index: int, batch: Batch, settings: Settings, report: Report) -> Ou
     )
 
 
-class _Worker:
-    """One worker process at a time, and the batch that it was given.
-
-    Each worker has its own pool, so that a killed process is identified and affects no other. It also has its own pipe
-    for events, written at once and not by a thread: a process killed while writing to a shared pipe would leave it
-    locked for the others.
-    """
-
-    def __init__(self, plugins: Sequence[Added], modules: Sequence[str]) -> None:
-        self.plugins, self.modules = plugins, modules
-        self._start()
-
-    def _start(self) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.news: SimpleQueue[Event] = context.SimpleQueue()
-        given = (self.news, os.getpid(), tuple(self.plugins), tuple(self.modules))
-        self.pool = ProcessPoolExecutor(1, context, _start_worker, given)
-        self.processes: list[BaseProcess] = []
-
-    def give(self, index: int, batch: Batch, settings: Settings) -> None:
-        """Give the worker a batch to run."""
-        self.index, self.began = index, False
-        with interrupts_wait():
-            try:
-                self.future = self.pool.submit(_work, index, batch, settings)
-            except BrokenProcessPool:  # killed after its last batch, while it had nothing to do
-                self._start()
-                self.future = self.pool.submit(_work, index, batch, settings)
-        self.processes = list((self.pool._processes or {}).values())  # a broken pool forgets them
-
-    def heard(self) -> Iterator[Event]:
-        """Yield the events of the batch since the last call."""
-        while not self.news.empty():
-            event = self.news.get()
-            self.began |= event.kind == "start"
-            yield event
-
-    def outcome(self, batch: Batch, settings: Settings) -> Outcome:
-        """Return the outcome of the finished batch. If the process was killed, start a new one for the next batch."""
-        try:
-            return self.future.result()
-        except BrokenProcessPool:
-            self.pool.shutdown()
-        code = next((process.exitcode for process in self.processes if process.exitcode is not None), 0)
-        how = f"its process ended by itself, with exit code {code}"
-        if code < 0:
-            name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
-            often = ", as the system does where memory runs out" if name == "SIGKILL" else ""
-            how = f"its process was killed by {name}{often}"
-        if not self.began:
-            raise BenchError(f"a worker process cannot start: {how}; see above, or use --jobs 1")
-        self._start()
-        return write_failures(batch, settings, how)
-
-    def end(self) -> None:
-        """End the process now; a later run resumes from its checkpoint."""
-        self.pool.shutdown(wait=False, cancel_futures=True)
-        for process in self.processes:
-            process.terminate()
-
-
-def _in_processes(batches: Sequence[Batch], settings: Settings, jobs: int, report: Report) -> list[Outcome]:
-    waiting = deque(range(len(batches)))
-    outcomes: dict[int, Outcome] = {}
-    workers = [_Worker(catalog.added_plugins(), catalog.added_modules()) for _ in range(jobs)]
-    try:
-        for worker in workers:
-            worker.give(index := waiting.popleft(), batches[index], settings)
-        while len(outcomes) < len(batches):
-            wait([worker.future for worker in workers], LISTEN_EVERY, FIRST_COMPLETED)
-            for worker in list(workers):
-                done = worker.future.done()  # before its events are read, so that none is missed
-                for event in worker.heard():
-                    report(event)
-                if not done:
-                    continue
-                outcomes[worker.index] = worker.outcome(batches[worker.index], settings)
-                report(Event(worker.index, batches[worker.index].cells[0].title, "end"))
-                if waiting:
-                    worker.give(index := waiting.popleft(), batches[index], settings)
-                else:
-                    workers.remove(worker)
-                    worker.pool.shutdown()
-    except BaseException:
-        for worker in workers:
-            worker.end()
-        raise
-    return [outcomes[i] for i in range(len(batches))]
+# Local processes
 
 
 @contextmanager
-def interrupts_wait() -> Iterator[None]:
-    """Delay Ctrl-C until the block ends, and hide it from the processes that the block starts.
+def in_processes(count: int) -> Iterator[Pool]:
+    """Yield a pool of worker processes with the plugins of this catalog; an error within the block ends them at once.
 
-    A worker ignores Ctrl-C once its own code runs; before that, Ctrl-C would end it with a traceback.
+    A function that is submitted to its executor begins with `refuse_unready`.
     """
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    news: queue.SimpleQueue[Event | Future[Any]] = queue.SimpleQueue()
+    workers = Processes(count, _load, (catalog.added_plugins(), catalog.added_modules()), news.put)
     try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        yield Pool(workers, news, _run_in_worker)
+    except BaseException:
+        workers.end()
+        raise
+    workers.shutdown()
 
 
-_news: SimpleQueue[Event] | None = None
 _refused: BadInput | None = None
+"""Why this worker could not load its plugins; set once, before its first task."""
 
 
-def _start_worker(news: SimpleQueue[Event], parent: int, plugins: Sequence[Added], modules: Sequence[str]) -> None:
-    global _news  # noqa: PLW0603 - a worker's only state, with `_refused`, set once, before its first batch
-    _news = news
-    start_worker(parent, plugins, modules)
-
-
-def start_worker(parent: int, plugins: Sequence[Added], modules: Sequence[str]) -> None:
-    """Make a new process a worker: it leaves Ctrl-C to its parent, ends with it, and has the plugins of its catalog.
-
-    Args:
-        parent: The parent's process.
-        plugins: As `catalog.added_plugins` lists them.
-        modules: As `catalog.added_modules` lists them.
-    """
+def _load(plugins: Sequence[catalog.Plugin], modules: Sequence[str]) -> None:
+    """Give a new worker the plugins and modules of its parent's catalog."""
     global _refused  # noqa: PLW0603
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process: the parent decides
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     try:
-        for plugin, replace in plugins:
-            catalog.add_plugin(plugin, replace)
+        for plugin in plugins:
+            catalog.add_again(plugin)
         for place in modules:
             catalog.add_module(place, catalog.names("models"))  # what it may replace was settled before
-    except BadInput as error:  # raised here it would break the pool and hide the reason
+    except BadInput as error:  # raised here it would end the worker and hide the reason
         _refused = error
 
 
@@ -238,14 +210,6 @@ def refuse_unready() -> None:
         raise _refused
 
 
-def _end_with(parent: int) -> None:
-    """End this worker when its parent is gone: it must not go on writing beside the next run."""
-    while os.getppid() == parent:
-        time.sleep(0.2)
-    os._exit(1)
-
-
-def _work(index: int, batch: Batch, settings: Settings) -> Outcome:
+def _run_in_worker(task: Assignment) -> dict[int, Outcome]:
     refuse_unready()
-    assert _news is not None
-    return _run_one(index, batch, settings, _news.put)
+    return {i: _run_one(i, batch, task.settings, processes.tell) for i, batch in task.batches.items()}

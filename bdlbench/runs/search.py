@@ -11,12 +11,10 @@ from __future__ import annotations
 import csv
 import io
 import math
-import multiprocessing
-import os
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -35,6 +33,7 @@ from bdlbench.data.task import Data
 from bdlbench.runs import executors, loading, provenance, suites
 from bdlbench.runs.batch import say
 from bdlbench.runs.choosing import scores_on_held_out
+from bdlbench.runs.processes import WorkerLost
 from bdlbench.training.loop import Session
 
 MOST_RUNGS = 4
@@ -369,26 +368,37 @@ def perform(
 
     Raises:
         BadInput: The file holds rows of another search, or cannot be read or written.
-        BenchError: A worker process was killed.
+        BenchError: The worker process of one batch was killed each time that it was tried.
     """
     files.refuse_unwritable(file.parent, "--results")
     rows = _kept(search, read(file) if file.exists() else [], file, fresh)
     began, done = now(), 0
     running: dict[Future[list[ScoredTrial]], TrialBatch] = {}
-    with _workers(jobs) as pool:
+    lost: Counter[str] = Counter()
+    with _workers(jobs) as submit:
         while True:
             for batch in [one for contender in search.contenders for one in due(search.protocol, contender, rows)]:
                 if len(running) < jobs and batch not in running.values():
-                    running[pool.submit(train, search.protocol, batch)] = batch
+                    running[submit(train, search.protocol, batch)] = batch
             if not running:
                 return rows
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 batch = running.pop(future)
-                rows = _sorted(search, [*rows, *future.result()])
+                try:
+                    found = future.result()
+                except WorkerLost as error:  # still due, it is given again
+                    said = headline(search.protocol, batch)
+                    lost[said] += 1
+                    if lost[said] == executors.TRIES:
+                        again = "the same command goes on from here, with fewer --jobs if memory ran out"
+                        raise BenchError(f"{said}: {error}, {executors.TRIES} times; {again}") from None
+                    say(f"{said}: {error}; it is trained again")
+                    continue
+                rows = _sorted(search, [*rows, *found])
                 files.write_atomic(file, written(rows).encode())
                 done += batch.work
                 left = sum(_left(search.protocol, contender, rows) for contender in search.contenders)
-                report(batch, future.result()[0].seconds, (now() - began) * left / done)
+                report(batch, found[0].seconds, (now() - began) * left / done)
 
 
 def due(protocol: SearchProtocol, contender: MethodSearch, rows: Sequence[ScoredTrial]) -> list[TrialBatch]:
@@ -493,46 +503,20 @@ def _left(protocol: SearchProtocol, contender: MethodSearch, rows: Sequence[Scor
     return whole - sum(row.epochs for row in rows if row.place == contender.place)
 
 
-class _Here(Executor):
-    """Runs what is submitted at once, in this process."""
+@contextmanager
+def _workers(jobs: int) -> Iterator[Callable[..., Future[list[ScoredTrial]]]]:
+    """Yield what submits a batch: to worker processes, or to this one, where it runs at once."""
+    if jobs > 1:
+        with executors.in_processes(jobs) as pool:
+            yield pool.executor.submit
+        return
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Return what is done already. An error is raised here."""
-        future: Future[Any] = Future()
-        future.set_result(fn(*args, **kwargs))
+    def at_once(function: Callable[..., list[ScoredTrial]], *args: Any) -> Future[list[ScoredTrial]]:
+        future: Future[list[ScoredTrial]] = Future()
+        future.set_result(function(*args))
         return future
 
-
-class _Pool(ProcessPoolExecutor):
-    """Worker processes, which Ctrl-C does not reach, not even while they start."""
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Submit as ever: it is here that processes are started."""
-        with executors.interrupts_wait():
-            return super().submit(fn, *args, **kwargs)
-
-
-@contextmanager
-def _workers(jobs: int) -> Iterator[Executor]:
-    """Yield what runs batches: this process, or several with the plugins of this catalog."""
-    if jobs == 1:
-        yield _Here()
-        return
-    given = (os.getpid(), tuple(catalog.added_plugins()), tuple(catalog.added_modules()))
-    context = multiprocessing.get_context("spawn")
-    pool = _Pool(jobs, context, executors.start_worker, given)
-    try:
-        yield pool
-        pool.shutdown()
-    except BaseException as error:
-        processes = list((pool._processes or {}).values())  # a broken pool forgets them
-        pool.shutdown(wait=False, cancel_futures=True)
-        for process in processes:
-            process.terminate()
-        if isinstance(error, BrokenProcessPool):
-            words = "a worker process was killed, perhaps for lack of memory; the same command goes on from here"
-            raise BenchError(f"{words}, with fewer --jobs") from error
-        raise
+    yield at_once
 
 
 # The table

@@ -1,0 +1,151 @@
+"""Worker processes: a task whose process ends is lost alone, and is run again by another process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from concurrent.futures import Executor, Future
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bdlbench.core.errors import BadInput, BenchError
+from bdlbench.records import record as records
+from bdlbench.runs import executors, processes, suites
+from bdlbench.runs.batch import Batch, Outcome, Settings, batches
+from bdlbench.runs.executors import Event
+from bdlbench.runs.processes import Processes, WorkerLost
+
+pytestmark = pytest.mark.slow
+
+
+# what workers run here imports no torch, so that they start at once
+NOTHING = os.getpid
+
+
+def test_each_process_runs_its_tasks_and_only_the_task_of_one_that_ends_is_lost() -> None:
+    heard: list[Any] = []
+    with Processes(2, NOTHING, (), heard.append) as pool:
+        for news in ("a", "b"):
+            pool.submit(processes.tell, news).result()
+        assert heard == ["a", "b"]
+        lost = {
+            "killed by SIGKILL, as": pool.submit(signal.raise_signal, signal.SIGKILL),
+            "killed by SIGSEGV": pool.submit(signal.raise_signal, signal.SIGSEGV),
+            "exit code 7": pool.submit(os._exit, 7),
+        }
+        well = pool.submit(os.getpid)
+        for words, future in lost.items():
+            with pytest.raises(WorkerLost, match=words):
+                future.result()
+        assert well.result() != os.getpid()
+        with pytest.raises(RuntimeError, match="lock"):
+            pool.submit(threading.Lock).result()
+        with pytest.raises(TypeError, match="getpid"):
+            pool.submit(os.getpid, 1).result()
+        idle = pool.submit(os.getpid).result()
+        os.kill(idle, signal.SIGKILL)  # with nothing to do: no task is lost
+        while any(child.pid == idle and child.is_alive() for child in pool._children.values()):
+            time.sleep(0.01)
+        assert {pool.submit(os.getpid).result() for _ in range(4)}.isdisjoint({idle})
+    with pytest.raises(RuntimeError, match="ended"):
+        pool.submit(os.getpid)
+
+
+def test_processes_that_are_ended_leave_no_task_running() -> None:
+    pool = Processes(1, NOTHING, (), print)
+    child = pool.submit(os.getpid).result()
+    long, waiting = pool.submit(time.sleep, 1000), pool.submit(os.getpid)
+    while not long.running():
+        time.sleep(0.01)
+    pool.end()
+    with pytest.raises(WorkerLost, match="SIGTERM"):
+        long.result(20)
+    assert waiting.cancelled()
+    with pytest.raises(ProcessLookupError):
+        os.kill(child, 0)
+
+
+class Uncertain(Executor):
+    """An executor here, whose worker is lost as often as `losses` says of each batch."""
+
+    def __init__(self, losses: list[int], begins: bool, news: Any) -> None:
+        self.left, self.begins, self.news = dict(enumerate(losses)), begins, news
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        (task,) = args
+        index = min(task.batches, key=lambda i: -self.left[i])
+        if self.begins:
+            self.news.put(Event(index, "", "start"))
+        if self.left[index]:
+            self.left[index] -= 1
+            future.set_exception(WorkerLost("its process was killed by SIGKILL"))
+        else:
+            future.set_result(fn(task))
+        return future
+
+
+def two_batches() -> list[Batch]:
+    chosen = suites.Overrides(("mle", "map"), ("logistic",), ("wine",), "2", 2, ("mle.epochs=1",), "cpu")
+    return batches(suites.build_spec(suites.read_suite("quick"), chosen), [])
+
+
+def spread(losses: list[int], folder: Path, begins: bool = True) -> tuple[list[Outcome], list[Event]]:
+    news: Any = executors.queue.SimpleQueue()
+    pool = executors.Pool(
+        Uncertain(losses, begins, news), news, lambda task: {i: Outcome([], str(i)) for i in task.batches}
+    )
+    heard: list[Event] = []
+    return executors._spread(two_batches(), Settings(folder), pool, heard.append), heard
+
+
+def test_a_batch_whose_worker_is_lost_is_run_again_and_fails_alone_in_the_end(tmp_path: Path) -> None:
+    outcomes, heard = spread([2, 0], tmp_path)
+    assert outcomes == [Outcome([], "0"), Outcome([], "1")] and not list(tmp_path.iterdir())
+    assert [event.kind for event in heard if event.batch == 0] == ["start", "note", "note", "end"]
+    outcomes, heard = spread([0, 3], tmp_path)
+    assert outcomes[0] == Outcome([], "0")
+    (record,) = records.read(tmp_path)
+    assert outcomes[1].records == [record] and record.cell.method.name == "map"
+    assert set(record.failed.values()) == {"its process was killed by SIGKILL, 3 times"}
+    with pytest.raises(BenchError) as raised:
+        spread([0, 3], tmp_path, begins=False)
+    assert not isinstance(raised.value, BadInput)
+
+
+KILLED_ONCE = """
+import os, pathlib, signal
+from dataclasses import dataclass
+from bdlbench.methods.map import MAP
+
+
+@dataclass(frozen=True)
+class Once(MAP):
+    "MAP whose process is killed once in the middle of its fit."
+
+    def fit(self, model, data, rng):
+        mark = pathlib.Path({mark!r})
+        if not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().fit(model, data, rng)
+
+
+methods = {{"once": Once}}
+"""
+
+
+def test_a_run_whose_worker_is_killed_once_is_whole(tmp_path: Path, capsys: Any) -> None:
+    from bdlbench.cli import main as cli
+
+    (file := tmp_path / "once.py").write_text(KILLED_ONCE.format(mark=str(tmp_path / "mark")))
+    words = ["run", "--method=once", "--method=mle", "--model=logistic", "--dataset=wine", "--seeds=2", "--samples=2"]
+    words += ["--set=once.epochs=3", "--set=mle.epochs=3", "--device=cpu", "--jobs=2", f"--plugin={file}"]
+    assert cli.main([*words, f"--results={tmp_path / 'out'}"]) == 0
+    assert "SIGKILL" in capsys.readouterr().err
+    made = records.read(tmp_path / "out")
+    assert sorted(len(record.replicates) for record in made) == [2, 2] and not any(record.failed for record in made)
