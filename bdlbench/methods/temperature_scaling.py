@@ -18,15 +18,12 @@ from bdlbench.core.errors import BadInput
 from bdlbench.core.options import option
 from bdlbench.core.streams import Streams
 from bdlbench.data.task import Data
-from bdlbench.predictives.mixtures import OfClasses, Predictive
-from bdlbench.protocols import Method, Model, Moments, Posterior, Restores
+from bdlbench.posteriors.scaled import TEMPERATURE, ScaledPosterior, of_classes
+from bdlbench.protocols import Method, Model, Posterior, Restores
 from bdlbench.training.loop import watched_as
 
 LOWEST, HIGHEST = 0.05, 20.0
 """Between these a temperature is looked for: where every held-out row is right, no temperature above 0 is the best."""
-
-STATE = "predictive.temperature"
-"""The temperature's name among the tensors of the posterior, whose own have the names of leaves."""
 
 
 @dataclass(frozen=True)
@@ -73,55 +70,15 @@ class TemperatureScaling:
 
     def restored(self, model: Model, state: Mapping[str, Tensor]) -> Posterior | None:
         """Rebuild the method's posterior, where it can, and scale it as before."""
-        own = {name: value for name, value in state.items() if name != STATE}
+        own = {name: value for name, value in state.items() if name != TEMPERATURE}
         found = self.method.restored(model, own) if isinstance(self.method, Restores) else None
-        return None if found is None else Scaled(found, state[STATE])
+        return None if found is None else ScaledPosterior(found, state[TEMPERATURE])
 
-    def _scaled(self, posterior: Posterior, held: Data, rng: Streams) -> Scaled:
+    def _scaled(self, posterior: Posterior, held: Data, rng: Streams) -> ScaledPosterior:
         """Return the posterior with the temperature of each row that suits the held-out rows."""
-        log_probs = _of_classes(posterior.predict(held.x, self.samples, rng)).log_probs
+        log_probs = of_classes(posterior.predict(held.x, self.samples, rng)).log_probs
         found = [best_temperature(log_prob, y) for log_prob, y in zip(log_probs, held.y, strict=True)]
-        return Scaled(posterior, held.x.new_tensor(found))
-
-
-@dataclass(frozen=True)
-class Scaled:
-    """A posterior whose predictive is scaled.
-
-    Attributes:
-        posterior: The posterior.
-        temperature: T of each row, (R,).
-    """
-
-    posterior: Posterior
-    temperature: Tensor
-
-    @property
-    def state(self) -> Mapping[str, Tensor]:
-        """The tensors of the posterior, and the temperature."""
-        return {**self.posterior.state, STATE: self.temperature}
-
-    @property
-    def bound(self) -> Tensor | None:
-        """The ELBO of the posterior itself."""
-        return self.posterior.bound
-
-    @property
-    def facts(self) -> Mapping[str, Tensor]:
-        """What the posterior knows of itself, and the temperature."""
-        return {**self.posterior.facts, "temperature": self.temperature.double()}
-
-    def predict(self, x: Tensor, samples: int, rng: Streams, joint: bool = False) -> Predictive:
-        """Predict as the posterior does, and scale the mean over samples."""
-        return _of_classes(self.posterior.predict(x, samples, rng, joint)).tempered(self.temperature)
-
-    def moments(self) -> Moments | None:
-        """Return the moments of the posterior's weights."""
-        return self.posterior.moments()
-
-    def measured(self, x: Tensor, rng: Streams) -> Mapping[str, Tensor]:
-        """Measure what the clock says of the posterior."""
-        return self.posterior.measured(x, rng)
+        return ScaledPosterior(posterior, held.x.new_tensor(found))
 
 
 def best_temperature(log_probs: Tensor, y: Tensor) -> float:
@@ -154,12 +111,6 @@ def best_temperature(log_probs: Tensor, y: Tensor) -> float:
     if fall(1 / LOWEST) <= 0:
         return LOWEST
     return float(1 / brentq(fall, 1 / HIGHEST, 1 / LOWEST, xtol=1e-12))
-
-
-def _of_classes(predictive: Predictive) -> OfClasses:
-    if not isinstance(predictive, OfClasses):
-        raise BadInput(f"temperature_scaling: a {type(predictive).__name__} has no probabilities that could be scaled")
-    return predictive
 
 
 methods = {"temperature_scaling": TemperatureScaling}

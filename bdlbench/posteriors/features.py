@@ -22,6 +22,7 @@ from bdlbench.core.streams import Streams
 from bdlbench.networks.layers import NoRows
 from bdlbench.networks.likelihoods import CategoricalOutput
 from bdlbench.posteriors.ensemble import with_model
+from bdlbench.posteriors.scaled import ScaledPosterior
 from bdlbench.predictives.mixtures import Categorical, Predictive, join_facts
 from bdlbench.protocols import Accumulator, Layer, Model, Output, Posterior
 from bdlbench.stats import ood_scores
@@ -39,6 +40,9 @@ def watched(posterior: Posterior, weights: bool = False) -> Posterior | None:
     Returns:
         The posterior, or None where it is no network with a layer rule, such as a closed form.
     """
+    if isinstance(posterior, ScaledPosterior):
+        inner = watched(posterior.posterior, weights)
+        return None if inner is None else replace(posterior, posterior=inner)
     return with_model(posterior, lambda model: _Watched(model, weights))
 
 
@@ -102,6 +106,16 @@ class WatchedPredictive:
     def samples(self) -> int:
         """M, as of the class probabilities."""
         return int(self.predictive.samples)
+
+    @property
+    def log_probs(self) -> Tensor:
+        """Log of the mean class probabilities, (R, N, C), as of the class probabilities."""
+        log_probs: Tensor = self.predictive.log_probs
+        return log_probs
+
+    def tempered(self, temperature: Tensor) -> Self:
+        """Scale the class probabilities; features, and the scores of logits, are those of the network."""
+        return replace(self, predictive=self.predictive.tempered(temperature))
 
     def in_units(self, y_mean: Tensor, y_sd: Tensor) -> Self:
         """Return itself: classes have no scale."""

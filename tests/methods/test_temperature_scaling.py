@@ -11,7 +11,8 @@ from bdlbench import catalog
 from bdlbench.core.streams import Streams
 from bdlbench.data.task import Data
 from bdlbench.gate.contracts import differences, resumed
-from bdlbench.methods.temperature_scaling import HIGHEST, LOWEST, STATE, Scaled, best_temperature
+from bdlbench.methods.temperature_scaling import HIGHEST, LOWEST, best_temperature
+from bdlbench.posteriors.scaled import TEMPERATURE, ScaledPosterior
 
 SEEDS = (3, 1)
 
@@ -89,10 +90,10 @@ def predicted(posterior, x, samples=12):
 @pytest.mark.parametrize("wrapped", WRAPPED)
 def test_it_is_the_method_on_the_other_rows_with_the_mean_probability_scaled(fitted, wrapped):
     posterior, alone, held = fitted(wrapped)
-    assert {name: value for name, value in posterior.state.items() if name != STATE}.keys() == alone.state.keys()
+    assert {name: value for name, value in posterior.state.items() if name != TEMPERATURE}.keys() == alone.state.keys()
     assert all(torch.equal(posterior.state[name], value) for name, value in alone.state.items())
     scaled, plain = predicted(posterior, held.x), predicted(alone, held.x)
-    temperature = posterior.state[STATE].double().reshape(2, 1, 1)
+    temperature = posterior.state[TEMPERATURE].double().reshape(2, 1, 1)
     torch.testing.assert_close(scaled.log_probs, (plain.log_probs / temperature).log_softmax(-1))
     assert torch.equal(scaled.log_probs.argmax(-1), plain.log_probs.argmax(-1))
     groups = (plain.group_log_probs / temperature).log_softmax(-1).float()
@@ -100,21 +101,21 @@ def test_it_is_the_method_on_the_other_rows_with_the_mean_probability_scaled(fit
     before, after = (found.scores["mutual_information"] for found in (plain, scaled))
     torch.testing.assert_close(after, before, rtol=1e-9, atol=1e-12)
     assert not torch.allclose(scaled.scores["entropy"], plain.scores["entropy"], rtol=1e-2)
-    torch.testing.assert_close(posterior.facts["temperature"], posterior.state[STATE].double())
+    torch.testing.assert_close(posterior.facts["temperature"], posterior.state[TEMPERATURE].double())
 
 
 def test_the_temperature_is_that_of_the_held_out_rows(fitted):
     posterior, alone, held = fitted("mle")
     probs = predicted(alone, held.x).log_probs
     expected = [best_temperature(probs[r], held.y[r]) for r in range(2)]
-    np.testing.assert_allclose(posterior.state[STATE], expected, rtol=1e-6)
+    np.testing.assert_allclose(posterior.state[TEMPERATURE], expected, rtol=1e-6)
     assert abs(expected[0] - expected[1]) > 1e-3
 
 
 def test_the_rule_that_predicts_is_scaled_in_a_network_of_uncertain_depth(fitted):
     posterior, alone, held = fitted("map", "stopping_resnet")
     scaled, plain = predicted(posterior, held.x), predicted(alone, held.x)
-    temperature = posterior.state[STATE].double().reshape(2, 1, 1)
+    temperature = posterior.state[TEMPERATURE].double().reshape(2, 1, 1)
     torch.testing.assert_close(scaled.log_probs, (plain.log_probs / temperature).log_softmax(-1))
     assert torch.equal(scaled.full, plain.full)
 
@@ -129,7 +130,7 @@ def test_a_member_of_an_ensemble_has_its_own_temperature_and_swept_options(small
         return small.method("deep_ensemble", rows).fit(model, data, Streams.of_seeds(seeds))
 
     together = fit(rates, data, (3, 3))
-    assert together.state[STATE].shape == (2, 2)
+    assert together.state[TEMPERATURE].shape == (2, 2)
     for r, rate in enumerate(rates):
         alone = fit((rate,), small.row(data, r), (3,))
         assert differences({k: v[r : r + 1] for k, v in together.state.items()}, dict(alone.state)) == []
@@ -143,7 +144,7 @@ def test_it_is_restored_and_resumes_to_the_same_bits(small, tmp_path):
     assert apart == []
     posterior = method.fit(model, data, Streams.of_seeds((3, 1, 4)))
     again = method.restored(model, posterior.state)
-    assert isinstance(again, Scaled)
+    assert isinstance(again, ScaledPosterior)
     left, right = (small.tensors(p.predict(data.x, 3, Streams.of_seeds((3, 1, 4)))) for p in (posterior, again))
     assert differences(left, right) == []
 

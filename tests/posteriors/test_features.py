@@ -16,6 +16,7 @@ from bdlbench.core.streams import Streams
 from bdlbench.data.task import Problem, stack
 from bdlbench.networks.from_module import from_module
 from bdlbench.posteriors.features import NoFeatures, WatchedPredictive, watched
+from bdlbench.posteriors.scaled import ScaledPosterior
 from bdlbench.protocols import Posterior
 from bdlbench.records import record as records
 from bdlbench.stats import ood_scores
@@ -107,6 +108,31 @@ def test_a_module_is_watched_as_a_model_of_ours_is() -> None:
     assert torch.equal(seen.predictive.arrays()["probs"], plain.arrays()["probs"])
     logits = seen.features.double() @ seen.last[0].mT + seen.last[1][:, None]
     torch.testing.assert_close(-logits.logsumexp(-1), seen.energy, atol=1e-5, rtol=1e-5)
+
+
+def test_a_scaled_posterior_has_the_features_of_the_one_that_it_scales() -> None:
+    """Its probabilities are scaled as ever; what the network saw, and the scores of its logits, are not."""
+    problem = small()
+    posterior, _ = trained("mc_dropout", problem)
+    scaled = ScaledPosterior(posterior, torch.tensor([0.5, 3.0]))
+    inner, outer = watched(posterior, weights=True), watched(scaled, weights=True)
+    assert inner is not None and outer is not None
+    of_one, of_both = (one.predict(problem.test.x, 5, Streams.of_seeds([3, 4])) for one in (inner, outer))
+    plain: Any = scaled.predict(problem.test.x, 5, Streams.of_seeds([3, 4]))
+    unscaled: Any = of_one
+    seen: Any = of_both
+    for name in ("features", "energy", "max_logit"):
+        assert torch.equal(getattr(seen, name), getattr(unscaled, name))
+    assert not torch.allclose(seen.log_probs, unscaled.log_probs)
+    named, _ = trained("mc_dropout", problem)
+    watching = watched(ScaledPosterior(named, scaled.temperature))
+    assert watching is not None
+    again: Any = watching.predict(problem.test.x, 5, Streams.of_seeds([3, 4]))
+    assert torch.equal(again.log_probs, plain.log_probs)
+
+
+def test_no_scaled_posterior_of_a_closed_form_has_features() -> None:
+    assert watched(ScaledPosterior(ClosedForm(), torch.ones(1))) is None  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
