@@ -182,6 +182,14 @@ def check_task(task: Any) -> None:
             taken = f"{TEST} is the test set" if name == TEST else "letters, digits, _ and - only"
             raise Broken(f"the out-of-distribution set {name!r} cannot be called that: {taken}")
         _check_inputs(f"ood[{name!r}]", x, signature)
+    truth: dict[Any, Any] = dict(task.truth)
+    kinds = {"categorical": {"log_probs": (signature.outputs,)}, "gaussian": {"mean": (), "sd": ()}}
+    right = {name: (len(task.test.y), *rest) for name, rest in kinds.get(signature.likelihood, {}).items()}
+    if truth and {name: (tuple(value.shape), value.dtype) for name, value in truth.items()} != {
+        name: (shape, torch.float64) for name, shape in right.items()
+    }:
+        better = " and ".join(f"{name} {shape}" for name, shape in right.items()) or "nothing"
+        raise Broken(f"truth does not describe the test inputs: give {better} in float64")
     shifts: dict[Any, Any] = dict(task.shifts)
     for name, shift in shifts.items():
         if not isinstance(name, str) or not SHIFT_NAME.fullmatch(name):

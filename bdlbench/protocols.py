@@ -597,6 +597,20 @@ class Calibration:
 
 
 @dataclass(frozen=True)
+class Truth:
+    """What is known of a test set that was drawn from a known process.
+
+    Attributes:
+        predicted: The predictive of this process, in original units: no method can do better.
+        functions: log p(c | x) of every class c by each function that was drawn for all test inputs, (M, R, N, C) nats,
+            where the data set was asked for some. From them targets can be drawn anew that no record has.
+    """
+
+    predicted: Predicted
+    functions: Tensor | None = None  # (M, R, N, C) nats
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """What a metric sees: the predictions for the test set and each out-of-distribution set, and the posterior's facts.
 
@@ -614,6 +628,7 @@ class Evaluation:
         calibration: The predictions for calibration rows, where the data set was asked for some.
         functions: log p(y | x) of the test targets by each function that was drawn for all of them, (M, R, N) nats,
             where the data set was asked for some.
+        truth: What is known of the process that drew the test set; None where nothing is.
         gold: What a reference predicts for the test set, where a table is made and one fits; else None.
         inputs: The test inputs, (R, N, *S); None where predictions are read from a record, which does not keep them.
     """
@@ -632,6 +647,7 @@ class Evaluation:
     gold: Predicted | None = None
     calibration: Calibration | None = None
     functions: Tensor | None = None  # (M, R, N) nats
+    truth: Truth | None = None
 
 
 class Metric(Protocol):

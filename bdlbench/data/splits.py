@@ -33,6 +33,12 @@ def random_words(count: int, *key: str | int) -> NDArray[np.uint64]:
     return np.random.PCG64(seed).random_raw(count)
 
 
+def random_uniform(count: int, *key: str | int) -> Reals:
+    """Return (count,) numbers strictly between 0 and 1, fixed by `key`."""
+    words = random_words(count, *key) >> np.uint64(11)
+    return (words.astype(np.float64) + 0.5) / 2**53
+
+
 def random_pixels(shape: tuple[int, ...], *key: str | int) -> Bytes:
     """Return independent uniform bytes of `shape`, fixed by `key`."""
     size = math.prod(shape)

@@ -106,6 +106,9 @@ class Task:
             The lint then says it, and refuses nothing.
         validation: Examples held out of the training data for choosing options, where the data set does so.
         raw: How raw inputs come to the scale of the training inputs; None where no set can be added.
+        truth: What the process that drew the data predicts for the test inputs, where it is known, by the names of a
+            record's arrays: `log_probs` (N, C) in nats of classes, or `mean` and `sd` (N,) of a real target in original
+            units; float64. {} where it is not known.
     """
 
     signature: Signature
@@ -121,6 +124,7 @@ class Task:
     standardised_on: StandardisedOn = "training"
     validation: Examples | None = None
     raw: RawInputs | None = None
+    truth: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -199,6 +203,7 @@ class Problem:
     calibration: Data | None = None  # rows like the test rows, which no method sees
     ood_scores: tuple[str, ...] = ()  # scores that are made after training, by name
     joint: int = 0  # functions that are drawn for joint likelihoods
+    truth: dict[str, Tensor] = field(default_factory=dict)  # (R, N, …), as in `Task`
 
     def repeat(self, times: int) -> Problem:
         """Repeat each row, in the order r0 r0 … r1 r1 …; data that rows share stay shared."""
@@ -214,6 +219,7 @@ class Problem:
                 for name, shift in self.shifts.items()
             },
             calibration=None if self.calibration is None else self.calibration.repeat(times),
+            truth={name: _repeat(value, times) for name, value in self.truth.items()},
         )
 
 
@@ -238,6 +244,7 @@ def stack(tasks: Sequence[Task], rows: Sequence[int]) -> Problem:
         y_sd=torch.tensor([tasks[i].y_sd for i in rows], dtype=torch.float64),
         standardised=tasks[0].standardised if tasks[0].standardised_on == "training" else (),
         shifts={name: _stacked([t.shifts[name] for t in tasks], rows) for name in tasks[0].shifts},
+        truth={name: _rows([t.truth[name] for t in tasks], rows) for name in tasks[0].truth},
     )
 
 
@@ -252,7 +259,8 @@ def to_device(problem: Problem, device: torch.device) -> Problem:
         name: Shift(_move(shift.x, device), None if shift.y is None else _move(shift.y, device))
         for name, shift in problem.shifts.items()
     }
-    return replace(problem, train=train, test=test, ood=ood, y_mean=y_mean, y_sd=y_sd, shifts=shifts)
+    truth = {name: _move(value, device) for name, value in problem.truth.items()}
+    return replace(problem, train=train, test=test, ood=ood, y_mean=y_mean, y_sd=y_sd, shifts=shifts, truth=truth)
 
 
 def shared(x: Tensor) -> bool:

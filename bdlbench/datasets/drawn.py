@@ -12,7 +12,7 @@ from scipy.special import ndtri
 from bdlbench.core import memory
 from bdlbench.core.options import option
 from bdlbench.data.downloads import RemoteFile, array_checksum
-from bdlbench.data.splits import Reals, checked, random_words
+from bdlbench.data.splits import checked, random_uniform
 from bdlbench.data.task import Examples, Signature, Task
 
 NUM_TEST = 100
@@ -37,7 +37,7 @@ class CoinFlips:
             BadInput: The split is negative.
         """
         memory.refuse(8 * (self.num_train + NUM_TEST), f"coin_flips: {self.num_train:,} flips")
-        y = (_uniform(self.num_train + NUM_TEST, "coin_flips", checked(split)) < self.heads).astype(np.int64)
+        y = (random_uniform(self.num_train + NUM_TEST, "coin_flips", checked(split)) < self.heads).astype(np.int64)
         x = torch.ones(len(y), 1)
         train, test = _parts(x, torch.from_numpy(y), self.num_train)
         return Task(Signature((1,), 2, "categorical"), train, test, sources={"drawn": array_checksum(y)})
@@ -66,7 +66,7 @@ class Linear:
         rows = self.num_train + NUM_TEST
         what = f"linear: {self.num_train:,} examples of {self.features:,} features"
         memory.refuse(8 * (rows + 1) * (self.features + 1), what)
-        normal = ndtri(_uniform((rows + 1) * (self.features + 1), "linear", checked(split)))
+        normal = ndtri(random_uniform((rows + 1) * (self.features + 1), "linear", checked(split)))
         table = normal.reshape(rows + 1, self.features + 1)
         weights, features, noise = table[0], table[1:, :-1], table[1:, -1]  # the last weight is the bias
         y = features @ weights[:-1] + weights[-1] + self.noise_sd * noise
@@ -74,12 +74,6 @@ class Linear:
         train, test = _parts(torch.from_numpy(x), torch.from_numpy(y), self.num_train)
         signature = Signature((self.features,), 1, "gaussian")
         return Task(signature, train, test, sources={"drawn": array_checksum(x, y)})
-
-
-def _uniform(count: int, *key: str | int) -> Reals:
-    """Return (count,) numbers strictly between 0 and 1, fixed by `key`."""
-    words = random_words(count, *key) >> np.uint64(11)
-    return (words.astype(np.float64) + 0.5) / 2**53
 
 
 def _parts(x: torch.Tensor, y: torch.Tensor, num_train: int) -> tuple[Examples, Examples]:

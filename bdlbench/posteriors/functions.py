@@ -17,22 +17,20 @@ from bdlbench.core.layout import Leaf
 from bdlbench.core.streams import Streams
 from bdlbench.networks.likelihoods import CategoricalOutput
 from bdlbench.posteriors.ensemble import with_model
-from bdlbench.predictives.mixtures import log_at
 from bdlbench.protocols import Layer, Model, Posterior
 
 
-def function_log_prob(posterior: Posterior, x: Tensor, y: Tensor, functions: int, rng: Streams) -> Tensor | None:
-    """Return how probable each drawn function makes each target.
+def function_log_probs(posterior: Posterior, x: Tensor, functions: int, rng: Streams) -> Tensor | None:
+    """Return how probable each drawn function makes each class.
 
     Args:
         posterior: The posterior of a classifier.
         x: Inputs (R, N, *S).
-        y: Their classes, (R, N).
         functions: M, how many are drawn; a point has one, an ensemble at least one for each member.
         rng: Streams (R,) of prediction noise.
 
     Returns:
-        Nats, (M, R, N) float32; None where the posterior is no network with a layer rule and class logits.
+        Nats, (M, R, N, C) float32; None where the posterior is no network with a layer rule and class logits.
     """
     telling = with_model(posterior, _Model)
     if telling is None:
@@ -41,7 +39,8 @@ def function_log_prob(posterior: Posterior, x: Tensor, y: Tensor, functions: int
         found: Any = telling.predict(x, functions, rng, joint=True)
     except NoClassLogits:
         return None
-    return log_at(found.log_probs, y.expand(len(found.log_probs), *y.shape))
+    log_probs: Tensor = found.log_probs
+    return log_probs
 
 
 class NoClassLogits(Exception):

@@ -31,6 +31,7 @@ from bdlbench.protocols import (
     MeanOverExamples,
     Metric,
     ShiftedTest,
+    Truth,
     UnderShift,
     WithoutBlocks,
 )
@@ -54,6 +55,12 @@ CALIBRATION = "calibration"
 
 FUNCTIONS = "joint.function_log_prob"
 """The name of `Evaluation.functions` in a file."""
+
+CLASS_FUNCTIONS = "joint.function_log_probs"
+"""The name of `Truth.functions` in a file."""
+
+TRUTH = "truth"
+"""What the names of the arrays of `Truth.predicted` begin with: `truth.log_probs`."""
 
 SHIFT = "shift."
 """What the names of a shifted test set's arrays begin with: `shift.rotation 3.log_probs`."""
@@ -125,15 +132,16 @@ def read(record: Record, arrays: Mapping[str, Tensor]) -> Evaluation | None:
     """
     if "test.y" not in arrays:
         return None
-    functions = arrays.get(FUNCTIONS)
+    functions, of_classes = arrays.get(FUNCTIONS), arrays.get(CLASS_FUNCTIONS)
     sets: dict[str, dict[str, Tensor]] = {}
     held: dict[str, Tensor] = {}
+    known: dict[str, Tensor] = {}
     for name, value in sorted(with_probs(arrays).items()):  # the order of arrays differs between files
         where, _, what = name.rpartition(".")
-        if name == FUNCTIONS:
+        if name in (FUNCTIONS, CLASS_FUNCTIONS):
             continue
-        if where == CALIBRATION:
-            held[what] = value
+        if where in (CALIBRATION, TRUTH):
+            (held if where == CALIBRATION else known)[what] = value
             continue
         sets.setdefault(where.removeprefix("ood."), {})[what] = value
     test = sets.pop(TEST)
@@ -154,7 +162,8 @@ def read(record: Record, arrays: Mapping[str, Tensor]) -> Evaluation | None:
     calibration = Calibration(Kept(samples, held), held.pop("y").long()) if held else None
     kept_test = Kept(samples, test, groups, weights)
     seen = Evaluation(kept_test, targets, ood, {}, None, shifts=shifts)
-    return replace(seen, calibration=calibration, functions=functions)
+    truth = Truth(Kept(1, known), of_classes) if known else None
+    return replace(seen, calibration=calibration, functions=functions, truth=truth)
 
 
 def _full_flops(record: Record) -> Tensor | None:
@@ -353,7 +362,10 @@ def left_out(metric: Metric, evaluation: Evaluation) -> dict[str, Array]:
         rest = [i for i in range(len(test.groups)) if i != g]
         part = Kept(test.samples, {}, test.groups[rest], tuple(test.weights[i] for i in rest))
         try:
-            values = _of_itself(metric, replace(evaluation, test=part, ood={}, shifts={}, functions=None))
+            kept = replace(evaluation, test=part, ood={}, shifts={}, functions=None)
+            if evaluation.truth is not None:
+                kept = replace(kept, truth=replace(evaluation.truth, functions=None))
+            values = _of_itself(metric, kept)
         except (Exception, SystemExit):
             if is_foreign(metric):  # it needs something that a group lacks
                 return {}
@@ -372,8 +384,11 @@ def _part(evaluation: Evaluation, population: str, index: Tensor) -> Evaluation:
     evaluation = _of_shifts(evaluation, population, of_shift)
     if population == TEST:
         functions = None if evaluation.functions is None else evaluation.functions[:, :, index]
-        taken = _taken(evaluation.test, index)
-        return replace(evaluation, test=taken, y=evaluation.y[:, index], functions=functions)
+        taken, truth = _taken(evaluation.test, index), evaluation.truth
+        if truth is not None:
+            of_classes = None if truth.functions is None else truth.functions[:, :, index]
+            truth = Truth(_taken(truth.predicted, index), of_classes)
+        return replace(evaluation, test=taken, y=evaluation.y[:, index], functions=functions, truth=truth)
     if population in evaluation.shifts:
         return evaluation
     return replace(evaluation, ood={**evaluation.ood, population: _taken(_predicted(evaluation, population), index)})
@@ -394,7 +409,12 @@ def _spoilt(evaluation: Evaluation, population: str) -> Evaluation:
     evaluation = _of_shifts(evaluation, population, of_shift)
     if population == TEST:
         functions = None if evaluation.functions is None else _unknown(evaluation.functions)
-        return replace(evaluation, test=unknown(evaluation.test), y=_unknown(evaluation.y), functions=functions)
+        truth = evaluation.truth
+        if truth is not None:
+            of_classes = None if truth.functions is None else _unknown(truth.functions)
+            truth = Truth(unknown(truth.predicted), of_classes)
+        spoilt = replace(evaluation, test=unknown(evaluation.test), y=_unknown(evaluation.y), functions=functions)
+        return replace(spoilt, truth=truth)
     if population in evaluation.shifts:
         return evaluation
     return replace(evaluation, ood={**evaluation.ood, population: unknown(_predicted(evaluation, population))})

@@ -321,7 +321,7 @@ def without(folder: Path, record: Record, gone: set[Replicate]) -> None:
 
 def row_axis(name: str) -> int:
     """Return the replicate axis of a stored array: 1 behind the axis of groups or functions, else 0."""
-    return 1 if name.endswith(("group_log_prob", "function_log_prob")) else 0
+    return 1 if name.endswith(("group_log_prob", "function_log_prob", "function_log_probs")) else 0
 
 
 def _rows(name: str, value: Tensor, kept: Sequence[int]) -> Tensor:

@@ -18,9 +18,17 @@ from bdlbench.core.streams import Streams
 from bdlbench.core.torch_private import version
 from bdlbench.data.task import Problem
 from bdlbench.posteriors import features
-from bdlbench.posteriors.functions import function_log_prob
-from bdlbench.predictives.mixtures import Categorical, OfNumbers, Predicted, Predictive, without_probs
-from bdlbench.protocols import TEST, Calibration, Evaluation, Metric, Model, Posterior, ShiftedTest
+from bdlbench.posteriors.functions import function_log_probs
+from bdlbench.predictives.mixtures import (
+    Categorical,
+    OfNumbers,
+    Predicted,
+    Predictive,
+    log_at,
+    with_probs,
+    without_probs,
+)
+from bdlbench.protocols import TEST, Calibration, Evaluation, Metric, Model, Posterior, ShiftedTest, Truth
 from bdlbench.records import evaluation as evaluations
 from bdlbench.records.contents import FirstSteps, MetricValues, ObjectiveFactors
 from bdlbench.runs import loading
@@ -71,13 +79,16 @@ def evaluate(
     calibration = None
     if held is not None:
         calibration = Calibration(_without_groups(predict("calibration", held.x), held.y), held.y)
-    functions = None
+    functions, of_classes = None, None
     if problem.joint:
         memory.refuse(4 * problem.joint * y.numel() * problem.signature.outputs, f"{problem.joint:,} joint functions")
-        functions = function_log_prob(posterior, problem.test.x, y, problem.joint, rng.child("predict jointly"))
+        of_classes = function_log_probs(posterior, problem.test.x, problem.joint, rng.child("predict jointly"))
+        if of_classes is not None:
+            functions = log_at(of_classes, y.expand(len(of_classes), *y.shape))
+    truth = Truth(evaluations.Kept(1, with_probs(problem.truth)), of_classes) if problem.truth else None
     parameters = sum(leaf.size for leaf in model.leaves().values())
     seen = Evaluation(test, y, ood, posterior.facts, parameters, shifts=shifts, inputs=problem.test.x)
-    return replace(seen, calibration=calibration, functions=functions)
+    return replace(seen, calibration=calibration, functions=functions, truth=truth)
 
 
 def _with_scores(
@@ -211,6 +222,11 @@ def stored_arrays(evaluation: Evaluation, dtype: torch.dtype = torch.float32) ->
     }
     if evaluation.functions is not None:
         arrays[evaluations.FUNCTIONS] = evaluation.functions.to(dtype)
+    if evaluation.truth is not None:
+        known = without_probs(evaluation.truth.predicted.arrays())
+        arrays |= {f"{evaluations.TRUTH}.{name}": value for name, value in known.items()}
+        if evaluation.truth.functions is not None:
+            arrays[evaluations.CLASS_FUNCTIONS] = evaluation.truth.functions.to(dtype)
     for place, predicted in {"test": test, **{f"ood.{name}": found for name, found in evaluation.ood.items()}}.items():
         arrays |= {f"{place}.{score}": value for score, value in predicted.scores.items()}
     return {name: value.cpu() for name, value in arrays.items()}

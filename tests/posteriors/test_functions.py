@@ -16,7 +16,8 @@ from bdlbench.core.streams import Streams
 from bdlbench.data.task import Problem, stack
 from bdlbench.posteriors.draws import DrawsPosterior
 from bdlbench.posteriors.features import scored, watched
-from bdlbench.posteriors.functions import function_log_prob
+from bdlbench.posteriors.functions import function_log_probs
+from bdlbench.predictives.mixtures import log_at
 from bdlbench.protocols import Posterior
 from bdlbench.records import evaluation
 from bdlbench.records import record as records
@@ -38,8 +39,9 @@ def test_the_mean_over_functions_is_the_joint_predictive(method: str) -> None:
     (chosen,) = catalog.choices("datasets", "digits", {"digits": {"num_train": [60]}})
     problem = stack([catalog.load_task(chosen, 0)], [0, 0])
     posterior, x, y = trained(method, problem), problem.test.x, problem.test.y
-    found = function_log_prob(posterior, x, y, 6, Streams.of_seeds([3, 4]))
-    assert found is not None
+    of_classes = function_log_probs(posterior, x, 6, Streams.of_seeds([3, 4]))
+    assert of_classes is not None
+    found = log_at(of_classes, y.expand(len(of_classes), *y.shape))
     assert found.shape == (FUNCTIONS[method], 2, problem.test.num_data)
     mean = found.double().logsumexp(0) - math.log(len(found))
     plain = posterior.predict(x, 6, Streams.of_seeds([3, 4]), joint=True).log_prob(y)
@@ -56,8 +58,9 @@ def test_each_draw_of_a_chain_is_a_function_and_has_features() -> None:
     numbers = torch.randn(2, 2, 8, layout.width, generator=torch.Generator().manual_seed(0))
     posterior = DrawsPosterior(model, layout, 0.3 * numbers)  # two chains of eight
     plain: Any = posterior.predict(x, 1, rng)
-    found = function_log_prob(posterior, x, y, 1, rng)
-    assert found is not None
+    of_classes = function_log_probs(posterior, x, 1, rng)
+    assert of_classes is not None
+    found = log_at(of_classes, y.expand(len(of_classes), *y.shape))
     assert found.shape == (16, 2, problem.test.num_data)
     mean = found.double().logsumexp(0) - math.log(16)
     torch.testing.assert_close(mean, plain.log_prob(y).double(), atol=1e-5, rtol=1e-5)
@@ -72,7 +75,7 @@ def test_each_draw_of_a_chain_is_a_function_and_has_features() -> None:
 
 
 def test_a_closed_form_has_none() -> None:
-    assert function_log_prob(object(), torch.zeros(1, 2, 3), torch.zeros(1, 2).long(), 3, Streams.of_seeds([0])) is None  # type: ignore[arg-type]
+    assert function_log_probs(object(), torch.zeros(1, 2, 3), 3, Streams.of_seeds([0])) is None  # type: ignore[arg-type]
 
 
 def test_a_record_keeps_functions_where_they_are_asked_for_and_scores_them_again(tmp_path: Path) -> None:
