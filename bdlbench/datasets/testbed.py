@@ -24,10 +24,10 @@ class NeuralTestbed:
     """Classes drawn from a random network (Osband et al. 2022, §3): function and examples anew for each split.
 
     The true function is a ReLU network with two hidden layers of 50 units, whose logits are divided by the temperature:
-    the lower it is, the surer are the classes. Weights are normal with variance 1/inputs, cut off at two standard
-    deviations; biases of the first layer are normal with variance 1/inputs too, others zero. Inputs are standard
-    normal, for training and for testing, and are not scaled. The class probabilities of the test inputs are
-    `Task.truth`. No OOD set.
+    the lower it is, the surer are the classes. Weights are normal with variance 1/fan-in, cut off at two standard
+    deviations; biases of the first layer are normal with variance 1/input_dim, others zero. Inputs are standard normal,
+    for training and for testing, and are not scaled. The class probabilities of the test inputs are `Task.truth`. No
+    OOD set.
 
     This is the protocol of the authors' code; its streams of random numbers are JAX's, so its problems are others from
     the same distribution.
