@@ -79,9 +79,9 @@ class JointKL:
     """KL of the joint prediction of `targets` targets from that of the process that drew the data, mean over batches.
 
     log Π_t p(y_t | x_t) − log (1/M) Σ_m Π_t p_m(y_t | x_t), where p is the true probability and p_m that of a function
-    (Osband et al. 2022, eq. 3). Batches are those of `joint_nll`; but each target is drawn anew by the true class
-    probabilities of its anchor, also where an anchor comes again, as in the authors' code. The draws are the same for
-    every method. Undefined unless the data set knows these probabilities and is asked for functions
+    (Osband et al. 2022, arXiv:2110.04629). Batches are those of `joint_nll`; but each target is drawn anew by the true
+    class probabilities of its anchor, also where an anchor comes again, as in the authors' code. The draws are the same
+    for every method. Undefined unless the data set knows these probabilities and is asked for functions
     (`testbed.joint=300`).
 
     Of M functions the mean is a random number, and its logarithm is too small on average, by about Var(w)/2M nats where

@@ -28,6 +28,8 @@ MAIN_METRICS = (
     "agreement",
     "total_variation",
     "predictive_w2",
+    "testbed_kl",
+    "testbed_kl_dyadic",
 )
 """Metrics that are shown and compared by default; `ood_auroc` stands for all its out-of-distribution sets."""
 

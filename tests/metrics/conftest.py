@@ -6,8 +6,9 @@ import torch
 from bdlbench.data.task import Data, Signature
 from bdlbench.models.bayesian_linear_regression import BayesianLinearRegression
 from bdlbench.predictives.density import Density
-from bdlbench.predictives.mixtures import Categorical, GaussianMixture
-from bdlbench.protocols import Calibration, Evaluation, Moments, Reference
+from bdlbench.predictives.mixtures import Categorical, GaussianMixture, with_probs
+from bdlbench.protocols import Calibration, Evaluation, Moments, Reference, Truth
+from bdlbench.records.evaluation import Kept
 from bdlbench.stats.ood_scores import AFTER_TRAINING
 
 
@@ -36,7 +37,11 @@ class Make:
         test = self.categorical(0, num, samples=samples)
         functions = -torch.rand(samples, self.rows, num, generator=torch.Generator().manual_seed(6), dtype=self.dtype)
         seen = Evaluation(test, self.targets(num), ood, facts, 1234)
-        return replace(seen, calibration=held, functions=functions)
+        rng = torch.Generator().manual_seed(7)
+        true = torch.randn(self.rows, num, 4, generator=rng, dtype=torch.float64).log_softmax(-1)
+        of_classes = torch.randn(samples, self.rows, num, 4, generator=rng, dtype=self.dtype).log_softmax(-1)
+        truth = Truth(Kept(1, with_probs({"log_probs": true})), of_classes)
+        return replace(seen, calibration=held, functions=functions, truth=truth)
 
     def regression(self, num=101, samples=5):
         rng = torch.Generator().manual_seed(3)
@@ -113,6 +118,9 @@ def alone():
         row = Evaluation(test, evaluation.y[r : r + 1], ood, facts, evaluation.num_parameters, calibration=held)
         if evaluation.functions is not None:
             row = replace(row, functions=evaluation.functions[:, r : r + 1])
+        if (known := evaluation.truth) is not None:
+            true = {name: value[r : r + 1].clone() for name, value in known.predicted.arrays().items()}
+            row = replace(row, truth=Truth(Kept(1, true), known.functions[:, r : r + 1]))
         if evaluation.reference is None:
             return row
         reference = Reference(tensors_of_row(evaluation.reference.posterior, r), one_row(evaluation.reference.test, r))

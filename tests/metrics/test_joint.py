@@ -1,9 +1,12 @@
+import math
 from dataclasses import replace
 
 import pytest
 import torch
 
-from bdlbench.metrics.joint import metrics
+from bdlbench.data.splits import random_uniform
+from bdlbench.metrics import joint
+from bdlbench.metrics.joint import JointKL, JointNegativeLogLikelihood, metrics
 from bdlbench.records import evaluation as stored
 
 
@@ -31,6 +34,8 @@ def test_the_mean_over_batches_written_out(make):
 
 def test_a_batch_has_different_anchors_and_each_of_them_about_as_often(make):
     for metric in metrics.values():
+        if not isinstance(metric, JointNegativeLogLikelihood):
+            continue
         anchors, counts = metric._draw(200)
         assert all(len(set(row)) == metric.anchors for row in anchors.flatten(0, 1).tolist())
         assert torch.equal(anchors.flatten().bincount(), torch.full((200,), metric.anchors * metric.rounds))
@@ -64,8 +69,9 @@ def test_the_interval_is_as_wide_as_the_metric_varies_between_test_sets(make):
 
 
 def test_undefined_without_functions(make):
-    for metric in metrics.values():
-        assert metric(replace(make().classification(), functions=None)) == {}
+    seen = make().classification()
+    seen = replace(seen, functions=None, truth=replace(seen.truth, functions=None))
+    assert all(metric(seen) == {} for metric in metrics.values())
 
 
 def test_groups_of_samples_tell_nothing_of_functions(make):
@@ -74,3 +80,38 @@ def test_groups_of_samples_tell_nothing_of_functions(make):
     groups = stored.Kept(5, {}, evaluation.test.group_log_prob(evaluation.y).double(), (1.0,) * 5)
     for metric in metrics.values():
         assert stored.left_out(metric, replace(evaluation, test=groups)) == {}
+
+
+def test_the_kl_of_each_batch_written_out(make):
+    """Each target one after the other; the fast way to leave a block out keeps the draws of the other batches."""
+    evaluation, metric = make(rows=2).classification(num=30), JointKL(anchors=2, targets=3, rounds=2)
+    batches = metric._of_batches(evaluation)[""]  # (R, S·N)
+    anchors, picked = joint._batches(30, 2, 3, 2)
+    uniform = random_uniform(2 * 30 * 3, "joint classes").reshape(60, 3)
+    for r in range(2):
+        true, functions = (
+            evaluation.truth.predicted.arrays()["probs"][r],
+            evaluation.truth.functions[:, r].double().exp(),
+        )
+        kept = []
+        for b, (places, which) in enumerate(zip(anchors.flatten(0, 1), picked.flatten(0, 1), strict=True)):
+            ours, theirs = 1.0, torch.ones(len(functions), dtype=torch.float64)
+            for place, u in zip(places[which].tolist(), uniform[b], strict=True):
+                label = int((u > true[place].cumsum(0)[:-1]).sum())
+                ours, theirs = ours * true[place, label], theirs * functions[:, place, label]
+            assert float(batches[r, b]) == pytest.approx(math.log(ours) - math.log(theirs.mean()))
+            if not set(places.tolist()) & {4, 9, 14, 19, 24, 29}:
+                kept.append(float(batches[r, b]))
+        left = metric.without_blocks(evaluation, "test", torch.arange(30) % 5)[""]
+        assert float(left[r, 4]) == pytest.approx(sum(kept) / len(kept))
+
+
+def test_the_targets_of_a_kl_are_drawn_with_the_true_probabilities(make):
+    """Of a function that gives each class a likelihood of its own, the mean tells how often each was drawn."""
+    evaluation, metric = make(rows=3).classification(num=900), JointKL()
+    true = evaluation.truth.predicted.arrays()["probs"]
+    value = torch.tensor([0.0, -1.0, -2.5, -4.0]).double()
+    marked = replace(evaluation.truth, functions=value.expand(1, 3, 900, 4))
+    found = metric(replace(evaluation, truth=marked))[""]
+    expected = 10 * ((true * true.log()).sum(-1) - (true * value).sum(-1)).mean(1)
+    assert found.tolist() == pytest.approx(expected.tolist(), rel=0.05)

@@ -98,6 +98,30 @@ def test_a_record_keeps_functions_where_they_are_asked_for_and_scores_them_again
     torch.testing.assert_close(own[:, 0], arrays["joint.function_log_prob"][:, place], atol=0, rtol=0)
 
 
+def test_a_record_keeps_the_truth_and_what_functions_make_of_every_class(tmp_path: Path) -> None:
+    cells: dict[str, Any] = {"method": "mc_dropout", "model": "mlp", "samples": 4, "jobs": 1, "splits": "each"}
+    options = {"mc_dropout.epochs": 2, "mlp.widths": "5", "testbed.joint": 7, "testbed.num_test": 30}
+    api.run(**cells, dataset="testbed", seeds=3, set=options, results=tmp_path)
+    (record,) = records.read(tmp_path)
+    arrays = records.predictions(tmp_path, record)
+    assert arrays["joint.function_log_probs"].shape == (7, 3, 30, 2)
+    (chosen,) = catalog.choices("datasets", "testbed", {"testbed": {"num_test": [30]}})
+    for row, replicate in enumerate(record.replicates):
+        task = catalog.load_task(chosen, replicate.split)
+        assert torch.equal(arrays["truth.log_probs"][row], task.truth["log_probs"])
+    kept = evaluation.read(record, arrays)
+    assert kept is not None
+    names = ("testbed_kl", "testbed_kl_dyadic", "oracle_nll", "oracle_entropy", "joint_nll")
+    found = measure(kept, {name: catalog.metrics()[name] for name in names})
+    assert found == {name: record.values.metrics[name] for name in names}
+    # a replicate that is taken out takes its own row along
+    records.without(tmp_path, record, {record.replicates[1]})
+    (left,) = records.read(tmp_path)
+    rest = records.predictions(tmp_path, left)
+    for name, at in (("truth.log_probs", 0), ("joint.function_log_probs", 1)):
+        assert torch.equal(rest[name], arrays[name].index_select(at, torch.tensor([0, 2])))
+
+
 def test_a_target_that_is_no_class_is_refused(refused: Any, tmp_path: Path) -> None:
     words = ["run", "--model", "logistic", "--method", "mle", "--seeds", "1", "--results", tmp_path / "none"]
     refused.command([*words, "--dataset", "diabetes", "--set", "diabetes.joint=3"], "diabetes.joint")

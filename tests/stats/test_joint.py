@@ -35,3 +35,20 @@ def test_functions_that_differ_gain_where_a_target_comes_again():
 def test_a_likelihood_too_small_for_a_float_is_none_too_small_for_its_logarithm():
     log_prob = torch.full((3, 1), -80.0)
     assert joint_log_likelihood(log_prob, torch.tensor([[0]]), torch.tensor([[50]])).tolist() == pytest.approx([-4000])
+
+
+@pytest.mark.parametrize("functions", [8, 32])
+def test_of_few_functions_the_logarithm_is_too_small_by_half_their_variance_over_their_number(functions):
+    """w = p^5 with p ~ Beta(8, 8), whose moments are known: E log mean w = log E w − Var(w) / (2 M E² w) + …"""
+    torch.manual_seed(0)
+    log_prob = torch.distributions.Beta(8.0, 8.0).sample((functions, 60_000)).log()
+    every, five = torch.arange(60_000)[:, None], torch.full((60_000, 1), 5)
+    found = joint_log_likelihood(log_prob, every, five)
+    first, second = (moment(8, 8, power) for power in (5, 10))
+    bias = math.log(first) - float(found.mean())
+    assert bias == pytest.approx((second / first**2 - 1) / (2 * functions), rel=0.15)
+
+
+def moment(a, b, power):
+    """E p^power of Beta(a, b)."""
+    return math.exp(math.lgamma(a + power) - math.lgamma(a) + math.lgamma(a + b) - math.lgamma(a + b + power))
