@@ -183,7 +183,10 @@ def check_task(task: Any) -> None:
             raise Broken(f"the out-of-distribution set {name!r} cannot be called that: {taken}")
         _check_inputs(f"ood[{name!r}]", x, signature)
     truth: dict[Any, Any] = dict(task.truth)
-    kinds = {"categorical": {"log_probs": (signature.outputs,)}, "gaussian": {"mean": (), "sd": ()}}
+    kinds: dict[str, dict[str, tuple[int, ...]]] = {
+        "categorical": {"log_probs": (signature.outputs,)},
+        "gaussian": {"mean": (), "sd": ()},
+    }
     right = {name: (len(task.test.y), *rest) for name, rest in kinds.get(signature.likelihood, {}).items()}
     if truth and {name: (tuple(value.shape), value.dtype) for name, value in truth.items()} != {
         name: (shape, torch.float64) for name, shape in right.items()
