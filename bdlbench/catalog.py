@@ -471,5 +471,7 @@ def import_file(path: Path, what: str = "plugin") -> Any:
             sys.modules[name] = before
         where = raised_at(error)
         place = f"{shown(where[0])}:{where[1]}" if where else shown(path)
-        raise BadInput(f"{what} {path} does not import: {told(error)} ({place})") from error
+        ours = isinstance(error, ImportError) and (error.name or "").partition(".")[0] == "bdlbench"
+        better = ": what a plugin needs is in bdlbench.extend" if ours else ""
+        raise BadInput(f"{what} {path} does not import: {told(error)} ({place}){better}") from error
     return module

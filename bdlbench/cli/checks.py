@@ -122,7 +122,8 @@ def _print_section(section: GateSection) -> None:
 
 def check(
     names: Annotated[
-        list[str], typer.Argument(metavar="NAME", help="entries  [default: all entries of the plugins]")
+        list[str],
+        typer.Argument(metavar="NAME", help="entries, or a plugin's file  [default: all entries of the plugins]"),
     ] = [],  # noqa: B006
     plugin: PluginsOption = [],  # noqa: B006
     replaced: Replaced = [],  # noqa: B006
@@ -136,9 +137,10 @@ def check(
     """
     from bdlbench.gate import check_plugin as contracts
 
-    add_plugins(plugin, replaced)
+    given = [*plugin, *(Path(name) for name in names if name.endswith(".py"))]
+    add_plugins(given, replaced)
     verdicts = set()
-    for kind, name in contracts.chosen(names, plugin):
+    for kind, name in contracts.chosen([name for name in names if not name.endswith(".py")], given):
         for found in contracts.check(kind, name):
             verdicts.add(found.verdict)
             words = {"holds": "holds", "fault": "FAULT", "unchecked": "not checked"}[found.verdict]

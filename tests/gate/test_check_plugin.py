@@ -49,6 +49,19 @@ def test_every_plugin_of_the_folder_is_one_of_these() -> None:
     assert {path.stem for path in PLUGINS.glob("*.py")} == {"good", *FAULTS}
 
 
+def test_a_file_may_be_named_as_the_entries_are(capsys: pytest.CaptureFixture[str]) -> None:
+    whole = checked(capsys, "--plugin", str(PLUGINS / "good.py"))
+    assert checked(capsys, str(PLUGINS / "good.py")) == whole
+    code, lines = checked(capsys, "confidence", str(PLUGINS / "good.py"))
+    assert code == 0 and lines == whole[1][3:4]
+
+
+@pytest.mark.parametrize("line", ["from bdlbench.layers import Point", "from bdlbench.data import Examples"])
+def test_a_plugin_for_another_interface_hears_of_ours(line: str, tmp_path: Path, refused: Any) -> None:
+    (tmp_path / "old.py").write_text(line + "\n")
+    refused.command(["check", tmp_path / "old.py"], "old.py:1", "bdlbench.extend")
+
+
 def test_a_good_plugin_passes(capsys: pytest.CaptureFixture[str]) -> None:
     code, lines = checked(capsys, "--plugin", str(PLUGINS / "good.py"))
     assert code == 0
