@@ -85,6 +85,8 @@ def pytest_addoption(parser):
         action="store_true",
         help="test every method on every model: without it, models that consist of what others have meet two methods",
     )
+    parser.addoption("--all-faults", action="store_true", help="200 kills and twenty processes, instead of a few")
+    parser.addoption("--faults-page", action="store_true", help="write what tests/faults saw into docs/faults.md")
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest reads -m

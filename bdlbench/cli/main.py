@@ -8,11 +8,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from bdlbench.cli import terminal
+from bdlbench.cli import interrupts, terminal
 from bdlbench.cli.checks import check, gate, verify
 from bdlbench.cli.claims import claims
 from bdlbench.cli.listing import data, list_
@@ -63,15 +64,19 @@ def main(argv: Sequence[str] | None = None) -> int:
                 raise Interrupted("interrupted")
             sys.stdout.flush()  # fail here, not when the interpreter ends
             return code if isinstance(code, int) else 0
-        except BenchError as error:
-            return _fail(f"{error}{_place(error)}", error.exit_code)
-        except (KeyboardInterrupt, typer.Abort):
-            return _fail("interrupted", INTERRUPTED)
         except BaseException as error:  # also sys.exit of other code, whose number is not a verdict
+            if isinstance(error, Interrupted):
+                return _fail(str(error), INTERRUPTED)
+            if isinstance(error, KeyboardInterrupt | typer.Abort) or interrupts.pressed():
+                return _fail("interrupted", INTERRUPTED)
+            if isinstance(error, BenchError):
+                return _fail(f"{error}{_place(error)}", error.exit_code)
             if hasattr(error, "format_message"):  # the command line itself is wrong
                 return _fail(error.format_message(), BadInput.exit_code)
             if os.environ.get("BDLBENCH_DEBUG") == "1":
                 raise
+            if isinstance(error, OSError) and _is_theirs(error.filename):
+                return _fail(f"{error.filename} cannot be read or written: {error.strerror}", BadInput.exit_code)
             return _fail(f"internal error: {type(error).__name__}: {error} (BDLBENCH_DEBUG=1 shows where)", INTERNAL)
 
 
@@ -85,6 +90,13 @@ def _place(error: BenchError) -> str:
     return f" ({foreign.shown(where[0])}:{where[1]})" if where and where[0].name not in str(error) else ""
 
 
+def _is_theirs(file: object) -> bool:
+    """Tell whether the system has refused a file of the user's: then the disk or a name is wrong, not this package."""
+    package = Path(__file__).parents[1]
+    return isinstance(file, str) and not Path(file).is_relative_to(package)
+
+
 def _fail(message: str, code: int) -> int:
+    interrupts.told()
     print(f"bdlbench: {' '.join(message.split())}", file=sys.stderr)
     return code

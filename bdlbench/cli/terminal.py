@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import codecs
+import errno
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO
+
+from bdlbench.core.errors import Unwritten
 
 PLAIN = {"↑": "^", "↓": "v", "±": "+/-", "·": ".", "×": "x", "−": "-", "—": "-", "–": "-", "─": "-", "…": "..."}
 PLAIN |= {"→": "->", "∞": "inf", "²": "^2", "≥": ">=", "≤": "<=", "√": "sqrt ", "α": "alpha", "σ": "sigma"}
@@ -17,14 +20,19 @@ ERRORS = "bdlbench.plain"
 """The name of this rule among the error handlers of codecs."""
 
 
+GONE = frozenset((errno.EPIPE, errno.EIO, errno.EBADF, errno.ENXIO))
+"""Errors of a stream that nobody reads any more: a closed pipe, a terminal that was closed, no stream at all."""
+
+
 class _Output:
     """A stream whose reader may leave; later output is discarded, and the command's result stays the same.
 
-    A closed pipe does not change what the command found. Any other failure, such as a full disk, is raised once.
+    Stderr may fail in any way, because progress and notes are no result. If stdout fails while it has a reader, such as
+    a file on a full disk, that is raised once.
     """
 
-    def __init__(self, stream: TextIO) -> None:
-        self.stream = stream
+    def __init__(self, stream: TextIO, is_result: bool) -> None:
+        self.stream, self.is_result = stream, is_result
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)
@@ -32,24 +40,24 @@ class _Output:
     def write(self, text: str) -> int:
         try:
             return self.stream.write(text)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: other code has closed it
             self._leave(error)
             return len(text)
 
     def flush(self) -> None:
         try:
             self.stream.flush()
-        except OSError as error:
+        except (OSError, ValueError) as error:
             self._leave(error)
 
-    def _leave(self, error: OSError) -> None:
+    def _leave(self, error: OSError | ValueError) -> None:
         """Redirect the stream to nothing, because its buffer would fail again when the interpreter ends."""
         with suppress(OSError, ValueError):  # a stream without a file
             nothing = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nothing, self.stream.fileno())
             os.close(nothing)
-        if not isinstance(error, BrokenPipeError):
-            raise error
+        if self.is_result and isinstance(error, OSError) and error.errno not in GONE:
+            raise Unwritten(f"stdout cannot be written: {error.strerror}") from None
 
 
 @contextmanager
@@ -63,7 +71,7 @@ def forgiving() -> Iterator[None]:
             if hasattr(stream, "reconfigure"):
                 rules.append((stream, stream.errors))
                 stream.reconfigure(errors=ERRORS)
-            setattr(sys, name, _Output(stream or nothing))
+            setattr(sys, name, _Output(stream or nothing, name == "stdout"))
         try:
             yield
             sys.stdout.flush()

@@ -32,6 +32,12 @@ class NotComparable(BenchError):
     exit_code = NOT_COMPARABLE
 
 
+class Unwritten(BenchError):
+    """What a command found cannot be written to stdout."""
+
+    exit_code = INCOMPLETE
+
+
 class Interrupted(BenchError):
     """Ctrl-C."""
 

@@ -12,9 +12,26 @@ from typing import Any
 
 from bdlbench.core.errors import BadInput
 
+ATTEMPTS = 3
+"""How often a file is written whose folder, or whose half, another process removes meanwhile."""
+
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file so that, whatever happens on the way, it holds either all of `content` or what it held before."""
+    """Write a file so that, whatever happens on the way, it holds either all of `content` or what it held before.
+
+    Raises OSError, which names the file, if the system refuses.
+    """
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            _write_and_rename(path, content)
+            return
+        except OSError as error:
+            if not isinstance(error, FileNotFoundError) or attempt == ATTEMPTS:
+                error.filename, error.filename2 = str(path), None  # not the half's name, nor none
+                raise
+
+
+def _write_and_rename(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:

@@ -15,6 +15,7 @@ import os
 import sys
 import tarfile
 import tempfile
+import threading
 import warnings
 import zlib
 from collections.abc import Sequence
@@ -46,6 +47,9 @@ PATIENCE_SECONDS = 10.0
 
 SLOWEST_BYTES_PER_SECOND = 10_000
 """A server that sends less uses up the patience: the largest file, of 170 MB, takes at most five hours."""
+
+LOOK_EVERY = 0.1
+"""Seconds between looks at the speed of a download."""
 
 MOST_BYTES = 1 << 30
 """A download that is longer is not one of ours."""
@@ -366,8 +370,8 @@ def _retrieved(origin: Origin, folder: Path) -> Path:
 def _receive(url: str, path: Path, patience: float) -> None:
     """Write what a server sends into a file.
 
-    A time limit of urllib, of requests or of pooch is one for each read, which a byte a second never exceeds. So the
-    speed is looked at after every piece that has arrived (`read1`), beginning with the first.
+    A time limit of urllib, of requests or of pooch is one for each read, which a byte a second never exceeds, neither
+    in the headers nor in the body. So a thread of its own reads, and this one looks at the clock.
 
     Raises:
         TimeoutError: The server is silent for `patience` seconds, or so slow that it has cost as much.
@@ -375,18 +379,34 @@ def _receive(url: str, path: Path, patience: float) -> None:
         HTTPException: The answer is no HTTP.
     """
     asked = Request(url, headers={"User-Agent": "bdlbench"})
-    started, received = now(), 0
-    with urlopen(asked, timeout=patience) as response, path.open("wb") as file:  # file: redirects are refused by urllib
-        while piece := response.read1(1 << 16):
-            received += file.write(piece)
+    received, ended, failed = 0, threading.Event(), list[BaseException]()
+
+    def read() -> None:
+        nonlocal received
+        try:
+            with urlopen(asked, timeout=patience) as response:  # file: redirects are refused by urllib
+                while piece := response.read1(1 << 16):
+                    received += file.write(piece)
+                    if received > MOST_BYTES:
+                        raise OSError(f"{url} does not end: more than {MOST_BYTES:,} bytes")
+                announced = response.headers.get("Content-Length")
+            if announced is not None and int(announced) != received:
+                raise OSError(f"{url} is cut short: {received:,} of {int(announced):,} bytes")
+        except BaseException as error:
+            failed.append(error)
+        finally:
+            ended.set()
+
+    with path.open("wb") as file:  # closed when it is given up, so that the thread ends at its next piece
+        started = now()
+        threading.Thread(target=read, daemon=True).start()
+        while not ended.wait(LOOK_EVERY):
             seconds = now() - started
             if seconds > patience + received / SLOWEST_BYTES_PER_SECOND:
-                raise TimeoutError(f"{url} is too slow: {received:,} bytes in {seconds:.0f} s")
-            if received > MOST_BYTES:
-                raise OSError(f"{url} does not end: more than {MOST_BYTES:,} bytes")
-        announced = response.headers.get("Content-Length")
-    if announced is not None and int(announced) != received:
-        raise OSError(f"{url} is cut short: {received:,} of {int(announced):,} bytes")
+                slow = f"is too slow: {received:,} bytes" if received else "timed out: nothing of the file"
+                raise TimeoutError(f"{url} {slow} in {seconds:.0f} s")
+    if failed:
+        raise failed[0]
 
 
 def _unpacked(archive: Path, member: str) -> bytes:

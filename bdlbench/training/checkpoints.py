@@ -77,11 +77,16 @@ def read(path: Path, depends: Mapping[str, str] | None = None) -> dict[str, Tens
     return {name: value.clone() for name, value in tensors.items()}  # copies are aligned: bits depend on it
 
 
-def set_aside(path: Path) -> Path:
-    """Rename a checkpoint, so that nothing resumes from it and nothing is lost. Returns its new path."""
+def set_aside(path: Path) -> Path | None:
+    """Rename a checkpoint, so that nothing resumes from it and nothing is lost.
+
+    Returns its new path; None if it is gone, because another run of the same fit has just removed it.
+    """
     place = path.with_name(path.name + ASIDE)
-    path.replace(place)
-    return place
+    try:
+        return path.replace(place)
+    except FileNotFoundError:
+        return None
 
 
 def _checksum(head: Mapping[str, object], body: bytes) -> str:

@@ -656,8 +656,8 @@ class _Saver:
             saved = checkpoints.read(self.path, self._depends())
             found = _state_in({name: value.to(device) for name, value in saved.items()}, fresh, steps)
         except checkpoints.Unusable as reason:
-            aside = checkpoints.set_aside(self.path)
-            self.current.note(f"a checkpoint is set aside as {aside}: {reason}; the fit begins again")
+            if aside := checkpoints.set_aside(self.path):
+                self.current.note(f"a checkpoint is set aside as {aside}: {reason}; the fit begins again")
             return fresh
         position = {k.removeprefix("noise."): v for k, v in saved.items() if k.startswith("noise.")}
         noise.resume(position, device)
