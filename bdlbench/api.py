@@ -306,7 +306,9 @@ def run(  # noqa: PLR0913 - one argument for each option of the command
         with notebook.progress(job.batches, progress, notes) as hear:
             work.perform(job, workers, hear)
         held = work.held(job)
-    return Trained(held.records, tuple(work.left_out(job)), held.results, tuple(dict.fromkeys(notes)))
+    return Trained(
+        held.records, (*work.left_out(job), *work.missing(job, held)), held.results, tuple(dict.fromkeys(notes))
+    )
 
 
 def dataset_from(

@@ -187,7 +187,7 @@ def _print_results(job: Job, metrics: Sequence[str]) -> bool:
         write(tables.render(done, "terminal", metrics, "", *screen()))
         print_options_in_force(done)
         print_machines(done, metrics)
-    left_out = work.left_out(job)
+    left_out = [*work.left_out(job), *work.missing(job, held)]
     for line in left_out:
         print(line)
     failed = print_failures(held.results)

@@ -12,7 +12,7 @@ from typing import Any
 
 from bdlbench.core.errors import BadInput
 
-ATTEMPTS = 3
+WRITE_TRIES = 3
 """How often a file is written whose folder, or whose half, another process removes meanwhile."""
 
 
@@ -21,12 +21,12 @@ def write_atomic(path: Path, content: bytes) -> None:
 
     Raises OSError, which names the file, if the system refuses.
     """
-    for attempt in range(1, ATTEMPTS + 1):
+    for attempt in range(1, WRITE_TRIES + 1):
         try:
             _write_and_rename(path, content)
             return
         except OSError as error:
-            if not isinstance(error, FileNotFoundError) or attempt == ATTEMPTS:
+            if not isinstance(error, FileNotFoundError) or attempt == WRITE_TRIES:
                 error.filename, error.filename2 = str(path), None  # not the half's name, nor none
                 raise
 

@@ -194,6 +194,20 @@ def left_out(job: Job) -> list[str]:
     return [f"skipped: {'; '.join(dict.fromkeys(cells))}: {reason}" for reason, cells in titles.items()]
 
 
+def missing(job: Job, holdings: Holdings) -> list[str]:
+    """Name the cells whose records are not there after a run, though nothing is known to have failed.
+
+    They could not be written, or somebody has removed them meanwhile.
+    """
+    known = {result.key: {*result.replicates, *result.failed} for result in holdings.results}
+    lines = []
+    for cell in dict.fromkeys(cell for cell in job.spec.cells if cell not in job.skipped):
+        if count := len(set(job.spec.replicates) - known.get(cell.key, set())):
+            where = f"{count} of {len(job.spec.replicates)} replicates are not in {job.results}"
+            lines.append(f"missing: {cell.title}: {where}; the same command makes them")
+    return lines
+
+
 def refused(job: Job) -> dict[Cell, str]:
     """Find cells that their model or method rejects, with the reason, if their data are already present."""
     here = {
@@ -284,7 +298,7 @@ def _set_aside(job: Job) -> None:
         if old.key in cells and not set(job.spec.replicates).isdisjoint([*old.replicates, *old.failed]):
             for ending in (".safetensors", ".json"):
                 source = job.results / f"{old.path.stem or old.name}{ending}"
-                if source.exists():
+                with suppress(FileNotFoundError):  # without predictions; or another run has just set it aside
                     files.write_atomic(job.results / REPLACED / source.name, source.read_bytes())
             records.without(job.results, old, set(job.spec.replicates))
 
@@ -328,7 +342,8 @@ def _tidy(job: Job, began: float) -> None:
     _forget_checkpoints(
         job.results, [b for b in whole if owing.isdisjoint((row.cell.key, row.replicate) for row in b.rows)]
     )
-    for part in [*job.results.glob(".*.part"), *hidden.glob(".*.part")]:
+    places = (job.results, hidden, job.results / records.PARAMETERS)
+    for part in (part for place in places for part in place.glob(".*.part")):
         with suppress(FileNotFoundError):  # another run has just removed or renamed it
             if part.stat().st_mtime < began:
                 part.unlink()
@@ -336,9 +351,14 @@ def _tidy(job: Job, began: float) -> None:
         hidden.rmdir()
     done = records.done(made)
     for copy in replaced.glob("*.json"):
-        old = records.read_one(copy)
+        try:
+            old = records.read_one(copy)
+        except BadInput:
+            if copy.exists():
+                raise
+            continue  # another run has just tidied up
         if done.get(old.key, set()).issuperset(old.replicates):
-            copy.unlink()
+            copy.unlink(missing_ok=True)
             copy.with_suffix(".safetensors").unlink(missing_ok=True)
     if any(replaced.glob("*.json")):
         say(f"records whose cells failed when they were trained again are kept in {replaced}")
