@@ -30,6 +30,7 @@ from bdlbench import catalog
 from bdlbench.core.clock import Stopwatch
 from bdlbench.core.spec import Cell, Replicate
 from bdlbench.records import record as records
+from bdlbench.records.arrays import row_axis
 from bdlbench.records.record import Record
 from bdlbench.runs.batch import Batch, Row, Settings, run_batch
 
@@ -137,7 +138,7 @@ def stored(folder: Path, record: Record, seed: int) -> dict[str, object]:
     """Return every value of one seed, and the bytes of its predictions."""
     i = record.replicates.index(Replicate(seed))
     arrays = records.predictions(folder, record)
-    rows = {k: v.select(records.row_axis(k), i).contiguous().numpy().tobytes() for k, v in arrays.items()}
+    rows = {k: v.select(row_axis(k), i).contiguous().numpy().tobytes() for k, v in arrays.items()}
     return {"values": record.values.take([i]), **rows}
 
 

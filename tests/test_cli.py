@@ -28,6 +28,7 @@ from bdlbench.data import downloads
 from bdlbench.peers import work as peer_work
 from bdlbench.peers import works
 from bdlbench.records import record as records
+from bdlbench.records.arrays import row_axis
 from bdlbench.records.contents import Environment
 from bdlbench.records.record import Record
 from bdlbench.report import tables
@@ -122,7 +123,7 @@ def stored(folder: Path) -> dict[tuple[str, int], tuple[Any, ...]]:
         for i, replicate in enumerate(record.replicates):
             metrics = {name: entry.values[i] for name, entry in record.values.metrics.items()}
             others = replace(record.values.take([i]), metrics={})
-            rows = {name: value.select(records.row_axis(name), i).tolist() for name, value in arrays.items()}
+            rows = {name: value.select(row_axis(name), i).tolist() for name, value in arrays.items()}
             found[record.cell.method.name, replicate.seed] = (metrics, others, rows)
     return found
 
@@ -221,6 +222,7 @@ def test_second_run_is_light(results: Path) -> None:
     arguments = ["run", *TINY, *chosen, "--results", str(results)]
     code = f"""
 import sys, time
+from bdlbench.records.arrays import row_axis
 from bdlbench.cli.main import main
 assert main({arguments}) == 0
 assert time.process_time() < 4

@@ -24,7 +24,7 @@ from bdlbench.cli.run import run
 from bdlbench.cli.score import score
 from bdlbench.cli.tune import tune
 from bdlbench.core import instructions
-from bdlbench.core.errors import INTERNAL, INTERRUPTED, BadInput, BenchError, Interrupted
+from bdlbench.core.errors import INTERNAL, INTERRUPTED, BadInput, BenchError, Interrupted, printable
 
 app = typer.Typer(
     add_completion=False,
@@ -98,5 +98,5 @@ def _is_theirs(file: object) -> bool:
 
 def _fail(message: str, code: int) -> int:
     interrupts.told()
-    print(f"bdlbench: {' '.join(message.split())}", file=sys.stderr)
+    print(f"bdlbench: {printable(' '.join(message.split()))}", file=sys.stderr)
     return code

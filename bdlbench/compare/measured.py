@@ -14,7 +14,7 @@ from bdlbench import catalog
 from bdlbench.core import foreign
 from bdlbench.core.spec import Replicate
 from bdlbench.records import evaluation
-from bdlbench.records import record as records
+from bdlbench.records.arrays import row_axis
 from bdlbench.records.cells import Result
 from bdlbench.records.record import Record
 from bdlbench.stats.behrens_fisher import Array
@@ -193,7 +193,7 @@ def checksums(kept_with: StoredPredictions) -> dict[Replicate, str]:
         for i, replicate in enumerate(record.replicates if arrays else ()):
             total = hashlib.sha256()
             for name, value in sorted(arrays.items()):
-                row = value.select(records.row_axis(name), i).contiguous().numpy()
+                row = value.select(row_axis(name), i).contiguous().numpy()
                 total.update(f"{name} {row.dtype} {row.shape}".encode() + row.tobytes())
             sums[replicate] = total.hexdigest()
     return sums

@@ -52,6 +52,11 @@ LONGEST = 60
 """How many characters of a given text a message repeats."""
 
 
+def printable(text: str) -> str:
+    """Return a text with escapes for characters that cannot be seen: they would steer a terminal, or hide a name."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode("ascii") for sign in text)
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> BadInput:
     """Return the error for a name that does not exist, with the nearest name that does.
 

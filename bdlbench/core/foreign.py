@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bdlbench.core import torch_state
-from bdlbench.core.errors import BadInput, BenchError, Diverged
+from bdlbench.core.errors import BadInput, BenchError, Diverged, printable
 
 OWN_FILES = Path(__file__).parents[1]
 LIBRARIES = tuple(Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
@@ -71,6 +71,7 @@ def told(error: BaseException) -> str:
     if isinstance(error, Broken):
         return str(error)
     words = " ".join((error.msg if isinstance(error, SyntaxError) else str(error)).split())
+    words = printable(words)
     words = words if len(words) <= LONGEST_MESSAGE else f"{words[:LONGEST_MESSAGE]} …"
     return type(error).__name__ + (f": {words}" if words else "")
 

@@ -14,9 +14,14 @@ from typing import Any
 from bdlbench.core import files, memory
 from bdlbench.core.errors import BadInput, unknown
 from bdlbench.core.options import Value, short
+from bdlbench.core.typed import Count, Misfit, Positive, typed
 
 ELSEWHERE = "elsewhere"
 """The device of a cell whose predictions were not made here."""
+
+
+MOST_ENTRIES = 16
+"""How many entries of the catalog may lie in each other as options: no method builds on more than three."""
 
 
 @dataclass(frozen=True)
@@ -41,19 +46,38 @@ class Choice:
         return cls(name, tuple(sorted(options.items())))
 
     @classmethod
-    def from_dict(cls, table: Mapping[str, Any]) -> Choice:
-        """Take back what `as_dict` gave, unchecked: a record may name entries that nobody here has.
+    def from_dict(cls, table: Any, where: str = "", nested: int = MOST_ENTRIES) -> Choice:
+        """Take back what `as_dict` gave; a record may name entries and options that nobody here has.
 
-        Raises KeyError or TypeError for a table that is none.
+        Args:
+            table: The form on disk.
+            where: The name of the table, for messages.
+            nested: How many entries may lie in each other.
+
+        Returns:
+            The choice.
+
+        Raises:
+            Misfit: It has no name, an option is no value that options can have, or entries lie too deep in each other.
         """
-        if not isinstance(table["name"], str):
-            raise TypeError(f"the name of an entry is text, not {table['name']!r}")
-        options = {
-            key: cls.from_dict(value) if isinstance(value, dict) else tuple(value) if isinstance(value, list) else value
-            for key, value in table.items()
-            if key != "name"
-        }
-        return cls(table["name"], tuple(sorted(options.items())))
+        if not isinstance(table, Mapping) or not isinstance(name := table.get("name"), str):
+            raise Misfit(f"{where}: expected an entry's name and its options")
+        if nested == 0:
+            raise Misfit(f"{where}: entries lie too deep in each other")
+        options: list[tuple[str, Value | Choice]] = []
+        for key in sorted(table.keys() - {"name"}):
+            value, place = table[key], f"{where}.{key}"
+            if isinstance(value, Mapping):
+                options.append((key, cls.from_dict(value, place, nested - 1)))
+                continue
+            many = isinstance(value, list | tuple)
+            parts = value if many else (value,)
+            if not all(isinstance(part, bool | int | float | str) for part in parts):
+                raise Misfit(f"{place}: expected a value, such as a number, a text or whole numbers")
+            if any(isinstance(part, int) and not -(2**63) <= part < 2**63 for part in parts):
+                raise Misfit(f"{place}: expected a number of 64 bits")
+            options.append((key, tuple(value) if many else value))
+        return cls(name, tuple(options))
 
     def get(self, option: str, default: Any = None) -> Any:
         """Return the value of an option, or `default` where the entry has none of this name."""
@@ -86,8 +110,8 @@ class Choice:
 class Replicate:
     """One repetition: the seed governs initialisation, batches and noise; the split, which examples are tested."""
 
-    seed: int
-    split: int = 0
+    seed: Count
+    split: Count = 0
 
 
 CHOSEN = "chosen"
@@ -110,15 +134,8 @@ class Tuning:
     options: tuple[str, ...]
     points: tuple[tuple[float, ...], ...]
     validation: float
-    samples: int
+    samples: Positive
     refit: bool = True
-
-    @classmethod
-    def from_dict(cls, table: Mapping[str, Any]) -> Tuning:
-        """Take back what `as_dict` gave. Raises KeyError or TypeError for a table that is none."""
-        known = dict(table)
-        options, points = tuple(known.pop("options")), tuple(map(tuple, known.pop("points")))
-        return cls(options, points, **known)
 
     def as_dict(self) -> dict[str, Any]:
         """Return a dict for JSON."""
@@ -156,16 +173,21 @@ class Cell:
     tuning: Tuning | None = None
 
     @classmethod
-    def from_dict(cls, table: Mapping[str, Any]) -> Cell:
-        """Take back what `as_dict` gave. Raises KeyError or TypeError for a table that lacks something, or has more."""
-        protocol = table["protocol"]
-        if table.keys() - {"tuning"} != {"protocol", "treatment", "device", "threads"}:
-            raise KeyError("a cell has a protocol, a treatment, a device and threads")
-        if protocol.keys() != {"dataset", "model", "samples"}:
-            raise KeyError("a protocol has a dataset, a model and samples")
-        method, model, dataset = map(Choice.from_dict, (table["treatment"], protocol["model"], protocol["dataset"]))
-        tuning = Tuning.from_dict(table["tuning"]) if "tuning" in table else None
-        return cls(method, model, dataset, protocol["samples"], table["device"], table["threads"], tuning)
+    def from_dict(cls, table: Any) -> Cell:
+        """Take back what `as_dict` gave. Raises Misfit for a table that lacks something, or has more."""
+        found = typed(table, _CellTable, "cell")
+        protocol, tuning = found.protocol, found.tuning
+        if tuning and any(len(point) != len(tuning.options) for point in tuning.points):
+            raise Misfit("cell.tuning.points: expected a value for each of the options")
+        return cls(
+            Choice.from_dict(found.treatment, "cell.treatment"),
+            Choice.from_dict(protocol.model, "cell.protocol.model"),
+            Choice.from_dict(protocol.dataset, "cell.protocol.dataset"),
+            protocol.samples,
+            found.device,
+            found.threads,
+            tuning,
+        )
 
     def chosen_by(self, tuning: Tuning) -> Cell:
         """Return the cell whose replicates choose the options of `tuning`."""
@@ -199,6 +221,26 @@ class Cell:
     def title(self) -> str:
         """Its name for people: mle · mlp · digits."""
         return f"{self.method.name} · {self.model.name} · {self.dataset.name}"
+
+
+@dataclass(frozen=True)
+class _ProtocolTable:
+    """The protocol of a cell on disk."""
+
+    dataset: dict[str, Any]
+    model: dict[str, Any]
+    samples: Positive
+
+
+@dataclass(frozen=True)
+class _CellTable:
+    """A cell on disk."""
+
+    protocol: _ProtocolTable
+    treatment: dict[str, Any]
+    device: str
+    threads: Positive
+    tuning: Tuning | None = None
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from bdlbench.core import environment, files
 from bdlbench.core.clock import now
 from bdlbench.core.errors import BadInput, DataUnavailable, NotComparable
 from bdlbench.core.spec import Choice, Spec
+from bdlbench.core.typed import decoded
 from bdlbench.gate import objectives, speed
 from bdlbench.gate.verify import same_statistic, title_of
 from bdlbench.records import reading
@@ -524,7 +525,7 @@ def _is_speed(content: Any) -> bool:
 def _read(path: Path, is_right: Callable[[Any], bool]) -> dict[str, Any]:
     """Read a file of the reference. Raises BadInput if it is absent, incomplete or malformed."""
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = decoded(path.read_bytes())
     except (OSError, ValueError):
         content = None
     if not is_right(content):

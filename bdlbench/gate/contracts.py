@@ -37,7 +37,8 @@ from bdlbench.protocols import (
     Restores,
     WithoutBlocks,
 )
-from bdlbench.records import evaluation, record
+from bdlbench.records import evaluation
+from bdlbench.records.arrays import row_axis
 from bdlbench.records.contents import Environment, Values
 from bdlbench.records.record import Record
 from bdlbench.runs import scoring
@@ -465,7 +466,7 @@ def stored(evaluation: Evaluation) -> dict[str, Tensor]:
 def read_again(arrays: Mapping[str, Tensor], samples: int, rows: Sequence[int]) -> Evaluation:
     """Read the predictions of some rows as a record stores them."""
     index = torch.tensor(rows)
-    kept = {name: value.index_select(record.row_axis(name), index) for name, value in arrays.items()}
+    kept = {name: value.index_select(row_axis(name), index) for name, value in arrays.items()}
     values = Values(samples=(samples,) * len(rows))
     cell = Cell(Choice("any"), Choice("any"), Choice("any"), samples)
     again = evaluation.read(Record(cell, tuple(map(Replicate, rows)), values, {}, Environment()), kept)

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Literal
 
+from bdlbench.core.typed import Count, Misfit, Positive, Text, typed
 from bdlbench.entries import definition_of
 
 FACT = "fact."
@@ -33,7 +34,7 @@ class Values:
 
     metrics: Mapping[str, MetricValues] = field(default_factory=dict)
     parameters_sha256: tuple[str, ...] = ()
-    samples: tuple[int, ...] = ()
+    samples: tuple[Positive, ...] = ()
     elbo_nats: tuple[float | None, ...] = ()
     facts: Mapping[str, tuple[float | None, ...]] = field(default_factory=dict)
     first_steps: tuple[FirstSteps, ...] = ()
@@ -41,21 +42,47 @@ class Values:
     curves: MeasuredCurves | None = None
 
     @classmethod
-    def from_dict(cls, table: Mapping[str, Any]) -> Values:
-        """Read the form on disk. Raises KeyError or TypeError for a missing or an unknown field."""
-        columns = {key: column for key, column in table.items() if key not in ("metrics", "curves")}
-        rest = {key: tuple(column) for key, column in columns.items() if not key.startswith(FACT)}
-        steps, audits = rest.pop("first_steps", ()), rest.pop("objective", ())
-        return cls(
-            metrics={name: MetricValues.from_dict(entry) for name, entry in table["metrics"].items()},
-            facts={key.removeprefix(FACT): tuple(v) for key, v in table.items() if key.startswith(FACT)},
-            first_steps=tuple(
-                FirstSteps(row["steps"], row["sha256"], tuple(row["norm"]), tuple(row["loss"])) for row in steps
-            ),
-            objective=tuple(ObjectiveFactors(**row) for row in audits),
-            curves=MeasuredCurves.from_dict(table["curves"]) if "curves" in table else None,
-            **rest,
-        )
+    def from_dict(cls, table: Mapping[str, Any], rows: int) -> Values:
+        """Read the form on disk.
+
+        Args:
+            table: The form on disk.
+            rows: R, the number of replicates.
+
+        Returns:
+            The values.
+
+        Raises:
+            Misfit: A field is missing, unknown or of another type, or a column has not one value for each replicate.
+        """
+        known = {key: column for key, column in table.items() if key.startswith(FACT) and column != []}
+        facts = {key.removeprefix(FACT): column for key, column in known.items()}
+        rest = {key: column for key, column in table.items() if not key.startswith(FACT)}
+        if "metrics" not in rest or "facts" in rest:
+            raise Misfit("values: expected metrics, and each fact by a name of its own")
+        values = typed({**rest, "facts": facts}, cls, "values")
+        columns: dict[str, Sequence[Any]] = {
+            "parameters_sha256": values.parameters_sha256,
+            "samples": values.samples,
+            "elbo_nats": values.elbo_nats,
+            "first_steps": values.first_steps,
+            "objective": values.objective,
+            **{FACT + name: column for name, column in values.facts.items()},
+        }
+        series = values.curves.series if values.curves else {}
+        whole: dict[str, Sequence[Any]] = {f"metrics.{name}": entry.values for name, entry in values.metrics.items()}
+        whole |= {f"curves.{name}": column for name, column in series.items()}
+        for name, column in [*whole.items(), *((name, column) for name, column in columns.items() if column)]:
+            if len(column) != rows:
+                raise Misfit(f"values.{name}: expected {rows} values, one for each replicate, got {len(column)}")
+        for name, column in series.items():
+            if values.curves and any(len(row) != len(values.curves.epochs) for row in column):
+                raise Misfit(f"values.curves.{name}: expected a value for each of the epochs")
+        metrics = {
+            name: entry if (now := versioned(entry.definition)) == entry.definition else replace(entry, definition=now)
+            for name, entry in values.metrics.items()
+        }
+        return replace(values, metrics=metrics)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the form for JSON: unknown columns are left out, and None stands for numbers that are not finite."""
@@ -101,15 +128,9 @@ class MeasuredCurves:
             column was not measured or is not finite.
     """
 
-    epochs: tuple[int, ...]
-    samples: int
+    epochs: tuple[Positive, ...]
+    samples: Positive
     series: Mapping[str, tuple[tuple[float | None, ...], ...]]
-
-    @classmethod
-    def from_dict(cls, table: Mapping[str, Any]) -> MeasuredCurves:
-        """Read the form on disk. Raises KeyError for a missing field."""
-        series = {name: tuple(map(tuple, rows)) for name, rows in table["series"].items()}
-        return cls(tuple(table["epochs"]), table["samples"], series)
 
     def without(self, metrics: Collection[str]) -> MeasuredCurves:
         """Leave out all columns of some metrics."""
@@ -137,11 +158,6 @@ class MetricValues:
     definition: str
     values: tuple[float | None, ...] = ()
 
-    @classmethod
-    def from_dict(cls, table: Mapping[str, Any]) -> MetricValues:
-        """Read the form on disk."""
-        return cls(table["unit"], table["better"], versioned(table["definition"]), tuple(table["values"]))
-
     @property
     def numbers(self) -> list[float]:
         """The values, with NaN for those that are not finite."""
@@ -157,19 +173,26 @@ CLASSES_OF_VERSION_1 = (
 """The metric classes that records of schema 1 name. The list is closed: newer metrics have versions."""
 
 
+LONGEST_DEFINITION = 1000
+"""How many characters of a definition are parsed at most."""
+
+
 @lru_cache(maxsize=1024)
 def versioned(definition: str) -> str:
     """Translate a definition of schema 1, the `repr` of a metric, to today's form; return other definitions unchanged.
 
     `ExpectedCalibrationError(bins=15)` becomes `version 1 (bins=15)`.
     """
-    parts = re.fullmatch(r"(\w+)(\(.*\))( of .*)?", definition)
+    parts = re.fullmatch(r"(\w+)(\(.*\))( of .*)?", definition) if len(definition) < LONGEST_DEFINITION else None
     if parts is None or parts[1] not in CLASSES_OF_VERSION_1:
         return definition
-    call = ast.parse(definition.removesuffix(parts[3] or ""), mode="eval").body
-    keywords = call.keywords if isinstance(call, ast.Call) else []
-    options = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in keywords}
-    if parts[1] == "MeanFact" and options["fact"] == "depth":
+    try:
+        call = ast.parse(definition.removesuffix(parts[3] or ""), mode="eval").body
+        keywords = call.keywords if isinstance(call, ast.Call) else []
+        options = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in keywords}
+    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):  # brackets in brackets in brackets …
+        return definition
+    if parts[1] == "MeanFact" and options.get("fact") == "depth":
         options["fact"] = "halted_depth"  # its name in schema 1 was `depth`, which is a score
     return definition_of(1, options) + (parts[3] or "")
 
@@ -185,7 +208,7 @@ class FirstSteps:
         loss: Loss of each network.
     """
 
-    steps: int
+    steps: Count
     sha256: str
     norm: tuple[float | None, ...]
     loss: tuple[float | None, ...]
@@ -224,8 +247,8 @@ class TestedExamples:
         test_sha256: Hashes of the test inputs of each split; a single hash if all splits share them.
     """
 
-    train: int
-    test: int
+    train: Count
+    test: Count
     test_sha256: tuple[str, ...]
 
 
@@ -233,7 +256,7 @@ class TestedExamples:
 class PredictionsFrom:
     """The file with predictions made elsewhere, and the options of the command line that describe it."""
 
-    file: str
+    file: Text
     sha256: str = ""
     axes: str = ""
     seeds: str = ""
@@ -273,16 +296,6 @@ class Environment:
     search: str = ""
     examples: TestedExamples | None = None
     predictions_from: PredictionsFrom | None = None
-
-    @classmethod
-    def from_dict(cls, table: Mapping[str, Any]) -> Environment:
-        """Read the form on disk. Raises TypeError for an unknown field."""
-        known = dict(table)
-        if examples := known.pop("examples", None):
-            known["examples"] = TestedExamples(examples["train"], examples["test"], tuple(examples["test_sha256"]))
-        if file := known.pop("predictions_from", None):
-            known["predictions_from"] = PredictionsFrom(**file)
-        return cls(**known)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the form for JSON, without unknown fields."""

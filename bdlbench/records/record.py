@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -20,8 +21,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from bdlbench.core import files
-from bdlbench.core.errors import BadInput
+from bdlbench.core.errors import BadInput, printable
+from bdlbench.core.options import short
 from bdlbench.core.spec import Cell, Replicate
+from bdlbench.core.typed import Count, Misfit, Positive, Sha256, decoded, plain, typed, unseen
+from bdlbench.records.arrays import refuse_others, row_axis
 from bdlbench.records.contents import Environment, Values, finite
 
 SCHEMA = 6
@@ -44,6 +48,9 @@ Version 6: the environment may name the `search` that chose the options.
 
 SELECTION_SECONDS = "selection_seconds"
 """The cost of choosing options on validation rows, before the fit."""
+
+LARGEST_RECORD = 1 << 26
+"""A record of more bytes is neither written nor read: 64 MiB are 100 metrics of 25,000 replicates."""
 
 PARAMETERS = "parameters"
 """The subfolder of a folder of records that holds kept parameters."""
@@ -129,6 +136,8 @@ def write(folder: Path, record: Record, arrays: Mapping[str, Tensor], stem: str 
     path = folder / f"{stem}.json"
     body = _to_json(record)
     text = json.dumps({**body, "checksum": files.digest(body)}, indent=1, sort_keys=True, allow_nan=False)
+    if len(text) >= LARGEST_RECORD:
+        raise BadInput(f"{path} would have more than {LARGEST_RECORD >> 20} MiB: ask for fewer seeds at once")
     files.write_atomic(path, text.encode() + b"\n")
     return path
 
@@ -184,7 +193,9 @@ def _say(line: str) -> None:
 def say_passed_over(others: Sequence[Path], where: str) -> None:
     """Name the files that are not records in one line: on stderr unless the caller has set up logging."""
     if others:
-        named = ", ".join(path.name for path in others[:3]) + (f" and {len(others) - 3} more" if others[3:] else "")
+        named = ", ".join(printable(path.name) for path in others[:3]) + (
+            f" and {len(others) - 3} more" if others[3:] else ""
+        )
         _say(f"bdlbench: passed over in {where}, not records: {named}")
 
 
@@ -226,7 +237,12 @@ def predictions(folder: Path, record: Record) -> dict[str, Tensor]:
         raise BadInput(f"{path} cannot be read: {error.strerror}") from None
     if files.sha256(content) != record.predictions:
         raise BadInput(f"{path} is not the file that its record names: the checksum differs")
-    return safetensors.torch.load(content)
+    try:
+        arrays = safetensors.torch.load(content)
+        refuse_others(arrays, len(record.replicates))
+    except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
+        raise BadInput(f"{path} holds no predictions of its record: {error}; --fresh makes both again") from None
+    return arrays
 
 
 def _predictions_file(folder: Path, record: Record) -> Path:
@@ -319,11 +335,6 @@ def without(folder: Path, record: Record, gone: set[Replicate]) -> None:
     _parameters_file(folder, record).unlink(missing_ok=True)
 
 
-def row_axis(name: str) -> int:
-    """Return the replicate axis of a stored array: 1 behind the axis of groups or functions, else 0."""
-    return 1 if name.endswith(("group_log_prob", "function_log_prob", "function_log_probs")) else 0
-
-
 def _rows(name: str, value: Tensor, kept: Sequence[int]) -> Tensor:
     return value[:, kept] if row_axis(name) else value[kept]
 
@@ -350,43 +361,103 @@ def read_one(path: Path) -> Record:
     return record
 
 
+@dataclass(frozen=True)
+class _Failed:
+    """A replicate without values, on disk."""
+
+    seed: Count
+    split: Count
+    reason: str
+
+
+@dataclass(frozen=True)
+class _RecordTable:
+    """A record on disk, without its checksum."""
+
+    schema: Positive
+    cell: dict[str, Any]
+    replicates: tuple[Replicate, ...]
+    failed: tuple[_Failed, ...]
+    values: dict[str, Any]
+    cost: dict[str, float | None]
+    environment: Environment
+    predictions: Sha256
+    unscored: dict[str, str] = field(default_factory=dict)
+
+
 def _read(path: Path) -> Record | None:
     """Read one record; None if neither the name nor the content is a record's. Raises BadInput as `read_one` does."""
     called = RECORD.search(path.name) is not None
     try:
+        if path.stat().st_size > LARGEST_RECORD:
+            if not called:
+                return None
+            raise BadInput(f"{path} has more than {LARGEST_RECORD >> 20} MiB, which no record has: give another folder")
         content = path.read_bytes()
         called = called or b'"protocol"' in content  # near the start: a truncated copy still has it
-        body = json.loads(content)
+        body = decoded(content)
         alike = isinstance(body, dict) and {"schema", "cell", "replicates"} <= body.keys()
         newer = isinstance(body, dict) and type(body.get("schema")) is int and body["schema"] > SCHEMA
         if not (called or alike or newer):
             return None
-        schema = int(body["schema"])
-        if schema > SCHEMA:
-            wrote = body.get("environment", {}).get("packages", {}).get("bdlbench", "")
-            needed = f"bdlbench {wrote}" if wrote else "a newer bdlbench"
-            raise BadInput(f"{path} is of schema {schema}, this bdlbench reads {SCHEMA} at most: install {needed}")
-        altered = body.pop("checksum") != files.digest(body)
-        record = Record(
-            cell=Cell.from_dict(body["cell"]),
-            replicates=tuple(Replicate(**r) for r in body["replicates"]),
-            values=Values.from_dict(body["values"]),
-            cost=body["cost"],
-            environment=Environment.from_dict(body["environment"]),
-            failed={Replicate(f["seed"], f["split"]): f["reason"] for f in body["failed"]},
-            predictions=body["predictions"],
-            path=path,
-            unscored=body.get("unscored", {}),
-        )
+        if newer:
+            raise BadInput(f"{path} is of schema {body['schema']}, {_reader_of(body)}")
+        if not isinstance(body, dict) or "checksum" not in body:
+            raise Misfit("expected a record with its checksum")
+        if body.pop("checksum") != files.digest(body):
+            raise BadInput(f"{path} was altered: its checksum does not match its content")
+        return replace(_from_json(body, content.isascii() and b"\\" not in content), path=path)
     except OSError as error:
         if not called and not path.is_file():
             return None
         raise BadInput(f"{path} cannot be read: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (Misfit, RecursionError) as error:
         if not called:
             return None
         whole = "put a whole copy in its place, or give another folder"
-        raise BadInput(f"{path} is not a whole record: it is cut short or damaged; {whole}") from None
-    if altered:
-        raise BadInput(f"{path} was altered: its checksum does not match its content")
-    return record
+        raise BadInput(f"{path} is not a whole record: it is cut short or damaged ({error}); {whole}") from None
+
+
+def _reader_of(body: Mapping[str, Any]) -> str:
+    """Say which schema this bdlbench reads, and which bdlbench wrote a newer one."""
+    environment = body.get("environment")
+    packages = environment.get("packages") if isinstance(environment, dict) else None
+    wrote = packages.get("bdlbench") if isinstance(packages, dict) else None
+    needed = f"bdlbench {short(wrote)}" if isinstance(wrote, str) and wrote else "a newer bdlbench"
+    return f"this bdlbench reads {SCHEMA} at most: install {needed}"
+
+
+def _from_json(body: dict[str, Any], is_plain: bool) -> Record:
+    """Make a record of its form on disk, path aside.
+
+    Args:
+        body: The form on disk, without its checksum.
+        is_plain: Whether all texts are known to be of characters that can be seen. Others are refused in what names
+            cells and columns, and become escapes in the environment and in reasons.
+
+    Returns:
+        The record.
+
+    Raises:
+        Misfit: Something is absent, unknown, of another type or out of range, or columns differ in length.
+    """
+    if not is_plain:
+        hidden = next((text for part in ("cell", "values") for text in unseen(body.get(part))), None)
+        if hidden is not None:
+            raise Misfit(f"{short(hidden)} holds characters that cannot be seen")
+        body = {key: part if key in ("cell", "values") else plain(part) for key, part in body.items()}
+    found = typed(body, _RecordTable)
+    plain(found.environment.statistics)
+    failed = {Replicate(row.seed, row.split): row.reason for row in found.failed}
+    if len({*found.replicates, *failed}) < len(found.replicates) + len(found.failed):
+        raise Misfit("replicates, failed: expected each replicate once")
+    return Record(
+        cell=Cell.from_dict(found.cell),
+        replicates=found.replicates,
+        values=Values.from_dict(found.values, len(found.replicates)),
+        cost={name: math.nan if number is None else number for name, number in found.cost.items()},
+        environment=found.environment,
+        failed=failed,
+        predictions=found.predictions,
+        unscored=found.unscored,
+    )

@@ -19,6 +19,7 @@ from bdlbench.metrics.ood import OutOfDistribution
 from bdlbench.predictives.mixtures import group_sizes, with_probs
 from bdlbench.records import evaluation, reading
 from bdlbench.records import record as records
+from bdlbench.records.arrays import row_axis
 from bdlbench.records.cells import MAIN_METRICS, Result, Scores, merge
 from bdlbench.records.reading import Source
 from bdlbench.records.record import Record
@@ -138,7 +139,7 @@ def _joined(loaded: Sequence[Mapping[str, Tensor]], of_groups: bool) -> dict[str
     """Join the arrays that all records have along the replicates: either those of groups of samples, or the others."""
     names = [name for name in (loaded[0] if loaded else {}) if all(name in other for other in loaded)]
     names = [name for name in names if (name in OF_GROUPS) == of_groups]
-    return {name: torch.cat([one[name] for one in loaded], records.row_axis(name)) for name in names}
+    return {name: torch.cat([one[name] for one in loaded], row_axis(name)) for name in names}
 
 
 def _samples(part: Record, arrays: Mapping[str, Tensor]) -> int:

@@ -32,6 +32,7 @@ from bdlbench.data.task import Problem
 from bdlbench.data.validation import hold_out
 from bdlbench.protocols import Conjugate, Evaluation, HasRemark, Method, Posterior, Reference
 from bdlbench.records import record as records
+from bdlbench.records.arrays import row_axis
 from bdlbench.records.contents import (
     Environment,
     TestedExamples,
@@ -462,7 +463,7 @@ def _write_cell(batch: Batch, cell: Cell, result: _Result, settings: Settings) -
         unscored=result.unscored if good else {},
     )
     rows = torch.tensor(good, dtype=torch.int64)
-    arrays = {name: value.index_select(records.row_axis(name), rows) for name, value in result.arrays.items()}
+    arrays = {name: value.index_select(row_axis(name), rows) for name, value in result.arrays.items()}
     if settings.keep_parameters and good:  # before the record, whose existence means that all files exist
         state = {name: value.detach().cpu()[rows] for name, value in result.state.items()}
         records.write_parameters(settings.results, record, state)

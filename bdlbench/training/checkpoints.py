@@ -6,8 +6,8 @@ executes nothing when it is read.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import safetensors.torch
@@ -16,12 +16,22 @@ from torch import Tensor
 
 from bdlbench.core import files
 from bdlbench.core.errors import BenchError
+from bdlbench.core.typed import decoded, typed
 
 CHECKPOINT_SCHEMA = 2
 """Version of the layout. Version 1, before checksums, held the tensors only."""
 
 ASIDE = ".aside"
 """The ending added to the name of a checkpoint that cannot be resumed from."""
+
+
+@dataclass(frozen=True)
+class _Head:
+    """The first line."""
+
+    schema: int
+    depends: dict[str, str]
+    sha256: str
 
 
 class Unusable(BenchError):
@@ -58,16 +68,16 @@ def read(path: Path, depends: Mapping[str, str] | None = None) -> dict[str, Tens
     except OSError as error:
         raise Unusable(f"it cannot be read: {error.strerror}") from None
     try:
-        head = json.loads(line)
-        sha256, schema, known = head.pop("sha256"), head["schema"], head["depends"]
-        whole = sha256 == _checksum(head, body)
+        head = typed(decoded(line), _Head)
+        whole = head.sha256 == _checksum({"schema": head.schema, "depends": head.depends}, body)
         tensors = safetensors.torch.load(body) if whole else {}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError):
+    except (ValueError, KeyError, RuntimeError, SafetensorError):
         whole = False
     if not whole:
         raise Unusable("it is damaged, or of an older version: its checksum does not match its content")
-    if schema != CHECKPOINT_SCHEMA:
-        raise Unusable(f"it has the layout {schema}, this version writes {CHECKPOINT_SCHEMA}")
+    if head.schema != CHECKPOINT_SCHEMA:
+        raise Unusable(f"it has the layout {head.schema}, this version writes {CHECKPOINT_SCHEMA}")
+    known = head.depends
     if depends is not None:
         changed = [name for name in sorted({*known, *depends}) if known.get(name) != depends.get(name)]
         if changed:

@@ -655,21 +655,26 @@ class _Saver:
         try:
             saved = checkpoints.read(self.path, self._depends())
             found = _state_in({name: value.to(device) for name, value in saved.items()}, fresh, steps)
-        except checkpoints.Unusable as reason:
+            seconds, examples, _ = saved["spent"].tolist()
+            series = {k.removeprefix(WATCHED): v.to(device) for k, v in saved.items() if k.startswith(WATCHED)}
+            watched = Watched(tuple(saved.get("epochs watched", torch.empty(0)).int().tolist()), series)
+            first = self.fit.first
+            if "first.sha256" in saved:
+                hashes = [bytes(row).hex() for row in saved["first.sha256"].tolist()]
+                norm, first_loss = saved["first.numbers"].tolist()
+                first = Fingerprint(self.fit.marked, hashes, norm, first_loss)
+        except (checkpoints.Unusable, KeyError, TypeError, ValueError, IndexError, RuntimeError) as reason:
+            told = str(reason) if isinstance(reason, checkpoints.Unusable) else "it does not hold what a fit keeps"
             if aside := checkpoints.set_aside(self.path):
-                self.current.note(f"a checkpoint is set aside as {aside}: {reason}; the fit begins again")
+                self.current.note(f"a checkpoint is set aside as {aside}: {told}; the fit begins again")
             return fresh
         position = {k.removeprefix("noise."): v for k, v in saved.items() if k.startswith("noise.")}
-        noise.resume(position, device)
-        seconds, examples, _ = saved["spent"].tolist()
+        try:
+            noise.resume(position, device)
+        except (KeyError, TypeError, ValueError, IndexError, RuntimeError):  # some streams may have moved already
+            raise BadInput(f"{self.path} does not hold the streams of this fit: move it elsewhere") from None
         self.current.seconds_before, self.current.examples = seconds, int(examples)
-        self.fit.state = found
-        series = {k.removeprefix(WATCHED): v.to(device) for k, v in saved.items() if k.startswith(WATCHED)}
-        self.fit.watched = Watched(tuple(saved.get("epochs watched", torch.empty(0)).int().tolist()), series)
-        if "first.sha256" in saved:
-            hashes = [bytes(row).hex() for row in saved["first.sha256"].tolist()]
-            norm, first_loss = saved["first.numbers"].tolist()
-            self.fit.first = Fingerprint(self.fit.marked, hashes, norm, first_loss)
+        self.fit.state, self.fit.watched, self.fit.first = found, watched, first
         return self.fit.state
 
     def save_when_due(self, state: State, noise: Streams) -> None:

@@ -27,6 +27,7 @@ from bdlbench.core.spec import Cell, Choice, Replicate
 from bdlbench.protocols import Evaluation, Metric
 from bdlbench.records import evaluation, reading
 from bdlbench.records import record as records
+from bdlbench.records.arrays import row_axis
 from bdlbench.records.contents import Environment, MetricValues, Values
 from bdlbench.records.reading import Source
 from bdlbench.records.record import Record
@@ -65,7 +66,7 @@ def edited(folder: Path, change: Callable[[Record], Record], method: str = "mle"
         (folder / f"{record.name}{ending}").unlink()
     new = change(record)
     rows = len(new.replicates)
-    kept = {k: v[:, :rows] if records.row_axis(k) else v[:rows] for k, v in arrays.items()}
+    kept = {k: v[:, :rows] if row_axis(k) else v[:rows] for k, v in arrays.items()}
     records.write(folder, replace(new, predictions=""), kept)
 
 

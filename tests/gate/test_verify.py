@@ -22,6 +22,7 @@ from bdlbench.methods import mean_field_vi
 from bdlbench.posteriors import fitting
 from bdlbench.records import evaluation
 from bdlbench.records import record as records
+from bdlbench.records.arrays import row_axis
 from bdlbench.records.contents import Values
 from bdlbench.runs import batch as run
 from bdlbench.runs import scoring
@@ -481,14 +482,12 @@ def test_the_depth_of_a_stored_stopping_network_follows_from_what_is_stored():
 def test_predictions_of_other_replicates_are_different(folder, tmp_path):
     path = copied(folder, tmp_path, "map")
     (record,) = records.read(tmp_path)
-    fewer = {
-        name: value.narrow(records.row_axis(name), 0, 2)
-        for name, value in records.predictions(tmp_path, record).items()
-    }
+    fewer = {name: value.narrow(row_axis(name), 0, 2) for name, value in records.predictions(tmp_path, record).items()}
     records.write(tmp_path, replace(record, predictions=""), fewer)
     (record,) = records.read(path)
     found = verify.verify(tmp_path, record)
-    assert (found.verdict, found.parts[0].detail) == ("different", "they are of 2 replicates, not of 3")
+    assert found.verdict == "different"
+    assert "is not of 3 replicates" in found.parts[0].detail
 
 
 def test_a_metric_that_is_defined_in_another_way_is_not_held_against_the_record(folder, tmp_path):
@@ -500,6 +499,7 @@ def test_a_metric_that_is_defined_in_another_way_is_not_held_against_the_record(
 
 PLUGIN = """
 from dataclasses import dataclass
+from bdlbench.records.arrays import row_axis
 from bdlbench.methods.map import MAP
 
 @dataclass(frozen=True)
