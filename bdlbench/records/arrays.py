@@ -38,7 +38,7 @@ def refuse_others(arrays: Mapping[str, Tensor], rows: int) -> None:
             tells the probability of a set's targets. The text names the array.
     """
     examples: dict[str, int] = {}
-    for name, value in arrays.items():
+    for name, value in sorted(arrays.items()):  # their order differs between files
         where, dot, what = name.rpartition(".")
         axis, said = row_axis(name), f"array {name!r} {tuple(value.shape)}"
         if not (dot and name.isprintable()):

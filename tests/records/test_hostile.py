@@ -271,7 +271,7 @@ def of_two(**arrays: torch.Tensor) -> dict[str, torch.Tensor]:
     ("name", "array"),
     [
         ("test.log_probs", torch.zeros(3, 4, 3)),
-        ("test.log_probs", torch.zeros(2, 5, 3)),
+        ("test.z", torch.zeros(2, 5)),
         ("test.log_probs", torch.zeros(2, 4)),
         ("test.y", torch.zeros(2, 4, 1)),
         ("test.y", torch.zeros(())),
