@@ -21,7 +21,7 @@ PACKAGE = Path(__file__).parents[1]
 APART = (
     *("cli/", "compare/", "gate/", "peers/", "report/", "reproduce/", "published/", "claims/", "studies/", "suites/"),
     *("__main__.py", "api.py", "extend.py", "stats/hypotheses.py"),
-    *("core/typed.py", "data/in_memory.py", "records/arrays.py"),
+    "data/in_memory.py",
     *("records/cells.py", "records/reading.py", "runs/budget.py", "runs/executors.py"),
     *("runs/external_scores.py", "runs/lint.py", "runs/predictions_file.py", "runs/processes.py"),
     "runs/progress.py",
