@@ -38,6 +38,8 @@ DISTRIBUTIONS = {
     "TyXe": "tyxe",
     "torch-uncertainty": "torch-uncertainty",
     "laplace-torch": "laplace-torch",
+    "BlackJAX": "blackjax",
+    "NumPyro": "numpyro",
 }
 """The name of each library in the table, and on the package index."""
 

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from bdlbench.core.errors import unknown
 from bdlbench.data.task import Data, Signature
-from bdlbench.peers import libraries, ours, plain
+from bdlbench.peers import libraries, ours, plain, trajectories
 from bdlbench.peers.plain import LENET_SIZES, SMALL_SIZES, baselines, batches
-from bdlbench.peers.work import AUTOGRAD, PLAIN_NAME, Contender, Run, Work
+from bdlbench.peers.trajectories import Chains
+from bdlbench.peers.work import AUTOGRAD, OURS, PLAIN_NAME, Contender, Run, Work
 
 CLASSIFICATION = Signature((LENET_SIZES[0],), LENET_SIZES[-1], "categorical")
 NUMBER = Signature((SMALL_SIZES[0],), 1, "gaussian")
@@ -45,6 +46,7 @@ def works() -> dict[str, Work]:
     modules = [module("image"), module("image", "local"), module("image", "weight"), module("sequence")]
     modules.append(module_dropout())
     others = [predictive(False), predictive(True), dropout(0.5), dropout(0.3), vae(), *networks, laplace(), *modules]
+    others += [leapfrog(sizes, chains) for sizes in TRAJECTORIES for chains in (1, CHAINS)]
     return {work.name: work for work in [*training, *others]}
 
 
@@ -272,6 +274,41 @@ def laplace() -> Work:
     sizes = "-".join(map(str, SMALL_SIZES))
     title = f"Laplace, full curvature of {sizes} after {epochs} epochs of MAP, batch {SMALL_BATCH}"
     return Work("laplace", title, default, fused, (own, theirs), epochs, SMALL_STEPS)
+
+
+TRAJECTORIES: dict[tuple[int, ...], tuple[int, int]] = {(13, 16, 3): (133, 20), (64, 50, 10): (500, 4)}
+"""Networks that chains are of: examples, as many as wine has and a part of digits; and trajectories of a call."""
+
+CHAINS = 4
+LEAPFROG_STEPS = 50
+
+
+def leapfrog(sizes: tuple[int, ...], count: int) -> Work:
+    """Return the row of leapfrog steps of HMC, by one chain or by several at once, over the same by plain autograd.
+
+    The step of several chains at once is a step of each; the baseline follows them in turn. What JAX compiles is
+    compiled before.
+    """
+    examples, often = TRAJECTORIES[sizes]
+    data = partial(batches, examples, 1, sizes[0], sizes[-1])
+
+    def contender(library: str, follow: Callable[[Chains, int], Run], differs: str = "") -> Contender:
+        return Contender(
+            library, lambda times: follow(Chains(data(), sizes, count), times * LEAPFROG_STEPS), differs=differs
+        )
+
+    baseline = contender(f"{count} in turn" if count > 1 else PLAIN_NAME, trajectories.plain_leapfrog)
+    others = (
+        contender(OURS, trajectories.our_leapfrog, "energies in float64; steps are not compiled"),
+        contender("BlackJAX", trajectories.blackjax_leapfrog, "compiled"),
+        contender("NumPyro", trajectories.numpyro_leapfrog, "compiled"),
+    )
+    name = "-".join(map(str, sizes))
+    title = f"HMC, a leapfrog step of {name} on {examples} examples, "
+    title += f"{count} chains at once" if count > 1 else "one chain"
+    return Work(
+        f"leapfrog-{sizes[1]}-{count}", title, baseline, baseline, others, often, LEAPFROG_STEPS, serial=count > 1
+    )
 
 
 @cache
