@@ -29,9 +29,6 @@ from bdlbench.posteriors.fitting import prior_of
 
 STEP_SIZE = 1e-3
 
-Weights = Mapping[str, Tensor]
-"""Leaves of K networks by the names of `mlp`: fc1.weight (K, O, I), fc1.bias (K, O), and so on."""
-
 
 @dataclass(frozen=True)
 class Chains:
@@ -48,7 +45,11 @@ class Chains:
     count: int
 
     def drawn(self, seed: int, scale: float) -> dict[str, Tensor]:
-        """Draw a number for every weight of each chain, with this standard deviation; chain 0 is the same for any K."""
+        """Draw a number for every weight of each chain, with this standard deviation; chain 0 is the same for any K.
+
+        Returns:
+            Leaves by the names of `mlp`: fc1.weight (K, O, I), fc1.bias (K, O), and so on.
+        """
         found = {}
         for place, (inputs, outputs) in enumerate(pairwise(self.sizes), start=1):
             for name, shape in ((f"fc{place}.weight", (outputs, inputs)), (f"fc{place}.bias", (outputs,))):
