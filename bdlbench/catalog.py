@@ -378,7 +378,8 @@ def definition(metric: Metric) -> str:
 
 def metrics() -> dict[str, Metric]:
     """Return all metrics by name."""
-    return {name: load("metrics", name) for name in names("metrics")}
+    entries = _entries("metrics")
+    return {name: entries[name] for name in sorted(entries)}
 
 
 def _build(kind: Kind, rows: Sequence[Choice], extra: Mapping[str, Any]) -> Any:

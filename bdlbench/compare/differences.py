@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bdlbench.compare.measured import ExampleLayout, Measured
 from bdlbench.core.spec import Replicate
+from bdlbench.stats.behrens_fisher import Array
 from bdlbench.stats.crossed import Difference, Side, crossed, resampled, seed_part
 from bdlbench.stats.holm import holm
 from bdlbench.stats.jackknife import jackknife_variance
@@ -28,6 +29,8 @@ CARRIED = 0.2
 
 FLOAT32_ROUNDING = 8 * np.finfo(np.float32).eps
 """A relative difference of two means up to this size is rounding, whatever its p-value: predictions are float32."""
+
+Indices = NDArray[np.intp]
 
 Better = Literal["higher", "lower"]
 Verdict = Literal["better", "worse", "equivalent", "inconclusive"]
@@ -217,18 +220,29 @@ def told_apart(measured: Mapping[str, Measured], better: Better, layout: Example
         layout: How replicates share test examples.
 
     Returns:
-        The pairs of rows that are told apart.
+        The pairs of rows that are told apart. Of the rows that only the order of the means puts above another, there is
+        one pair: with the best of them.
     """
     means = {name: m.mean if better == "higher" else -m.mean for name, m in measured.items() if math.isfinite(m.mean)}
-    pairs = list(combinations(sorted(means, key=means.__getitem__), 2))  # the worse mean first
-    found = [_difference(measured[worse], measured[above], layout)[0] for worse, above in pairs]
-    sure = [bool(d.without_spread) and float(d.estimate) != 0 for d in found]
-    corrected = holm([math.nan if known else float(d.p_value()) for d, known in zip(found, sure, strict=True)])
-    return tuple(
-        Apart(worse, above, tested=bool(known or p <= LEVEL))
-        for (worse, above), p, known in zip(pairs, corrected, sure, strict=True)
-        if known or p <= LEVEL or (math.isnan(p) and means[worse] < means[above])
-    )
+    names = sorted(means, key=means.__getitem__)
+    order = np.array([means[name] for name in names])
+    rows = [measured[name] for name in names]
+    worse, above = np.triu_indices(len(rows), 1)  # all pairs, the worse mean first
+    least, sure = np.full(len(worse), np.nan), np.zeros(len(worse), bool)
+    for at, difference in differences_of(rows, rows, worse, above, layout):
+        sure[at] = difference.without_spread & (difference.estimate != 0)
+        least[at] = np.where(sure[at], np.nan, difference.least_p_value())
+    # what a bound below p does not reject, p does not: the quadrature is for few pairs in place of all
+    p = np.where(np.isnan(least), np.nan, 1.0)
+    close = np.flatnonzero(holm(least) <= LEVEL)
+    for at, difference in differences_of(rows, rows, worse[close], above[close], layout):
+        p[close[at]] = difference.p_value()
+    tested = sure | (holm(p) <= LEVEL)
+    ordered = ~tested & np.isnan(p) & (order[worse] < order[above])
+    best = dict(zip(worse[ordered].tolist(), above[ordered].tolist(), strict=True))  # the last of a row is the best
+    found = [(i, j, True) for i, j in zip(worse[tested].tolist(), above[tested].tolist(), strict=True)]
+    found += [(i, j, False) for i, j in best.items()]
+    return tuple(Apart(names[i], names[j], known) for i, j, known in sorted(found))
 
 
 def leaders(measured: Mapping[str, Measured], apart: Iterable[Apart]) -> frozenset[str]:
@@ -291,6 +305,110 @@ def _judged(finding: Finding, corrected_p: float, p_beyond: float, p_within: flo
     if verdict == "inconclusive":
         seeds = seeds_to_settle(finding.difference, min(finding.replicates), finding.margin, level)
     return replace(judged, verdict=verdict, seeds=seeds, detectable=detectable(finding.difference, level))
+
+
+NUMBERS_AT_ONCE = 1 << 21
+"""The most numbers of one side in the pairs that are compared at once: 16 MiB."""
+
+
+def differences_of(
+    a: Sequence[Measured], b: Sequence[Measured], i: Indices, j: Indices, layout: ExampleLayout
+) -> Iterator[tuple[Indices, Difference]]:
+    """Find the differences b[j] − a[i] of many pairs: pairs that are alike in replicates and examples at once.
+
+    Args:
+        a: One metric of the first sides.
+        b: The same of the second sides.
+        i: The place of each pair's first side in `a`, (P,).
+        j: That of its second side in `b`, (P,).
+        layout: How replicates share test examples.
+
+    Yields:
+        The places (K,) of some pairs in `i` and `j`, and their differences, with axes (K,). Each pair comes once, but
+        for pairs of which a side is empty or not finite: these do not come.
+    """
+    kinds: dict[_Kind | None, int] = {None: 0}
+    of_a, of_b = (np.array([kinds.setdefault(_kind(row), len(kinds)) for row in side], dtype=int) for side in (a, b))
+    known = list(kinds)
+    codes = of_a[i] * len(known) + of_b[j]
+    for code in np.unique(codes).tolist():
+        one, other = known[code // len(known)], known[code % len(known)]
+        if one is None or other is None:
+            continue
+        alike = np.flatnonzero(codes == code)
+        size = len(one.replicates) * max([1, *(shape[0] for shape in one.examples or () if shape)])
+        step = max(1, NUMBERS_AT_ONCE // size)
+        for at in (alike[start : start + step] for start in range(0, len(alike), step)):
+            yield at, _alike_pairs((a, i[at], one), (b, j[at], other), layout)
+
+
+class _Kind(NamedTuple):
+    """What decides by which formulas a row is compared.
+
+    Attributes:
+        replicates: Its replicates, in order.
+        examples: The shapes of each replicate's contributions; None where replicates differ in them.
+        whole: Whether all values are whole numbers.
+        large: Whether they are whole and one is beyond 1 in size.
+        binary: Whether all contributions are 0 or 1.
+    """
+
+    replicates: tuple[Replicate, ...]
+    examples: tuple[tuple[int, ...], ...] | None
+    whole: bool
+    large: bool
+    binary: bool
+
+
+def _kind(row: Measured) -> _Kind | None:
+    """Return the kind of a row; None where it is empty or not finite."""
+    values = [*row.values.values()]
+    if not values or not all(map(math.isfinite, values)):
+        return None
+    shapes = {tuple(x.shape for x in row.examples.get(r, ())) for r in row.values}
+    whole = all(value % 1 == 0 for value in values)
+    large = whole and any(abs(value) > 1 for value in values)
+    binary = bool(row.examples) and all(((x == 0) | (x == 1)).all() for parts in row.examples.values() for x in parts)
+    return _Kind(tuple(sorted(row.values)), shapes.pop() if len(shapes) == 1 else None, whole, large, binary)
+
+
+_OfKind = tuple[Sequence[Measured], Indices, _Kind]
+"""Rows, the places (K,) of some of them, and their kind."""
+
+
+def _alike_pairs(a: _OfKind, b: _OfKind, layout: ExampleLayout) -> Difference:
+    """Return the differences of K pairs, whose first sides are of one kind and second sides of another."""
+    one, other = a[2], b[2]
+    shared = sorted({*one.replicates} & {*other.replicates})
+    if layout.nested is not None:
+        splits = sorted({r.split for r in shared})
+
+        def of_splits(row: Measured) -> list[float]:
+            return [_split_mean(row.values, shared, split) for split in splits]
+
+        return resampled(_by_row(a, of_splits), _by_row(b, of_splits), layout.nested)
+    populations = len(one.examples or ()) if one.examples == other.examples else 0
+    places = [(one.replicates.index(r), other.replicates.index(r)) for r in shared]
+    return crossed(_sides(a, populations), _sides(b, populations), places)
+
+
+def _sides(some: _OfKind, populations: int) -> Side:
+    """Return the values (K, R) of rows, and what examples contribute, (K, R, N) for each population."""
+    replicates = some[2].replicates
+
+    def of_examples(population: int) -> Array:
+        return _by_row(some, lambda row: [row.examples[r][population] for r in replicates])
+
+    values = _by_row(some, lambda row: [row.values[r] for r in replicates])
+    return Side(values, tuple(map(of_examples, range(populations))))
+
+
+def _by_row(some: _OfKind, of: Callable[[Measured], Any]) -> Array:
+    """Return an array (K, …) of what `of` says of the rows at these places; each row is asked once."""
+    rows, at, _ = some
+    asked, places = np.unique(at, return_inverse=True)
+    found: Array = np.array([of(rows[k]) for k in asked])[places]
+    return found
 
 
 def _difference(a: Measured, b: Measured, layout: ExampleLayout) -> tuple[Difference, Population, int]:

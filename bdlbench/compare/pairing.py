@@ -102,19 +102,27 @@ def _refuse_absent(results: Sequence[Result], side: str, asked: str) -> NoReturn
 
 def _couples(ours: Sequence[Result], theirs: Sequence[Result], pairing: Pairing) -> Iterator[tuple[Result, Result]]:
     """Yield pairs: first the same cell, then the same options on another machine, then partners by `pairing`."""
-    left = list(theirs)
-    rest = list(ours)
+    left, rest = list(theirs), list(ours)
     rules = [lambda r, side: r.key, SAME_TREATMENT.question, pairing.question]
     for rule in rules[2:] if pairing.treatment else rules:
-        for result in list(rest):
-            partners = [t for t in left if rule(t, 1) == rule(result, 0)]
-            if partners and rule == pairing.question:
-                _refuse_ambiguous([r for r in rest if rule(r, 0) == rule(result, 0)], "A", pairing)
-                _refuse_ambiguous(partners, "B", pairing)
-            if partners:
-                left.remove(partners[0])
-                rest.remove(result)
-                yield result, partners[0]
+        known: dict[str | None, list[Result]] = {}
+        asking: dict[str | None, list[Result]] = {}
+        for result in left:
+            known.setdefault(rule(result, 1), []).append(result)
+        for result in rest:
+            asking.setdefault(rule(result, 0), []).append(result)
+        used: set[int] = set()
+        for result in rest:
+            answer = rule(result, 0)
+            if partners := known.get(answer):
+                if rule == pairing.question:
+                    _refuse_ambiguous(asking[answer], "A", pairing)
+                    _refuse_ambiguous(partners, "B", pairing)
+                partner = partners.pop(0)
+                asking[answer].remove(result)
+                used |= {id(result), id(partner)}
+                yield result, partner
+        left, rest = ([r for r in results if id(r) not in used] for results in (left, rest))
 
 
 def _refuse_ambiguous(candidates: Sequence[Result], side: str, pairing: Pairing) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -168,8 +168,9 @@ def _contenders(results: Sequence[Result]) -> tuple[dict[str, dict[str, Result]]
     notes: list[str] = []
     table: dict[str, dict[str, Result]] = {}
     by_block: dict[str, list[Result]] = {}
+    datasets, methods = _spellings(results, "dataset"), _spellings(results, "method")
     for result in results:
-        by_block.setdefault(_spelled(result.cell.dataset, results, "dataset"), []).append(result)
+        by_block.setdefault(datasets[result.cell.dataset], []).append(result)
     for block, members in by_block.items():
         models = [repr(member.cell.model) for member in members]
         chosen = max(dict.fromkeys(models), key=models.count)
@@ -177,22 +178,28 @@ def _contenders(results: Sequence[Result]) -> tuple[dict[str, dict[str, Result]]
         if len(kept) < len(members):
             model = kept[0].cell.model.name
             notes.append(f"{block}: only methods on {model} are ranked, the model that most of them share")
-        table[block] = {_spelled(member.cell.method, results, "method"): member for member in kept}
+        table[block] = {methods[member.cell.method]: member for member in kept}
     return table, notes
 
 
-def _spelled(choice: Choice, results: Sequence[Result], kind: str) -> str:
-    """Return the name of an entry, with the options that differ between its cells on one data set."""
-    flat = flatten(choice.as_dict())
-    same: dict[str, list[dict[str, object]]] = {}
+def _spellings(results: Sequence[Result], kind: Literal["method", "dataset"]) -> dict[Choice, str]:
+    """Return the name of each entry, with the options that differ between its cells on one data set."""
+    first: dict[tuple[str, str], dict[str, object]] = {}
+    differing: dict[str, set[str]] = {}
+    flat: dict[Choice, dict[str, object]] = {}
     for result in results:
-        other = result.cell.method if kind == "method" else result.cell.dataset
-        if other.name == choice.name:
-            group = repr(result.cell.protocol()) if kind == "method" else ""
-            same.setdefault(group, []).append(flatten(other.as_dict()))
-    differing = {key for group in same.values() for one in group for key in one if one[key] != group[0].get(key)}
-    options = ", ".join(f"{key} {spell(flat[key])}" for key in sorted(differing) if key in flat)
-    return f"{choice.name} ({options})" if options else choice.name
+        choice: Choice = getattr(result.cell, kind)
+        options = flat.setdefault(choice, {}) or flatten(choice.as_dict())
+        flat[choice] = options
+        alike = (choice.name, repr(result.cell.protocol()) if kind == "method" else "")
+        other = first.setdefault(alike, options)
+        keys = differing.setdefault(choice.name, set())
+        keys |= {key for key in options if options[key] != other.get(key)}
+    found = {}
+    for choice, options in flat.items():
+        words = ", ".join(f"{key} {spell(options[key])}" for key in sorted(differing[choice.name]) if key in options)
+        found[choice] = f"{choice.name} ({words})" if words else choice.name
+    return found
 
 
 def _complete(table: dict[str, dict[str, Result]], methods: Sequence[str]) -> tuple[list[str], list[str], list[str]]:

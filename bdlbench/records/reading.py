@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from torch import Tensor
@@ -32,9 +33,14 @@ class Source:
         """The records without their folders."""
         return tuple(record for _, record in self.entries)
 
+    @cached_property
+    def _folders(self) -> dict[int, Path]:
+        """The folder of each record, by its identity: equal records may lie in two folders."""
+        return {id(record): folder for folder, record in self.entries}
+
     def predictions(self, record: Record) -> dict[str, Tensor]:
         """Return the arrays beside a record; {} if they were not kept. Raises BadInput if they were altered."""
-        folder = next(folder for folder, known in self.entries if known is record)
+        folder = self._folders[id(record)]
         return records.predictions(folder, record) if records.has_predictions(folder, record) else {}
 
 

@@ -9,9 +9,9 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from scipy import special
 
@@ -25,10 +25,6 @@ from bdlbench.records.cells import MAIN_METRICS, Result, absent, flatten, matchi
 from bdlbench.records.record import Record
 from bdlbench.report import text_table
 from bdlbench.report.text_table import Field, Format, Sheet
-
-if TYPE_CHECKING:
-    from rich.table import Table as RichTable
-    from rich.text import Text
 
 ARROWS = {"higher": "↑", "lower": "↓"}
 COST_UNITS = {"_per_second": ("1/s", "higher"), "_seconds": ("s", "lower"), "_bytes": ("bytes", "lower")}
@@ -300,7 +296,10 @@ def title_of(results: Sequence[Result]) -> str:
 def cell_titles(results: Sequence[Result]) -> list[str]:
     """Return the title of each cell, with the options in which cells of one title differ, such as those of a sweep."""
     titles = [result.title for result in results]
-    for alike in {title: [i for i, other in enumerate(titles) if other == title] for title in titles}.values():
+    rows: dict[str, list[int]] = {}
+    for i, title in enumerate(titles):
+        rows.setdefault(title, []).append(i)
+    for alike in rows.values():
         options = {i: flatten(results[i].cell.as_dict()) for i in alike}
         names = dict.fromkeys(name for table in options.values() for name in table)
         differing = [name for name in names if len({spell(table.get(name)) for table in options.values()}) > 1]
@@ -580,88 +579,40 @@ def _terminal(groups: Sequence[Group], caption: str, width: int, color: bool) ->
     """Print in full where that fits, else with errors in brackets, else with the columns in several tables."""
     if not color:
         caption = caption.replace("Bold:", "Bold (here *):")
-    text, fits = _blocks(groups, width, color, False)
-    if not fits:
-        text, _ = _blocks(groups, width, color, True)
+    sheets = [_aligned_sheet(shown, color, False) for shown in groups]
+    if any(text_table.breadth(sheet, color=True) > width for sheet in sheets):  # stars are in the texts already
+        sheets = [_aligned_sheet(shown, color, True) for shown in groups]
         caption = caption.replace("Mean ± ", "Mean(± in units of the last digits), ±: ")
-    return text + text_table.printed([caption], width, color)
+    text = "".join(text_table.terminal(sheet, color, width) + "\n" for sheet in sheets)
+    return text + text_table.wrapped([caption], width, color)
 
 
-def _blocks(groups: Sequence[Group], width: int, color: bool, concise: bool) -> tuple[str, bool]:
-    """Return every table, and whether each fits the width without being split."""
-    text, whole = "", True
-    for shown in groups:
-        for size in range(max(1, len(shown.columns)), 0, -1):
-            parts = _split(shown, size)
-            blocks = [
-                text_table.printed([text_table.heading(part.title), _rich_table(part, color, concise)], 1000, color)
-                for part in parts
-            ]
-            if max(map(_breadth, blocks)) <= width:
-                break
-            whole = False
-        text += "\n".join(blocks) + "\n"
-    return text, whole
-
-
-def _breadth(text: str) -> int:
-    """Return the length of the longest line, without escape sequences."""
-    return max(len(re.sub(r"\x1b\[[0-9;]*m", "", line)) for line in text.splitlines())
-
-
-def _split(shown: Group, size: int) -> list[Group]:
-    """Split the columns among tables with the same rows, `size` columns each."""
-    return [
-        replace(
-            shown,
-            columns=shown.columns[at : at + size],
-            rows=tuple(replace(row, entries=row.entries[at : at + size]) for row in shown.rows),
-        )
-        for at in range(0, max(1, len(shown.columns)), size)
-    ]
-
-
-def _rich_table(shown: Group, color: bool, concise: bool) -> RichTable:
-    from rich.text import Text
-
-    table = text_table.frame()
-    for label in shown.labels:
-        table.add_column(label, no_wrap=True, vertical="bottom")
-    widths: list[int] = []
+def _aligned_sheet(shown: Group, color: bool, concise: bool) -> Sheet:
+    """Return a table whose numbers are aligned, with a heading of several lines for each column."""
     bracketed = any("[" in column.name for column in shown.columns)
-    for column in shown.columns:
+    headings, columns = [], []
+    for k, column in enumerate(shown.columns):
         name, bracket, key = column.name.partition("[")
         lines = [f"{name} {ARROWS.get(column.better, '')}".rstrip(), f"{bracket}{key}"]
         lines = lines if bracket or not bracketed else ["", lines[0]]
-        heading = "\n".join([*(lines if bracketed else lines[:1]), column.unit])
-        table.add_column(Text(heading), justify="right", no_wrap=True)
-        widths.append(max(map(len, heading.splitlines())))
-    table.add_column("n", justify="right", no_wrap=True)
-    columns = [
-        _aligned([row.entries[k] for row in shown.rows], width, color, concise) for k, width in enumerate(widths)
-    ]
-    for i, row in enumerate(shown.rows):
-        table.add_row(*map(Text, row.labels), *(column[i] for column in columns), row.count)
-    return table
+        headings.append("\n".join([*(lines if bracketed else lines[:1]), column.unit]))
+        columns.append(_aligned([row.entries[k] for row in shown.rows], color, concise))
+    rows = tuple(
+        (*map(Field, row.labels), *(column[i] for column in columns), Field(row.count))
+        for i, row in enumerate(shown.rows)
+    )
+    return Sheet(shown.title, (*shown.labels, *headings, "n"), rows, len(shown.labels), repeated=1)
 
 
-def _aligned(entries: Sequence[Entry], width: int, color: bool, concise: bool) -> list[Text]:
-    """Align the decimal points of means and of errors. Without colour a star stands for bold.
-
-    The texts are padded to at least `width` here, because rich strips texts that it aligns to the right.
-    """
-    from rich.text import Text
-
+def _aligned(entries: Sequence[Entry], color: bool, concise: bool) -> list[Field]:
+    """Align the decimal points of means and of errors. Without colour a star stands for bold."""
     means = [entry.concise if concise else entry.mean for entry in entries]
     if not concise and any(entry.error for entry in entries):
         gap = " " * (3 + max(len(entry.error) for entry in entries))
         errors = [f" ± {entry.error}" if entry.error else gap for entry in entries]
         means = [mean + error for mean, error in zip(_padded(means), errors, strict=True)]
     starred = [text + ("*" if entry.leads and not color else "") for text, entry in zip(means, entries, strict=True)]
-    texts = _padded(starred)
-    width = max(width, *map(len, texts))
-    bold = ["bold" if entry.leads else "" for entry in entries]
-    return [Text(text.rjust(width), style, justify="left") for text, style in zip(texts, bold, strict=True)]
+    return [Field(text, bold=color and entry.leads) for text, entry in zip(_padded(starred), entries, strict=True)]
 
 
 def _padded(texts: Sequence[str]) -> list[str]:

@@ -7,13 +7,9 @@ import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from markupsafe import Markup
-
-if TYPE_CHECKING:
-    from rich.table import Table as RichTable
-    from rich.text import Text
 
 Format = Literal["terminal", "markdown", "csv", "latex", "json"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -35,25 +31,97 @@ class Sheet:
         headings: The headings of the columns.
         rows: The fields of each row.
         left: The number of columns, from the left, that hold words; the others hold numbers.
+        repeated: The number of columns, from the right, that every part of a table has that is too wide.
     """
 
     title: str
     headings: tuple[str, ...]
     rows: tuple[tuple[Field, ...], ...]
     left: int = 1
+    repeated: int = 0
 
 
-def terminal(sheet: Sheet, color: bool) -> str:
-    """Return the table as wide as it needs to be. Without colour a star stands for bold."""
-    from rich.text import Text
+def terminal(sheet: Sheet, color: bool, width: int | None = None) -> str:
+    """Return the table below its title and an empty line. Without colour a star stands for bold.
 
-    table = frame()
-    for i, name in enumerate(sheet.headings):
-        table.add_column(name, no_wrap=True, justify="left" if i < sheet.left else "right")
-    for row in sheet.rows:
-        texts = [field.text + ("*" if field.bold and not color else "") for field in row]
-        table.add_row(*(Text(t, "bold" if f.bold else "") for t, f in zip(texts, row, strict=True)))
-    return printed([heading(sheet.title), table], 1000, color)
+    If it is wider than a given `width`, its columns are spread over several tables with the same rows, as few as the
+    width allows; one column beside those that every table has may still be wider. rich would print the same, but takes
+    a millisecond for a row.
+    """
+    starred = [[Field(f.text + "*" * (f.bold and not color), f.bold) for f in row] for row in sheet.rows]
+    columns = list(zip(*starred, strict=True)) if starred else [()] * len(sheet.headings)
+    widths = _widths(sheet, columns)
+    last = len(widths) - sheet.repeated
+    parts = [list(range(sheet.left, last))]
+    for size in range(max(1, last - sheet.left), 0, -1):
+        parts = [list(range(at, min(at + size, last))) for at in range(sheet.left, max(last, sheet.left + 1), size)]
+        if width is None or max(_total(sheet, widths, part) for part in parts) <= width:
+            break
+    title = _bold(sheet.title, color) + "\n\n"
+    shown = [[*range(sheet.left), *part, *range(last, len(widths))] for part in parts]
+    return "\n".join(title + _block(sheet, columns, widths, places, color) for places in shown)
+
+
+def breadth(sheet: Sheet, color: bool) -> int:
+    """Return the width of the table in one piece, its title aside."""
+    rows = [[Field(f.text + "*" * (f.bold and not color)) for f in row] for row in sheet.rows]
+    widths = _widths(sheet, list(zip(*rows, strict=True)) if rows else [()] * len(sheet.headings))
+    return sum(widths) + GAP * (len(widths) - 1)
+
+
+GAP = 2
+"""The blanks between two columns."""
+
+
+def _widths(sheet: Sheet, columns: Sequence[Sequence[Field]]) -> list[int]:
+    headings = (heading.split("\n") for heading in sheet.headings)
+    return [
+        max(map(_length, [*lines, *(field.text for field in column)]))
+        for lines, column in zip(headings, columns, strict=True)
+    ]
+
+
+def _total(sheet: Sheet, widths: Sequence[int], part: Sequence[int]) -> int:
+    """Return the width of a table with some of the columns beside those that every table has."""
+    shown = [*widths[: sheet.left], *(widths[i] for i in part), *widths[len(widths) - sheet.repeated :]]
+    return sum(shown) + GAP * (len(shown) - 1)
+
+
+def _block(
+    sheet: Sheet, columns: Sequence[Sequence[Field]], widths: Sequence[int], shown: Sequence[int], color: bool
+) -> str:
+    """Return the lines of some columns: headings, which end on the same line, a rule, and the rows."""
+    headings = [sheet.headings[i].lstrip("\n").split("\n") for i in shown]
+    height = max(map(len, headings), default=1)
+    headings = [[""] * (height - len(lines)) + lines for lines in headings]
+    places = [(widths[i], i < sheet.left) for i in shown]
+    rows = [
+        *(tuple(Field(lines[k], True) for lines in headings) for k in range(height)),
+        *zip(*(columns[i] for i in shown), strict=True),
+    ]
+    lines = []
+    for row in rows:
+        fields = []
+        for field, (width, is_left) in zip(row, places, strict=True):
+            gap, text = " " * (width - _length(field.text)), field.text
+            text = _bold(text, color) if field.bold and text else text
+            fields.append(text + gap if is_left else gap + text)
+        lines.append((" " * GAP).join(fields).rstrip())
+    lines.insert(height, "─" * (sum(width for width, _ in places) + GAP * (len(places) - 1)))
+    return "\n".join(lines) + "\n"
+
+
+def _length(text: str) -> int:
+    """Return the columns that a text takes: some signs take two."""
+    if text.isascii():
+        return len(text)
+    from rich.cells import cell_len
+
+    return cell_len(text)
+
+
+def _bold(text: str, color: bool) -> str:
+    return f"\x1b[1m{text}\x1b[0m" if color else text
 
 
 def markdown(sheet: Sheet) -> str:
@@ -147,23 +215,8 @@ def latex(sheet: Sheet, caption: str) -> str:
     return text + "  \\bottomrule\n  \\end{tabular}\n\\end{table}\n\n"
 
 
-def frame() -> RichTable:
-    """Return an empty table with one line, below its head."""
-    from rich import box
-    from rich.table import Table
-
-    return Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False)
-
-
-def heading(title: str) -> Text:
-    """Return a title and an empty line."""
-    from rich.text import Text
-
-    return Text(f"{title}\n", style="bold")
-
-
-def printed(parts: Sequence[Any], width: int, color: bool) -> str:
-    """Return the text that rich prints, without spaces at the ends of lines."""
+def wrapped(parts: Sequence[str], width: int, color: bool) -> str:
+    """Return texts, each on lines of its own that are broken at `width`, without spaces at their ends."""
     from rich.console import Console
 
     stream = io.StringIO()

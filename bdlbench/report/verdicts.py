@@ -35,13 +35,10 @@ def render(comparison: Comparison, style: Format = "terminal", width: int = 100,
         return "".join(text_table.latex(main, f"{main.title}. {summary}") for main, _ in shown)
     if style == "markdown":
         return _markdown(shown, summary, notes)
-    text = _terminal(shown, False)
-    if max(map(len, text.splitlines()), default=0) > width:
+    if any(text_table.breadth(sheet, color=False) > width for pair in shown for sheet in pair):
         shown = list(_sheets(comparison, units=False))
-        text = _terminal(shown, False)
-    if color:
-        text = _terminal(shown, True)
-    return text + text_table.printed([*notes, summary, LEGEND], max(width, 100), color)
+    text = "".join(text_table.terminal(sheet, color, width) + "\n" for pair in shown for sheet in pair)
+    return text + text_table.wrapped([*notes, summary, LEGEND], width, color)
 
 
 LEGEND = (
@@ -53,10 +50,6 @@ LEGEND = (
     "power if the true difference is 0, or twice the margin (∞: the test examples leave too much open, or there is no "
     "margin). Do not add seeds until a verdict comes: it would be wrong more often than 5 %."
 )
-
-
-def _terminal(shown: Sequence[tuple[Sheet, Sheet]], color: bool) -> str:
-    return "".join(text_table.terminal(sheet, color) + "\n" for pair in shown for sheet in pair)
 
 
 def describe(comparison: Comparison) -> str:
@@ -261,8 +254,8 @@ def render_ranking(ranking: Ranking, style: Format = "terminal", width: int = 10
     if style == "markdown":
         notes = "".join(f"\n- {text_table.escape_markdown(note)}" for note in ranking.notes)
         return "".join(map(text_table.markdown, shown)) + f"{summary}\n{notes}\n"
-    text = "".join(text_table.terminal(sheet, color) + "\n" for sheet in shown)
-    return text + text_table.printed([*ranking.notes, summary], max(width, 100), color)
+    text = "".join(text_table.terminal(sheet, color, width) + "\n" for sheet in shown)
+    return text + text_table.wrapped([*ranking.notes, summary], width, color)
 
 
 def _ranking_summary(ranking: Ranking) -> str:

@@ -8,11 +8,15 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
+from scipy import special
 
 from bdlbench.stats.behrens_fisher import Array, critical, p_value
 
 SPREAD_ROUNDING = 1e-12
 """A standard error below this fraction of the difference comes from rounding alone."""
+
+FAR_TAIL = 1e-8
+"""Below this p the quadrature over the shares of the parts has no correct digit left."""
 
 LEAST_OF_COUNTS = 0.25
 """The least variance of a whole number, however alike a few of them are: that of two neighbours in equal shares."""
@@ -102,6 +106,29 @@ class Difference:
             p (…); NaN where there is a difference but no variance to hold it against.
         """
         return self._p_of(np.maximum(np.abs(self.estimate) - margin, 0.0), margin)
+
+    def least_p_value(self) -> Array:
+        """Return a number that `p_value()` is never below, at a hundredth of its cost.
+
+        The mixture of t distributions has heavier tails than the normal (Jensen: its p is convex in the χ²s). If all
+        parts but one are 0, it is the t of this part. Half of that is returned, and 0 below 1e-8, because the
+        quadrature of `p_value()` errs on the low side in far tails: by 40 % there, by more beyond.
+
+        Returns:
+            Bounds (…); NaN where p is.
+        """
+        parts, dfs = self._parts()
+        total = sum(parts[1:], parts[0])
+        spread = np.sqrt(total) > SPREAD_ROUNDING * np.abs(self.estimate)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            size = -np.abs(self.estimate) / np.sqrt(total)
+            bound = 2 * special.ndtr(size)
+            for part, df in zip(parts, dfs, strict=True):
+                bound = np.where(part == total, 2 * special.stdtr(df, size), bound)
+        untested = np.where(self.estimate != 0, np.nan, 1.0)
+        bound = np.where(bound < FAR_TAIL, 0.0, bound / 2)
+        found: Array = np.where(spread, bound, np.where(np.isnan(total), np.nan, untested))
+        return found
 
     def equivalence_p_value(self, margin: float) -> Array:
         """Return the p of H0: the true difference is at least `margin` from 0.

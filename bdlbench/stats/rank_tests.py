@@ -116,12 +116,19 @@ def probability_of_improvement(
     Returns:
         (estimate, low, high).
     """
-    wins = [(x[:, None] < y[None, :]) + 0.5 * (x[:, None] == y[None, :]) for x, y in zip(a, b, strict=True)]
-    mean = float(np.mean([table.mean() for table in wins]))
+    alike: dict[tuple[int, int], list[int]] = {}  # data sets by their numbers of runs, to be counted at once
+    for k, (x, y) in enumerate(zip(a, b, strict=True)):
+        alike.setdefault((len(x), len(y)), []).append(k)
+    means = np.empty(len(a))
+    for places in alike.values():
+        x, y = np.stack([a[k] for k in places])[:, :, None], np.stack([b[k] for k in places])[:, None, :]
+        means[places] = ((x < y) + 0.5 * (x == y)).mean((1, 2))
+    mean = float(means.mean())
     z = float(special.ndtri(1 - level / 2))
 
     def beyond(theta: float) -> float:
-        variance = sum(_mann_whitney_variance(theta, *table.shape) for table in wins) / len(wins) ** 2
+        variances = (len(places) * _mann_whitney_variance(theta, *runs) for runs, places in alike.items())
+        variance = sum(variances) / len(a) ** 2
         return float((mean - theta) ** 2 - z**2 * variance)
 
     low = optimize.brentq(beyond, 0, mean - TIE) if mean > TIE else 0.0

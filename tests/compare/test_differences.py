@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 
 import numpy as np
 import pytest
 
-from bdlbench.compare.differences import Apart, Better, Finding, find, judge, leaders, monte_carlo_variance, told_apart
+from bdlbench.compare import differences
+from bdlbench.compare.differences import (
+    LEVEL,
+    Apart,
+    Better,
+    Finding,
+    find,
+    judge,
+    leaders,
+    monte_carlo_variance,
+    told_apart,
+)
 from bdlbench.compare.measured import ExampleLayout, Measured
 from bdlbench.core.spec import Replicate
+from bdlbench.stats.holm import holm
 
 WHOLE = ExampleLayout()
 
@@ -171,3 +184,58 @@ def test_leaders_of_one_replicate() -> None:
 def test_leaders_that_do_not_vary_count_as_they_are() -> None:
     named = {"exact": by_seed({0: 0.0, 1: 0.0}), "map": by_seed({0: 0.3, 1: 0.3}), "vi": by_seed({0: 0.1, 1: 0.5})}
     assert leading(named, "lower") == {"exact", "vi"}
+
+
+def drawn_rows(rng: np.random.Generator, layout: ExampleLayout) -> dict[str, Measured]:
+    """Rows as people have them: few replicates, shared or not, with examples or without, counts, ties, not finite."""
+    rows = {}
+    populations, examples, sort = rng.integers(0, 3), rng.integers(1, 20), rng.integers(0, 3)
+    for name in "abcdefg"[: rng.integers(1, 8)]:
+        seeds = rng.choice(5, rng.integers(1, 5), replace=False).tolist()
+        replicates = [Replicate(seed, seed if layout.nested is not None else 0) for seed in seeds]
+        shift = rng.normal() * rng.choice([0, 3, 30])
+        kept: dict[Replicate, tuple[np.ndarray, ...]] = {}
+        if rng.random() < 0.8 and sort < 2:
+            draws = (rng.normal(size=(len(seeds), populations, examples)) + shift) if sort else None
+            draws = rng.random((len(seeds), populations, examples)) < 0.5 if draws is None else draws
+            kept = {r: tuple(draws[i].astype(float)) for i, r in enumerate(replicates)}
+        plain = {r: float(round(rng.normal() * 3 + shift) if sort == 2 else rng.normal() + shift) for r in replicates}
+        values = {r: float(kept[r][0].mean()) if kept.get(r) else plain[r] for r in replicates}
+        if rng.random() < 0.1:
+            values = dict.fromkeys(values, float(rng.choice([1.0, math.nan])))
+        rows[name] = Measured(values, kept, {})
+    return rows
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("nested", [None, 0.1, math.nan])
+@pytest.mark.filterwarnings("ignore:invalid value", "ignore:Degrees of freedom", "ignore:Mean of empty")
+def test_many_pairs_at_once_are_as_one_pair_at_a_time(nested: float | None) -> None:
+    rng, layout, tested = np.random.default_rng(0), ExampleLayout(nested), 0
+    for _ in range(40):
+        rows = drawn_rows(rng, layout)
+        means = {name: row.mean for name, row in rows.items() if math.isfinite(row.mean)}
+        pairs = list(combinations(sorted(means, key=lambda name: -means[name]), 2))
+        alone = [differences._difference(rows[worse], rows[above], layout)[0] for worse, above in pairs]
+        sure = [bool(d.without_spread) and float(d.estimate) != 0 for d in alone]
+        p = holm([math.nan if known else float(d.p_value()) for d, known in zip(alone, sure, strict=True)])
+        expected = {pair for pair, known, one in zip(pairs, sure, p, strict=True) if known or one <= LEVEL}
+        apart = told_apart(rows, "lower", layout)
+        assert {(pair.worse, pair.better) for pair in apart if pair.tested} == expected
+        lost = {w for (w, a), one in zip(pairs, p, strict=True) if math.isnan(one) and means[w] != means[a]}
+        assert leaders(rows, apart) == means.keys() - lost - {worse for worse, _ in expected}
+        tested += len(expected)
+    assert tested > 5 or nested is not None
+
+
+def test_a_large_table_asks_each_row_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred rows are 4,950 pairs: their values are gathered, and their variances found, row by row."""
+    asked: list[int] = []
+    plain = differences.crossed
+    monkeypatch.setattr(differences, "crossed", lambda a, b, s: asked.append(len(a.values)) or plain(a, b, s))
+    rng = np.random.default_rng(0)
+    rows = {str(k): by_seed(dict(enumerate(rng.normal(size=3)))) for k in range(100)}
+    told_apart(rows, "lower", WHOLE)
+    assert len(asked) <= 2
+    assert asked[0] == 4950
+    assert sum(asked) < 5500  # few pairs come near enough to a verdict for an exact p

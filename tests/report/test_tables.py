@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from html import unescape
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +21,8 @@ from bdlbench.core.spec import Cell, Choice, Replicate
 from bdlbench.records.cells import Result, merge
 from bdlbench.records.contents import Environment, MetricValues, Values
 from bdlbench.records.record import Record
-from bdlbench.report import tables, text_table
+from bdlbench.report import tables, text_table, verdicts
+from bdlbench.report.text_table import Field, Sheet
 
 SEEDS = range(4)
 METRICS = {
@@ -427,3 +429,46 @@ def test_sorting_by_a_rate_does_not_add_rates_up():
     two = replace(two, costs=(*two.costs, *two.costs))
     ranked = tables._sorted([two, one], "throughput")
     assert [result.title for result in ranked] == [one.title, two.title]
+
+
+@pytest.mark.slow
+def test_a_comparison_and_a_ranking_fit_their_width() -> None:
+    """They are spread over as few tables as fit; a number beside the words of its row may be wider."""
+    quick = Path(__file__).parents[2] / "results" / "reference" / "quick"
+    compared, ranked = api.compare(quick, quick, metrics=["nll", "rmse"]), api.rank(quick, "nll", ["mle", "map"])
+    tables_at = {}
+    for width in (20, 60, 100, 200):
+        text = verdicts.render(compared, width=width) + verdicts.render_ranking(ranked, width=width)
+        lines = [line for line in text.splitlines() if " · " not in line]  # titles are not broken
+        assert max(map(len, lines)) <= max(width, 60)
+        tables_at[width] = sum(line.startswith("──") for line in lines)
+    assert tables_at[20] > tables_at[60] > tables_at[100] > tables_at[200]
+
+
+def test_a_table_is_laid_out_by_hand() -> None:
+    """Words to the left, numbers to the right, headings end on one line; a sign of two columns counts as two."""
+    rows = ((Field("漢字"), Field("1.5", bold=True), Field("x")), (Field("map"), Field("22"), Field("—")))
+    shown = Sheet("title", ("method", "a\nlong one", "n"), rows, repeated=1)
+    lines = text_table.terminal(shown, False).splitlines()
+    assert lines == [
+        "title",
+        "",
+        "               a",
+        "method  long one  n",
+        "─" * 19,
+        "漢字        1.5*  x",
+        "map           22  —",
+    ]
+    assert "\x1b[1m1.5\x1b[0m" in text_table.terminal(shown, True)
+    assert text_table.terminal(replace(shown, rows=()), False).count("\n") == 5
+
+
+def test_a_table_of_thousands_of_rows_does_not_go_through_rich(monkeypatch: pytest.MonkeyPatch) -> None:
+    """rich takes a millisecond for a row: only the lines below a table are its business."""
+    from rich.console import Console
+
+    asked: list[object] = []
+    monkeypatch.setattr(Console, "print", lambda self, part, **options: asked.append(part))
+    text = tables.render(THREE, metrics=["accuracy"], width=100)
+    assert len(text.splitlines()) > 3
+    assert all(isinstance(part, str) for part in asked)

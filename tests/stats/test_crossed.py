@@ -214,3 +214,21 @@ def test_the_parts_are_those_of_a_mixed_model():
     found = crossed(side(np.zeros_like(d)), side(d), pairs(seeds))
     assert found.seed == pytest.approx((s + r / examples) / seeds, rel=1e-4)
     assert found.example == pytest.approx(e / examples, rel=1e-4)
+
+
+def test_the_least_p_is_never_above_p():
+    """Normal tails, or the t of the only part that is not 0, bound the mixture from below, and nearly enough."""
+    rng = np.random.default_rng(0)
+    estimate = rng.normal(size=2000) * np.exp(rng.normal(size=2000) * 2)
+    one, other = (np.exp(3 * rng.normal(size=2000)) * (rng.random(2000) < 0.7) for _ in range(2))
+    for df, example_df in [(1, 1), (1, 9), (2, 999), (9, 1), (30, 30)]:
+        found = Difference(estimate, (seed_part(one, df),), other, example_df)
+        least, p = found.least_p_value(), found.p_value()
+        assert (np.isnan(least) == np.isnan(p)).all()
+        assert (least <= p)[~np.isnan(p)].all()
+        alone = (other == 0) & (one > 0)
+        near = alone & (p > 1e-6)
+        assert np.allclose(
+            least[near], stats.t.sf(np.abs(estimate[near] / np.sqrt(one[near])), df)
+        )  # half of two sides
+        assert (least > 0.49 * p)[near].all()
