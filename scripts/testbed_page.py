@@ -85,7 +85,7 @@ def rows(record: Record) -> list[dict[str, object]]:
         "temperature": data.get("temperature", 0.1),
         "ratio": data.get("train_ratio", 10),
         "problem": (data.get("input_dim", 2), data.get("train_ratio", 10)),
-        "seconds": record.cost["train_seconds"],
+        "seconds": record.train_seconds,
     }
     classes = data.get("num_classes", 2)
     return [
