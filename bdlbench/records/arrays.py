@@ -67,6 +67,8 @@ def _refuse_targets(arrays: Mapping[str, Tensor], where: str) -> None:
             raise Misfit(f"{name} has targets, and none of {', '.join(DENSITIES)} is beside it")
         return
     if not (beside := [arrays[n] for n in (f"{where}.log_probs", f"{where}.probs") if n in arrays]):
+        if f"{where}.log_density" in arrays:  # of the inputs: the classes are only known of them, not predicted
+            return
         raise Misfit(f"{name} has classes, and no log_probs are beside it")
     if not 0 <= int(y.min()) <= int(y.max()) < beside[0].shape[-1]:
         raise Misfit(f"{name} holds a class that is none of {beside[0].shape[-1]}")

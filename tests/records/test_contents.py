@@ -180,3 +180,10 @@ def test_what_no_prediction_tells_is_absent() -> None:
     kept = evaluation.read(record := records.read_one(path), records.predictions(path.parent, record))
     assert kept is not None and kept.num_parameters is None
     assert catalog.metrics()["parameters"](kept) == {}
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.rglob("*.safetensors")), ids=lambda path: path.name)
+def test_the_predictions_of_a_committed_record_are_read(path: Path) -> None:
+    """Also of a density, beside which lie the classes of its inputs, though it predicts none."""
+    record = records.read_one(path.with_suffix(".json"))
+    assert records.predictions(path.parent, record)
