@@ -638,6 +638,7 @@ def test_data(home: Callable[[str, bytes], None], refused: Any, capsys: pytest.C
     assert cli.main(["data"]) == 0
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
     assert lines["wine"].endswith("bundled with scikit-learn")
+    assert all(lines[name].endswith("drawn anew for each split") for name in ("coin_flips", "linear", "testbed"))
     assert "absent" in lines["cifar10"]
     assert "1 wrong checksum" in lines["mnist"]
     assert set(catalog.names("datasets")) <= set(lines)

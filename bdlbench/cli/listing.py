@@ -164,7 +164,9 @@ def data_state(name: str) -> str:
     files: Sequence[downloads.RemoteFile] = getattr(entry, "files", ())
     if not files and "path" in catalog.options_of("datasets", name):
         return "your own, by its option path"
+    if not files:
+        return str(getattr(entry, "origin", "bundled with scikit-learn"))
     states = [state for _, state in downloads.status(files)]
     if len(set(states)) == 1:
-        return f"{states[0]}" + (f" ({len(files)} files)" if files else " with scikit-learn")
+        return f"{states[0]} ({len(files)} files)"
     return ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))

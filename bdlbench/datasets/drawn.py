@@ -29,6 +29,7 @@ class CoinFlips:
     heads: float = option(0.5, "probability of heads", low=0, high=1, open_ends=True)
 
     files: ClassVar[tuple[RemoteFile, ...]] = ()
+    origin: ClassVar[str] = "drawn anew for each split"
 
     def load(self, split: int) -> Task:
         """Draw one split, any number from 0.
@@ -56,6 +57,7 @@ class Linear:
     noise_sd: float = option(1.0, "standard deviation of the noise", low=0, open_ends=True)
 
     files: ClassVar[tuple[RemoteFile, ...]] = ()
+    origin: ClassVar[str] = "drawn anew for each split"
 
     def load(self, split: int) -> Task:
         """Draw one split, any number from 0.

@@ -42,6 +42,7 @@ class NeuralTestbed:
     num_test: int = option(1000, "examples for testing", low=1)
 
     files: ClassVar[tuple[RemoteFile, ...]] = ()
+    origin: ClassVar[str] = "drawn anew for each split"
 
     def load(self, split: int) -> Task:
         """Draw one split, any number from 0.
