@@ -57,6 +57,16 @@ def printable(text: str) -> str:
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode("ascii") for sign in text)
 
 
+LONGEST_REASON = 300
+"""How many characters of another library's message are repeated: some hold a whole file."""
+
+
+def one_line(error: BaseException) -> str:
+    """Return what an error says on one line that can be shown, cut where it is long; its type if it is silent."""
+    words = printable(" ".join(str(error).split())) or type(error).__name__
+    return words if len(words) <= LONGEST_REASON else f"{words[:LONGEST_REASON]} …"
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> BadInput:
     """Return the error for a name that does not exist, with the nearest name that does.
 

@@ -10,10 +10,17 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from bdlbench.core.errors import BadInput
+from bdlbench.core.errors import BadInput, one_line
 
 WRITE_TRIES = 3
 """How often a file is written whose folder, or whose half, another process removes meanwhile."""
+
+
+LARGEST_TOML = 1 << 22
+"""Bytes of the largest TOML file that is read; those of this package have a few thousand."""
+
+MOST_LEVELS = 16
+"""How deep tables and lists of a TOML file may lie in each other; those of a suite lie five deep."""
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -58,6 +65,10 @@ def refuse_unwritable(folder: Path, option: str) -> None:
 def read_toml(path: Path) -> dict[str, Any]:
     """Read a TOML file. Raises BadInput, with the path, for a file that cannot be read or is not TOML."""
     try:
+        if path.exists() and not path.is_file():  # a pipe or a device may never end
+            raise BadInput(f"{path} is no file")
+        if path.stat().st_size > LARGEST_TOML:
+            raise BadInput(f"{path} has more than {LARGEST_TOML >> 20} MiB, which is no TOML that a person wrote")
         text = path.read_text("utf-8")
     except OSError as error:
         raise BadInput(f"{path} cannot be read: {error.strerror}") from None
@@ -69,12 +80,19 @@ def read_toml(path: Path) -> dict[str, Any]:
 def parse_toml(text: str, where: str) -> dict[str, Any]:
     """Parse the text of the TOML file `where`. Raises BadInput, with file and line, for what is not TOML."""
     try:
-        return tomllib.loads(text)
+        found = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         reason = str(error).replace("end of document", f"line {len(text.splitlines())}, the end")
         raise BadInput(f"{where} is not valid TOML: {reason}") from None
     except (ValueError, RecursionError) as error:  # a number of thousands of digits; brackets in brackets in brackets …
-        raise BadInput(f"{where} holds what this version cannot read: {error}") from None
+        raise BadInput(f"{where} holds what this version cannot read: {one_line(error)}") from None
+    level: list[Any] = [found]
+    for _ in range(MOST_LEVELS):  # a dotted key of 5,000 parts is no recursion for the parser, but for what follows
+        level = [part for one in level for part in (one.values() if isinstance(one, dict) else one)]
+        level = [part for part in level if isinstance(part, dict | list)]
+    if level:
+        raise BadInput(f"{where} holds tables or lists more than {MOST_LEVELS} deep in each other")
+    return found
 
 
 def canonical_json(value: Any) -> bytes:

@@ -36,8 +36,15 @@ def keep_freed_memory() -> bool:
 
 @cache
 def total_bytes() -> int:
-    """Return the memory that this process can have: the machine's, or a container's limit; 1 TiB if unknown."""
+    """Return the memory that this process can have: the machine's, or a limit of it; 1 TiB if unknown.
+
+    The limit is a container's, or that of `ulimit -v`.
+    """
     found = [1 << 40]
+    if sys.platform != "win32":
+        import resource
+
+        found.append(resource.getrlimit(resource.RLIMIT_AS)[0])  # -1 where there is none
     with suppress(AttributeError, OSError, ValueError):  # Windows has no sysconf
         found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):

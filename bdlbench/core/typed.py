@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_typ
 
 import msgspec
 
-from bdlbench.core.errors import printable
+from bdlbench.core.errors import one_line, printable
 
 Typed = TypeVar("Typed")
 
@@ -50,7 +50,7 @@ def decoded(content: bytes) -> Any:
     try:
         return msgspec.json.decode(content)
     except (msgspec.DecodeError, RecursionError, ValueError) as error:
-        raise Misfit(" ".join(str(error).split())) from None
+        raise Misfit(one_line(error)) from None
 
 
 def typed(value: Any, kind: type[Typed], where: str = "") -> Typed:

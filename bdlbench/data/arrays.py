@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bdlbench.core import memory
-from bdlbench.core.errors import BadInput
+from bdlbench.core.errors import BadInput, one_line
 from bdlbench.core.foreign import shown
 from bdlbench.core.options import short
 from bdlbench.data.downloads import import_torchvision
@@ -50,11 +50,12 @@ DEEP = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 # npz
 
 
-def read_npz(path: Path) -> dict[str, NDArray[Any]]:
+def read_npz(path: Path, number_bytes: int = 0) -> dict[str, NDArray[Any]]:
     """Read the arrays of an npz file. Nothing is unpickled, and nothing is unpacked that memory does not hold.
 
     Args:
         path: The file.
+        number_bytes: How many bytes of memory each number takes at least in what follows; 0 for those of its type.
 
     Returns:
         Arrays of numbers, truth values or texts by name.
@@ -82,7 +83,7 @@ def read_npz(path: Path) -> dict[str, NDArray[Any]]:
                 size = math.prod(shape) * dtype.itemsize
                 if size > held:
                     raise BadInput(f"{name}: array {short(title)} {shape} is cut short: {held:,} of {size:,} bytes")
-                needed += size
+                needed += max(size, math.prod(shape) * number_bytes)
             memory.refuse(needed, f"{name}: its arrays")
             arrays = {}
             for title, member in zip(titles, members, strict=True):
@@ -92,7 +93,7 @@ def read_npz(path: Path) -> dict[str, NDArray[Any]]:
     except BadInput:
         raise
     except Exception as error:  # for foreign bytes zipfile, zlib, ast and NumPy raise errors of many types
-        why = " ".join(str(error).split()) or type(error).__name__
+        why = one_line(error)
         raise BadInput(f"{name} is no whole npz file, as np.savez writes it: {why}") from None
 
 
@@ -253,7 +254,7 @@ def _pixels(path: Path, size: tuple[int, int] | None, colour: Colour) -> Bytes:
     except BadInput:
         raise
     except Exception as error:  # for foreign bytes Pillow raises errors of many types
-        raise BadInput(f"{name} is no whole image: {' '.join(str(error).split()) or type(error).__name__}") from None
+        raise BadInput(f"{name} is no whole image: {one_line(error)}") from None
     return pixels.transpose(2, 0, 1)
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bdlbench.core import files
-from bdlbench.core.errors import BadInput
+from bdlbench.core.errors import BadInput, one_line
 from bdlbench.data.given import DIGITS
 
 
@@ -140,7 +140,7 @@ def _of_dataset(pairs: Any) -> tuple[NDArray[Any], NDArray[Any]]:
         found = [pairs[i] for i in range(len(pairs))]
         return np.stack([_array(pair[0], "x") for pair in found]), np.array([_array(pair[1], "y") for pair in found])
     except (TypeError, ValueError, IndexError) as error:
-        said = " ".join(str(error).split())
+        said = one_line(error)
         raise BadInput(f"x is neither an array nor a torch data set of pairs of one shape: {said}") from None
 
 
@@ -151,7 +151,7 @@ def _array(value: Any, name: str) -> NDArray[Any]:
     try:
         found = np.asarray(value)
     except ValueError as error:  # rows of unequal length
-        raise BadInput(f"{name} is no array: {' '.join(str(error).split())}") from None
+        raise BadInput(f"{name} is no array: {one_line(error)}") from None
     if found.dtype == object and name == "y" and all(isinstance(one, str) for one in found.ravel()):
         found = found.astype(str)
     if found.dtype == object:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bdlbench.core import memory
-from bdlbench.core.errors import BadInput, unknown
+from bdlbench.core.errors import BadInput, one_line, unknown
 from bdlbench.core.foreign import shown
 from bdlbench.core.options import short
 from bdlbench.data.splits import Reals
@@ -197,7 +197,7 @@ def _decoded(path: Path, encoding: str, options: str) -> str:
         better = f"save it in UTF-8, or say --set {options}.encoding=latin-1, or another"
         raise BadInput(f"{name} is not text in {told}: byte {error.start:,}, in line {line}; {better}") from None
     except ValueError as error:
-        raise BadInput(f"{name} is not text in {short(encoding)}: {' '.join(str(error).split())}") from None
+        raise BadInput(f"{name} is not text in {short(encoding)}: {one_line(error)}") from None
     if "\0" in text:
         raise BadInput(f"{name} holds zero bytes, so it is no text file")
     return text
@@ -311,7 +311,7 @@ def read_parquet(path: Path, drop: str = "", categorical: str = "", options: str
     except BadInput:
         raise
     except Exception as error:  # for foreign bytes pyarrow raises errors of many types
-        raise BadInput(f"{name} is not a whole parquet file: {' '.join(str(error).split())}") from None
+        raise BadInput(f"{name} is not a whole parquet file: {one_line(error)}") from None
     header = [title for title in read.column_names if not re.fullmatch(r"__index_level_[0-9]+__", title)]  # of pandas
     if twice := [title for title in header if header.count(title) > 1]:
         raise BadInput(f"{name} has two columns {short(twice[0])!r}: give each a name of its own")
@@ -375,7 +375,7 @@ def read_libsvm(paths: Sequence[Path], columns: int | None = None) -> list[tuple
         with ExitStack() as opened:  # opened here: by a path that ends in .gz scikit-learn would unpack without bound
             found = load_svmlight_files([opened.enter_context(path.open("rb")) for path in paths], n_features=columns)
     except Exception as error:
-        raise BadInput(f"{names} is no libsvm file (TARGET COLUMN:VALUE …): {' '.join(str(error).split())}") from None
+        raise BadInput(f"{names} is no libsvm file (TARGET COLUMN:VALUE …): {one_line(error)}") from None
     parts: list[tuple[Reals, Reals]] = []
     for x, y in zip(found[::2], found[1::2], strict=True):
         memory.refuse(8 * x.shape[0] * x.shape[1], f"{names}: {x.shape[0]:,} rows of {x.shape[1]:,} columns")

@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Literal, Protocol, get_args
 
 import numpy as np
 
-from bdlbench.core.errors import BadInput, DataUnavailable
+from bdlbench.core.errors import BadInput, DataUnavailable, one_line
 from bdlbench.core.options import option
 from bdlbench.data import downloads
 from bdlbench.data.downloads import Origin, RemoteFile, fetch
@@ -436,9 +436,7 @@ def _numbers(path: Path, axes: Literal[0, 1, 2]) -> Reals:
     except FileNotFoundError:
         raise DataUnavailable(f"{path} does not exist: a folder of uci_folder has it (docs/data.md)") from None
     except (OSError, ValueError) as error:
-        raise BadInput(
-            f"{path} is no text file of numbers separated by blanks: {' '.join(str(error).split())}"
-        ) from None
+        raise BadInput(f"{path} is no text file of numbers separated by blanks: {one_line(error)}") from None
     if found.ndim != axes or not found.size:
         raise BadInput(f"{path} holds an array of shape {found.shape}, not one of {axes} axes with something in it")
     return found

@@ -18,11 +18,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bdlbench.core.errors import BadInput, unknown
+from bdlbench.core import memory
+from bdlbench.core.errors import BadInput, one_line, unknown
+from bdlbench.data.arrays import read_npz
 from bdlbench.predictives.mixtures import normalised
 from bdlbench.records.evaluation import SHIFT
 
 Arrays = dict[str, NDArray[Any]]
+
+NUMBER_BYTES = 16
+"""Bytes of memory that each number of a file takes at least: as it stands there, and in float64 as it is scored."""
 
 ENDINGS = (".npz", ".csv", ".parquet")
 OF_REALS = ("mean", "sd", "variance", "target")
@@ -150,17 +155,7 @@ def read(path: Path, axes: str = "") -> Submission | RealSubmission:
 
 def _read_npz(path: Path, axes: str) -> Arrays:
     """Return arrays by name: `probs` and `logits` as (M, R, N, C), labels and scores unchanged."""
-    try:
-        # NumPy warns of headers that Python 2 wrote, and leaves a file open that it cannot read
-        with warnings.catch_warnings(action="ignore"), path.open("rb") as file:
-            content = np.load(file, allow_pickle=False)
-            if isinstance(content, np.ndarray):
-                raise ValueError("it is one array without a name, an npy")
-            names = content.files
-            arrays = {name: np.asarray(content[name]) for name in names}
-    except Exception as error:  # for foreign bytes zipfile, zlib, ast and NumPy raise errors of many types
-        raise BadInput(f"{path} is not a whole npz of plain arrays: {_one_line(error)}") from None
-    _refuse_twice(path, "array", names)
+    arrays = read_npz(path, NUMBER_BYTES)
     for name in arrays:
         if key := _ood_key(name) or _shift_key(name):
             _check_set_name(path, key[0], name.startswith("shift."))
@@ -173,10 +168,6 @@ def _read_npz(path: Path, axes: str) -> Arrays:
         if name in ("mean", "sd", "variance"):
             arrays[name] = _with_all_axes(path, name, value[..., None], f"{axes}C" if axes else "", "")[..., 0]
     return arrays
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _refuse_twice(path: Path, what: str, names: Iterable[str]) -> None:
@@ -243,6 +234,7 @@ def _read_csv(path: Path) -> dict[str, FileColumn]:
     """Return columns by name: numbers as float64, names of sets and whole numbers as text."""
     import pandas as pd
 
+    memory.refuse(2 * path.stat().st_size, f"{path}: its content")
     try:
         text = path.read_bytes().decode("utf-8-sig")
         if "\0" in text:
@@ -251,7 +243,7 @@ def _read_csv(path: Path) -> dict[str, FileColumn]:
     except UnicodeDecodeError:
         raise BadInput(f"{path} is not UTF-8: save it in that encoding") from None
     except Exception as error:
-        raise BadInput(f"{path} is not a whole csv table: {_one_line(error)}") from None
+        raise BadInput(f"{path} is not a whole csv table: {one_line(error)}") from None
     _check_columns(path, header)
 
     def parsed(numbers: type) -> dict[str, FileColumn]:
@@ -266,11 +258,11 @@ def _read_csv(path: Path) -> dict[str, FileColumn]:
     try:
         return parsed(float)
     except Exception as error:
-        why = _one_line(error)
+        why = one_line(error)
     try:
         words = parsed(str)
     except Exception as error:
-        raise BadInput(f"{path} is not a whole csv table: {_one_line(error)}") from None
+        raise BadInput(f"{path} is not a whole csv table: {one_line(error)}") from None
     for name, column in words.items():
         for row, word in enumerate(column.values, 1) if name != "set" and name not in INTEGER_COLUMNS else ():
             if isinstance(word, str) and not re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", word):
@@ -286,9 +278,14 @@ def _read_parquet(path: Path) -> dict[str, FileColumn]:
 
     try:  # ParquetFile, not read_table: that makes columns of folders called `set=far`
         with parquet.ParquetFile(path) as file:
+            told = file.metadata
+            numbers = told.num_rows * told.num_columns
+            memory.refuse(NUMBER_BYTES * numbers, f"{path}: {told.num_rows:,} × {told.num_columns:,} numbers")
             table = file.read()
+    except BadInput:
+        raise
     except Exception as error:
-        raise BadInput(f"{path} is not a whole parquet table: {_one_line(error)}") from None
+        raise BadInput(f"{path} is not a whole parquet table: {one_line(error)}") from None
     index = [name for name in table.column_names if re.fullmatch(r"__index_level_[0-9]+__", name)]
     _check_columns(path, [name for name in table.column_names if name not in index])
     return {

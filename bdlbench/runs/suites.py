@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from bdlbench import catalog
 from bdlbench.core.errors import BadInput, unknown
-from bdlbench.core.files import parse_toml
+from bdlbench.core.files import parse_toml, read_toml
 from bdlbench.core.options import fields, per_row_names, short
 from bdlbench.core.spec import (
     SELECTIONS,
@@ -162,10 +162,7 @@ def read_suite_file(path: Path) -> Suite:
     """Read a suite from the user's own file. Raises BadInput with file and line for broken TOML."""
     if not path.is_file():
         raise BadInput(f"suite file {path} does not exist")
-    try:
-        return parse_suite(path.read_text("utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"suite file {path} cannot be read: {error}") from None
+    return _suite(read_toml(path), str(path))
 
 
 def parse_suite(text: str, where: str) -> Suite:
@@ -174,7 +171,10 @@ def parse_suite(text: str, where: str) -> Suite:
     Raises BadInput for broken TOML (file, line), an unknown key (with the nearest), a missing one, or a value of the
     wrong type.
     """
-    raw = parse_toml(text, where)
+    return _suite(parse_toml(text, where), where)
+
+
+def _suite(raw: Mapping[str, Any], where: str) -> Suite:
     _known(raw, TOP_KEYS, where)
     version, samples = (
         whole(f"{where}: {key} =", raw.get(key, default)) for key, default in {"version": 1, "samples": 100}.items()
