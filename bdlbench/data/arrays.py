@@ -65,6 +65,9 @@ def read_npz(path: Path, number_bytes: int = 0) -> dict[str, NDArray[Any]]:
     """
     name = shown(path)
     try:
+        with path.open("rb") as file:
+            if file.read(len(npy.MAGIC_PREFIX)) == npy.MAGIC_PREFIX:
+                raise BadInput(f"{name} is one array without a name, an npy: save it by np.savez")
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
             titles = [member.filename.removesuffix(".npy") for member in members]
