@@ -82,6 +82,18 @@ def docs(session: nox.Session) -> None:
 
 
 @nox.session
+def security(session: nox.Session) -> None:
+    """Look for unsafe code, for workflows that could be abused, and for pinned packages with known holes.
+
+    The packages are asked for at the index's database of advisories, so this needs a network.
+    """
+    session.install(*PINNED, "bandit", "pip-audit", "zizmor")
+    session.run("bandit", "-q", "-ll", "-r", "bdlbench", "scripts")
+    session.run("zizmor", "--offline", ".github")
+    session.run("pip-audit", "--no-deps", "--disable-pip", "-r", "constraints.txt")
+
+
+@nox.session
 def newest(session: nox.Session) -> None:
     """All tests with the newest release of every dependency, instead of the pinned ones."""
     session.install("-q", "--upgrade", "--upgrade-strategy", "eager", ".[test]")

@@ -465,7 +465,8 @@ def import_file(path: Path, what: str = "plugin") -> Any:
     try:
         with torch_state.kept():
             # compiled here: cached bytecode is mistaken for that of another text of the same length and second
-            exec(compile(path.read_bytes(), str(path.absolute()), "exec", dont_inherit=True), module.__dict__)
+            code = compile(path.read_bytes(), str(path.absolute()), "exec", dont_inherit=True)
+            exec(code, module.__dict__)  # nosec B102 # a file that the user names by --plugin is code to be run
     except (Exception, SystemExit) as error:
         sys.modules.pop(name)
         if before is not None:

@@ -5,7 +5,7 @@
 CORPUS is a folder that keeps the inputs that reached new code; it is filled with seeds when it is empty. Options with
 one dash are libFuzzer's. Whatever an input holds, a target gives a value, which is written and read again, or raises
 BadInput in one line; anything else is a crash, whose input libFuzzer writes to the current folder. `atheris` has wheels
-for Linux and macOS; docs/robustness.md has what was found.
+for Linux and macOS; docs/bad-input.md has what was found.
 
     python scripts/fuzz.py TARGET FILE      # an input again
 """

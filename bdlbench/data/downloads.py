@@ -384,7 +384,8 @@ def _receive(url: str, path: Path, patience: float) -> None:
     def read() -> None:
         nonlocal received
         try:
-            with urlopen(asked, timeout=patience) as response:  # file: redirects are refused by urllib
+            # addresses stand in the code; redirects to file: are refused by urllib
+            with urlopen(asked, timeout=patience) as response:  # nosec B310
                 while piece := response.read1(1 << 16):
                     received += file.write(piece)
                     if received > MOST_BYTES:

@@ -191,7 +191,7 @@ def _work(link: Connection, start: Callable[..., None], given: tuple[Any, ...]) 
         while True:
             content = link.recv_bytes()
             try:
-                call: Submitted = pickle.loads(content)
+                call: Submitted = pickle.loads(content)  # nosec B301 # from the parent, by a pipe that no other opens
                 said = Said("result", call.function(*call.args, **call.kwargs))
             except Exception as error:
                 said = Said("error", error)
