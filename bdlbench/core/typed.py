@@ -21,6 +21,9 @@ Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 Positive = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
 """A whole number that is at least 1 and has at most 63 bits."""
 
+Cost = Annotated[float, msgspec.Meta(ge=-1e100, le=1e100)]
+"""Seconds, bytes and the like, whose sums a float holds."""
+
 Text = Annotated[str, msgspec.Meta(min_length=1)]
 """A text that is not empty."""
 

@@ -34,6 +34,10 @@ MAIN_METRICS = (
 """Metrics that are shown and compared by default; `ood_auroc` stands for all its out-of-distribution sets."""
 
 
+SQUARES_OVERFLOW = 1e150
+"""Numbers above this have squares that no float holds, or whose sum none holds."""
+
+
 @dataclass(frozen=True)
 class Scores:
     """One metric of one cell.
@@ -201,7 +205,12 @@ def _only(result: Result, wanted: set[Replicate]) -> Result:
 
 
 def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values) if values else math.nan
+    if not values:
+        return math.nan
+    try:
+        return math.fsum(values) / len(values)
+    except OverflowError:  # near the largest number there is, as a metric that diverged may be
+        return math.fsum(value / len(values) for value in values)
 
 
 def _standard_error(values: Sequence[float]) -> float:
@@ -209,5 +218,8 @@ def _standard_error(values: Sequence[float]) -> float:
     n = len(values)
     if n < 2:
         return math.nan
+    largest = max(map(abs, values))
+    if SQUARES_OVERFLOW < largest < math.inf:
+        return largest * _standard_error([value / largest for value in values])
     mean = _mean(values)
     return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1) / n)

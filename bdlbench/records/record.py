@@ -24,7 +24,7 @@ from bdlbench.core import files
 from bdlbench.core.errors import BadInput, printable
 from bdlbench.core.options import short
 from bdlbench.core.spec import Cell, Replicate
-from bdlbench.core.typed import Count, Misfit, Positive, Sha256, decoded, plain, typed, unseen
+from bdlbench.core.typed import Cost, Count, Misfit, Positive, Sha256, decoded, plain, typed, unseen
 from bdlbench.records.arrays import refuse_others, row_axis
 from bdlbench.records.contents import Environment, Values, finite
 
@@ -379,7 +379,7 @@ class _RecordTable:
     replicates: tuple[Replicate, ...]
     failed: tuple[_Failed, ...]
     values: dict[str, Any]
-    cost: dict[str, float | None]
+    cost: dict[str, Cost | None]
     environment: Environment
     predictions: Sha256
     unscored: dict[str, str] = field(default_factory=dict)

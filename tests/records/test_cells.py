@@ -91,3 +91,11 @@ def test_columns_named(refused: Any) -> None:
     assert cells.columns_named([one], ["*"]) == ["accuracy", "ood_auroc[far]", "ood_auroc[near]", "x"]
     with refused("metric", "acuracy", "accuracy"):
         cells.columns_named([one], ["acuracy"])
+
+
+def test_means_of_numbers_near_the_largest() -> None:
+    """A metric that diverged is still shown: neither sums nor squares overflow."""
+    found, small = scores({0: 1e308, 1: 1e308, 2: -0.5e308}), scores({0: 1.0, 1: 1.0, 2: -0.5})
+    assert found.mean == pytest.approx(0.5e308)
+    assert found.standard_error == pytest.approx(1e308 * small.standard_error)
+    assert small.standard_error == pytest.approx(stats.sem([1.0, 1.0, -0.5]))

@@ -343,7 +343,7 @@ def test_suites_are_found_by_name_or_file(tmp_path, refused):
     (tmp_path / "mine.toml").write_text(SUITE)
     assert suites.read_suite_file(tmp_path / "mine.toml").title == "A suite"
     (tmp_path / "latin.toml").write_bytes(b'title = "\xe9"')
-    with refused("suite", "latin.toml", "utf-8"):
+    with refused("latin.toml", "utf-8"):
         suites.read_suite_file(tmp_path / "latin.toml")
 
 
