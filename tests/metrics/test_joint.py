@@ -7,6 +7,7 @@ import torch
 from bdlbench.data.splits import random_uniform
 from bdlbench.metrics import joint
 from bdlbench.metrics.joint import JointKL, JointNegativeLogLikelihood, metrics
+from bdlbench.protocols import Truth
 from bdlbench.records import evaluation as stored
 
 
@@ -115,3 +116,21 @@ def test_the_targets_of_a_kl_are_drawn_with_the_true_probabilities(make):
     found = metric(replace(evaluation, truth=marked))[""]
     expected = 10 * ((true * true.log()).sum(-1) - (true * value).sum(-1)).mean(1)
     assert found.tolist() == pytest.approx(expected.tolist(), rel=0.05)
+
+
+@pytest.mark.slow
+def test_the_interval_of_a_kl_is_as_wide_as_it_varies_between_test_sets_and_targets(make, monkeypatch):
+    """The jackknife's standard error against the spread over test sets, each with targets of its own."""
+    rng, metric, values, errors = torch.Generator().manual_seed(0), JointKL(), [], []
+    for place in range(60):
+        monkeypatch.setattr(
+            joint, "random_uniform", lambda count, *key, place=place: random_uniform(count, *key, place)
+        )
+        seen = make(rows=1).classification(num=150)
+        true = torch.randn(1, 150, 2, generator=rng, dtype=torch.float64).log_softmax(-1)
+        functions = torch.randn(5, 1, 150, 2, generator=rng, dtype=torch.float64).log_softmax(-1)
+        seen = replace(seen, truth=Truth(stored.Kept(1, {"log_probs": true}), functions))
+        values.append(float(metric(seen)[""]))
+        contributions = torch.from_numpy(stored.by_example(metric, seen)[""]["test"])  # (1, blocks)
+        errors.append(float(contributions.std()) / contributions.shape[1] ** 0.5)
+    assert sum(errors) / 60 == pytest.approx(float(torch.tensor(values).std()), rel=0.25)
