@@ -55,15 +55,18 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def adapters(session: nox.Session) -> None:
-    """Test the methods that are other libraries, with their page, and parquet files; here none is skipped."""
-    session.install(*PINNED, ".[test,ivon,laplace,parquet,posteriors,torch-uncertainty]")
+    """Test the methods that are other libraries, with their page, parquet files and Dask; here none is skipped."""
+    session.install(*PINNED, ".[test,dask,ivon,laplace,parquet,posteriors,torch-uncertainty]")
     here = (
         "tests/methods/test_adapters.py",
         "tests/docs",
         "tests/datasets/test_own.py",
+        "tests/runs/test_cluster.py",
         "tests/runs/test_external_scores.py",
     )
-    session.run(*PYTEST, *here, "-k", "test_adapters or adapters or parquet", env={"BDLBENCH_EXTRAS": "1"})
+    session.run(
+        *PYTEST, *here, "-k", "test_adapters or adapters or parquet or test_cluster", env={"BDLBENCH_EXTRAS": "1"}
+    )
 
 
 @nox.session

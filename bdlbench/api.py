@@ -17,6 +17,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import wraps
@@ -39,8 +40,8 @@ from bdlbench.records import reading
 from bdlbench.records.cells import Result, flatten, merge
 from bdlbench.records.record import Record
 from bdlbench.report import notebook, tables
+from bdlbench.runs import executors, rescoring, shards, suites, work
 from bdlbench.runs import external_scores as submissions
-from bdlbench.runs import rescoring, suites, work
 from bdlbench.runs.batch import Settings
 from bdlbench.runs.external_scores import Claim
 from bdlbench.runs.loading import load_task
@@ -232,6 +233,8 @@ def run(  # noqa: PLR0913 - one argument for each option of the command
     device: str = "auto",
     threads: int = 1,
     jobs: int = 1,
+    executor: str | Executor = "",
+    shard: str = "",
     results: str | Path = RESULTS,
     config: str | Path | None = None,
     plugin: Plugins = (),
@@ -261,6 +264,10 @@ def run(  # noqa: PLR0913 - one argument for each option of the command
         threads: Threads of each process.
         jobs: Worker processes; 0 for as many as there are cores. With more than one, a script needs the guard
             `if __name__ == "__main__":`.
+        executor: What runs the batches instead: the name of a Dask cluster, "dask", "dask://host:port" or "dask:FILE"
+            of a scheduler; or an executor as in `concurrent.futures`, such as mpi4py's (docs/clusters.md).
+        shard: "2/5" for the second of five parts of all this, for five machines; the command `merge` brings them
+            together.
         results: The folder that records are read from and written to.
         config: A TOML file of your own, in place of a suite.
         plugin: Python files with entries of your own.
@@ -279,6 +286,7 @@ def run(  # noqa: PLR0913 - one argument for each option of the command
     Raises:
         BadInput: Something asked for does not exist or is out of range; nothing was written.
     """
+    executors.refuse_unknown(executor)
     _add_plugins(plugin)
     modules = tuple(catalog.add_module(place) for place in _places(module))
     settings = Settings(_path("results", results), checkpoint_every, keep_parameters)
@@ -299,12 +307,12 @@ def run(  # noqa: PLR0913 - one argument for each option of the command
         )
         spec = suites.build_spec(source, chosen)
     with _listening() as notes:
-        planned = work.plan(spec, settings, fresh, any_code)
+        planned = work.plan(shards.part_of(spec, shard) if shard else spec, settings, fresh, any_code)
         workers = work.workers(jobs, planned)
         with _written(held_here, settings.results / "data"):
             job = work.prepare(planned)
         with notebook.progress(job.batches, progress, notes) as hear:
-            work.perform(job, workers, hear)
+            work.perform(job, workers, hear, executor)
         held = work.held(job)
     return Trained(
         held.records, (*work.left_out(job), *work.missing(job, held)), held.results, tuple(dict.fromkeys(notes))

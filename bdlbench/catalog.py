@@ -178,6 +178,14 @@ def add_again(plugin: Plugin) -> None:
     add_plugin(plugin.path, plugin.replace)
 
 
+def forget_added() -> None:
+    """Forget the entries of all plugins and modules: a worker that outlives a run takes those of the next."""
+    for entries in _plugins.values():
+        entries.clear()
+    for known in (_plugin_files, _added, _modules):
+        known.clear()
+
+
 def added_plugins() -> list[Plugin]:
     """List the files that gave entries, in order, for other processes."""
     return [

@@ -308,18 +308,18 @@ def test_dry_run_writes_nothing(results: Path, computed: list[int], capsys: pyte
     out = capsys.readouterr().out
     assert "mle · logistic · wine: 4 to train (seeds 0-2,7)" in out
     assert "data set wine: bundled with scikit-learn" in out
-    assert "8 replicates in 2 batches, 1 at a time; no estimate yet" in out
+    assert "8 replicates in 2 batches, 1 at a time\n" in out and "2 by size: of cells left out" in out
     assert (computed, results.exists()) == ([], False)
     assert train(results, "--method", "mle", "--seeds", "3") == 0
     capsys.readouterr()
     assert train(results, *asked, "--dry-run") == 0
     out = capsys.readouterr().out
     assert "mle · logistic · wine: 1 to train (seeds 7)" in out
-    assert "s by the recorded cost of equal cells (1 batches; no estimate for the other 1)" in out
+    assert "1 batches by the recorded cost of equal cells, 1 by size: " in out
     assert train(results, "--method", "mle", "--seeds", "3", "--dry-run") == 0
     out = capsys.readouterr().out
     assert "mle · logistic · wine: done\n" in out
-    assert "\n0 replicates in 0 batches, 1 at a time; nothing to do" in out
+    assert "\n0 replicates in 0 batches, 1 at a time\nnothing to do" in out
 
 
 @pytest.mark.slow

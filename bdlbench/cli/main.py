@@ -17,6 +17,7 @@ from bdlbench.cli import interrupts, terminal
 from bdlbench.cli.checks import check, gate, verify
 from bdlbench.cli.claims import claims
 from bdlbench.cli.listing import data, list_
+from bdlbench.cli.merge import merge
 from bdlbench.cli.peers import peers
 from bdlbench.cli.reproduce import reproduce
 from bdlbench.cli.results import compare, rank, report, table
@@ -36,7 +37,7 @@ app = typer.Typer(
 )
 app.command()(run)
 app.command("list")(list_)
-for command in (tune, table, compare, rank, score, report, reproduce, claims, verify, gate, check, data, peers):
+for command in (tune, merge, table, compare, rank, score, report, reproduce, claims, verify, gate, check, data, peers):
     app.command()(command)
 
 

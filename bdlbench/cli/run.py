@@ -33,6 +33,10 @@ def run(  # noqa: PLR0913 - one parameter for each option of the command
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     threads: Annotated[int, typer.Option(help="threads of each batch; they affect the bits")] = 1,
     jobs: Annotated[int, typer.Option(help="worker processes; 0: as many as cores allow, one on a GPU")] = 0,
+    executor: Annotated[
+        str, typer.Option(metavar="WHERE", help="a Dask cluster: dask (here), dask://HOST:PORT or dask:FILE")
+    ] = "",
+    shard: Annotated[str, typer.Option(metavar="I/N", help="one of N parts of the suite, for N machines")] = "",
     results: Annotated[Path, typer.Option(metavar="DIR", help="where records go")] = Path("results/local"),
     metrics: MetricsOption = "",
     fresh: Annotated[bool, typer.Option("--fresh", help="train everything again")] = False,
@@ -57,9 +61,10 @@ def run(  # noqa: PLR0913 - one parameter for each option of the command
     """Train what is missing from a suite, and print its table. A stopped run resumes where it was."""
     from bdlbench import catalog
     from bdlbench.report import tables
-    from bdlbench.runs import suites, work
+    from bdlbench.runs import executors, shards, suites, work
     from bdlbench.runs.batch import Settings
 
+    executors.refuse_unknown(executor)
     modules = add_plugins(plugin, replaced, module)
     for name in listed(metrics):
         if name.partition("[")[0] not in (known := {*catalog.names("metrics"), *tables.COSTS}):
@@ -67,18 +72,19 @@ def run(  # noqa: PLR0913 - one parameter for each option of the command
     names = (tuple(method), (*model, *modules), tuple(dataset))
     asked = suites.Overrides(*names, seeds, samples, tuple(set_), device, threads, splits)
     settings = Settings(results, checkpoint_every, keep_parameters)
-    job = work.plan(suites.build_spec(suites.find_suite(suite, config), asked), settings, fresh, any_code)
+    spec = suites.build_spec(suites.find_suite(suite, config), asked)
+    job = work.plan(shards.part_of(spec, shard) if shard else spec, settings, fresh, any_code)
     workers = work.workers(jobs, job)
     print_outdated(job, "--any-code keeps the records")
     if dry_run:
         _print_plan(job, workers)
         return
-    job, written = train(job, workers)
+    job, written = train(job, workers, executor)
     if _print_results(job, listed(metrics)) or not written:
         raise typer.Exit(INCOMPLETE)
 
 
-def train(job: Job, workers: int) -> tuple[Job, bool]:
+def train(job: Job, workers: int, executor: str = "") -> tuple[Job, bool]:
     """Train what is missing from a job, with progress on stderr. Return the prepared job, and whether all was written.
 
     Raises Interrupted on Ctrl-C.
@@ -90,7 +96,7 @@ def train(job: Job, workers: int) -> tuple[Job, bool]:
         print(line, file=sys.stderr, flush=True)
     try:
         with progress.reporting(job.batches, sys.stderr) as hear:
-            outcomes = work.perform(job, workers, hear)
+            outcomes = work.perform(job, workers, hear, executor)
     except KeyboardInterrupt:
         kept = f"what is done is kept in {job.results}"
         if job.fresh:
@@ -155,25 +161,45 @@ def _print_plan(job: Job, workers: int) -> None:
     for name in dict.fromkeys(cell.dataset.name for cell, seeds in missing.items() if seeds):
         print(f"data set {name}: {data_state(name)}")
     rows = sum(map(len, missing.values()))
-    print(f"{rows} replicates in {len(job.batches)} batches, {workers} at a time; {_estimate(job, workers)}")
+    print(f"{rows} replicates in {len(job.batches)} batches, {workers} at a time\n{_estimate(job, workers)}")
 
 
 def _estimate(job: Job, workers: int) -> str:
-    """Estimate the time from the recorded cost of equal cells, at most in proportion to the rows."""
-    seconds, known = 0.0, 0
-    for batch in job.batches:
-        keys = {cell.key for cell in batch.cells}
-        timed = [record for record in job.existing if record.key in keys and record.seconds is not None]
-        if timed:
-            seconds += (timed[-1].seconds or 0.0) * max(1.0, len(batch.rows) / timed[-1].batch_rows)
-            known += 1
+    """Estimate hours, memory and cost of what would be trained, for this many workers, and say how far off that is."""
+    from bdlbench.core.errors import BadInput
+    from bdlbench.runs import costs, loading
+    from bdlbench.runs.budget import spelled
+
     if not job.batches:
         return "nothing to do"
+    known = []
+    for batch in job.batches:
+        try:
+            if loading.is_at_hand(batch.cells[0].dataset):
+                costs.size_of_batch(batch)
+                known.append(batch)
+        except BadInput:  # `run` says it when it comes to it
+            continue
     if not known:
-        return "no estimate yet: no record of these cells to judge by"
-    rest = len(job.batches) - known
-    missing = f"; no estimate for the other {rest}" if rest else ""
-    return f"at most about {seconds / workers:.0f} s by the recorded cost of equal cells ({known} batches{missing})"
+        return "no estimate before their data are here"
+    told = costs.forecast(known, job.existing)
+    together, longest = told.with_workers(workers), max(told.seconds)
+    hours = f"about {spelled(together)} with {workers} worker{'s' * (workers > 1)}"
+    if workers > 1:
+        hours += f", {spelled(told.work)} with one (the longest batch alone: {spelled(longest)})"
+    lines = [f"{hours}; {told.work / 3600:.2g} worker-hours; up to {told.peak_bytes / 2**30:.1f} GiB for each worker"]
+    by_size = len(known) - told.by_record
+    if by_size:
+        median, most = costs.fitted().train_seconds.within
+        lines.append(
+            f"{told.by_record} batches by the recorded cost of equal cells, {by_size} by size: of cells left out of "
+            f"that fit, half were within a factor {median:.1f}, nine of ten within {most:.1f}"
+        )
+    else:
+        lines.append("by the recorded cost of equal cells")
+    if left := len(job.batches) - len(known):
+        lines.append(f"no estimate of {left} batches, whose data are not here")
+    return "\n".join(lines)
 
 
 def _print_results(job: Job, metrics: Sequence[str]) -> bool:

@@ -48,9 +48,9 @@ def check(batch: Batch) -> str:
     times = list(_times(batch))
     what, seconds = max(times, key=lambda found: found[1])
     if seconds > MOST_SECONDS:
-        raise BadInput(f"{cell.title}: {what} take at least {_spelled(seconds)} on any machine: ask for fewer")
+        raise BadInput(f"{cell.title}: {what} take at least {spelled(seconds)} on any machine: ask for fewer")
     together = sum(seconds for _, seconds in times)
-    return f"{cell.title} takes at least {_spelled(together)}" if together > WORTH_SAYING else ""
+    return f"{cell.title} takes at least {spelled(together)}" if together > WORTH_SAYING else ""
 
 
 def _times(batch: Batch) -> Iterator[tuple[str, float]]:
@@ -87,7 +87,7 @@ def _product(chosen: Choice, option: str) -> int:
     return product
 
 
-def _spelled(seconds: float) -> str:
+def spelled(seconds: float) -> str:
     """Write seconds with one decimal in the largest unit that fits: 3.5 days."""
     units = [("years", 365.25 * 86400), ("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0)]
     name, unit = next(((name, unit) for name, unit in units if seconds >= unit), ("seconds", 1.0))

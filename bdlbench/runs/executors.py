@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 from bdlbench import catalog
 from bdlbench.core.clock import now
 from bdlbench.core.errors import BadInput, BenchError
-from bdlbench.runs import processes
+from bdlbench.core.options import short
+from bdlbench.runs import processes, remote
 from bdlbench.runs.batch import Batch, Outcome, Settings, run_batch, say, write_failures
-from bdlbench.runs.processes import Processes, WorkerLost
+from bdlbench.runs.processes import Processes
+from bdlbench.runs.remote import Parcel, SentBack
 
 PREDICTED = 1000
 """The number of parts in which the progress of a prediction is reported."""
@@ -74,82 +77,208 @@ class Assignment:
 
 @dataclass(frozen=True)
 class Pool:
-    """Where tasks run.
+    """Workers, as `execute` needs them.
 
     Attributes:
-        executor: Takes them.
+        submit: Submits a task to an executor.
         news: Receives the events of tasks, and each future when it is done.
-        run: What is submitted with a task; it returns the outcomes by the batches' indices.
+        outcomes: Makes the outcomes, by the batches' indices, of a task and of what its future returned.
+        how_lost: Says how a worker was lost whose future has raised this error; "" for any other error.
+        tries: How often a batch is begun before its workers' losses make it a failure.
+        is_back: Called where the executor has cancelled tasks by itself: waits for it, and tells whether it is back.
+        count: How many tasks may run at a time, as far as that is known.
+        seconds_per_task: Batches of less travel together, until they take about that long; 0 for each alone.
     """
 
-    executor: Executor
+    submit: Callable[[Assignment], Future[Any]]
     news: queue.SimpleQueue[Event | Future[Any]]
-    run: Callable[[Assignment], dict[int, Outcome]]
+    outcomes: Callable[[Assignment, Any], dict[int, Outcome]]
+    how_lost: Callable[[BaseException], str]
+    tries: int = TRIES
+    is_back: Callable[[], bool] = lambda: False
+    count: int = 1
+    seconds_per_task: float = 0.0
 
 
-def execute(batches: Sequence[Batch], settings: Settings, jobs: int = 1, report: Report = only_notes) -> list[Outcome]:
+def execute(
+    batches: Sequence[Batch],
+    settings: Settings,
+    jobs: int = 1,
+    report: Report = only_notes,
+    executor: str | Executor = "",
+    seconds: Sequence[float] = (),
+) -> list[Outcome]:
     """Run every batch, and return the outcomes in the order of `batches`.
 
-    With jobs = 1, or a single batch, everything runs in this process; else in `jobs` worker processes, each with the
-    plugins of this catalog. A batch whose worker is killed is run again, TRIES times in all, and then fails alone.
-    Raises BadInput as a batch does, and BenchError if workers cannot start.
+    A batch whose worker is lost is run again, and fails alone if that happens several times.
+
+    Args:
+        batches: The batches.
+        settings: Where records go, and how.
+        jobs: Worker processes on this machine; with 1, or a single batch, everything runs in this process.
+        report: Hears of each event.
+        executor: Runs the batches instead: the name of a Dask cluster (`runs/cluster.py`), or any executor of Python's
+            kind, such as mpi4py's.
+        seconds: What each batch may take: the longest begins first. Without them they begin in their order.
+
+    Raises:
+        BadInput: As a batch does; or there is no such executor.
+        BenchError: Worker processes cannot start.
     """
-    if jobs == 1 or len(batches) < 2:
+    if not executor and (jobs == 1 or len(batches) < 2):
         outcomes = []
         for i, batch in enumerate(batches):
-            outcomes.append(_run_one(i, batch, settings, report))
+            outcomes.append(run_one(i, batch, settings, report))
             report(Event(i, batch.cells[0].title, "end"))
         return outcomes
-    with in_processes(min(jobs, len(batches))) as pool:
-        return _spread(batches, settings, pool, report)
+    if not batches:
+        return []
+    with _pool(executor, min(jobs, len(batches)), settings, batches[0].cells[0].device) as pool:
+        return _Run(batches, settings, pool, report).finish(seconds or [1.0] * len(batches))
 
 
-def _spread(batches: Sequence[Batch], settings: Settings, pool: Pool, report: Report) -> list[Outcome]:
-    """Give all batches to a pool, hear what becomes of them, and give those again whose worker is lost."""
-    running: dict[Future[dict[int, Outcome]], Assignment] = {}
-    tries, begun, outcomes = [0] * len(batches), set[int](), dict[int, Outcome]()
+def refuse_unknown(executor: str | Executor) -> None:
+    """Raise BadInput for what is neither an executor nor the name of one."""
+    named = isinstance(executor, str) and (executor in ("", "dask") or executor.startswith("dask:"))
+    if not named and (isinstance(executor, str) or not hasattr(executor, "submit")):
+        allowed = "dask, dask://HOST:PORT or dask:FILE of a scheduler; in Python also an Executor"
+        raise BadInput(f"--executor {short(executor, repr)} is unknown: {allowed}")
 
-    def give(indices: Sequence[int]) -> None:
-        given = {i: batches[i] for i in indices}
+
+@contextmanager
+def _pool(executor: str | Executor, count: int, settings: Settings, device: str) -> Iterator[Pool]:
+    """Yield the pool of an executor; an error within the block ends its tasks, as far as it can."""
+    news: queue.SimpleQueue[Event | Future[Any]] = queue.SimpleQueue()
+    if isinstance(executor, str) and executor:
+        from bdlbench.runs import cluster
+
+        with cluster.on_cluster(executor, settings.results, count, int(device.startswith("cuda"))) as pool:
+            yield pool
+    elif isinstance(executor, str):
+        with in_processes(count, news.put) as workers:
+            submit = partial(workers.submit, _run_in_worker)
+            yield Pool(submit, news, lambda task, found: found, _how_lost, count=count)
+    else:
+        with remote.sending(settings.results) as sender:
+            yield Pool(
+                lambda task: executor.submit(_run_anywhere, sender.pack(task.batches, task.settings)),
+                news,
+                lambda task, back: sender.unpack(task.batches, back),
+                _how_lost,
+            )
+
+
+def _how_lost(error: BaseException) -> str:
+    return str(error) or type(error).__name__ if isinstance(error, BrokenExecutor) else ""
+
+
+class _Run:
+    """All batches of a run given to a pool, and what has become of them."""
+
+    def __init__(self, batches: Sequence[Batch], settings: Settings, pool: Pool, report: Report) -> None:
+        self.batches, self.settings, self.pool, self.report = batches, settings, pool, report
+        self.running: dict[Future[Any], Assignment] = {}
+        self.lost = [0] * len(batches)
+        self.begun: set[int] = set()
+        self.outcomes: dict[int, Outcome] = {}
+
+    def finish(self, seconds: Sequence[float]) -> list[Outcome]:
+        """Give all, hear what becomes of them until all have an outcome, and return the outcomes in order."""
+        for pack in _packs(self.batches, seconds, self.pool):
+            self.give(pack)
+        while self.running:
+            heard = self.pool.news.get()
+            if isinstance(heard, Event):
+                self.hear(heard)
+            else:
+                self.take(heard)
+        return [self.outcomes[i] for i in range(len(self.batches))]
+
+    def give(self, indices: Sequence[int]) -> None:
+        """Submit some batches as one task."""
+        given = {i: self.batches[i] for i in indices}
         keys = {cell.key for batch in given.values() for cell in batch.cells}
-        code = {key: hashes for key, hashes in settings.code.items() if key in keys}
-        task = Assignment(given, replace(settings, code=code))
-        future = pool.executor.submit(pool.run, task)
-        running[future] = task
-        future.add_done_callback(pool.news.put)
-
-    for i in range(len(batches)):
-        give([i])
-    while running:
-        heard = pool.news.get()
-        if isinstance(heard, Event):
-            if heard.batch in outcomes or (heard.kind == "start" and heard.batch in begun):
-                continue
-            begun |= {heard.batch} if heard.kind == "start" else set()
-            report(heard)
-            continue
-        task = running.pop(heard)
+        code = {key: hashes for key, hashes in self.settings.code.items() if key in keys}
+        searches = {key: search for key, search in self.settings.searches.items() if key in keys}
+        task = Assignment(given, replace(self.settings, code=code, searches=searches))
         try:
-            found = heard.result()
-        except WorkerLost as error:
-            found = {}
-            for i, batch in task.batches.items():
-                tries[i] += 1
-                title = batch.cells[0].title
-                if tries[i] < TRIES:
-                    give([i])
-                    report(Event(i, title, "note", text=f"{title}: {error}; it goes on from its last checkpoint"))
-                elif i in begun:
-                    found[i] = write_failures(batch, task.settings, f"{error}, {TRIES} times")
-                else:
-                    raise BenchError(f"a worker process cannot start: {error}; see above, or use --jobs 1") from None
+            future = self.pool.submit(task)
+        except (BrokenExecutor, CancelledError, RuntimeError, OSError) as error:
+            self.abandon(indices, str(error) or type(error).__name__)
+            return
+        self.running[future] = task
+        future.add_done_callback(self.pool.news.put)
+
+    def hear(self, event: Event) -> None:
+        """Report the event of a batch: its start once, and nothing after its end."""
+        if event.batch in self.outcomes or (event.kind == "start" and event.batch in self.begun):
+            return
+        self.begun.update({event.batch} if event.kind == "start" else ())
+        self.report(event)
+
+    def tell(self, i: int, kind: Literal["start", "note", "end"], text: str = "") -> None:
+        """Report an event of this process's own."""
+        self.hear(Event(i, self.batches[i].cells[0].title, kind, text=text))
+
+    def take(self, future: Future[Any]) -> None:
+        """Take what a task returned, or give its batches again where its worker or the scheduler was lost."""
+        task = self.running.pop(future)
+        try:
+            found = self.pool.outcomes(task, future.result())
+        except CancelledError:
+            if self.pool.is_back():
+                self.give(list(task.batches))
+            else:
+                self.abandon(list(task.batches), "the scheduler was lost")
+            return
+        except Exception as error:
+            if not (how := self.pool.how_lost(error)):
+                raise
+            found = {i: failed for i in task.batches if (failed := self.again(i, how, len(task.batches) > 1))}
         for i, outcome in found.items():
-            outcomes[i] = outcome
-            report(Event(i, batches[i].cells[0].title, "end"))
-    return [outcomes[i] for i in range(len(batches))]
+            self.tell(i, "start")
+            self.tell(i, "end")
+            self.outcomes[i] = outcome
+
+    def again(self, i: int, how: str, is_one_of_several: bool) -> Outcome | None:
+        """Give a batch again whose worker was lost; if that has happened too often, return its failure."""
+        self.lost[i] += 1
+        batch, title = self.batches[i], self.batches[i].cells[0].title
+        if self.lost[i] < self.pool.tries or is_one_of_several:  # whose fault it was is not known of several
+            self.tell(i, "note", f"{title}: {how}; it goes on from its last checkpoint")
+            self.give([i])
+            return None
+        if i not in self.begun and self.pool.tries > 1:
+            raise BenchError(f"a worker process cannot start: {how}; see above, or use --jobs 1")
+        times = f", {self.lost[i]} times" if self.lost[i] > 1 else ""
+        return write_failures(batch, self.settings, f"{how}{times}")
+
+    def abandon(self, indices: Sequence[int], why: str) -> None:
+        """Leave batches to the next run, and say so."""
+        for i in indices:
+            title = self.batches[i].cells[0].title
+            self.tell(i, "note", f"{title}: not done: {why}; the same command goes on from here")
+            self.outcomes[i] = Outcome([], unwritten=f"{title}: {why}")
 
 
-def _run_one(index: int, batch: Batch, settings: Settings, report: Report) -> Outcome:
+def _packs(batches: Sequence[Batch], seconds: Sequence[float], pool: Pool) -> list[list[int]]:
+    """Return what is submitted, in order: the longest batches first, small ones of one data set together."""
+    order = sorted(range(len(batches)), key=lambda i: -seconds[i])
+    small = [i for i in order if seconds[i] < pool.seconds_per_task]
+    packs = [[i] for i in order if seconds[i] >= pool.seconds_per_task]
+    # several packs for each worker, so that all end at about the same time
+    full = min(pool.seconds_per_task, sum(seconds[i] for i in small) / (4 * pool.count))
+    held = 0.0
+    for i in sorted(small, key=lambda i: repr(batches[i].cells[0].dataset)):  # a worker holds the data of a few
+        if not held or held + seconds[i] > full:
+            packs.append([])
+            held = 0.0
+        packs[-1].append(i)
+        held += seconds[i]
+    return packs
+
+
+def run_one(index: int, batch: Batch, settings: Settings, report: Report) -> Outcome:
     """Run a batch, and report all its events except its end."""
     title, due = batch.cells[0].title, 0.0
 
@@ -173,15 +302,14 @@ def _run_one(index: int, batch: Batch, settings: Settings, report: Report) -> Ou
 
 
 @contextmanager
-def in_processes(count: int) -> Iterator[Pool]:
-    """Yield a pool of worker processes with the plugins of this catalog; an error within the block ends them at once.
+def in_processes(count: int, hear: Callable[[Any], None] = lambda news: None) -> Iterator[Processes]:
+    """Yield worker processes with the plugins of this catalog; an error within the block ends them at once.
 
-    A function that is submitted to its executor begins with `refuse_unready`.
+    A function that is submitted to them begins with `refuse_unready`. `hear` is called with what it tells.
     """
-    news: queue.SimpleQueue[Event | Future[Any]] = queue.SimpleQueue()
-    workers = Processes(count, _load, (catalog.added_plugins(), catalog.added_modules()), news.put)
+    workers = Processes(count, _load, (catalog.added_plugins(), catalog.added_modules()), hear)
     try:
-        yield Pool(workers, news, _run_in_worker)
+        yield workers
     except BaseException:
         workers.end()
         raise
@@ -212,4 +340,12 @@ def refuse_unready() -> None:
 
 def _run_in_worker(task: Assignment) -> dict[int, Outcome]:
     refuse_unready()
-    return {i: _run_one(i, batch, task.settings, processes.tell) for i, batch in task.batches.items()}
+    return {i: run_one(i, batch, task.settings, processes.tell) for i, batch in task.batches.items()}
+
+
+# Executors of somebody else
+
+
+def _run_anywhere(parcel: Parcel) -> SentBack:
+    """Run a parcel where nobody listens to events; notes go to the worker's own stderr."""
+    return remote.run(parcel, lambda index, batch, settings: run_one(index, batch, settings, only_notes))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
 from bdlbench import catalog
 from bdlbench.core.spec import Choice
+from bdlbench.data import downloads
 from bdlbench.data.task import Task
 
 
@@ -20,6 +21,21 @@ def load_task(dataset: Choice, split: int) -> Task:
 def _load_task(entry: type, dataset: Choice, split: int) -> Task:
     """Cache by the class too: an edited plugin has another class of the same name."""
     return catalog.load_task(dataset, split)
+
+
+def fetch(dataset: Choice) -> None:
+    """Have the files at hand that a data set declares for download. Raises DataUnavailable where they cannot be had."""
+    downloads.fetch(_files(dataset), dataset.name)
+
+
+def is_at_hand(dataset: Choice) -> bool:
+    """Tell whether all files are here that a data set declares for download."""
+    return all(state in downloads.AT_HAND for _, state in downloads.status(_files(dataset)))
+
+
+def _files(dataset: Choice) -> Sequence[downloads.RemoteFile]:
+    declared: Sequence[downloads.RemoteFile] = getattr(catalog.load("datasets", dataset.name), "files", ())
+    return declared
 
 
 def forget() -> None:

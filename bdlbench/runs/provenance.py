@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from modulefinder import ModuleFinder
@@ -22,9 +22,10 @@ APART = (
     *("cli/", "compare/", "gate/", "peers/", "report/", "reproduce/", "published/", "claims/", "studies/", "suites/"),
     *("__main__.py", "api.py", "extend.py", "stats/hypotheses.py"),
     "data/in_memory.py",
-    *("records/cells.py", "records/reading.py", "runs/budget.py", "runs/executors.py"),
+    *("records/cells.py", "records/reading.py", "runs/budget.py", "runs/cluster.py", "runs/costs.py"),
+    "runs/executors.py",
     *("runs/external_scores.py", "runs/lint.py", "runs/predictions_file.py", "runs/processes.py"),
-    "runs/progress.py",
+    *("runs/progress.py", "runs/remote.py", "runs/shards.py"),
     "runs/search.py",
     *("runs/references.py", "runs/rescoring.py", "runs/suites.py", "runs/work.py", "stats/crossed.py", "stats/holm.py"),
     *("stats/power.py", "stats/rank_tests.py", "stats/reproduction.py"),
@@ -180,16 +181,15 @@ def _file(kind: catalog.Kind, name: str) -> Path:
 
 def source_sha256(path: Path) -> str:
     """Return the SHA-256 of a Python file and of all files that it imports, in any way, from its own folder."""
-    return files.digest({name: files.sha256(source.read_bytes()) for name, source in _imported(path)})
+    return files.digest({name: files.sha256(source.read_bytes()) for name, source in sources(path).items()})
 
 
-def _imported(path: Path) -> Iterator[tuple[str, Path]]:
+def sources(path: Path) -> dict[str, Path]:
+    """Return the files of `source_sha256`, by the names of their modules."""
     finder = ModuleFinder([str(path.parent)])  # it neither finds nor needs modules elsewhere
     finder.run_script(str(path))
-    for name, module in finder.modules.items():
-        source = getattr(module, "__file__", None)  # None for a folder without __init__.py
-        if source:
-            yield name, Path(source)
+    found = {name: getattr(module, "__file__", None) for name, module in finder.modules.items()}
+    return {name: Path(file) for name, file in found.items() if file}  # a folder without __init__.py has none
 
 
 def _names(choice: Choice) -> list[str]:

@@ -28,7 +28,7 @@ from bdlbench.core.clock import now
 from bdlbench.core.errors import BadInput, BenchError, Diverged
 from bdlbench.core.options import searched, spell
 from bdlbench.core.spec import Cell
-from bdlbench.data import downloads, task
+from bdlbench.data import task
 from bdlbench.data.task import Data
 from bdlbench.runs import executors, loading, provenance, suites
 from bdlbench.runs.batch import say
@@ -338,8 +338,7 @@ def _code(cell: Cell) -> provenance.Code:
 
 def _unsupported(cell: Cell) -> str:
     """Return why the model or the method rejects a cell, or ""; fetch its data before."""
-    files_of = getattr(catalog.load("datasets", cell.dataset.name), "files", ())
-    downloads.fetch(files_of, cell.dataset.name)
+    loading.fetch(cell.dataset)
     model = catalog.build_model([cell.model], loading.load_task(cell.dataset, 0).signature)
     return model.unsupported() or catalog.build_method([cell.method]).unsupported(model) or ""
 
@@ -507,8 +506,8 @@ def _left(protocol: SearchProtocol, contender: MethodSearch, rows: Sequence[Scor
 def _workers(jobs: int) -> Iterator[Callable[..., Future[list[ScoredTrial]]]]:
     """Yield what submits a batch: to worker processes, or to this one, where it runs at once."""
     if jobs > 1:
-        with executors.in_processes(jobs) as pool:
-            yield pool.executor.submit
+        with executors.in_processes(jobs) as workers:
+            yield workers.submit
         return
 
     def at_once(function: Callable[..., list[ScoredTrial]], *args: Any) -> Future[list[ScoredTrial]]:

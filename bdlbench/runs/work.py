@@ -13,6 +13,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from operator import index
@@ -23,12 +24,11 @@ from bdlbench import catalog
 from bdlbench.core import files, torch_state
 from bdlbench.core.errors import BadInput, DataUnavailable
 from bdlbench.core.spec import Cell, Choice, Spec
-from bdlbench.data import downloads
 from bdlbench.records import record as records
 from bdlbench.records.cells import Result, select
 from bdlbench.records.reading import Faults, Source
 from bdlbench.records.record import Record
-from bdlbench.runs import budget, lint, provenance, rescoring
+from bdlbench.runs import budget, costs, lint, loading, provenance, rescoring
 from bdlbench.runs.batch import CHECKPOINTS, Batch, Outcome, Settings, batches, say, unsupported
 from bdlbench.runs.executors import Report, execute, only_notes
 from bdlbench.runs.lint import Fault
@@ -109,7 +109,7 @@ def prepare(job: Job) -> Job:
     flagged: dict[Choice, list[Fault]] = {}
     for dataset, splits in _used(job).items():
         try:
-            downloads.fetch(_files(dataset), dataset.name)
+            loading.fetch(dataset)
             flagged[dataset] = lint.refuse(lint.of_data(dataset, splits))
         except DataUnavailable as error:
             absent[dataset] = error
@@ -130,11 +130,11 @@ def prepare(job: Job) -> Job:
     return replace(job, batches=tuple(kept), skipped=skipped, flagged=told)
 
 
-def perform(job: Job, workers: int = 1, report: Report = only_notes) -> list[Outcome]:
+def perform(job: Job, workers: int = 1, report: Report = only_notes, executor: str | Executor = "") -> list[Outcome]:
     """Train, score and write what a prepared job lacks, and tidy up. Return the outcomes of its batches, in order.
 
-    Records to be replaced are set aside first, and removed when all new ones exist. `workers` processes train. Raises
-    BadInput if the folder cannot be written.
+    Records to be replaced are set aside first, and removed when all new ones exist. `workers` processes train, or an
+    executor, as in `executors.execute`. Raises BadInput if the folder cannot be written, or there is no such executor.
     """
     if not job.batches and not job.results.is_dir():
         return []
@@ -142,7 +142,8 @@ def perform(job: Job, workers: int = 1, report: Report = only_notes) -> list[Out
     if job.fresh:
         _forget_checkpoints(job.results, job.batches)
     _set_aside(job)
-    outcomes = execute(job.batches, job.settings, workers, report)
+    seconds = _expected_seconds(job) if executor or workers > 1 else ()
+    outcomes = execute(job.batches, job.settings, workers, report, executor, seconds)
     outcomes += execute(_score_again(job), job.settings)
     _tidy(job, began)
     return outcomes
@@ -210,10 +211,7 @@ def missing(job: Job, holdings: Holdings) -> list[str]:
 
 def refused(job: Job) -> dict[Cell, str]:
     """Find cells that their model or method rejects, with the reason, if their data are already present."""
-    here = {
-        dataset: all(state in downloads.AT_HAND for _, state in downloads.status(_files(dataset)))
-        for dataset in _used(job)
-    }
+    here = {dataset: loading.is_at_hand(dataset) for dataset in _used(job)}
     batches = [batch for batch in job.batches if here[batch.cells[0].dataset]]
     return {cell: reason for batch in batches if (reason := _asked(unsupported, batch)) for cell in batch.cells}
 
@@ -248,12 +246,6 @@ def _used(job: Job) -> dict[Choice, list[int]]:
     return found
 
 
-def _files(dataset: Choice) -> Sequence[downloads.RemoteFile]:
-    """Return the files that a data set declares for download."""
-    declared: Sequence[downloads.RemoteFile] = getattr(catalog.load("datasets", dataset.name), "files", ())
-    return declared
-
-
 def _asked(question: Callable[[Batch], str], batch: Batch) -> str:
     """Ask a question about a batch. Errors of plugins are ignored here, because the run records them."""
     try:
@@ -266,6 +258,15 @@ def _asked(question: Callable[[Batch], str], batch: Batch) -> str:
 
 
 # perform
+
+
+def _expected_seconds(job: Job) -> tuple[float, ...]:
+    """Estimate the time of each batch; () where an entry of somebody else fails: the run records that."""
+    try:
+        with torch_state.kept():
+            return costs.forecast(job.batches, job.existing).seconds
+    except (Exception, SystemExit):
+        return ()
 
 
 def _probe(folder: Path) -> float:

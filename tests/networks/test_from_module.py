@@ -465,10 +465,10 @@ def test_a_module_runs_from_the_command_line(tmp_path, monkeypatch, capsys):
 @pytest.mark.slow
 def test_a_program_gives_its_modules_as_they_are(tmp_path, monkeypatch, refused):
     """A function of a file runs as its place does, several beside each other; one of no file is refused in one line."""
-    (tmp_path / "my_nets.py").write_text(NETS)
+    (file := tmp_path / "my_nets.py").write_text(NETS)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    nets = importlib.import_module("my_nets")
+    nets = importlib.import_module(file.stem)
     kept = {"method": "mle", "dataset": "digits", "seeds": 1, "set": ["mle.epochs=1"], "results": tmp_path / "out"}
 
     def made_inside():

@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from concurrent.futures import Executor, Future
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -96,11 +97,11 @@ def two_batches() -> list[Batch]:
 
 def spread(losses: list[int], folder: Path, begins: bool = True) -> tuple[list[Outcome], list[Event]]:
     news: Any = executors.queue.SimpleQueue()
-    pool = executors.Pool(
-        Uncertain(losses, begins, news), news, lambda task: {i: Outcome([], str(i)) for i in task.batches}
-    )
+    uncertain = Uncertain(losses, begins, news)
+    submit = partial(uncertain.submit, lambda task: {i: Outcome([], str(i)) for i in task.batches})
+    pool = executors.Pool(submit, news, lambda task, found: found, executors._how_lost)
     heard: list[Event] = []
-    return executors._spread(two_batches(), Settings(folder), pool, heard.append), heard
+    return executors._Run(two_batches(), Settings(folder), pool, heard.append).finish([1.0, 1.0]), heard
 
 
 def test_a_batch_whose_worker_is_lost_is_run_again_and_fails_alone_in_the_end(tmp_path: Path) -> None:

@@ -1,0 +1,255 @@
+"""Tasks for workers that may share neither disk nor plugins with this process: what travels there, and what comes back.
+
+A worker that sees the results folder under the same path writes there itself, atomically, as a local process does, and
+its unfinished fits survive it. Any other works in a temporary folder and sends back what this process then writes.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+from bdlbench import catalog
+from bdlbench.core import files
+from bdlbench.core.errors import BadInput
+from bdlbench.runs import loading, provenance
+from bdlbench.runs.batch import CHECKPOINTS, Batch, Outcome, Settings
+
+THIS_PROCESS = secrets.token_hex(8)
+"""Tells whether a task has left the process that made it: its catalog is at hand then."""
+
+
+class EntryFile(NamedTuple):
+    """A Python file of entries, by content.
+
+    Attributes:
+        name: Its name, such as mine.py.
+        files: Its content and that of every file that it imports from its own folder, by their paths in that folder.
+        sha256: As `provenance.source_sha256` gives it.
+        replace: For a plugin, the names of entries that it may replace; for a module, the names of its callables.
+        is_plugin: Whether it is a plugin, not a module that was named by --module.
+    """
+
+    name: str
+    files: Mapping[str, bytes]
+    sha256: str
+    replace: tuple[str, ...]
+    is_plugin: bool
+
+
+@dataclass(frozen=True)
+class AddedEntries:
+    """All that a worker's catalog must have besides the package and what is installed.
+
+    Attributes:
+        sources: Plugins, and files named by --module.
+        modules: What --module named by its import path; the worker must have it installed.
+    """
+
+    sources: tuple[EntryFile, ...] = ()
+    modules: tuple[str, ...] = ()
+
+    @classmethod
+    def here(cls) -> AddedEntries:
+        """Return what was added to this process's catalog. Raises BadInput for a file that has changed since."""
+        sources = []
+        for plugin in catalog.added_plugins():
+            catalog.add_again(plugin)
+            sources.append(_source(plugin.path, plugin.replace, True))
+        by_path = []
+        for place in catalog.added_modules():
+            path, _, name = place.rpartition(":")
+            if path.endswith(".py"):
+                sources.append(_source(Path(path), (name,), False))
+            else:
+                by_path.append(place)
+        return cls(tuple(sources), tuple(by_path))
+
+
+def _source(path: Path, names: tuple[str, ...], is_plugin: bool) -> EntryFile:
+    content = {
+        str(file.relative_to(path.resolve().parent)): file.read_bytes()
+        for file in provenance.sources(path.resolve()).values()
+    }
+    return EntryFile(path.name, content, provenance.source_sha256(path.resolve()), names, is_plugin)
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """A task as it travels.
+
+    Attributes:
+        batches: The batches, by their indices in the run.
+        settings: Their settings; the folder of results is absolute.
+        entries: What the worker's catalog must have.
+        mark: A file beside the records, and what it holds: who reads it shares the folder.
+        checkpoints: Unfinished fits of the batches, for a worker that does not, by their names.
+        process: THIS_PROCESS of the sender.
+    """
+
+    batches: Mapping[int, Batch]
+    settings: Settings
+    entries: AddedEntries
+    mark: tuple[str, str]
+    checkpoints: Mapping[str, bytes]
+    process: str = THIS_PROCESS
+
+
+class SentBack(NamedTuple):
+    """What comes back of a parcel.
+
+    Attributes:
+        outcomes: The outcomes, by the batches' indices.
+        files: Files to be written in the folder of results, by their paths in it; none from a worker that shares it.
+        is_shared: Whether the worker shares that folder.
+    """
+
+    outcomes: dict[int, Outcome]
+    files: dict[str, bytes]
+    is_shared: bool
+
+
+class Sender(NamedTuple):
+    """What one run sends with each of its tasks, and where it writes what comes back."""
+
+    results: Path
+    entries: AddedEntries
+    mark: tuple[str, str]
+
+    def pack(self, batches: Mapping[int, Batch], settings: Settings) -> Parcel:
+        """Return the parcel of some batches, by their indices in the run."""
+        kept = [file for batch in batches.values() for file in self._checkpoints(batch)]
+        content = {f"{CHECKPOINTS}/{file.name}": file.read_bytes() for file in kept}
+        return Parcel(batches, replace(settings, results=self.results), self.entries, self.mark, content)
+
+    def unpack(self, batches: Mapping[int, Batch], returned: SentBack) -> dict[int, Outcome]:
+        """Write the files that came back, each record after what it names. Return the outcomes."""
+        if returned.is_shared:
+            return returned.outcomes
+        outcomes = dict(returned.outcomes)
+        try:
+            for name in sorted(returned.files, key=lambda name: name.endswith(".json")):
+                files.write_atomic(self.results / name, returned.files[name])
+        except OSError as error:
+            said = f"{self.results} cannot be written: {error.strerror}; the same command trains it again"
+            lost = {i: Outcome([], unwritten=f"{b.cells[0].title}: {said}") for i, b in batches.items()}
+            return lost
+        for file in (file for batch in batches.values() for file in self._checkpoints(batch)):
+            if f"{CHECKPOINTS}/{file.name}" not in returned.files:  # the fit that it was sent with is done
+                file.unlink(missing_ok=True)
+        for i, outcome in outcomes.items():
+            here = [replace(record, path=self.results / record.path.name) for record in outcome.records]
+            outcomes[i] = outcome._replace(records=here)
+        return outcomes
+
+    def _checkpoints(self, batch: Batch) -> list[Path]:
+        return list((self.results / CHECKPOINTS).glob(f"{batch.key}.*.safetensors"))
+
+
+@contextmanager
+def sending(results: Path) -> Iterator[Sender]:
+    """Yield what packs the tasks of a run; a mark lies in the folder of results meanwhile."""
+    results = results.absolute()
+    token = secrets.token_hex(16)
+    mark = results / f".{token[:8]}.part"  # a run that is killed leaves it: `_tidy` removes such files
+    files.write_atomic(mark, token.encode())
+    try:
+        yield Sender(results, AddedEntries.here(), (str(mark), token))
+    finally:
+        mark.unlink(missing_ok=True)
+
+
+# In a worker
+
+
+_one_at_a_time = threading.Lock()
+"""Numbers of threads, global state of torch and the catalog are the process's: its threads take turns."""
+
+_held: AddedEntries | None = None
+"""The entries that this worker's catalog holds."""
+
+
+def run(parcel: Parcel, run_one: Callable[[int, Batch, Settings], Outcome]) -> SentBack:
+    """Run the batches of a parcel in this process.
+
+    Args:
+        parcel: The parcel.
+        run_one: Runs one batch, as `executors` does.
+
+    Returns:
+        What goes back.
+
+    Raises:
+        BadInput: This worker lacks code or data, or has other code than the sender. The message names the worker.
+    """
+    with _one_at_a_time:
+        try:
+            if parcel.process != THIS_PROCESS:
+                _adopt(parcel.entries)
+                for batch in parcel.batches.values():
+                    _refuse_other_code(batch, parcel.settings)
+                    loading.fetch(batch.cells[0].dataset)
+            if _shares(parcel.mark):
+                return SentBack({i: run_one(i, b, parcel.settings) for i, b in parcel.batches.items()}, {}, True)
+            with tempfile.TemporaryDirectory(prefix="bdlbench-") as name:
+                folder = Path(name)
+                for place, content in parcel.checkpoints.items():
+                    files.write_atomic(folder / place, content)
+                settings = replace(parcel.settings, results=folder)
+                outcomes = {i: run_one(i, batch, settings) for i, batch in parcel.batches.items()}
+                made = [path for path in folder.rglob("*") if path.is_file()]
+                return SentBack(outcomes, {str(path.relative_to(folder)): path.read_bytes() for path in made}, False)
+        except BadInput as error:
+            if parcel.process == THIS_PROCESS:
+                raise
+            raise type(error)(f"worker {socket.gethostname()}, process {os.getpid()}: {error}") from None
+
+
+def _shares(mark: tuple[str, str]) -> bool:
+    path, token = mark
+    try:
+        return Path(path).read_text() == token
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def _adopt(entries: AddedEntries) -> None:
+    """Let this worker's catalog hold these entries and no others that were added. Raises BadInput."""
+    global _held  # noqa: PLW0603
+    if entries == _held:
+        return
+    _held = None
+    catalog.forget_added()
+    loading.forget()
+    for source in entries.sources:
+        folder = Path(tempfile.mkdtemp(prefix="bdlbench-"))
+        for place, content in source.files.items():
+            files.write_atomic(folder / place, content)
+        path = folder / source.name
+        if provenance.source_sha256(path.resolve()) != source.sha256:
+            raise BadInput(f"{source.name} has arrived with another content than it was sent with: start the run again")
+        if source.is_plugin:
+            catalog.add_plugin(path, source.replace)
+        else:
+            catalog.add_module(f"{path}:{source.replace[0]}", catalog.names("models"))
+    for place in entries.modules:
+        catalog.add_module(place, catalog.names("models"))
+    _held = entries
+
+
+def _refuse_other_code(batch: Batch, settings: Settings) -> None:
+    """Raise BadInput if the code behind a batch's numbers differs from the sender's, which its record would name."""
+    here = provenance.code_of_cells(batch.cells)
+    for cell in batch.cells:
+        there = settings.code.get(cell.key, here[cell.key])
+        changed = [n for n in {**there, **here[cell.key]} if there.get(n) != here[cell.key].get(n)]
+        if changed:
+            raise BadInput(f"it has other code of {', '.join(changed)} than this process: install the same there")
