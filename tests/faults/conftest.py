@@ -26,6 +26,12 @@ def rows_of(page: str) -> dict[str, tuple[str, ...]]:
     return {f"{row[-1]} {row[0]}": row for row in rows}
 
 
+@pytest.fixture(scope="session")
+def all_faults(request: pytest.FixtureRequest) -> bool:
+    """Whether 200 kills and twenty processes are asked for, instead of a few."""
+    return bool(request.config.getoption("--all-faults"))
+
+
 @pytest.fixture
 def tell(request: pytest.FixtureRequest) -> Iterator[Tell]:
     """Say of a fault what was done, what happened, and with which exit code: words(…), measured="…" for numbers."""

@@ -24,6 +24,17 @@ ROOT = Path(__file__).resolve().parents[2]
 NEVER = 120.0
 """Seconds after which a test gives up waiting."""
 
+PRELOADED = (
+    *("bdlbench.cli.main", "bdlbench.report.tables", "bdlbench.runs.work", "bdlbench.runs.progress"),
+    *("pandas", "rich.progress", "rich.table", "scipy.stats", "sklearn.datasets"),
+    *(
+        f"bdlbench.{kind}.{path.stem}"
+        for kind in ("methods", "models", "metrics", "datasets")
+        for path in (ROOT / "bdlbench" / kind).glob("[!_]*.py")
+    ),
+)
+"""What a command imports sooner or later."""
+
 COLLECTED = ("swag", "sghmc", "snapshot")
 """Methods that gather states while they train."""
 
@@ -77,7 +88,7 @@ class Forked:
 
     def __init__(self, given: Sequence[str], place: Path, limits: Mapping[int, int] | None = None) -> None:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["bdlbench.cli.main", "bdlbench.report.tables", "bdlbench.runs.work", __name__])
+        context.set_forkserver_preload([*PRELOADED, __name__])
         number = len(list(place.glob("*.out")))
         self.out, self.err = place / f"{number}.out", place / f"{number}.err"
         self.out.touch()

@@ -162,9 +162,9 @@ def test_the_folder_vanishes(alone: dict[str, bytes], tmp_path: Path, tell: Tell
 
 @pytest.mark.parametrize("ways", ["missing", "fresh"])
 def test_several_runs_into_one_folder(
-    ways: str, alone: dict[str, bytes], tmp_path: Path, tell: Tell, request: pytest.FixtureRequest
+    ways: str, alone: dict[str, bytes], tmp_path: Path, tell: Tell, all_faults: bool
 ) -> None:
-    count = 20 if request.config.getoption("--all-faults") else 4
+    count = 20 if all_faults else 4
     results = tmp_path / "out"
     if ways == "fresh":
         assert run(three(results), tmp_path).code == 0
