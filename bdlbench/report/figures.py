@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import warnings
 from collections.abc import Callable, Sequence
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bdlbench.compare.rank import ENOUGH_BLOCKS, Ranking
+from bdlbench.core import files
 from bdlbench.core.errors import BadInput
 from bdlbench.records.cells import Result
 from bdlbench.report.tables import Group, group
@@ -129,9 +131,10 @@ def _save(draw: Callable[[], Any], path: Path) -> None:
     with mpl.rc_context({"text.parse_math": False}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         figure = draw()
+        drawn = io.BytesIO()  # not into the file: a writer of PDF hides the error of a full disk behind one of its own
+        figure.savefig(drawn, format=path.suffix[1:], dpi=200)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            figure.savefig(path, dpi=200)
+            files.write_atomic(path, drawn.getvalue())
         except OSError as error:
             raise BadInput(f"--figure {path} cannot be written: {error.strerror}") from None
 

@@ -40,6 +40,10 @@ REPLACED = ".replaced"
 """The subfolder of a folder of records that holds records being replaced by a fresh run."""
 
 
+FUTURE_SECONDS = 3600.0
+"""A half-written file that is dated so much later than now was left before the clock was set back."""
+
+
 @dataclass(frozen=True)
 class Job:
     """The work of a run.
@@ -346,7 +350,7 @@ def _tidy(job: Job, began: float) -> None:
     places = (job.results, hidden, job.results / records.PARAMETERS)
     for part in (part for place in places for part in place.glob(".*.part")):
         with suppress(FileNotFoundError):  # another run has just removed or renamed it
-            if part.stat().st_mtime < began:
+            if not began <= part.stat().st_mtime < began + FUTURE_SECONDS:
                 part.unlink()
     with suppress(OSError):  # it is absent, or holds checkpoints of others
         hidden.rmdir()

@@ -12,10 +12,13 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import NamedTuple
+
+import pytest
 
 from bdlbench.core import files
 from bdlbench.records import record as records
@@ -84,15 +87,24 @@ def ended(process: subprocess.Popen[str]) -> Ended:
 
 
 class Forked:
-    """A command in a process that has imported everything; stdout and stderr go to files beside its folder."""
+    """A command in a process that has imported everything; stdout and stderr go to files beside its folder.
 
-    def __init__(self, given: Sequence[str], place: Path, limits: Mapping[int, int] | None = None) -> None:
+    `limits` are resources of the process, and `inject` is called in it before the command.
+    """
+
+    def __init__(
+        self,
+        given: Sequence[str],
+        place: Path,
+        limits: Mapping[int, int] | None = None,
+        inject: Callable[[], None] | None = None,
+    ) -> None:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([*PRELOADED, __name__])
         number = len(list(place.glob("*.out")))
         self.out, self.err = place / f"{number}.out", place / f"{number}.err"
         self.out.touch()
-        arguments = (list(given), self.out, self.err, dict(limits or {}))
+        arguments = (list(given), self.out, self.err, dict(limits or {}), inject)
         self.process: BaseProcess = context.Process(target=_command, args=arguments)
         self.process.start()
         self.began = time.monotonic()
@@ -111,7 +123,7 @@ class Forked:
         return self.wait().code == -number
 
 
-def _command(given: list[str], out: Path, err: Path, limits: dict[int, int]) -> None:
+def _command(given: list[str], out: Path, err: Path, limits: dict[int, int], inject: Callable[[], None] | None) -> None:
     os.setsid()
     for number, path in ((1, out), (2, err)):
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -124,14 +136,21 @@ def _command(given: list[str], out: Path, err: Path, limits: dict[int, int]) -> 
     from bdlbench.cli.main import main
 
     torch.set_num_threads(1)
+    if inject:
+        inject()
     code = main(given)
     sys.stdout.flush()
     os._exit(code)
 
 
-def run(given: Sequence[str], place: Path, limits: Mapping[int, int] | None = None) -> Ended:
+def run(
+    given: Sequence[str],
+    place: Path,
+    limits: Mapping[int, int] | None = None,
+    inject: Callable[[], None] | None = None,
+) -> Ended:
     """Run a command in a forked process to its end."""
-    return Forked(given, place, limits).wait()
+    return Forked(given, place, limits, inject).wait()
 
 
 def wait_until(moment: Callable[[], bool], what: str) -> None:
@@ -154,3 +173,18 @@ def deterministic(results: Path) -> dict[str, bytes]:
     there = {path.name for path in results.iterdir()}
     assert there == set(found), f"left behind: {sorted(there - set(found))}, lost: {sorted(set(found) - there)}"
     return found
+
+
+@contextmanager
+def small_disk(place: Path, size: str) -> Iterator[Path]:
+    """A file system of its own in memory."""
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"no tmpfs can be mounted: {mounted.stderr.decode().strip()}")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)

@@ -10,8 +10,6 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,24 +18,9 @@ from bdlbench.core import files
 from bdlbench.records import record as records
 from bdlbench.runs.work import REPLACED
 from tests.faults.conftest import Tell
-from tests.faults.processes import COLLECTED, Forked, deterministic, run, wait_until, words
+from tests.faults.processes import COLLECTED, Forked, deterministic, run, small_disk, wait_until, words
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="limits and mounts of Unix")]
-
-
-@contextmanager
-def small_disk(place: Path, size: str) -> Iterator[Path]:
-    """A file system of its own in memory."""
-    place.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip(f"no tmpfs can be mounted: {mounted.stderr.decode().strip()}")
-    try:
-        yield place
-    finally:
-        subprocess.run(["umount", "-l", str(place)], check=True)
 
 
 def mount(place: Path, how: str) -> None:
