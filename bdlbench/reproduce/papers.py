@@ -32,7 +32,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
-from bdlbench.core.errors import BadInput, unknown
+from bdlbench.core.errors import BadInput, one_line, unknown
 from bdlbench.core.files import read_toml
 from bdlbench.stats.reproduction import SPREADS, Limits, Published, Spread, published
 
@@ -200,7 +200,7 @@ def _rows(file: Path, limits: Mapping[str, Any]) -> Iterator[PaperRow]:
             row = _row(line, limits)
             yield _with_splits(row, by_split.pop((row.table, row.method, row.dataset, row.quantity), ()))
         except ValueError as error:
-            raise BadInput(f"{file}: line {number}: {error}") from None
+            raise BadInput(f"{file}: line {number}: {one_line(error)}") from None
     if by_split:
         raise BadInput(f"{beside}: {', '.join(next(iter(by_split)))} is no row of {file.name}")
 
@@ -212,7 +212,7 @@ def _lines(file: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, 
     except OSError as error:
         raise BadInput(f"{file} cannot be read: {error.strerror}") from None
     except (ValueError, csv.Error) as error:
-        raise BadInput(f"{file} is not CSV: {error}") from None
+        raise BadInput(f"{file} is not CSV: {one_line(error)}") from None
     for number, line in enumerate(lines, 2):
         if set(line) != set(columns) or None in line.values():
             raise BadInput(f"{file}: line {number}: the columns are {', '.join(columns)}")
@@ -225,7 +225,7 @@ def _splits(file: Path) -> Iterator[tuple[tuple[str, ...], tuple[float, ...]]]:
         try:
             values = tuple(map(float, line["values"].split()))
         except ValueError as error:
-            raise BadInput(f"{file}: line {number}: {error}") from None
+            raise BadInput(f"{file}: line {number}: {one_line(error)}") from None
         if not line["source"] or not values or not all(map(math.isfinite, values)):
             raise BadInput(f"{file}: line {number}: it needs finite values, one for each split, and their source")
         yield tuple(line[key] for key in SPLIT_COLUMNS[:4]), values

@@ -25,7 +25,7 @@ import torch
 from bdlbench import catalog
 from bdlbench.core import files, torch_state
 from bdlbench.core.clock import now
-from bdlbench.core.errors import BadInput, BenchError, Diverged
+from bdlbench.core.errors import BadInput, BenchError, Diverged, one_line
 from bdlbench.core.options import searched, spell
 from bdlbench.core.spec import Cell
 from bdlbench.data import task
@@ -528,7 +528,7 @@ def read(file: Path) -> list[ScoredTrial]:
         table = csv.DictReader(io.StringIO(file.read_text("utf-8")))
         lines = list(table)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise BadInput(f"{file} cannot be read: {error}") from None
+        raise BadInput(f"{file} cannot be read: {one_line(error)}") from None
     if missing := types.keys() - set(table.fieldnames or ()):
         raise BadInput(f"{file} is no table of trials of tune: it has no column {min(missing)}; name another folder")
     rows = []
@@ -536,7 +536,9 @@ def read(file: Path) -> list[ScoredTrial]:
         try:
             rows.append(ScoredTrial(**{name: kind(line[name]) for name, kind in types.items()}))
         except (KeyError, TypeError, ValueError) as error:
-            raise BadInput(f"{file}, line {number}, is no trial of a search ({error}): name another folder") from None
+            raise BadInput(
+                f"{file}, line {number}, is no trial of a search ({one_line(error)}): name another folder"
+            ) from None
     return rows
 
 
