@@ -15,6 +15,7 @@ docs/clusters.md states what they printed.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import queue
 import random
@@ -114,12 +115,15 @@ def lost(folder: Path) -> None:
     made_here = {record.name: record for record in records.read(folder)}
     reference = {record.name: record for record in records.read(REFERENCE)}
     same = [name for name, one in reference.items() if name in made_here and alike(one, made_here[name])]
-    print(f"{len(same)} of {len(reference)} records have the values and predictions of results/reference/quick")
+    print(f"{len(same)} of {len(reference)} records have the parameters and metrics of results/reference/quick")
     print(f"left besides records: {sorted(path.name for path in folder.iterdir() if path.name.startswith('.'))}")
 
 
 def alike(one: Any, other: Any) -> bool:
-    return bool(one.values == other.values and one.predictions == other.predictions)
+    """Tell whether a record has the parameters and all metrics of the committed one; it may have newer ones too."""
+    held = {name: entry.values for name, entry in one.values.metrics.items()}
+    here = {name: entry.values for name, entry in other.values.metrics.items() if name in held}
+    return bool(held == here and one.values.parameters_sha256 == other.values.parameters_sha256)
 
 
 def small_batches(count: int) -> list[Batch]:
@@ -272,10 +276,10 @@ def simulation(folder: Path) -> None:
     (example,) = small_batches(1)
     many = [Batch((Row(example.cells[0], Replicate(int(1e6 * one))),)) for one in seconds]
     cluster._work = asleep
-    quiet = {"processes": False, "protocol": "tcp", "dashboard_address": None, "memory_limit": 0}
+    quiet = {"processes": False, "dashboard_address": None, "memory_limit": 0, "silence_logs": logging.CRITICAL}
     with distributed.LocalCluster(n_workers=WORKERS, threads_per_worker=1, **quiet) as local:
         for name, known in (("costs known", seconds), ("costs known within a factor 1.6", guessed)):
-            with cluster.on_cluster(local.scheduler_address.replace("tcp:", "dask:"), folder, WORKERS, 0) as pool:
+            with cluster.on_cluster(f"dask:{local.scheduler_address}", folder, WORKERS, 0) as pool:
                 began = time.perf_counter()
                 executors._Run(many, Settings(folder), pool, lambda event: None).finish(known)
                 took_all = time.perf_counter() - began
