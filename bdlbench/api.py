@@ -582,7 +582,7 @@ def rank(folder: str | Path, metric: str = "nll", methods: str | Sequence[str] =
     found = rescoring.completed(reading.read(_path("folder", folder)), [metric])
     ranked = ranking.rank(found.results, metric, _listed("methods", methods))
     damaged = found.faults.lines() if found.faults.damaged else ()
-    return replace(ranked, notes=(*ranked.notes, *found.untold, *damaged))
+    return replace(ranked, notes=(*ranked.notes, *found.untold, *damaged), unread=found.faults.unread)
 
 
 @_for_callers
@@ -690,7 +690,7 @@ def report(
 
     _add_plugins(plugin)
     files.refuse_unwritable(_path("out", out), "--out")
-    return page.write(_path("folder", folder), _path("out", out), _listed("metrics", metrics))
+    return page.write(_path("folder", folder), _path("out", out), _listed("metrics", metrics)).file
 
 
 def verify(folder: str | Path, *, full: bool = False, threads: int | None = None) -> Iterator[Check]:

@@ -63,7 +63,7 @@ def reproduce(
     elif any(folder.glob("*.json")):
         from bdlbench.records import record as records
 
-        print_other_code(records.read(folder))
+        print_other_code(records.scan(folder).records)
     lines = _lines(paper, folder)
     from bdlbench.reproduce.page import text
 
@@ -85,7 +85,7 @@ def _train(paper: Paper, folder: Path, jobs: int, device: str) -> None:
     job = work.plan(suites.build_spec(suite, suites.Overrides(device=device)), Settings(folder))
     print_outdated(job, "--stored judges the records as they are", sys.stderr)
     trained, _ = train(job, work.workers(jobs, job))
-    for finding in work.findings_of(trained, records.read(folder) if folder.is_dir() else []):
+    for finding in work.findings_of(trained, records.scan(folder).records if folder.is_dir() else ()):
         print(finding, file=sys.stderr)
 
 

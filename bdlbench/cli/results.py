@@ -55,7 +55,7 @@ def table(
         for line in untold:
             print(line)
     print_faults(faults)
-    if faults.damaged:
+    if faults.damaged or faults.unread:
         raise typer.Exit(INCOMPLETE)
 
 
@@ -180,6 +180,8 @@ def rank(
     if figure is not None:
         figures.draw_ranking(found, figure)
     write(verdicts.render_ranking(found, style, *screen()), style)
+    if found.unread:
+        raise typer.Exit(INCOMPLETE)
 
 
 def report(
@@ -190,8 +192,12 @@ def report(
     replaced: Replaced = [],  # noqa: B006
 ) -> None:
     """Write a self-contained HTML page of a folder's records, with its figures beside it as SVG and PNG."""
-    from bdlbench import api
+    from bdlbench.core import files
+    from bdlbench.report import page
 
     add_plugins(plugin, replaced)
-    page = api.report(results, out, listed(metrics))
-    print(f"{page}: {page.stat().st_size / 1e6:.2f} MB; its figures, as SVG and PNG, are in {page.parent / 'figures'}")
+    files.refuse_unwritable(out, "--out")
+    file, unread = page.write(results, out, listed(metrics))
+    print(f"{file}: {file.stat().st_size / 1e6:.2f} MB; its figures, as SVG and PNG, are in {file.parent / 'figures'}")
+    if unread:
+        raise typer.Exit(INCOMPLETE)

@@ -142,7 +142,7 @@ def _print_plan(job: Job, workers: int) -> None:
     from bdlbench.report import tables
     from bdlbench.runs import suites, work
 
-    refused = work.refused(job)
+    refused = {**job.skipped, **work.refused(job)}
     job = replace(job, batches=tuple(batch for batch in job.batches if batch.cells[0] not in refused))
     missing: dict[Cell, list[int]] = {cell: [] for cell in job.spec.cells}
     for batch in job.batches:
@@ -225,7 +225,7 @@ def _print_results(job: Job, metrics: Sequence[str]) -> bool:
     count = sum(len(result.replicates) for result in done)
     trained = sum(len(batch.rows) for batch in job.batches)
     print(f"{count} replicates of {len(done)} cells in {job.results}; {trained or 'none'} had to be trained now")
-    return failed or bool(left_out or held.faults.damaged or held.faults.gone)
+    return failed or bool(left_out or held.faults.damaged or held.faults.gone or held.faults.unread)
 
 
 def _ranges(seeds: Sequence[int]) -> str:

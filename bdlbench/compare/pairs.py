@@ -22,6 +22,7 @@ from bdlbench.compare.pairing import SAME_TREATMENT, Pairing, gap_lines, partner
 from bdlbench.core.spec import Replicate
 from bdlbench.records.cells import Result, columns_named, flatten, merge
 from bdlbench.records.reading import Source
+from bdlbench.records.record import Unread
 from bdlbench.runs import rescoring
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ class Comparison:
         strict: Whether "inconclusive" is a negative verdict too.
         options: Cells that differ only in the options of their method, one line each.
         untold: Metrics that records do not hold and that their stored predictions cannot give, one line each.
+        unread: Records of both sides that are left out, because they cannot be read.
     """
 
     pairs: tuple[Pair, ...]
@@ -78,6 +80,7 @@ class Comparison:
     strict: bool = False
     options: tuple[str, ...] = ()
     untold: tuple[str, ...] = ()
+    unread: tuple[Unread, ...] = ()
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -89,14 +92,15 @@ class Comparison:
         """The exit code of `compare`.
 
         1 where anything is worse beyond its margin (with `strict`, also inconclusive), 3 where protocols differ, 4
-        where B lacks cells, replicates, metrics or out-of-distribution sets of A, else 0.
+        where a record of either side cannot be read, or B lacks cells, replicates, metrics or out-of-distribution sets
+        of A, else 0.
         """
         negative = {"worse", "inconclusive"} if self.strict else {"worse"}
         if any(finding.verdict in negative for finding in self.findings):
             return NEGATIVE
         if self.apart:
             return NOT_COMPARABLE
-        return INCOMPLETE if self.only_a or not all(pair.is_whole for pair in self.pairs) else 0
+        return INCOMPLETE if self.unread or self.only_a or not all(pair.is_whole for pair in self.pairs) else 0
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Yield one flat row for each pair and metric. Values that cannot be known are None."""
@@ -196,7 +200,9 @@ def compare(
     pairs = [_pair(left, right, margins or {}, columns) for left, right in found.couples]
     judged = iter(judge([finding for pair in pairs for finding in pair.findings]))
     pairs = [replace(pair, findings=tuple(next(judged) for _ in pair.findings)) for pair in pairs]
-    return Comparison(tuple(pairs), found.only_a, found.only_b, found.apart, strict, found.options, untold)
+    return Comparison(
+        tuple(pairs), found.only_a, found.only_b, found.apart, strict, found.options, untold, a.unread + b.unread
+    )
 
 
 # one pair

@@ -14,6 +14,7 @@ from bdlbench.core.errors import BadInput, unknown
 from bdlbench.core.options import spell
 from bdlbench.core.spec import Choice
 from bdlbench.records.cells import Result, columns_named, flatten
+from bdlbench.records.record import Unread
 from bdlbench.stats.behrens_fisher import Array
 from bdlbench.stats.holm import holm
 from bdlbench.stats.rank_tests import cliques, friedman, mean_ranks, pairs, probability_of_improvement, wilcoxon
@@ -62,6 +63,7 @@ class Ranking:
         duels: All pairs of methods.
         groups: Groups of methods that are not told apart, by their places.
         notes: Lines on what was left out, and on the limits of the tests.
+        unread: Records that are left out, because they cannot be read.
     """
 
     metric: str
@@ -75,6 +77,7 @@ class Ranking:
     duels: tuple[Duel, ...]
     groups: tuple[tuple[int, ...], ...]
     notes: tuple[str, ...] = ()
+    unread: tuple[Unread, ...] = ()
 
     def frame(self) -> DataFrame:
         """Return one row for each method, the best mean rank first, with its mean in each block."""

@@ -131,9 +131,12 @@ class Check:
 def verify_folder(path: Path, full: bool = False, threads: int | None = None) -> Iterator[Check]:
     """Compare each record of a folder, or one record, with what is computed here. Raises BadInput if there is none.
 
+    A record that cannot be read has a check too, after the others: it is unchecked.
+
     Torch's global state has no influence on it; changes by the caller between two checks remain.
     """
-    found = reading.read(path).records
+    source = reading.read(path)
+    found = source.records
     seeds = {
         record.key: {r for other in found if other.key == record.key for r in other.replicates} for record in found
     }
@@ -142,6 +145,8 @@ def verify_folder(path: Path, full: bool = False, threads: int | None = None) ->
             check = verify(record.path.parent, record, full, threads)
         few = lint.of_replicates(check.title, sorted(seeds[record.key]))
         yield replace(check, findings=(*few, *check.findings))
+    for unread in source.unread:
+        yield Check(unread.path.name, 0, 0, (Part("record", "unchecked", unread.reason),))
 
 
 def verify(folder: Path, record: Record, full: bool = False, threads: int | None = None) -> Check:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from bdlbench.core.errors import BadInput
 from bdlbench.records import record as records
-from bdlbench.records.record import Record
+from bdlbench.records.record import Record, Unread
 
 RESULTS_FOLDER = "results"
 """The folder of a revision that is read by default."""
@@ -24,9 +24,15 @@ RESULTS_FOLDER = "results"
 
 @dataclass(frozen=True)
 class Source:
-    """Records, each with the folder that holds its predictions."""
+    """Records, each with the folder that holds its predictions.
+
+    Attributes:
+        entries: The folders and the records.
+        unread: Records that are left out, because they cannot be read.
+    """
 
     entries: tuple[tuple[Path, Record], ...]
+    unread: tuple[Unread, ...] = ()
 
     @property
     def records(self) -> tuple[Record, ...]:
@@ -47,14 +53,19 @@ class Source:
 def read(path: Path, name: str = "") -> Source:
     """Read the records of a folder and its subfolders, or one record; say which files are passed over.
 
-    Messages show `name`, if it is given, instead of the path. Raises BadInput if there are no records.
+    A record of a folder that cannot be read is left out, with a line, and named in the source. Messages show `name`, if
+    it is given, instead of the path. Raises BadInput if there are no records.
     """
-    found, others = records.scan(path, below=True)
-    records.say_passed_over(others, name or str(path))
-    if not found:
+    found = records.scan(path, below=True)
+    unread = tuple(one._replace(reason=one.reason.replace(str(path), name or str(path))) for one in found.unread)
+    records.say_passed_over(found.others, name or str(path))
+    if not found.records:
+        for one in unread:
+            raise BadInput(one.reason)
         raise BadInput(f"{name or path} holds no records: give a folder that `run` wrote")
-    records.refuse_conflicts(found)
-    return Source(tuple((record.path.parent, record) for record in found))
+    records.say_unread(unread)
+    records.refuse_conflicts(found.records)
+    return Source(tuple((record.path.parent, record) for record in found.records), unread)
 
 
 @dataclass(frozen=True)
@@ -64,13 +75,15 @@ class Faults:
     Attributes:
         damaged: One description for each damaged file.
         gone: Missing files.
+        unread: Records that are left out, because they cannot be read.
     """
 
     damaged: tuple[str, ...] = ()
     gone: tuple[Path, ...] = ()
+    unread: tuple[Unread, ...] = ()
 
     def lines(self) -> Iterator[str]:
-        """Describe the faults: what is wrong, what still holds, and how to repair it."""
+        """Describe the faults beside records: what is wrong, what still holds, and how to repair it."""
         for words in self.damaged:
             yield f"damaged: {words}; the record's own numbers hold, and --fresh makes it again"
         if self.gone:
@@ -93,7 +106,7 @@ def sound(source: Source) -> tuple[Source, Faults]:
         if reason:
             damaged.append(reason)
         entries.append((folder, replace(record, predictions="") if reason else record))
-    return Source(tuple(entries)), Faults(tuple(damaged), tuple(gone))
+    return Source(tuple(entries), source.unread), Faults(tuple(damaged), tuple(gone), source.unread)
 
 
 @contextmanager

@@ -10,11 +10,12 @@ import logging
 import math
 import os
 import re
+import stat
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import safetensors.torch
 from safetensors import SafetensorError, safe_open
@@ -146,38 +147,120 @@ RECORD = re.compile(r"-[0-9a-f]{12}-[0-9a-f]{8}\.json$")
 """The ending of a record's file name as `write` gives it."""
 
 
+class Unread(NamedTuple):
+    """A file that is, or is called, a record, and cannot be read.
+
+    Attributes:
+        path: The file.
+        reason: What is wrong, with the file's name and what would be right.
+        is_damaged: Whether it is a file of this machine that is cut short or altered. Any other must not be replaced:
+            it is of a newer schema, cannot be opened, or is no file.
+    """
+
+    path: Path
+    reason: str
+    is_damaged: bool
+
+    @property
+    def named_cell(self) -> str:
+        """The beginning of the hash of the cell that the file's name names; "" where it names none."""
+        return self.path.name[-26:-14] if RECORD.search(self.path.name) else ""
+
+    def may_be_of(self, cell: Cell) -> bool:
+        """Return whether the file's name is that of a record of this cell."""
+        return self.named_cell == cell.key[:12]
+
+
+@dataclass(frozen=True)
+class Folder:
+    """What lies in a folder of records.
+
+    Attributes:
+        records: Its records, sorted by path.
+        others: JSON files that are not records.
+        unread: Records that cannot be read.
+        stamps: What tells, by file, whether it has changed since it was read.
+    """
+
+    records: tuple[Record, ...]
+    others: tuple[Path, ...] = ()
+    unread: tuple[Unread, ...] = ()
+    stamps: Mapping[Path, Stamp] = field(default_factory=dict)
+
+
+NO_FOLDER = Folder(())
+
+
 def read(path: Path, conflicting: bool = False) -> list[Record]:
     """Read all records directly in a folder, or the one in a file, sorted by name. Say which files are passed over.
 
     Raises BadInput for a missing folder, an unreadable file, a newer schema, a truncated or altered record, or, unless
     `conflicting`, two records that give one replicate different values.
     """
-    found, others = scan(path)
-    say_passed_over(others, str(path))
+    found = scan(path)
+    for unread in found.unread:
+        raise BadInput(unread.reason)
+    say_passed_over(found.others, str(path))
     if not conflicting:
-        refuse_conflicts(found)
-    return found
+        refuse_conflicts(found.records)
+    return [*found.records]
 
 
-def scan(path: Path, below: bool = False) -> tuple[list[Record], list[Path]]:
-    """Return the records of a folder, or the one of a file, and the JSON files that are not records.
+def scan(path: Path, below: bool = False, known: Folder = NO_FOLDER) -> Folder:
+    """Read the records of a folder, or the one of a file. A record that cannot be read costs nobody the others.
 
-    With `below`, subfolders are scanned too, except hidden ones, where a run keeps unfinished work. Raises BadInput as
-    `read` does.
+    Args:
+        path: A folder, or a file.
+        below: Whether subfolders are scanned too, except hidden ones, where a run keeps unfinished work.
+        known: What was read before: files that have not changed since are not read again.
+
+    Returns:
+        What was found. A file that vanishes meanwhile is not there.
+
+    Raises:
+        BadInput: The folder does not exist or cannot be listed, or the file is no record or cannot be read.
     """
     try:
         if not path.exists():
             raise BadInput(f"{path} does not exist: give a folder that `run` wrote")
         if not path.is_dir():
-            return [read_one(path)], []
-        paths = []
+            return Folder((read_one(path),))
+        paths: list[Path] = []
         for place, folders, names in os.walk(path, onerror=_refuse_unreadable):
-            paths += [Path(place) / name for name in names if name.endswith(".json") and not name.startswith(".")]
+            named = [name for name in names if name.endswith(".json")] + [n for n in folders if RECORD.search(n)]
+            paths += [Path(place) / name for name in named if not name.startswith(".")]
             folders[:] = [name for name in folders if below and not name.startswith(".")]
     except OSError as error:
         raise BadInput(f"{error.filename or path} cannot be read: {error.strerror}") from None
-    read = {file: _read(file) for file in sorted(paths)}
-    return [record for record in read.values() if record], [file for file, record in read.items() if not record]
+    before = {record.path: record for record in known.records}
+    found: list[Record] = []
+    others: list[Path] = []
+    unread: list[Unread] = []
+    stamps: dict[Path, Stamp] = {}
+    for file in sorted(paths):
+        try:
+            stamp = stamp_of(file.stat())
+            record = before.get(file) if known.stamps.get(file) == stamp else None
+            record = record or _read(file)
+        except (BadInput, OSError) as error:
+            if os.path.lexists(file):  # else another process has just removed it
+                unread.append(Unread(file, str(error), _is_damaged(file)))
+            continue
+        if record is None:
+            others.append(file)
+        else:
+            found.append(record)
+            stamps[file] = stamp
+    return Folder(tuple(found), tuple(others), tuple(unread), stamps)
+
+
+Stamp = tuple[int, int, int, int]
+"""What changes when a file does: its size in bytes, the times of its content and of its inode in ns, and its inode."""
+
+
+def stamp_of(status: os.stat_result) -> Stamp:
+    """Return the stamp of a file, by its status."""
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
 def _refuse_unreadable(error: OSError) -> None:
@@ -197,6 +280,18 @@ def say_passed_over(others: Sequence[Path], where: str) -> None:
             f" and {len(others) - 3} more" if others[3:] else ""
         )
         _say(f"bdlbench: passed over in {where}, not records: {named}")
+
+
+UNREAD_SHOWN = 5
+"""The most records that cannot be read of which each has a line."""
+
+
+def say_unread(unread: Sequence[Unread]) -> None:
+    """Say which records are left out because they cannot be read: a line for each of the first, then their number."""
+    for one in unread[:UNREAD_SHOWN]:
+        _say(f"bdlbench: left out: {one.reason}")
+    if (rest := len(unread) - UNREAD_SHOWN) > 0:
+        _say(f"bdlbench: left out: {rest} more records beside {unread[0].path} that cannot be read")
 
 
 def refuse_conflicts(records: Iterable[Record], replaced: Collection[tuple[str, Replicate]] = ()) -> None:
@@ -389,11 +484,8 @@ def _read(path: Path) -> Record | None:
     """Read one record; None if neither the name nor the content is a record's. Raises BadInput as `read_one` does."""
     called = RECORD.search(path.name) is not None
     try:
-        if path.stat().st_size > LARGEST_RECORD:
-            if not called:
-                return None
-            raise BadInput(f"{path} has more than {LARGEST_RECORD >> 20} MiB, which no record has: give another folder")
-        content = path.read_bytes()
+        if (content := _content(path, called)) is None:
+            return None
         called = called or b'"protocol"' in content  # near the start: a truncated copy still has it
         body = decoded(content)
         alike = isinstance(body, dict) and {"schema", "cell", "replicates"} <= body.keys()
@@ -416,6 +508,33 @@ def _read(path: Path) -> Record | None:
             return None
         whole = "put a whole copy in its place, or give another folder"
         raise BadInput(f"{path} is not a whole record: it is cut short or damaged ({error}); {whole}") from None
+
+
+def _content(path: Path, called: bool) -> bytes | None:
+    """Return what a file holds; None for what cannot be a record, unless it is `called` like one: then BadInput."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):  # to open a pipe is to wait for its writer
+        if called:
+            raise BadInput(f"{path} is no file, though it is called like a record: move it elsewhere")
+        return None
+    if status.st_size > LARGEST_RECORD:
+        if called:
+            raise BadInput(f"{path} has more than {LARGEST_RECORD >> 20} MiB, which no record has: give another folder")
+        return None
+    return path.read_bytes()
+
+
+def _is_damaged(path: Path) -> bool:
+    """Return whether what cannot be read as a record is a file that is cut short or altered, and nothing else."""
+    try:
+        content = _content(path, called=True)
+    except (BadInput, OSError):
+        return False
+    try:
+        body = decoded(content or b"")
+    except (Misfit, RecursionError):
+        return True
+    return not (isinstance(body, dict) and type(body.get("schema")) is int and body["schema"] > SCHEMA)
 
 
 def _reader_of(body: Mapping[str, Any]) -> str:

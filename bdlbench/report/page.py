@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
 import matplotlib as mpl
@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from bdlbench.core import files
 from bdlbench.records import reading
 from bdlbench.records.cells import Result, flatten, merge
-from bdlbench.records.record import Record
+from bdlbench.records.record import Record, Unread
 from bdlbench.report import commands, evidence, overview, plots, tables
 from bdlbench.report.evidence import EvidenceSection
 from bdlbench.report.plots import Panel
@@ -60,7 +60,19 @@ class Drawing:
     stem: str
 
 
-def write(path: Path, out: Path, metrics: Sequence[str] = ()) -> Path:
+class Written(NamedTuple):
+    """A page.
+
+    Attributes:
+        file: Its path.
+        unread: Records that it leaves out and names, because they cannot be read.
+    """
+
+    file: Path
+    unread: tuple[Unread, ...]
+
+
+def write(path: Path, out: Path, metrics: Sequence[str] = ()) -> Written:
     """Write out/index.html from the records at `path`, and every figure to out/figures as SVG and PNG.
 
     The same records give the same page.
@@ -71,12 +83,13 @@ def write(path: Path, out: Path, metrics: Sequence[str] = ()) -> Path:
         metrics: The metrics to show, by default the main ones.
 
     Returns:
-        The path of the page.
+        The page.
 
     Raises:
         BadInput: There are no records, or a metric is unknown.
     """
-    completed, untold = rescoring.complete(reading.read(path), metrics)
+    source = reading.read(path)
+    completed, untold = rescoring.complete(source, metrics)
     suite = overview.nearest_suite(merge(completed.records))
     found = overview.in_order(completed.records, suite)
     results = merge(found)
@@ -92,12 +105,12 @@ def write(path: Path, out: Path, metrics: Sequence[str] = ()) -> Path:
         sentences=[overview.sentence(section) for section in sections],
         sections=shown,
         colours={method: mpl.colors.to_hex(colour) for method, colour in colours.items()},
-        failures=[*_failures(results), *untold],
+        failures=[*_failures(results), *untold, *(f"left out: {one.reason}" for one in source.unread)],
         environment=environment(found),
         commands=again,
     )
     files.write_atomic(out / "index.html", text.encode())
-    return out / "index.html"
+    return Written(out / "index.html", source.unread)
 
 
 def environment(found: Sequence[Record]) -> list[tuple[str, list[str]]]:

@@ -478,8 +478,11 @@ def write_failures(batch: Batch, settings: Settings, reason: str) -> Outcome:
         where = Environment(**environment.describe(cell.device, cell.threads), code=settings.code_of(cell))
         record = Record(cell, (), Values(), {}, where, failed)
         path = settings.results / f"{record.name}.json"
-        if path.exists() and records.read_one(path).replicates:  # values of the same replicates survive a failure now
-            continue
+        try:
+            if path.exists() and records.read_one(path).replicates:
+                continue  # values of the same replicates survive a failure now
+        except BadInput as error:  # so does what cannot be read
+            return Outcome(failures, unwritten=f"{cell.title}: {reason}; {error}")
         try:
             records.write(settings.results, record, {})
         except OSError as error:

@@ -308,7 +308,15 @@ def _labels_alone(found: Submission | RealSubmission) -> dict[str, Any]:
 def _replaced(results: Path, record: Record, fresh: bool) -> list[Record]:
     """Return records, except one of the new name, whose replicates are replaced. Raises BadInput unless `fresh`."""
     found = []
-    for old in records.read(results, conflicting=fresh) if results.is_dir() else []:
+    folder = records.scan(results) if results.is_dir() else records.NO_FOLDER
+    records.say_passed_over(folder.others, str(results))
+    for unread in folder.unread:
+        if unread.may_be_of(record.cell):
+            raise BadInput(f"{unread.reason}; nobody knows which seeds of this cell it holds")
+    records.say_unread(folder.unread)
+    if not fresh:
+        records.refuse_conflicts(folder.records)
+    for old in folder.records:
         both = set(old.replicates) & set(record.replicates)
         if old.key == record.key and both:
             if not fresh:

@@ -27,7 +27,7 @@ from bdlbench.core.spec import Cell, Choice, Spec
 from bdlbench.records import record as records
 from bdlbench.records.cells import Result, select
 from bdlbench.records.reading import Faults, Source
-from bdlbench.records.record import Record
+from bdlbench.records.record import Folder, Record, Unread
 from bdlbench.runs import budget, costs, lint, loading, provenance, rescoring
 from bdlbench.runs.batch import CHECKPOINTS, Batch, Outcome, Settings, batches, say, unsupported
 from bdlbench.runs.executors import Report, execute, only_notes
@@ -43,6 +43,9 @@ REPLACED = ".replaced"
 FUTURE_SECONDS = 3600.0
 """A half-written file that is dated so much later than now was left before the clock was set back."""
 
+DAMAGED = ".damaged"
+"""The subfolder of a folder of records that keeps damaged records whose cells are trained again."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -52,10 +55,12 @@ class Job:
         spec: Its cells and replicates.
         settings: Where records go, and how.
         existing: Records already in the folder, without metrics whose source has changed.
+        folder: The folder as it was read.
         batches: What is to be trained.
         fresh: Whether everything asked for is trained again.
         outdated: Records asked for that other code made, with what has changed.
-        skipped: The reason for each cell that `prepare` left out.
+        skipped: The reason for each cell that is left out, by `plan` or by `prepare`.
+        damaged: Records of cells asked for that are damaged: `perform` sets them aside.
         flagged: What the lint flagged in the data that `prepare` loaded.
     """
 
@@ -67,6 +72,8 @@ class Job:
     outdated: tuple[tuple[Record, str], ...] = ()
     skipped: Mapping[Cell, str] = field(default_factory=dict)
     flagged: tuple[Fault, ...] = ()
+    folder: Folder = records.NO_FOLDER
+    damaged: tuple[Unread, ...] = ()
 
     @property
     def results(self) -> Path:
@@ -77,17 +84,23 @@ class Job:
 def plan(spec: Spec, settings: Settings, fresh: bool = False, any_code: bool = False) -> Job:
     """Find what is missing from a spec's records, or was made by other code. Writes nothing.
 
-    With `fresh`, everything is made anew; with `any_code`, records are kept whatever code made them. Raises BadInput
-    for a spec that the lint refuses, records that cannot be read, and a folder that cannot be written to.
+    With `fresh`, everything is made anew; with `any_code`, records are kept whatever code made them. A cell is left out
+    if a record that is called like one of its own cannot be read and must not be replaced, such as one of a newer
+    schema. Raises BadInput for a spec that the lint refuses, and a folder that cannot be listed or written to.
     """
     if not (type(settings.checkpoint_every) in (int, float) and settings.checkpoint_every > 0):
         said = str(settings.checkpoint_every).removesuffix(".0")
         raise BadInput(f"--checkpoint-every {said} is out of range: more than 0 seconds")
     lint.refuse(lint.of_spec(spec))
     results = settings.results
-    existing = records.read(results, conflicting=fresh) if results.is_dir() else []
-    if fresh:
-        records.refuse_conflicts(existing, {(cell.key, one) for cell in spec.cells for one in spec.replicates})
+    folder = records.scan(results) if results.is_dir() else records.NO_FOLDER
+    records.say_passed_over(folder.others, str(results))
+    existing = [*folder.records]
+    anew = {(cell.key, one) for cell in spec.cells for one in spec.replicates} if fresh else set()
+    records.refuse_conflicts(existing, anew)
+    mine = [(cell, unread) for unread in folder.unread for cell in spec.cells if unread.may_be_of(cell)]
+    kept = {cell: unread.reason for cell, unread in mine if not unread.is_damaged}
+    damaged = tuple(unread for cell, unread in mine if unread.is_damaged and cell not in kept)
     files.refuse_unwritable(results, "--results")
     code = provenance.code_of_cells(spec.cells)
     outdated: list[tuple[Record, str]] = []
@@ -96,9 +109,9 @@ def plan(spec: Spec, settings: Settings, fresh: bool = False, any_code: bool = F
         existing, outdated = provenance.held_against(existing, spec, code)
     stale = {record.name for record, _ in outdated}
     current = [] if fresh else [record for record in existing if record.name not in stale]
-    missing = batches(spec, current)
+    missing = batches(replace(spec, cells=tuple(cell for cell in spec.cells if cell not in kept)), current)
     settings = replace(settings, selection=spec.selection, searches=spec.searches, curves=spec.curves, code=code)
-    return Job(spec, settings, tuple(existing), tuple(missing), fresh, tuple(outdated))
+    return Job(spec, settings, tuple(existing), tuple(missing), fresh, tuple(outdated), kept, (), folder, damaged)
 
 
 def prepare(job: Job) -> Job:
@@ -119,7 +132,7 @@ def prepare(job: Job) -> Job:
             absent[dataset] = error
     if absent and all(batch.cells[0].dataset in absent for batch in job.batches):
         raise next(iter(absent.values()))
-    skipped: dict[Cell, str] = {}
+    skipped = dict(job.skipped)
     kept = []
     for batch in job.batches:
         reason = str(absent.get(batch.cells[0].dataset, "")) or _asked(unsupported, batch)
@@ -145,6 +158,7 @@ def perform(job: Job, workers: int = 1, report: Report = only_notes, executor: s
     began = _probe(job.results)
     if job.fresh:
         _forget_checkpoints(job.results, job.batches)
+    _keep_damaged(job)
     _set_aside(job)
     seconds = _expected_seconds(job) if executor or workers > 1 else ()
     outcomes = execute(job.batches, job.settings, workers, report, executor, seconds)
@@ -175,9 +189,14 @@ def held(job: Job, metrics: Sequence[str] = ()) -> Holdings:
     The `metrics` that a record lacks are computed from its stored predictions.
     """
     keys = dict.fromkeys(cell.key for cell in job.spec.cells)
-    made = tuple(r for r in records.read(job.results) if r.key in keys) if job.results.is_dir() else ()
+    folder = records.scan(job.results, known=job.folder) if job.results.is_dir() else records.NO_FOLDER
+    records.refuse_conflicts(folder.records)
+    records.say_unread(folder.unread)
+    made = tuple(record for record in folder.records if record.key in keys)
+    named = {key[:12] for key in keys}
+    unread = tuple(one for one in folder.unread if one.named_cell in {*named, ""})  # what may have been asked for
     beside = None if metrics else References()  # what nobody asked for is not worth reading their folder at every run
-    source = Source(tuple((job.results, record) for record in made))
+    source = Source(tuple((job.results, record) for record in made), unread)
     found, untold, faults = rescoring.completed(source, metrics, beside)
     return Holdings(made, tuple(select(found, list(keys), job.spec.replicates)), untold, faults)
 
@@ -292,6 +311,23 @@ def _forget_checkpoints(results: Path, gone: Iterable[Batch]) -> None:
             file.unlink(missing_ok=True)
 
 
+def _keep_damaged(job: Job) -> None:
+    """Move damaged records out of the way of those that are about to be trained in their place, and keep them."""
+    trained = [cell for batch in job.batches for cell in batch.cells]
+    for unread in job.damaged:
+        if not any(unread.may_be_of(cell) for cell in trained):
+            continue
+        with suppress(FileNotFoundError):  # another run has just moved it
+            content = unread.path.read_bytes()
+            with suppress(BadInput):
+                records.read_one(unread.path)
+                continue  # another run has just mended it
+            kept = job.results / DAMAGED / f"{unread.path.stem}.{files.sha256(content)[:8]}.json"
+            kept.parent.mkdir(exist_ok=True)
+            os.replace(unread.path, kept)
+            say(f"{unread.reason}; its cell is trained again, and it is kept as {kept}")
+
+
 def _set_aside(job: Job) -> None:
     """Move replicates that are about to be trained again from the records to copies in REPLACED.
 
@@ -340,7 +376,7 @@ def _tidy(job: Job, began: float) -> None:
     """
     hidden, replaced = job.results / CHECKPOINTS, job.results / REPLACED
     left = list(hidden.glob("*")) or replaced.is_dir()
-    made = records.read(job.results) if left else []
+    made = records.scan(job.results, known=job.folder).records if left else ()
     owing = {(record.key, replicate) for record in made if record.unscored for replicate in record.replicates}
     whole = [batch for batch in batches(job.spec, ()) if batch not in job.batches] if left else []
     whole = [batch for batch in whole if not any(cell in job.skipped for cell in batch.cells)]
@@ -359,9 +395,7 @@ def _tidy(job: Job, began: float) -> None:
         try:
             old = records.read_one(copy)
         except BadInput:
-            if copy.exists():
-                raise
-            continue  # another run has just tidied up
+            continue  # another run has just tidied up; or it is damaged, and stays
         if done.get(old.key, set()).issuperset(old.replicates):
             copy.unlink(missing_ok=True)
             copy.with_suffix(".safetensors").unlink(missing_ok=True)
