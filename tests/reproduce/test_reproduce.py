@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bdlbench.__main__ import main
+from bdlbench.cli.main import main
 from bdlbench.core.spec import Cell, Choice, Replicate
 from bdlbench.data import downloads
 from bdlbench.datasets import uci
