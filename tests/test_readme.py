@@ -218,3 +218,6 @@ def test_what_is_read_from_mnist_is_so():
     assert f"one weight in {kept:.0f} " in text
     best = frame[frame.metric.str.fullmatch(r"ood_auroc\[.*\]")].groupby(["metric", "method"]).value.mean().unstack()
     assert set(best.idxmax(axis=1)) == {"mean_field_vi"}
+    nll = {method: mean(frame, "nll", method=method)[0] for method in frame.method.unique()}
+    assert sorted(nll, key=nll.__getitem__)[-2:] == ["mle", "mean_field_vi"]
+    assert abs(nll["mc_dropout"] - nll["deep_ensemble"]) < 0.005
