@@ -135,7 +135,7 @@ def verify_folder(path: Path, full: bool = False, threads: int | None = None) ->
 
     Torch's global state has no influence on it; changes by the caller between two checks remain.
     """
-    source = reading.read(path)
+    source = reading.read(path, indexed=False)
     found = source.records
     seeds = {
         record.key: {r for other in found if other.key == record.key for r in other.replicates} for record in found

@@ -50,13 +50,13 @@ class Source:
         return records.predictions(folder, record) if records.has_predictions(folder, record) else {}
 
 
-def read(path: Path, name: str = "") -> Source:
+def read(path: Path, name: str = "", indexed: bool = True) -> Source:
     """Read the records of a folder and its subfolders, or one record; say which files are passed over.
 
     A record of a folder that cannot be read is left out, with a line, and named in the source. Messages show `name`, if
-    it is given, instead of the path. Raises BadInput if there are no records.
+    it is given, instead of the path; `indexed` is as for `records.scan`. Raises BadInput if there are no records.
     """
-    found = records.scan(path, below=True)
+    found = records.scan(path, below=True, indexed=indexed)
     unread = tuple(one._replace(reason=one.reason.replace(str(path), name or str(path))) for one in found.unread)
     records.say_passed_over(found.others, name or str(path))
     if not found.records:

@@ -11,12 +11,13 @@ import math
 import os
 import re
 import stat
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import safetensors.torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -26,8 +27,10 @@ from bdlbench.core.errors import BadInput, printable
 from bdlbench.core.options import short
 from bdlbench.core.spec import Cell, Replicate
 from bdlbench.core.typed import Cost, Count, Misfit, Positive, Sha256, decoded, plain, typed, unseen
+from bdlbench.records import index
 from bdlbench.records.arrays import refuse_others, row_axis
 from bdlbench.records.contents import Environment, Values, finite
+from bdlbench.records.index import Stamp, stamp_of
 
 SCHEMA = 6
 """The version of the layout below; it rises with each field that is added or changes its meaning.
@@ -197,7 +200,7 @@ def read(path: Path, conflicting: bool = False) -> list[Record]:
     Raises BadInput for a missing folder, an unreadable file, a newer schema, a truncated or altered record, or, unless
     `conflicting`, two records that give one replicate different values.
     """
-    found = scan(path)
+    found = scan(path, indexed=False)
     for unread in found.unread:
         raise BadInput(unread.reason)
     say_passed_over(found.others, str(path))
@@ -206,13 +209,15 @@ def read(path: Path, conflicting: bool = False) -> list[Record]:
     return [*found.records]
 
 
-def scan(path: Path, below: bool = False, known: Folder = NO_FOLDER) -> Folder:
+def scan(path: Path, below: bool = False, known: Folder = NO_FOLDER, indexed: bool = True) -> Folder:
     """Read the records of a folder, or the one of a file. A record that cannot be read costs nobody the others.
 
     Args:
         path: A folder, or a file.
         below: Whether subfolders are scanned too, except hidden ones, where a run keeps unfinished work.
         known: What was read before: files that have not changed since are not read again.
+        indexed: Whether the index of a large folder may stand in for files that have not changed since it was written.
+            Whoever judges the files themselves says no.
 
     Returns:
         What was found. A file that vanishes meanwhile is not there.
@@ -232,35 +237,42 @@ def scan(path: Path, below: bool = False, known: Folder = NO_FOLDER) -> Folder:
             folders[:] = [name for name in folders if below and not name.startswith(".")]
     except OSError as error:
         raise BadInput(f"{error.filename or path} cannot be read: {error.strerror}") from None
-    before = {record.path: record for record in known.records}
-    found: list[Record] = []
+    stamps = {file: stamp for file in sorted(paths) if (stamp := _stamp(file))}
+    read = {one.path: one for one in known.records if known.stamps.get(one.path) == stamps.get(one.path)}
+    is_large = indexed and len(stamps) >= index.LEAST
+    if is_large and 2 * len(read) < len(stamps):
+        read |= {file: one for file, one in _indexed(path, stamps) if file not in read}
     others: list[Path] = []
     unread: list[Unread] = []
-    stamps: dict[Path, Stamp] = {}
-    for file in sorted(paths):
+    fresh: list[Record] = []
+    for file in stamps:
+        if file in read:
+            continue
         try:
-            stamp = stamp_of(file.stat())
-            record = before.get(file) if known.stamps.get(file) == stamp else None
-            record = record or _read(file)
-        except (BadInput, OSError) as error:
+            if (record := _read(file)) is None:
+                others.append(file)
+                continue
+        except BadInput as error:
             if os.path.lexists(file):  # else another process has just removed it
                 unread.append(Unread(file, str(error), _is_damaged(file)))
             continue
-        if record is None:
-            others.append(file)
-        else:
-            found.append(record)
-            stamps[file] = stamp
-    return Folder(tuple(found), tuple(others), tuple(unread), stamps)
+        read[file] = record
+        fresh.append(record)
+    found = tuple(read[file] for file in stamps if file in read)
+    if is_large and fresh:
+        entries = {one.path.relative_to(path).as_posix(): _entry(one, stamps[one.path]) for one in fresh}
+        index.write(path, FORM, entries)
+    return Folder(found, tuple(others), tuple(unread), {one.path: stamps[one.path] for one in found})
 
 
-Stamp = tuple[int, int, int, int]
-"""What changes when a file does: its size in bytes, the times of its content and of its inode in ns, and its inode."""
-
-
-def stamp_of(status: os.stat_result) -> Stamp:
-    """Return the stamp of a file, by its status."""
-    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+def _stamp(file: Path) -> Stamp | None:
+    """Return a file's stamp, which is that of no file where it cannot be known; None if the file has just vanished."""
+    try:
+        return stamp_of(os.stat(file))
+    except FileNotFoundError:
+        return (-1, 0, 0, 0) if os.path.lexists(file) else None
+    except OSError:
+        return (-1, 0, 0, 0)
 
 
 def _refuse_unreadable(error: OSError) -> None:
@@ -535,6 +547,54 @@ def _is_damaged(path: Path) -> bool:
     except (Misfit, RecursionError):
         return True
     return not (isinstance(body, dict) and type(body.get("schema")) is int and body["schema"] > SCHEMA)
+
+
+FORM = f"1 of schema {SCHEMA}"
+"""The form of what an index holds: it rises where `_Indexed` changes."""
+
+
+@dataclass(frozen=True)
+class _Indexed:
+    """A record in an index, without its environment; it was checked when its file was read."""
+
+    cell: dict[str, Any]
+    replicates: tuple[Replicate, ...]
+    failed: tuple[_Failed, ...]
+    values: Values
+    cost: dict[str, float | None]
+    predictions: str
+    unscored: dict[str, str]
+
+
+def _entry(record: Record, stamp: Stamp) -> index.Entry:
+    """Return what an index keeps of a record that was read from a file of this stamp."""
+    failed = tuple(_Failed(r.seed, r.split, reason) for r, reason in record.failed.items())
+    cost: dict[str, float | None] = {name: finite(value) for name, value in record.cost.items()}
+    kept = _Indexed(
+        record.cell.as_dict(), record.replicates, failed, record.values, cost, record.predictions, record.unscored
+    )
+    return index.Entry(stamp, msgspec.json.encode(kept), msgspec.json.encode(record.environment))
+
+
+def _indexed(folder: Path, stamps: Mapping[Path, Stamp]) -> Iterator[tuple[Path, Record]]:
+    """Yield the records of an index whose files have not changed since."""
+    named = {file.relative_to(folder).as_posix(): file for file in stamps}
+    rows, environments = msgspec.json.Decoder(_Indexed), msgspec.json.Decoder(Environment)
+    environment = cache(environments.decode)
+    for name, entry in index.read(folder, FORM):
+        if (file := named.get(name)) is None or stamps[file] != entry.stamp:
+            continue
+        try:
+            found, where = rows.decode(entry.content), environment(entry.environment)
+            cell = Cell.from_dict(found.cell)
+        except (msgspec.DecodeError, Misfit):
+            continue
+        failed = {Replicate(row.seed, row.split): row.reason for row in found.failed}
+        cost = {name: math.nan if number is None else number for name, number in found.cost.items()}
+        yield (
+            file,
+            Record(cell, found.replicates, found.values, cost, where, failed, found.predictions, file, found.unscored),
+        )
 
 
 def _reader_of(body: Mapping[str, Any]) -> str:
