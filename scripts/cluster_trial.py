@@ -266,7 +266,7 @@ def asleep(parcel: remote.Parcel, topic: str) -> remote.SentBack:
 
 def simulation(folder: Path) -> None:
     """Sleep as long as committed records took, all divided by one number; compare with the best that is possible."""
-    found, _ = records.scan(ROOT / "results", below=True)
+    found = records.scan(ROOT / "results", below=True).records
     took = [record.seconds for record in found if record.seconds]
     drawn = random.Random(0).choices(took, k=COUNT)
     seconds = [one * SCALE * WORKERS / sum(drawn) for one in drawn]

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def main() -> None:
     """Fit, write, and print the errors."""
     folders = [Path(name) for name in sys.argv[1:]] or [ROOT / "results"]
-    made = [record for folder in folders for record in records.scan(folder, below=True)[0]]
+    made = [record for folder in folders for record in records.scan(folder, below=True).records]
     model = costs.fit(made)
     files.write_atomic(costs.FITTED, costs.written(model).encode())
     print(f"{model.records} records of {model.cells} cells")
