@@ -32,6 +32,7 @@ def found():
 @pytest.fixture(autouse=True)
 def few_rounds(monkeypatch):
     quick = {"benchmarks.ratios": {"ROUNDS": 1, "SAMPLES": 2, "EPOCHS": 1}, "benchmarks.run": {"REPEATS": 1}}
+    quick |= {"benchmarks.records": {"COUNT": 1000}}
     for module, values in quick.items():
         for name, value in values.items():
             monkeypatch.setattr(importlib.import_module(module), name, value)
@@ -43,6 +44,8 @@ def test_one_call(group, method, values):
     if hasattr(one, "setup"):
         one.setup(*values)
     result = getattr(one, method)(*values)
+    if hasattr(one, "teardown"):
+        one.teardown(*values)
     if method.startswith("timeraw_"):
         compile(result, method, "exec")
     if method.startswith("track_"):

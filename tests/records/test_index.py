@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bdlbench.gate import verify
+from bdlbench.gate import checks, verify
 from bdlbench.records import index, reading
 from bdlbench.records import record as records
 
@@ -172,6 +172,13 @@ def test_whoever_judges_the_files_reads_them(folder: Path, opened: list[str]) ->
     assert len(opened) == 27
     assert len(records.read(folder)) == 18
     assert len(opened) == 27 + 18
+
+
+def test_the_gate_reads_its_reference_from_the_files(folder: Path, opened: list[str]) -> None:
+    gate = checks.Gate(folder.parent, folder.name, folder.parent / "none")
+    gate.made = []  # nothing is trained
+    checks._quality(gate)
+    assert len(opened) == 27
 
 
 @pytest.mark.slow
