@@ -38,7 +38,7 @@ def stamp_of(status: os.stat_result) -> Stamp:
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
-class Entry(NamedTuple):
+class Holding(NamedTuple):
     """What a file held.
 
     Attributes:
@@ -52,7 +52,7 @@ class Entry(NamedTuple):
     environment: bytes
 
 
-def read(folder: Path, version: str) -> Iterator[tuple[str, Entry]]:
+def read(folder: Path, version: str) -> Iterator[tuple[str, Holding]]:
     """Yield the names of files, relative to the folder, and what they held; nothing where there is no sound index.
 
     Args:
@@ -71,12 +71,12 @@ def read(folder: Path, version: str) -> Iterator[tuple[str, Entry]]:
             where = shared.get(environment)
             if not (isinstance(content, bytes) and isinstance(where, bytes)):
                 continue
-            entry = Entry((stamp[0], stamp[1], stamp[2], stamp[3]), content, where)
+            entry = Holding((stamp[0], stamp[1], stamp[2], stamp[3]), content, where)
             if sha256 == _checksum(name, entry):
                 yield name, entry
 
 
-def write(folder: Path, version: str, found: Mapping[str, Entry]) -> None:
+def write(folder: Path, version: str, found: Mapping[str, Holding]) -> None:
     """Add entries to the index. Whatever hinders that is passed over: the index is a convenience.
 
     Args:
@@ -101,7 +101,7 @@ def write(folder: Path, version: str, found: Mapping[str, Entry]) -> None:
                 path.unlink()
 
 
-def _add(base: sqlite3.Connection, version: str, found: Mapping[str, Entry]) -> None:
+def _add(base: sqlite3.Connection, version: str, found: Mapping[str, Holding]) -> None:
     base.execute("PRAGMA journal_mode = MEMORY")  # a kill may damage it: checksums tell, and no file lies beside it
     base.execute("PRAGMA synchronous = OFF")
     base.execute("BEGIN IMMEDIATE")
@@ -128,7 +128,7 @@ def _add(base: sqlite3.Connection, version: str, found: Mapping[str, Entry]) -> 
     base.execute("COMMIT")
 
 
-def _checksum(name: str, entry: Entry) -> bytes:
+def _checksum(name: str, entry: Holding) -> bytes:
     """Return the checksum of a row."""
     head = f"{name}\n{entry.stamp}\n{len(entry.content)}\n".encode(errors="surrogateescape")
     return hashlib.sha256(head + entry.content + entry.environment).digest()

@@ -566,14 +566,14 @@ class _Indexed:
     unscored: dict[str, str]
 
 
-def _entry(record: Record, stamp: Stamp) -> index.Entry:
+def _entry(record: Record, stamp: Stamp) -> index.Holding:
     """Return what an index keeps of a record that was read from a file of this stamp."""
     failed = tuple(_Failed(r.seed, r.split, reason) for r, reason in record.failed.items())
     cost: dict[str, float | None] = {name: finite(value) for name, value in record.cost.items()}
     kept = _Indexed(
         record.cell.as_dict(), record.replicates, failed, record.values, cost, record.predictions, record.unscored
     )
-    return index.Entry(stamp, msgspec.json.encode(kept), msgspec.json.encode(record.environment))
+    return index.Holding(stamp, msgspec.json.encode(kept), msgspec.json.encode(record.environment))
 
 
 def _indexed(folder: Path, stamps: Mapping[Path, Stamp]) -> Iterator[tuple[Path, Record]]:
