@@ -333,6 +333,7 @@ def all_options(kind: catalog.Kind, choice: Choice) -> str:
 
 def not_the_defaults(results: Sequence[Result]) -> Iterator[str]:
     """Yield for each data set what replicates chose from, and the options and columns that differ from the defaults."""
+    entries: dict[tuple[str, tuple[tuple[str, str], ...]], tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {}
     for members in by_data(results):
         methods: dict[tuple[str, str], list[str]] = {}
         usual: dict[str, dict[str, None]] = {}
@@ -340,13 +341,17 @@ def not_the_defaults(results: Sequence[Result]) -> Iterator[str]:
         for result in members:
             method = result.cell.method
             nested = {name: value.name for name, value in method.options if isinstance(value, Choice)}
+            same = method.name, tuple(nested.items())
             try:
-                defaults = flatten(catalog.choice("methods", method.name, {}).as_dict())
-                own = catalog.choice("methods", method.name, {method.name: nested})  # of the same nested entries
+                if same not in entries:
+                    own = catalog.choice("methods", method.name, {method.name: nested})  # of the same nested entries
+                    plain = flatten(catalog.choice("methods", method.name, {}).as_dict())
+                    entries[same] = plain, flatten(own.as_dict()), later_defaults("methods", own)
             except BadInput:  # an unknown method has no defaults
                 continue
-            usually, given = flatten(own.as_dict()), flatten(method.as_dict())
-            known = later_defaults("methods", own) | usually | {name: defaults[name] for name in nested}
+            defaults, usually, later = entries[same]
+            given = flatten(method.as_dict())
+            known = later | usually | {name: defaults[name] for name in nested}
             words = [f"{name} {spell(value)}" for name, value in given.items() if known.get(name, value) != value]
             words = [word for word in words if word.partition(" ")[0] not in columns]
             newer = [name for name in usually if name not in given and name not in columns]
@@ -414,14 +419,14 @@ def labels(results: Sequence[Result]) -> dict[str, dict[int, str]]:
     models = {i: r.cell.model.name for i, r in enumerate(results)}
     if len(set(models.values())) > 1:
         found["model"] = models
-    for kind in ("method", "model", ""):
-        tables = {i: _options(r, kind) for i, r in enumerate(results)}
+    options = {kind: {i: _options(r, kind) for i, r in enumerate(results)} for kind in ("method", "model", "")}
+    for kind, tables in options.items():
         names = {i: f"{found['method'][i]} {models[i]}" if kind == "method" else models[i] * bool(kind) for i in tables}
         for option in _differing_options(tables, names):
             heading = f"{kind} {option}" if option in found else option
             found[heading] = {i: spell(table[option]) for i, table in tables.items() if option in table}
     for kind in ("method", "model"):  # rows that differ only in an option that records of another version lack
-        tables = {i: _options(r, kind) for i, r in enumerate(results)}
+        tables = options[kind]
         alike: dict[tuple[str | None, ...], list[int]] = {}
         for i in tables:
             alike.setdefault(tuple(column.get(i) for column in found.values()), []).append(i)

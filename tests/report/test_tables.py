@@ -330,6 +330,16 @@ def whole(method: str, **options: Any) -> Cell:
     return replace(cell(), method=catalog.choice("methods", method, {method: options}))
 
 
+def test_defaults_are_asked_for_once_however_many_rows_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    plain = catalog.choice
+    monkeypatch.setattr(catalog, "choice", lambda kind, name, own: asked.append(name) or plain(kind, name, own))
+    found = [cell("map", dataset, epochs=60 + k) for dataset in ("wine", "yacht") for k in range(20)]
+    (*_, line) = tables.not_the_defaults(results(*(record(one, **ALONE) for one in found)))
+    assert "on yacht" in line
+    assert asked == ["map", "map"]
+
+
 def test_options_that_are_not_the_defaults_are_told_but_for_columns() -> None:
     found = [whole("mle", epochs=60), whole("map", epochs=7, prior_sd=2.0), whole("map", epochs=7, prior_sd=3.0)]
     assert list(tables.not_the_defaults(results(*(record(one, **ALONE) for one in found)))) == [
