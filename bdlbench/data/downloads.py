@@ -25,6 +25,7 @@ from http.client import HTTPException
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import numpy as np
@@ -394,7 +395,9 @@ def _receive(url: str, path: Path, patience: float) -> None:
             if announced is not None and int(announced) != received:
                 raise OSError(f"{url} is cut short: {received:,} of {int(announced):,} bytes")
         except BaseException as error:
-            failed.append(error)
+            if isinstance(error, HTTPError):  # it holds the answer, whose connection ends with it
+                error.close()
+            failed.append(error.with_traceback(None))  # which would hold this frame, and so the connection
         finally:
             ended.set()
 
@@ -407,7 +410,7 @@ def _receive(url: str, path: Path, patience: float) -> None:
                 slow = f"is too slow: {received:,} bytes" if received else "timed out: nothing of the file"
                 raise TimeoutError(f"{url} {slow} in {seconds:.0f} s")
     if failed:
-        raise failed[0]
+        raise failed.pop()  # not kept here: no cycle of error and frame holds the connection
 
 
 def _unpacked(archive: Path, member: str) -> bytes:

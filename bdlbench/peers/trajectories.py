@@ -89,10 +89,10 @@ def plain_leapfrog(chains: Chains, steps: int) -> Run:
         slope = torch.autograd.grad(log_joint(position, x, y), position)
         for _ in range(steps):
             with torch.no_grad():
-                torch._foreach_add_(momentum, slope, alpha=0.5 * STEP_SIZE)
-                torch._foreach_add_(position, momentum, alpha=STEP_SIZE)
+                _add(momentum, slope, 0.5 * STEP_SIZE)
+                _add(position, momentum, STEP_SIZE)
             slope = torch.autograd.grad(log_joint(position, x, y), position)
-            torch._foreach_add_(momentum, slope, alpha=0.5 * STEP_SIZE)
+            _add(momentum, slope, 0.5 * STEP_SIZE)
         return [each.detach() for each in position]
 
     def run() -> dict[str, Tensor]:
@@ -100,6 +100,12 @@ def plain_leapfrog(chains: Chains, steps: int) -> Run:
         return {name: torch.stack(list(end)) for name, end in zip(starts, ends, strict=True)}
 
     return run
+
+
+def _add(tensors: Sequence[Tensor], others: Sequence[Tensor], alpha: float) -> None:
+    """Add to each tensor, in place, alpha times the other at its place."""
+    for tensor, other in zip(tensors, others, strict=True):
+        tensor.add_(other, alpha=alpha)
 
 
 def our_leapfrog(chains: Chains, steps: int) -> Run:

@@ -32,7 +32,7 @@ def with_rhat(folder, value):
     """Write the reference again with another R-hat."""
     (record,) = reading.read(folder).records
     entry = record.values.metrics[RHAT]
-    metrics = {**record.values.metrics, RHAT: replace(entry, values=(value,))}
+    metrics = {**record.values.metrics, RHAT: replace(entry, values=(value,) * len(record.replicates))}
     records.write(folder, replace(record, values=replace(record.values, metrics=metrics)), {})
 
 
