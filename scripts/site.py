@@ -56,7 +56,7 @@ def main() -> None:
 def on_the_site(source: str) -> str:
     """Return the place of a repository's file on the site, or "" where it has none."""
     path = PurePosixPath(source)
-    if source in ("CHANGELOG.md", "CONTRIBUTING.md"):
+    if source in ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"):
         return source.lower()
     if path.parts[0] == "docs":
         return str(path.relative_to("docs"))
