@@ -268,11 +268,11 @@ def test_a_record_keeps_its_curves_and_old_records_have_none(tmp_path: Path) -> 
     record = trained(tmp_path, a_batch("sparse_vd"))
     assert record.values.curves is not None
     table = json.loads(json.dumps(record.values.as_dict()))
-    assert Values.from_dict(table) == record.values
+    assert Values.from_dict(table, 2) == record.values
     table["curves"]["series"]["nll"][1][0] = None
-    assert Values.from_dict(table).take([1]).as_dict()["curves"]["series"]["nll"][0][0] is None
+    assert Values.from_dict(table, 2).take([1]).as_dict()["curves"]["series"]["nll"][0][0] is None
     del table["curves"]
-    assert Values.from_dict(table).curves is None
+    assert Values.from_dict(table, 2).curves is None
     records.without(tmp_path, record, {Replicate(0)})
     (left,) = records.read(tmp_path)
     assert left.values.curves == record.values.curves.take([1])

@@ -59,7 +59,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def written(folder: Path) -> Path:
-    return page.write(folder, folder.parent / "out")
+    return page.write(folder, folder.parent / "out").file
 
 
 @pytest.fixture(scope="module")
