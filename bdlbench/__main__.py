@@ -16,7 +16,9 @@ def main() -> int:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
     from bdlbench.cli.main import main as run_command  # after `listen`: it takes a good part of a second
 
-    return run_command()
+    code = run_command()
+    interrupts.end_listening()
+    return code
 
 
 if __name__ == "__main__":

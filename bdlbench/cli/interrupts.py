@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from types import FrameType
 from typing import NoReturn
 
@@ -33,6 +34,11 @@ def listen() -> None:
     """Hear Ctrl-C from now on, for the rest of the process; a process that ignores it, as under `nohup`, still does."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _hear)
+
+
+def end_listening() -> None:
+    """Ignore Ctrl-C while the interpreter ends: the command has its exit code, which a signal would replace."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def pressed() -> bool:
@@ -70,6 +76,8 @@ def _imports(frame: FrameType | None) -> bool:
 
 def _end() -> NoReturn:
     """End the process without unwinding anything, with its line if it has none yet."""
+    if workers := sys.modules.get("bdlbench.runs.processes"):
+        workers.STARTING.acquire(timeout=5.0)  # one that is half started would say so in a traceback of its own
     try:
         line = SHOW_CURSOR * os.isatty(2) + LINE * (not _told)
         os.write(2, line.encode())

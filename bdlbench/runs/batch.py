@@ -11,6 +11,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -203,8 +204,9 @@ def run_batch(
 def _forget(*fits: Session) -> None:
     """Remove the checkpoints of fits, including those that were set aside."""
     for file in (file for fit in fits for file in fit.files()):
-        file.unlink(missing_ok=True)
-        file.with_name(file.name + checkpoints.ASIDE).unlink(missing_ok=True)
+        with suppress(OSError):  # the disk has turned read-only: the records are written, and nothing reads it again
+            file.unlink(missing_ok=True)
+            file.with_name(file.name + checkpoints.ASIDE).unlink(missing_ok=True)
 
 
 def _depends(cell: Cell, problem: Problem, code: provenance.Code) -> dict[str, str]:

@@ -116,7 +116,8 @@ class Processes(Executor):
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         child = context.Process(target=_work, args=(theirs, *self._start))
-        child.start()
+        with STARTING:
+            child.start()
         theirs.close()  # held by the process alone, it closes with it
         self._children[slot] = child
         if self._ended:
@@ -149,6 +150,10 @@ def _how(code: int) -> str:
     name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
     often = ", as the system does where memory runs out" if name == "SIGKILL" else ""
     return f"its process was killed by {name}{often}"
+
+
+STARTING = threading.Lock()
+"""Held while a worker is started: a process that ends meanwhile leaves one that cannot read what it is to do."""
 
 
 @contextmanager
