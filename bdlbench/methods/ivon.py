@@ -53,10 +53,12 @@ class IVON(Recipe):
     kept. A step averages over `weight_samples` draws. In prediction one draw serves a block of examples.
     """
 
-    learning_rate: PerRow = training_option("learning_rate", default=0.1, help="α, the step size")
+    learning_rate: PerRow = training_option("learning_rate", default=0.1, help="α, the step size", search=(0.01, 1.0))
     prior_sd: PerRow = training_option("prior_sd")
     prior_scaling: PriorScaling = training_option("prior_scaling")
-    initial_hessian: PerRow = option(1.0, "the curvature that it starts from, per example", low=0, open_ends=True)
+    initial_hessian: PerRow = option(
+        1.0, "the curvature that it starts from, per example", low=0, open_ends=True, search=(0.01, 10.0)
+    )
     momentum: PerRow = training_option("momentum", help="β₁, momentum of the gradient")
     hessian_momentum: PerRow = option(0.99999, "β₂, momentum of the curvature", low=0, high=1)
     weight_samples: int = option(1, "K, samples of the weights in a step", low=1)

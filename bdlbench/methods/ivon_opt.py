@@ -10,6 +10,7 @@ from torch.utils.data import TensorDataset
 
 from bdlbench.core.options import option
 from bdlbench.data.downloads import imported
+from bdlbench.posteriors.fitting import training_option
 from bdlbench.posteriors.trainers import Budget, MakeModule, Predict, from_trainer
 
 
@@ -43,6 +44,9 @@ methods = {
     "ivon_opt": from_trainer(
         ivon_opt,
         needs="ivon",
-        initial_hessian=option(1.0, "the curvature that it starts from, per example", low=0, open_ends=True),
+        learning_rate=training_option("learning_rate", default=0.1, search=(0.01, 1.0)),
+        initial_hessian=option(
+            1.0, "the curvature that it starts from, per example", low=0, open_ends=True, search=(0.01, 10.0)
+        ),
     )
 }

@@ -11,6 +11,7 @@ from torch.utils.data import TensorDataset
 
 from bdlbench.core.options import option
 from bdlbench.data.downloads import imported
+from bdlbench.posteriors.fitting import training_option
 from bdlbench.posteriors.trainers import Budget, MakeModule, Predict, from_trainer
 from bdlbench.protocols import Model
 
@@ -84,11 +85,22 @@ methods = {
         posteriors_sghmc,
         needs="posteriors",
         refuses=_changes_buffers,
-        friction=option(1.0, "friction of the momenta; learning_rate · friction of each is lost in a step", low=0),
+        learning_rate=training_option("learning_rate", default=0.1, search=(0.01, 1.0)),
+        friction=option(
+            1.0,
+            "friction of the momenta; learning_rate · friction of each is lost in a step",
+            low=0,
+            search=(0.1, 10.0),
+        ),
         burn_in=option(
             0.5, "part of the steps that comes before the first network that is kept", low=0, high=1, open_ends="high"
         ),
         kept=option(20, "networks that are kept", low=1),
     ),
-    "posteriors_vi": from_trainer(posteriors_vi, needs="posteriors", refuses=_changes_buffers),
+    "posteriors_vi": from_trainer(
+        posteriors_vi,
+        needs="posteriors",
+        refuses=_changes_buffers,
+        initial_log_sd=option(-3.0, "log standard deviation of q at the start", low=-30, high=5, search=(-8.0, -1.0)),
+    ),
 }

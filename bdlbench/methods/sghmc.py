@@ -37,8 +37,17 @@ class SGHMC(Chain):
     of them.
     """
 
-    step_size: PerRow = option(0.03, "N η: N times the (largest) step size of the paper", low=0, open_ends=True)
-    friction: PerRow = option(0.1, "α: the part of the momentum that a step takes away", low=0, high=1, open_ends=True)
+    step_size: PerRow = option(
+        0.03, "N η: N times the (largest) step size of the paper", low=0, open_ends=True, search=(0.001, 0.3)
+    )
+    friction: PerRow = option(
+        0.1,
+        "α: the part of the momentum that a step takes away",
+        low=0,
+        high=1,
+        open_ends=True,
+        search=(0.01, 0.5),
+    )
 
     def fit(self, model: Model, data: Data, rng: Streams) -> Posterior:
         """Run one chain for each row."""

@@ -34,7 +34,9 @@ class SGLD(Chain):
     this member is several of them.
     """
 
-    step_size: PerRow = option(0.1, "N ε: N times the (largest) step size of the paper", low=0, open_ends=True)
+    step_size: PerRow = option(
+        0.1, "N ε: N times the (largest) step size of the paper", low=0, open_ends=True, search=(0.005, 1.0)
+    )
 
     def fit(self, model: Model, data: Data, rng: Streams) -> Posterior:
         """Run one chain for each row."""

@@ -334,9 +334,53 @@ def test_every_range_of_the_catalog_is_of_numbers_that_the_option_takes() -> Non
         for key, (least, largest) in searched(entry).items():
             declared = fields(entry)[key]
             assert (least, largest) == declared.metadata["search"], f"{name}.{key}: {allowed(declared)}"
-            assert least <= declared.default <= largest or key in ("input_rate", "learning_rate"), f"{name}.{key}"
+            assert least <= declared.default <= largest or key == "input_rate", f"{name}.{key}"  # its default is none
             found += 1
     assert found > 20
+
+
+SUITES = "the recipe and the loss belong to the suite"
+BUDGET = "how training is divided is a part of the budget"
+POSTERIOR = "another value has another posterior"
+WORD = "it has no say unless a word of the suite asks for it"
+UNSEARCHED = {
+    **dict.fromkeys(("momentum", "weight_decay", "warmup", "milestone_factor", "clip_norm", "validation"), SUITES),
+    **dict.fromkeys(("label_smoothing", "adversarial"), SUITES),
+    **dict.fromkeys(("collect_from", "warm_start", "burn_in", "ramp_start", "ramp_end"), BUDGET),
+    **dict.fromkeys(("mixture_weight", "wide_sd", "narrow_sd", "temperature"), POSTERIOR),
+    **dict.fromkeys(("final_size", "pruned"), WORD),
+    "max_alpha": "the paper's bound, below which its approximation of the KL holds",
+    "threshold": "the definition of a pruned weight: a dropout rate of 0.95 (Molchanov et al. 2017)",
+    "hessian_momentum": "1 − 1e-5 as its authors keep it, of which three digits would make 1",
+}
+"""Every number of the catalog's methods that `tune` does not search, with the reason."""
+
+
+def test_every_number_of_a_method_that_trains_is_searched_or_named_with_the_reason() -> None:
+    named, none = set[str](), list[str]()
+    for name in catalog.names("methods"):
+        declared = catalog.options_of("methods", name)
+        if "epochs" not in declared:  # nothing to divide a budget by: closed forms, and methods that build on another
+            continue
+        ranges = searched(catalog.load("methods", name))
+        rest = {key for key, one in declared.items() if isinstance(one.default, float)} - ranges.keys()
+        assert not rest - UNSEARCHED.keys(), f"{name}: give it search=(LEAST, LARGEST), or a reason here"
+        named |= rest
+        none += [] if ranges else [name]
+    assert not none
+    assert named == UNSEARCHED.keys()
+
+
+def test_ranges_are_around_a_method_s_own_defaults_on_both_sides(data: Path) -> None:
+    """The step size of IVON is a hundred times Adam's, so Adam's range would end where it begins."""
+    found = planned(data, search.SearchProtocol(trials=17, budget=1), methods=("ivon", "sgld", "sghmc", "ivon_opt"))
+    for one in found.contenders:
+        for key, default in one.options[0].items():
+            if key.endswith((".learning_rate", ".step_size", ".initial_hessian", ".friction")):
+                below = sum(trial[key] < default for trial in one.options[1:])
+                assert 2 <= below <= 14, f"{key}: {below} of 16 trials below {default}"
+    keys = {key for one in found.contenders for key in one.options[0]}
+    assert keys >= {"ivon.initial_hessian", "sgld.step_size", "sghmc.step_size", "sghmc.friction"}
 
 
 def test_a_range_that_is_none_and_one_that_is_wider_than_the_option() -> None:
