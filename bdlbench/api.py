@@ -45,6 +45,7 @@ from bdlbench.runs import external_scores as submissions
 from bdlbench.runs.batch import Settings
 from bdlbench.runs.external_scores import Claim
 from bdlbench.runs.loading import load_task
+from bdlbench.runs.references import References, asked_for
 from bdlbench.runs.work import REFERENCE
 
 if TYPE_CHECKING:
@@ -444,7 +445,13 @@ def curves(folder: str | Path) -> DataFrame:
 
 
 @_for_callers
-def table(folder: str | Path, metrics: str | Sequence[str] = (), plugin: Plugins = ()) -> DataFrame:
+def table(
+    folder: str | Path,
+    metrics: str | Sequence[str] = (),
+    plugin: Plugins = (),
+    *,
+    references: str | Path | None = None,
+) -> DataFrame:
     """Return one row for each cell and metric.
 
     Metrics that a record does not hold are computed from its stored predictions.
@@ -453,6 +460,7 @@ def table(folder: str | Path, metrics: str | Sequence[str] = (), plugin: Plugins
         folder: A folder of records, or one record.
         metrics: Names; the main metrics where empty, all for "*".
         plugin: Python files with metrics of your own.
+        references: A folder of records by hmc to compare with; by default that of the package.
 
     Returns:
         A frame with mean, standard error, number of replicates, failed replicates, and whether the cell leads its
@@ -464,7 +472,7 @@ def table(folder: str | Path, metrics: str | Sequence[str] = (), plugin: Plugins
     """
     _add_plugins(plugin)
     names = _listed("metrics", metrics)
-    source, _ = rescoring.complete(reading.read(_path("folder", folder)), names)
+    source, _ = rescoring.complete(reading.read(_path("folder", folder)), names, _references(references))
     found = merge(source.records, source)
     if names != ("*",):
         tables.refuse_unknown_metrics(found, names)
@@ -516,6 +524,7 @@ def compare(
     ignore_options: bool = False,
     strict: bool = False,
     plugin: Plugins = (),
+    references: str | Path | None = None,
 ) -> Comparison:
     """Compare B with A, cell by cell. The result prints, and has a `frame`.
 
@@ -531,6 +540,7 @@ def compare(
         strict: Whether "inconclusive" counts as a failure.
         plugin: Python files with metrics of your own; they are computed from stored predictions, with the part of the
             variance that comes from examples.
+        references: A folder of records by hmc to compare with; by default that of the package.
 
     Returns:
         The differences with their verdicts.
@@ -540,7 +550,7 @@ def compare(
         BadInput: A side holds no records, or a metric or treatment does not exist.
     """
     _add_plugins(plugin)
-    pairing = Pairing(_pair(treatment), ignore_options)
+    pairing, beside = Pairing(_pair(treatment), ignore_options), _references(references)
     with reading.opened(str(a)) as left, reading.opened(str(b)) as right:
         held = {column for record in (*left.records, *right.records) for column in record.values.metrics}
         known = {*catalog.names("metrics"), *(column.partition("[")[0] for column in held)}
@@ -548,7 +558,11 @@ def compare(
             allowed = margin_table.checked("margins", margins, sorted(known))
         else:
             allowed = margin_table.read(_path("margins", margins) if margins else None, known)
-        return comparison.compare(left, right, allowed, _listed("metrics", metrics), pairing, strict)
+        return comparison.compare(left, right, allowed, _listed("metrics", metrics), pairing, strict, beside)
+
+
+def _references(folder: str | Path | None) -> References:
+    return asked_for(None if folder is None else _path("references", folder))
 
 
 def _pair(treatment: str | Sequence[str] | None) -> tuple[str, str] | None:
@@ -561,7 +575,14 @@ def _pair(treatment: str | Sequence[str] | None) -> tuple[str, str] | None:
 
 
 @_for_callers
-def rank(folder: str | Path, metric: str = "nll", methods: str | Sequence[str] = (), plugin: Plugins = ()) -> Ranking:
+def rank(
+    folder: str | Path,
+    metric: str = "nll",
+    methods: str | Sequence[str] = (),
+    plugin: Plugins = (),
+    *,
+    references: str | Path | None = None,
+) -> Ranking:
     """Rank the methods of a folder over its data sets.
 
     Args:
@@ -569,6 +590,7 @@ def rank(folder: str | Path, metric: str = "nll", methods: str | Sequence[str] =
         metric: The metric to rank by.
         methods: Only these methods; all where empty.
         plugin: Python files with metrics of your own.
+        references: A folder of records by hmc to compare with; by default that of the package.
 
     Returns:
         The ranking, which prints, and has a `frame`.
@@ -579,7 +601,7 @@ def rank(folder: str | Path, metric: str = "nll", methods: str | Sequence[str] =
     from bdlbench.compare import rank as ranking  # scipy.stats is slow to import
 
     _add_plugins(plugin)
-    found = rescoring.completed(reading.read(_path("folder", folder)), [metric])
+    found = rescoring.completed(reading.read(_path("folder", folder)), [metric], _references(references))
     ranked = ranking.rank(found.results, metric, _listed("methods", methods))
     damaged = found.faults.lines() if found.faults.damaged else ()
     return replace(ranked, notes=(*ranked.notes, *found.untold, *damaged), unread=found.faults.unread)
@@ -671,6 +693,8 @@ def report(
     out: str | Path = "report",
     metrics: str | Sequence[str] = (),
     plugin: Plugins = (),
+    *,
+    references: str | Path | None = None,
 ) -> Path:
     """Write one HTML page about a folder's records to out/index.html, with its figures beside it.
 
@@ -679,6 +703,7 @@ def report(
         out: The folder of the page.
         metrics: Names; the main metrics where empty, all for "*".
         plugin: Python files with metrics of your own.
+        references: A folder of records by hmc to compare with; by default that of the package.
 
     Returns:
         The path of the page.
@@ -690,7 +715,8 @@ def report(
 
     _add_plugins(plugin)
     files.refuse_unwritable(_path("out", out), "--out")
-    return page.write(_path("folder", folder), _path("out", out), _listed("metrics", metrics)).file
+    named = None if references is None else _path("references", references)
+    return page.write(_path("folder", folder), _path("out", out), _listed("metrics", metrics), named).file
 
 
 def verify(folder: str | Path, *, full: bool = False, threads: int | None = None) -> Iterator[Check]:

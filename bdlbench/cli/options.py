@@ -23,6 +23,12 @@ ModulesOption = Annotated[
 Replaced = Annotated[
     list[str], typer.Option("--replace", metavar="NAME", help="let a plugin replace the entry of this name")
 ]
+ReferencesOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--references", metavar="DIR", help="records of hmc to compare with  [default: results/reference/posterior]"
+    ),
+]
 MetricsOption = Annotated[str, typer.Option("--metrics", metavar="A,B", help="columns; default: the main ones")]
 FormatOption = Annotated[str, typer.Option("--format", help="terminal, markdown, csv, latex or json")]
 

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bdlbench.cli.options import FormatOption, MetricsOption, PluginsOption, Replaced, add_plugins, format_of, listed
+from bdlbench.cli.options import (
+    FormatOption,
+    MetricsOption,
+    PluginsOption,
+    ReferencesOption,
+    Replaced,
+    add_plugins,
+    format_of,
+    listed,
+)
 from bdlbench.cli.terminal import screen, write
 from bdlbench.core.errors import INCOMPLETE
 
@@ -28,10 +37,7 @@ def table(
     interval: Annotated[
         bool, typer.Option("--interval", help="after ±, half the 95 % interval over new seeds and test examples")
     ] = False,
-    references: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="records of hmc to compare with  [default: results/reference/posterior]"),
-    ] = None,
+    references: ReferencesOption = None,
     plugin: PluginsOption = [],  # noqa: B006
     replaced: Replaced = [],  # noqa: B006
 ) -> None:
@@ -119,7 +125,7 @@ def print_faults(faults: Faults) -> None:
         print(f"bdlbench: {line}", file=sys.stderr)
 
 
-def compare(
+def compare(  # noqa: PLR0913 - one parameter for each option of the command
     a: Annotated[
         str, typer.Argument(metavar="A", help="a folder of records, one record, or a git revision of results/")
     ],
@@ -135,6 +141,7 @@ def compare(
         bool, typer.Option("--ignore-options", help="pair methods by name, whatever their options")
     ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="treat inconclusive as failure")] = False,
+    references: ReferencesOption = None,
     format_: FormatOption = "terminal",
     plugin: PluginsOption = [],  # noqa: B006
     replaced: Replaced = [],  # noqa: B006
@@ -153,6 +160,7 @@ def compare(
         treatment=treatment,
         ignore_options=ignore_options,
         strict=strict,
+        references=references,
     )
     write(verdicts.render(found, style, *screen()), style)
     if found.exit_code:
@@ -167,6 +175,7 @@ def rank(
     figure: Annotated[
         Path | None, typer.Option(metavar="FILE", help="draw a critical-difference diagram: .png, .svg or .pdf")
     ] = None,
+    references: ReferencesOption = None,
     plugin: PluginsOption = [],  # noqa: B006
     replaced: Replaced = [],  # noqa: B006
 ) -> None:
@@ -176,7 +185,7 @@ def rank(
     from bdlbench.report import figures, verdicts
 
     add_plugins(plugin, replaced)
-    found = api.rank(results, metric, listed(methods))
+    found = api.rank(results, metric, listed(methods), references=references)
     if figure is not None:
         figures.draw_ranking(found, figure)
     write(verdicts.render_ranking(found, style, *screen()), style)
@@ -188,6 +197,7 @@ def report(
     results: Annotated[Path, typer.Argument(metavar="RESULTS", help="a folder of records, or one record")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="where index.html and figures/ go")] = Path("report"),
     metrics: MetricsOption = "",
+    references: ReferencesOption = None,
     plugin: PluginsOption = [],  # noqa: B006
     replaced: Replaced = [],  # noqa: B006
 ) -> None:
@@ -197,7 +207,7 @@ def report(
 
     add_plugins(plugin, replaced)
     files.refuse_unwritable(out, "--out")
-    file, unread = page.write(results, out, listed(metrics))
+    file, unread = page.write(results, out, listed(metrics), references)
     print(f"{file}: {file.stat().st_size / 1e6:.2f} MB; its figures, as SVG and PNG, are in {file.parent / 'figures'}")
     if unread:
         raise typer.Exit(INCOMPLETE)

@@ -17,6 +17,7 @@ from bdlbench.records import evaluation
 from bdlbench.records.arrays import row_axis
 from bdlbench.records.cells import Result
 from bdlbench.records.record import Record
+from bdlbench.runs.references import References
 from bdlbench.stats.behrens_fisher import Array
 
 SizedPopulation = tuple[str, int]
@@ -102,7 +103,11 @@ def predictions_of(result: Result) -> StoredPredictions:
 
 
 def contributions(
-    result: Result, names: Sequence[str], kept_with: StoredPredictions, of_samples: bool = True
+    result: Result,
+    names: Sequence[str],
+    kept_with: StoredPredictions,
+    of_samples: bool = True,
+    references: References | None = None,
 ) -> dict[str, Contributions]:
     """Compute what each test example and, with `of_samples`, each posterior sample contributes to metrics.
 
@@ -114,6 +119,7 @@ def contributions(
         names: Its columns.
         kept_with: The cell's records with their stored predictions.
         of_samples: Whether to leave out groups of posterior samples.
+        references: What distances from a posterior are of; without them, their contributions are not known.
 
     Returns:
         {column: its values and contributions}.
@@ -122,6 +128,7 @@ def contributions(
     known = catalog.metrics()
     for record, arrays in kept_with if names else ():
         kept = evaluation.read(record, arrays)
+        kept = references.beside(record, kept) if references and kept else kept
         for entry in dict.fromkeys(name.partition("[")[0] for name in names):
             metric = known.get(entry)
             columns = [score for name, score in result.scores.items() if name.partition("[")[0] == entry]

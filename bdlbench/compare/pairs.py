@@ -24,6 +24,7 @@ from bdlbench.records.cells import Result, columns_named, flatten, merge
 from bdlbench.records.reading import Source
 from bdlbench.records.record import Unread
 from bdlbench.runs import rescoring
+from bdlbench.runs.references import References, asked_for
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -173,6 +174,7 @@ def compare(
     metrics: Sequence[str] = (),
     pairing: Pairing = SAME_TREATMENT,
     strict: bool = False,
+    references: References | None = None,
 ) -> Comparison:
     """Compare B with A in cells of the same protocol and treatment; device and threads may differ.
 
@@ -184,6 +186,7 @@ def compare(
             its stored predictions.
         pairing: Which treatments are partners.
         strict: Whether "inconclusive" is a negative verdict.
+        references: What distances from a posterior are of, by default those of the default folder.
 
     Returns:
         All pairs with verdicts, and the cells without a partner.
@@ -193,11 +196,12 @@ def compare(
             text names the field.
         BadInput: A metric is unknown, or partners are ambiguous.
     """
-    both, untold = rescoring.complete(Source(a.entries + b.entries), metrics)
+    references = asked_for(None) if references is None else references
+    both, untold = rescoring.complete(Source(a.entries + b.entries), metrics, references)
     ours, theirs = Source(both.entries[: len(a.entries)]), Source(both.entries[len(a.entries) :])
     found = partners(merge(ours.records, ours), merge(theirs.records, theirs), pairing)
     columns = columns_named([r for couple in found.couples for r in couple], metrics if found.couples else ())
-    pairs = [_pair(left, right, margins or {}, columns) for left, right in found.couples]
+    pairs = [_pair(left, right, margins or {}, columns, references) for left, right in found.couples]
     judged = iter(judge([finding for pair in pairs for finding in pair.findings]))
     pairs = [replace(pair, findings=tuple(next(judged) for _ in pair.findings)) for pair in pairs]
     return Comparison(
@@ -208,11 +212,14 @@ def compare(
 # one pair
 
 
-def _pair(a: Result, b: Result, margins: Mapping[str, float], columns: Sequence[str]) -> Pair:
+def _pair(a: Result, b: Result, margins: Mapping[str, float], columns: Sequence[str], references: References) -> Pair:
     names = [c for c in columns if c in a.scores and c in b.scores]
     missing = tuple(c for c in columns if c in a.scores and c not in b.scores)
     kept = [predictions_of(side) for side in (a, b)]
-    told_a, told_b = (contributions(side, names, predictions) for side, predictions in zip((a, b), kept, strict=True))
+    told_a, told_b = (
+        contributions(side, names, predictions, references=references)
+        for side, predictions in zip((a, b), kept, strict=True)
+    )
     bytes_a, bytes_b = map(checksums, kept)
     same = bytes_a == bytes_b and set(bytes_a) == {*a.replicates, *b.replicates}
     layout = layout_of([a, b])

@@ -29,13 +29,14 @@ class _Run:
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
-def commands(found: Sequence[Record], folder: Path, out: Path) -> list[str]:
+def commands(found: Sequence[Record], folder: Path, out: Path, references: Path | None = None) -> list[str]:
     """Return shell commands in order: runs, scored files, the report.
 
     Args:
         found: The records.
         folder: Where they are.
         out: The folder of the report.
+        references: The folder of references that it was asked to read; None for that of the package.
 
     Returns:
         One line for each command. A cell that no command can make is a comment (#).
@@ -49,7 +50,8 @@ def commands(found: Sequence[Record], folder: Path, out: Path) -> list[str]:
     runs += [line for result in left if result not in possible for line in alone[result.key]]
     scored = [_score_line(record, folder) for record in found if record.cell.device == ELSEWHERE]
     entries = dict.fromkeys(entry for result in results for entry in _options(result))
-    return [*suites, *runs, *scored, _line("report", str(folder), "--out", str(out), *_plugin_words(entries))]
+    shown = ["--out", str(out), *(["--references", str(references)] if references else []), *_plugin_words(entries)]
+    return [*suites, *runs, *scored, _line("report", str(folder), *shown)]
 
 
 def _suites(results: Sequence[Result], folder: Path) -> tuple[list[str], list[Result]]:

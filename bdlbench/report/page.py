@@ -26,6 +26,7 @@ from bdlbench.report.evidence import EvidenceSection
 from bdlbench.report.plots import Panel
 from bdlbench.report.tables import Column
 from bdlbench.runs import rescoring
+from bdlbench.runs.references import asked_for
 
 SVG = "http://www.w3.org/2000/svg"
 XLINK = "http://www.w3.org/1999/xlink"
@@ -72,7 +73,7 @@ class Written(NamedTuple):
     unread: tuple[Unread, ...]
 
 
-def write(path: Path, out: Path, metrics: Sequence[str] = ()) -> Written:
+def write(path: Path, out: Path, metrics: Sequence[str] = (), references: Path | None = None) -> Written:
     """Write out/index.html from the records at `path`, and every figure to out/figures as SVG and PNG.
 
     The same records give the same page.
@@ -81,20 +82,21 @@ def write(path: Path, out: Path, metrics: Sequence[str] = ()) -> Written:
         path: A folder of records, or a record.
         out: The folder to write.
         metrics: The metrics to show, by default the main ones.
+        references: The folder of records to compare with, by default that of the references.
 
     Returns:
         The page.
 
     Raises:
-        BadInput: There are no records, or a metric is unknown.
+        BadInput: There are no records, a metric is unknown, or the folder of references holds none.
     """
     source = reading.read(path)
-    completed, untold = rescoring.complete(source, metrics)
+    completed, untold = rescoring.complete(source, metrics, asked_for(references))
     suite = overview.nearest_suite(merge(completed.records))
     found = overview.in_order(completed.records, suite)
     results = merge(found)
     sections = evidence.sections(found, metrics)
-    again = commands.commands(found, path, out)  # before anything is written
+    again = commands.commands(found, path, out, references)  # before anything is written
     colours = plots.colours_of([row.method for section in sections for row in section.rows])
     shown = [_shown(section, i, colours, out / "figures") for i, section in enumerate(sections)]
     text = template("report.html.j2").render(

@@ -42,9 +42,8 @@ def completed(source: Source, metrics: Sequence[str], references: References | N
     Raises BadInput as `complete` does.
     """
     whole, faults = reading.sound(source)
-    references = asked_for(None) if references is None else references
     found, untold = complete(whole, metrics, references)
-    return Completed(merge(found.records, found), (*untold, *references.refused), faults)
+    return Completed(merge(found.records, found), untold, faults)
 
 
 def complete(
@@ -54,7 +53,8 @@ def complete(
 
     Names in `metrics` are as on the command line; names that are not in the catalog or a plugin are ignored. Nothing is
     written. Distances from a reference are computed wherever one fits, asked for or not: one of `references`, or
-    without them of the default folder. If no record held a metric, there is one line for each reason why cells lack it.
+    without them of the default folder. If no record held a metric, there is one line for each reason why cells lack it,
+    and one for each record of a sampler that may not serve as a reference.
     Raises BadInput, with the reason, if no cell has the metric.
     """
     known = catalog.metrics()
@@ -90,7 +90,7 @@ def complete(
                 others = f" and {len(rest)} more cells" if rest else ""
                 lines.append(f"{entry} of {first}{others} is not known: {reason}")
     places = [folder for folder, _ in source.entries]
-    return Source(tuple(zip(places, completed, strict=True))), tuple(lines)
+    return Source(tuple(zip(places, completed, strict=True))), (*lines, *references.refused)
 
 
 def filled(folder: Path, record: Record, code: Code) -> Record:
@@ -130,7 +130,7 @@ def _scored(stored: Callable[[], Evaluation | None], entry: str, metric: Metric)
     if kept is None:
         return {}, "no predictions lie beside the record"
     if isinstance(metric, ReadsReference) and kept.gold is None:
-        return {}, "no reference has its data, model and prior (`table --references DIR` reads another folder)"
+        return {}, "no reference has its data, model and prior (`--references DIR` reads another folder)"
     try:
         columns = measure(kept, {entry: metric})
     except (Exception, SystemExit) as error:  # a metric may need what no record keeps, and then raises any error

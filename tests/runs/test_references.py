@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from bdlbench import api
 from bdlbench.cli import main as cli
 from bdlbench.records import evaluation, reading
 from bdlbench.records import record as records
@@ -55,6 +56,33 @@ def test_a_record_of_the_same_prior_or_of_none_has_the_reference_beside_it(folde
     assert len(rows) == 4  # of map at prior_sd 1 and of mle, two seeds each
     assert cli.main(["table", str(folders[1]), "--format", "csv"]) == 0
     assert "total_variation" not in capsys.readouterr().out
+
+
+def test_every_verb_that_shows_records_reads_the_references_that_are_named(folders, tmp_path, capsys, refused):
+    named, shown = ["--references", str(folders[0])], str(folders[1])
+    assert cli.main(["report", shown, "--out", str(tmp_path), *named]) == 0
+    page = (tmp_path / "index.html").read_text("utf-8")
+    assert "total_variation" in page
+    assert f"--out {tmp_path} --references {folders[0]}" in page  # the command that makes it again
+    found = api.table(shown, "total_variation", references=folders[0])
+    assert set(found["method"]) == {"map", "mle"}
+    asked = ["--treatment", "map(prior_sd=1):mle", "--metrics", "total_variation", "--format", "csv"]
+    cli.main(["compare", shown, shown, *asked, *named])
+    assert "total_variation" in capsys.readouterr().out
+    for verb in (["compare", shown, shown], ["rank", shown], ["report", shown], ["table", shown]):
+        assert cli.main([*verb, "--references", str(tmp_path / "absent")]) == 2
+        assert "--references" in capsys.readouterr().err
+    with refused("references", "3", "path"):
+        api.compare(shown, shown, references=3)
+
+
+def test_a_distance_from_a_reference_varies_with_the_test_inputs_too(folders):
+    """Their contributions were asked of predictions without the reference, so its interval was of seeds alone."""
+    found = api.compare(
+        folders[1], folders[1], metrics="total_variation", treatment="map(prior_sd=1):mle", references=folders[0]
+    )
+    (row,) = found.rows()
+    assert "new test examples" in row["population"]
 
 
 def test_chains_that_have_not_mixed_are_no_reference(folders, tmp_path):
