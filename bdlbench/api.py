@@ -39,13 +39,15 @@ from bdlbench.entries import CONFIGURED
 from bdlbench.records import reading
 from bdlbench.records.cells import Result, flatten, merge
 from bdlbench.records.record import Record
-from bdlbench.report import notebook, tables
+from bdlbench.report import notebook, tables, text_table
 from bdlbench.runs import executors, rescoring, shards, suites, work
 from bdlbench.runs import external_scores as submissions
+from bdlbench.runs import search as searching
 from bdlbench.runs.batch import Settings
 from bdlbench.runs.external_scores import Claim
 from bdlbench.runs.loading import load_task
 from bdlbench.runs.references import References, asked_for
+from bdlbench.runs.search import ScoredTrial, SearchProtocol, Winner
 from bdlbench.runs.work import REFERENCE
 
 if TYPE_CHECKING:
@@ -62,6 +64,9 @@ GATE_SUITE = "smoke"
 RESULTS = Path("results/local")
 """Where `run` writes unless told otherwise."""
 
+SEARCHES = RESULTS / "search"
+"""Where `tune` writes unless told otherwise."""
+
 
 PLURALS = {"methods": "method", "models": "model", "datasets": "dataset", "settings": "set", "plugins": "plugin"}
 """Names that suggest themselves for lists, accepted in place of the command line's names."""
@@ -69,6 +74,7 @@ PLURALS = {"methods": "method", "models": "model", "datasets": "dataset", "setti
 __all__ = [
     "OwnData",
     "Trained",
+    "Tuned",
     "accept",
     "compare",
     "curves",
@@ -81,6 +87,7 @@ __all__ = [
     "score",
     "table",
     "task",
+    "tune",
     "verify",
 ]
 
@@ -396,6 +403,152 @@ def _listening() -> Iterator[list[str]]:
         yield notes
     finally:
         logger.removeHandler(handler)
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What a search found: it prints as the options of a suite.
+
+    Attributes:
+        file: The table of all trials.
+        winners: The best trial of each method that was searched.
+        missing: A line for each method that should have been searched and could not, or that no trial suits.
+        left_out: A line for each method that there is nothing to search of, such as a closed form.
+        trials: Every trial of every rung, on each replicate.
+        notes: What there was to say while it ran.
+    """
+
+    file: Path
+    winners: tuple[Winner, ...]
+    missing: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    trials: tuple[ScoredTrial, ...] = field(default=(), repr=False)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def options(self) -> dict[str, dict[str, float]]:
+        """The winners' options by method, for `run(set=…)`: {"map": {"epochs": 120, "prior_sd": 0.5}}."""
+        return {
+            one.place[0]: {
+                "epochs": one.epochs,
+                **{name.partition(".")[2]: float(value) for name, value in one.options.items()},
+            }
+            for one in self.winners
+        }
+
+    def frame(self) -> DataFrame:
+        """Return a row for each trial of a rung and replicate, with its searched options as columns: method.prior_sd.
+
+        `won` says which rows are of a winner.
+        """
+        from pandas import DataFrame
+
+        won = {(one.place, one.trial) for one in self.winners}
+        rows = []
+        for row in self.trials:
+            pairs = (part.split("=", 1) for part in row.options.split())
+            options = {f"method.{name.partition('.')[2]}": float(value) for name, value in pairs}
+            told = {name: value for name, value in vars(row).items() if name not in ("options", "cell", "code")}
+            rows.append({**told, "won": (row.place, row.trial) in won, **options})
+        return DataFrame(rows)
+
+    def __repr__(self) -> str:
+        text = searching.as_toml(self.file, self.winners)
+        return "\n".join([text, *(f"# {line}" for line in self._lines())])
+
+    def _repr_html_(self) -> str:
+        said = ("method", "model", "data set", "epochs", "options", "NLL of held-out rows (nats)", "standard error")
+        rows = [
+            (
+                *one.place,
+                str(one.epochs),
+                " ".join(f"{name.partition('.')[2]}={value}" for name, value in one.options.items()),
+                f"{one.validation_nll:.4f}",
+                f"{one.standard_error:.4f}",
+            )
+            for one in self.winners
+        ]
+        fields = tuple(tuple(map(text_table.Field, row)) for row in rows)
+        return notebook.sheets([text_table.Sheet(str(self.file), said, fields, left=3)], self._lines())
+
+    def _lines(self) -> list[str]:
+        return [*self.missing, *self.left_out, *(f"note: {line}" for line in self.notes)]
+
+
+@_for_callers
+def tune(  # noqa: PLR0913 - one argument for each option of the command
+    suite: str | Path = "",
+    *,
+    budget: int,
+    trials: int = 24,
+    replicates: int = 3,
+    validation: float = 0.2,
+    seed: int = 0,
+    method: str | Sequence[str] = (),
+    model: str = "",
+    dataset: str = "",
+    keep: str | Sequence[str] = (),
+    set: Options = (),
+    samples: int | None = None,
+    device: str = "auto",
+    threads: int = 1,
+    jobs: int = 1,
+    results: str | Path = SEARCHES,
+    fresh: bool = False,
+    config: str | Path | None = None,
+    plugin: Plugins = (),
+) -> Tuned:
+    """Search the options of a suite's methods on held-out training rows, with equal budgets. Nothing is printed.
+
+    One model and one data set of a grid are searched. All trials are written to a table in `results`; a search that was
+    stopped goes on from it.
+
+    Args:
+        suite: The name of a suite (by default "quick"), or the path of a TOML file.
+        budget: Epochs of the last rung, for every method.
+        trials: Settings of each method, its defaults included.
+        replicates: How often each setting is trained.
+        validation: The share of the training rows that is held out.
+        seed: Decides the settings and the replicates.
+        method: A name or several, in place of the suite's.
+        model: One of a grid's; by default its first.
+        dataset: One of a grid's; by default its first.
+        keep: Options that keep the suite's value in every method.
+        set: Options, as for `run`, one value each; they are not searched.
+        samples: M, the posterior samples of a prediction.
+        device: "auto", "cpu" or "cuda".
+        threads: Threads of each batch; they affect the bits.
+        jobs: Worker processes; 0 for as many as cores allow.
+        results: The folder of the table.
+        fresh: Whether to search again what the table holds.
+        config: A TOML file of your own, in place of a suite.
+        plugin: Python files with entries of your own.
+
+    Returns:
+        The winners and all trials.
+
+    Raises:
+        BadInput: Something asked for does not exist or is out of range, or the table is of another search.
+    """
+    _add_plugins(plugin)
+    for what, name in (("model", model), ("dataset", dataset)):
+        if not isinstance(name, str):
+            raise BadInput(f"{what}: {name!r} is no text: a search is of one {what}")
+    named = _path("config", config) if config else suite if isinstance(suite, Path) else None
+    found = suites.find_suite("" if isinstance(suite, Path) and not config else suite, named)  # type: ignore[arg-type]
+    file = _path("results", results) / f"{Path(found.file).stem}.csv"
+    protocol = SearchProtocol(trials, budget, replicates, validation, seed)
+    names = (_names("method", method), (model,) if model else (), (dataset,) if dataset else ())
+    asked = suites.Overrides(*names, "", samples, _options(set), device, threads)
+    with _listening() as notes:
+        plan = searching.plan(found, asked, protocol, _names("keep", keep))
+        workers = work.processes(jobs, plan.contenders[0].cells[0][0], len(plan.contenders) * replicates)
+        rows = searching.perform(plan, file, workers, fresh)
+    won, lost = searching.outcome(plan, rows)
+    mine = {contender.place for contender in plan.contenders}  # the table may hold other methods
+    trained = tuple(row for row in rows if row.place in mine)
+    told = tuple(dict.fromkeys(notes))
+    return Tuned(file, tuple(won), (*plan.unsupported, *lost), plan.left_out, trained, told)
 
 
 @_for_callers

@@ -53,7 +53,7 @@ def tune(  # noqa: PLR0913 - one parameter for each option of the command
 
     add_plugins(plugin, replaced)
     found = suites.find_suite(suite, config)
-    file = results / f"{config.stem if config else suite or 'quick'}.csv"
+    file = results / f"{Path(found.file).stem}.csv"
     protocol = searching.SearchProtocol(trials, budget, replicates, validation, seed)
     names = (tuple(method), (model,) if model else (), (dataset,) if dataset else ())
     asked = suites.Overrides(*names, "", samples, tuple(set_), device, threads)
@@ -75,11 +75,10 @@ def tune(  # noqa: PLR0913 - one parameter for each option of the command
         raise Interrupted(
             f"interrupted; what is done is kept in {file}: the same command {'without --fresh ' * fresh}resumes"
         ) from None
-    won = {one.place: one for one in searching.winners(rows)}
-    lost = [contender.place for contender in plan.contenders if contender.place not in won]
-    for place in lost:
-        print(f"no winner: {' · '.join(place)}: no trial of the last rung has a finite NLL", file=sys.stderr)
-    print(searching.as_toml(file, [won[c.place] for c in plan.contenders if c.place in won]))
+    won, lost = searching.outcome(plan, rows)
+    for line in lost:
+        print(line, file=sys.stderr)
+    print(searching.as_toml(file, won))
     if plan.unsupported or lost:
         raise typer.Exit(INCOMPLETE)
 

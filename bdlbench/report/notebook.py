@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from bdlbench.records.cells import Result
 from bdlbench.report import tables, text_table
@@ -91,10 +91,12 @@ def html(results: Sequence[Result], lines: Sequence[str]) -> str:
     Returns:
         HTML that needs no style sheet.
     """
-    text = Markup("")
-    if results:
-        groups = tables.group(results)
-        for shown in groups:
-            text += text_table.html(tables.sheet(shown))
-        text += Markup("<p><small>{}</small></p>").format(tables.describe(results, groups))
-    return text + Markup("").join(Markup("<p>{}</p>").format(line) for line in lines) + escape("")
+    groups = tables.group(results) if results else []
+    below = Markup("<p><small>{}</small></p>").format(tables.describe(results, groups)) if results else ""
+    return sheets([tables.sheet(shown) for shown in groups], lines, below)
+
+
+def sheets(shown: Sequence[text_table.Sheet], lines: Sequence[str], below: Markup | str = "") -> str:
+    """Return tables as HTML, with what stands below them, and a paragraph for each line."""
+    text = Markup("").join(map(text_table.html, shown)) + below
+    return text + Markup("").join(Markup("<p>{}</p>").format(line) for line in lines)

@@ -66,11 +66,15 @@ class SearchProtocol:
 
     def __post_init__(self) -> None:
         """Refuse with BadInput a protocol that cannot be followed."""
-        for name in ("trials", "budget", "replicates"):
-            if getattr(self, name) < 1:
-                raise BadInput(f"--{name} {getattr(self, name)} is out of range: at least 1")
-        if not 0 < self.validation < 1:
-            raise BadInput(f"--validation {self.validation:g} is out of range: a share between 0 and 1")
+        for name in ("trials", "budget", "replicates", "seed"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise BadInput(f"--{name} {value!r} is not a whole number")
+            if name != "seed" and value < 1:
+                raise BadInput(f"--{name} {value} is out of range: at least 1")
+        share: Any = self.validation
+        if not isinstance(share, int | float) or not 0 < share < 1:
+            raise BadInput(f"--validation {share} is out of range: a share between 0 and 1")
         if not 0 <= self.seed < 2**40:
             raise BadInput(f"--seed {self.seed} is out of range: 0 or more, below 2^40")
 
@@ -608,6 +612,18 @@ def winners(rows: Sequence[ScoredTrial]) -> list[Winner]:
         options = dict(part.split("=", 1) for part in row.options.split())
         found.append(Winner(place, options, row.epochs, best, statistics.fmean(scores[best]), error))
     return found
+
+
+def outcome(search: Search, rows: Sequence[ScoredTrial]) -> tuple[list[Winner], list[str]]:
+    """Return the winner of each method of a search, in its order, and a line for each that has none."""
+    won = {one.place: one for one in winners(rows)}
+    places = [contender.place for contender in search.contenders]
+    lost = [
+        f"no winner: {' · '.join(place)}: no trial of the last rung has a finite NLL"
+        for place in places
+        if place not in won
+    ]
+    return [won[place] for place in places if place in won], lost
 
 
 def as_toml(file: Path, won: Sequence[Winner]) -> str:

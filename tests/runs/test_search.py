@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from bdlbench import catalog
+from bdlbench import api, catalog
 from bdlbench.cli.main import main
 from bdlbench.core import files
 from bdlbench.core.errors import Diverged
@@ -422,6 +422,84 @@ def test_bad_input(arguments: list[str], names: list[str], tmp_path: Path, capfd
     assert main(["tune", *arguments, "--results", str(tmp_path / "new")]) == 2
     lines = capfd.readouterr().err.splitlines()
     assert all(name in lines[-1] for name in names), lines
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Path:
+    path = tmp_path / "line.toml"
+    path.write_text(SUITE, encoding="utf-8")
+    return path
+
+
+BUDGETS: dict[str, Any] = {"trials": 4, "budget": 4, "replicates": 2, "validation": 0.25, "seed": 3, "device": "cpu"}
+
+
+@pytest.mark.slow
+def test_in_python_it_is_the_search_of_the_command(
+    suite: Path, data: Path, tmp_path: Path, done: list[search.ScoredTrial], capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = api.tune(suite, **BUDGETS, set={"uci_folder.path": str(data)}, results=tmp_path / "python")
+    assert capsys.readouterr() == ("", "")
+    assert untimed(list(found.trials)) == untimed(done)
+    words = [word for name, value in BUDGETS.items() for word in (f"--{name}", str(value))]
+    command = ["tune", "--config", str(suite), *words, "--set", f"uci_folder.path={data}", "--results"]
+    assert main([*command, str(tmp_path / "command")]) == 0
+    told = capsys.readouterr()
+    assert repr(found).splitlines()[1:-2] == told.out.splitlines()[1:]  # the first cites the table, which has seconds
+    assert repr(found).splitlines()[-2:] == [f"# {line}" for line in told.err.splitlines()[:2]]
+    assert repr(found).splitlines()[0] == f'search = "line.csv {files.sha256(found.file.read_bytes())}"'
+    assert tomllib.loads("[[grid]]\n" + repr(found))["grid"][0]["options"] == found.options
+    assert found.file.parent == tmp_path / "python"
+
+
+@pytest.mark.slow
+def test_what_python_is_given_has_a_frame_and_options_for_a_run(suite: Path, data: Path, tmp_path: Path) -> None:
+    asked: dict[str, Any] = {
+        **BUDGETS,
+        "config": suite,
+        "results": tmp_path,
+        "set": {"uci_folder": {"path": str(data)}},
+    }
+    found = api.tune(method="map", **asked)
+    frame = found.frame()
+    assert len(frame) == 2 * (4 + 2 + 1)
+    assert set(frame.columns) > {"method", "rung", "trial", "replicate", "validation_nll", "won", "method.prior_sd"}
+    last = frame[frame["rung"] == 3]
+    assert last["won"].all()
+    assert last["validation_nll"].mean() == pytest.approx(found.winners[0].validation_nll)
+    assert found.options["map"]["epochs"] == 4
+    assert found.options["map"]["prior_sd"] == last["method.prior_sd"].iloc[0]
+    html = found._repr_html_()
+    assert html.count("<table>") == 1
+    assert f"prior_sd={last['method.prior_sd'].iloc[0]:g}" in html
+    both = api.tune(**asked)  # goes on from the table, which holds the trials of map
+    assert [one.place[0] for one in both.winners] == ["map", "mle"]
+    assert len(api.tune(method="map", **asked).trials) == len(frame)
+    assert "&lt;b&gt;" in replace(found, notes=("<b>",))._repr_html_()
+    own = {"uci_folder": {"path": str(data)}}
+    trained = api.run(config=suite, method="map", set=found.options | own, results=tmp_path / "runs")
+    assert trained[0].cell.method.get("prior_sd") == found.options["map"]["prior_sd"]
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        ({"budget": 2.5}, ["--budget 2.5", "whole"]),
+        ({"budget": True}, ["--budget True", "whole"]),
+        ({"trials": "4"}, ["--trials '4'", "whole"]),
+        ({"seed": 1.0}, ["--seed 1.0", "whole"]),
+        ({"validation": "half"}, ["--validation half", "share"]),
+        ({"model": ["mlp"]}, ["model", "['mlp']"]),
+        ({"keep": 3}, ["keep", "3"]),
+        ({"budgets": 3}, ["argument", "tune", "budgets", "budget"]),
+        ({"jobs": 1.5}, ["--jobs 1.5", "whole"]),
+        ({"suite": "quik"}, ["suite", "quik", "quick"]),
+    ],
+)
+def test_bad_input_in_python(given: dict[str, Any], names: list[str], tmp_path: Path, refused: Any) -> None:
+    with refused(*names):
+        api.tune(**{"budget": 2, "method": "mle", "results": tmp_path / "new", **given})
     assert not (tmp_path / "new").exists()
 
 
