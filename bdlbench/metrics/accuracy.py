@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import torch
 from torch import Tensor
 
 from bdlbench.protocols import Evaluation, Metric
 from bdlbench.stats.calibration import top_class
-from bdlbench.stats.rows import each_row
+from bdlbench.stats.rows import row_means
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class Accuracy:
 
     def __call__(self, evaluation: Evaluation) -> dict[str, Tensor]:
         """Compute {"": (R,)}."""
-        return {key: each_row(torch.mean, correct) for key, correct in self.by_example(evaluation).items()}
+        return row_means(self.by_example(evaluation))
 
     def by_example(self, evaluation: Evaluation) -> dict[str, Tensor]:
         """Compute whether each prediction is right: {"": (R, N)}."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bdlbench.protocols import Evaluation, Metric
 from bdlbench.stats.conformal import prediction_sets
-from bdlbench.stats.rows import each_row
+from bdlbench.stats.rows import row_means
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Conformal:
 
     def __call__(self, evaluation: Evaluation) -> dict[str, Tensor]:
         """Compute {"": (R,)}."""
-        return {key: each_row(torch.mean, found) for key, found in self.by_example(evaluation).items()}
+        return row_means(self.by_example(evaluation))
 
     def by_example(self, evaluation: Evaluation) -> dict[str, Tensor]:
         """Compute whether each set holds the class, or its size: {"": (R, N)}."""

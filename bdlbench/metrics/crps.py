@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import torch
 from torch import Tensor
 
 from bdlbench.predictives.mixtures import OfNumbers
 from bdlbench.protocols import Evaluation, Metric
-from bdlbench.stats.rows import each_row
+from bdlbench.stats.rows import row_means
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class ContinuousRankedProbabilityScore:
 
     def __call__(self, evaluation: Evaluation) -> dict[str, Tensor]:
         """Compute {"": (R,)}."""
-        return {key: each_row(torch.mean, score) for key, score in self.by_example(evaluation).items()}
+        return row_means(self.by_example(evaluation))
 
     def by_example(self, evaluation: Evaluation) -> dict[str, Tensor]:
         """Compute the score of each test target: {"": (R, N)}."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bdlbench.protocols import Evaluation, Metric
-from bdlbench.stats.rows import each_finite_row, each_row
+from bdlbench.stats.rows import each_finite_row, each_row, row_means
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class NegativeELBO:
 
     def __call__(self, evaluation: Evaluation) -> dict[str, Tensor]:
         """Compute {"": (R,)}."""
-        return {key: each_row(torch.mean, value) for key, value in self.by_example(evaluation).items()}
+        return row_means(self.by_example(evaluation))
 
     def by_example(self, evaluation: Evaluation) -> dict[str, Tensor]:
         """Compute −ELBO(x_n): {"": (R, N)}."""

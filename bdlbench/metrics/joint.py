@@ -13,7 +13,7 @@ from bdlbench.data.splits import permutation, random_uniform
 from bdlbench.predictives.mixtures import by_vectors
 from bdlbench.protocols import TEST, Evaluation, Metric
 from bdlbench.stats.joint import joint_log_likelihood
-from bdlbench.stats.rows import each_row
+from bdlbench.stats.rows import each_row, row_means
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class JointNegativeLogLikelihood:
 
     def __call__(self, evaluation: Evaluation) -> dict[str, Tensor]:
         """Compute {"": (R,)}."""
-        return {key: each_row(torch.mean, found) for key, found in self._of_batches(evaluation).items()}
+        return row_means(self._of_batches(evaluation))
 
     def without_blocks(self, evaluation: Evaluation, population: str, block: Tensor) -> dict[str, Tensor]:
         """Compute {"": (R, blocks)} of the batches that have no example of the block; the others keep their draws."""
@@ -106,7 +106,7 @@ class JointKL:
 
     def __call__(self, evaluation: Evaluation) -> dict[str, Tensor]:
         """Compute {"": (R,)}."""
-        return {key: each_row(torch.mean, found) for key, found in self._of_batches(evaluation).items()}
+        return row_means(self._of_batches(evaluation))
 
     def without_blocks(self, evaluation: Evaluation, population: str, block: Tensor) -> dict[str, Tensor]:
         """Compute {"": (R, blocks)} of the batches that have no example of the block; the others keep their draws."""

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import torch
 from torch import Tensor
 
 from bdlbench.predictives.mixtures import normal_log_prob
 from bdlbench.protocols import Evaluation, Metric
-from bdlbench.stats.rows import each_row
+from bdlbench.stats.rows import row_means
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class NegativeLogLikelihood:
 
     def __call__(self, evaluation: Evaluation) -> dict[str, Tensor]:
         """Compute {"": (R,)}."""
-        return {key: each_row(torch.mean, surprise) for key, surprise in self.by_example(evaluation).items()}
+        return row_means(self.by_example(evaluation))
 
     def by_example(self, evaluation: Evaluation) -> dict[str, Tensor]:
         """Compute −log p(y_n | x_n): {"": (R, N)}."""
@@ -47,7 +46,7 @@ class MomentMatchedNegativeLogLikelihood:
 
     def __call__(self, evaluation: Evaluation) -> dict[str, Tensor]:
         """Compute {"": (R,)}."""
-        return {key: each_row(torch.mean, surprise) for key, surprise in self.by_example(evaluation).items()}
+        return row_means(self.by_example(evaluation))
 
     def by_example(self, evaluation: Evaluation) -> dict[str, Tensor]:
         """Compute −log N(y_n; E[y | x_n], V[y | x_n]): {"": (R, N)}."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bdlbench.predictives.mixtures import ordered_sum
 from bdlbench.protocols import Evaluation, Metric
-from bdlbench.stats.rows import each_row
+from bdlbench.stats.rows import row_means
 
 
 def agreement(ours: Tensor, theirs: Tensor) -> Tensor:
@@ -41,7 +41,7 @@ class ClassesBesideReference:
 
     def __call__(self, evaluation: Evaluation) -> dict[str, Tensor]:
         """Compute {"": (R,)}."""
-        return {key: each_row(torch.mean, value) for key, value in self.by_example(evaluation).items()}
+        return row_means(self.by_example(evaluation))
 
     def by_example(self, evaluation: Evaluation) -> dict[str, Tensor]:
         """Compare each test input: {"": (R, N)}."""
@@ -73,7 +73,7 @@ class PredictiveW2:
 
     def __call__(self, evaluation: Evaluation) -> dict[str, Tensor]:
         """Compute {"": (R,)}."""
-        return {key: each_row(torch.mean, value) for key, value in self.by_example(evaluation).items()}
+        return row_means(self.by_example(evaluation))
 
     def by_example(self, evaluation: Evaluation) -> dict[str, Tensor]:
         """Compute the distance at each test input: {"": (R, N)}."""

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import torch
 from torch import Tensor
 
 from bdlbench.networks.depth_output import StoppingPredictive
@@ -14,7 +13,7 @@ from bdlbench.predictives.mixtures import entropy, log_at
 from bdlbench.protocols import Evaluation, Metric
 from bdlbench.stats.calibration import expected_calibration_error, top_class
 from bdlbench.stats.discrimination import rank_correlation
-from bdlbench.stats.rows import each_row
+from bdlbench.stats.rows import each_row, row_means
 
 BINS = 15
 
@@ -74,7 +73,7 @@ class MeanFact:
 
     def __call__(self, evaluation: Evaluation) -> dict[str, Tensor]:
         """Compute {"": (R,)}."""
-        return {key: each_row(torch.mean, fact) for key, fact in self.by_example(evaluation).items()}
+        return row_means(self.by_example(evaluation))
 
     def by_example(self, evaluation: Evaluation) -> dict[str, Tensor]:
         """Return {"": (R, N)}."""
@@ -93,7 +92,7 @@ class FlopsFraction:
 
     def __call__(self, evaluation: Evaluation) -> dict[str, Tensor]:
         """Compute {"": (R,)}."""
-        return {key: each_row(torch.mean, share) for key, share in self.by_example(evaluation).items()}
+        return row_means(self.by_example(evaluation))
 
     def by_example(self, evaluation: Evaluation) -> dict[str, Tensor]:
         """Compute {"": (R, N)}."""

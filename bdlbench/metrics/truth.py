@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bdlbench.predictives.mixtures import Predicted, by_vectors, entropy, ordered_sum
 from bdlbench.protocols import Evaluation, Metric
-from bdlbench.stats.rows import each_row
+from bdlbench.stats.rows import row_means
 
 
 @dataclass(frozen=True)
@@ -30,13 +30,11 @@ class TrueKL:
 
     def __call__(self, evaluation: Evaluation) -> dict[str, Tensor]:
         """Compute {"": (R,)}."""
-        return _means(self.by_example(evaluation))
+        return row_means(self.by_example(evaluation))
 
     def by_example(self, evaluation: Evaluation) -> dict[str, Tensor]:
         """Compute {"": (R, N)}."""
-        if evaluation.truth is None:
-            return {}
-        p, q = (_class_log_probs(of) for of in (evaluation.truth.predicted, evaluation.test))
+        p, q = _true_log_probs(evaluation), _class_log_probs(evaluation.test)
         if p is None or q is None:
             return {}
         q = q.masked_fill(q == -math.inf, math.log(torch.finfo(torch.float32).tiny))
@@ -55,7 +53,7 @@ class OracleNLL:
 
     def __call__(self, evaluation: Evaluation) -> dict[str, Tensor]:
         """Compute {"": (R,)}."""
-        return _means(self.by_example(evaluation))
+        return row_means(self.by_example(evaluation))
 
     def by_example(self, evaluation: Evaluation) -> dict[str, Tensor]:
         """Compute {"": (R, N)}."""
@@ -75,16 +73,17 @@ class OracleEntropy:
 
     def __call__(self, evaluation: Evaluation) -> dict[str, Tensor]:
         """Compute {"": (R,)}."""
-        return _means(self.by_example(evaluation))
+        return row_means(self.by_example(evaluation))
 
     def by_example(self, evaluation: Evaluation) -> dict[str, Tensor]:
         """Compute {"": (R, N)}."""
-        p = None if evaluation.truth is None else _class_log_probs(evaluation.truth.predicted)
+        p = _true_log_probs(evaluation)
         return {} if p is None else {"": entropy(p)}
 
 
-def _means(found: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {key: each_row(torch.mean, value) for key, value in found.items()}
+def _true_log_probs(evaluation: Evaluation) -> Tensor | None:
+    """Return the true log p(c | x) of test inputs, (R, N, C) float64; None where the data set does not know them."""
+    return None if evaluation.truth is None else _class_log_probs(evaluation.truth.predicted)
 
 
 def _class_log_probs(predicted: Predicted) -> Tensor | None:

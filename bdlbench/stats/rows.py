@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -27,6 +27,18 @@ def each_row(kernel: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
     """
     rows = zip(*tensors, strict=True)
     return torch.stack([kernel(*(x.contiguous() for x in row)).double() for row in rows])
+
+
+def row_means(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Average what each example contributes, row by row.
+
+    Args:
+        values: By key, (R, N).
+
+    Returns:
+        By key, (R,) float64.
+    """
+    return {key: each_row(torch.mean, value) for key, value in values.items()}
 
 
 def each_finite_row(kernel: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
