@@ -24,12 +24,16 @@ SHARED = ("epochs", "batch_size", "learning_rate", "decay", "prior_sd", "prior_s
 
 @pytest.mark.parametrize("name", catalog.names("methods"))
 def test_an_option_of_one_name_has_one_type_and_range_in_all_methods(name):
-    """But for SWAG, which needs an epoch after its burn-in, and whose decay came later; and but for help."""
+    """But for SWAG, which needs an epoch after its burn-in, and whose decay came later; and but for help.
+
+    Where a step is no step of Adam, such as a natural gradient's, `tune` searches its size between other numbers.
+    """
     known = {key: training_option(key) for key in SHARED}
     for key, field in options.fields(catalog.load("methods", name)).items():
         if key in known:
             differs = {part for part, value in known[key].metadata.items() if field.metadata[part] != value}
             own = {("swag", "epochs"): "low", ("swag", "decay"): "later"}
+            own |= {(other, "learning_rate"): "search" for other in ("ivon", "ivon_opt", "posteriors_sghmc")}
             assert differs <= {"help", own.get((name, key), "help")}, key
 
 
