@@ -56,7 +56,7 @@ class Processes(Executor):
         self._start, self._hear = (start, given), hear
         self._todo: queue.SimpleQueue[tuple[Future[Any], Submitted] | None] = queue.SimpleQueue()
         self._children: dict[int, SpawnProcess] = {}
-        self._ended = False
+        self._ended = self._terminated = False
         self._threads = [threading.Thread(target=self._serve, args=(slot,), daemon=True) for slot in range(count)]
         with interrupts_wait():  # threads and the processes that they start inherit this: Ctrl-C is this process's
             for thread in self._threads:
@@ -83,9 +83,12 @@ class Processes(Executor):
             thread.join()
 
     def end(self) -> None:
-        """End the processes now."""
+        """End the processes now. None starts afterwards."""
         self.shutdown(wait=False, cancel_futures=True)
-        for child in list(self._children.values()):
+        with STARTING:
+            self._terminated = True
+            children = list(self._children.values())
+        for child in children:
             with suppress(ValueError):  # it has ended and was closed
                 child.terminate()
 
@@ -117,11 +120,11 @@ class Processes(Executor):
         ours, theirs = context.Pipe()
         child = context.Process(target=_work, args=(theirs, *self._start))
         with STARTING:
+            if self._terminated:
+                raise WorkerLost("these worker processes have been ended")
             child.start()
+            self._children[slot] = child
         theirs.close()  # held by the process alone, it closes with it
-        self._children[slot] = child
-        if self._ended:
-            child.terminate()
         return child, ours
 
     def _said(self, child: SpawnProcess, link: Connection, call: Submitted) -> Said:
@@ -152,8 +155,9 @@ def _how(code: int) -> str:
     return f"its process was killed by {name}{often}"
 
 
-STARTING = threading.Lock()
-"""Held while a worker is started: a process that ends meanwhile leaves one that cannot read what it is to do."""
+STARTING = threading.RLock()
+"""Held while a worker is started: if this process ended meanwhile, the worker could not read what it is to do, and
+would say so in a traceback. A Ctrl-C that ends the process takes it in the thread that may hold it already."""
 
 
 @contextmanager
@@ -180,9 +184,13 @@ _link: Connection | None = None
 
 
 def tell(news: Any) -> None:
-    """Tell the process that started this worker something about the task that runs."""
-    if _link is not None:
+    """Tell the process that started this worker something about the task that runs; if it is gone, end this one."""
+    if _link is None:
+        return
+    try:
         _link.send(Said("news", news))
+    except ConnectionError:  # raised in the task it would be a failure of its cell, and be written as one
+        os._exit(1)
 
 
 def _work(link: Connection, start: Callable[..., None], given: tuple[Any, ...]) -> None:

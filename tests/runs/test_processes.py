@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import Executor, Future
@@ -68,6 +71,53 @@ def test_processes_that_are_ended_leave_no_task_running() -> None:
     assert waiting.cancelled()
     with pytest.raises(ProcessLookupError):
         os.kill(child, 0)
+
+
+ENDED_WHILE_IT_STARTS = """
+import os, sys, threading, time
+from multiprocessing import util
+from bdlbench.runs.processes import Processes
+
+plain, begun = util.spawnv_passfds, threading.Event()
+def slow(path, words, handles):
+    child = plain(path, words, handles)
+    if any("spawn_main" in str(word) for word in words):
+        begun.set()
+        time.sleep(0.3)  # a busy machine: what the worker is to do is written after this
+    return child
+util.spawnv_passfds = slow
+
+if __name__ == "__main__":
+    pool = Processes(1, os.getpid, (), print)
+    pool.submit(os.getpid)
+    begun.wait()
+    pool.end()
+    sys.exit(130)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="it starts workers in another way")
+def test_a_worker_that_starts_while_the_process_ends_says_nothing(tmp_path: Path) -> None:
+    (script := tmp_path / "ends.py").write_text(ENDED_WHILE_IT_STARTS)
+    found = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60, check=False)
+    assert (found.returncode, found.stderr) == (130, "")  # its end waits for the worker's, which has the same stderr
+
+
+def _tells_nobody() -> None:
+    ours, theirs = multiprocessing.Pipe()
+    ours.close()
+    processes._link = theirs
+    try:
+        processes.tell("news")
+    except Exception:
+        os._exit(7)  # a task would make a failure of it
+
+
+def test_a_worker_whose_parent_is_gone_ends_and_writes_no_failure() -> None:
+    process = multiprocessing.get_context("spawn").Process(target=_tells_nobody)
+    process.start()
+    process.join(60)
+    assert process.exitcode == 1
 
 
 class Uncertain(Executor):
