@@ -322,7 +322,7 @@ def refusing(ending: str) -> Callable[[Path, bytes], None]:
 
     def write(path: Path, content: bytes) -> None:
         if path.name.endswith(ending):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         plain(path, content)
 
     return write
@@ -352,15 +352,28 @@ def test_parameters_that_cannot_be_written_are_not_lost_without_a_word(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, steps: list[int]
 ) -> None:
     def refused(*arguments: Any) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path / "parameters" / "x.safetensors"))
 
     with monkeypatch.context() as patch:
         patch.setattr(records, "write_parameters", refused)
         assert cli.main(words(tmp_path, "--keep-parameters")) == 4
-    assert "No space left on device" in capsys.readouterr().out
+    assert "No space left on device; 1 of 1 cells" in capsys.readouterr().err
     trained = len(steps)
     assert cli.main(words(tmp_path, "--keep-parameters")) == 0
     assert len(steps) == trained and len(list((tmp_path / "parameters").iterdir())) == 1
+
+
+def test_what_the_system_refuses_is_of_the_folder_or_of_one_file() -> None:
+    """A folder that takes nothing ends a run; what a plugin cannot write elsewhere is its cell's failure."""
+
+    def refusal(number: int, place: str | None) -> str:
+        return run.refusal(OSError(number, os.strerror(number), place), Path("out"))
+
+    for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+        assert refusal(number, "out/.checkpoints/a") == os.strerror(number)
+    assert not refusal(errno.EFBIG, "out/a.json")
+    assert not refusal(errno.ENOSPC, "/tmp/a.json") and not refusal(errno.ENOSPC, None)
+    assert not run.refusal(RuntimeError("out"), Path("out"))
 
 
 def test_a_checkpoint_is_set_aside_where_the_data_or_the_device_changed(

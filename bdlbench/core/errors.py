@@ -33,7 +33,7 @@ class NotComparable(BenchError):
 
 
 class Unwritten(BenchError):
-    """What a command found cannot be written to stdout."""
+    """What a command found or made cannot be written: stdout, or the folder of results, takes no more."""
 
     exit_code = INCOMPLETE
 

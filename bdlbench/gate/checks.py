@@ -25,7 +25,7 @@ from bdlbench.compare.pairing import Pairing
 from bdlbench.compare.pairs import Pair
 from bdlbench.core import environment, files
 from bdlbench.core.clock import now
-from bdlbench.core.errors import BadInput, DataUnavailable, NotComparable
+from bdlbench.core.errors import BadInput, DataUnavailable, NotComparable, Unwritten
 from bdlbench.core.spec import Choice, Spec
 from bdlbench.core.typed import decoded
 from bdlbench.gate import objectives, speed
@@ -506,6 +506,8 @@ def _trained(gate: Gate) -> list[Record]:
     for outcome in outcomes:
         if outcome.skipped:
             raise BadInput(f"the suite {gate.name} cannot run: {outcome.skipped}")
+        if outcome.unwritten:  # what is missing for this is no difference from the reference
+            raise Unwritten(outcome.unwritten)
     return [record for outcome in outcomes for record in outcome.records]
 
 

@@ -7,6 +7,7 @@ The rows of one batch are all replicates of a cell, and of cells that differ onl
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import sys
@@ -110,11 +111,19 @@ class Settings:
 
 
 class Outcome(NamedTuple):
-    """The result of a batch: one written record for each cell, or the reason why cells were skipped or not written."""
+    """The result of a batch.
+
+    Attributes:
+        records: The records that were written, one for each cell.
+        skipped: Why the model or the method rejects the cells; "" if it does not.
+        unwritten: The cell that was not written, and why; "" if all were.
+        refused: Why the folder takes no record of any batch; "" if it does.
+    """
 
     records: list[Record]
     skipped: str = ""
     unwritten: str = ""
+    refused: str = ""
 
 
 def say(line: str) -> None:
@@ -190,15 +199,26 @@ def run_batch(
         except (Exception, SystemExit) as error:  # the rest of the run continues; the record keeps the reason
             if isinstance(error, Diverged):  # it would diverge again: the same steps from the same numbers
                 _forget(spent, choosing)
+            if refused := refusal(error, settings.results):  # no failure of the cell
+                return Outcome(written, refused=refused)
             failed = write_failures(batch, settings, foreign.reason_of(error))
-            if failed.unwritten:
-                note(f"{failed.unwritten}; the same command goes on from the last checkpoint")
-            return Outcome([*written, *failed.records], unwritten=failed.unwritten)
+            return failed._replace(records=[*written, *failed.records])
     for name, reason in result.unscored.items():
         note(f"{told}metric {name} fails: {reason}")
     if not any(record.unscored for record in written):
         _forget(spent, choosing)
     return Outcome(written)
+
+
+REFUSALS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM})
+"""Errors of the system that concern a folder, whatever is written there. Others may concern one file: EFBIG."""
+
+
+def refusal(error: BaseException, folder: Path) -> str:
+    """Return why a folder takes no record any more, if an error says so: its disk is full or read-only; else ""."""
+    if not isinstance(error, OSError) or error.errno not in REFUSALS or not isinstance(error.filename, str):
+        return ""
+    return (error.strerror or "") if Path(error.filename).is_relative_to(folder) else ""
 
 
 def _forget(*fits: Session) -> None:
@@ -488,7 +508,8 @@ def write_failures(batch: Batch, settings: Settings, reason: str) -> Outcome:
         try:
             records.write(settings.results, record, {})
         except OSError as error:
-            return Outcome(failures, unwritten=f"{cell.title}: {reason}; {path} cannot be written: {error.strerror}")
+            said = f"{cell.title}: {reason}; {path} cannot be written: {error.strerror}"
+            return Outcome(failures, unwritten=said, refused=refusal(error, settings.results))
         failures.append(record)
     return Outcome(failures)
 

@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 from bdlbench import catalog
 from bdlbench.core.clock import now
-from bdlbench.core.errors import BadInput, BenchError
+from bdlbench.core.errors import BadInput, BenchError, Unwritten
 from bdlbench.core.options import short
 from bdlbench.runs import processes, remote
 from bdlbench.runs.batch import Batch, Outcome, Settings, run_batch, say, write_failures
@@ -110,7 +110,8 @@ def execute(
 ) -> list[Outcome]:
     """Run every batch, and return the outcomes in the order of `batches`.
 
-    A batch whose worker is lost is run again, and fails alone if that happens several times.
+    A batch whose worker is lost is run again, and fails alone if that happens several times. No batch begins once the
+    folder takes no more records, since its disk is full or read-only; those that run by then go on to their end.
 
     Args:
         batches: The batches.
@@ -124,17 +125,42 @@ def execute(
     Raises:
         BadInput: As a batch does; or there is no such executor.
         BenchError: Worker processes cannot start.
+        Unwritten: The folder took no more records. Those of earlier batches are there.
     """
     if not executor and (jobs == 1 or len(batches) < 2):
-        outcomes = []
+        outcomes = list[Outcome]()
         for i, batch in enumerate(batches):
+            if outcomes and outcomes[-1].refused:
+                outcomes.append(Outcome([], refused=outcomes[-1].refused))
+                continue
             outcomes.append(run_one(i, batch, settings, report))
-            report(Event(i, batch.cells[0].title, "end"))
-        return outcomes
+            for event in _last_events(i, batch, outcomes[-1]):
+                report(event)
+        return _written(batches, outcomes, settings)
     if not batches:
         return []
     with _pool(executor, min(jobs, len(batches)), settings, batches[0].cells[0].device) as pool:
-        return _Run(batches, settings, pool, report).finish(seconds or [1.0] * len(batches))
+        outcomes = _Run(batches, settings, pool, report).finish(seconds or [1.0] * len(batches))
+    return _written(batches, outcomes, settings)
+
+
+def _last_events(i: int, batch: Batch, outcome: Outcome) -> list[Event]:
+    """Return the end of a batch, after a note where a failure of its own has kept it from being written."""
+    title, note = batch.cells[0].title, f"{outcome.unwritten}; the same command goes on from the last checkpoint"
+    is_own = outcome.unwritten and not outcome.refused
+    return [*([Event(i, title, "note", text=note)] if is_own else []), Event(i, title, "end")]
+
+
+def _written(batches: Sequence[Batch], outcomes: list[Outcome], settings: Settings) -> list[Outcome]:
+    """Return the outcomes. Raises Unwritten, with how many cells lack a record, where the folder took no more."""
+    if not (refused := [outcome.refused for outcome in outcomes if outcome.refused]):
+        return outcomes
+    cells = {cell.key for batch in batches for cell in batch.cells}
+    made = {record.key for outcome in outcomes for record in outcome.records}
+    lost = {cell.key for b, o in zip(batches, outcomes, strict=True) if o.refused for cell in b.cells} - made
+    raise Unwritten(
+        f"{settings.results} takes no more records: {refused[0]}; {len(lost)} of {len(cells)} cells were not written"
+    )
 
 
 def refuse_unknown(executor: str | Executor) -> None:
@@ -181,6 +207,7 @@ class _Run:
         self.lost = [0] * len(batches)
         self.begun: set[int] = set()
         self.outcomes: dict[int, Outcome] = {}
+        self.refused = ""  # why the folder takes no more records
 
     def finish(self, seconds: Sequence[float]) -> list[Outcome]:
         """Give all, hear what becomes of them until all have an outcome, and return the outcomes in order."""
@@ -226,7 +253,9 @@ class _Run:
         try:
             found = self.pool.outcomes(task, future.result())
         except CancelledError:
-            if self.pool.is_back():
+            if self.refused:  # by `refuse`
+                self.outcomes |= dict.fromkeys(task.batches, Outcome([], refused=self.refused))
+            elif self.pool.is_back():
                 self.give(list(task.batches))
             else:
                 self.abandon(list(task.batches), "the scheduler was lost")
@@ -237,11 +266,16 @@ class _Run:
             found = {i: failed for i in task.batches if (failed := self.again(i, how, len(task.batches) > 1))}
         for i, outcome in found.items():
             self.tell(i, "start")
-            self.tell(i, "end")
+            for event in _last_events(i, self.batches[i], outcome):
+                self.hear(event)
             self.outcomes[i] = outcome
+        if refused := next((outcome.refused for outcome in found.values() if outcome.refused), ""):
+            self.refuse(refused)
 
     def again(self, i: int, how: str, is_one_of_several: bool) -> Outcome | None:
         """Give a batch again whose worker was lost; if that has happened too often, return its failure."""
+        if self.refused:
+            return Outcome([], refused=self.refused)
         self.lost[i] += 1
         batch, title = self.batches[i], self.batches[i].cells[0].title
         if self.lost[i] < self.pool.tries or is_one_of_several:  # whose fault it was is not known of several
@@ -252,6 +286,13 @@ class _Run:
             raise BenchError(f"a worker process cannot start: {how}; see above, or use --jobs 1")
         times = f", {self.lost[i]} times" if self.lost[i] > 1 else ""
         return write_failures(batch, self.settings, f"{how}{times}")
+
+    def refuse(self, why: str) -> None:
+        """Begin no further batch, since the folder takes no more records."""
+        self.refused = why
+        for future, task in list(self.running.items()):
+            if self.begun.isdisjoint(task.batches):
+                future.cancel()
 
     def abandon(self, indices: Sequence[int], why: str) -> None:
         """Leave batches to the next run, and say so."""

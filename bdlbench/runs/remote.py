@@ -12,7 +12,7 @@ import socket
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -21,7 +21,7 @@ from bdlbench import catalog
 from bdlbench.core import files
 from bdlbench.core.errors import BadInput
 from bdlbench.runs import loading, provenance
-from bdlbench.runs.batch import CHECKPOINTS, Batch, Outcome, Settings
+from bdlbench.runs.batch import CHECKPOINTS, Batch, Outcome, Settings, refusal
 
 THIS_PROCESS = secrets.token_hex(8)
 """Tells whether a task has left the process that made it: its catalog is at hand then."""
@@ -139,9 +139,9 @@ class Sender(NamedTuple):
             for name in sorted(returned.files, key=lambda name: name.endswith(".json")):
                 files.write_atomic(self.results / name, returned.files[name])
         except OSError as error:
-            said = f"{self.results} cannot be written: {error.strerror}; the same command trains it again"
-            lost = {i: Outcome([], unwritten=f"{b.cells[0].title}: {said}") for i, b in batches.items()}
-            return lost
+            said = f"{self.results} cannot be written: {error.strerror}"
+            why = refusal(error, self.results)
+            return {i: Outcome([], unwritten=f"{b.cells[0].title}: {said}", refused=why) for i, b in batches.items()}
         for file in (file for batch in batches.values() for file in self._checkpoints(batch)):
             if f"{CHECKPOINTS}/{file.name}" not in returned.files:  # the fit that it was sent with is done
                 file.unlink(missing_ok=True)
@@ -164,7 +164,8 @@ def sending(results: Path) -> Iterator[Sender]:
     try:
         yield Sender(results, AddedEntries.here(), (str(mark), token))
     finally:
-        mark.unlink(missing_ok=True)
+        with suppress(OSError):  # the disk has turned read-only
+            mark.unlink(missing_ok=True)
 
 
 # In a worker
@@ -204,13 +205,21 @@ def run(parcel: Parcel, run_one: Callable[[int, Batch, Settings], Outcome]) -> S
                 for place, content in parcel.checkpoints.items():
                     files.write_atomic(folder / place, content)
                 settings = replace(parcel.settings, results=folder)
-                outcomes = {i: run_one(i, batch, settings) for i, batch in parcel.batches.items()}
+                outcomes = {i: _kept_apart(run_one(i, batch, settings)) for i, batch in parcel.batches.items()}
                 made = [path for path in folder.rglob("*") if path.is_file()]
                 return SentBack(outcomes, {str(path.relative_to(folder)): path.read_bytes() for path in made}, False)
         except BadInput as error:
             if parcel.process == THIS_PROCESS:
                 raise
             raise type(error)(f"worker {socket.gethostname()}, process {os.getpid()}: {error}") from None
+
+
+def _kept_apart(outcome: Outcome) -> Outcome:
+    """Return the outcome of a batch in a folder of this worker's own: if that takes no more, the sender's still may."""
+    if not outcome.refused:
+        return outcome
+    said = f"worker {socket.gethostname()} has no room for its results: {outcome.unwritten or outcome.refused}"
+    return outcome._replace(unwritten=said, refused="")
 
 
 def _shares(mark: tuple[str, str]) -> bool:

@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from bdlbench import catalog
 from bdlbench.core import files, torch_state
-from bdlbench.core.errors import BadInput, DataUnavailable
+from bdlbench.core.errors import BadInput, DataUnavailable, Unwritten
 from bdlbench.core.spec import Cell, Choice, Spec
 from bdlbench.records import record as records
 from bdlbench.records.cells import Result, select
@@ -151,7 +151,8 @@ def perform(job: Job, workers: int = 1, report: Report = only_notes, executor: s
     """Train, score and write what a prepared job lacks, and tidy up. Return the outcomes of its batches, in order.
 
     Records to be replaced are set aside first, and removed when all new ones exist. `workers` processes train, or an
-    executor, as in `executors.execute`. Raises BadInput if the folder cannot be written, or there is no such executor.
+    executor, as in `executors.execute`. Raises BadInput if the folder cannot be written, or there is no such executor;
+    Unwritten if it could be written at first, and then no more.
     """
     if not job.batches and not job.results.is_dir():
         return []
@@ -161,9 +162,14 @@ def perform(job: Job, workers: int = 1, report: Report = only_notes, executor: s
     _keep_damaged(job)
     _set_aside(job)
     seconds = _expected_seconds(job) if executor or workers > 1 else ()
-    outcomes = execute(job.batches, job.settings, workers, report, executor, seconds)
+    try:
+        outcomes = execute(job.batches, job.settings, workers, report, executor, seconds)
+    except Unwritten as error:
+        again = "without --fresh " if job.fresh else ""
+        raise Unwritten(f"{error}; once it takes them, the same command {again}goes on from there") from None
     outcomes += execute(_score_again(job), job.settings)
-    _tidy(job, began)
+    with suppress(OSError):  # a disk that has turned read-only; the next run tidies
+        _tidy(job, began)
     return outcomes
 
 
@@ -219,17 +225,18 @@ def left_out(job: Job) -> list[str]:
 
 
 def missing(job: Job, holdings: Holdings) -> list[str]:
-    """Name the cells whose records are not there after a run, though nothing is known to have failed.
+    """Name the cells whose records are not there after a run, though nothing is known to have failed, in one line.
 
     They could not be written, or somebody has removed them meanwhile.
     """
     known = {result.key: {*result.replicates, *result.failed} for result in holdings.results}
-    lines = []
-    for cell in dict.fromkeys(cell for cell in job.spec.cells if cell not in job.skipped):
-        if count := len(set(job.spec.replicates) - known.get(cell.key, set())):
-            where = f"{count} of {len(job.spec.replicates)} replicates are not in {job.results}"
-            lines.append(f"missing: {cell.title}: {where}; the same command makes them")
-    return lines
+    cells = dict.fromkeys(cell for cell in job.spec.cells if cell not in job.skipped)
+    lacking = [cell for cell in cells if not known.get(cell.key, set()).issuperset(job.spec.replicates)]
+    if not lacking:
+        return []
+    named = "; ".join(cell.title for cell in lacking[:3]) + (" …" if len(lacking) > 3 else "")
+    where = f"{len(lacking)} of {len(cells)} cells are not in {job.results}, or not whole"
+    return [f"missing: {where}: {named}; the same command makes them"]
 
 
 def refused(job: Job) -> dict[Cell, str]:

@@ -18,7 +18,7 @@ from bdlbench.core import files
 from bdlbench.records import record as records
 from bdlbench.runs.work import REPLACED
 from tests.faults.conftest import Tell
-from tests.faults.processes import COLLECTED, Forked, deterministic, run, small_disk, wait_until, words
+from tests.faults.processes import COLLECTED, Ended, Forked, deterministic, run, small_disk, wait_until, words
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="limits and mounts of Unix")]
 
@@ -48,6 +48,14 @@ def sound(results: Path, whole: dict[str, bytes]) -> int:
     return len(found)
 
 
+def refused_once(found: Ended, number: int, kept: int) -> bool:
+    """Whether a run of three cells has ended in one line when the folder took no more, and trained one for nothing."""
+    why = f"takes no more records: {os.strerror(number)}; {3 - kept} of 3 cells were not written"
+    begun = found.err.count(" …\n")
+    notes = found.err.count("bdlbench: note: ") - found.err.count("safetensors cannot be written")  # of its checkpoint
+    return (found.code, why in found.line, begun, notes, found.out) == (4, True, kept + 1, 0, "")
+
+
 def test_the_disk_is_full_in_the_middle(alone: dict[str, bytes], tmp_path: Path, tell: Tell) -> None:
     """The first record and its predictions have room, the others do not."""
     assert run(words(tmp_path / "probe", ("mle",), 20), tmp_path).code == 0
@@ -55,11 +63,9 @@ def test_the_disk_is_full_in_the_middle(alone: dict[str, bytes], tmp_path: Path,
     with small_disk(tmp_path / "disk", f"{2 * room // 1024 + 40}k") as disk:
         (disk / "ballast").write_bytes(b"0" * (room // 2 + 20_000))
         first = run(three(disk / "out"), tmp_path)
-        assert first.code == 4, first
-        said = [line for line in (first.out + first.err).splitlines() if os.strerror(errno.ENOSPC) in line]
-        assert said
         kept = sound(disk / "out", alone)
         assert 1 <= kept < 3
+        assert refused_once(first, errno.ENOSPC, kept)
         (disk / "ballast").unlink()
         mount(disk, "size=20m")
         last = run(three(disk / "out"), tmp_path)
@@ -68,7 +74,7 @@ def test_the_disk_is_full_in_the_middle(alone: dict[str, bytes], tmp_path: Path,
     tell(
         "the disk is full in the middle",
         "a tmpfs that holds the first record; then it is made larger, and the same command runs again",
-        "a line for each cell that could not be written; the records before it are whole; the next run completes",
+        "one line; no further cell is trained; the records before it are whole; the next run completes",
         "4, then 0",
         f"{kept} of 3 records were kept",
     )
@@ -89,7 +95,9 @@ def test_files_may_not_grow(alone: dict[str, bytes], tmp_path: Path, tell: Tell)
     results = tmp_path / "out"
     found = run(three(results), tmp_path, {resource.RLIMIT_FSIZE: 4096})
     assert found.code == 4
-    assert os.strerror(errno.EFBIG) in found.out + found.err
+    failed = [line for line in found.out.splitlines() if os.strerror(errno.EFBIG) in line]
+    assert len(failed) == 3 and all(line.startswith("failed: ") for line in failed), found
+    assert "missing: " not in found.out  # that they have failed is small enough to be written
     assert sound(results, alone) == 0
     assert run(three(results), tmp_path).code == 0
     assert deterministic(results) == alone
@@ -112,14 +120,14 @@ def test_the_folder_turns_read_only(alone: dict[str, bytes], tmp_path: Path, tel
         table = run(["table", str(disk / "out")], tmp_path)
         mount(disk, "rw")
         last = run(three(disk / "out"), tmp_path)
-        assert (kept == 3 and first.code == 0) or (first.code == 4 and kept >= 1), first
+        assert (kept == 3 and first.code == 0) or refused_once(first, errno.EROFS, kept), first
         assert refused.code == 2 and str(disk / "out") in refused.line
         assert table.code == 0
         assert last.code == 0 and deterministic(disk / "out") == alone
     tell(
         "the folder turns read-only",
         "a file system is mounted read-only after the first record; then `run` and `table` again; then it is writable",
-        "what is written stays and can be read; `run` refuses the folder in one line, then completes it",
+        "one line; what is written stays and can be read; `run` refuses the folder in one line, then completes it",
         "4, then 2, then 0",
     )
 
@@ -132,13 +140,14 @@ def test_the_folder_vanishes(alone: dict[str, bytes], tmp_path: Path, tell: Tell
     first = process.wait()
     kept = sound(results, alone)
     assert first.code == (0 if kept == 3 else 4), first
-    assert first.out.count("missing: ") == 3 - kept
+    assert first.out.count("missing: ") == (kept < 3)
+    assert kept == 3 or f"missing: {3 - kept} of 3 cells" in first.out
     assert run(three(results), tmp_path).code == 0
     assert deterministic(results) == alone
     tell(
         "the folder vanishes",
         "it is removed after the first record; then the same command runs again",
-        "it is made again; what was removed is missing, and the next run completes it",
+        "it is made again; one line names what is missing, and the next run completes it",
         "4, then 0",
     )
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from bdlbench.core.errors import BadInput, BenchError
+from bdlbench.core.errors import BadInput, BenchError, Unwritten
 from bdlbench.records import record as records
 from bdlbench.runs import executors, processes, suites
 from bdlbench.runs.batch import Batch, Outcome, Settings, batches
@@ -71,6 +71,40 @@ def test_processes_that_are_ended_leave_no_task_running() -> None:
     assert waiting.cancelled()
     with pytest.raises(ProcessLookupError):
         os.kill(child, 0)
+
+
+def test_no_batch_begins_once_the_folder_takes_no_more(tmp_path: Path) -> None:
+    """Of four: the first is refused, the second runs and is written, the third has not begun, the worker of the fourth
+    is lost afterwards.
+    """
+    chosen = suites.Overrides(
+        ("mle", "map", "mc_dropout", "swag"), ("logistic",), ("wine",), "2", 2, ("mle.epochs=1",), "cpu"
+    )
+    four = batches(suites.build_spec(suites.read_suite("quick"), chosen), [])
+    news: Any = executors.queue.SimpleQueue()
+    futures: list[Future[Any]] = []
+
+    def submit(task: Any) -> Future[Any]:
+        futures.append(Future())
+        if len(futures) == len(four):
+            for i in (0, 1, 3):
+                futures[i].set_running_or_notify_cancel()
+                news.put(Event(i, "", "start"))
+            futures[0].set_result({0: Outcome([], refused="No space left on device")})
+            news.put(Event(1, "", "step", 1, 2))
+            threading.Timer(0.1, futures[1].set_result, [{1: Outcome([])}]).start()
+            threading.Timer(0.2, futures[3].set_exception, [WorkerLost("its process was killed by SIGKILL")]).start()
+        return futures[-1]
+
+    heard: list[Event] = []
+    pool = executors.Pool(submit, news, lambda task, found: found, executors._how_lost)
+    outcomes = executors._Run(four, Settings(tmp_path), pool, heard.append).finish([1.0] * 4)
+    assert [bool(outcome.refused) for outcome in outcomes] == [True, False, True, True]
+    assert futures[2].cancelled() and len(futures) == 4
+    assert not [event for event in heard if event.batch == 2 or event.kind == "note"]
+    with pytest.raises(Unwritten, match="takes no more records: No space left on device; 3 of 4 cells") as raised:
+        executors._written(four, outcomes, Settings(tmp_path))
+    assert raised.value.exit_code == 4
 
 
 ENDED_WHILE_IT_STARTS = """
