@@ -102,7 +102,7 @@ def test_no_batch_begins_once_the_folder_takes_no_more(tmp_path: Path) -> None:
     assert [bool(outcome.refused) for outcome in outcomes] == [True, False, True, True]
     assert futures[2].cancelled() and len(futures) == 4
     assert not [event for event in heard if event.batch == 2 or event.kind == "note"]
-    with pytest.raises(Unwritten, match="takes no more records: No space left on device; 3 of 4 cells") as raised:
+    with pytest.raises(Unwritten, match="3 of 4") as raised:
         executors._written(four, outcomes, Settings(tmp_path))
     assert raised.value.exit_code == 4
 

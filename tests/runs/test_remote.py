@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import queue
 import textwrap
@@ -248,3 +249,19 @@ def test_an_unknown_executor_is_refused(name: str, tmp_path: Path, refused: Any)
 def test_what_is_no_executor_is_refused(refused: Any) -> None:
     with refused("--executor"):
         api.run(**TWO, executor=3)  # type: ignore[arg-type]
+
+
+def test_a_full_disk_of_a_worker_is_not_that_of_the_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the worker's own disk refuses is lost alone; what the folder of results refuses ends the run."""
+    apart = remote._kept_apart(Outcome([], refused="No space left on device"))
+    assert "No space left" in apart.unwritten and not apart.refused
+    assert remote._kept_apart(Outcome([], "skipped")) == Outcome([], "skipped")
+
+    def full(path: Path, given: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    sender = remote.Sender(tmp_path, remote.AddedEntries(), ("", ""))
+    (batch,) = batches(suites.build_spec(suites.read_suite("smoke"), suites.Overrides(seeds="1")), [])[:1]
+    monkeypatch.setattr(files, "write_atomic", full)
+    back = remote.SentBack({0: Outcome([])}, {"a.json": b"{}"}, False)
+    assert sender.unpack({0: batch}, back)[0].refused == os.strerror(errno.ENOSPC)
