@@ -25,7 +25,7 @@ METHODS, MODELS = catalog.names("methods"), catalog.names("models")
 SINGLE = [
     name for name in METHODS if not any(f.metadata["entry"] for f in fields(catalog.load("methods", name)).values())
 ]
-ENSEMBLES = [name for name in METHODS if "members" in fields(catalog.load("methods", name))]
+ENSEMBLES = [name for name in METHODS if {"members", "member"} <= fields(catalog.load("methods", name)).keys()]
 SEEDS = (3, 1)
 
 every_model = pytest.mark.parametrize("model", MODELS)
@@ -124,6 +124,15 @@ def test_sparse_vd_without_width_predicts_as_its_point(small, fit, model):
     narrow = {"initial_log_variance": -40, "threshold": 8}
     posterior, predicted = fit(model, "sparse_vd", {"sparse_vd": narrow}, epochs=1)
     assert_predicted(predicted, predicted_at_the_mean(small, posterior, model))
+
+
+@every_model
+def test_one_member_of_a_batch_ensemble_whose_factors_stay_1_is_mle(small, fit, model):
+    alone, expected = fit(model, "mle")
+    still = {"members": 1, "initial_sd": 0.0, "factor_rate": 0.0}
+    posterior, predicted = fit(model, "batch_ensemble", {"batch_ensemble": still})
+    assert_same({name: posterior.state[name] for name in alone.state}, dict(alone.state))
+    assert_same(predicted, expected)
 
 
 @pytest.mark.parametrize("ensemble", ENSEMBLES)

@@ -197,6 +197,64 @@ class Point:
         return self.leaves[name]
 
 
+@dataclass(frozen=True)
+class RankOne:
+    """The rule op(x ∘ r, w) ∘ s + b: members share w, and each has its own r, s and b. Wen, Tran & Ba 2020, eq. 5.
+
+    A batch has the examples of one member after those of another. Of a convolution r and s are of channels.
+
+    Attributes:
+        leaves: {name: (R, *S)}, what members share.
+        inputs: r of each linear map by its weight, (R, K, inputs). A leaf without one acts as a point.
+        outputs: s, (R, K, outputs).
+        biases: b of the maps that have one, by their weight, (R, K, outputs).
+    """
+
+    leaves: Leaves
+    inputs: Leaves
+    outputs: Leaves
+    biases: Leaves
+
+    def __call__(self, name: str, op: LinearOp, x: Tensor, bias: str = "") -> Tensor:
+        """Apply `op` between the factors.
+
+        Args:
+            name: The leaf that is its weight.
+            op: The map.
+            x: Inputs ([M,] R, K·B, …), those of member 0 first.
+            bias: The leaf that is its bias, or "".
+
+        Returns:
+            ([M,] R, K·B, …).
+        """
+        if name not in self.inputs:
+            return op(x, self.leaves[name], _bias(self, bias))
+        axis = -op.trailing
+        members: Tensor = x.unflatten(axis, (self.inputs[name].shape[1], -1))  # ([M,] R, K, B, …)
+        scaled = (members * _of_member(self.inputs[name], op)).flatten(axis - 1, axis)
+        out: Tensor = op(scaled, self.leaves[name]).unflatten(axis, (members.shape[axis - 1], -1))
+        out = out * _of_member(self.outputs[name], op)
+        if name in self.biases:
+            out = out + _of_member(self.biases[name], op)
+        return out.flatten(axis - 1, axis)
+
+    def leaf(self, name: str) -> Tensor:
+        """Return the leaf itself, which members share.
+
+        Args:
+            name: The leaf.
+
+        Returns:
+            (R, *S).
+        """
+        return self.leaves[name]
+
+
+def _of_member(values: Tensor, op: LinearOp) -> Tensor:
+    """Shape what each member has for each unit, (R, K, C), to act on ([M,] R, K, B, C, …)."""
+    return values.unsqueeze(2).reshape(*values.shape[:2], 1, values.shape[2], *(1,) * (op.trailing - 2))
+
+
 @dataclass(eq=False)
 class Dropout:
     """The rule op(x · mask / (1 − p), w), with one mask for each example. Srivastava et al. 2014.

@@ -22,14 +22,23 @@ from bdlbench.protocols import Model, Moments, Posterior
 
 @dataclass(frozen=True)
 class EnsemblePosterior:
-    """An equal mixture of `members` consecutive rows of `rows`."""
+    """An equal mixture of `members` consecutive rows of `rows`.
+
+    Attributes:
+        rows: The posterior of R·K rows.
+        members: K.
+        shared: What was learnt, (R, …) each, where members share it; None where each has tensors of its own.
+    """
 
     rows: Posterior
     members: int
+    shared: Mapping[str, Tensor] | None = None
 
     @property
     def state(self) -> Mapping[str, Tensor]:
-        """Each tensor of the members, (R, K, …)."""
+        """What members share, or each tensor of the members, (R, K, …)."""
+        if self.shared is not None:
+            return self.shared
         return {name: value.unflatten(0, (-1, self.members)) for name, value in self.rows.state.items()}
 
     @property

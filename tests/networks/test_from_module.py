@@ -193,6 +193,7 @@ ALONE = (
     "sghmc",
     "snapshot",
     "laplace",
+    "batch_ensemble",
 )
 
 
@@ -202,6 +203,9 @@ ALONE = (
 def test_three_rows_are_each_alone(make, name):
     model = from_module(make)(IMAGES)
     method = contracts.method_of(name, contracts.quick())
+    if make is RowByRow and name == "batch_ensemble":  # its rows are no longer in the order of the examples
+        assert "embed.weight" in (method.unsupported(model) or "")
+        return
     assert method.unsupported(model) is None
     data, x = contracts.data_for(IMAGES, 3, 27), contracts.data_for(IMAGES, 3, 11, seed=7).x
     posterior = method.fit(model, data, contracts.streams((3, 1, 4)))

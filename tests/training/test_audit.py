@@ -97,7 +97,7 @@ def test_every_method_has_a_final_factor_of_one_and_names_all_its_terms(small, m
     for fit in fits:
         found = audit(fit)
         assert found.named
-        of_mle = ("mle", "deep_ensemble", "temperature_scaling", "snapshot")
+        of_mle = ("mle", "deep_ensemble", "temperature_scaling", "snapshot", "batch_ensemble")
         assert list(found.temperature) == ([] if method in of_mle else ["divergence"])
         assert bool(found.local) == (model in WITH_LATENT)
         assert all(torch.allclose(value, torch.ones(1).double()) for value in found.temperature.values())
