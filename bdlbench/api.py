@@ -31,13 +31,13 @@ from bdlbench.compare.pairing import Pairing
 from bdlbench.compare.pairs import Comparison
 from bdlbench.core import files, foreign, options, torch_state
 from bdlbench.core.errors import BadInput, unknown
-from bdlbench.core.spec import Choice, Seeds, Spec, parse_seeds
+from bdlbench.core.spec import Choice, Seeds, Spec, flatten, parse_seeds
 from bdlbench.data import downloads
 from bdlbench.data.in_memory import OwnData, own_data
 from bdlbench.data.task import Task
 from bdlbench.entries import CONFIGURED
 from bdlbench.records import reading
-from bdlbench.records.cells import Result, flatten, merge
+from bdlbench.records.cells import Result, merge
 from bdlbench.records.record import Record
 from bdlbench.report import notebook, tables, text_table
 from bdlbench.runs import executors, rescoring, shards, suites, work

@@ -290,7 +290,7 @@ def recorded(kind: Kind, then: Choice) -> Choice:
     return choice(kind, collect(then), settings)
 
 
-def options_of(kind: Kind, name: str) -> dict[str, dataclasses.Field[Any]]:
+def options_of(kind: Kind, name: str) -> Mapping[str, dataclasses.Field[Any]]:
     """Return the options that an entry takes, by name: its own, and for a data set those of added sets."""
     entry = load(kind, name)
     return {**(fields(DatasetOptions) if kind == "datasets" else {}), **fields(entry)}

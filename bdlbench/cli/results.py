@@ -21,6 +21,7 @@ from bdlbench.cli.options import (
 )
 from bdlbench.cli.terminal import screen, write
 from bdlbench.core.errors import INCOMPLETE
+from bdlbench.core.memory import cycles_kept
 
 if TYPE_CHECKING:
     from bdlbench.records.cells import Result
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from bdlbench.records.record import Record
 
 
+@cycles_kept()
 def table(
     results: Annotated[Path, typer.Argument(metavar="RESULTS", help="a folder of records, or one record")],
     format_: FormatOption = "terminal",
@@ -44,7 +46,7 @@ def table(
     """Print the records of a folder: mean and standard error over replicates, with the best and its equals in bold."""
     style = format_of(format_)
     from bdlbench.records import reading
-    from bdlbench.report import figures, overview, tables
+    from bdlbench.report import overview, tables
     from bdlbench.runs import rescoring
     from bdlbench.runs.references import asked_for
 
@@ -52,6 +54,8 @@ def table(
     found, untold, faults = rescoring.completed(reading.read(results), [*listed(metrics), sort], asked_for(references))
     found = overview.in_order(found, overview.nearest_suite(found))
     if figure is not None:
+        from bdlbench.report import figures  # its libraries take half a second
+
         figures.draw_table(found, figure, listed(metrics), sort)
     write(tables.render(found, style, listed(metrics), sort, *screen(), interval=interval), style)
     if style == "terminal":
@@ -88,6 +92,8 @@ def print_failures(found: Sequence[Result]) -> bool:
     from bdlbench.report import tables
 
     known, incomplete = set(catalog.names("metrics")), False
+    if not any(result.failed or any(record.unscored for record in result.records) for result in found):
+        return False
     for title, result in zip(tables.cell_titles(found), found, strict=True):
         by_reason: dict[str, list[str]] = {}
         for replicate, reason in sorted(result.failed.items()):
@@ -125,6 +131,7 @@ def print_faults(faults: Faults) -> None:
         print(f"bdlbench: {line}", file=sys.stderr)
 
 
+@cycles_kept()
 def compare(  # noqa: PLR0913 - one parameter for each option of the command
     a: Annotated[
         str, typer.Argument(metavar="A", help="a folder of records, one record, or a git revision of results/")
@@ -167,6 +174,7 @@ def compare(  # noqa: PLR0913 - one parameter for each option of the command
         raise typer.Exit(found.exit_code)
 
 
+@cycles_kept()
 def rank(
     results: Annotated[Path, typer.Argument(metavar="RESULTS", help="a folder of records on several data sets")],
     metric: Annotated[str, typer.Option(metavar="METRIC", help="the metric to rank by")] = "nll",

@@ -16,6 +16,7 @@ from bdlbench.cli.options import MetricsOption, ModulesOption, PluginsOption, Re
 from bdlbench.cli.results import print_failures, print_faults, print_machines, print_options_in_force
 from bdlbench.cli.terminal import screen, write
 from bdlbench.core.errors import INCOMPLETE, Interrupted, unknown
+from bdlbench.core.memory import cycles_kept
 
 if TYPE_CHECKING:
     from bdlbench.core.spec import Cell
@@ -202,6 +203,7 @@ def _estimate(job: Job, workers: int) -> str:
     return "\n".join(lines)
 
 
+@cycles_kept()
 def _print_results(job: Job, metrics: Sequence[str]) -> bool:
     """Print the table and what is missing from it. Return whether anything asked for is missing."""
     from bdlbench.report import tables

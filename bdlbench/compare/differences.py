@@ -328,7 +328,15 @@ def differences_of(
         for pairs of which a side is empty or not finite: these do not come.
     """
     kinds: dict[_Kind | None, int] = {None: 0}
-    of_a, of_b = (np.array([kinds.setdefault(_kind(row), len(kinds)) for row in side], dtype=int) for side in (a, b))
+
+    def codes_of(side: Sequence[Measured], at: Indices) -> Indices:
+        found = np.zeros(len(side), dtype=int)
+        for k in np.unique(at).tolist():
+            found[k] = kinds.setdefault(_kind(side[k]), len(kinds))
+        return found
+
+    of_a = codes_of(a, i if a is not b else np.concatenate([i, j]))
+    of_b = of_a if a is b else codes_of(b, j)
     known = list(kinds)
     codes = of_a[i] * len(known) + of_b[j]
     for code in np.unique(codes).tolist():
@@ -365,7 +373,7 @@ def _kind(row: Measured) -> _Kind | None:
     values = [*row.values.values()]
     if not values or not all(map(math.isfinite, values)):
         return None
-    shapes = {tuple(x.shape for x in row.examples.get(r, ())) for r in row.values}
+    shapes = {tuple(x.shape for x in row.examples.get(r, ())) for r in row.values} if row.examples else {()}
     whole = all(value % 1 == 0 for value in values)
     large = whole and any(abs(value) > 1 for value in values)
     binary = bool(row.examples) and all(((x == 0) | (x == 1)).all() for parts in row.examples.values() for x in parts)

@@ -125,8 +125,11 @@ def contributions(
         {column: its values and contributions}.
     """
     found = {name: Contributions(result.scores[name].values) for name in names}
+    told_by = [(record, arrays) for record, arrays in kept_with if arrays]
+    if not (told_by and names):
+        return found
     known = catalog.metrics()
-    for record, arrays in kept_with if names else ():
+    for record, arrays in told_by:
         kept = evaluation.read(record, arrays)
         kept = references.beside(record, kept) if references and kept else kept
         for entry in dict.fromkeys(name.partition("[")[0] for name in names):

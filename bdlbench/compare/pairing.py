@@ -9,8 +9,8 @@ from typing import Any, NoReturn
 from bdlbench.core import files
 from bdlbench.core.errors import BadInput, NotComparable, unknown
 from bdlbench.core.options import spell
-from bdlbench.core.spec import Choice
-from bdlbench.records.cells import Result, flatten
+from bdlbench.core.spec import Choice, flatten
+from bdlbench.records.cells import Result
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def _refuse_absent(results: Sequence[Result], side: str, asked: str) -> NoReturn
         raise BadInput(
             f"--treatment {asked}: {unknown('method', name, {r.cell.method.name for r in results})} (in {side})"
         )
-    options = [flatten(method.as_dict()) for method in treatments.values()]
+    options = [method.flat for method in treatments.values()]
     differing = [key for key in options[0] if len({spell(one.get(key)) for one in options}) > 1] or [*options[0]][1:]
     words = [f"{name}({', '.join(f'{key}={spell(one[key])}' for key in differing if key in one)})" for one in options]
     raise BadInput(f"--treatment {asked}: {side} has no such cell; it has {', '.join(words)}")
@@ -127,7 +127,7 @@ def _couples(ours: Sequence[Result], theirs: Sequence[Result], pairing: Pairing)
 
 def _refuse_ambiguous(candidates: Sequence[Result], side: str, pairing: Pairing) -> None:
     """Raise BadInput unless the candidates differ in device or threads only."""
-    treatments = [flatten(r.cell.method.as_dict()) for r in candidates]
+    treatments = [r.cell.method.flat for r in candidates]
     names = sorted({k for t in treatments for k in t if any(t.get(k) != other.get(k) for other in treatments)})
     if names:
         which = "--treatment" if pairing.treatment else "--ignore-options"
@@ -169,7 +169,7 @@ def _other_options(only_a: Iterable[Result], only_b: Sequence[Result]) -> Iterat
     """Yield cells that differ only in options of their method, with these options."""
     for a in only_a:
         alike = [b for b in only_b if (b.title, b.cell.protocol()) == (a.title, a.cell.protocol())]
-        gaps = sorted((gap_lines(*(flatten(r.cell.method.as_dict()) for r in (a, b))) for b in alike), key=len)
+        gaps = sorted((gap_lines(*(r.cell.method.flat for r in (a, b))) for b in alike), key=len)
         if gaps:
             yield f"{a.title}: {', '.join(gaps[0])}"
 
@@ -194,7 +194,7 @@ def _is_asked(method: Choice, text: str) -> bool:
     name, bracket, rest = text.partition("(")
     if method.name == text or not bracket or not rest.endswith(")"):
         return method.name == text
-    options = flatten(method.as_dict())
+    options = method.flat
     pairs = [part.partition("=") for part in rest[:-1].split(",")]
     return method.name == name.strip() and all(
         option.strip() in options and _same(options[option.strip()], value.strip()) for option, _, value in pairs

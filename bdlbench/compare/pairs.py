@@ -20,7 +20,7 @@ from bdlbench.compare.measured import (
 )
 from bdlbench.compare.pairing import SAME_TREATMENT, Pairing, gap_lines, partners
 from bdlbench.core.spec import Replicate
-from bdlbench.records.cells import Result, columns_named, flatten, merge
+from bdlbench.records.cells import Result, columns_named, merge
 from bdlbench.records.reading import Source
 from bdlbench.records.record import Unread
 from bdlbench.runs import rescoring
@@ -250,7 +250,7 @@ def _unpaired(couples: Mapping[str, tuple[Contributions, Contributions]]) -> Ite
 
 def _notes(a: Result, b: Result, found: Sequence[Finding], layout: ExampleLayout) -> Iterator[str]:
     machines = ({"device": side.cell.device, "threads": side.cell.threads} for side in (a, b))
-    options = (flatten(side.cell.method.as_dict()) if a.title == b.title else {} for side in (a, b))
+    options = (side.cell.method.flat if a.title == b.title else {} for side in (a, b))
     yield from gap_lines(*(machine | chosen for machine, chosen in zip(machines, options, strict=True)))
     for name, side, other in (("A", a, b), ("B", b, a)):
         alone = [r for r in side.replicates if r not in other.replicates]

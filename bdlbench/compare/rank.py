@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -13,7 +13,7 @@ from bdlbench.compare.differences import LEVEL, Better
 from bdlbench.core.errors import BadInput, unknown
 from bdlbench.core.options import spell
 from bdlbench.core.spec import Choice
-from bdlbench.records.cells import Result, columns_named, flatten
+from bdlbench.records.cells import Result, columns_named
 from bdlbench.records.record import Unread
 from bdlbench.stats.behrens_fisher import Array
 from bdlbench.stats.holm import holm
@@ -187,19 +187,18 @@ def _contenders(results: Sequence[Result]) -> tuple[dict[str, dict[str, Result]]
 
 def _spellings(results: Sequence[Result], kind: Literal["method", "dataset"]) -> dict[Choice, str]:
     """Return the name of each entry, with the options that differ between its cells on one data set."""
-    first: dict[tuple[str, str], dict[str, object]] = {}
+    first: dict[tuple[str, str], Mapping[str, object]] = {}
     differing: dict[str, set[str]] = {}
-    flat: dict[Choice, dict[str, object]] = {}
     for result in results:
         choice: Choice = getattr(result.cell, kind)
-        options = flat.setdefault(choice, {}) or flatten(choice.as_dict())
-        flat[choice] = options
+        options = choice.flat
         alike = (choice.name, repr(result.cell.protocol()) if kind == "method" else "")
         other = first.setdefault(alike, options)
         keys = differing.setdefault(choice.name, set())
         keys |= {key for key in options if options[key] != other.get(key)}
     found = {}
-    for choice, options in flat.items():
+    for choice in dict.fromkeys(getattr(result.cell, kind) for result in results):
+        options = choice.flat
         words = ", ".join(f"{key} {spell(options[key])}" for key in sorted(differing[choice.name]) if key in options)
         found[choice] = f"{choice.name} ({words})" if words else choice.name
     return found

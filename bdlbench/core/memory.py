@@ -6,9 +6,11 @@ By default, on Linux, each large tensor gets new pages from the kernel.
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
@@ -32,6 +34,22 @@ def keep_freed_memory() -> bool:
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     return mallopt is not None and all(mallopt(name, value) == 1 for name, value in SETTINGS.items())
+
+
+@contextmanager
+def cycles_kept() -> Iterator[None]:
+    """Do without Python's collector of cyclic garbage meanwhile; also as a decorator.
+
+    While many objects are made that all stay, it looks at all of them again and again, which took two thirds of the
+    time of reading 10,000 records.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 @cache

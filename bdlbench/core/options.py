@@ -10,6 +10,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any, Literal, TypeVar
 
 from bdlbench.core.errors import LONGEST, BadInput, unknown
@@ -75,7 +76,8 @@ def option(
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def fields(entry: type) -> dict[str, dataclasses.Field[Any]]:
+@cache
+def fields(entry: type) -> Mapping[str, dataclasses.Field[Any]]:
     """Return the options of an entry by name: every field made with `option`, those by keyword only at the end."""
     return {f.name: f for f in sorted(dataclasses.fields(entry), key=lambda f: bool(f.kw_only)) if "help" in f.metadata}
 
@@ -267,5 +269,5 @@ def row_of(entry: EntryType, row: int) -> EntryType:
 
 def _nested(entry: Any) -> list[str]:
     """Name the options of an entry that hold another entry, built."""
-    known = fields(type(entry))
+    known = fields(type(entry))  # type: ignore[arg-type] # for mypy no class is hashable
     return [name for name, f in known.items() if f.metadata["entry"] and dataclasses.is_dataclass(getattr(entry, name))]

@@ -100,10 +100,32 @@ class Choice:
             found[key] = f"{kind}{colon}{PurePath(path).name}"
         return found
 
+    @cached_property  # a table asks each of its rows several times
+    def flat(self) -> dict[str, Any]:
+        """What `flatten` makes of `as_dict`."""
+        return flatten(self.as_dict())
+
+    @cached_property
+    def identity_sha256(self) -> str:
+        """SHA-256 of `identity`, in hex."""
+        return files.digest(self.identity())
+
     def as_dict(self) -> dict[str, Any]:
         """Return a dict for JSON: {"name": …, option: value, …}, with nested choices alike."""
         plain = {k: v.as_dict() if isinstance(v, Choice) else v for k, v in self.options}
         return {"name": self.name, **{k: list(v) if isinstance(v, tuple) else v for k, v in plain.items()}}
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten {"a": {"b": 1}} to {"a.b": 1}.
+
+    The key "name" adds nothing to a path: {"a": {"name": "x"}} becomes {"a": "x"}.
+    """
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        path = prefix if key == "name" and prefix else f"{prefix}.{key}".lstrip(".")
+        flat |= flatten(value, path) if isinstance(value, Mapping) else {path: value}
+    return flat
 
 
 @dataclass(frozen=True, order=True)

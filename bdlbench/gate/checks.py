@@ -26,13 +26,13 @@ from bdlbench.compare.pairs import Pair
 from bdlbench.core import environment, files
 from bdlbench.core.clock import now
 from bdlbench.core.errors import BadInput, DataUnavailable, NotComparable, Unwritten
-from bdlbench.core.spec import Choice, Spec
+from bdlbench.core.spec import Choice, Spec, flatten
 from bdlbench.core.typed import decoded
 from bdlbench.gate import objectives, speed
 from bdlbench.gate.verify import same_statistic, title_of
 from bdlbench.records import reading
 from bdlbench.records import record as records
-from bdlbench.records.cells import flatten, merge
+from bdlbench.records.cells import merge
 from bdlbench.records.reading import Source
 from bdlbench.records.record import Record
 from bdlbench.runs import lint, loading, scoring

@@ -22,12 +22,11 @@ from torch import Tensor
 from bdlbench import catalog
 from bdlbench.core import environment, foreign, torch_state
 from bdlbench.core.errors import BadInput, BenchError
-from bdlbench.core.spec import ELSEWHERE, Cell, Curves
+from bdlbench.core.spec import ELSEWHERE, Cell, Curves, flatten
 from bdlbench.core.streams import Streams
 from bdlbench.protocols import Posterior, Restores
 from bdlbench.records import evaluation, reading
 from bdlbench.records import record as records
-from bdlbench.records.cells import flatten
 from bdlbench.records.contents import FirstSteps
 from bdlbench.records.record import Record
 from bdlbench.runs import batch as run

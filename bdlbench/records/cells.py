@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Literal
 
 from bdlbench import catalog
+from bdlbench.core import memory
 from bdlbench.core.errors import BadInput, NotComparable, unknown
 from bdlbench.core.spec import Cell, Replicate
 from bdlbench.records.reading import Source
@@ -102,6 +103,7 @@ class Result:
         return self.cell.title
 
 
+@memory.cycles_kept()
 def merge(records: Iterable[Record], source: Source | None = None) -> list[Result]:
     """Merge records into one result for each cell, in the order of first appearance.
 
@@ -110,7 +112,7 @@ def merge(records: Iterable[Record], source: Source | None = None) -> list[Resul
     cells: dict[str, list[Record]] = {}
     for record in records:
         cells.setdefault(record.key, []).append(record)
-    return [replace(_merge_cell(key, parts), source=source) for key, parts in cells.items()]
+    return [_merge_cell(key, parts, source) for key, parts in cells.items()]
 
 
 def select(results: Iterable[Result], keys: Sequence[str], replicates: Iterable[Replicate]) -> list[Result]:
@@ -159,33 +161,25 @@ def matching(name: str, known: Iterable[str]) -> list[str]:
     return [name] if name in columns else [c for c in columns if c.startswith(f"{name.removesuffix('[*]')}[")]
 
 
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flatten {"a": {"b": 1}} to {"a.b": 1}.
-
-    The key "name" adds nothing to a path: {"a": {"name": "x"}} becomes {"a": "x"}.
-    """
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        path = prefix if key == "name" and prefix else f"{prefix}.{key}".lstrip(".")
-        flat |= flatten(value, path) if isinstance(value, Mapping) else {path: value}
-    return flat
-
-
-def _merge_cell(key: str, parts: Sequence[Record]) -> Result:
+def _merge_cell(key: str, parts: Sequence[Record], source: Source | None) -> Result:
     scores: dict[str, Scores] = {}
     sources: dict[str, str] = {}
     for record in parts:
         _agree(record, "data", sources, record.environment.sources)
         sources |= record.environment.sources
         for name, entry in record.values.metrics.items():
-            fresh = Scores(entry.unit, entry.better, entry.definition)
-            known = scores.setdefault(name, fresh)
-            _agree(record, f"metric {name}", {"": known.meaning}, {"": fresh.meaning})
-            known.values.update(zip(record.replicates, entry.numbers, strict=True))
-    done = sorted({replicate for record in parts for replicate in record.replicates})
+            fresh = dict(zip(record.replicates, entry.numbers, strict=True))
+            if name not in scores:
+                scores[name] = Scores(entry.unit, entry.better, entry.definition, fresh)
+                continue
+            known = scores[name]
+            meaning = Scores(entry.unit, entry.better, entry.definition).meaning
+            _agree(record, f"metric {name}", {"": known.meaning}, {"": meaning})
+            known.values.update(fresh)
+    done = {replicate for record in parts for replicate in record.replicates}
     failed = {r: why for record in parts for r, why in record.failed.items() if r not in done}
     costs = tuple(record.cost for record in parts if record.cost)
-    return Result(key, parts[0].cell, scores, tuple(done), failed, costs, sources, tuple(parts))
+    return Result(key, parts[0].cell, scores, tuple(sorted(done)), failed, costs, sources, tuple(parts), source)
 
 
 def _agree(record: Record, what: str, known: Mapping[str, str], found: Mapping[str, str]) -> None:
@@ -195,6 +189,8 @@ def _agree(record: Record, what: str, known: Mapping[str, str], found: Mapping[s
 
 
 def _only(result: Result, wanted: set[Replicate]) -> Result:
+    if wanted.issuperset(result.replicates) and wanted.issuperset(result.failed):
+        return result
     scores = {
         name: Scores(s.unit, s.better, s.definition, {r: v for r, v in s.values.items() if r in wanted})
         for name, s in result.scores.items()

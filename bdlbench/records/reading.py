@@ -46,6 +46,8 @@ class Source:
 
     def predictions(self, record: Record) -> dict[str, Tensor]:
         """Return the arrays beside a record; {} if they were not kept. Raises BadInput if they were altered."""
+        if not record.predictions:
+            return {}
         folder = self._folders[id(record)]
         return records.predictions(folder, record) if records.has_predictions(folder, record) else {}
 

@@ -13,7 +13,8 @@ import re
 import stat
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cache
+from functools import cache, cached_property
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,10 +23,10 @@ import safetensors.torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from bdlbench.core import files
+from bdlbench.core import files, memory
 from bdlbench.core.errors import BadInput, printable
 from bdlbench.core.options import short
-from bdlbench.core.spec import Cell, Replicate
+from bdlbench.core.spec import Cell, Choice, Replicate, Tuning
 from bdlbench.core.typed import Cost, Count, Misfit, Positive, Sha256, decoded, plain, typed, unseen
 from bdlbench.records import index
 from bdlbench.records.arrays import refuse_others, row_axis
@@ -109,7 +110,7 @@ class Record:
         """The cell's hash."""
         return self.cell.key
 
-    @property
+    @cached_property
     def name(self) -> str:
         """The file's name without its ending: readable words, then hashes of the cell and of all its replicates."""
         return name_of(self.cell, [*self.replicates, *self.failed])
@@ -123,7 +124,7 @@ def name_of(cell: Cell, asked: Iterable[Replicate]) -> str:
     """
     names = (cell.dataset.name, cell.model.name, cell.method.name)
     words = [re.sub(r"[^\w.+-]", "_", name, flags=re.ASCII)[:40] for name in names]
-    listed = files.digest([asdict(replicate) for replicate in sorted(asked)])
+    listed = files.digest([{"seed": one.seed, "split": one.split} for one in sorted(asked)])
     return f"{'-'.join(words)}-{cell.key[:12]}-{listed[:8]}"
 
 
@@ -209,6 +210,7 @@ def read(path: Path, conflicting: bool = False) -> list[Record]:
     return [*found.records]
 
 
+@memory.cycles_kept()
 def scan(path: Path, below: bool = False, known: Folder = NO_FOLDER, indexed: bool = True) -> Folder:
     """Read the records of a folder, or the one of a file. A record that cannot be read costs nobody the others.
 
@@ -237,7 +239,7 @@ def scan(path: Path, below: bool = False, known: Folder = NO_FOLDER, indexed: bo
             folders[:] = [name for name in folders if below and not name.startswith(".")]
     except OSError as error:
         raise BadInput(f"{error.filename or path} cannot be read: {error.strerror}") from None
-    stamps = {file: stamp for file in sorted(paths) if (stamp := _stamp(file))}
+    stamps = {file: stamp for file in sorted(paths, key=attrgetter("parts")) if (stamp := _stamp(file))}
     read = {one.path: one for one in known.records if known.stamps.get(one.path) == stamps.get(one.path)}
     is_large = indexed and len(stamps) >= index.LEAST
     if is_large and 2 * len(read) < len(stamps):
@@ -311,12 +313,16 @@ def refuse_conflicts(records: Iterable[Record], replaced: Collection[tuple[str, 
 
     Replicates in `replaced`, as (cell's key, replicate), are about to be made anew and may differ.
     """
-    seen: dict[tuple[str, Replicate], tuple[Record, int]] = {}
+    cells: dict[str, list[Record]] = {}
     for record in records:
-        key = record.key
-        for i, replicate in enumerate(record.replicates):
-            other, j = seen.setdefault((key, replicate), (record, i))
-            if (other is record and i == j) or (key, replicate) in replaced:
+        cells.setdefault(record.key, []).append(record)
+    for key, parts in cells.items():
+        if len(parts) == 1:  # a record has each of its replicates once
+            continue
+        seen: dict[Replicate, tuple[Record, int]] = {}
+        for record, i, replicate in ((one, *row) for one in parts for row in enumerate(one.replicates)):
+            other, j = seen.setdefault(replicate, (record, i))
+            if other is record or (key, replicate) in replaced:
                 continue
             if other.values.take([j]) != record.values.take([i]):
                 one, two = (str(each.path) if each.path.name else each.name for each in (other, record))
@@ -368,15 +374,18 @@ def damage(folder: Path, record: Record) -> str:
 
     Predictions are read and their checksum is compared. Parameters are large, so only their size is checked.
     """
-    path = _parameters_file(folder, record)
     try:
         if record.predictions and not lacks_predictions(folder, record):
             predictions(folder, record)
+    except BadInput as error:
+        return str(error)
+    if not (folder / PARAMETERS).is_dir():
+        return ""
+    path = _parameters_file(folder, record)
+    try:
         if path.exists():
             with safe_open(path, "pt"):  # opening compares the file's size with its header
                 pass
-    except BadInput as error:
-        return str(error)
     except (OSError, SafetensorError) as error:
         return f"{path} is damaged or incomplete: {error}"
     return ""
@@ -549,15 +558,25 @@ def _is_damaged(path: Path) -> bool:
     return not (isinstance(body, dict) and type(body.get("schema")) is int and body["schema"] > SCHEMA)
 
 
-FORM = f"1 of schema {SCHEMA}"
-"""The form of what an index holds: it rises where `_Indexed` changes."""
+FORM = f"2 of schema {SCHEMA}"
+"""The form of what an index holds: it rises where `_Indexed` or the meaning of a cell's key changes."""
 
 
 @dataclass(frozen=True)
 class _Indexed:
-    """A record in an index, without its environment; it was checked when its file was read."""
+    """A record in an index, without its environment; it was checked when its file was read.
 
-    cell: dict[str, Any]
+    Method, model and data set are JSON, because many cells share them, and are taken apart once.
+    """
+
+    method: str
+    model: str
+    dataset: str
+    samples: int
+    device: str
+    threads: int
+    tuning: Tuning | None
+    key: str
     replicates: tuple[Replicate, ...]
     failed: tuple[_Failed, ...]
     values: Values
@@ -570,8 +589,26 @@ def _entry(record: Record, stamp: Stamp) -> index.Holding:
     """Return what an index keeps of a record that was read from a file of this stamp."""
     failed = tuple(_Failed(r.seed, r.split, reason) for r, reason in record.failed.items())
     cost: dict[str, float | None] = {name: finite(value) for name, value in record.cost.items()}
+    cell = record.cell
+
+    def as_json(choice: Choice) -> str:
+        return files.canonical_json(choice.as_dict()).decode()
+
     kept = _Indexed(
-        record.cell.as_dict(), record.replicates, failed, record.values, cost, record.predictions, record.unscored
+        method=as_json(cell.method),
+        model=as_json(cell.model),
+        dataset=as_json(cell.dataset),
+        samples=cell.samples,
+        device=cell.device,
+        threads=cell.threads,
+        tuning=cell.tuning,
+        key=cell.key,
+        replicates=record.replicates,
+        failed=failed,
+        values=record.values,
+        cost=cost,
+        predictions=record.predictions,
+        unscored=record.unscored,
     )
     return index.Holding(stamp, msgspec.json.encode(kept), msgspec.json.encode(record.environment))
 
@@ -581,14 +618,17 @@ def _indexed(folder: Path, stamps: Mapping[Path, Stamp]) -> Iterator[tuple[Path,
     named = {file.relative_to(folder).as_posix(): file for file in stamps}
     rows, environments = msgspec.json.Decoder(_Indexed), msgspec.json.Decoder(Environment)
     environment = cache(environments.decode)
+    choice = cache(lambda text: Choice.from_dict(decoded(text.encode())))
     for name, entry in index.read(folder, FORM):
         if (file := named.get(name)) is None or stamps[file] != entry.stamp:
             continue
         try:
             found, where = rows.decode(entry.content), environment(entry.environment)
-            cell = Cell.from_dict(found.cell)
+            choices = choice(found.method), choice(found.model), choice(found.dataset)
         except (msgspec.DecodeError, Misfit):
             continue
+        cell = Cell(*choices, found.samples, found.device, found.threads, found.tuning)
+        cell.__dict__["key"] = found.key  # as the cell would find it, once
         failed = {Replicate(row.seed, row.split): row.reason for row in found.failed}
         cost = {name: math.nan if number is None else number for name, number in found.cost.items()}
         yield (

@@ -210,10 +210,14 @@ def title(results: Sequence[Result], suite: str) -> str:
 
 def nearest_suite(results: Sequence[Result]) -> str:
     """Return the suite of the package that has most of these cells, "" where none has one."""
-    keys = {result.key for result in results}
-    shared = {name: len(keys & set(_places(results, name))) for name in suites.suite_names()}
-    best = max(shared, key=shared.__getitem__)
-    return best if shared[best] else ""
+    keys, cells = {result.key for result in results}, [result.cell for result in results]
+    methods, models, datasets = ({getattr(c, kind).name for c in cells} for kind in ("method", "model", "dataset"))
+    shared = {"": 0}
+    for name in suites.suite_names():
+        grids = suites.read_suite(name).grids
+        if any(methods & {*g.methods} and models & {*g.models} and datasets & {*g.datasets} for g in grids):
+            shared[name] = len(keys & set(_places(results, name)))
+    return max(shared, key=shared.__getitem__)
 
 
 OfCell = TypeVar("OfCell", Record, Result)

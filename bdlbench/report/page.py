@@ -18,8 +18,9 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from bdlbench.core import files
+from bdlbench.core.spec import flatten
 from bdlbench.records import reading
-from bdlbench.records.cells import Result, flatten, merge
+from bdlbench.records.cells import Result, merge
 from bdlbench.records.record import Record, Unread
 from bdlbench.report import commands, evidence, overview, plots, tables
 from bdlbench.report.evidence import EvidenceSection

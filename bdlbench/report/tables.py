@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import combinations
 from typing import Any, NamedTuple
 
@@ -20,8 +21,8 @@ from bdlbench.compare.standings import Standing, standings
 from bdlbench.core import files
 from bdlbench.core.errors import BadInput
 from bdlbench.core.options import fields, spell
-from bdlbench.core.spec import Choice
-from bdlbench.records.cells import MAIN_METRICS, Result, absent, flatten, matching
+from bdlbench.core.spec import Choice, flatten
+from bdlbench.records.cells import MAIN_METRICS, Result, absent, matching
 from bdlbench.records.record import Record
 from bdlbench.report import text_table
 from bdlbench.report.text_table import Field, Format, Sheet
@@ -278,7 +279,7 @@ def by_data(results: Iterable[Result]) -> list[list[Result]]:
     """Group the results by data set with its options, in order of appearance."""
     found: dict[str, list[Result]] = {}
     for result in results:
-        found.setdefault(files.digest(result.cell.dataset.identity()), []).append(result)
+        found.setdefault(result.cell.dataset.identity_sha256, []).append(result)
     return list(found.values())
 
 
@@ -286,7 +287,7 @@ def title_of(results: Sequence[Result]) -> str:
     """Return a title such as `digits · mlp (widths 100-100) · M = 100`, with the parts that all rows share."""
     first = results[0].cell
     words = [spelled("datasets", first.dataset)]
-    if len({files.digest(result.cell.model.as_dict()) for result in results}) == 1:
+    if len({result.cell.model.identity_sha256 for result in results}) == 1:
         words.append(spelled("models", first.model))
     if len({result.cell.samples for result in results}) == 1:
         words.append(f"M = {first.samples}")
@@ -312,10 +313,10 @@ def cell_titles(results: Sequence[Result]) -> list[str]:
 def spelled(kind: catalog.Kind, choice: Choice) -> str:
     """Return text such as `mlp (widths 100-100)`: options that differ from the default, all for an unknown entry."""
     try:
-        defaults = flatten(catalog.choice(kind, choice.name, {}).as_dict())
+        defaults = catalog.choice(kind, choice.name, {}).flat
     except BadInput:
         defaults = {}
-    given = {name: value for name, value in flatten(choice.as_dict()).items() if defaults.get(name) != value}
+    given = {name: value for name, value in choice.flat.items() if defaults.get(name) != value}
     options = ", ".join(f"{name} {spell(value)}" for name, value in given.items() if name != "name")
     return f"{choice.name} ({options})" if options else choice.name
 
@@ -323,9 +324,9 @@ def spelled(kind: catalog.Kind, choice: Choice) -> str:
 def all_options(kind: catalog.Kind, choice: Choice) -> str:
     """Return every option of an entry, such as `epochs 120 (default 60), batch_size 64`."""
     usual = catalog.choice(kind, choice.name, {})
-    defaults = flatten(usual.as_dict()) | later_defaults(kind, usual)
+    defaults = usual.flat | later_defaults(kind, usual)
     words = []
-    for name, value in (flatten(choice.as_dict()) | later_defaults(kind, choice)).items():
+    for name, value in (choice.flat | later_defaults(kind, choice)).items():
         other = f" (default {spell(defaults[name])})" if name in defaults and defaults[name] != value else ""
         words.append(f"{name} {spell(value)}{other}")
     return ", ".join(words[1:])
@@ -345,12 +346,12 @@ def not_the_defaults(results: Sequence[Result]) -> Iterator[str]:
             try:
                 if same not in entries:
                     own = catalog.choice("methods", method.name, {method.name: nested})  # of the same nested entries
-                    plain = flatten(catalog.choice("methods", method.name, {}).as_dict())
-                    entries[same] = plain, flatten(own.as_dict()), later_defaults("methods", own)
+                    plain = catalog.choice("methods", method.name, {}).flat
+                    entries[same] = plain, own.flat, later_defaults("methods", own)
             except BadInput:  # an unknown method has no defaults
                 continue
             defaults, usually, later = entries[same]
-            given = flatten(method.as_dict())
+            given = method.flat
             known = later | usually | {name: defaults[name] for name in nested}
             words = [f"{name} {spell(value)}" for name, value in given.items() if known.get(name, value) != value]
             words = [word for word in words if word.partition(" ")[0] not in columns]
@@ -381,24 +382,26 @@ BUDGET = ("epochs", "steps", "iterations", "batch_size")
 
 def budgets(results: Sequence[Result]) -> Iterator[str]:
     """Yield a sentence where methods on one model and data set had different budgets."""
-    groups: dict[str, list[Result]] = {}
+    groups: dict[tuple[str, str], list[Result]] = {}
     for result in results:
-        alike = files.digest([result.cell.dataset.identity(), result.cell.model.as_dict()])
+        alike = result.cell.dataset.identity_sha256, result.cell.model.identity_sha256
         groups.setdefault(alike, []).append(result)
     for members in groups.values():
+        had: dict[str, dict[str, dict[str, None]]] = {option: {} for option in BUDGET}  # by method, in order
+        for result in members:
+            given = result.cell.method.flat
+            for name, value in given.items():
+                entry, _, own = name.rpartition(".")
+                if own not in had:
+                    continue
+                epochs, steps = (given.get(f"{entry}.{other}".lstrip(".")) for other in ("epochs", "steps"))
+                if not (own == "steps" and epochs):  # steps replace the epochs beside them
+                    word = f"as {steps} steps" if own == "epochs" and steps else spell(value)
+                    had[own].setdefault(result.cell.method.name, {})[word] = None
         differing = []
-        for option in BUDGET:
-            had: dict[str, dict[str, None]] = {}  # by method, in order
-            for result in members:
-                given = flatten(result.cell.method.as_dict())
-                for name, value in given.items():
-                    entry, _, own = name.rpartition(".")
-                    epochs, steps = (given.get(f"{entry}.{other}".lstrip(".")) for other in ("epochs", "steps"))
-                    if own == option and not (own == "steps" and epochs):  # steps replace the epochs beside them
-                        word = f"as {steps} steps" if own == "epochs" and steps else spell(value)
-                        had.setdefault(result.cell.method.name, {})[word] = None
+        for option, by_method in had.items():
             shared: dict[str, list[str]] = {}
-            for method, values in had.items():
+            for method, values in by_method.items():
                 shared.setdefault(", ".join(values), []).append(method)
             if len(shared) > 1:
                 differing.append(f"{option} " + "; ".join(f"{v} of {', '.join(who)}" for v, who in shared.items()))
@@ -445,30 +448,40 @@ def _options(result: Result, kind: str) -> dict[str, Any]:
         return {"samples": cell.samples, "device": cell.device, "threads": cell.threads}
     choice = cell.method if kind == "method" else cell.model
     idle = later_defaults("methods" if kind == "method" else "models", choice)
-    given = {name: value for name, value in flatten(choice.as_dict()).items() if name != "name"}
+    given = {name: value for name, value in choice.flat.items() if name != "name"}
     return given | {name: f"{spell(value)} (default)" for name, value in idle.items()}
 
 
 def later_defaults(kind: catalog.Kind, choice: Choice) -> dict[str, Any]:
     """Return the flat options that a choice lacks because they came later, and that it has at their default."""
     try:
-        known = fields(catalog.load(kind, choice.name))
+        known = fields(entry := catalog.load(kind, choice.name))
     except BadInput:  # an unknown entry has no defaults
         return {}
-    given = dict(choice.options)
-    found = {name: f.default for name, f in known.items() if f.metadata["later"] and name not in given}
-    for name, value in given.items():
+    found = dict(_later(entry, tuple(name for name, _ in choice.options)))
+    for name, value in choice.options:
         if isinstance(value, Choice) and name in known and (nested := known[name].metadata["entry"]):
             found |= {f"{name}.{inner}": default for inner, default in later_defaults(nested, value).items()}
     return found
 
 
+@lru_cache(maxsize=1024)  # rows of one table have the same names
+def _later(entry: type, given: tuple[str, ...]) -> Mapping[str, Any]:
+    """Return the defaults of an entry's own options that came later and are not among those given."""
+    return {name: f.default for name, f in fields(entry).items() if f.metadata["later"] and name not in given}
+
+
 def _differing_options(tables: Mapping[int, Mapping[str, Any]], names: Mapping[int, str]) -> list[str]:
-    seen: dict[tuple[str, str], set[str]] = {}
+    first: dict[tuple[str, str], Any] = {}
+    differing: set[tuple[str, str]] = set()
     for i, table in tables.items():
+        name = names[i]
         for option, value in table.items():
-            seen.setdefault((names[i], option), set()).add(spell(value))
-    return list(dict.fromkeys(option for (_, option), values in seen.items() if len(values) > 1))
+            known = first.setdefault((name, option), value)
+            alike = known is value or (type(known) is type(value) and known == value)
+            if not alike and spell(known) != spell(value):
+                differing.add((name, option))
+    return list(dict.fromkeys(place[1] for place in first if place in differing))
 
 
 def _costs(results: Iterable[Result]) -> dict[str, Column]:

@@ -111,9 +111,13 @@ def _block(
     return "\n".join(lines) + "\n"
 
 
+ONE_COLUMN = re.compile(r"[\x20-\x7e±↑↓·×—−…]*")
+"""What takes as many columns as it has signs: tables hold little else."""
+
+
 def _length(text: str) -> int:
     """Return the columns that a text takes: some signs take two."""
-    if text.isascii():
+    if ONE_COLUMN.fullmatch(text):
         return len(text)
     from rich.cells import cell_len
 

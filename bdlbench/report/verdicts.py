@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from bdlbench.compare.differences import LEVEL, Finding, Population
 from bdlbench.compare.pairs import Comparison, Pair
-from bdlbench.core import files
 from bdlbench.report import tables, text_table
 from bdlbench.report.text_table import Field, Format, Sheet
 
@@ -94,7 +93,7 @@ def _sheets(comparison: Comparison, units: bool = True) -> Iterator[tuple[Sheet,
     """Yield for each data set the verdicts, and the parts of their uncertainty."""
     grouped: dict[str, list[Pair]] = {}
     for pair in comparison.pairs:
-        grouped.setdefault(files.digest(pair.a.cell.dataset.identity()), []).append(pair)
+        grouped.setdefault(pair.a.cell.dataset.identity_sha256, []).append(pair)
     for pairs in grouped.values():
         labels = tables.labels([pair.a for pair in pairs])
         title = tables.title_of([pair.a for pair in pairs])

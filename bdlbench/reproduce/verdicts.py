@@ -13,7 +13,7 @@ from bdlbench import catalog
 from bdlbench.core.errors import BadInput
 from bdlbench.core.options import spell
 from bdlbench.core.spec import Choice
-from bdlbench.records.cells import Result, flatten
+from bdlbench.records.cells import Result
 from bdlbench.report.tables import later_defaults
 from bdlbench.reproduce.papers import Paper, PaperRow
 from bdlbench.stats.reproduction import Agreement, PublishedRow, Reproduced, judge
@@ -94,7 +94,7 @@ def _fits(row: PaperRow, result: Result) -> bool:
     given = {
         f"{entry.name}.{option}": spell(value)
         for kind, entry in entries
-        for option, value in (later_defaults(kind, entry) | flatten(entry.as_dict())).items()
+        for option, value in (later_defaults(kind, entry) | dict(entry.flat)).items()
     }
     return row.settings.items() <= given.items()
 

@@ -140,14 +140,16 @@ def batches(spec: Spec, existing: Sequence[Record]) -> list[Batch]:
     done = records.done(existing)
     for cell in spec.cells:
         have = done.get(cell.key, set())
+        lacking = [replicate for replicate in spec.replicates if replicate not in have]
+        if not lacking:
+            continue
         shared = (
             *(catalog.batch_key("methods", cell.method), catalog.batch_key("models", cell.model), cell.dataset),
             *(cell.samples, cell.device, cell.threads, cell.tuning),
         )
-        for replicate in spec.replicates:
-            if replicate not in have:
-                alone = (cell, replicate) if catalog.is_row_by_row(cell.method) else ()
-                groups.setdefault((*shared, *alone), []).append(Row(cell, replicate))
+        for replicate in lacking:
+            alone = (cell, replicate) if catalog.is_row_by_row(cell.method) else ()
+            groups.setdefault((*shared, *alone), []).append(Row(cell, replicate))
     return [Batch(tuple(rows)) for rows in groups.values()]
 
 

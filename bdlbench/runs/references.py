@@ -17,7 +17,6 @@ from bdlbench.core.errors import BadInput
 from bdlbench.protocols import Evaluation
 from bdlbench.records import evaluation as evaluations
 from bdlbench.records import reading
-from bdlbench.records.cells import flatten
 from bdlbench.records.reading import Source
 from bdlbench.records.record import Record
 
@@ -125,5 +124,5 @@ def _tested(record: Record) -> set[str]:
 
 def _prior(record: Record) -> dict[str, object]:
     """Return the options of a method's prior, a member's included, or {} where it has none."""
-    options = flatten(record.cell.method.as_dict())
+    options = record.cell.method.flat
     return {name.rpartition(".")[2]: value for name, value in options.items() if name.rpartition(".")[2] in PRIOR}

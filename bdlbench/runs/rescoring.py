@@ -75,8 +75,8 @@ def complete(
                 reasons[entry][next(iter(merge([record]))).title] = reason
         for entry in offered if record.replicates else ():
             found |= _scored(stored, entry, known[entry])[0]
-        values = replace(record.values, metrics={**record.values.metrics, **found})
-        completed.append(replace(record, values=values))
+        values = replace(record.values, metrics={**record.values.metrics, **found}) if found else record.values
+        completed.append(replace(record, values=values) if found else record)
     lines = []
     for entry, untold in reasons.items():
         if untold and not any(matching(entry, record.values.metrics) for record in completed):

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bdlbench import catalog
-from bdlbench.core import files, torch_state
+from bdlbench.core import files, memory, torch_state
 from bdlbench.core.errors import BadInput, DataUnavailable, Unwritten
 from bdlbench.core.spec import Cell, Choice, Spec
 from bdlbench.records import record as records
@@ -81,6 +81,7 @@ class Job:
         return self.settings.results
 
 
+@memory.cycles_kept()
 def plan(spec: Spec, settings: Settings, fresh: bool = False, any_code: bool = False) -> Job:
     """Find what is missing from a spec's records, or was made by other code. Writes nothing.
 
@@ -189,6 +190,7 @@ class Holdings(NamedTuple):
     faults: Faults
 
 
+@memory.cycles_kept()
 def held(job: Job, metrics: Sequence[str] = ()) -> Holdings:
     """Read what the folder now holds of the cells and replicates asked for.
 

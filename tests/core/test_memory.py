@@ -1,7 +1,10 @@
+import gc
 import subprocess
 import sys
 
 import pytest
+
+from bdlbench.core import memory
 
 PROGRAM = """
 import resource, sys
@@ -25,3 +28,19 @@ print(faults() - before)
 def test_freed_memory_is_used_again():
     kept = subprocess.run([sys.executable, "-c", PROGRAM, "keep"], capture_output=True, text=True, check=True)
     assert int(kept.stdout) < 10 * 3072  # else 20 × 3072
+
+
+def test_the_collector_of_cycles_is_left_as_it_was() -> None:
+    for before in (True, False):
+        (gc.enable if before else gc.disable)()
+        try:
+            with memory.cycles_kept():
+                assert not gc.isenabled()
+                with memory.cycles_kept():
+                    pass
+                assert not gc.isenabled()
+            with pytest.raises(ZeroDivisionError), memory.cycles_kept():
+                raise ZeroDivisionError
+            assert gc.isenabled() is before
+        finally:
+            gc.enable()

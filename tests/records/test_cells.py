@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from bdlbench.core.errors import NotComparable
-from bdlbench.core.spec import Cell, Choice, Replicate
+from bdlbench.core.spec import Cell, Choice, Replicate, flatten
 from bdlbench.records import cells, contents
 from bdlbench.records.cells import Scores
 from bdlbench.records.contents import Environment, MetricValues
@@ -77,7 +77,7 @@ def test_merge_refuses_other_data_and_other_metrics(refused: Any) -> None:
 
 def test_flatten() -> None:
     tree = {"name": "ens", "member": {"name": "mle", "epochs": 3}, "k": 5}
-    assert cells.flatten(tree) == {"name": "ens", "member": "mle", "member.epochs": 3, "k": 5}
+    assert flatten(tree) == {"name": "ens", "member": "mle", "member.epochs": 3, "k": 5}
 
 
 def test_columns_named(refused: Any) -> None:

@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,14 @@ def test_it_gives_the_records_of_the_files_without_reading_them(folder: Path, op
     assert len(opened) == len(found.records) == 27
     assert found == plain
     assert [record.path for record in found.records] == [record.path for record in plain.records]
+    assert [record.key for record in found.records] == [replace(record.cell).key for record in plain.records]
+    for one, other in zip(found.records, plain.records, strict=True):
+        assert repr(one.cell) == repr(other.cell)  # also 1, 1.0 and true, which are equal
+
+
+def test_cells_of_one_data_set_share_its_options(folder: Path) -> None:
+    found = [record.cell.dataset for record in records.scan(folder, below=True).records]
+    assert len({id(one) for one in found}) == len({repr(one) for one in found}) < len(found)
 
 
 def test_a_record_that_is_added_or_gone_costs_one_row(folder: Path, opened: list[str]) -> None:
