@@ -493,6 +493,7 @@ def tune(  # noqa: PLR0913 - one argument for each option of the command
     device: str = "auto",
     threads: int = 1,
     jobs: int = 1,
+    executor: str | Executor = "",
     results: str | Path = SEARCHES,
     fresh: bool = False,
     config: str | Path | None = None,
@@ -519,6 +520,7 @@ def tune(  # noqa: PLR0913 - one argument for each option of the command
         device: "auto", "cpu" or "cuda".
         threads: Threads of each batch; they affect the bits.
         jobs: Worker processes; 0 for as many as cores allow.
+        executor: What trains instead, as for `run`.
         results: The folder of the table.
         fresh: Whether to search again what the table holds.
         config: A TOML file of your own, in place of a suite.
@@ -530,6 +532,7 @@ def tune(  # noqa: PLR0913 - one argument for each option of the command
     Raises:
         BadInput: Something asked for does not exist or is out of range, or the table is of another search.
     """
+    executors.refuse_unknown(executor)
     _add_plugins(plugin)
     for what, name in (("model", model), ("dataset", dataset)):
         if not isinstance(name, str):
@@ -543,7 +546,7 @@ def tune(  # noqa: PLR0913 - one argument for each option of the command
     with _listening() as notes:
         plan = searching.plan(found, asked, protocol, _names("keep", keep))
         workers = work.processes(jobs, plan.contenders[0].cells[0][0], len(plan.contenders) * replicates)
-        rows = searching.perform(plan, file, workers, fresh)
+        rows = searching.perform(plan, file, workers, fresh, executor=executor)
     won, lost = searching.outcome(plan, rows)
     mine = {contender.place for contender in plan.contenders}  # the table may hold other methods
     trained = tuple(row for row in rows if row.place in mine)

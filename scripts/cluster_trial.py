@@ -17,16 +17,16 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import queue
 import random
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ from bdlbench.core.spec import Replicate
 from bdlbench.records import record as records
 from bdlbench.runs import cluster, costs, executors, remote, suites
 from bdlbench.runs.batch import Batch, Outcome, Row, Settings, batches
-from bdlbench.runs.executors import Assignment, Pool
+from bdlbench.runs.executors import Assignment, Event, Pool, Report, Travel
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "results" / "reference" / "quick"
@@ -134,20 +134,32 @@ def small_batches(count: int) -> list[Batch]:
     return [batch] * count
 
 
-def nothing(task: Assignment) -> dict[int, Outcome]:
+def nothing(task: Assignment, report: Report) -> dict[int, Outcome]:
     """Do in a worker what batches take that do nothing."""
     return {i: Outcome([]) for i in task.batches}
 
 
-def nothing_far(parcel: remote.Parcel, topic: str) -> remote.SentBack:
+def nothing_far(parcel: remote.Parcel, report: Report) -> remote.SentBack:
     """Do the same on a cluster, with the news of a batch that starts."""
-    worker = distributed.get_worker()
 
     def run_one(index: int, batch: Batch, settings: Settings) -> Outcome:
-        worker.log_event(topic, (index, "", "start", 0, 0, ""))
+        report(Event(index, "", "start"))
         return Outcome([])
 
     return remote.run(parcel, run_one)
+
+
+@contextlib.contextmanager
+def on_cluster(address: str, folder: Path, run: Callable[[Any, Report], Any]) -> Iterator[Pool]:
+    """Yield a pool of the cluster at this address, whose tasks travel as those of a run, and do another thing there."""
+
+    @contextlib.contextmanager
+    def travelling() -> Iterator[Travel]:
+        with executors._travelling(folder) as travel:
+            yield replace(travel, run=run)
+
+    with cluster.on_cluster(f"dask:{address}", 2, 0, travelling) as pool:
+        yield pool
 
 
 def overhead(folder: Path) -> None:
@@ -155,22 +167,19 @@ def overhead(folder: Path) -> None:
     settings = Settings(folder)
     many = small_batches(1000)
     load = os.getloadavg()[0]
-    with executors.in_processes(2) as workers:
-        pool = Pool(partial(workers.submit, nothing), queue.SimpleQueue(), lambda task, found: found, lambda error: "")
+    with executors.workers("", 2, "cpu", nothing, lambda: executors._travelling(folder)) as pool:
         for which in (many[:100], many):
             seconds = timed(which, settings, pool)
         print(f"local processes: {1000 * seconds / len(many):.2f} ms a batch (load {load:.1f})")
     with deployed(2) as made:
-        plain, cluster._work = cluster._work, nothing_far  # type: ignore[assignment]
         for cost, how in ((1e9, "each a task"), (0.01, "packed")):
-            with cluster.on_cluster(f"dask://127.0.0.1:{made.port}", folder, 2, 0) as pool:
+            with on_cluster(f"tcp://127.0.0.1:{made.port}", folder, nothing_far) as pool:
                 for which in (many[:100], many):
                     seconds = timed(which, settings, pool, cost)
                 print(f"cluster, {how}: {1000 * seconds / len(many):.2f} ms a batch (load {load:.1f})")
-        cluster._work = plain
 
 
-def writes_far(parcel: remote.Parcel, topic: str) -> remote.SentBack:
+def writes_far(parcel: remote.Parcel, report: Report) -> remote.SentBack:
     """Write in a worker what a record of `quick` takes, here or in a folder that is sent back."""
     if not parcel.settings.keep_parameters:  # says here which of the two is measured
         remote._shares = lambda mark: False
@@ -190,17 +199,15 @@ EXAMPLE = next(REFERENCE.glob("digits-mlp-mc_dropout-*.json"))
 def writing(folder: Path) -> None:
     """Time 200 records that workers write where they belong, or send back."""
     size = sum(EXAMPLE.with_suffix(ending).stat().st_size for ending in (".safetensors", ".json"))
-    plain, cluster._work = cluster._work, writes_far  # type: ignore[assignment]
     with deployed(2) as made:
         for how in (True, False):
-            with cluster.on_cluster(f"dask://127.0.0.1:{made.port}", folder, 2, 0) as pool:
+            with on_cluster(f"tcp://127.0.0.1:{made.port}", folder, writes_far) as pool:
                 for which in (small_batches(50), small_batches(200)):
                     seconds = timed(which, Settings(folder, keep_parameters=how), pool, 1e9)
             name = "written by workers" if how else "sent back, written here"
             print(
                 f"{name}: {1000 * seconds / 200:.1f} ms for each of {size / 1e6:.2f} MB (load {os.getloadavg()[0]:.1f})"
             )
-    cluster._work = plain
 
 
 def interrupt(folder: Path) -> None:
@@ -254,38 +261,52 @@ def speed(folder: Path) -> None:
             )
 
 
-SCALE, COUNT, WORKERS = 150.0, 10_000, 200
+SCALE, COUNT, WORKERS = 600.0, 10_000, 200
 """Seconds that the simulation should take at best, its batches, and its workers."""
 
+LONGEST = 0.1
+"""The longest batch of the simulation, as a share of SCALE: the bound is then the work of all, not the longest."""
 
-def asleep(parcel: remote.Parcel, topic: str) -> remote.SentBack:
-    """Sleep as many microseconds as the seeds of a parcel's batches say."""
-    time.sleep(sum(batch.rows[0].replicate.seed for batch in parcel.batches.values()) / 1e6)
+
+def asleep(parcel: remote.Parcel, report: Report) -> remote.SentBack:
+    """Sleep as many microseconds as the seeds of a parcel's batches say, and tell of a step each second."""
+    for i, batch in parcel.batches.items():
+        end = time.monotonic() + batch.rows[0].replicate.seed / 1e6
+        report(Event(i, "", "start"))
+        while (left := end - time.monotonic()) > 0:
+            time.sleep(min(1.0, left))
+            report(Event(i, "", "step", 1, 2))
     return remote.SentBack({i: Outcome([]) for i in parcel.batches}, {}, True)
 
 
 def simulation(folder: Path) -> None:
-    """Sleep as long as committed records took, all divided by one number; compare with the best that is possible."""
+    """Sleep as long as committed records took, all divided by one number; compare with the best that is possible.
+
+    Records that would be longer than LONGEST are left out.
+    """
     found = records.scan(ROOT / "results", below=True).records
-    took = [record.seconds for record in found if record.seconds]
+    took = sorted(record.seconds for record in found if record.seconds)
+    while took[-1] > LONGEST * statistics.fmean(took) * COUNT / WORKERS:
+        took.pop()
     drawn = random.Random(0).choices(took, k=COUNT)
     seconds = [one * SCALE * WORKERS / sum(drawn) for one in drawn]
-    bound = max(SCALE, *seconds)
+    bound, middle = max(SCALE, *seconds), statistics.median(seconds)
     best = costs.Forecast(tuple(seconds), 0, 0.0).with_workers(WORKERS)
     guessed = [one * random.Random(i).lognormvariate(0, 0.5) for i, one in enumerate(seconds)]
     (example,) = small_batches(1)
     many = [Batch((Row(example.cells[0], Replicate(int(1e6 * one))),)) for one in seconds]
-    cluster._work = asleep
+    print(f"{len(took)} of {len(found)} records; batches of {middle:.2f} s in the middle, {max(seconds):.1f} s at most")
     quiet = {"processes": False, "dashboard_address": None, "memory_limit": 0, "silence_logs": logging.CRITICAL}
     with distributed.LocalCluster(n_workers=WORKERS, threads_per_worker=1, **quiet) as local:
         for name, known in (("costs known", seconds), ("costs known within a factor 1.6", guessed)):
-            with cluster.on_cluster(f"dask:{local.scheduler_address}", folder, WORKERS, 0) as pool:
-                began = time.perf_counter()
+            with on_cluster(local.scheduler_address, folder, asleep) as pool:
+                began, spent = time.perf_counter(), time.process_time()
                 executors._Run(many, Settings(folder), pool, lambda event: None).finish(known)
                 took_all = time.perf_counter() - began
             print(
                 f"{name}: {COUNT} batches on {WORKERS} workers: {took_all:.1f} s; bound {bound:.1f} s, longest first "
-                f"{best:.1f} s; {took_all / bound:.2f} times the bound (load {os.getloadavg()[0]:.1f})",
+                f"{best:.1f} s; {took_all / bound:.2f} times the bound; {time.process_time() - spent:.0f} s of CPU for "
+                f"the scheduler, all workers and the run (load {os.getloadavg()[0]:.1f})",
                 flush=True,
             )
 

@@ -36,6 +36,10 @@ SOURCES = sorted(path for folder in ("bdlbench", "scripts") for path in (ROOT / 
 ALLOWED = {
     ("bdlbench/catalog.py", "exec"): "a file that the user names by --plugin",
     ("bdlbench/runs/processes.py", "pickle.loads"): "from the parent process, by its own pipe",
+    (
+        "bdlbench/runs/cluster.py",
+        "pickle.loads",
+    ): "a task of a Dask cluster, which pickles all that it runs (SECURITY.md)",
 }
 """Where something is executed, and why that is no file from outside."""
 

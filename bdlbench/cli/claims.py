@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bdlbench.cli.options import PluginsOption, Replaced, add_plugins
+from bdlbench.cli.options import ExecutorOption, JobsOption, PluginsOption, Replaced, add_plugins
 from bdlbench.cli.results import print_other_code
 from bdlbench.cli.run import print_outdated, train
 from bdlbench.cli.terminal import screen, write
@@ -28,7 +28,8 @@ def claims(
     results: Annotated[
         Path, typer.Option(metavar="DIR", help="where records, page and figures go  [default: results/claims]")
     ] = CLAIMS,
-    jobs: Annotated[int, typer.Option(help="worker processes; 0: as many as cores allow")] = 0,
+    jobs: JobsOption = 0,
+    executor: ExecutorOption = "",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     stored: Annotated[bool, typer.Option("--stored", help="judge existing records; train nothing")] = False,
     listed: Annotated[bool, typer.Option("--list", help="list the claims; run nothing")] = False,
@@ -36,8 +37,10 @@ def claims(
     replaced: Replaced = [],  # noqa: B006
 ) -> None:
     """Run an experiment for each of the lecture's claims, and say which hold."""
+    from bdlbench.runs import executors
     from bdlbench.studies import page, registry, verdicts
 
+    executors.refuse_unknown(executor)
     add_plugins(plugin, replaced)
     asked = registry.load(name)
     if full:
@@ -49,14 +52,14 @@ def claims(
     folder = results / "full" if full else results
     studies = []
     for key, claim in asked.items():
-        studies.append(_study(key, claim, full, folder / key, (jobs, device), stored))
+        studies.append(_study(key, claim, full, folder / key, (jobs, executor, device), stored))
         write(page.text(studies[-1], screen()[1]))
     place = folder / (studies[0].name if len(studies) == 1 else Path(name).stem) if name else folder
     print(f"{page.counted(studies)}; page: {page.write(studies, place)}")
     raise typer.Exit(verdicts.exit_code(studies))
 
 
-def _study(key: str, claim: Experiment, full: bool, folder: Path, where: tuple[int, str], stored: bool) -> Study:
+def _study(key: str, claim: Experiment, full: bool, folder: Path, where: tuple[int, str, str], stored: bool) -> Study:
     """Train what is missing of a claim's cells, and judge it."""
     from bdlbench import api
     from bdlbench.runs import suites, work
@@ -64,13 +67,13 @@ def _study(key: str, claim: Experiment, full: bool, folder: Path, where: tuple[i
     from bdlbench.studies import verdicts
     from bdlbench.studies.experiment import Readings
 
-    jobs, device = where
+    jobs, executor, device = where
     spec = suites.build_spec(claim.protocol(full).suite, suites.Overrides(device=device))
     job = work.plan(spec, Settings(folder), any_code=stored)
     if not stored:
         print_outdated(job, "--stored judges the records as they are", sys.stderr)
         try:
-            job, _ = train(job, work.workers(jobs, job))
+            job, _ = train(job, work.workers(jobs, job), executor)
         except DataUnavailable as error:
             return verdicts.Study(key, claim, full, missing=str(error))
     held = work.held(job)

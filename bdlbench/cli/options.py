@@ -29,6 +29,11 @@ ReferencesOption = Annotated[
         "--references", metavar="DIR", help="records of hmc to compare with  [default: results/reference/posterior]"
     ),
 ]
+JobsOption = Annotated[int, typer.Option("--jobs", help="worker processes; 0: as many as cores allow, one on a GPU")]
+ExecutorOption = Annotated[
+    str,
+    typer.Option("--executor", metavar="WHERE", help="a Dask cluster: dask (here), dask://HOST:PORT or dask:FILE"),
+]
 MetricsOption = Annotated[str, typer.Option("--metrics", metavar="A,B", help="columns; default: the main ones")]
 FormatOption = Annotated[str, typer.Option("--format", help="terminal, markdown, csv, latex or json")]
 

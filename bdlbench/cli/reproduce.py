@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bdlbench.cli.options import ExecutorOption, JobsOption
 from bdlbench.cli.results import print_other_code
 from bdlbench.cli.run import print_outdated, train
 from bdlbench.cli.terminal import screen, write
@@ -25,7 +26,8 @@ def reproduce(
     results: Annotated[
         Path, typer.Option(metavar="DIR", help="where records go, in a folder named after the paper")
     ] = REPRODUCTIONS,
-    jobs: Annotated[int, typer.Option(help="worker processes; 0: as many as cores allow")] = 0,
+    jobs: JobsOption = 0,
+    executor: ExecutorOption = "",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     stored: Annotated[bool, typer.Option("--stored", help="judge existing records; train nothing")] = False,
     page: Annotated[Path | None, typer.Option(metavar="FILE.md", help="write a page of all papers")] = None,
@@ -55,7 +57,7 @@ def reproduce(
         raise typer.Exit(INCOMPLETE)
     if not stored:
         try:
-            _train(paper, folder, jobs, device)
+            _train(paper, folder, jobs, executor, device)
         except DataUnavailable as error:  # all that is left to train lacks its data: judge the rest
             if not any(folder.glob("*.json")):
                 raise
@@ -75,16 +77,17 @@ def reproduce(
         raise typer.Exit(NEGATIVE)
 
 
-def _train(paper: Paper, folder: Path, jobs: int, device: str) -> None:
+def _train(paper: Paper, folder: Path, jobs: int, executor: str, device: str) -> None:
     from bdlbench.records import record as records
-    from bdlbench.runs import suites, work
+    from bdlbench.runs import executors, suites, work
     from bdlbench.runs.batch import Settings
 
+    executors.refuse_unknown(executor)
     own = paper.suite.endswith(".toml")
     suite = suites.find_suite("", Path(paper.suite)) if own else suites.find_suite(paper.suite, None)
     job = work.plan(suites.build_spec(suite, suites.Overrides(device=device)), Settings(folder))
     print_outdated(job, "--stored judges the records as they are", sys.stderr)
-    trained, _ = train(job, work.workers(jobs, job))
+    trained, _ = train(job, work.workers(jobs, job), executor)
     for finding in work.findings_of(trained, records.scan(folder).records if folder.is_dir() else ()):
         print(finding, file=sys.stderr)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,10 +13,19 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 import typer
 
 from bdlbench.cli.listing import data_state
-from bdlbench.cli.options import MetricsOption, ModulesOption, PluginsOption, Replaced, add_plugins, listed
+from bdlbench.cli.options import (
+    ExecutorOption,
+    JobsOption,
+    MetricsOption,
+    ModulesOption,
+    PluginsOption,
+    Replaced,
+    add_plugins,
+    listed,
+)
 from bdlbench.cli.results import print_failures, print_faults, print_machines, print_options_in_force
 from bdlbench.cli.terminal import screen, write
-from bdlbench.core.errors import INCOMPLETE, Interrupted, unknown
+from bdlbench.core.errors import INCOMPLETE, BadInput, Interrupted, unknown
 from bdlbench.core.memory import cycles_kept
 
 if TYPE_CHECKING:
@@ -33,10 +43,8 @@ def run(  # noqa: PLR0913 - one parameter for each option of the command
     samples: Annotated[int | None, typer.Option(metavar="M", help="posterior samples of a predictive")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     threads: Annotated[int, typer.Option(help="threads of each batch; they affect the bits")] = 1,
-    jobs: Annotated[int, typer.Option(help="worker processes; 0: as many as cores allow, one on a GPU")] = 0,
-    executor: Annotated[
-        str, typer.Option(metavar="WHERE", help="a Dask cluster: dask (here), dask://HOST:PORT or dask:FILE")
-    ] = "",
+    jobs: JobsOption = 0,
+    executor: ExecutorOption = "",
     shard: Annotated[str, typer.Option(metavar="I/N", help="one of N parts of the suite, for N machines")] = "",
     results: Annotated[Path, typer.Option(metavar="DIR", help="where records go")] = Path("results/local"),
     metrics: MetricsOption = "",
@@ -52,6 +60,9 @@ def run(  # noqa: PLR0913 - one parameter for each option of the command
     module: ModulesOption = [],  # noqa: B006
     replaced: Replaced = [],  # noqa: B006
     dry_run: Annotated[bool, typer.Option("--dry-run", help="show what would be trained; write nothing")] = False,
+    price_per_hour: Annotated[
+        float | None, typer.Option(metavar="PRICE", help="of a worker, in any currency: --dry-run says the cost")
+    ] = None,
     checkpoint_every: Annotated[
         float, typer.Option(metavar="SECONDS", help="time between checkpoints of a fit")
     ] = 60.0,
@@ -66,6 +77,11 @@ def run(  # noqa: PLR0913 - one parameter for each option of the command
     from bdlbench.runs.batch import Settings
 
     executors.refuse_unknown(executor)
+    if price_per_hour is not None:
+        if not dry_run:
+            raise BadInput("--price-per-hour is for an estimate: add --dry-run")
+        if not 0 <= price_per_hour < math.inf:
+            raise BadInput(f"--price-per-hour {price_per_hour} is out of range: a number from 0, such as 0.40")
     modules = add_plugins(plugin, replaced, module)
     for name in listed(metrics):
         if name.partition("[")[0] not in (known := {*catalog.names("metrics"), *tables.COSTS}):
@@ -78,14 +94,14 @@ def run(  # noqa: PLR0913 - one parameter for each option of the command
     workers = work.workers(jobs, job)
     print_outdated(job, "--any-code keeps the records")
     if dry_run:
-        _print_plan(job, workers)
+        _print_plan(job, workers, price_per_hour)
         return
     job, written = train(job, workers, executor)
     if _print_results(job, listed(metrics)) or not written:
         raise typer.Exit(INCOMPLETE)
 
 
-def train(job: Job, workers: int, executor: str = "") -> tuple[Job, bool]:
+def train(job: Job, workers: int, executor: str) -> tuple[Job, bool]:
     """Train what is missing from a job, with progress on stderr. Return the prepared job, and whether all was written.
 
     Raises Interrupted on Ctrl-C.
@@ -138,8 +154,8 @@ def print_outdated(job: Job, otherwise: str, file: TextIO | None = None) -> None
         say(f"to be trained again, since {reason}: {what} ({otherwise})")
 
 
-def _print_plan(job: Job, workers: int) -> None:
-    """Print what would be trained, the state of the data, and an estimate of the time."""
+def _print_plan(job: Job, workers: int, price: float | None) -> None:
+    """Print what would be trained, the state of the data, and an estimate of the time and, for a price, the cost."""
     from bdlbench.report import tables
     from bdlbench.runs import suites, work
 
@@ -162,12 +178,14 @@ def _print_plan(job: Job, workers: int) -> None:
     for name in dict.fromkeys(cell.dataset.name for cell, seeds in missing.items() if seeds):
         print(f"data set {name}: {data_state(name)}")
     rows = sum(map(len, missing.values()))
-    print(f"{rows} replicates in {len(job.batches)} batches, {workers} at a time\n{_estimate(job, workers)}")
+    print(f"{rows} replicates in {len(job.batches)} batches, {workers} at a time\n{_estimate(job, workers, price)}")
 
 
-def _estimate(job: Job, workers: int) -> str:
-    """Estimate hours, memory and cost of what would be trained, for this many workers, and say how far off that is."""
-    from bdlbench.core.errors import BadInput
+def _estimate(job: Job, workers: int, price: float | None) -> str:
+    """Estimate hours, memory and cost of what would be trained, for this many workers, and say how far off that is.
+
+    The price is of an hour of one worker.
+    """
     from bdlbench.runs import costs, loading
     from bdlbench.runs.budget import spelled
 
@@ -188,7 +206,12 @@ def _estimate(job: Job, workers: int) -> str:
     hours = f"about {spelled(together)} with {workers} worker{'s' * (workers > 1)}"
     if workers > 1:
         hours += f", {spelled(told.work)} with one (the longest batch alone: {spelled(longest)})"
-    lines = [f"{hours}; {told.work / 3600:.2g} worker-hours; up to {told.peak_bytes / 2**30:.1f} GiB for each worker"]
+    work, held = told.work / 3600, together * workers / 3600
+    needed = f"{_rounded(work)} worker-hours; up to {told.peak_bytes / 2**30:.1f} GiB for each worker"
+    lines = [f"{hours}; {needed}"]
+    if price is not None:
+        at_most = f", {held * price:,.2f} if all {workers} are paid until the last ends" if workers > 1 else ""
+        lines.append(f"cost: about {work * price:,.2f} at {price:g} for each worker-hour{at_most}")
     by_size = len(known) - told.by_record
     if by_size:
         median, most = costs.fitted().train_seconds.within
@@ -201,6 +224,11 @@ def _estimate(job: Job, workers: int) -> str:
     if left := len(job.batches) - len(known):
         lines.append(f"no estimate of {left} batches, whose data are not here")
     return "\n".join(lines)
+
+
+def _rounded(number: float) -> str:
+    """Write a number to two digits, or as a whole one."""
+    return f"{number:.2g}" if number < 10 else f"{number:,.0f}"
 
 
 @cycles_kept()

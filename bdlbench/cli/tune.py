@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bdlbench.cli.options import PluginsOption, Replaced, add_plugins
+from bdlbench.cli.options import ExecutorOption, JobsOption, PluginsOption, Replaced, add_plugins
 from bdlbench.core.errors import INCOMPLETE, Interrupted
 
 if TYPE_CHECKING:
@@ -34,7 +34,8 @@ def tune(  # noqa: PLR0913 - one parameter for each option of the command
     samples: Annotated[int | None, typer.Option(metavar="M", help="posterior samples of a predictive")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     threads: Annotated[int, typer.Option(help="threads of each batch; they affect the bits")] = 1,
-    jobs: Annotated[int, typer.Option(help="worker processes; 0: as many as cores allow, one on a GPU")] = 0,
+    jobs: JobsOption = 0,
+    executor: ExecutorOption = "",
     results: Annotated[Path, typer.Option(metavar="DIR", help="where the table of trials goes")] = Path(
         "results/local/search"
     ),
@@ -48,9 +49,10 @@ def tune(  # noqa: PLR0913 - one parameter for each option of the command
     One model and one data set of a grid are searched. All trials are written to DIR/SUITE.csv, and the winners are
     printed as a suite's options. A stopped search resumes where it was.
     """
+    from bdlbench.runs import executors, suites, work
     from bdlbench.runs import search as searching
-    from bdlbench.runs import suites, work
 
+    executors.refuse_unknown(executor)
     add_plugins(plugin, replaced)
     found = suites.find_suite(suite, config)
     file = results / f"{Path(found.file).stem}.csv"
@@ -68,7 +70,7 @@ def tune(  # noqa: PLR0913 - one parameter for each option of the command
         print(f"{searching.headline(protocol, batch)}, {words}", file=sys.stderr, flush=True)
 
     try:
-        rows = searching.perform(plan, file, workers, fresh, report)
+        rows = searching.perform(plan, file, workers, fresh, report, executor)
     except KeyboardInterrupt:
         if not file.is_file():
             raise Interrupted("interrupted before the first batch was done: nothing is kept") from None

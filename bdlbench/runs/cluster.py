@@ -10,23 +10,26 @@ dask:FILE              a scheduler file, as `dask scheduler --scheduler-file FIL
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
+import pickle
 import queue
 import secrets
 import time
-from collections.abc import Iterator
-from concurrent.futures import Future
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, Future
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bdlbench.core.errors import BadInput
-from bdlbench.runs import remote
+from bdlbench.core.errors import BadInput, one_line
 from bdlbench.runs.batch import say
-from bdlbench.runs.executors import Assignment, Event, Pool, run_one
+from bdlbench.runs.executors import Event, Pool, Travel
 from bdlbench.runs.processes import interrupts_wait
-from bdlbench.runs.remote import Parcel, SentBack
+from bdlbench.runs.remote import this_worker
 
 if TYPE_CHECKING:
     import distributed
@@ -37,6 +40,9 @@ CONNECT_SECONDS = 20.0
 SECONDS_PER_TASK = 2.0
 """Small batches travel together until they take about this long: a task costs the scheduler some milliseconds."""
 
+STEPS_TOLD = 50
+"""Of how many steps a second all workers together tell, each at most of one: news costs the scheduler a millisecond."""
+
 
 class Unwanted(BaseException):
     """Ends a task that nobody waits for.
@@ -46,29 +52,40 @@ class Unwanted(BaseException):
 
 
 @contextmanager
-def on_cluster(where: str, results: Path, count: int, gpus: int) -> Iterator[Pool]:
+def on_cluster(
+    where: str, count: int, gpus: int, travelling: Callable[[], AbstractContextManager[Travel]]
+) -> Iterator[Pool]:
     """Yield a pool whose tasks run on a cluster; tasks that are not done at its end are cancelled.
 
     Args:
         where: As at the top of this file.
-        results: The folder of results. Workers that see it write there; others send back what is to be written.
         count: The number of workers of a cluster on this machine.
         gpus: How many of the resource "GPU" each task takes from its worker.
+        travelling: As in `executors.workers`.
 
     Raises:
         BadInput: There is no such scheduler, or `distributed` is not installed.
     """
     news: queue.SimpleQueue[Event | Future[Any]] = queue.SimpleQueue()
     topic = f"bdlbench-{secrets.token_hex(8)}"
-    with _client(where, count) as client, remote.sending(results) as sender:
-        executor = client.get_executor(pure=False, resources={"GPU": gpus} if gpus else None)
+    submitted: set[distributed.Future[Any]] = set()
+    with _client(where, count) as client, travelling() as travel:
+        from distributed.protocol.pickle import dumps as pickled  # by value what stands in a script
 
         def listen() -> None:
             client.subscribe_topic(topic, lambda event: news.put(Event(*event[1])))
 
-        def submit(task: Assignment) -> Future[Any]:
-            future: Future[Any] = executor.submit(_work, sender.pack(task.batches, task.settings), topic)
-            return future
+        def submit(task: Any) -> Future[Any]:
+            sent = Called(_work, (pickled((travel.run, travel.pack(task))), topic, tell_every))
+            needs = {"GPU": gpus} if gpus else None
+            key = f"batches-{secrets.token_hex(16)}"
+            far = client.submit(pickle.loads, pickled(sent), pure=False, resources=needs, key=key)
+            near: Future[Any] = Future()
+            near.add_done_callback(lambda near: far.cancel() if near.cancelled() and far.status == "pending" else None)
+            submitted.add(far)
+            assert client.loop is not None  # it runs
+            client.loop.add_callback(_settle, far, near, submitted, where)
+            return near
 
         def is_back() -> bool:
             deadline = time.monotonic() + CONNECT_SECONDS
@@ -81,17 +98,70 @@ def on_cluster(where: str, results: Path, count: int, gpus: int) -> Iterator[Poo
 
         listen()
         workers = client.scheduler_info(n_workers=-1)["workers"].values()
-        if not workers:
-            say(f"{where} has no worker yet: the run begins when there is one")
+        tell_every = max(1.0, len(workers) / STEPS_TOLD)
+        if lack := _lack(client, where, gpus):
+            say(lack)
         elif any(worker["nthreads"] > 1 for worker in workers):
             say(f"workers of {where} have several threads, of which batches use one: start them with --nthreads 1")
-        if gpus and not any(worker["resources"].get("GPU", 0) >= gpus for worker in workers):
-            say(f'no worker of {where} has the resource GPU: start them with --resources "GPU=1"')
         try:
-            size = (max(1, len(workers)), SECONDS_PER_TASK)
-            yield Pool(submit, news, lambda task, back: sender.unpack(task.batches, back), _how_lost, 1, is_back, *size)
+            size, lacks = max(1, len(workers)), partial(_lack, client, where, gpus)
+            yield Pool(submit, news, travel.unpack, _how_lost, 1, is_back, size, SECONDS_PER_TASK, lacks)
         finally:
-            executor.shutdown(wait=False)
+            client.cancel(list(submitted))
+
+
+def _lack(client: distributed.Client, where: str, gpus: int) -> str:
+    """Say what a cluster lacks without which no task can run; "" if nothing."""
+    if client.status != "running":
+        return f"the scheduler of {where} does not answer"
+    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    if not workers:
+        return f"{where} has no worker: the run goes on when there is one"
+    if gpus and not any(worker["resources"].get("GPU", 0) >= gpus for worker in workers):
+        return f'no worker of {where} has the resource GPU: start them with --resources "GPU=1"'
+    return ""
+
+
+@dataclass(frozen=True)
+class Called:
+    """A call that is made where it is unpickled.
+
+    Each scheduler and worker can read a task that Python's own `pickle.loads` is to unpickle. One that cannot read a
+    task, since it lacks this package or has another version of it, ends without a word.
+    """
+
+    function: Callable[..., Any]
+    given: tuple[Any, ...]
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        """Pickle as the call."""
+        return self.function, self.given
+
+
+async def _settle(
+    far: distributed.Future[Any], near: Future[Any], submitted: set[distributed.Future[Any]], where: str
+) -> None:
+    """Give a future of this process what becomes of one of the cluster.
+
+    Dask's own executor does so too, but leaves its future undone where the scheduler goes while a result is on its way.
+    """
+    result: Any = None
+    raised: BaseException | None = None
+    try:
+        result = await far
+    except (CancelledError, asyncio.CancelledError, Exception) as error:
+        if isinstance(error, ImportError) or (isinstance(error, AttributeError) and _work.__name__ in str(error)):
+            raised = BadInput(f"a worker of {where} lacks this package: {error}; install the same there")
+        elif far.status == "error" or not isinstance(error, CancelledError | asyncio.CancelledError | OSError):
+            raised = error
+        else:  # OSError: the link broke under the result
+            near.cancel()
+    if near.set_running_or_notify_cancel():  # nobody has cancelled it
+        if raised is None:
+            near.set_result(result)
+        else:
+            near.set_exception(raised)
+    submitted.discard(far)
 
 
 @contextmanager
@@ -144,20 +214,34 @@ def _how_lost(error: BaseException) -> str:
     return f"{error.allowed_failures + 1} workers were lost while they ran it, the last at {error.last_worker.address}"
 
 
-def _work(parcel: Parcel, topic: str) -> SentBack:
-    """Run a parcel in a worker of the cluster. It is given up when nobody waits for it any more."""
+def _work(task: bytes, topic: str, tell_every: float) -> Any:
+    """Run a task in a worker of the cluster, and tell of a step now and then.
+
+    It is given up when nobody waits for it any more.
+    """
     import distributed
 
+    try:
+        run, packed = pickle.loads(task)  # nosec B301 # from the run that has just called this by the scheduler
+    except Exception as error:
+        raise BadInput(
+            f"{this_worker()} has another version of bdlbench: {one_line(error)}; install the same"
+        ) from None
     worker = distributed.get_worker()
-    key, due = worker.get_current_task(), 0.0
+    key, looked, told = worker.get_current_task(), 0.0, 0.0
 
     def report(event: Event) -> None:
-        nonlocal due
-        if time.monotonic() > due:
+        nonlocal looked, told
+        now = time.monotonic()
+        if now > looked + 1.0:
             state = worker.state.tasks.get(key)
             if state is None or state.state == "cancelled":
                 raise Unwanted
-            due = time.monotonic() + 1.0
+            looked = now
+        if event.kind in ("step", "predict"):
+            if now < told + tell_every:
+                return
+            told = now
         worker.log_event(topic, tuple(event))
 
-    return remote.run(parcel, lambda index, batch, settings: run_one(index, batch, settings, report))
+    return run(packed, report)

@@ -9,9 +9,10 @@ from __future__ import annotations
 import queue
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from bdlbench import catalog
@@ -28,6 +29,9 @@ PREDICTED = 1000
 
 LISTEN_EVERY = 0.1
 """Seconds between reports of steps."""
+
+QUIET = 30.0
+"""Seconds without news after which a run looks whether there is anybody who could do its tasks."""
 
 
 class Event(NamedTuple):
@@ -76,28 +80,57 @@ class Assignment:
 
 
 @dataclass(frozen=True)
+class Travel:
+    """How tasks of one kind go to workers that may be elsewhere.
+
+    Attributes:
+        pack: Makes of a task what is sent: it holds all that the worker may lack.
+        run: In a worker, runs what was sent, and reports its events. It is found there by its name.
+        unpack: Makes, of a task and of what `run` returned, what the task was to return.
+    """
+
+    pack: Callable[[Any], Any]
+    run: Callable[[Any, Report], Any]
+    unpack: Callable[[Any, Any], Any] = lambda task, returned: returned
+
+
+@dataclass(frozen=True)
 class Pool:
-    """Workers, as `execute` needs them.
+    """Workers, as `execute` and `search.perform` need them.
 
     Attributes:
         submit: Submits a task to an executor.
         news: Receives the events of tasks, and each future when it is done.
-        outcomes: Makes the outcomes, by the batches' indices, of a task and of what its future returned.
+        outcomes: Makes, of a task and of what its future returned, what the task was to return: of an `Assignment` the
+            outcomes by the batches' indices.
         how_lost: Says how a worker was lost whose future has raised this error; "" for any other error.
         tries: How often a batch is begun before its workers' losses make it a failure.
         is_back: Called where the executor has cancelled tasks by itself: waits for it, and tells whether it is back.
         count: How many tasks may run at a time, as far as that is known.
         seconds_per_task: Batches of less travel together, until they take about that long; 0 for each alone.
+        lacks: Says what tasks wait for that there is not, such as a worker; "" if there is nothing.
     """
 
-    submit: Callable[[Assignment], Future[Any]]
+    submit: Callable[[Any], Future[Any]]
     news: queue.SimpleQueue[Event | Future[Any]]
-    outcomes: Callable[[Assignment, Any], dict[int, Outcome]]
+    outcomes: Callable[[Any, Any], Any]
     how_lost: Callable[[BaseException], str]
     tries: int = TRIES
     is_back: Callable[[], bool] = lambda: False
     count: int = 1
     seconds_per_task: float = 0.0
+    lacks: Callable[[], str] = lambda: ""
+
+    def heard(self) -> Event | Future[Any]:
+        """Wait for the next news; where none comes for a while, say once what there is to wait for."""
+        said = ""
+        while True:
+            try:
+                return self.news.get(timeout=QUIET)
+            except queue.Empty:
+                if (lack := self.lacks()) and lack != said:
+                    say(lack)
+                said = lack
 
 
 def execute(
@@ -139,7 +172,8 @@ def execute(
         return _written(batches, outcomes, settings)
     if not batches:
         return []
-    with _pool(executor, min(jobs, len(batches)), settings, batches[0].cells[0].device) as pool:
+    device, count = batches[0].cells[0].device, min(jobs, len(batches))
+    with workers(executor, count, device, _run_assignment, lambda: _travelling(settings.results)) as pool:
         outcomes = _Run(batches, settings, pool, report).finish(seconds or [1.0] * len(batches))
     return _written(batches, outcomes, settings)
 
@@ -172,26 +206,52 @@ def refuse_unknown(executor: str | Executor) -> None:
 
 
 @contextmanager
-def _pool(executor: str | Executor, count: int, settings: Settings, device: str) -> Iterator[Pool]:
-    """Yield the pool of an executor; an error within the block ends its tasks, as far as it can."""
+def workers(
+    executor: str | Executor,
+    count: int,
+    device: str,
+    run: Callable[[Any, Report], Any],
+    travelling: Callable[[], AbstractContextManager[Travel]],
+) -> Iterator[Pool]:
+    """Yield the pool of an executor; an error within the block ends its tasks, as far as it can.
+
+    Args:
+        executor: As in `execute`.
+        count: How many workers it has, where they are made for it.
+        device: Where tasks compute.
+        run: Runs a task in a process of this machine, which has what this one has. It is found there by its name.
+        travelling: Makes what other workers need.
+
+    Raises:
+        BadInput: There is no such executor.
+    """
     news: queue.SimpleQueue[Event | Future[Any]] = queue.SimpleQueue()
-    if isinstance(executor, str) and executor:
+    if not executor:
+        with in_processes(count, news.put) as here:
+            yield Pool(
+                partial(here.submit, _run_in_worker, run), news, lambda task, found: found, _how_lost, count=count
+            )
+    elif isinstance(executor, str):
         from bdlbench.runs import cluster
 
-        with cluster.on_cluster(executor, settings.results, count, int(device.startswith("cuda"))) as pool:
+        with cluster.on_cluster(executor, count, int(device.startswith("cuda")), travelling) as pool:
             yield pool
-    elif isinstance(executor, str):
-        with in_processes(count, news.put) as workers:
-            submit = partial(workers.submit, _run_in_worker)
-            yield Pool(submit, news, lambda task, found: found, _how_lost, count=count)
     else:
-        with remote.sending(settings.results) as sender:
+        with travelling() as travel:
             yield Pool(
-                lambda task: executor.submit(_run_anywhere, sender.pack(task.batches, task.settings)),
-                news,
-                lambda task, back: sender.unpack(task.batches, back),
-                _how_lost,
+                lambda task: executor.submit(travel.run, travel.pack(task), only_notes), news, travel.unpack, _how_lost
             )
+
+
+@contextmanager
+def _travelling(results: Path) -> Iterator[Travel]:
+    """Yield how assignments go to workers that may not see the folder of results."""
+    with remote.sending(results) as sender:
+        yield Travel(
+            lambda task: sender.pack(task.batches, task.settings),
+            _run_parcel,
+            lambda task, back: sender.unpack(task.batches, back),
+        )
 
 
 def _how_lost(error: BaseException) -> str:
@@ -214,7 +274,7 @@ class _Run:
         for pack in _packs(self.batches, seconds, self.pool):
             self.give(pack)
         while self.running:
-            heard = self.pool.news.get()
+            heard = self.pool.heard()
             if isinstance(heard, Event):
                 self.hear(heard)
             else:
@@ -237,13 +297,17 @@ class _Run:
         future.add_done_callback(self.pool.news.put)
 
     def hear(self, event: Event) -> None:
-        """Report the event of a batch: its start once, and nothing after its end."""
-        if event.batch in self.outcomes or (event.kind == "start" and event.batch in self.begun):
+        """Report the event of a batch: its start once and before its steps, and nothing after its end."""
+        known = event.batch in self.begun
+        if event.batch in self.outcomes or (event.kind == "start" and known):
             return
-        self.begun.update({event.batch} if event.kind == "start" else ())
+        if event.kind != "note" and not known:
+            self.begun.add(event.batch)
+            if event.kind != "start":  # its start was said while the scheduler was away
+                self.report(Event(event.batch, event.title, "start"))
         self.report(event)
 
-    def tell(self, i: int, kind: Literal["start", "note", "end"], text: str = "") -> None:
+    def tell(self, i: int, kind: Literal["note", "end"], text: str = "") -> None:
         """Report an event of this process's own."""
         self.hear(Event(i, self.batches[i].cells[0].title, kind, text=text))
 
@@ -265,7 +329,6 @@ class _Run:
                 raise
             found = {i: failed for i in task.batches if (failed := self.again(i, how, len(task.batches) > 1))}
         for i, outcome in found.items():
-            self.tell(i, "start")
             for event in _last_events(i, self.batches[i], outcome):
                 self.hear(event)
             self.outcomes[i] = outcome
@@ -346,7 +409,7 @@ def run_one(index: int, batch: Batch, settings: Settings, report: Report) -> Out
 def in_processes(count: int, hear: Callable[[Any], None] = lambda news: None) -> Iterator[Processes]:
     """Yield worker processes with the plugins of this catalog; an error within the block ends them at once.
 
-    A function that is submitted to them begins with `refuse_unready`. `hear` is called with what it tells.
+    `hear` is called with what they tell.
     """
     workers = Processes(count, _load, (catalog.added_plugins(), catalog.added_modules()), hear)
     try:
@@ -358,7 +421,7 @@ def in_processes(count: int, hear: Callable[[Any], None] = lambda news: None) ->
 
 
 _refused: BadInput | None = None
-"""Why this worker could not load its plugins; set once, before its first task."""
+"""Why this worker could not load its plugins; set once, before its first task, which raises it."""
 
 
 def _load(plugins: Sequence[catalog.Plugin], modules: Sequence[str]) -> None:
@@ -373,20 +436,18 @@ def _load(plugins: Sequence[catalog.Plugin], modules: Sequence[str]) -> None:
         _refused = error
 
 
-def refuse_unready() -> None:
-    """Raise the BadInput for which this worker could not load its plugins, if there is one; a task begins with it."""
+def _run_in_worker(run: Callable[[Any, Report], Any], task: Any) -> Any:
     if _refused is not None:
         raise _refused
+    return run(task, processes.tell)
 
 
-def _run_in_worker(task: Assignment) -> dict[int, Outcome]:
-    refuse_unready()
-    return {i: run_one(i, batch, task.settings, processes.tell) for i, batch in task.batches.items()}
+def _run_assignment(task: Assignment, report: Report) -> dict[int, Outcome]:
+    return {i: run_one(i, batch, task.settings, report) for i, batch in task.batches.items()}
 
 
-# Executors of somebody else
+# Workers elsewhere
 
 
-def _run_anywhere(parcel: Parcel) -> SentBack:
-    """Run a parcel where nobody listens to events; notes go to the worker's own stderr."""
-    return remote.run(parcel, lambda index, batch, settings: run_one(index, batch, settings, only_notes))
+def _run_parcel(parcel: Parcel, report: Report) -> SentBack:
+    return remote.run(parcel, lambda index, batch, settings: run_one(index, batch, settings, report))

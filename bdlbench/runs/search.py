@@ -11,12 +11,13 @@ from __future__ import annotations
 import csv
 import io
 import math
+import queue
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,15 +26,16 @@ import torch
 from bdlbench import catalog
 from bdlbench.core import files, torch_state
 from bdlbench.core.clock import now
-from bdlbench.core.errors import BadInput, BenchError, Diverged, one_line
+from bdlbench.core.errors import INCOMPLETE, BadInput, BenchError, Diverged, one_line
 from bdlbench.core.options import searched, spell
 from bdlbench.core.spec import Cell
 from bdlbench.data import task
 from bdlbench.data.task import Data
-from bdlbench.runs import executors, loading, provenance, suites
+from bdlbench.runs import executors, loading, provenance, remote, suites
 from bdlbench.runs.batch import say
 from bdlbench.runs.choosing import scores_on_held_out
-from bdlbench.runs.processes import WorkerLost
+from bdlbench.runs.executors import Event, Pool, Report, Travel
+from bdlbench.runs.remote import Sending
 from bdlbench.training.loop import Session
 
 MOST_RUNGS = 4
@@ -44,6 +46,12 @@ SILENCE = 60.0
 
 SIGNIFICANT = 3
 """Significant digits of a drawn option, so that a suite can repeat it."""
+
+
+class Unfinished(BenchError):
+    """A search ends before all is trained, and the same command goes on from there."""
+
+    exit_code = INCOMPLETE
 
 
 @dataclass(frozen=True)
@@ -356,6 +364,7 @@ def perform(
     jobs: int = 1,
     fresh: bool = False,
     report: Callable[[TrialBatch, float, float], None] = lambda batch, seconds, left: None,
+    executor: str | Executor = "",
 ) -> list[ScoredTrial]:
     """Train what the file lacks of a search, and write it after each batch.
 
@@ -365,43 +374,62 @@ def perform(
         jobs: Worker processes.
         fresh: Whether what the file holds of these methods is trained again.
         report: report(batch, seconds, left) hears of each batch, with the seconds that are probably left.
+        executor: Trains instead, as in `executors.execute`.
 
     Returns:
         All rows of the file.
 
     Raises:
-        BadInput: The file holds rows of another search, or cannot be read or written.
-        BenchError: The worker process of one batch was killed each time that it was tried.
+        BadInput: The file holds rows of another search, or cannot be read or written; or there is no such executor.
+        Unfinished: The worker of one batch was lost each time that it was tried, or the scheduler of a cluster was.
     """
     files.refuse_unwritable(file.parent, "--results")
     rows = _kept(search, read(file) if file.exists() else [], file, fresh)
     began, done = now(), 0
     running: dict[Future[list[ScoredTrial]], TrialBatch] = {}
     lost: Counter[str] = Counter()
-    with _workers(jobs) as submit:
+    most = math.inf if executor else jobs  # a cluster keeps what is due until a worker is free
+    again = "the same command goes on from here"
+    hear = _said_now_and_then()
+    with _pool(search, jobs, executor, hear) as pool:
         while True:
             for batch in [one for contender in search.contenders for one in due(search.protocol, contender, rows)]:
-                if len(running) < jobs and batch not in running.values():
-                    running[submit(train, search.protocol, batch)] = batch
+                if len(running) < most and batch not in running.values():
+                    try:
+                        future = pool.submit(TrialTask(search.protocol, batch))
+                    except (BrokenExecutor, CancelledError, RuntimeError, OSError) as error:
+                        raise Unfinished(f"workers take no more batches: {one_line(error)}; {again}") from None
+                    running[future] = batch
+                    future.add_done_callback(pool.news.put)
             if not running:
                 return rows
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                batch = running.pop(future)
-                try:
-                    found = future.result()
-                except WorkerLost as error:  # still due, it is given again
-                    said = headline(search.protocol, batch)
-                    lost[said] += 1
-                    if lost[said] == executors.TRIES:
-                        again = "the same command goes on from here, with fewer --jobs if memory ran out"
-                        raise BenchError(f"{said}: {error}, {executors.TRIES} times; {again}") from None
-                    say(f"{said}: {error}; it is trained again")
-                    continue
-                rows = _sorted(search, [*rows, *found])
-                files.write_atomic(file, written(rows).encode())
-                done += batch.work
-                left = sum(_left(search.protocol, contender, rows) for contender in search.contenders)
-                report(batch, found[0].seconds, (now() - began) * left / done)
+            heard = pool.heard()
+            if isinstance(heard, Event):
+                hear(heard)
+                continue
+            batch = running.pop(heard)
+            said = headline(search.protocol, batch)
+            try:
+                found = heard.result()
+            except CancelledError:
+                if not pool.is_back():
+                    raise Unfinished(f"{said}: the scheduler was lost; {again}") from None
+                continue  # still due, it is given again
+            except Exception as error:
+                if not (how := pool.how_lost(error)):
+                    raise
+                lost[said] += 1
+                if lost[said] >= pool.tries:
+                    times = f", {lost[said]} times" if lost[said] > 1 else ""
+                    fewer = ", with fewer --jobs if memory ran out" if jobs > 1 and not executor else ""
+                    raise Unfinished(f"{said}: {how}{times}; {again}{fewer}") from None
+                say(f"{said}: {how}; it is trained again")
+                continue
+            rows = _sorted(search, [*rows, *found])
+            files.write_atomic(file, written(rows).encode())
+            done += batch.work
+            left = sum(_left(search.protocol, contender, rows) for contender in search.contenders)
+            report(batch, found[0].seconds, (now() - began) * left / done)
 
 
 def due(protocol: SearchProtocol, contender: MethodSearch, rows: Sequence[ScoredTrial]) -> list[TrialBatch]:
@@ -428,25 +456,24 @@ def survivors(
     return tuple(sorted(sorted(means, key=lambda trial: (means[trial], trial))[: protocol.rungs[rung][0]]))
 
 
-def train(protocol: SearchProtocol, batch: TrialBatch) -> list[ScoredTrial]:
+def train(protocol: SearchProtocol, batch: TrialBatch, report: Report = executors.only_notes) -> list[ScoredTrial]:
     """Train the trials of a batch on the rows that are not held out, and score them on those that are.
 
     Trials that cannot be rows of one batch are trained one after the other. A trial whose numbers are not finite, or
-    whose loss diverges, has an infinite NLL.
+    whose loss diverges, has an infinite NLL. `report` hears of steps.
     """
-    executors.refuse_unready()
     first, began, groups = batch.cells[0], now(), dict[Any, list[int]]()
     for i, cell in enumerate(batch.cells):
         alone = i if catalog.is_row_by_row(cell.method) else None
         groups.setdefault((catalog.batch_key("methods", cell.method), alone), []).append(i)
     scores = torch.full((len(batch.cells),), -torch.inf, dtype=torch.float64)
-    said = now()
+    title, due_at = headline(protocol, batch), 0.0
 
     def listen(done: int, total: int) -> None:
-        nonlocal said
-        if now() - said > SILENCE:
-            said = now()
-            say(f"{headline(protocol, batch)}: {100 * done // total} % of its training")
+        nonlocal due_at
+        if now() >= due_at:
+            report(Event(0, title, "step", done, total))
+            due_at = now() + executors.LISTEN_EVERY
 
     with torch_state.kept():
         torch.set_num_threads(first.threads)
@@ -506,20 +533,76 @@ def _left(protocol: SearchProtocol, contender: MethodSearch, rows: Sequence[Scor
     return whole - sum(row.epochs for row in rows if row.place == contender.place)
 
 
-@contextmanager
-def _workers(jobs: int) -> Iterator[Callable[..., Future[list[ScoredTrial]]]]:
-    """Yield what submits a batch: to worker processes, or to this one, where it runs at once."""
-    if jobs > 1:
-        with executors.in_processes(jobs) as workers:
-            yield workers.submit
-        return
+# Who trains
 
-    def at_once(function: Callable[..., list[ScoredTrial]], *args: Any) -> Future[list[ScoredTrial]]:
+
+@dataclass(frozen=True)
+class TrialTask:
+    """A batch of trials as a task.
+
+    Attributes:
+        protocol: The search's.
+        batch: The batch.
+        origin: The process that it comes from, if that may be another one.
+        code: Hashes there of the code that the trials depend on, by the cell of one.
+    """
+
+    protocol: SearchProtocol
+    batch: TrialBatch
+    origin: Sending | None = None
+    code: Mapping[Cell, provenance.Code] = field(default_factory=dict)
+
+
+@contextmanager
+def _pool(search: Search, jobs: int, executor: str | Executor, hear: Report) -> Iterator[Pool]:
+    """Yield who trains batches: an executor, worker processes, or this process, at once."""
+    firsts = [contender.cells[0][0] for contender in search.contenders]  # its other cells differ in numbers alone
+
+    @contextmanager
+    def travelling() -> Iterator[Travel]:
+        code = provenance.code_of_cells(firsts)
+        origin = Sending(remote.AddedEntries.here())
+
+        def pack(task: TrialTask) -> TrialTask:
+            first = task.batch.contender.cells[0][0]
+            return replace(task, origin=origin, code={first: code[first.key]})
+
+        yield Travel(pack, _train_elsewhere)
+
+    def at_once(task: TrialTask) -> Future[list[ScoredTrial]]:
         future: Future[list[ScoredTrial]] = Future()
-        future.set_result(function(*args))
+        future.set_result(_train(task, hear))
         return future
 
-    yield at_once
+    if executor or jobs > 1:
+        with executors.workers(executor, jobs, firsts[0].device, _train, travelling) as pool:
+            yield pool
+    else:
+        yield Pool(at_once, queue.SimpleQueue(), lambda task, found: found, lambda error: "")
+
+
+def _train(task: TrialTask, report: Report) -> list[ScoredTrial]:
+    return train(task.protocol, task.batch, report)
+
+
+def _train_elsewhere(task: TrialTask, report: Report) -> list[ScoredTrial]:
+    assert task.origin is not None
+    with remote.equipped(task.origin, task.code):
+        return _train(task, report)
+
+
+def _said_now_and_then() -> Report:
+    """Return what hears steps, and says of each batch how far it is, once in SILENCE seconds."""
+    said: dict[str, float] = {}
+
+    def hear(event: Event) -> None:
+        if event.kind == "note":
+            say(event.text)
+        elif now() - said.setdefault(event.title, now()) > SILENCE:
+            said[event.title] = now()
+            say(f"{event.title}: {100 * event.done // event.total} % of its training")
+
+    return hear
 
 
 # The table

@@ -125,7 +125,7 @@ def test_cells_that_train_together_count_their_time_once(tmp_path: Path) -> None
         "utf-8",
     )
     claim = registry.load(str(file))["mine"]
-    found = _study("mine", claim, False, tmp_path / "r", (1, "cpu"), False)
+    found = _study("mine", claim, False, tmp_path / "r", (1, "", "cpu"), False)
     records = read(tmp_path / "r")
     assert len(records) == 2
     assert records[0].batch_rows == 6

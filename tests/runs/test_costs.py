@@ -102,3 +102,24 @@ def test_a_folders_own_records_count_first(capsys: Any, tmp_path: Path) -> None:
     assert cli.main([*asked, "--jobs", "200"]) == 0
     out = capsys.readouterr().out
     assert "worker-hours" in out and "GiB for each worker" in out and "nine of ten within" in out
+
+
+@pytest.mark.slow
+def test_a_plan_says_what_it_costs(monkeypatch: pytest.MonkeyPatch, capsys: Any, tmp_path: Path, refused: Any) -> None:
+    """Four hours on two workers, of which one is idle for two: three worker-hours are work, four are paid."""
+    asked = ["run", "--device=cpu", f"--results={tmp_path}", "--method=mle", "--method=map", "--jobs=2"]
+    asked += ["--model=logistic", "--dataset=wine", "--seeds=1"]
+    told = Forecast((7200.0, 3600.0), 2, 2.0**30)
+    monkeypatch.setattr(costs, "forecast", lambda batches, existing: told)
+    assert cli.main([*asked, "--dry-run", "--price-per-hour=0.40"]) == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("cost"))
+    assert "1.20" in line and "1.60" in line and "0.4" in line
+    assert cli.main([*asked, "--dry-run"]) == 0
+    assert "cost:" not in capsys.readouterr().out
+    monkeypatch.setattr(costs, "forecast", lambda batches, existing: Forecast((7200.0 * 1234,), 1, 2.0**30))
+    assert cli.main([*asked, "--dry-run", "--price-per-hour=2"]) == 0
+    out = capsys.readouterr().out
+    assert "2,468 worker-hours" in out and "4,936.00" in out and "e+" not in out
+    refused.command([*asked, "--price-per-hour=1"], "--price-per-hour", "--dry-run")
+    for wrong in ("-1", "nan", "inf", "cheap"):
+        refused.command([*asked, "--dry-run", f"--price-per-hour={wrong}"], "--price-per-hour")

@@ -5,10 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import queue
+import sys
 import textwrap
+import types
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, Executor, Future
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +113,100 @@ def test_plugins_travel_by_content_to_a_process_that_has_no_such_file(
         assert records.read(tmp_path / "other")[0].environment.code == code
 
 
+BESIDE = """
+from {beside} import WORDS
+
+
+class Own:
+    summary, unit, better = WORDS, "fraction", "lower"
+
+    def __call__(self, evaluation):
+        return {{"": evaluation.y.double().mean(1)}}
+
+
+metrics = {{"own": Own()}}
+"""
+
+
+def entries_of(folder: Path, monkeypatch: pytest.MonkeyPatch, beside: str, words: str) -> remote.AddedEntries:
+    """What travels of a plugin that imports a file beside it, as from the folder in which a program was started."""
+    folder.mkdir()
+    (folder / f"{beside}.py").write_text(f"WORDS = {words!r}\n")
+    (folder / "mine.py").write_text(BESIDE.format(beside=beside))
+    catalog.forget_added()
+    with monkeypatch.context() as here:
+        here.syspath_prepend(str(folder))
+        sys.modules.pop(beside, None)
+        catalog.add_plugin(folder / "mine.py")
+        entries = remote.AddedEntries.here()
+        sys.modules.pop(beside)
+    catalog.forget_added()
+    return entries
+
+
+def adopted(tmp_path: Path, entries: remote.AddedEntries) -> None:
+    """As a worker that has taken a task of another process with these entries."""
+    remote.run(remote.Parcel({}, Settings(tmp_path), elsewhere(entries), ("", ""), {}), nobody)
+
+
+def test_a_worker_that_outlives_a_run_takes_the_file_beside_a_plugin_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its hash would be that of the new file, and its numbers those of the old one."""
+    for words in ("one", "another"):
+        adopted(tmp_path, entries_of(tmp_path / words, monkeypatch, "beside_entries", words))
+        assert catalog.summary("metrics", "own") == words
+        (folder,) = remote._folders
+        assert folder.is_dir() and str(folder) in sys.path
+    adopted(tmp_path, remote.AddedEntries())
+    assert not folder.exists() and str(folder) not in sys.path and "beside_entries" not in sys.modules
+
+
+def test_a_file_whose_name_is_taken_in_a_worker_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Any
+) -> None:
+    """The worker has imported another module of that name, and would compute with it."""
+    entries = entries_of(tmp_path / "entries", monkeypatch, "taken_there", "ours")
+    other = types.ModuleType("taken_there")
+    other.WORDS = "theirs"  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "taken_there", other)
+    with refused("worker", "taken_there.py", "mine.py"):
+        adopted(tmp_path, entries)
+    monkeypatch.delitem(sys.modules, "taken_there")
+    adopted(tmp_path, entries)  # what was refused is not taken for held
+
+
+def test_a_plugin_that_is_a_link_travels_by_its_own_name(tmp_path: Path) -> None:
+    (tmp_path / "version_2.py").write_text(METRIC)
+    (link := tmp_path / "ours.py").symlink_to(tmp_path / "version_2.py")
+    catalog.add_plugin(link)
+    adopted(tmp_path, remote.AddedEntries.here())
+    assert "own" in catalog.names("metrics") and catalog.plugin_files(["own"])[0].name == "ours.py"
+
+
+def test_a_worker_whose_own_disk_is_full_costs_its_batches_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(**given: Any) -> Any:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(remote.tempfile, "TemporaryDirectory", full)
+    parcel = remote.Parcel({0: a_batch(), 4: a_batch()}, Settings(tmp_path), elsewhere(), ("", ""), {})
+    back = remote.run(parcel, nobody)
+    found = remote.Sender(tmp_path, parcel.origin, ("", "")).unpack(parcel.batches, back)
+    assert list(found) == [0, 4]
+    assert all("mle" in one.unwritten and os.strerror(errno.ENOSPC) in one.unwritten for one in found.values())
+
+
+def test_a_checkpoint_that_another_run_removes_meanwhile_does_not_travel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch, gone_file = a_batch(), tmp_path / "gone.1.safetensors"
+    monkeypatch.setattr(remote.Sender, "_checkpoints", lambda self, batch: [gone_file])
+    parcel = remote.Sender(tmp_path, elsewhere(), ("", "")).pack({0: batch}, Settings(tmp_path))
+    assert parcel.checkpoints == {}
+
+
 def gone(entries: remote.AddedEntries, folder: Path) -> remote.AddedEntries:
     """The entries, whose files are no longer where they were."""
     folder.rename(folder.with_name("elsewhere"))
@@ -122,6 +219,11 @@ def a_batch() -> Batch:
     return batch
 
 
+def elsewhere(entries: remote.AddedEntries | None = None) -> remote.Sending:
+    """Another process that has these entries."""
+    return remote.Sending(entries or remote.AddedEntries(), "another")
+
+
 def nobody(*arguments: Any) -> Outcome:
     raise AssertionError("it is not run")
 
@@ -129,15 +231,15 @@ def nobody(*arguments: Any) -> Outcome:
 def test_a_worker_of_other_code_is_refused(tmp_path: Path, refused: Any) -> None:
     batch = a_batch()
     code = {batch.cells[0].key: {"bdlbench": "0" * 64}}
-    parcel = remote.Parcel({0: batch}, Settings(tmp_path, code=code), remote.AddedEntries(), ("", ""), {}, "another")
+    parcel = remote.Parcel({0: batch}, Settings(tmp_path, code=code), elsewhere(), ("", ""), {})
     with refused("worker", "bdlbench"):
         remote.run(parcel, nobody)
 
 
 def test_a_plugin_that_is_not_what_it_was_is_refused(tmp_path: Path, refused: Any) -> None:
-    source = remote.EntryFile("mine.py", {"mine.py": b"methods = {}"}, "0" * 64, (), True)
+    source = remote.EntryFile("mine.py", {"mine.py": b"methods = {}"}, "0" * 64, (), True, {})
     entries = remote.AddedEntries((source,))
-    parcel = remote.Parcel({0: a_batch()}, Settings(tmp_path), entries, ("", ""), {}, "another")
+    parcel = remote.Parcel({0: a_batch()}, Settings(tmp_path), elsewhere(entries), ("", ""), {})
     with refused("worker", "mine.py"):
         remote.run(parcel, nobody)
     (file := tmp_path / "ours.py").write_text(METRIC)
@@ -162,10 +264,10 @@ metrics = {"own": Own()}
 def test_a_worker_that_outlives_a_run_forgets_its_plugins(tmp_path: Path) -> None:
     (file := tmp_path / "ours.py").write_text(METRIC)
     catalog.add_plugin(file)
-    parcel = remote.Parcel({}, Settings(tmp_path), remote.AddedEntries.here(), ("", ""), {}, "another")
+    parcel = remote.Parcel({}, Settings(tmp_path), elsewhere(remote.AddedEntries.here()), ("", ""), {})
     remote.run(parcel, nobody)
     assert "own" in catalog.names("metrics")
-    remote.run(remote.Parcel({}, Settings(tmp_path), remote.AddedEntries(), ("", ""), {}, "another"), nobody)
+    remote.run(remote.Parcel({}, Settings(tmp_path), elsewhere(), ("", ""), {}), nobody)
     assert "own" not in catalog.names("metrics")
 
 
@@ -184,7 +286,7 @@ def test_an_unfinished_fit_travels_and_what_is_done_is_removed(tmp_path: Path) -
             held.unlink()
         return Outcome([])
 
-    sender = remote.Sender(tmp_path, remote.AddedEntries(), ("", ""))
+    sender = remote.Sender(tmp_path, remote.Sending(remote.AddedEntries()), ("", ""))
     for kept in (True, False):
         parcel = sender.pack({0: batch}, Settings(tmp_path))
         assert sender.unpack({0: batch}, remote.run(parcel, run_one)) == {0: Outcome([])}
@@ -214,7 +316,7 @@ def going(news: Any, back: list[bool]) -> Iterator[Pool]:
 def test_where_the_scheduler_is_lost_the_run_is_incomplete(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, back: list[bool]
 ) -> None:
-    monkeypatch.setattr(executors, "_pool", lambda *given: going(queue.SimpleQueue(), back))
+    monkeypatch.setattr(executors, "workers", lambda *given: going(queue.SimpleQueue(), back))
     words = ["run", "--method=mle", "--method=map", "--model=logistic", "--dataset=wine", "--seeds=2", "--samples=2"]
     assert cli.main([*words, "--device=cpu", "--executor=dask", f"--results={tmp_path}"]) == 4
     err = capsys.readouterr().err
@@ -260,8 +362,34 @@ def test_a_full_disk_of_a_worker_is_not_that_of_the_results(tmp_path: Path, monk
     def full(path: Path, given: bytes) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
-    sender = remote.Sender(tmp_path, remote.AddedEntries(), ("", ""))
+    sender = remote.Sender(tmp_path, elsewhere(), ("", ""))
     (batch,) = batches(suites.build_spec(suites.read_suite("smoke"), suites.Overrides(seeds="1")), [])[:1]
     monkeypatch.setattr(files, "write_atomic", full)
     back = remote.SentBack({0: Outcome([])}, {"a.json": b"{}"}, False)
     assert sender.unpack({0: batch}, back)[0].refused == os.strerror(errno.ENOSPC)
+
+
+def test_a_search_goes_to_another_process_with_its_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same trials as here, of a plugin that the worker has not."""
+    folder = tmp_path / "entries"
+    folder.mkdir()
+    (folder / "beside_search.py").write_text("EPOCHS = 3\n")
+    (folder / "mine.py").write_text(textwrap.dedent(PLUGIN.format(beside="beside_search")))
+    (suite := tmp_path / "suite.toml").write_text(SUITE)
+    asked: dict[str, Any] = {"budget": 2, "trials": 2, "replicates": 2, "device": "cpu", "plugin": folder / "mine.py"}
+    plain = api.tune(suite, **asked, results=tmp_path / "plain")
+    with Processes(1, os.chdir, (str(tmp_path),), print) as workers:
+        sender = remote.AddedEntries.here
+        monkeypatch.setattr(remote.AddedEntries, "here", lambda: gone(sender(), folder))
+        other = api.tune(suite, **asked, results=tmp_path / "other", executor=workers)
+    assert len(plain.trials) == 6
+    assert [replace(row, seconds=0) for row in other.trials] == [replace(row, seconds=0) for row in plain.trials]
+
+
+SUITE = """
+samples = 2
+[[grid]]
+methods = ["mine"]
+models = ["logistic"]
+datasets = ["wine"]
+"""

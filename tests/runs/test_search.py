@@ -187,7 +187,7 @@ def test_a_search_resumes_and_loses_at_most_a_batch(
     trained: list[search.TrialBatch] = []
     train = search.train
 
-    def counted(protocol: search.SearchProtocol, batch: search.TrialBatch) -> list[search.ScoredTrial]:
+    def counted(protocol: search.SearchProtocol, batch: search.TrialBatch, report: Any) -> list[search.ScoredTrial]:
         if len(trained) == 5:
             raise KeyboardInterrupt
         trained.append(batch)
@@ -494,6 +494,7 @@ def test_what_python_is_given_has_a_frame_and_options_for_a_run(suite: Path, dat
         ({"keep": 3}, ["keep", "3"]),
         ({"budgets": 3}, ["argument", "tune", "budgets", "budget"]),
         ({"jobs": 1.5}, ["--jobs 1.5", "whole"]),
+        ({"executor": 3}, ["--executor 3"]),
         ({"suite": "quik"}, ["suite", "quik", "quick"]),
     ],
 )
