@@ -67,6 +67,17 @@ def one_line(error: BaseException) -> str:
     return words if len(words) <= LONGEST_REASON else f"{words[:LONGEST_REASON]} …"
 
 
+LONGEST_LIST = 1000
+"""How many characters of a list of names an error has: a table may have thousands of columns."""
+
+
+def named(names: Iterable[str]) -> str:
+    """Return names for an error: each cut where it is long, as many as one line has room for, and how many there are."""
+    cut = [name if len(name) <= LONGEST else f"{name[:LONGEST]}…" for name in names]
+    text = ", ".join(cut)
+    return text if len(text) <= LONGEST_LIST else f"{text[:LONGEST_LIST]} … ({len(cut)} in all)"
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> BadInput:
     """Return the error for a name that does not exist, with the nearest name that does.
 
@@ -82,5 +93,5 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> BadInput:
     text = str(name)  # in Python a caller may have given anything
     name = name if len(text) <= LONGEST else f"{text[:LONGEST]}…"
     near = get_close_matches(str(name), names, n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names) or 'none'}"
+    hint = f"did you mean {named(near)!r}?" if near else f"known: {named(names) or 'none'}"
     return BadInput(f"unknown {kind} {name!r}: {hint}")

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bdlbench.core.errors import BadInput, unknown
+from bdlbench.core.errors import BadInput, named, unknown
 from bdlbench.core.foreign import shown
 from bdlbench.core.options import FileKind, option, short
 from bdlbench.data import arrays, given, tables
@@ -251,7 +251,7 @@ def _images(kind: str, path: Path, task: Task, raw: RawInputs, wants_targets: bo
 def _array(found: Mapping[str, NDArray[Any]], names: tuple[str, ...], where: str) -> NDArray[Any]:
     name = next((name for name in names if name in found), None)
     if name is None:
-        held = ", ".join(sorted(found)) or "none"
+        held = named(sorted(found)) or "none"
         raise BadInput(f"{where} has no array {' or '.join(names)}; it has {held}")
     return found[name]
 

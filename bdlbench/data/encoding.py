@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bdlbench.core import memory
-from bdlbench.core.errors import BadInput, unknown
+from bdlbench.core.errors import BadInput, named, unknown
 from bdlbench.core.options import short
 from bdlbench.data.classification import classification_task
 from bdlbench.data.regression import regression_task
@@ -83,7 +83,7 @@ def of_table(table: Table, given: TableRules, name: str, split: int, tested: int
     """
     checked(split)
     if given.target not in table.columns:
-        columns = ", ".join(short(column) for column in list(table.columns)[:20])
+        columns = named(map(short, table.columns))
         if not given.target:
             raise BadInput(f"{name} needs the column to predict: --set {name}.target=NAME; {table.name} has {columns}")
         raise unknown(f"column of {table.name}, in {name}.target,", given.target, table.columns)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bdlbench.core import files
-from bdlbench.core.errors import BadInput, one_line
+from bdlbench.core.errors import BadInput, named, one_line
 from bdlbench.data.given import DIGITS
 
 
@@ -73,7 +73,7 @@ def _of_frame(frame: Any, y: Any, test: tuple[Any, Any] | None) -> tuple[bytes, 
     """Write a frame as csv, and say how it is read: its target, its split, its categories."""
     if isinstance(y, str):
         if y not in frame.columns:
-            raise BadInput(f"y={y!r} is no column of the frame, which has {', '.join(map(str, frame.columns))}")
+            raise BadInput(f"y={y!r} is no column of the frame, which has {named(map(str, frame.columns))}")
         parts, target = [(frame, frame[y])], y
     else:
         target = str(getattr(y, "name", None) or "y")

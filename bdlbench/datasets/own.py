@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from bdlbench.core.errors import BadInput, DataUnavailable, unknown
+from bdlbench.core.errors import BadInput, DataUnavailable, named, unknown
 from bdlbench.core.foreign import shown
 from bdlbench.core.options import FileKind, option
 from bdlbench.data import arrays, encoding, given, tables
@@ -394,7 +394,7 @@ def _array(found: dict[str, NDArray[Any]], asked: str, usual: tuple[str, ...], w
     if name not in found:
         if asked:
             raise unknown(f"array in {where}, in npz.{what},", asked, found)
-        held = ", ".join(sorted(found)) or "none"
+        held = named(sorted(found)) or "none"
         raise BadInput(f"{where} has no array {' or '.join(usual)}; it has {held}: --set npz.{what}=NAME")
     array = found[name]
     if "target" not in what:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bdlbench.core import memory
-from bdlbench.core.errors import BadInput, one_line, unknown
+from bdlbench.core.errors import BadInput, named, one_line, unknown
 from bdlbench.data.arrays import read_npz
 from bdlbench.predictives.mixtures import normalised
 from bdlbench.records.evaluation import SHIFT
@@ -352,7 +352,7 @@ def _arrays_of(path: Path, columns: dict[str, FileColumn]) -> Arrays:
     parts = {name: _Part(path, name, columns, whole, np.flatnonzero(sets == name)) for name in names}
     first = parts.get("test")
     if first is None:
-        raise BadInput(f"{path} has no row of set 'test', only of {', '.join(map(repr, names))}")
+        raise BadInput(f"{path} has no row of set 'test', only of {named(map(repr, names))}")
     arrays: Arrays = {}
     for part in parts.values():
         for key in whole:
