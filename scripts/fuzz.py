@@ -16,7 +16,6 @@ import io
 import json
 import os
 import random
-import re
 import sys
 import tempfile
 import warnings
@@ -26,6 +25,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import atheris
+from word_changes import words_changed
 
 with atheris.instrument_imports(include=["bdlbench"], enable_loader_override=False):
     from bdlbench import catalog
@@ -187,25 +187,12 @@ WORDS = (
 """What a mutation puts in the place of a word: what a person or an attacker may write there."""
 
 
-def words_changed(content: bytes, most: int, seed: int) -> bytes:
-    """Replace, repeat, remove or swap whole words of a text, half of the time; else change bytes as libFuzzer does."""
+def mutated(content: bytes, most: int, seed: int) -> bytes:
+    """Change whole words of a text, half of the time; else change bytes as libFuzzer does."""
     draw = random.Random(seed)
     if content.startswith((b"PK", b"\x93")) or draw.random() < 0.5:
         return bytes(atheris.Mutate(content, most))
-    parts = re.findall(rb'"[^"\n]*"|[\w.+-]+|\s+|.', content, re.DOTALL) or [b""]
-    for _ in range(draw.randint(1, 4)):
-        i, j = draw.randrange(len(parts)), draw.randrange(len(parts))
-        kind = draw.randrange(4)
-        if kind == 0:
-            parts[i] = draw.choice(WORDS)
-        elif kind == 1:
-            parts[i:i] = parts[j : j + draw.randint(1, 30)]
-        elif kind == 2:
-            del parts[i : i + draw.randint(1, 10)]
-            parts = parts or [b""]
-        else:
-            parts[i], parts[j] = parts[j], parts[i]
-    return b"".join(parts)[:most]
+    return words_changed(content, WORDS, draw)[:most]
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
@@ -227,7 +214,7 @@ def main() -> None:
     atheris.Setup(
         [sys.argv[0], str(corpus), *sys.argv[3:]],
         lambda content: TARGETS[name](bytes(content)),
-        custom_mutator=words_changed,
+        custom_mutator=mutated,
     )
     atheris.Fuzz()
 

@@ -72,7 +72,7 @@ LONGEST_LIST = 1000
 
 
 def named(names: Iterable[str]) -> str:
-    """Return names for an error: each cut where it is long, as many as one line has room for, and how many there are."""
+    """Return names for an error: each cut where it is long, and as many as there is room for."""
     cut = [name if len(name) <= LONGEST else f"{name[:LONGEST]}…" for name in names]
     text = ", ".join(cut)
     return text if len(text) <= LONGEST_LIST else f"{text[:LONGEST_LIST]} … ({len(cut)} in all)"
