@@ -128,7 +128,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True, order=True, slots=True)
 class Replicate:
     """One repetition: the seed governs initialisation, batches and noise; the split, which examples are tested."""
 

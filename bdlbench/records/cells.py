@@ -39,7 +39,7 @@ SQUARES_OVERFLOW = 1e150
 """Numbers above this have squares that no float holds, or whose sum none holds."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Scores:
     """One metric of one cell.
 

@@ -17,7 +17,7 @@ FACT = "fact."
 """Prefix of the names of facts on disk, where they stand among the values."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Values:
     """The deterministic part of a record: each column has one value for each replicate, or is () if it is unknown.
 
@@ -142,7 +142,7 @@ class MeasuredCurves:
         return replace(self, series={name: tuple(column[i] for i in rows) for name, column in self.series.items()})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class MetricValues:
     """One column of a metric; columns that differ in definition, unit or direction are different metrics.
 
@@ -197,7 +197,7 @@ def versioned(definition: str) -> str:
     return definition_of(1, options) + (parts[3] or "")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class FirstSteps:
     """A replicate's fingerprint after the first steps of its fit.
 
@@ -214,7 +214,7 @@ class FirstSteps:
     loss: tuple[float | None, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ObjectiveFactors:
     """The audit of a replicate's objective by `training.audit`; each factor is that of an ensemble's worst member.
 

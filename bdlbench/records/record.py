@@ -30,7 +30,7 @@ from bdlbench.core.spec import Cell, Choice, Replicate, Tuning
 from bdlbench.core.typed import Cost, Count, Misfit, Positive, Sha256, decoded, plain, typed, unseen
 from bdlbench.records import index
 from bdlbench.records.arrays import refuse_others, row_axis
-from bdlbench.records.contents import Environment, Values, finite
+from bdlbench.records.contents import Environment, MetricValues, Values, finite
 from bdlbench.records.index import Stamp, stamp_of
 
 SCHEMA = 6
@@ -566,7 +566,12 @@ FORM = f"2 of schema {SCHEMA}"
 class _Indexed:
     """A record in an index, without its environment; it was checked when its file was read.
 
-    Method, model and data set are JSON, because many cells share them, and are taken apart once.
+    Method, model, data set, replicates and metrics are JSON, because many records share them, and are taken apart once.
+
+    Attributes:
+        metrics: The metrics without their values.
+        numbers: The values of each metric.
+        values: What else is known of the replicates.
     """
 
     method: str
@@ -577,8 +582,10 @@ class _Indexed:
     threads: int
     tuning: Tuning | None
     key: str
-    replicates: tuple[Replicate, ...]
+    replicates: str
     failed: tuple[_Failed, ...]
+    metrics: str
+    numbers: tuple[tuple[float | None, ...], ...]
     values: Values
     cost: dict[str, float | None]
     predictions: str
@@ -589,7 +596,7 @@ def _entry(record: Record, stamp: Stamp) -> index.Holding:
     """Return what an index keeps of a record that was read from a file of this stamp."""
     failed = tuple(_Failed(r.seed, r.split, reason) for r, reason in record.failed.items())
     cost: dict[str, float | None] = {name: finite(value) for name, value in record.cost.items()}
-    cell = record.cell
+    cell, metrics = record.cell, record.values.metrics
 
     def as_json(choice: Choice) -> str:
         return files.canonical_json(choice.as_dict()).decode()
@@ -603,9 +610,11 @@ def _entry(record: Record, stamp: Stamp) -> index.Holding:
         threads=cell.threads,
         tuning=cell.tuning,
         key=cell.key,
-        replicates=record.replicates,
+        replicates=msgspec.json.encode(record.replicates).decode(),
         failed=failed,
-        values=record.values,
+        metrics=msgspec.json.encode({name: replace(one, values=()) for name, one in metrics.items()}).decode(),
+        numbers=tuple(one.values for one in metrics.values()),
+        values=replace(record.values, metrics={}),
         cost=cost,
         predictions=record.predictions,
         unscored=record.unscored,
@@ -619,22 +628,25 @@ def _indexed(folder: Path, stamps: Mapping[Path, Stamp]) -> Iterator[tuple[Path,
     rows, environments = msgspec.json.Decoder(_Indexed), msgspec.json.Decoder(Environment)
     environment = cache(environments.decode)
     choice = cache(lambda text: Choice.from_dict(decoded(text.encode())))
+    replicates = cache(msgspec.json.Decoder(tuple[Replicate, ...]).decode)
+    without_values = cache(msgspec.json.Decoder(dict[str, MetricValues]).decode)
     for name, entry in index.read(folder, FORM):
         if (file := named.get(name)) is None or stamps[file] != entry.stamp:
             continue
         try:
             found, where = rows.decode(entry.content), environment(entry.environment)
             choices = choice(found.method), choice(found.model), choice(found.dataset)
-        except (msgspec.DecodeError, Misfit):
+            known = zip(without_values(found.metrics).items(), found.numbers, strict=True)
+            metrics = {name: MetricValues(m.unit, m.better, m.definition, row) for (name, m), row in known}
+            asked = replicates(found.replicates)
+        except (msgspec.DecodeError, ValueError):
             continue
+        values = replace(found.values, metrics=metrics)
         cell = Cell(*choices, found.samples, found.device, found.threads, found.tuning)
         cell.__dict__["key"] = found.key  # as the cell would find it, once
         failed = {Replicate(row.seed, row.split): row.reason for row in found.failed}
         cost = {name: math.nan if number is None else number for name, number in found.cost.items()}
-        yield (
-            file,
-            Record(cell, found.replicates, found.values, cost, where, failed, found.predictions, file, found.unscored),
-        )
+        yield file, Record(cell, asked, values, cost, where, failed, found.predictions, file, found.unscored)
 
 
 def _reader_of(body: Mapping[str, Any]) -> str:

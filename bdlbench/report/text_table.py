@@ -76,7 +76,7 @@ GAP = 2
 def _widths(sheet: Sheet, columns: Sequence[Sequence[Field]]) -> list[int]:
     headings = (heading.split("\n") for heading in sheet.headings)
     return [
-        max(map(_length, [*lines, *(field.text for field in column)]))
+        max(_lengths([*lines, *(field.text for field in column)]))
         for lines, column in zip(headings, columns, strict=True)
     ]
 
@@ -94,34 +94,33 @@ def _block(
     headings = [sheet.headings[i].lstrip("\n").split("\n") for i in shown]
     height = max(map(len, headings), default=1)
     headings = [[""] * (height - len(lines)) + lines for lines in headings]
-    places = [(widths[i], i < sheet.left) for i in shown]
-    rows = [
-        *(tuple(Field(lines[k], True) for lines in headings) for k in range(height)),
-        *zip(*(columns[i] for i in shown), strict=True),
+    places = [
+        _padded([*(Field(line, True) for line in lines), *columns[i]], widths[i], i < sheet.left, color)
+        for i, lines in zip(shown, headings, strict=True)
     ]
-    lines = []
-    for row in rows:
-        fields = []
-        for field, (width, is_left) in zip(row, places, strict=True):
-            gap, text = " " * (width - _length(field.text)), field.text
-            text = _bold(text, color) if field.bold and text else text
-            fields.append(text + gap if is_left else gap + text)
-        lines.append((" " * GAP).join(fields).rstrip())
-    lines.insert(height, "─" * (sum(width for width, _ in places) + GAP * (len(places) - 1)))
+    lines = [(" " * GAP).join(row).rstrip() for row in zip(*places, strict=True)]
+    lines.insert(height, "─" * (sum(widths[i] for i in shown) + GAP * (len(shown) - 1)))
     return "\n".join(lines) + "\n"
+
+
+def _padded(fields: Sequence[Field], width: int, is_left: bool, color: bool) -> list[str]:
+    """Return the texts of one column, each as wide as the column."""
+    gaps = [" " * (width - length) for length in _lengths([field.text for field in fields])]
+    texts = [_bold(field.text, color) if field.bold and field.text else field.text for field in fields]
+    return [text + gap if is_left else gap + text for text, gap in zip(texts, gaps, strict=True)]
 
 
 ONE_COLUMN = re.compile(r"[\x20-\x7e±↑↓·×—−…]*")
 """What takes as many columns as it has signs: tables hold little else."""
 
 
-def _length(text: str) -> int:
-    """Return the columns that a text takes: some signs take two."""
-    if ONE_COLUMN.fullmatch(text):
-        return len(text)
+def _lengths(texts: Sequence[str]) -> list[int]:
+    """Return the columns that each text takes: some signs take two."""
+    if ONE_COLUMN.fullmatch("".join(texts)):
+        return list(map(len, texts))
     from rich.cells import cell_len
 
-    return cell_len(text)
+    return list(map(cell_len, texts))
 
 
 def _bold(text: str, color: bool) -> str:
