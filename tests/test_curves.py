@@ -58,7 +58,7 @@ WATCHED = (
     "swag",
     "snapshot",
 )
-WATCHED = (*WATCHED, "variational_dropout", "deep_ensemble", "batch_ensemble")
+WATCHED = (*WATCHED, "variational_dropout", "deep_ensemble", "batch_ensemble", "rank1")
 
 
 @pytest.mark.slow

@@ -192,6 +192,7 @@ def expected_moments(name, gram, xy):
         "multiswag": (exact, zero),
         "snapshot": (point, zero),
         "batch_ensemble": (point, zero),  # on one output r alone reaches every weight
+        "rank1": (exact, zero),  # under a prior by which r and s hardly vary
         "sgld": (exact, np.linalg.inv(precision - BIAS / 4 / np.linalg.norm(precision, 2) * precision @ precision)),
         "sghmc": (exact, np.linalg.inv(precision - BIAS / 4 / np.linalg.norm(precision, 2) * precision @ precision)),
         "sparse_vd": (point, np.diag(np.append(NOISE_SD**2 / np.diag(gram)[:D], 0.0))),  # where the data are strong
@@ -233,6 +234,7 @@ NOISY = {
     "sgld": 1e-3,
     "sghmc": 1e-3,
     "hmc": 1e-3,
+    "rank1": 1e-2,
 }
 """Methods whose training draws noise, and what the finite size of its steps may move a weight."""
 
@@ -248,6 +250,7 @@ def test_every_methods_posterior_on_the_linear_model(method):
     schedule = {"learning_rate": 0.02 if method in NOISY else 0.05, "initial_log_sd": -2.0}
     schedule["hessian_momentum"] = 0.99  # of ivon
     schedule["initial_sd"] = 0.1  # of batch_ensemble: no factor begins near 0, where its slope is slow
+    schedule["factor_prior_sd"] = 1e-3  # of rank1
     schedule["chunks"] = 1  # of correlated chunks mean field is not exact: tests/posteriors/test_updating.py
     schedule |= {"networks": 1000, "burn_in": 0.1, "cycles": 2, "friction": 1.0 - 1e-12}  # at which SGHMC is SGLD
     curvature = np.linalg.norm(design[0].T @ design[0] / NOISE_SD**2 + np.eye(D + 1) / PRIOR_SD**2, 2)

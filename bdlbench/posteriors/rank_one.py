@@ -57,6 +57,28 @@ class SharedNetwork:
                 leaves[f"{name}{BIASES}"] = Leaf((self.members - 1, outputs), "bias", 1)
         return Layout(leaves)
 
+    @property
+    def width(self) -> int:
+        """P + Q."""
+        return self.layout.width + self.factors.width
+
+    @cached_property
+    def scales(self) -> Tensor:
+        """1 on r and s, 0 on biases and padding, (Q,)."""
+        return self.factors.fill(lambda leaf: float(leaf.role == "scale"))
+
+    @cached_property
+    def _own_places(self) -> list[Tensor]:
+        """Where the weights that all share, and the own biases of each member but the first, lie in a row: (P,)."""
+        places, own = torch.arange(self.width).split([self.layout.width, self.factors.width])
+        behind, found = self.factors.views(own), []
+        for k in range(self.members - 1):
+            found.append(places.clone())
+            views = self.layout.views(found[-1])
+            for name, bias in self.biases.items():
+                views[bias].copy_(behind[f"{name}{BIASES}"][k])
+        return found
+
     def split(self, flat: Tensor) -> tuple[Tensor, Tensor]:
         """Split rows (R, P + Q) into a network (R, P) and what members do not share (R, Q)."""
         return flat[..., : self.layout.width], flat[..., self.layout.width :]
@@ -84,6 +106,10 @@ class SharedNetwork:
         x, y = (one.repeat(1, self.members, *(1,) * (one.ndim - 2)) for one in (batch.x, batch.y))
         return Examples(x, y)
 
+    def without_factors(self, flat: Tensor) -> list[Tensor]:
+        """Return, for each member, the weights that all share and its own biases, (R, P), of rows (R, P + Q)."""
+        return [flat[:, : self.layout.width], *(flat[:, place.to(flat.device)] for place in self._own_places)]
+
     def networks(self, flat: Tensor) -> Tensor:
         """Return the network of each member, (R, K, P), of rows (R, P + Q)."""
         rule = self.rule(flat)
@@ -107,11 +133,13 @@ class SharedNetwork:
         return torch.cat([self.layout.joined(state), self.factors.joined(state)], -1)
 
     def update(self, plan: Plan, factor_rate: PerRow) -> Update:
-        """Return the plan's step rule, by which r and s move `factor_rate` times as far, and without weight decay."""
+        """Return the plan's step rule, by which r and s move `factor_rate` times as far, and without weight decay.
+
+        Rows (R, P + n Q) have what a method learns of r and s in n blocks.
+        """
         nothing = self.factors.fill(lambda leaf: torch.nan if leaf.role == "scale" else 0.0, padding=torch.nan)
         assert plan.origin is not None
         own, width = optimiser_of(replace(plan, origin=torch.cat([plan.origin, nothing]))), self.layout.width
-        scales = self.factors.fill(lambda leaf: float(leaf.role == "scale")) > 0
 
         def step(
             flat: Tensor, gradient: Tensor, kept: Tensors, rate: PerRow, moment: Moment, noise: Streams
@@ -120,7 +148,8 @@ class SharedNetwork:
             flat, kept = own.step(flat, gradient, kept, rate, moment, noise)
             times = torch.as_tensor(per_row(factor_rate, flat, 2)).to(flat)
             after = flat[:, width:]
-            slower = torch.where(scales.to(flat.device) & (times != 1), before + times * (after - before), after)
+            scales = self.scales.to(flat.device).repeat(after.shape[1] // len(self.scales)) > 0
+            slower = torch.where(scales & (times != 1), before + times * (after - before), after)
             return torch.cat([flat[:, :width], slower], 1), kept
 
         return Update(own.start, step)
@@ -180,7 +209,7 @@ def _are_apart(model: Model, shared: SharedNetwork) -> bool:
     noise, signature = Streams([0]), model.signature
     x = noise.normal((TRIED, *signature.input_shape), torch.zeros(()))
     y = x.new_zeros(1, TRIED, dtype=torch.int64 if signature.likelihood == "categorical" else None)
-    flat = 0.3 * noise.normal((shared.layout.width + shared.factors.width,), x)
+    flat = 0.3 * noise.normal((shared.width,), x)
     one, both = row_of(model, 0), shared.of_members(Examples(x, y))
     members = Point(shared.layout.views(shared.networks(flat).flatten(0, 1)))
     with torch.no_grad():
