@@ -199,12 +199,17 @@ ENVIRONMENTS = {
     "LC_ALL=C": {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
 }
 
+TOGETHER = (("-OO", "no HOME", "another time zone", "OMP_NUM_THREADS=7"), ("OMP_NUM_THREADS=nonsense", "LC_ALL=C"))
+"""Those that one process has at once: each process imports torch anew, which takes seconds."""
+
 
 def test_odd_environments(tmp_path: Path, tell: Tell) -> None:
+    assert {name for names in TOGETHER for name in names} == set(ENVIRONMENTS)
     assert run(words(tmp_path / "alone"), tmp_path).code == 0
     whole = deterministic(tmp_path / "alone")
-    for i, changes in enumerate(ENVIRONMENTS.values()):
+    for i, names in enumerate(TOGETHER):
+        changes = {variable: value for name in names for variable, value in ENVIRONMENTS[name].items()}
         found = ended(started(words(tmp_path / str(i)), env=environment(**changes)))
-        assert found.code == 0, (changes, found)
-        assert deterministic(tmp_path / str(i)) == whole, changes
+        assert found.code == 0, (names, found)
+        assert deterministic(tmp_path / str(i)) == whole, names
     tell("odd environments", ", ".join(f"`{name}`" for name in ENVIRONMENTS), "the same bytes", 0)

@@ -12,7 +12,7 @@ import pytest
 
 from bdlbench.records import record as records
 from tests.faults.conftest import Tell
-from tests.faults.processes import NEVER, ROOT, ended, environment, run, small_disk, started, words
+from tests.faults.processes import COIN, NEVER, ROOT, ended, environment, run, small_disk, started, words
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="shells and mounts of Unix")]
 
@@ -41,11 +41,15 @@ def shell(command: str, *given: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def two_workers(results: Path) -> list[str]:
+    return [*words(results, TWO, on=COIN)[:-2], "--jobs=2", f"--results={results}"]
+
+
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&- <&-"])
 def test_streams_that_are_closed(closed: str, tmp_path: Path, tell: Tell) -> None:
     """Two workers: they inherit what is closed. No file may get the number of a closed stream."""
     results = tmp_path / "out"
-    found = shell(f"$B {closed}", *words(results, TWO)[:-2], "--jobs=2", f"--results={results}")
+    found = shell(f"$B {closed}", *two_workers(results))
     assert (found.returncode, found.stderr.count("Traceback")) == (0, 0), found
     assert len(records.read(results)) == 2
     name = {">&-": "stdout is", "2>&-": "stderr is"}.get(closed, "stdin, stdout and stderr are")
@@ -54,7 +58,7 @@ def test_streams_that_are_closed(closed: str, tmp_path: Path, tell: Tell) -> Non
 
 def test_stderr_on_a_full_disk(tmp_path: Path, tell: Tell) -> None:
     results = tmp_path / "out"
-    found = shell("$B 2>/dev/full", *words(results, TWO)[:-2], "--jobs=2", f"--results={results}")
+    found = shell("$B 2>/dev/full", *two_workers(results))
     assert found.returncode == 0 and "map" in found.stdout
     tell("stderr on a full disk", "`run 2>/dev/full`", "the run goes on to its end", 0)
 
