@@ -79,6 +79,7 @@ def test_one_component_without_a_spread_is_map(small, problem):
     torch.testing.assert_close(left, right, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_moments_are_those_of_draws(small, problem):
     _, posterior = fitted(small, problem, initial_log_sd=-1.0)
     told, layout = posterior.moments(), shared_network(problem[0], MEMBERS).layout
