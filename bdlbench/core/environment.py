@@ -74,14 +74,14 @@ def _commit() -> str:
     if not (root / ".git").exists():
         return ""
     try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=40", "--dirty=+changes", "--exclude=*"],
-            cwd=root,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
+        commit = _git(root, "rev-parse", "HEAD")
+        # `describe --dirty` would lock the index to refresh it: a run killed meanwhile would leave the lock behind
+        edited = _git(root, "--no-optional-locks", "status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.SubprocessError):
         return ""
-    return described.stdout.strip()
+    return commit + ("+changes" if edited else "")
+
+
+def _git(root: Path, *arguments: str) -> str:
+    asked = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, timeout=10, check=True)
+    return asked.stdout.strip()
