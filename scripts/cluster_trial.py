@@ -18,6 +18,7 @@ import contextlib
 import logging
 import os
 import random
+import resource
 import signal
 import socket
 import statistics
@@ -33,6 +34,7 @@ from typing import Any
 import dask
 import distributed
 import distributed.protocol.pickle
+import psutil
 
 from bdlbench.core import files
 from bdlbench.core.spec import Replicate
@@ -244,22 +246,33 @@ def timed(which: list[Batch], settings: Settings, pool: Pool, cost: float = 1.0)
 
 
 def speed(folder: Path) -> None:
-    """Time six methods of `quick`."""
+    """Time six methods of `quick`, and say what two cores allow: half of the work, but at least the longest batch."""
     words = [f"--method={name}" for name in ("mle", "map", "mc_dropout", "dropconnect", "mean_field_vi", "sparse_vd")]
     words += ["--model=mlp", "--dataset=digits", "--dataset=digits_near", "--seeds=5"]
-    load = os.getloadavg()[0]
+    alone = 0.0
     with deployed(2) as made:
         ways = {"this process": "--jobs=1", "two processes": "--jobs=2"}
         ways["two workers"] = f"--executor=dask://127.0.0.1:{made.port}"
         for name, way in ways.items():
-            began = time.perf_counter()
-            code = run(folder / way.strip("-").replace("/", ""), *words, way).wait()
-            made_here = records.read(folder / way.strip("-").replace("/", ""))
-            took = [record.seconds or 0.0 for record in made_here]
+            results, load = folder / name.replace(" ", "_"), os.getloadavg()[0]
+            began, spent = time.perf_counter(), cpu_seconds(made)
+            code = run(results, *words, way).wait()
+            wall, spent = time.perf_counter() - began, cpu_seconds(made) - spent
+            took = [record.seconds or 0.0 for record in records.read(results)]
+            alone = alone or wall
             print(
-                f"{name}: {time.perf_counter() - began:.1f} s, exit code {code}; work {sum(took):.1f} s, "
-                f"longest {max(took):.1f} s (load {load:.1f})"
+                f"{name}: {wall:.1f} s, {alone / wall:.2f} times as fast; {spent:.1f} s of CPU; exit code {code}; "
+                f"batches {sum(took):.1f} s, the longest {max(took):.1f} s, so at best {sum(took):.1f} / "
+                f"{max(sum(took) / 2, *took):.1f} times as fast (load {load:.1f})",
+                flush=True,
             )
+
+
+def cpu_seconds(made: Deployment) -> float:
+    """Return the CPU seconds of runs that have ended, and of a cluster's scheduler and workers so far."""
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    times = [psutil.Process(one.pid).cpu_times() for one in (made.scheduler, *made.workers)]
+    return ended.ru_utime + ended.ru_stime + sum(one.user + one.system for one in times)
 
 
 SCALE, COUNT, WORKERS = 300.0, 10_000, 200
