@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from bdlbench.compare.differences import Apart
 from bdlbench.compare.standings import Standing
 from bdlbench.records.cells import MAIN_METRICS, Result
 from bdlbench.records.record import Record
-from bdlbench.report.evidence import EvidenceSection, Shown
 from bdlbench.report.tables import ABSENT, Column, Entry, number
 from bdlbench.runs import suites
+
+if TYPE_CHECKING:
+    from bdlbench.report.evidence import EvidenceSection, Shown  # which imports pandas
 
 MOST_LINES = 6
 """The most metrics in one place of the overview, where none of them is a main one."""
