@@ -162,6 +162,7 @@ def test_a_worker_without_this_package_is_named_and_stays(tmp_path: Path, capsys
 
 
 def test_a_worker_of_another_version_says_so(refused: Any) -> None:
+    dask()
     with refused("worker", "version", "none_such"):
         clusters._work(b"cbdlbench.runs.executors\nnone_such\n.", "", 1.0)
 
