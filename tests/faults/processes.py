@@ -110,7 +110,8 @@ class Forked:
         context.set_forkserver_preload([*PRELOADED, __name__])
         number = len(list(place.glob("*.out")))
         self.out, self.err = place / f"{number}.out", place / f"{number}.err"
-        self.out.touch()
+        for path in (self.out, self.err):  # the process may be killed before it opens them
+            path.touch()
         arguments = (list(given), self.out, self.err, dict(limits or {}), inject)
         self.process: BaseProcess = context.Process(target=_command, args=arguments)
         self.process.start()
